@@ -58,11 +58,25 @@ def test_ctrl_c_ends_a_command_whatever_a_library_makes_of_it(then: str) -> None
 def test_ctrl_c_ends_a_query_that_duckdb_is_in(tmp_path: Path) -> None:
     sql = "SELECT count(*) FROM range(10000000) AS a, range(10000000) AS b WHERE a.range + b.range = -1"
     argv = [*COMMAND, "query", sql, "--store", str(literal.write(tmp_path))]
-    with started(argv, env=environment()) as process:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with started(argv, env=environment(TMPDIR=str(temporary))) as process:
         until(lambda: _cpu_s(process.pid) >= BUSY_S, process)
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=WITHIN_S)
     assert (process.returncode, *output) == (130, b"", b"")
+    assert not [*temporary.iterdir()]
+
+
+def test_a_limit_of_time_ends_what_cannot_be_interrupted() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from stagetrace.cli.interrupts import *\nwith time_limit(0, 'late'): time.sleep(100)"],
+        env=environment(),
+        capture_output=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"stagetrace: late\n")
 
 
 def test_a_fault_of_ours_is_no_interruption_and_no_answer(

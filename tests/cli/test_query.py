@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli.running import answered, printed, refused
+from stagetrace.cli import query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +84,29 @@ def test_query_gives_every_type_as_json_has_it(spans: Path) -> None:
 )
 def test_query_reads_the_relations_and_nothing_else(spans: Path, sql: str, expected: str) -> None:
     assert expected in refused("query", sql, "--store", spans)
+
+
+def test_a_query_that_takes_too_long_is_ended(spans: Path) -> None:
+    """While it computes, and while it yields rows; one that is done in time is not."""
+    endless = "SELECT count(*) FROM range(1000000000000)"
+    for sql in (endless, "SELECT range FROM range(1000000000000) WHERE range < 5"):
+        said = refused("query", sql, "--timeout", "0.2", "--store", spans)
+        assert said.startswith("stagetrace: the query took longer than 0.2 s, and was ended\n")
+    assert printed("query", "SELECT 1 AS one", "--timeout", "60", "--csv", "--store", spans) == "one\n1\n"
+    assert printed("query", "SELECT 1 AS one", "--timeout", "0", "--csv", "--store", spans) == "one\n1\n"
+    for wrong in ("-1", "nan", "1e9", "soon"):
+        assert "is not a number of seconds" in refused("query", "SELECT 1", "--timeout", wrong, "--store", spans)
+
+
+def test_a_result_has_a_limit_of_rows_and_of_bytes(spans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answered("query", "FROM range(1000000000000)", "--rows", "700", "--store", spans)
+    assert found["rows"] == [[number] for number in range(700)]
+    assert (found["complete"], found["reason"]) == (False, "there are more than 700 rows: --rows N prints more")
+    assert answered("query", "FROM range(700)", "--rows", "700", "--store", spans)["complete"]
+    monkeypatch.setattr(query, "_MOST_BYTES", 1 << 20)
+    found = answered("query", "SELECT repeat('x', 1000) FROM range(1000000000)", "--store", spans)
+    assert found["reason"] == f"the first {len(found['rows']):,} rows have 1 MiB, and there are more"
+    assert 1000 < len(found["rows"]) < 1100
 
 
 def test_describe_lists_the_columns(spans: Path) -> None:

@@ -1,18 +1,23 @@
-"""Ctrl-C ends a command soon, whatever library it is in."""
+"""Ctrl-C and limits of time end a command soon, whatever library it is in."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
+
+from stagetrace.cli.base import NO_ANSWER, UsageError
 
 # The exit code that shells report for a process that a signal ended.
 INTERRUPTED: Final = 130
 _PATIENCE_S: Final = 2.0
+_AGAIN_S: Final = 0.05  # an interrupt between two queries ends neither
 
 
 @contextmanager
@@ -20,7 +25,8 @@ def noted(*, hurry: bool) -> Iterator[list[int]]:
     """Yield a list that is no longer empty after Ctrl-C, which raises KeyboardInterrupt as always.
 
     That alone is not enough: DuckDB looks for signals between queries only and makes other errors of the exception, and
-    gRPC can wait for ever for a cancelled call. With `hurry` the process therefore ends soon in any case.
+    gRPC can wait for ever for a cancelled call. With `hurry` queries are therefore interrupted, and the process ends
+    soon in any case.
     """
     received: list[int] = []
     if os.name != "posix" or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -62,5 +68,49 @@ def _ending() -> Iterator[None]:
 def _end(reading: int, over: threading.Event) -> None:
     with open(reading, "rb", buffering=0) as signals:
         while number := signals.read(1):
-            if number[0] == signal.SIGINT and not over.wait(_PATIENCE_S):
-                os._exit(INTERRUPTED)
+            if number[0] == signal.SIGINT and not _interrupted(over):
+                _leave(INTERRUPTED)
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """Raise UsageError with this message if DuckDB takes longer; where it cannot be interrupted, end the process."""
+    over, late = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not over.wait(seconds):
+            late.set()
+            if not _interrupted(over):
+                sys.stderr.write(f"stagetrace: {message}\n")
+                sys.stderr.flush()
+                _leave(NO_ANSWER)
+
+    watching = threading.Thread(target=watch, name="stagetrace-time-limit", daemon=True)
+    watching.start()
+    try:
+        yield
+    except Exception:
+        if late.is_set():
+            raise UsageError(message) from None
+        raise
+    finally:
+        over.set()
+        watching.join()
+
+
+def _interrupted(over: threading.Event) -> bool:
+    """Interrupt DuckDB until what it runs is over; return False if that takes too long."""
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        if database := sys.modules.get("stagetrace.store.database"):
+            database.interrupt()
+        if over.wait(_AGAIN_S):
+            return True
+    return False
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, without the files that DuckDB would leave."""
+    if database := sys.modules.get("stagetrace.store.database"):
+        database.abandon()
+    os._exit(code)

@@ -104,6 +104,8 @@ def _message(error: Exception) -> str | None:
         return f"cannot write the answer: {why}\ngive stdout a place that takes it"
     if isinstance(error, getattr(sys.modules.get("duckdb"), "Error", ())):
         what = str(error).splitlines()[0]
+        if isinstance(error, sys.modules["duckdb"].OutOfMemoryException):
+            return f"the answer needs more memory than there is: {what}\nask for less, as by --since or --limit"
         return f"cannot read what is stored: {what}\nput the file back from a copy, or name another store"
     return None
 

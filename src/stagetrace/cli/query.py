@@ -7,17 +7,21 @@ import csv
 import sys
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
+from stagetrace.cli.arguments.options import add_selection, count, selection, store_url, utf8
 from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.cli.interrupts import time_limit
 from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
 from stagetrace.cli.output.terminal import watched
 from stagetrace.printable import spreadsheet_cell
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations
 from stagetrace.store.rows import json_value
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 DESCRIPTION: Final = """Ask in SQL (DuckDB's) over two relations: `requests` (a row an entry span) and `spans`.
 
@@ -26,10 +30,23 @@ The options select what the relations hold. The SQL reads them and nothing else:
 EXAMPLE: Final = (
     'stagetrace query "SELECT route, quantile_cont(inference_ms, 0.99) AS p99 FROM requests GROUP BY route" --since 1d'
 )
+_TIMEOUT_S: Final = 60.0
+_LONGEST_S: Final = 86_400
+_ROWS: Final = 100_000
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_BATCH: Final = 500
 _NUMBERS: Final = (int, float, Decimal)
 _LINES: Final = 3
 # What a SELECT can be under another name: EXPLAIN, and PIVOT, which DuckDB runs as several statements.
 _READING: Final = ("SELECT", "EXPLAIN")
+
+
+class Found(NamedTuple):
+    """The result of a statement; `reason` explains what was cut off, if anything was."""
+
+    names: list[str]
+    rows: list[tuple[Any, ...]]
+    reason: str | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +54,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sql", metavar="SQL", type=utf8, help="one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement")
     add_selection(parser)
     parser.add_argument("--csv", action="store_true", help="print comma-separated values with a header")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_timeout,
+        default=_TIMEOUT_S,
+        help=f"end the query, without an answer, after this time; 0: never; default: {_TIMEOUT_S:g}",
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="N",
+        type=count,
+        default=_ROWS,
+        help=f"print the first N rows of the result, {_MOST_BYTES >> 20} MiB of text at most; default: {_ROWS:,}",
+    )
+
+
+def _timeout(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {_LONGEST_S}")
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,22 +86,33 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--csv and --json are two forms of one answer\ngive one of them")
     url = store_url(args)
     with open_store(url) as reader, watched(reader), reader.relations(selection(args, url)) as relations:
-        names, rows = ask(relations, args.sql)
+        found = _found(relations, args)
+    reason = "; ".join(one for one in (relations.reason, found.reason) if one) or None
+    names, rows = found.names, found.rows
     if args.json:
         values = [[_json(value) for value in row] for row in rows]
-        show_json({**completeness(relations.reason), "columns": names, "rows": values})
+        show_json({**completeness(reason), "columns": names, "rows": values})
     elif args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(spreadsheet_cell, names))
         writer.writerows([[_cell(value) for value in row] for row in rows])
     else:
         show(_table(names, rows))
-    warn(relations.reason)
+    warn(reason)
     return ANSWERED
 
 
-def ask(relations: Relations, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return names and rows of one reading statement. Raise UsageError for any other, and if DuckDB refuses it."""
+def _found(relations: Relations, args: argparse.Namespace) -> Found:
+    """Return the result within the time and size allowed."""
+    if not args.timeout:
+        return ask(relations, args.sql, args.rows)
+    late = f"the query took longer than {args.timeout:g} s, and was ended"
+    with time_limit(args.timeout, f"{late}\nask for less, or give it more time: --timeout SECONDS, 0 for any"):
+        return ask(relations, args.sql, args.rows)
+
+
+def ask(relations: Relations, sql: str, most: int) -> Found:
+    """Return the first rows of one reading statement. Raise UsageError for any other, and if DuckDB refuses it."""
     import duckdb
 
     try:
@@ -70,10 +122,26 @@ def ask(relations: Relations, sql: str) -> tuple[list[str], list[tuple[Any, ...]
         if statements[0].type.name not in _READING:
             raise UsageError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
         answer = relations.connection.execute(statements[0])
-        return [name for name, *_ in answer.description or ()], answer.fetchall()
+        names = [name for name, *_ in answer.description or ()]
+        return Found(names, *_rows(answer, most))
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
         raise UsageError("\n".join(line[:200] for line in lines[:_LINES])) from None
+
+
+def _rows(answer: DuckDBPyConnection, most: int) -> tuple[list[tuple[Any, ...]], str | None]:
+    """Return rows until there are `most`, or many bytes of them, and what was cut off, if anything was."""
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    while some := answer.fetchmany(_BATCH):
+        for row in some:
+            if len(rows) == most:
+                return rows, f"there are more than {most:,} rows: --rows N prints more"
+            if size > _MOST_BYTES:
+                return rows, f"the first {len(rows):,} rows have {_MOST_BYTES >> 20} MiB, and there are more"
+            rows.append(row)
+            size += sum(len(plain_text(value)) for value in row)
+    return rows, None
 
 
 def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:

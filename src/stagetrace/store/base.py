@@ -233,7 +233,9 @@ class Relations(Closing, Partial):
 
     def close(self) -> None:
         """Close the connection."""
-        self.connection.close()
+        from stagetrace.store.database import close
+
+        close(self.connection)
 
 
 class Reader(Protocol):

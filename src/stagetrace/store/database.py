@@ -1,19 +1,24 @@
-"""An in-memory DuckDB: opened, allowed to spill to disk, and locked before it runs a user's SQL."""
+"""An in-memory DuckDB: opened, interrupted, closed, and locked before it runs a user's SQL."""
 
 from __future__ import annotations
 
-import tempfile
-import uuid
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.installed_from import requirement
+from stagetrace.store import spill
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+_lock = threading.Lock()  # guards the next
+# Each open connection that `connect` made -> what deletes its folder, at the latest when the process ends.
+_open: weakref.WeakKeyDictionary[DuckDBPyConnection, Callable[[], object] | None] = weakref.WeakKeyDictionary()
 _SQL: Final = Path(__file__).parent / "sql"
 
 
@@ -22,25 +27,62 @@ def sql(name: str) -> str:
     return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def connect() -> DuckDBPyConnection:
-    """Return an empty in-memory database. Raise StoreError where DuckDB is not installed."""
+def connect(store: Path | None = None) -> DuckDBPyConnection:
+    """Return an empty in-memory database, which goes on disk where memory is short: beside the `store` it is about.
+
+    `close` it. Raise StoreError where DuckDB is not installed.
+    """
     try:
         import duckdb
     except ImportError:
         raise needs("this", "duckdb") from None
-    return duckdb.connect(":memory:", config={"python_enable_replacements": False})
+    folder = spill.make(store)
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "python_enable_replacements": False,
+            "temp_directory": "" if folder is None else str(folder.path),
+        },
+    )
+    connection.execute("SET enable_progress_bar = false")  # it would stand on stdout, amid the answer
+    if folder is not None:
+        connection.execute("SET max_temp_directory_size = $1", [folder.limit])
+    with _lock:
+        _open[connection] = None if folder is None else weakref.finalize(connection, folder.remove)
+    return connection
+
+
+def close(connection: DuckDBPyConnection) -> None:
+    """Close a connection, and delete what its database wrote to disk if that is its own."""
+    connection.close()
+    with _lock:
+        remove = _open.pop(connection, None)
+    if remove is not None:
+        remove()
+
+
+def interrupt() -> None:
+    """End the queries that run in all open databases of this process, each by an error."""
+    with _lock:
+        connections = list(_open)
+    for connection in connections:
+        with suppress(Exception):  # it was closed meanwhile
+            connection.interrupt()
+
+
+def abandon() -> None:
+    """Delete what all open databases of this process wrote to disk, before the process ends in their midst."""
+    with _lock:
+        folders = list(_open.values())
+    for remove in folders:
+        if remove is not None:
+            remove()
 
 
 def rows_of(result: DuckDBPyConnection) -> list[dict[str, Any]]:
     """Return the rows of a result, column -> value."""
     names = [column for column, *_ in result.description or ()]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
-
-def spill(connection: DuckDBPyConnection) -> None:
-    """Let a database use disk where memory is short: a folder of its own, which a locked one may write to, too."""
-    folder = Path(tempfile.gettempdir()) / f"stagetrace-{uuid.uuid4().hex}"  # DuckDB makes it, and takes it away
-    connection.execute("SET temp_directory = $1", [str(folder)])
 
 
 def needs(what: str, library: str) -> StoreError:

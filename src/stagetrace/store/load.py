@@ -18,7 +18,7 @@ from stagetrace.otlp.decode.request import decode
 from stagetrace.span_attributes import named_stages
 from stagetrace.store import stored
 from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
-from stagetrace.store.database import connect, lock, spill, sql
+from stagetrace.store.database import connect, lock, sql
 from stagetrace.store.entries import path, route
 from stagetrace.store.relations import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 from stagetrace.store.rows import as_text
@@ -116,7 +116,6 @@ class Loader:
         """
         columns.arrow()
         self.connection = connect()
-        spill(self.connection)
         stored.add_functions(self.connection)
         fields = ", ".join(f"{name} {stored.DUCKDB[kind]}" for name, kind in columns.ALL)
         self.connection.execute(f"CREATE TABLE received ({fields})")

@@ -11,7 +11,7 @@ from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.store import stored
 from stagetrace.store.base import Closing, Selection
-from stagetrace.store.database import connect
+from stagetrace.store.database import close, connect
 from stagetrace.store.jaeger.search_windows import Found, Picked
 from stagetrace.store.load import define, set_variables
 
@@ -72,7 +72,7 @@ class Columns(Closing):
 
     def close(self) -> None:
         """Release the database."""
-        self._connection.close()
+        close(self._connection)
 
 
 def of_traces(spans: pa.Table, trace_ids: Sequence[str]) -> pa.Table:

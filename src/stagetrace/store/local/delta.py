@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stagetrace.errors import StoreError
+from stagetrace.store.database import connect
 from stagetrace.store.local.wal import sync_folder
 
 LOG: Final = "_delta_log"
@@ -176,10 +177,8 @@ def checkpoint(table: Path, version: int) -> None:
 
 
 def _load_checkpoint(table: Path, version: int) -> Snapshot:
-    import duckdb  # a query needs it anyway, while PyArrow would take a fifth of a second more
-
     path = table / LOG / f"{version:020d}.checkpoint.parquet"
-    with duckdb.connect(":memory:") as connection:
+    with connect() as connection:  # PyArrow would take a fifth of a second more to import
         rows = connection.execute("SELECT add, txn FROM read_parquet($1)", [str(path)]).fetchall()
     files = [File.of(add) for add, _ in rows if add is not None and add["path"] is not None]
     stored = max((txn["version"] for _, txn in rows if txn and txn["appId"] == APP), default=0)

@@ -30,7 +30,7 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
-from stagetrace.store.database import rows_of
+from stagetrace.store.database import close, rows_of
 from stagetrace.store.load import select
 from stagetrace.store.local import counts, entry_columns, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
@@ -78,7 +78,7 @@ class LocalReader(Closing):
     def open(cls, folder: Path) -> LocalReader:
         """Open a folder that some process writes to, or none. Raise StoreError if it is not a store."""
         check_format(folder)
-        return cls(folder, Outside(folder).view, relation.database(relation.MEMORY), DistinctTail())
+        return cls(folder, Outside(folder).view, relation.database(folder, relation.MEMORY), DistinctTail())
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
@@ -158,7 +158,7 @@ class LocalReader(Closing):
     def _relations(self, selection: Selection, view: View) -> Relations:
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
         files = view.files(*window)
-        connection = relation.database_for_loaded()
+        connection = relation.database_for_loaded(self._folder)
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
         query = loaded(relation.stored(view, files, tail, later=True), selection.segments)
@@ -260,7 +260,7 @@ class LocalReader(Closing):
 
     def close(self) -> None:
         """Release the database; the reader is not used afterwards."""
-        self._connection.close()
+        close(self._connection)
 
     def _narrowed(self, selection: Selection, view: View) -> Selection:
         """Return the selection from the oldest that its limit lets through: finding that takes a column or two."""

@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.columns import GENERATION
-from stagetrace.store.database import connect, spill
+from stagetrace.store.database import connect
 from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing, with_later
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from duckdb import DuckDBPyConnection
 
     from stagetrace.store.local.delta import File
@@ -89,15 +90,14 @@ def _listed(view: View, files: Sequence[File]) -> str:
     return ", ".join("'" + path.replace("'", "''") + "'" for path in paths(view, files))
 
 
-def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyConnection:
-    """Return a new in-memory database; it may use disk beyond `memory`.
+def database(folder: Path, memory: str | None = None, threads: int | None = None) -> DuckDBPyConnection:
+    """Return a new in-memory database for the store in `folder`; it may use disk beyond `memory`.
 
     A long-lived one needs that limit: its cache of each file it ever read (50 kB) shrinks only where room is short.
     """
-    connection = connect()
+    connection = connect(folder)
     if memory is not None:
         connection.execute(f"SET memory_limit = '{memory}'")
-        connection.execute("SET temp_directory = $1", [tempfile.gettempdir()])
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     connection.execute("SET parquet_metadata_cache = true")
@@ -105,12 +105,11 @@ def database(memory: str | None = None, threads: int | None = None) -> DuckDBPyC
     return connection
 
 
-def database_for_loaded() -> DuckDBPyConnection:
+def database_for_loaded(folder: Path) -> DuckDBPyConnection:
     """Return a database as `database` does, with the functions that `loaded` calls. Imports PyArrow and NumPy.
 
     Raise StoreError where the latter is not installed.
     """
-    connection = database()
-    spill(connection)
+    connection = database(folder)
     add_functions(connection)
     return connection

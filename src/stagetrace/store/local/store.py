@@ -17,6 +17,7 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.columns import arrow, joined
 from stagetrace.otlp.decode.request import Decoded, decode
 from stagetrace.store.base import Closing
+from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.duplicates import DistinctTail
@@ -87,7 +88,7 @@ class LocalStore(Closing):
         self._table.delete_strays()
         recover(folder / WAL, self._table, FLUSH_BYTES)
         self._snapshot = self._table.snapshot
-        self._database = relation.database(relation.MEMORY)
+        self._database = relation.database(folder, relation.MEMORY)
         self._distinct = DistinctTail()
         self._exact = CountStore(folder, limits.retention_s)
         self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._snapshot.stored + 1, self._on_durable)
@@ -222,7 +223,7 @@ class LocalStore(Closing):
         finally:
             self._wal.close()
             self._table.close()
-            self._database.close()
+            close(self._database)
             self._exact.close()
             os.close(self._lock_file)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.otlp.decode.columns import joined
+from stagetrace.store.database import close
 from stagetrace.store.local import delta, parquet, relation
 from stagetrace.store.local.duplicates import distinct
 from stagetrace.store.local.view import View
@@ -33,7 +34,7 @@ class Table:
         self.folder = folder
         self.snapshot = snapshot
         self.duplicates = 0  # spans that were there already
-        self._database = relation.database("128MB", threads=1)
+        self._database = relation.database(folder.parent, "128MB", threads=1)
         self._replaced: list[tuple[float, str]] = []  # when each file left the table
 
     def append(self, spans: pa.Table, stored: int) -> None:
@@ -116,7 +117,7 @@ class Table:
 
     def close(self) -> None:
         """Release the database."""
-        self._database.close()
+        close(self._database)
 
     def _rewrite(self, files: Sequence[File], change: Callable[[pa.Table], pa.Table] | None = None) -> int:
         """Replace files of one kind by one; return how many spans `change` took away, given a few at a time."""
