@@ -47,7 +47,7 @@ static int fill(PyObject *module) {
 }
 
 static PyMethodDef functions[] = {
-    {"decode_parts", (PyCFunction)(void (*)(void))decode_parts, METH_FASTCALL, "decode_parts(data, at, end, most)"},
+    {"decode_parts", (PyCFunction)(void (*)(void))decode_parts, METH_FASTCALL, "decode_parts(data, at, end, most, tag)"},
     {"open_log", open_log, METH_NOARGS, "Return a log without a span."},
     {"add_spans", (PyCFunction)(void (*)(void))add_spans, METH_FASTCALL, "add_spans(log, data, held, most)"},
     {"join_logs", join_logs, METH_O, "join_logs(logs)"},

@@ -1,10 +1,11 @@
 /* `parts_in_python` of decode/spans.py in C. */
 #include "decoder.h"
 
-enum { HELD_PART = 0x12, LEAST = 28, LARGEST = 16 << 20 };
+enum { LEAST = 28, LARGEST = 16 << 20 };
 
 /* One call of `decode_parts`. */
 typedef struct {
+    uint32_t held_tag;
     Buffer around, held;
     long long small;
     bool broken, large;
@@ -15,7 +16,7 @@ static int take_apart(Parts *parts, Bytes begin, Bytes at, Bytes end, long long 
     for (; at < end && parts->small <= most; at = field.after) {
         parts->broken = !read_field(&field, at, end);
         if (parts->broken) return 0;
-        bool is_held = field.tag == HELD_PART;
+        bool is_held = field.tag == parts->held_tag;
         if (is_held && behind(field.first, field.after) < LEAST) {
             parts->small++;
         } else if (is_held) {
@@ -35,15 +36,16 @@ static int take_apart(Parts *parts, Bytes begin, Bytes at, Bytes end, long long 
 PyObject *decode_parts(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
     char *data;
     Py_ssize_t size;
-    if (given != 4) return PyErr_Format(PyExc_TypeError, "decode_parts takes bytes and three int");
+    if (given != 5) return PyErr_Format(PyExc_TypeError, "decode_parts takes bytes and four int");
     if (PyBytes_AsStringAndSize(args[0], &data, &size) < 0) return NULL;
     Py_ssize_t at = PyLong_AsSsize_t(args[1]), end = PyLong_AsSsize_t(args[2]);
     long long most = PyLong_AsLongLong(args[3]);
+    unsigned long tag = PyLong_AsUnsignedLong(args[4]);
     if (PyErr_Occurred()) return NULL;
     if (at < 0 || at > end || end > size)
         return PyErr_Format(PyExc_ValueError, "a message ends before it begins, or behind the data");
     Bytes begin = (Bytes)data;
-    Parts found = {.small = 0};
+    Parts found = {.held_tag = (uint32_t)tag};
     open_buffer(&found.around);
     open_buffer(&found.held);
     PyObject *result = NULL;

@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[bytes, str, str | None, int, int, str]] = {
     "a gzip bomb": (gzip.compress(BOMB), PROTOBUF, "gzip", 413, 8, "67108864"),
     "a deflate bomb": (zlib.compress(BOMB), PROTOBUF, "deflate", 413, 8, "67108864"),
     "a zstd bomb": (zstandard.ZstdCompressor(level=19).compress(BOMB), PROTOBUF, "zstd", 413, 8, "67108864"),
-    "a JSON bomb": (gzip.compress(BOMB), JSON, "gzip", 413, 8, "67108864"),
+    "a JSON bomb": (gzip.compress(BOMB), JSON, "gzip", 413, 8, "16777216"),
 }
 
 

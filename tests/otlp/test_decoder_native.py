@@ -30,7 +30,7 @@ from stagetrace.otlp.decode.columns import NAMES, REST, TYPED
 from stagetrace.otlp.decode.native import PYTHON, Implementation, NativeSpanColumns
 from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode, decode_by
-from stagetrace.otlp.decode.spans import LARGEST, LATEST_NS, Parts, SpanColumns, parts_in_python
+from stagetrace.otlp.decode.spans import HELD, LARGEST, LATEST_NS, Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,7 +70,7 @@ def by_both(data: bytes) -> tuple[list[Decoded], list[Decoded]]:
     if isinstance(wanted, str) or isinstance(found, str):
         assert found == wanted
         return [], []
-    assert found[:4] == wanted[:4]
+    assert (*found[:4], found.empty) == (*wanted[:4], wanted.empty)
     return [found], [wanted]
 
 
@@ -301,13 +301,13 @@ def _compare_all(pending: list[tuple[bytes, list[Decoded], list[Decoded]]]) -> N
 def test_any_message_is_taken_apart_the_same(spans: bool, pieces: list[bytes], most: int) -> None:
     data = b"".join(pieces)
     cut = 0 if spans else min(3, len(data))
-    assert native().parts(data, cut, len(data), most) == parts_in_python(data, cut, len(data), most)
+    assert native().parts(data, cut, len(data), most, HELD) == parts_in_python(data, cut, len(data), most)
 
 
 def test_both_report_a_part_that_is_too_large() -> None:
     for size in (LARGEST - 5, LARGEST - 4):
         data = delimited(3, bytes(size))
-        found = native().parts(data, 0, len(data), 1)
+        found = native().parts(data, 0, len(data), 1, HELD)
         assert found == parts_in_python(data, 0, len(data), 1)
         assert found.large is (len(data) > LARGEST)
 
@@ -380,12 +380,13 @@ def test_native_code_reads_what_encoders_write(order: tuple[int, ...], monkeypat
 LOG: Final = object()  # a log without a span, in what follows
 PLACE: Final = struct.pack("@QQ", 0, 3)
 BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
-    "parts of no bytes": ("decode_parts", ("text", 0, 1, 1)),
-    "parts that end before they begin": ("decode_parts", (b"abc", 2, 1, 1)),
-    "parts behind the data": ("decode_parts", (b"abc", 0, 4, 1)),
-    "parts before the data": ("decode_parts", (b"abc", -1, 3, 1)),
-    "parts without a limit": ("decode_parts", (b"abc", 0, 3, None)),
-    "parts up to more than fits": ("decode_parts", (b"abc", 0, 2**70, 1)),
+    "parts of no bytes": ("decode_parts", ("text", 0, 1, 1, 0x12)),
+    "parts that end before they begin": ("decode_parts", (b"abc", 2, 1, 1, 0x12)),
+    "parts behind the data": ("decode_parts", (b"abc", 0, 4, 1, 0x12)),
+    "parts before the data": ("decode_parts", (b"abc", -1, 3, 1, 0x12)),
+    "parts without a limit": ("decode_parts", (b"abc", 0, 3, None, 0x12)),
+    "parts without a tag": ("decode_parts", (b"abc", 0, 3, 1, None)),
+    "parts up to more than fits": ("decode_parts", (b"abc", 0, 2**70, 1, 0x12)),
     "too few parts": ("decode_parts", (b"abc", 0, 3)),
     "add to no log": ("add_spans", (b"log", b"abc", b"", 1)),
     "add spans of no bytes": ("add_spans", (LOG, None, b"", 1)),
@@ -503,7 +504,7 @@ def test_what_is_no_span_is_refused_by_both() -> None:
 
 
 def test_parts_are_named() -> None:
-    assert isinstance(native().parts(b"", 0, 0, 0), Parts)
+    assert isinstance(native().parts(b"", 0, 0, 0, HELD), Parts)
 
 
 LEAKS = """

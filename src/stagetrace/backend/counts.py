@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from google.protobuf import json_format
@@ -21,12 +22,18 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from stagetrace import semconv
-from stagetrace.backend.refusal import MALFORMED, Refused
+from stagetrace.backend.refusal import MALFORMED, Refused, too_many
+from stagetrace.otlp.decode.json import most_values, quoted
 from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD
 from stagetrace.store.local.counts import Point
 from stagetrace.store.rows import values
 
+# An export is mostly that of one process, some hundred kilobytes. Of two bytes protobuf makes an object of a hundred.
+LARGEST: Final = 4 << 20
+MOST_PARTS: Final = 100_000  # resources, scopes, metrics, and data points of `sla.requests`
+MOST_JSON_VALUES: Final = 200_000
 _GREATEST: Final = 2**63
+_RESOURCE_METRICS: Final = {"resourceMetrics", "resource_metrics"}
 _WHY: Final = "stagetrace keeps the counter sla.requests and no other metric"
 
 
@@ -45,24 +52,59 @@ class Export(NamedTuple):
         return response
 
 
-def parse(content: bytes, *, is_json: bool = False) -> Export:
-    """Return the part of a request that is stored. Raise Refused if it is no ExportMetricsServiceRequest."""
+def parse(content: bytes, check: Callable[[], None], *, is_json: bool = False) -> Export:
+    """Return the part of a request that is stored. Raise Refused if it is no ExportMetricsServiceRequest.
+
+    `check` is called between steps, and ends the work by an error.
+    """
     try:
-        if is_json:
-            request = json_format.Parse(content, ExportMetricsServiceRequest(), ignore_unknown_fields=True)
-        else:
-            request = ExportMetricsServiceRequest.FromString(content)
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(MALFORMED, f"the request is no ExportMetricsServiceRequest: {str(error)[:200]}") from None
+        request = _of_json(content, check) if is_json else ExportMetricsServiceRequest.FromString(content)
+    except (DecodeError, json_format.ParseError, ValueError, RecursionError) as error:
+        raise Refused(MALFORMED, f"the request is no ExportMetricsServiceRequest: {quoted(error)}") from None
     points: list[Point] = []
     discarded = 0
+    for resource, metric in _metrics(request, check):
+        found = list(_points(resource, metric)) if metric.name == semconv.METRIC_REQUESTS else []
+        points += found
+        discarded += _size(metric) - len(found)
+    return Export(points, discarded)
+
+
+def _of_json(content: bytes, check: Callable[[], None]) -> ExportMetricsServiceRequest:
+    """Return the request in a JSON document. Raise ValueError or ParseError where it is none."""
+    if most_values(content) > MOST_JSON_VALUES:
+        raise too_many(f"the JSON may have more than {MOST_JSON_VALUES} values")
+    document = json.loads(content)
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 -- wrong in a document, whatever its type
+    request = ExportMetricsServiceRequest()
+    for name in _RESOURCE_METRICS & document.keys():
+        given = document[name]
+        for one in given if isinstance(given, list) else [given] if given is not None else []:
+            check()
+            part = ExportMetricsServiceRequest()
+            json_format.ParseDict({name: [one]}, part, ignore_unknown_fields=True)
+            request.MergeFrom(part)
+    return request
+
+
+def _metrics(
+    request: ExportMetricsServiceRequest, check: Callable[[], None]
+) -> Iterator[tuple[ResourceMetrics, Metric]]:
+    """Yield each metric with its resource. Raise Refused for more than MOST_PARTS parts, before they are looked at."""
+    left = MOST_PARTS
     for resource in request.resource_metrics:
         for scope in resource.scope_metrics:
+            check()
+            left -= 1 + len(scope.metrics)
             for metric in scope.metrics:
-                found = list(_points(resource, metric)) if metric.name == semconv.METRIC_REQUESTS else []
-                points += found
-                discarded += _size(metric) - len(found)
-    return Export(points, discarded)
+                left -= _size(metric) if metric.name == semconv.METRIC_REQUESTS else 0
+                if left < 0:
+                    raise too_many(f"the request has more than {MOST_PARTS} parts")
+                yield resource, metric
+        left -= 1
+        if left < 0:
+            raise too_many(f"the request has more than {MOST_PARTS} parts")
 
 
 def _size(metric: Metric) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 from stagetrace.backend.refusal import MALFORMED, TOO_LARGE, UNSUPPORTED, Refused
 
 ENCODINGS: Final = ("gzip", "deflate", "zstd", "identity")
 _STEP: Final = 1 << 20
+# zlib copies the rest of its input at each step, and behind each of gzip's members: 64 MiB may have millions of these.
+_ZLIB_INPUT: Final = 1 << 14
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 # A frame of known size may ask for that size as its window; others could ask for gigabytes.
@@ -18,34 +20,47 @@ _ZSTD_WINDOW: Final = 64 << 20
 _ZSTD_STEP: Final = 256
 
 
-def inflate(body: bytes, encoding: str, limit: int, grow: Callable[[int], None]) -> bytes:
-    """Return `body` as it was before `encoding`. `grow(n)` is called for each n bytes before they are kept.
+class Room(Protocol):
+    """What `intake.Room` has for this: both raise Refused."""
 
-    Raise Refused where it would exceed `limit`, is damaged or cut off, or the encoding is unknown.
+    def check(self) -> None:
+        """Return if the work is to go on."""
+
+    def grow(self, count: int) -> None:
+        """Hold `count` more bytes."""
+
+
+def inflate(body: bytes, encoding: str, limit: int, room: Room) -> bytes:
+    """Return `body` as it was before `encoding`. `room` grows by each chunk before it is kept.
+
+    Raise Refused where it would exceed `limit`, is damaged or cut off, the encoding is unknown, or `room` refuses to go
+    on.
     """
     if encoding == "identity":
         return body
     chunks: list[bytes] = []
     total = 0
     for chunk in _chunks(body, encoding):
+        room.check()
         total += len(chunk)
         if total > limit:
             raise too_large(limit)
-        grow(len(chunk))
-        chunks.append(chunk)
+        room.grow(len(chunk))
+        if chunk:
+            chunks.append(chunk)
     return b"".join(chunks)
 
 
-def inflate_unnamed(body: bytes, limit: int, grow: Callable[[int], None]) -> bytes:
+def inflate_unnamed(body: bytes, limit: int, room: Room) -> bytes:
     """Return a gRPC message decompressed, if it was compressed: gRPC names the encoding only to itself.
 
     Every field of an export request is number 1 with a length, so it starts with 0x0a: neither with gzip's two bytes
     nor with zlib's, which could at most be a field that OTLP does not have.
     """
     if body[:2] == _GZIP_MAGIC:
-        return inflate(body, "gzip", limit, grow)
+        return inflate(body, "gzip", limit, room)
     if body[:1] == b"\x78" and int.from_bytes(body[:2], "big") % 31 == 0:
-        return inflate(body, "deflate", limit, grow)
+        return inflate(body, "deflate", limit, room)
     return body
 
 
@@ -55,6 +70,7 @@ def too_large(limit: int) -> Refused:
 
 
 def _chunks(body: bytes, encoding: str) -> Iterator[bytes]:
+    """Yield what `body` inflates to; nothing, too, after a bounded step."""
     if encoding == "gzip":
         return _zlib(body, _GZIP)
     if encoding == "deflate":
@@ -67,20 +83,24 @@ def _chunks(body: bytes, encoding: str) -> Iterator[bytes]:
 
 
 def _zlib(body: bytes, wbits: int) -> Iterator[bytes]:
-    rest = body
-    while rest:  # gzip: members may follow each other
+    at = 0
+    while at < len(body):  # gzip: members may follow each other
         stream = zlib.decompressobj(wbits)
         while not stream.eof:
+            given = stream.unconsumed_tail
+            if not given:
+                given = body[at : at + _ZLIB_INPUT]
+                at += len(given)
             try:
-                chunk = stream.decompress(rest, _STEP)
+                chunk = stream.decompress(given, _STEP)
             except zlib.error as error:
                 raise Refused(MALFORMED, f"the body cannot be decompressed: {error}") from None
-            rest = stream.unconsumed_tail
-            if chunk:
-                yield chunk
-            elif not rest and not stream.eof:
+            if not given and not chunk and not stream.eof:
                 raise Refused(MALFORMED, "the compressed body is cut off")
-        rest = stream.unused_data if wbits == _GZIP else b""
+            yield chunk
+        if wbits != _GZIP:
+            return
+        at -= len(stream.unused_data)
 
 
 def _zstd(body: bytes) -> Iterator[bytes]:
@@ -96,8 +116,7 @@ def _zstd(body: bytes) -> Iterator[bytes]:
                 if at >= len(body):
                     raise Refused(MALFORMED, "the compressed body is cut off")
                 # One input is inflated at once as a whole, so the input is passed in small steps.
-                if chunk := stream.decompress(body[at : at + _ZSTD_STEP]):
-                    yield chunk
+                yield stream.decompress(body[at : at + _ZSTD_STEP])
                 at += _ZSTD_STEP
             at = min(at, len(body)) - len(stream.unused_data)
     except zstandard.ZstdError as error:

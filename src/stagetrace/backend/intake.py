@@ -14,7 +14,7 @@ from stagetrace.backend.inflate import too_large
 from stagetrace.backend.refusal import ABANDONED, BUSY, INTERNAL, MALFORMED, SLOW, STORE, TOO_LARGE, Refused
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.request import MalformedRequest
+from stagetrace.otlp.decode.request import MalformedRequest, TooManyHolders
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
@@ -148,6 +148,8 @@ class Intake:
             raise too_large(self.limits.request)
         try:
             appended = self._store.append(request, room.check)
+        except TooManyHolders as error:
+            raise Refused(TOO_LARGE, str(error)) from None
         except MalformedRequest as error:
             raise Refused(MALFORMED, str(error)) from None
         except StoreError as error:
@@ -156,13 +158,15 @@ class Intake:
         self.counters.add("rejected_spans", transport, appended.rejected)
         return appended
 
-    def append_counts(self, transport: str, request: bytes, *, is_json: bool = False) -> ExportMetricsServiceResponse:
+    def append_counts(
+        self, transport: str, request: bytes, room: Room, *, is_json: bool = False
+    ) -> ExportMetricsServiceResponse:
         """Store the request counts of one export of metrics durably, and return the response. Raise Refused."""
-        from stagetrace.backend.counts import parse
+        from stagetrace.backend.counts import LARGEST, parse
 
-        if len(request) > self.limits.request:
-            raise too_large(self.limits.request)
-        export = parse(request, is_json=is_json)
+        if len(request) > min(LARGEST, self.limits.request):
+            raise too_large(min(LARGEST, self.limits.request))
+        export = parse(request, room.check, is_json=is_json)
         if export.points:
             try:
                 self._store.append_counts(export.points)

@@ -42,7 +42,9 @@ class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
         )
 
     def _export_metrics(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._taken(message, context, lambda request, _room: self._intake.append_counts(_TRANSPORT, request))
+        return self._taken(
+            message, context, lambda request, room: self._intake.append_counts(_TRANSPORT, request, room)
+        )
 
     def _taken(self, message: bytes, context: grpc.ServicerContext, take: Callable[[bytes, Room], Message]) -> bytes:
         intake = self._intake
@@ -50,7 +52,7 @@ class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
             with intake.counted(_TRANSPORT), intake.room() as room:
                 intake.counters.add("received_bytes", _TRANSPORT, len(message))
                 room.grow(len(message))
-                request = inflate_unnamed(message, intake.limits.request, room.grow)
+                request = inflate_unnamed(message, intake.limits.request, room)
                 return take(request, room).SerializeToString()
         except Refused as refused:
             abort(context, refused)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -10,13 +9,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stagetrace.backend.http_body import DEADLINES, BodyDeadlines, receive_body
-from stagetrace.backend.inflate import inflate
+from stagetrace.backend.inflate import inflate, too_large
 from stagetrace.backend.intake import Intake, Room, export_response
-from stagetrace.backend.refusal import INTERNAL, KINDS, MALFORMED, UNSUPPORTED, Kind, Refused, status
+from stagetrace.backend.refusal import (
+    INTERNAL,
+    KINDS,
+    MALFORMED,
+    TOO_LARGE,
+    UNSUPPORTED,
+    Kind,
+    Refused,
+    status,
+    too_many,
+)
 from stagetrace.backend.web import application
-from stagetrace.otlp.decode.json import parse
+from stagetrace.otlp.decode.json import most_values, parse
+from stagetrace.otlp.decode.request import TooManyHolders
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from google.protobuf.message import Message
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -30,23 +42,28 @@ METRICS_PATH: Final = "/v1/metrics"
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _TRANSPORT: Final = "http"
+# A million values are at most 0.4 s in which Python's reader of JSON lets nothing else run.
+_LARGEST_JSON: Final = 16 << 20
+_MOST_JSON_VALUES: Final = 1_000_000
 
 
-def receiver_app(intake: Intake, access: Access, threads: Threads, deadlines: BodyDeadlines = DEADLINES) -> ASGIApp:
-    """Return the app of the OTLP port."""
-    routes = [Route(PATH, _Export(intake, threads, deadlines).handle, methods=["POST"])]
-    routes.append(Route(METRICS_PATH, _MetricsExport(intake, threads, deadlines).handle, methods=["POST"]))
+def receiver_app(
+    intake: Intake, access: Access, threads: Threads, json_threads: Threads, deadlines: BodyDeadlines = DEADLINES
+) -> ASGIApp:
+    """Return the app of the OTLP port. JSON becomes Python objects, many times its size, in threads of its own."""
+    pools = {PROTOBUF: threads, JSON: json_threads}
+    routes = [Route(PATH, _Export(intake, pools, deadlines).handle, methods=["POST"])]
+    routes.append(Route(METRICS_PATH, _MetricsExport(intake, pools, deadlines).handle, methods=["POST"]))
     return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
 class _Export:
-    """The route of spans. `_parsing` lets one JSON body at a time become Python objects, many times its size."""
+    """The route of spans. `threads` are those for each form."""
 
-    def __init__(self, intake: Intake, threads: Threads, deadlines: BodyDeadlines) -> None:
+    def __init__(self, intake: Intake, threads: Mapping[str, Threads], deadlines: BodyDeadlines) -> None:
         self._intake = intake
         self._threads = threads
         self._deadlines = deadlines
-        self._parsing = threading.Lock()
 
     async def handle(self, request: Request) -> Response:
         form = _form(request)
@@ -56,27 +73,37 @@ class _Export:
                 body = await receive_body(request, self._intake, room, self._deadlines)
                 encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
                 work = partial(self._take, body, encoding, form, room)
-                return _respond(200, await self._threads.run(request, work, room.abandon), form)
+                return _respond(200, await self._threads[form].run(request, work, room.abandon), form)
         except Refused as refused:
             return _refusal(refused, form)
 
     def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
-        limit = self._intake.limits.request
-        content = inflate(body, encoding, limit, room.grow)
-        if form == PROTOBUF:
-            return export_response(self._intake.append(_TRANSPORT, content, room))
-        with self._parsing:
-            try:
-                request, rejected, reason = parse(content)
-            except ValueError as error:
-                raise Refused(MALFORMED, str(error)) from None
-            serialized = request.SerializeToString()
-            del request
+        """Store a body and return the response. Raise Refused."""
+        room.check()
+        if form == JSON:
+            return self._take_json(inflate(body, encoding, min(_LARGEST_JSON, self._intake.limits.request), room), room)
+        content = inflate(body, encoding, self._intake.limits.request, room)
+        return export_response(self._intake.append(_TRANSPORT, content, room))
+
+    def _take_json(self, content: bytes, room: Room) -> Message:
+        if len(content) > _LARGEST_JSON:
+            raise too_large(_LARGEST_JSON)
+        if most_values(content) > _MOST_JSON_VALUES:
+            raise too_many(f"the JSON may have more than {_MOST_JSON_VALUES} values")
+        try:
+            request, rejected, reason = parse(content, room.check)
+        except TooManyHolders as error:
+            raise Refused(TOO_LARGE, str(error)) from None
+        except ValueError as error:
+            raise Refused(MALFORMED, str(error)) from None
+        serialized = request.SerializeToString()
+        del request
         self._intake.counters.add("rejected_spans", _TRANSPORT, rejected)
         response = export_response(self._intake.append(_TRANSPORT, serialized, room))
         if rejected:
             response.partial_success.rejected_spans += rejected
-            response.partial_success.error_message = reason or ""
+            reasons = (reason or "", response.partial_success.error_message)
+            response.partial_success.error_message = "; ".join(filter(None, reasons))
         return response
 
 
@@ -84,11 +111,9 @@ class _MetricsExport(_Export):
     """The route of metrics."""
 
     def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
-        content = inflate(body, encoding, self._intake.limits.request, room.grow)
-        if form == PROTOBUF:
-            return self._intake.append_counts(_TRANSPORT, content)
-        with self._parsing:
-            return self._intake.append_counts(_TRANSPORT, content, is_json=True)
+        room.check()
+        content = inflate(body, encoding, self._intake.limits.request, room)
+        return self._intake.append_counts(_TRANSPORT, content, room, is_json=form == JSON)
 
 
 def _need(form: str | None, request: Request) -> str:

@@ -47,6 +47,11 @@ class Refused(Exception):  # noqa: N818 -- a response, not a fault of ours
         self.message = message
 
 
+def too_many(what: str) -> Refused:
+    """Return the refusal of a request that has more parts than are read."""
+    return Refused(TOO_LARGE, f"{what}; send smaller batches")
+
+
 def status(refused: Refused) -> Status:
     """Return the message that OTLP wants in the body (HTTP) or in the trailers (gRPC) of a refusal."""
     from google.protobuf.any_pb2 import Any

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Requests of one moment share one fsync, so receiving wants more threads than there are cores.
 _RECEIVING: Final = 16
+_PARSING: Final = 1  # bodies of JSON, each of which may take hundreds of megabytes
 _QUERYING: Final = 4
 _GRACE_S: Final = 3
 
@@ -93,9 +94,10 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     access = Access.of(options)
     # Threads apart from each other and from gRPC's: slow queries delay no spans.
-    receiving, querying = (stack.enter_context(Threads(count)) for count in (_RECEIVING, _QUERYING))
+    counts = (_RECEIVING, _PARSING, _QUERYING)
+    receiving, parsing, querying = (stack.enter_context(Threads(count)) for count in counts)
     apps = (
-        receiver_app(intake, access, receiving),
+        receiver_app(intake, access, receiving, parsing),
         query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),
     )
     most = connections_of_a_port()

@@ -164,7 +164,7 @@ def receiver(
     counters = Counters()
     intake = Intake(store, counters, Limits(min(in_flight, 64 << 20), in_flight))
     with Threads(threads) as pool:
-        app = receiver_app(intake, Access(), pool, body)
+        app = receiver_app(intake, Access(), pool, pool, body)
         server = HttpServer(app, Options(store.folder), "http", counters, most=most, deadlines=deadlines)
         with running(server, counters) as door:
             yield door

@@ -13,15 +13,20 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import json_format
+from google.protobuf.message import EncodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.otlp.decode import json_spans
+from stagetrace.otlp.decode.depth import TOO_DEEP, is_readable
+from stagetrace.otlp.decode.request import MOST_HOLDERS, TooManyHolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from google.protobuf.message import Message
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    from stagetrace.otlp.decode.request import Check
 
 Json = dict[str, Any]
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"})
@@ -30,6 +35,7 @@ _SCOPE_SPANS: Final = ("scopeSpans", "scope_spans")
 # What json_format raises of values that do not fit, beside its own error. SystemError: of a key with a lone surrogate.
 _UNFIT: Final = (
     json_format.ParseError,
+    EncodeError,
     ValueError,
     TypeError,
     AttributeError,
@@ -43,9 +49,10 @@ _UNFIT: Final = (
 class _Reading:
     """One request while it is read: how many spans had to be skipped, and the first reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Check | None) -> None:
         self.rejected = 0
         self.reason: str | None = None
+        self.check: Check = (lambda: None) if check is None else check
 
     def reject(self, count: int, error: Exception) -> None:
         self.rejected += count
@@ -57,10 +64,15 @@ def quoted(error: object) -> str:
     return str(error)[:200].encode("utf-8", "replace").decode()
 
 
-def parse(body: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
+def most_values(body: bytes) -> int:
+    """Return how many values a JSON document can have at most; each becomes an object of Python's."""
+    return 1 + sum(map(body.count, (b"{", b"[", b",")))
+
+
+def parse(body: str | bytes, check: Check | None = None) -> tuple[ExportTraceServiceRequest, int, str | None]:
     """Return the request in `body`, the number of spans that were skipped, and why the first of them was.
 
-    Raise ValueError where the body is not JSON or not an export request at all.
+    Raise ValueError where the body is not JSON or not an export request at all. `check` is as in `request.decode`.
     """
     try:
         document = json.loads(body)
@@ -69,27 +81,42 @@ def parse(body: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None
     if not isinstance(document, dict):
         raise ValueError("the body is not a JSON object with resourceSpans")
     request = ExportTraceServiceRequest()
-    reading = _Reading()
-    for given in _list(document, _RESOURCE_SPANS):
+    reading = _Reading(check)
+    resources = _list(document, _RESOURCE_SPANS)
+    if check is not None and len(resources) + sum(map(_count_scopes, resources)) > MOST_HOLDERS:
+        raise TooManyHolders
+    for given in resources:
         _resource(request, given, reading)
     return request, reading.rejected, reading.reason
 
 
-def decode(text: str | bytes) -> ExportTraceServiceRequest:
-    """Return the request that one JSON object is. Raise ValueError, with the reason, if it is not whole."""
+def _count_scopes(given: Any) -> int:
+    return len(_list(given, _SCOPE_SPANS)) if isinstance(given, dict) else 0
+
+
+def decode(text: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
+    """Return as `parse`, only spans whose ids are of the right lengths. Raise ValueError, too, where none is left."""
     request, rejected, reason = parse(text)
-    if rejected:
-        raise ValueError(reason)
+    left = 0
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
-            for span in scope.spans:
-                holders: tuple[Any, ...] = (span, *span.links)
-                for one in holders:
-                    if (len(one.trace_id), len(one.span_id)) != (16, 8):
-                        raise ValueError("a trace id is not 32 hex digits, or a span id not 16")
-                if len(span.parent_span_id) not in (0, 8):
-                    raise ValueError("a parent span id is not 16 hex digits")
-    return request
+            bad = {at: why for at, span in enumerate(scope.spans) if (why := _wrong_ids(span))}
+            for at in reversed(bad):
+                del scope.spans[at]
+            rejected += len(bad)
+            reason = reason or next(iter(bad.values()), None)
+            left += len(scope.spans)
+    if rejected and not left:
+        raise ValueError(reason)
+    return request, rejected, reason
+
+
+def _wrong_ids(span: Span) -> str | None:
+    """Return what is wrong with the ids of a span, if anything is."""
+    holders: tuple[Any, ...] = (span, *span.links)
+    if any((len(one.trace_id), len(one.span_id)) != (16, 8) for one in holders):
+        return "a trace id is not 32 hex digits, or a span id not 16"
+    return None if len(span.parent_span_id) in (0, 8) else "a parent span id is not 16 hex digits"
 
 
 def encode(message: ExportTraceServiceRequest) -> str:
@@ -156,6 +183,7 @@ def _list(holder: Json, names: tuple[str, ...]) -> list[Any]:
 def _resource(request: ExportTraceServiceRequest, given: Any, reading: _Reading) -> None:
     if not isinstance(given, dict):
         raise ValueError("an item of resourceSpans is not an object")
+    reading.check()
     scopes = _list(given, _SCOPE_SPANS)
     added = request.resource_spans.add()
     try:
@@ -166,9 +194,12 @@ def _resource(request: ExportTraceServiceRequest, given: Any, reading: _Reading)
         return
     for scope in scopes:
         _scope(added, scope, reading)
+    if scopes and not added.scope_spans:  # else it would count as refused once more: as empty
+        del request.resource_spans[-1]
 
 
 def _scope(resource: Any, given: Any, reading: _Reading) -> None:
+    reading.check()
     spans = list(_spans(given))
     added = resource.scope_spans.add()
     try:
@@ -178,6 +209,7 @@ def _scope(resource: Any, given: Any, reading: _Reading) -> None:
         reading.reject(len(spans), error)
         return
     for span in spans:
+        reading.check()
         message = added.spans.add()
         if json_spans.read(span, message):
             continue
@@ -187,6 +219,8 @@ def _scope(resource: Any, given: Any, reading: _Reading) -> None:
         except _UNFIT as error:
             del added.spans[-1]
             reading.reject(1, error)
+    if spans and not added.spans:
+        del resource.scope_spans[-1]
 
 
 def _spans(scope: Any) -> Iterator[Any]:
@@ -196,7 +230,12 @@ def _spans(scope: Any) -> Iterator[Any]:
 
 
 def _fill(given: Json, message: Message) -> None:
-    json_format.ParseDict(given, message, ignore_unknown_fields=True)
+    try:
+        json_format.ParseDict(given, message, ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        raise ValueError(TOO_DEEP if "too deep" in str(error) else str(error)) from None
+    if not is_readable(type(message), message.SerializeToString()):
+        raise ValueError(TOO_DEEP)
 
 
 def _with_plain_ids(span: Any) -> Json:

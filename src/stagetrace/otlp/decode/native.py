@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.native import native
-from stagetrace.otlp.decode.spans import Parts, SpanColumns, parts_in_python
+from stagetrace.otlp.decode.spans import HELD, Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _in_c = native("decoder")
 
 
-def _parts(data: bytes, at: int, end: int, most: int) -> Parts:
+def _parts(data: bytes, at: int, end: int, most: int, tag: int = HELD) -> Parts:
     """Do as `parts_in_python`."""
-    return Parts(*_in_c.decode_parts(data, at, end, most))
+    return Parts(*_in_c.decode_parts(data, at, end, most, tag))
 
 
 class NativeSpanColumns:
@@ -42,7 +42,7 @@ class NativeSpanColumns:
 class Implementation(NamedTuple):
     """What `request.decode` calls."""
 
-    parts: Callable[[bytes, int, int, int], Parts]
+    parts: Callable[[bytes, int, int, int, int], Parts]
     columns: type[SpanColumns | NativeSpanColumns]
 
 

@@ -1,13 +1,15 @@
 """OTLP requests, as received, to columns of spans.
 
 protobuf reads the request first, which checks it; then the columns are taken from the bytes. A request that protobuf
-refuses, or that is large, is read span by span: the good ones are kept, in bounded memory.
+refuses, or that is large, is read span by span: the good ones are kept, in bounded memory. The work is bounded, too: a
+sender chooses how many messages its bytes are.
 """
 
 from __future__ import annotations
 
 from array import array
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -15,20 +17,39 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from stagetrace import log
 from stagetrace.errors import StoreError
+from stagetrace.otlp.decode.depth import TOO_DEEP, is_readable
+from stagetrace.otlp.decode.message_count import holds_more
 from stagetrace.otlp.decode.native import NATIVE, PYTHON, Implementation, NativeSpanColumns
-from stagetrace.otlp.decode.protobuf_wire import BrokenError, fields
-from stagetrace.otlp.decode.spans import LARGEST, UNREADABLE, SpanColumns, pairs
+from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.spans import HELD, LARGEST, RESOURCES, UNREADABLE, Parts, SpanColumns, pairs
+
+Check: TypeAlias = Callable[[], None]
 
 SMALL: Final = 1024 * 1024  # larger requests are checked span by span: two bytes of protobuf unpack to a hundred
+MOST_HOLDERS: Final = 100_000  # resources and scopes of a request
+MOST_HELD: Final = 65_536  # messages in a span (attributes, events, links and their values), a resource or a scope
+_UNCOUNTED: Final = 2 * MOST_HELD  # bytes that cannot hold more: each message has a tag and a length
 _MOST_REFUSED: Final = 1_000_000
+_ANY: Final = 2**62
 _KEPT: Final = 256  # resources that are remembered
-_RESOURCE_SPANS: Final = 1  # field of ExportTraceServiceRequest
+_LONGEST: Final = 65_536  # bytes of one that is
+_PAIR: Final = 16  # bytes of a place in `Parts.held`
+_STEP: Final = 1024 * _PAIR
 TOO_SMALL: Final = "smaller than the two ids of a span"
+TOO_MANY: Final = f"more than {MOST_HELD} attributes, events, links and values"
 _SERVICE_NAME: Final = "service.name"
 
 
 class MalformedRequest(StoreError):  # noqa: N818 -- part of the interface
     """A request is no OTLP at all: none of it can be stored, and sending it again does not help."""
+
+
+class TooManyHolders(MalformedRequest):
+    """A request has more than MOST_HOLDERS resources and scopes."""
+
+    def __init__(self) -> None:
+        """Make the message."""
+        super().__init__(f"the request has more than {MOST_HOLDERS} resources and scopes; send smaller batches")
 
 
 class Run(NamedTuple):
@@ -46,22 +67,33 @@ class Decoded(NamedTuple):
     rejected: int
     reason: str | None
     spans: SpanColumns | NativeSpanColumns
+    empty: int = 0  # resources and scopes without a span
 
 
-def decode(request: bytes) -> Decoded:
+def decode(request: bytes, check: Check | None = None) -> Decoded:
     """Return the spans of one serialized ExportTraceServiceRequest.
 
     A span that cannot be stored is skipped and counted; its neighbours stay. Raise MalformedRequest where nothing
     could be read.
+
+    `check` is for requests that others send: it is called between steps, and ends the work by an error. Their resources
+    and scopes are limited: raise TooManyHolders beyond.
     """
-    if NATIVE is None:
-        return decode_by(PYTHON, request)
     try:
-        return decode_by(NATIVE, request)
-    except MalformedRequest:
+        return _decode(request, check)
+    except _StoppedError as stopped:
+        raise stopped.error from None
+
+
+def _decode(request: bytes, check: Check | None) -> Decoded:
+    if NATIVE is None:
+        return decode_by(PYTHON, request, check)
+    try:
+        return decode_by(NATIVE, request, check)
+    except (MalformedRequest, _StoppedError):
         raise
     except Exception as error:  # noqa: BLE001 -- the Python implementation goes on in its place
-        found = decode_by(PYTHON, request)  # raises if the fault is in the data
+        found = decode_by(PYTHON, request, check)  # raises if the fault is in the data
         log.once(
             "stagetrace._native.decoder",
             f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its "
@@ -70,98 +102,154 @@ def decode(request: bytes) -> Decoded:
         return found
 
 
-def decode_by(implementation: Implementation, request: bytes) -> Decoded:
+def decode_by(implementation: Implementation, request: bytes, check: Check | None = None) -> Decoded:
     """Do as `decode`, by one of its implementations."""
-    decoder = _Decoder(implementation, request, checked=len(request) <= SMALL and _is_message(request))
+    decoder = _Decoder(implementation, request, check)
     decoder.read()
     spans, reasons = decoder.spans, decoder.reasons
     if UNREADABLE in reasons and not spans.size:
         message = f"the request is no OTLP: {UNREADABLE}\nsend a serialized ExportTraceServiceRequest"
         raise MalformedRequest(message)
-    return Decoded(decoder.runs, spans.size, sum(reasons.values()), "; ".join(reasons) or None, spans)
+    reason = "; ".join(reasons) or None
+    return Decoded(decoder.runs, spans.size, sum(reasons.values()), reason, spans, decoder.empty)
 
 
 class _TooManyError(Exception):
     """So many spans are bad that the remainder is not worth reading."""
 
 
-class _Decoder:
-    """Reads one request. `checked`: protobuf has read it, so each part of it is as it should be."""
+class _StoppedError(Exception):
+    """`check` has raised an error, which is no fault of the decoder."""
 
-    def __init__(self, implementation: Implementation, request: bytes, *, checked: bool) -> None:
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Decoder:
+    """Reads one request."""
+
+    def __init__(self, implementation: Implementation, request: bytes, check: Check | None) -> None:
         self.runs: list[Run] = []
         self.spans = implementation.columns()
         self.reasons: dict[str, int] = {}  # why spans were refused, and how many
+        self.empty = 0
         self._data = request
         self._parts = implementation.parts
-        self._is_checked = checked
+        self._check = check
+        # Whether protobuf has read all of it, so each part is as it should be.
+        self._is_checked = len(request) <= SMALL and is_readable(ExportTraceServiceRequest, request)
         self._refused = 0
+        self._holders_left = _ANY if check is None else MOST_HOLDERS
 
     def read(self) -> None:
         """Take in the spans that can be stored."""
         try:
-            for field in fields(self._data, 0, len(self._data)):
-                if field.number == _RESOURCE_SPANS and field.delimited:
-                    self._resource_spans(field.first, field.after)
-        except BrokenError:
-            self._refuse(UNREADABLE)
+            _, resources = self._opened(0, len(self._data), RESOURCES)
+            for first, after in pairs(resources):
+                self._resource_spans(first, after)
         except _TooManyError:
             self._count(f"more than {_MOST_REFUSED} bad spans, the remainder was not read", 1)
 
     def _resource_spans(self, at: int, end: int) -> None:
-        around, scopes = self._opened(at, end, spans=False)
-        header = _resource(around)
-        if header is None:
-            self._refuse(UNREADABLE)
-            return
+        around, scopes = self._opened(at, end, HELD)
+        refusal = self._refusal(ResourceSpans, around)
         for first, after in pairs(scopes):
-            self._scope_spans(first, after, *header)
+            if refusal is None:
+                self._scope_spans(first, after, *_resource(around))
+            else:
+                self._refuse(refusal, len(self._spans(first, after)[1]) // _PAIR)
 
     def _scope_spans(self, at: int, end: int, service: str, resource: bytes) -> None:
-        around, spans = self._opened(at, end, spans=True)
-        scope = _serialized(ScopeSpans, around)
-        if scope is None:
-            self._refuse(UNREADABLE, sum(1 for _ in pairs(spans)))
+        around, spans = self._spans(at, end)
+        refusal = self._refusal(ScopeSpans, around)
+        if refusal is not None:
+            self._refuse(refusal, len(spans) // _PAIR)
             return
-        before = self.spans.size
+        shared = (service, resource, ScopeSpans.FromString(around).SerializeToString())
+        for step in _steps(spans):
+            self._stop_if_asked()
+            self._take(step, shared)
+
+    def _take(self, held: bytes, shared: tuple[str, bytes, bytes]) -> None:
+        """Take in some spans of a scope."""
         most = _MOST_REFUSED - self._refused
-        unreadable: dict[str, int] = {}
-        if not self._is_checked:
-            spans, unreadable = self._readable(spans, most)
-        refused = self.spans.add(self._data, spans, most)
+        good, unfit = self._fit(held)
+        before = self.spans.size
+        refused = self.spans.add(self._data, good, most)
         if size := self.spans.size - before:
-            self.runs.append(Run(size, (service, resource, scope)))
-        for why, count in (*unreadable.items(), *refused.items()):
+            self.runs.append(Run(size, shared))
+        for why, count in (*unfit.items(), *refused.items()):
             self._refuse(why, count)
 
-    def _readable(self, held: bytes, most: int) -> tuple[bytes, dict[str, int]]:
-        """Return where the spans are that protobuf can read, and why others are refused, until more than `most` are."""
-        readable = array("Q")
+    def _fit(self, held: bytes) -> tuple[bytes, dict[str, int]]:
+        """Return where those of some spans are that can be read, and why others are refused."""
+        places = memoryview(held).cast("Q")
+        begin, after, end = places[0], places[1], places[-1]
+        if end - begin <= _UNCOUNTED and (
+            self._is_checked
+            or is_readable(ScopeSpans, b"%c%b%b" % (HELD, varint(after - begin), self._data[begin:end]))
+        ):
+            return held, {}
+        fit = array("Q")
         refused: dict[str, int] = {}
         for first, after in pairs(held):
-            if after - first > LARGEST:
-                why = f"a span of more than {LARGEST >> 20} MiB"
-            elif _is_message(self._data[first:after], Span):
-                readable.extend((first, after))
-                continue
+            why = f"a span of more than {LARGEST >> 20} MiB" if after - first > LARGEST else None
+            why = why or self._refusal(Span, self._data[first:after])
+            if why is None:
+                fit.extend((first, after))
             else:
-                why = UNREADABLE
-            refused[why] = refused.get(why, 0) + 1
-            if sum(refused.values()) > most:
-                break
-        return readable.tobytes(), refused
+                refused[why] = refused.get(why, 0) + 1
+        return fit.tobytes(), refused
 
-    def _opened(self, at: int, end: int, *, spans: bool) -> tuple[bytes, bytes]:
-        """Return a message without what it holds, and where that is: spans, or scopes with spans."""
-        most = _MOST_REFUSED - self._refused
-        found = self._parts(self._data, at, end, most)
-        if found.small and (spans or found.small > most):  # a few empty scopes are nothing to speak of
+    def _refusal(self, kind: type[Message], data: bytes) -> str | None:
+        """Return why a message cannot be stored, None if it can."""
+        if len(data) > _UNCOUNTED and holds_more(kind, data, MOST_HELD):
+            return TOO_MANY
+        if self._is_checked or is_readable(kind, data):
+            return None
+        try:
+            kind.FromString(data)
+        except DecodeError as error:
+            if "MaxDepth" not in str(error):  # it nests even deeper
+                return UNREADABLE
+        return TOO_DEEP
+
+    def _spans(self, at: int, end: int) -> tuple[bytes, bytes]:
+        """Return a scope without its spans, and where these are."""
+        self._stop_if_asked()
+        found = self._parts(self._data, at, end, _MOST_REFUSED - self._refused, HELD)
+        if found.small:
             self._refuse(TOO_SMALL, found.small)
+        return self._whole(found, is_empty=not found.held and not found.small)
+
+    def _opened(self, at: int, end: int, tag: int) -> tuple[bytes, bytes]:
+        """Return a request without its resources, or one of these without its scopes, and where these are."""
+        self._stop_if_asked()
+        found = self._parts(self._data, at, end, self._holders_left, tag)
+        self._holders_left -= found.small + len(found.held) // _PAIR
+        if self._holders_left < 0:
+            raise TooManyHolders
+        self.empty += found.small
+        return self._whole(found, is_empty=tag == HELD and not found.held and not found.small)
+
+    def _whole(self, found: Parts, *, is_empty: bool) -> tuple[bytes, bytes]:
+        """Return what was read of a message and where what it holds is; count what was not read, or is not there."""
         if found.large:
             self._refuse(f"a resource or scope of more than {LARGEST >> 20} MiB")
-        if found.broken:
+        elif found.broken:
             self._refuse(UNREADABLE)
+        elif is_empty:
+            self.empty += 1
         return found.around, found.held
+
+    def _stop_if_asked(self) -> None:
+        """Raise _StoppedError where the work is no longer wanted."""
+        try:
+            if self._check is not None:
+                self._check()
+        except Exception as error:
+            raise _StoppedError(error) from error
 
     def _refuse(self, why: str, count: int = 1) -> None:
         self._count(why, max(1, count))
@@ -173,37 +261,36 @@ class _Decoder:
         self._refused += count
 
 
-def _is_message(data: bytes, kind: type[Message] = ExportTraceServiceRequest) -> bool:
-    try:
-        kind.FromString(data)
-    except DecodeError:
-        return False
-    return True
+def _steps(held: bytes) -> Iterator[bytes]:
+    """Yield the places of spans in steps: at most 1024 spans, of _UNCOUNTED bytes, or a single one."""
+    for at in range(0, len(held), _STEP):
+        yield from _halved(held[at : at + _STEP])
 
 
-def _serialized(kind: type[Message], data: bytes) -> bytes | None:
-    """Return a message as protobuf writes it, so that equal ones are equal bytes, or None if it is none."""
-    try:
-        return kind.FromString(data).SerializeToString()
-    except DecodeError:
-        return None
+def _halved(held: bytes) -> Iterator[bytes]:
+    places = memoryview(held).cast("Q")
+    if len(held) == _PAIR or places[-1] - places[0] <= _UNCOUNTED:
+        yield held
+        return
+    middle = len(held) // _PAIR // 2 * _PAIR
+    yield from _halved(held[:middle])
+    yield from _halved(held[middle:])
 
 
 _resources: dict[bytes, tuple[str, bytes]] = {}
 
 
-def _resource(around: bytes) -> tuple[str, bytes] | None:
-    """Return service and bytes of a ResourceSpans without spans, or None if it is none."""
+def _resource(around: bytes) -> tuple[str, bytes]:
+    """Return service and bytes of a ResourceSpans without spans."""
     known = _resources.get(around)
     if known is not None:
         return known
-    try:
-        message = ResourceSpans.FromString(around)
-    except DecodeError:
-        return None
+    message = ResourceSpans.FromString(around)
     attributes = message.resource.attributes
     service = next((item.value.string_value for item in attributes if item.key == _SERVICE_NAME), "")
-    if len(_resources) >= _KEPT:
-        _resources.clear()
-    _resources[around] = service, message.SerializeToString()
-    return _resources[around]
+    found = service, message.SerializeToString()
+    if len(around) <= _LONGEST:
+        if len(_resources) >= _KEPT:
+            _resources.clear()
+        _resources[around] = found
+    return found

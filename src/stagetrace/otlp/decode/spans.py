@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from stagetrace import semconv
 from stagetrace.otlp.decode.columns import DOUBLE, INT, OTHER_MS, REST, TYPED
-from stagetrace.otlp.decode.protobuf_wire import MORE, BrokenError, field_at, varint, varint_at
+from stagetrace.otlp.decode.protobuf_wire import DELIMITED, MORE, BrokenError, field_at, varint, varint_at
 
 LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
 NO_TRACE: Final = bytes(16)
@@ -28,10 +28,10 @@ BAD_SPAN_ID: Final = "a span id is 8 bytes, not all zero"
 BAD_PARENT_ID: Final = "a parent span id is 8 bytes or none"
 UNREADABLE: Final = "not readable as protobuf"
 
-SMALLEST_SPAN: Final = 28  # bytes of both ids with tags and lengths; nothing smaller holds a span, or a scope with one
+SMALLEST_SPAN: Final = 28  # bytes of both ids with tags and lengths; nothing smaller holds a span, or what holds one
 LARGEST: Final = 16 * 1024 * 1024  # bytes of a span, or of another part of a scope or a resource
-_HELD: Final = 2  # field of ResourceSpans: its scopes; of ScopeSpans: its spans
-_HELD_TAG: Final = 0x12
+HELD: Final = 0x12  # tag of a ResourceSpans' scopes, and of a ScopeSpans' spans
+RESOURCES: Final = 0x0A  # tag of a request's resources
 _ATTRIBUTE: Final = b"\x4a"  # tag of a field of Span
 _DOUBLE_VALUE: Final = b"\x12\x09\x21"  # what precedes the number in an attribute
 _NUMBERS: Final = {key.encode(): typed.column for key, typed in TYPED.items() if typed.kind == DOUBLE}
@@ -62,22 +62,22 @@ def pairs(held: bytes) -> zip[tuple[int, int]]:
     return zip(numbers[::2], numbers[1::2], strict=True)
 
 
-def parts_in_python(data: bytes, at: int, end: int, most: int) -> Parts:
-    """Take the ResourceSpans or ScopeSpans at data[at:end] apart, until more than `most` parts are too small."""
+def parts_in_python(data: bytes, at: int, end: int, most: int, tag: int = HELD) -> Parts:
+    """Take the message at data[at:end] apart, until more than `most` of what it holds under `tag` are too small."""
     around: list[bytes] = []
     held = array("Q")  # a list of pairs would take ten times the memory
     small = 0
     try:
         while at < end and small <= most:
             start = at
-            if data[at] == _HELD_TAG and at + 1 < end and data[at + 1] < MORE:  # as most are, and quicker
+            if data[at] == tag and at + 1 < end and data[at + 1] < MORE:  # as most are, and quicker
                 first = at + 2
                 at = first + data[at + 1]
                 is_held = True
             else:
                 field = field_at(data, at, end)
                 first, at = field.first, field.after
-                is_held = field.number == _HELD and field.delimited
+                is_held = field.delimited and field.number << 3 | DELIMITED == tag
             if at > end:
                 raise BrokenError(at)  # noqa: TRY301 -- as `field_at` does
             if is_held and at - first >= SMALLEST_SPAN:

@@ -67,7 +67,7 @@ def _decoded(text: bytes) -> Read:
         return jaeger_json.parse(text)
     if text.lstrip()[:_HEAD].partition(b":")[0].strip() == b'{"result"':
         text = json.dumps(json.loads(text)["result"]).encode()
-    return Read(decode(text))
+    return Read(*decode(text))
 
 
 def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:

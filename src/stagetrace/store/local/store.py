@@ -60,7 +60,7 @@ class Limits(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """The outcome of a request: spans on disk, spans refused and why."""
+    """The outcome of a request: spans on disk, what was refused and why."""
 
     accepted: int
     rejected: int
@@ -126,14 +126,13 @@ class LocalStore(Closing):
         """Tell others, by the folder's lock, of a socket through which they may write."""
         announce(self._lock_file, control)
 
-    def append(self, request: bytes, check: Callable[[], None] = lambda: None) -> Appended:
+    def append(self, request: bytes, check: Callable[[], None] | None = None) -> Appended:
         """Store one serialized ExportTraceServiceRequest; return when it is on disk.
 
-        `check` is called between steps of decoding, and ends it by an error. Raise StoreFull where the disk has no
-        room, MalformedRequest where the request is no OTLP.
+        `check` is as in `decode`. Resources and scopes without a span count as refused. Raise StoreFull where the disk
+        has no room, MalformedRequest where the request is no OTLP.
         """
-        decoded = decode(request)
-        check()
+        decoded = decode(request, check)
         if decoded.accepted:
             self._wait_for_room(len(request))
             try:
@@ -144,7 +143,9 @@ class LocalStore(Closing):
             self._counts["requests"] += 1
             self._counts["spans_accepted"] += decoded.accepted
             self._counts["spans_rejected"] += decoded.rejected
-        return Appended(decoded.accepted, decoded.rejected, decoded.reason)
+        reasons = [decoded.reason or "", f"{decoded.empty} resources or scopes have no span" * bool(decoded.empty)]
+        refused = decoded.rejected + decoded.empty
+        return Appended(decoded.accepted, refused, "; ".join(filter(None, reasons)) or None)
 
     def append_counts(self, points: Sequence[Point]) -> None:
         """Store the counts that services have sent; return when they are on disk. Raise StoreError."""
