@@ -71,13 +71,14 @@ def exchange(path: Path, sent: bytes) -> bytes:
 
 @ask_root
 @pytest.mark.usefixtures("services")
-def test_another_user_is_not_served(up: Up) -> None:
+def test_another_user_is_not_served(up: Up, tmp_path: Path) -> None:
     """Not even where the socket's path is open to everyone."""
     path = control(up)
     path.parent.chmod(0o755)
     path.chmod(0o777)
     with started([sys.executable, "-S", "-c", CLIENT, str(path)]) as client:
         assert Lines(client.stdout).next() == "received b''"
+    assert "a process of another user connected" in (tmp_path / "up.log").read_text()
     assert exchange(path, b"POST /prune HTTP/1.0\r\nContent-Length: 1\r\n\r\n1").endswith(b'{"removed": 0}')
 
 

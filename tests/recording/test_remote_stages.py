@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace import log
+from stagetrace.peer import credentials
 from stagetrace.recording import remote_socket as channel
 from stagetrace.recording import remote_stages as elsewhere
 from stagetrace.recording.record import RequestRecord
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not channel.WORKS, reason="the side channel needs Linux")
 ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 LINK = (7, 8, 1)
-credentials = channel._credentials
 
 
 def request(start: int) -> RequestRecord:
@@ -250,7 +250,7 @@ def test_a_listener_reads_nothing_of_another_user(
 ) -> None:
     """Fault injection, for tests may run as root: the kernel's report of the peer is replaced."""
     users = {"nobody": os.geteuid() + 1000, "root": 0, "the same user": os.geteuid()}
-    monkeypatch.setattr(channel, "_credentials", lambda _: (os.getpid(), users[who], 0))
+    monkeypatch.setattr(channel, "credentials", lambda _: (os.getpid(), users[who], 0))
     monkeypatch.setattr(log, "_logged", set())
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
         stranger.connect(channel._address(word_of(listener)))
@@ -269,12 +269,12 @@ def test_a_line_sends_nothing_to_a_listener_of_another_user(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Who knows the word of a request can listen first, in place of the server; its process is dead to the line."""
-    monkeypatch.setattr(channel, "_credentials", another_user)
+    monkeypatch.setattr(channel, "credentials", another_user)
     monkeypatch.setattr(log, "_logged", set())
     line = Line(word_of(listener))
     for _ in range(2):
         line.send(b'"secret"')
-    monkeypatch.setattr(channel, "_credentials", credentials)
+    monkeypatch.setattr(channel, "credentials", credentials)
     got: list[object] = []
     listener.read(lambda message, _: got.append(message))
     assert (got, line._is_dead, line._socket, len(line._waiting)) == ([], True, None, 0)

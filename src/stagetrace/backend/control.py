@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
-from stagetrace.backend.control_client import APPEND, PRUNE, user_of_peer
+from stagetrace.backend.control_client import APPEND, PRUNE
 from stagetrace.backend.inflate import too_large
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Limits
 from stagetrace.backend.refusal import MALFORMED, Refused
 from stagetrace.errors import StoreError
+from stagetrace.peer import is_of_user
 
 if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
@@ -64,7 +65,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 -- its signature
         """Return whether to serve a connection."""
-        return user_of_peer(request) in (None, 0, os.geteuid())
+        if is_of_user(request, 0, os.geteuid()):
+            return True
+        log.once("control user", "a process of another user connected to the socket of commands, and was not served")
+        return False
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection, in its thread."""

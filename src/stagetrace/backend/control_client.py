@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.backend.options import Limits
 from stagetrace.errors import StoreError
+from stagetrace.peer import is_of_user
 from stagetrace.store.base import Closing
 from stagetrace.store.local import Appended, LocalStore, StoreTaken
 
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
 APPEND: Final = "/append"  # a serialized ExportTraceServiceRequest -> {"accepted": 1, "rejected": 0, "reason": null}
 PRUNE: Final = "/prune"  # a time in ns, as text -> {"removed": 1}
-_CREDENTIALS: Final = struct.Struct("3i")  # of a peer: process, user, group
-
-
-def user_of_peer(connection: socket.socket) -> int | None:
-    """Return the user id of the process at the other end; None where the platform does not report it."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    _process, user, _group = _CREDENTIALS.unpack(
-        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return int(user)
 
 
 class _Connection(HTTPConnection):
@@ -44,7 +33,7 @@ class _Connection(HTTPConnection):
         """Connect. Raise StoreError where the other process is of a user who is neither this one nor the store's."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(str(self._control))
-        if user_of_peer(self.sock) not in (None, os.geteuid(), self._folder.stat().st_uid):
+        if not is_of_user(self.sock, os.geteuid(), self._folder.stat().st_uid):
             self.close()
             raise StoreError(
                 f"the socket {self._control} is of another user than the store in {self._folder}\n"

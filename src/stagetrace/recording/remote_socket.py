@@ -13,7 +13,6 @@ import json
 import os
 import select
 import socket
-import struct
 import sys
 import threading
 from collections import OrderedDict, deque
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace import log
 from stagetrace.guard import guarded
+from stagetrace.peer import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,6 @@ MAX_MESSAGE = 1 << 16
 MAX_WAITING = 256  # messages, for a process that does not listen for long: the kernel keeps some 150 besides
 MAX_LINES = 64
 BACKLOG = 64
-_CREDENTIALS = struct.Struct("3i")  # of a peer: process, user, group
 
 
 def _address(word: str) -> str:
@@ -43,7 +42,7 @@ def _trusted(connected: socket.socket) -> int | None:
     Of the listener, the kernel gives who it was when it began to listen. Any user can bind an address of this kind,
     and connect to it: both ends look.
     """
-    process, user, _ = _credentials(connected)
+    process, user, _ = credentials(connected)
     if user in (0, os.geteuid()):
         return process
     log.once(
@@ -52,13 +51,6 @@ def _trusted(connected: socket.socket) -> int | None:
         f"{os.geteuid()}:\nnothing is read from it or sent to it. Let all processes of a service run as one user.",
     )
     return None
-
-
-def _credentials(connected: socket.socket) -> tuple[int, int, int]:
-    """Return process, user and group of the other end, as the kernel knows them."""
-    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, group = _CREDENTIALS.unpack(found)
-    return process, user, group
 
 
 class Listener:
