@@ -85,7 +85,9 @@ class Connection(H11Protocol):
     def _wait_or_work(self) -> None:
         awaited = self.place.awaited
         if self._is_between_requests():
-            if awaited is Awaited.NEXT_REQUEST:
+            if awaited is Awaited.REST and self.conn.their_state is h11.IDLE:
+                self._connections.wait(self.place, Awaited.NEXT_REQUEST)
+            elif awaited is Awaited.NEXT_REQUEST:
                 self._connections.wait(self.place, Awaited.HEADERS)
         elif not self.cycle.more_body:
             self._connections.work(self.place)

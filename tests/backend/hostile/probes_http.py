@@ -86,14 +86,19 @@ def send_garbage(address: Address, count: int) -> None:
             one.sendall(GARBAGE[number % len(GARBAGE)])
 
 
-def received(connection: socket.socket, within_s: float = 30) -> bytes:
-    """Return what the server sends until it closes the connection. Raise TimeoutError where it keeps it."""
+def received(connection: socket.socket, end: bytes | None = None, within_s: float = 30) -> bytes:
+    """Return what the server sends, up to `end` or until it closes the connection. Raise TimeoutError."""
     connection.settimeout(within_s)
-    chunks = []
+    content = b""
     with suppress(ConnectionError):
-        while chunk := connection.recv(65536):
-            chunks.append(chunk)
-    return b"".join(chunks)
+        while (end is None or end not in content) and (chunk := connection.recv(65536)):
+            content += chunk
+    return content
+
+
+def status_of(connection: socket.socket) -> int:
+    """Return the status of the response that the server sends."""
+    return int(received(connection, b"\r\n").split(b" ", 2)[1])
 
 
 def readable(connections: Iterable[socket.socket], within_s: float = 0) -> list[socket.socket]:
