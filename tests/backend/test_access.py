@@ -254,4 +254,8 @@ def test_hosts_that_are_served_where_one_is_allowed(tmp_path: Path, host: str) -
         else:
             with pytest.raises(Refused):
                 access.check("GET", [(b"host", host.encode())])
+    changed_by_a_proxy = [(b"host", b"127.0.0.1:16686"), (b"origin", b"https://box")]
+    access.check("GET", changed_by_a_proxy)
+    with pytest.raises(Refused):
+        Access().check("GET", changed_by_a_proxy)
     Access().check("GET", [])  # HTTP/1.0, which browsers do not speak

@@ -49,7 +49,8 @@ with socket.socket(socket.AF_UNIX) as listening:
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
+def own(tmp_path: Path) -> Iterator[Up]:
+    """Run a back end that no other test uses."""
     with run_up(tmp_path) as running:
         yield running
 
@@ -71,9 +72,9 @@ def exchange(path: Path, sent: bytes) -> bytes:
 
 @ask_root
 @pytest.mark.usefixtures("services")
-def test_another_user_is_not_served(up: Up, tmp_path: Path) -> None:
+def test_another_user_is_not_served(own: Up, tmp_path: Path) -> None:
     """Not even where the socket's path is open to everyone."""
-    path = control(up)
+    path = control(own)
     path.parent.chmod(0o755)
     path.chmod(0o777)
     with started([sys.executable, "-S", "-c", CLIENT, str(path)]) as client:
@@ -100,7 +101,8 @@ def test_nothing_is_sent_to_another_user(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("services")
 def test_what_is_no_request_of_a_command_is_refused(up: Up) -> None:
-    path = control(up)
+    path, counted = control(up), 'stagetrace_refused_requests_total{reason="malformed"}'
+    before = up.metric(counted)
     for sent, words in {
         b"POST /append HTTP/1.0\r\n\r\n": b"no Content-Length",
         b"POST /append HTTP/1.0\r\nContent-Length: 9\r\n\r\n12": b"ended early",
@@ -114,15 +116,15 @@ def test_what_is_no_request_of_a_command_is_refused(up: Up) -> None:
         with pytest.raises(StoreError, match="stop it, and repeat"):
             running.append(bytes(Limits().request + 1))
         assert running.append(request("after", "these").SerializeToString()) == (2, 0, None)
-    assert up.metric('stagetrace_refused_requests_total{reason="malformed"}') == 3
+    assert up.metric(counted) == before + 3
 
 
 @pytest.mark.usefixtures("services")
-def test_the_back_end_ends_while_a_command_is_silent(up: Up) -> None:
+def test_the_back_end_ends_while_a_command_is_silent(own: Up) -> None:
     with socket.socket(socket.AF_UNIX) as line:
-        line.connect(str(control(up)))
+        line.connect(str(control(own)))
         line.sendall(b"POST /append HTTP/1.0\r\nContent-Length: 9\r\n\r\n")
-        assert up.stop(signal.SIGTERM) == 0
+        assert own.stop(signal.SIGTERM) == 0
         assert b"the back end is stopping" in line.recv(65536)
 
 

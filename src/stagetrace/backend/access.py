@@ -43,11 +43,11 @@ class Access:
         given: dict[str, list[str]] = {}
         for name, value in headers:
             given.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-        hosts = given.get("host", [])  # not sent by HTTP/1.0; browsers send it
+        hosts = [host.lower() for host in given.get("host", [])]  # not sent by HTTP/1.0; browsers send it
         for host in hosts:
-            self._check_host(host.lower())
+            self._check_host(host)
         for origin in given.get("origin", []):
-            if origin.lower().partition("://")[2] not in map(str.lower, hosts):
+            if not self._is_own(origin.lower().partition("://")[2], hosts):
                 raise Refused(FORBIDDEN, _foreign(f"its Origin is {origin[:_SHOWN]!r}"))
         for site in given.get("sec-fetch-site", []):
             if site not in ("same-origin", "none") and not _is_followed_link(method, given):
@@ -56,16 +56,24 @@ class Access:
             raise Refused(UNAUTHENTICATED, "a token is needed: send the header `authorization: Bearer TOKEN`")
 
     def _check_host(self, host: str) -> None:
-        if self.names is None:
+        name = _name(host)
+        if self.names is None or name in self.names or is_loopback(name) or name.endswith(".localhost"):
             return
-        match = _AUTHORITY.fullmatch(host)
-        name = match[1].strip("[]").rstrip(".") if match else ""
-        if not is_loopback(name) and not name.endswith(".localhost") and name not in self.names:
-            raise Refused(
-                FORBIDDEN,
-                f"the Host header is {host[:_SHOWN]!r}, and this port serves local names alone, against DNS rebinding; "
-                "use localhost, or start `stagetrace up` with --allow-host NAME if it is reached by that name",
-            )
+        raise Refused(
+            FORBIDDEN,
+            f"the Host header is {host[:_SHOWN]!r}, and this port serves local names alone, against DNS rebinding; "
+            "use localhost, or start `stagetrace up` with --allow-host NAME if it is reached by that name",
+        )
+
+    def _is_own(self, authority: str, hosts: list[str]) -> bool:
+        """Return whether an origin is this port, or an allowed name: a proxy may change `Host`, never `Origin`."""
+        return authority in hosts or _name(authority) in (self.names or ())
+
+
+def _name(authority: str) -> str:
+    """Return the host of `HOST[:PORT]`, in lower case; empty for what is none."""
+    match = _AUTHORITY.fullmatch(authority)
+    return match[1].strip("[]").rstrip(".") if match else ""
 
 
 def authorized(given: str | bytes | None, token: str | None) -> bool:
