@@ -191,6 +191,20 @@ def test_tls_client_certificates_and_headers_are_as_the_variables_say(
         assert receiver.headers[0]["x-tenant"] == "a"
 
 
+@pytest.mark.parametrize("status", [301, 307])
+def test_no_redirection_takes_the_headers_elsewhere(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with run_receiver() as named, run_receiver() as elsewhere:
+        to = {"location": f"{elsewhere.http}/v1/traces"}
+        named.script.append(Reply(status=status, headers=to, takes=False))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", named.http)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t")
+        made = factory.otlp_processor("otlp_proto_http", named.http)
+        record(made, "not there")
+        made.shutdown()
+        assert [headers["authorization"] for headers in named.headers] == ["Bearer t"]
+        assert not elsewhere.headers
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("wrong", ["no certificate", "another authority"])
 def test_tls_that_does_not_come_about_delivers_nothing(
