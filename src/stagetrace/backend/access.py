@@ -67,7 +67,7 @@ class Access:
 
     def _is_own(self, authority: str, hosts: list[str]) -> bool:
         """Return whether an origin is this port, or an allowed name: a proxy may change `Host`, never `Origin`."""
-        return authority in hosts or _name(authority) in (self.names or ())
+        return bool(authority) and (authority in hosts or _name(authority) in (self.names or ()))
 
 
 def _name(authority: str) -> str:

@@ -108,7 +108,7 @@ def risks(options: Options) -> list[str]:
 
 def host_names(text: str) -> tuple[str, ...]:
     """Return names or addresses, separated by commas, in lower case. Raise ValueError."""
-    names = tuple(name.strip().lower() for name in text.split(","))
+    names = tuple(name.strip().rstrip(".").lower() for name in text.split(","))
     for name in names:
         if not re.fullmatch(r"[a-z0-9_.-]+|[0-9a-f:]+", name):
             raise ValueError(f"{name!r} is not a host name or address; give it without a scheme and a port")
