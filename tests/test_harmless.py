@@ -90,7 +90,7 @@ PARTS = parts("""
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
     recording.limits: plain cut
-    recording.exceptions: record status_of name_of
+    recording.exceptions: record name_of
     instrumentation.http.request: redacted_path
     otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
     otlp.encode.span_encoder: _append_attributes _append_rest _span

@@ -56,7 +56,8 @@ PARTS = parts("""
     instrumentation.wsgi.request: WsgiRequest.connection_attributes
     instrumentation.http.request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
     instrumentation.http.request: HttpRequest._end HttpRequest._template HttpRequest.set_route HttpRequest._rename
-    instrumentation.http.request: HttpRequest._short_agent HttpRequest.count_in shorten
+    instrumentation.http.request: HttpRequest._short_agent HttpRequest.count_in shorten redacted_path
+    recording.exceptions: record status_of
     instrumentation.wsgi.response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
     instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
     sla.entry_recorder: EntryRecorder.end
