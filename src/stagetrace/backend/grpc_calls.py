@@ -1,63 +1,65 @@
-"""Handlers of gRPC methods out of plain functions: calls are counted, and each failure has its status."""
+"""What all calls over gRPC share: one message from the client, read under a limit, and a status for each failure.
+
+To gRPC each method takes a stream. It then reads a message when we ask for it, and not before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NoReturn
 
 import grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import StringValue
 
-from stagetrace import log
-from stagetrace.backend.query import UNKNOWN, QueryError
-from stagetrace.errors import StoreError
-from stagetrace.store.jaeger.api_v3 import ONLY_FOUND
+from stagetrace.backend.refusal import ABANDONED, MALFORMED, METHOD, NOT_FOUND, Refused, status
+from stagetrace.backend.slots import Slot, Slots
 
-if TYPE_CHECKING:
-    from stagetrace.backend.counters import Counters
-
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-_TRANSPORT: Final = "grpc"
+Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+HEALTH: Final = "/grpc.health.v1.Health/Check"
+_SERVING: Final = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+_MESSAGE_S: Final = 10.0  # for the message of a call to arrive
 
 
-class Calls:
-    """Makes handlers of plain functions: counts calls, and maps each failure to its status."""
+def read_message(messages: Iterator[bytes], slot: Slot) -> bytes:
+    """Return the one message of a call. Raise Refused where there is none or a second one, or the slot was lost."""
+    with slot.client(_MESSAGE_S):
+        try:
+            message = next(messages, None)
+            is_one = message is not None and next(messages, None) is None
+        except grpc.RpcError:  # the call was cancelled
+            raise slot.lost or Refused(ABANDONED, "the client disconnected") from None
+    if message is None or not is_one:
+        raise Refused(METHOD, "this method takes exactly one message")
+    return message
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
 
-    def single(self, query: Callable[[Any], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a method with one response."""
+def abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
+    """End the call with the status of `refused`, and google.rpc.Status in the trailers."""
+    context.set_trailing_metadata((("grpc-status-details-bin", status(refused).SerializeToString()),))
+    context.abort(CODES[refused.kind.code], refused.message)
+    raise AssertionError("unreachable: abort raises")
 
-        def handle(given: Any, context: grpc.ServicerContext) -> Any:
-            try:
-                self._counters.add("queries", _TRANSPORT)
-                return query(given)
-            except Exception as error:  # noqa: BLE001 -- `_fail` ends the call with the right status
-                self._fail(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(handle, request.FromString, lambda found: found.SerializeToString())
+def health(handlers: Handlers) -> grpc.RpcMethodHandler[Any, Any]:
+    """Return the handler of `grpc.health.v1.Health/Check` on a port that serves `handlers`. It has its own threads."""
+    names = {"", *(path.split("/")[1] for path in handlers)}
+    slots = Slots(2, 62, patience_s=0.1)
 
-    def stream(
-        self, query: Callable[[Any, bool], Iterator[TracesData]], request: Any
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a method that responds in a stream; `query` also gets whether ONLY_FOUND is set."""
+    def check(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        try:
+            with slots.hold(context) as slot:
+                message = read_message(messages, slot)
+            # HealthCheckRequest has one field, number 1, a string: so has StringValue.
+            if StringValue.FromString(message).value not in names:
+                raise Refused(NOT_FOUND, "there is no such service here")  # noqa: TRY301
+        except DecodeError:
+            abort(context, Refused(MALFORMED, "this is no HealthCheckRequest"))
+        except Refused as refused:
+            abort(context, refused)
+        return _SERVING
 
-        def handle(given: Any, context: grpc.ServicerContext) -> Iterator[TracesData]:
-            try:
-                self._counters.add("queries", _TRANSPORT)
-                yield from query(given, ONLY_FOUND in context.invocation_metadata())
-            except Exception as error:  # noqa: BLE001
-                self._fail(context, error)
-
-        return grpc.unary_stream_rpc_method_handler(handle, request.FromString, TracesData.SerializeToString)
-
-    def _fail(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
-        self._counters.add("failed_queries", _TRANSPORT)
-        if isinstance(error, QueryError):
-            context.abort(_CODES[error.code], str(error))
-        if isinstance(error, StoreError):
-            context.abort(_CODES[UNKNOWN], str(error))
-        log.error(f"a query over gRPC failed: {type(error).__name__}: {error}")
-        context.abort(grpc.StatusCode.INTERNAL, "the back end failed on this query; see its log")
-        raise AssertionError("unreachable: abort raises")
+    check.experimental_thread_pool = ThreadPoolExecutor(slots.most)  # type: ignore[attr-defined]
+    return grpc.stream_unary_rpc_method_handler(check)

@@ -187,11 +187,11 @@ def _config(app: ASGIApp, options: Options, deadlines: Deadlines) -> uvicorn.Con
 
 
 def limit_logs_of_libraries() -> None:
-    """Let uvicorn and asyncio log an error in ten seconds, and no warning: clients can cause as many as they like."""
+    """Let each library log an error in ten seconds, and no warning: clients can cause as many as they like."""
     throttled = ThrottledLog()
 
     def is_due(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR and throttled.due(record.name) is not None
 
-    for name in ("uvicorn.error", "asyncio"):
+    for name in ("uvicorn.error", "asyncio", "grpc._server", "grpc._common"):
         logging.getLogger(name).addFilter(is_due)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from stagetrace.store.local import LocalReader, LocalStore
 
+CANCELLED: Final = 1
 INVALID: Final = 3
 UNKNOWN: Final = 2  # a Go server's code for an error without one of its own
 _UNSPECIFIED: Final = "unspecified"
@@ -31,6 +33,35 @@ class QueryError(StagetraceError):
         self.code = code
 
 
+class Query:
+    """One query in work. `abandon` may be called in any thread. `_lock` guards `_reader`, which others use later."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reader: LocalReader | None = None
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Have the query end soon: its client has disconnected. Call it again until it has: a new step may begin."""
+        with self._lock:
+            self._abandoned = True
+            if self._reader is not None:
+                self._reader.interrupt()
+
+    @contextmanager
+    def running(self, reader: LocalReader) -> Iterator[None]:
+        """Note the reader that works on it. Raise QueryError where it was abandoned."""
+        with self._lock:
+            if self._abandoned:
+                raise QueryError("the client disconnected", status=499, code=CANCELLED)
+            self._reader = reader
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reader = None
+
+
 class Queries:
     """Runs queries on one store. Thread-safe: a reader runs one query at a time and is then kept for the next."""
 
@@ -39,14 +70,15 @@ class Queries:
         self._idle: SimpleQueue[LocalReader] = SimpleQueue()
 
     @contextmanager
-    def _reader(self) -> Iterator[LocalReader]:
+    def _reader(self, query: Query | None) -> Iterator[LocalReader]:
         """Yield a reader for exclusive use; after an error it is closed, not kept."""
         try:
             reader = self._idle.get_nowait()
         except Empty:
             reader = self._store.reader()
         try:
-            yield reader
+            with (query or Query()).running(reader):
+                yield reader
         except BaseException:
             reader.close()
             raise
@@ -57,28 +89,28 @@ class Queries:
         while not self._idle.empty():
             self._idle.get().close()
 
-    def services(self) -> list[str]:
+    def services(self, query: Query | None = None) -> list[str]:
         """Return the names of all services."""
-        with self._reader() as reader:
+        with self._reader(query) as reader:
             return list(reader.services())
 
-    def operations(self, service: str, kind: str) -> list[tuple[str, str]]:
+    def operations(self, service: str, kind: str, query: Query | None = None) -> list[tuple[str, str]]:
         """Return (name, kind) of the operations of a service; an empty `kind` selects any and means UNSPECIFIED."""
-        with self._reader() as reader:
+        with self._reader(query) as reader:
             found = [(name, "" if its == _UNSPECIFIED else its) for name, its in reader.operations(service)]
         return [(name, its) for name, its in found if kind in ("", its)]
 
-    def find(self, search: Search) -> Iterator[TracesData]:
+    def find(self, search: Search, query: Query | None = None) -> Iterator[TracesData]:
         """Yield whole traces, newest first, one in each message. Raise QueryError."""
         if search.depth <= 0:
             raise QueryError("search depth must be greater than 0 and less than max traces", status=500)
-        with self._reader() as reader:
+        with self._reader(query) as reader:
             for traces in reader.find_traces(search):
                 yield traces if search.raw else adjusted(traces)
 
-    def trace(self, trace_id: str, *, raw: bool) -> TracesData | None:
+    def trace(self, trace_id: str, *, raw: bool, query: Query | None = None) -> TracesData | None:
         """Return one trace, or None if it is not stored."""
-        with self._reader() as reader:
+        with self._reader(query) as reader:
             found = reader.get_trace(trace_id)
         return found if found is None or raw else adjusted(found)
 

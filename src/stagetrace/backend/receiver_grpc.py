@@ -2,64 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import grpc
 
+from stagetrace.backend.grpc_calls import Handlers, abort, read_message
 from stagetrace.backend.inflate import inflate_unnamed
 from stagetrace.backend.intake import Intake, Room, export_response
-from stagetrace.backend.refusal import Refused, status
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
+from stagetrace.backend.refusal import Refused
+from stagetrace.backend.slots import Slots
 
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+# gRPC buffers a message until it is whole: so many are read at one time.
+_READS: Final = 8
+_PATIENCE_S: Final = 0.25
+# Requests of one moment share one fsync, so there are more of them in work than cores.
+_IN_WORK: Final = 16
+_WAITING: Final = 192  # for either
+THREADS: Final = _READS + _IN_WORK + 2 * _WAITING + 32
 _TRANSPORT: Final = "grpc"
+Take = Callable[[Intake, bytes, Room], bytes]
 
 
-class Receiver(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
-    """Serves the one method each of OTLP's trace and metrics services."""
+def receiver_handlers(intake: Intake) -> Handlers:
+    """Return the handlers of OTLP's trace and metrics services. A call may wait in its thread, one of `THREADS`."""
+    slots = Slots(_READS, _WAITING, _PATIENCE_S), Slots(_IN_WORK, _WAITING)
+    return {METHOD: _handler(intake, slots, take_spans), METRICS_METHOD: _handler(intake, slots, _take_counts)}
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the handler of `Export`; for other methods None, which gRPC answers with UNIMPLEMENTED."""
-        # Without (de)serializers gRPC hands over and takes the bytes themselves.
-        if handler_call_details.method == METHOD:
-            return grpc.unary_unary_rpc_method_handler(self._export)
-        if handler_call_details.method == METRICS_METHOD:
-            return grpc.unary_unary_rpc_method_handler(self._export_metrics)
-        return None
+def take_spans(intake: Intake, message: bytes, room: Room) -> bytes:
+    """Store the spans of a message, perhaps compressed, and return the serialized response. Raise Refused."""
+    return export_response(intake.append(_TRANSPORT, _inflated(intake, message, room), room)).SerializeToString()
 
-    def _export(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._taken(
-            message, context, lambda request, room: export_response(self._intake.append(_TRANSPORT, request, room))
-        )
 
-    def _export_metrics(self, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return self._taken(
-            message, context, lambda request, room: self._intake.append_counts(_TRANSPORT, request, room)
-        )
+def _take_counts(intake: Intake, message: bytes, room: Room) -> bytes:
+    return intake.append_counts(_TRANSPORT, _inflated(intake, message, room), room).SerializeToString()
 
-    def _taken(self, message: bytes, context: grpc.ServicerContext, take: Callable[[bytes, Room], Message]) -> bytes:
-        intake = self._intake
+
+def _inflated(intake: Intake, message: bytes, room: Room) -> bytes:
+    return inflate_unnamed(message, intake.limits.request, room)
+
+
+def _handler(intake: Intake, slots: tuple[Slots, Slots], take: Take) -> grpc.RpcMethodHandler[Any, Any]:
+    reads, work = slots
+
+    def export(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
             with intake.counted(_TRANSPORT), intake.room() as room:
-                intake.counters.add("received_bytes", _TRANSPORT, len(message))
-                room.grow(len(message))
-                request = inflate_unnamed(message, intake.limits.request, room)
-                return take(request, room).SerializeToString()
+                with reads.hold(context) as slot:
+                    message = read_message(messages, slot)
+                    intake.counters.add("received_bytes", _TRANSPORT, len(message))
+                    room.grow(len(message))
+                with work.hold(context):
+                    if not context.add_callback(room.abandon):
+                        room.abandon()
+                    return take(intake, message, room)
         except Refused as refused:
             abort(context, refused)
 
-
-def abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
-    """End the call with the status of `refused`, and google.rpc.Status in the trailers."""
-    context.set_trailing_metadata((("grpc-status-details-bin", status(refused).SerializeToString()),))
-    context.abort(_CODES[refused.kind.code], refused.message)
-    raise AssertionError("unreachable: abort raises")
+    return grpc.stream_unary_rpc_method_handler(export)

@@ -7,26 +7,27 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.backend import query_calls, receiver_grpc
 from stagetrace.backend.access import Access
 from stagetrace.backend.control import serve_commands
 from stagetrace.backend.counters import HTTP_PORTS, Counters
 from stagetrace.backend.descriptors import connections_of_a_port
+from stagetrace.backend.grpc_port import GrpcPort, grpc_server
 from stagetrace.backend.http_server import HttpServer, limit_logs_of_libraries
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Options, Ports
 from stagetrace.backend.page import page_route
 from stagetrace.backend.query import Queries
-from stagetrace.backend.query_grpc import QueryService
+from stagetrace.backend.query_grpc import query_handlers
 from stagetrace.backend.query_http import query_app
-from stagetrace.backend.receiver_grpc import Receiver
+from stagetrace.backend.receiver_grpc import receiver_handlers
 from stagetrace.backend.receiver_http import receiver_app
-from stagetrace.backend.sockets import grpc_server, listen
+from stagetrace.backend.sockets import listen
 from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
         _check_tls(options)
         store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
         stack.callback(store.close)
-        pools = [stack.enter_context(ThreadPoolExecutor(count)) for count in (_RECEIVING, _QUERYING)]
-        servers = _open(options, store, pools, stack)
+        servers = _open(options, store, stack)
         asyncio.run(_run(servers, on_ready))
 
 
@@ -76,17 +76,18 @@ def _check_tls(options: Options) -> None:
         ) from None
 
 
-def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], stack: ExitStack) -> _Servers:
+def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
     counters = Counters()
     intake = Intake(store, counters, options.limits)
     queries = Queries(store)
     stack.callback(queries.close)
     asked = options.ports
-    receiver, grpc_port = grpc_server(options, asked.grpc, "--grpc-port", Receiver(intake), pools[0])
-    stack.callback(lambda: receiver.stop(None).wait())
-    service = QueryService(queries, counters)
-    query, query_port = grpc_server(options, asked.query_grpc, "--query-grpc-port", service, pools[1])
-    stack.callback(lambda: query.stop(None).wait())
+    most = connections_of_a_port()
+    grpc_ports = (
+        GrpcPort("--grpc-port", asked.grpc, receiver_handlers(intake), receiver_grpc.THREADS, options.limits.request),
+        GrpcPort("--query-grpc-port", asked.query_grpc, query_handlers(queries, counters), query_calls.THREADS),
+    )
+    (receiver, grpc_port), (query, query_port) = (grpc_server(options, one, most, stack) for one in grpc_ports)
     sockets = []
     for port, flag in ((asked.http, "--http-port"), (asked.query_http, "--query-http-port")):
         sockets.append(listen(options.host, port, flag))
@@ -100,7 +101,6 @@ def _open(options: Options, store: LocalStore, pools: list[ThreadPoolExecutor], 
         receiver_app(intake, access, receiving, parsing),
         query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),
     )
-    most = connections_of_a_port()
     web = [HttpServer(app, options, port, counters, most=most) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)
     return _Servers(intake, [receiver, query], list(zip(web, sockets, strict=True)), ports)

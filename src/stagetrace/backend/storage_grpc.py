@@ -5,44 +5,41 @@ Jaeger writes to the OTLP port. It adjusts traces for display itself, so they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.backend import storage_api
-from stagetrace.backend.query import Queries, search_of
+from stagetrace.backend.query import Queries, Query, search_of
 from stagetrace.store.jaeger import api_v3
 from stagetrace.store.rows import as_text, value
 
 if TYPE_CHECKING:
-    import grpc
-
-    from stagetrace.backend.grpc_calls import Calls
+    from stagetrace.backend.grpc_calls import Handlers
+    from stagetrace.backend.query_calls import QueryCalls, Single
     from stagetrace.store.local.search import Search
 
 # Jaeger 2.13 takes messages of up to 4 MiB from a storage, a fixed limit.
 _CHUNK_BYTES: Final = 3 << 20
 
 
-def storage_methods(
-    queries: Queries, calls: Calls, services: Callable[[Any], Any], operations: Callable[[Any], Any]
-) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+def storage_handlers(queries: Queries, calls: QueryCalls, services: Single, operations: Single) -> Handlers:
     """Return the handlers of the five methods; `services` and `operations` respond as in api_v3."""
 
-    def get(request: Any, _only_found: bool) -> Iterator[TracesData]:
+    def get(request: Any, query: Query, _only_found: bool) -> Iterator[TracesData]:
         for one in request.query:
-            found = queries.trace(one.trace_id.hex(), raw=True)
+            found = queries.trace(one.trace_id.hex(), raw=True, query=query)
             if found is not None:
                 yield from chunks(found)
 
-    def find(request: Any, _only_found: bool) -> Iterator[TracesData]:
-        for found in queries.find(_search(request.query)):
+    def find(request: Any, query: Query, _only_found: bool) -> Iterator[TracesData]:
+        for found in queries.find(_search(request.query), query):
             yield from chunks(found)
 
-    def find_ids(request: Any) -> Any:
+    def find_ids(request: Any, query: Query) -> Any:
         response = storage_api.FindTraceIDsResponse()
-        for found in queries.find(_search(request.query)):
+        for found in queries.find(_search(request.query), query):
             starts, ends = zip(*_times(found), strict=True)
             added = response.trace_ids.add(trace_id=found.resource_spans[0].scope_spans[0].spans[0].trace_id)
             added.start.FromNanoseconds(min(starts))

@@ -258,6 +258,10 @@ class LocalReader(Closing):
         found = counts.read(self._folder, selection.since_ns, selection.until_ns)
         return [one for one in found if selection.service in (None, one.service)]
 
+    def interrupt(self) -> None:
+        """Have the query that runs in another thread fail; without one, do nothing."""
+        self._connection.interrupt()
+
     def close(self) -> None:
         """Release the database; the reader is not used afterwards."""
         close(self._connection)
