@@ -17,6 +17,7 @@ from pki import make_pki
 from stagetrace.backend import token_file
 from stagetrace.backend.access import Access, authorized
 from stagetrace.backend.options import Options, Ports, host_names
+from stagetrace.backend.receiver_grpc import METHOD
 from stagetrace.backend.refusal import Refused
 from stagetrace.store.jaeger import api_v3
 
@@ -131,6 +132,12 @@ def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:
         with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as client:
             client.post(up.traces, content=sent.SerializeToString(), headers=kind).raise_for_status()
             assert client.get(f"{up.query}/services").json() == {"services": ["sealed"]}
+        framed = b"\0" + len(sent.SerializeToString()).to_bytes(4, "big") + sent.SerializeToString()
+        with (  # as far as a page can have its browser send it: `te` is not for pages to set
+            httpx.Client(http2=True, verify=ssl.create_default_context(cafile=authority)) as browser,
+            pytest.raises(httpx.RemoteProtocolError, match="StreamReset"),
+        ):
+            browser.post(f"{up.url('grpc_port')}{METHOD}", content=framed, headers={"content-type": "application/grpc"})
         credentials = grpc.ssl_channel_credentials(authority.read_bytes())
         with grpc.secure_channel(up.target(), credentials) as channel:
             assert export(channel, request("sealed").SerializeToString()) == b""
