@@ -32,14 +32,11 @@ def interpreter_with(requirements: Iterable[str], resolution: str = "highest") -
 
 
 @cache
-def interpreter_once(name: str, requirements: tuple[str, ...], *, compiles: bool = True) -> str:
-    """Return the interpreter of an environment with these requirements; once it exists, no network is needed.
-
-    `compiles` all of it at once: worth it unless a few processes import a small part of large packages.
-    """
+def interpreter_once(name: str, requirements: tuple[str, ...]) -> str:
+    """Return the interpreter of an environment with these requirements; once it exists, no network is needed."""
     pyproject = (ROOT / "pyproject.toml").read_text()
     (own,) = re.findall(r"^dependencies = \[(.*?)^\]", pyproject, re.DOTALL | re.MULTILINE)
-    return _made(name, "\n".join(requirements), own, compiles=compiles)
+    return _made(name, "\n".join(requirements), own)
 
 
 @cache
@@ -52,16 +49,15 @@ def folder_with(*requirements: str) -> Path:
     return _once("folder", [sys.version, *requirements], make)
 
 
-def _made(name: str, requirements: str, *more: str, compiles: bool = True) -> str:
+def _made(name: str, requirements: str, *more: str) -> str:
     """Return the interpreter of the environment with these requirements; make it if it does not exist."""
 
     def make(folder: Path) -> None:
         (folder / "versions.txt").write_text(requirements)
         _uv("venv", "--allow-existing", "--python", sys.executable, str(folder))
-        into = ["--python", str(folder)]
-        if compiles:
-            into.append("--compile-bytecode")  # or each of several processes would do it
-        _uv("pip", "install", *into, "--requirements", str(folder / "versions.txt"), "--editable", str(ROOT))
+        # Not compiled: that takes half a minute of a core, and a test imports a small part.
+        requirements_file = ("--requirements", str(folder / "versions.txt"))
+        _uv("pip", "install", "--python", str(folder), *requirements_file, "--editable", str(ROOT))
 
     copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
     return str(_once(name, [str(ROOT), sys.version, requirements, *more, *copied], make) / "bin" / "python")

@@ -5,6 +5,7 @@ BREAK names those that raise, HANG those that never return.
 
 import importlib
 import os
+import sys
 
 from breaking import fails, hangs, replace
 
@@ -13,3 +14,5 @@ for variable, instead in (("BREAK", fails), ("HANG", hangs)):
         replace(where, instead)
 
 app = importlib.import_module(os.environ.get("APP", "ml")).app
+if "sleepy" in sys.modules:
+    sys.modules["sleepy"].fitted_pipeline()  # here, not within a request

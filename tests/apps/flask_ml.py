@@ -10,7 +10,6 @@ from sleepy import SleepyModel, fitted_pipeline
 
 app = Flask(__name__)
 model = SleepyModel()
-pipeline = fitted_pipeline()
 
 
 @app.get("/health")
@@ -33,12 +32,12 @@ def predict() -> Any:
 
 @app.post("/pipeline")
 def with_pipeline() -> list[int]:
-    return [int(label) for label in pipeline.predict(request.get_json())]
+    return [int(label) for label in fitted_pipeline().predict(request.get_json())]
 
 
 @app.post("/transform")
 def transform_only() -> list[int]:
-    return list(pipeline[0].transform(request.get_json()).shape)
+    return list(fitted_pipeline()[0].transform(request.get_json()).shape)
 
 
 @app.get("/plain")

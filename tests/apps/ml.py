@@ -21,7 +21,6 @@ class Input(BaseModel):
 
 app = FastAPI()
 model = SleepyModel()
-pipeline = fitted_pipeline()
 finished_background = threading.Event()
 
 
@@ -48,12 +47,12 @@ async def async_predict(data: Input) -> list[float]:
 
 @app.post("/pipeline")
 def with_pipeline(data: list[str]) -> list[int]:
-    return [int(label) for label in pipeline.predict(data)]
+    return [int(label) for label in fitted_pipeline().predict(data)]
 
 
 @app.post("/transform")
 def transform_only(data: list[str]) -> list[int]:
-    return list(pipeline[0].transform(data).shape)
+    return list(fitted_pipeline()[0].transform(data).shape)
 
 
 @app.get("/plain")

@@ -1,6 +1,7 @@
 """Models of scikit-learn: a person's own, which takes as long as its first row says, and a pipeline of texts."""
 
 import time
+from functools import cache
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -14,8 +15,9 @@ class SleepyModel(BaseEstimator):
         return rows
 
 
+@cache
 def fitted_pipeline() -> Any:
-    """Return a vectoriser with a model behind it."""
+    """Return a vectoriser with a model behind it, trained by the first call: few services are asked for it."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

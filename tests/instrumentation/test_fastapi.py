@@ -34,6 +34,7 @@ def service(sink: Sink, folder: Path) -> Iterator[Service]:
         OTEL_SERVICE_NAME="ml-test",
     )
     with run_service(folder, env=env) as running:
+        running.client.post("/pipeline", json=["good day"]).raise_for_status()  # which trains it
         yield running
 
 

@@ -127,7 +127,7 @@ class Both(NamedTuple):
 def both(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     """Start both at once: importing the libraries takes most of the time."""
     port = free_port()
-    argv = [interpreter_once("models", REQUIREMENTS, compiles=False), "-m", "uvicorn", "{app}:app", "--port", "{port}"]
+    argv = [interpreter_once("models", REQUIREMENTS), "-m", "uvicorn", "{app}:app", "--port", "{port}"]
     one_thread = {"OMP_NUM_THREADS": "1"}
     env = sink.environment(APP="small_models", CONTROL=str(port), **one_thread)
 
@@ -214,7 +214,7 @@ def test_an_injected_fault_is_logged_once_and_changes_no_response(
 
 def test_libraries_that_were_imported_first_are_recognised_too() -> None:
     """Their predictions and signatures stay; none of them makes a process load OpenTelemetry."""
-    argv = [interpreter_once("models", REQUIREMENTS, compiles=False), "-W", "ignore", "imported_first.py"]
+    argv = [interpreter_once("models", REQUIREMENTS), "-W", "ignore", "imported_first.py"]
     done = subprocess.run(argv, cwd=APPS, env=clean_environment(), capture_output=True, text=True, check=False)
     assert done.stderr == ""
     names = ("model2vec", "statsmodels", "implicit", "river")
