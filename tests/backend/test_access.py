@@ -214,7 +214,7 @@ def test_a_probe_is_served_by_any_name_and_without_the_token(up: Up, guarded: Up
 
 
 def test_the_container_of_the_docs_responds_to_its_probes(tmp_path: Path) -> None:
-    """As Kubernetes sends them, by HTTP: to the address of the pod, without a token."""
+    """As Kubernetes sends them: to the address of the pod, without a token."""
     text = re.search(r"```yaml\n(containers:.*?)```", (ROOT / "docs/cli.md").read_text(), re.DOTALL)
     assert text
     (container,) = yaml.safe_load(text[1])["containers"]
@@ -229,6 +229,8 @@ def test_the_container_of_the_docs_responds_to_its_probes(tmp_path: Path) -> Non
         url = running.url(f"{ports[http['port']]}_port") + http["path"]
         assert httpx.get(url, headers={"host": "10.0.0.7"}).status_code == 200
         assert ports[grpc_port] == "query_grpc"
+        for port in ("grpc_port", "query_grpc_port"):
+            assert raw_call(running.target(port), "/grpc.health.v1.Health/Check") == b"\x08\x01"  # SERVING
 
 
 def test_with_a_token_beyond_loopback_any_name_is_served_and_no_page(guarded: Up) -> None:
