@@ -130,12 +130,15 @@ class Connection(H11Protocol):
         if not self._is_between_requests():
             self.cycle.disconnected = True  # its application could send no response any more
             self.cycle.message_event.set()
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(_refusal(status, msg))  # not by h11, which may be in a state without a body
+            self.transport.close()
+        else:
             self.transport.abort()
-            return
-        text = f"The headers have more than {HEADERS} bytes." if status == http.HTTPStatus(431) else msg
-        headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
-        response = h11.Response(status_code=status, headers=headers, reason=http.HTTPStatus(status).phrase.encode())
-        for event in (response, h11.Data(data=f"{text}\n".encode()), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+
+
+def _refusal(status: int, message: str) -> bytes:
+    if status == http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+        message = f"The headers have more than {HEADERS} bytes."
+    headers = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(message)}\r\nconnection: close"
+    return f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n{headers}\r\n\r\n{message}".encode()

@@ -9,6 +9,7 @@ import selectors
 import socket
 import threading
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ GARBAGE: Final = (
     b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
     b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 40_000,
+    b"HEAD / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\nmore",
 )
 
 
@@ -33,6 +35,20 @@ def post_headers(length: int | None, kind: str = "application/x-protobuf") -> by
     """Return the headers of an export; without a length its body is chunked."""
     framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
     return f"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n{framing}\r\n\r\n".encode()
+
+
+LEGAL: Final = (
+    b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /health HTTP/1.0\r\n\r\n",
+    b"HEAD /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+    b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n\r\n",
+    b"GET http://localhost/api/v3/services?%ff%00 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nab",
+    post_headers(2, "application/json\r\nexpect: 100-continue") + b"{}",
+    post_headers(None, "application/json") + b"2\r\n{}\r\n0\r\n\r\n",
+)
+_INSERTED: Final = (b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b": ", b"\0", b"x" * 300)
 
 
 @contextmanager
@@ -84,6 +100,35 @@ def send_garbage(address: Address, count: int) -> None:
     for number in range(count):
         with suppress(ConnectionError), socket.create_connection(address, timeout=30) as one:
             one.sendall(GARBAGE[number % len(GARBAGE)])
+
+
+def send_mutated(address: Address, count: int, seed: int) -> None:
+    """Connect so often; send legal requests with a few random changes, in two parts, and read some responses."""
+    random = Random(seed)
+    for _ in range(count):
+        content = _mutated(random)
+        split = random.randrange(len(content))
+        with suppress(OSError), socket.create_connection(address, timeout=30) as one:
+            one.settimeout(0.01)
+            one.sendall(content[:split])
+            if random.random() < 0.5:
+                one.recv(65536)
+            one.sendall(content[split:])
+            one.recv(65536)
+
+
+def _mutated(random: Random) -> bytes:
+    content = bytearray(b"".join(random.choices(LEGAL, k=random.choice((1, 1, 2, 5)))))
+    for _ in range(random.choice((0, 1, 1, 3))):
+        at = random.randrange(len(content))
+        change = random.randrange(3)
+        if change == 0:
+            content[at] = random.randrange(256)
+        elif change == 1:
+            content[at:at] = random.choice(_INSERTED)
+        elif len(content) > 40:
+            del content[at : at + random.randrange(1, 20)]
+    return bytes(content)
 
 
 def received(connection: socket.socket, end: bytes | None = None, within_s: float = 30) -> bytes:
