@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -140,7 +141,7 @@ def _wait_until_readable(client: JaegerClient, requests: Sequence[bytes]) -> Non
 
 def _count(client: JaegerClient, trace_id: str) -> int:
     try:
-        found = list(client.get_trace(trace_id))
+        found = [TracesData.FromString(part) for part in client.get_trace(trace_id)]
     except StoreError:  # it is not there yet
         return 0
     return sum(len(scope.spans) for one in found for rs in one.resource_spans for scope in rs.scope_spans)

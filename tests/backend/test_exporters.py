@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Status, TracesData
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import backends
@@ -113,7 +113,7 @@ def _stored(up: Up, trace: bytes) -> dict[str, Any]:
     """Return the spans of a trace as they are stored, by name."""
     with JaegerClient("127.0.0.1", up.ready["query_grpc_port"]) as client:
         (found,) = client.get_trace(trace.hex())
-    for span in (spans := _spans(found.resource_spans)).values():
+    for span in (spans := _spans(TracesData.FromString(found).resource_spans)).values():
         if span.status == Status():
             span.ClearField("status")  # the Collector writes one that says nothing
     return spans

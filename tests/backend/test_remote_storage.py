@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from google.protobuf import descriptor_pb2
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 import backends
+from backend.hostile.probes_bodies import trace_of, with_deep
 from backend.processes import until
-from backend.running import Up, ids, raw_call, request
+from backend.running import PROTOBUF, Up, ids, raw_call, request
 from backend.test_like_jaeger import BASE, FAR, SENT, SERVICE, TRACES, ask, comparable, find
 from conftest import need
 from messages import leaves
@@ -97,6 +99,20 @@ def test_a_large_trace_comes_whole_through_small_messages(on_top: backends.Jaege
         raw_call(up.target(), METHOD, sent.SerializeToString())
     found = httpx.get(f"{on_top.query_http}/api/traces/{trace.hex()}", timeout=60).json()
     assert len(found["data"][0]["spans"]) == 6000
+
+
+@pytest.mark.parametrize(("nesting", "depth"), [("arrays", 29), ("maps", 19)])
+def test_the_deepest_value_that_is_taken_reaches_jaeger(
+    on_top: backends.Jaeger, up: Up, nesting: str, depth: int
+) -> None:
+    """And its neighbours with it, while one level more is refused."""
+    for levels, refused in ((depth, 0), (depth + 1, 1)):
+        body = with_deep(nesting, levels, f"jaeger {nesting} {levels}")[PROTOBUF]
+        response = ExportTraceServiceResponse.FromString(raw_call(up.target(), METHOD, body))
+        assert response.partial_success.rejected_spans == refused
+        question = api_v3.GetTraceRequest(trace_id=trace_of(f"jaeger {nesting} {levels}").hex(), raw_traces=True)
+        names = sorted(span.name for part in ask(on_top, "GetTrace", question) for _, _, span in leaves(part))
+        assert names == ["after", "before", "deep"][: 3 - refused]
 
 
 def test_chunks_hold_every_span_once_and_are_small() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -145,4 +146,5 @@ def _wait(jaeger: Jaeger, made: Sequence[Made]) -> None:
 
 
 def _stored(client: JaegerClient, trace_id: str) -> set[str]:
-    return {span.span_id.hex() for part in client.get_trace(trace_id) for _, _, span in leaves(part)}
+    parts = map(TracesData.FromString, client.get_trace(trace_id))
+    return {span.span_id.hex() for part in parts for _, _, span in leaves(part)}

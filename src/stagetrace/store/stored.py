@@ -27,7 +27,7 @@ from stagetrace.otlp.decode.columns import (
     TYPED,
 )
 from stagetrace.otlp.decode.native import STRANGE, find
-from stagetrace.otlp.decode.to_otlp import resource_spans
+from stagetrace.otlp.decode.to_otlp import resource_spans, shallow_row
 from stagetrace.span_attributes import named_stages
 from stagetrace.store.database import needs
 from stagetrace.store.reductions import Engine
@@ -349,12 +349,13 @@ def _resource_texts(blob: bytes | None) -> dict[str, str]:
 
 
 def _otlp(rows: Any) -> Any:
-    """Return each span whole, as OTLP."""
+    """Return each span whole, as OTLP that every reader takes."""
     import pyarrow as pa
 
     given = _columns(rows)
     names = list(given)
-    spans = [resource_spans(dict(zip(names, cells, strict=True))) for cells in zip(*given.values(), strict=True)]
+    stored = (dict(zip(names, cells, strict=True)) for cells in zip(*given.values(), strict=True))
+    spans = [resource_spans(shallow_row(row)) for row in stored]
     return pa.array(spans, pa.binary())
 
 

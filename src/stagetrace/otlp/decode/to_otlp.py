@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, REST, TYPED
+from stagetrace.otlp.decode.depth import shallow, shared_shallow
 from stagetrace.otlp.decode.protobuf_wire import varint
 
 if TYPE_CHECKING:
@@ -99,6 +100,20 @@ def _keys(rest: bytes) -> set[str]:
     return {attribute.key for attribute in Span.FromString(rest).attributes}
 
 
+def shallow_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row without attributes that nest deeper than readers of OTLP take; the row itself if it has none.
+
+    Older versions have stored such spans. What is dropped is counted in the span, its resource or its scope.
+    """
+    found = {
+        "resource": shared_shallow(ResourceSpans, row["resource"]),
+        "scope": shared_shallow(ScopeSpans, row["scope"]),
+        REST: shallow(Span, row.get(REST) or b""),
+    }
+    changed = {name: content for name, content in found.items() if content != (row.get(name) or b"")}
+    return {**row, **changed} if changed else row
+
+
 def resource_spans(row: Mapping[str, Any]) -> bytes:
     """Return the serialized ResourceSpans that holds the span of a row, and nothing else."""
     resource: bytes = row["resource"]
@@ -113,9 +128,9 @@ def request_of(rows: Iterable[Mapping[str, Any]]) -> ExportTraceServiceRequest:
 
 
 def traces_of(rows: Iterable[Mapping[str, Any]]) -> TracesData:
-    """Return a TracesData with the spans of these rows under their resources and scopes."""
+    """Return a TracesData with the spans of these rows under their resources and scopes, as `shallow_row` has them."""
     traces = TracesData()
-    _fill(traces, rows)
+    _fill(traces, map(shallow_row, rows))
     return traces
 
 

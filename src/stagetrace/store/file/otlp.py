@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
+from stagetrace.otlp.decode import salvage
 from stagetrace.otlp.decode.json import decode
 from stagetrace.store.file import jaeger_json
 from stagetrace.store.file.jaeger_json import Read
@@ -109,9 +110,10 @@ def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[Exp
     file.seek(0)
     if not head:
         return
+    unreadable = salvage.Unreadable(cuts, f" of {path.name}")
     if head.startswith(_FIRST_FIELD):
         try:
-            yield ExportTraceServiceRequest.FromString(file.read()), file.tell()
+            yield salvage.read(ExportTraceServiceRequest, file.read(), unreadable), file.tell()
         except DecodeError:
             raise _foreign(path, "its bytes are no request, or are cut off") from None
         return
@@ -121,7 +123,8 @@ def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[Exp
         # A broken length may ask for more than there is memory.
         content = file.read(size) if 0 <= size <= path.stat().st_size - file.tell() else b""
         try:
-            request = ExportTraceServiceRequest.FromString(content if len(content) == size else _FIRST_FIELD)
+            content = content if len(content) == size else _FIRST_FIELD
+            request = salvage.read(ExportTraceServiceRequest, content, unreadable)
         except DecodeError:
             if not count:
                 raise _foreign(path, "its first message is no request, or is cut off") from None

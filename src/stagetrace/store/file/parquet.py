@@ -8,10 +8,15 @@ from itertools import chain, groupby, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
+from stagetrace.otlp.decode import salvage
+from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.spans import RESOURCES
 from stagetrace.span_attributes import stage_totals
 from stagetrace.store import known, stored
 from stagetrace.store.base import (
@@ -202,5 +207,9 @@ def _request(found: Sequence[tuple[Any, ...]]) -> ExportTraceServiceRequest:
     """Return serialized ResourceSpans as one request: the fields of a message may repeat."""
     request = ExportTraceServiceRequest()
     for (content,) in found:
-        request.resource_spans.add().ParseFromString(content)
+        try:
+            request.resource_spans.append(ResourceSpans.FromString(content))
+        except DecodeError:  # noqa: PERF203 -- nearly never raised: what an older version has written of a deep value
+            one = b"%c%b%b" % (RESOURCES, varint(len(content)), content)
+            request.MergeFrom(salvage.read(ExportTraceServiceRequest, one, salvage.Unreadable([])))
     return request

@@ -9,7 +9,6 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.errors import StoreError
 from stagetrace.store.base import Closing
@@ -88,12 +87,12 @@ class JaegerClient(Closing):
         with self._explained():
             yield from self._call("FindTraces", request, (api_v3.ONLY_FOUND,) if only_found else ())
 
-    def get_trace(self, trace_id: str) -> Iterator[TracesData]:
-        """Yield the parts of one trace; nothing if Jaeger does not hold it."""
+    def get_trace(self, trace_id: str) -> list[bytes]:
+        """Return the parts of one trace, each a serialized TracesData; none if Jaeger does not hold it."""
         (parts,) = self.get_traces((trace_id,))
-        return iter(parts)
+        return parts
 
-    def get_traces(self, trace_ids: Iterable[str]) -> Iterator[list[TracesData]]:
+    def get_traces(self, trace_ids: Iterable[str]) -> Iterator[list[bytes]]:
         """Yield the parts of each of these traces, in this order; several calls run while one is read."""
         waiting: deque[Any] = deque()
         try:
@@ -101,9 +100,9 @@ class JaegerClient(Closing):
                 for trace_id in trace_ids:
                     waiting.append(self._call("GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
                     if len(waiting) == _CALLS_AT_ONCE:
-                        yield _parts(waiting.popleft())
+                        yield list(waiting.popleft())
                 while waiting:
-                    yield _parts(waiting.popleft())
+                    yield list(waiting.popleft())
         finally:
             for call in waiting:
                 call.cancel()
@@ -126,11 +125,6 @@ class JaegerClient(Closing):
                 raise DepthRefusedError(details) from None
             what, remedy = explain(error.code(), details, self._timeout_s, self._access)
             raise StoreError(f"{self.url}: {what}\n{remedy}") from None
-
-
-def _parts(call: Iterable[bytes]) -> list[TracesData]:
-    """Return the whole response of one call."""
-    return [TracesData.FromString(part) for part in call]
 
 
 def explain(code: grpc.StatusCode, details: str, timeout_s: float, access: Access) -> tuple[str, str]:

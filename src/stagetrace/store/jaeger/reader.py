@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, cast
 
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
+from stagetrace.otlp.decode import salvage
 from stagetrace.store import known
 from stagetrace.store.base import (
     CANDIDATES,
@@ -112,13 +114,16 @@ class JaegerReader(Closing):
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` specifies."""
-        spans = [span.row() for part in self._client.get_trace(trace_id) for span in spans_of(part)]
+        cuts: list[str] = []
+        spans = _rows(self._client.get_trace(trace_id), cuts)
+        if cuts and not spans:
+            raise StoreError(f"{self._client.url}: {cuts[0]}, and trace {trace_id} has no others\nsee it elsewhere")
         if not spans:
             raise StoreError(
                 f"{self._client.url}: there is no trace {trace_id}\n"
                 "it may still be on its way (spans are sent in batches), or have been sampled out or deleted by age"
             )
-        return Trace(trace_id, tuple(distinct(spans)))
+        return Trace(trace_id, tuple(distinct(spans)), "; ".join(cuts) or None)
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, out of the newest traces: Jaeger cannot search them."""
@@ -138,9 +143,9 @@ class JaegerReader(Closing):
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
         """Yield these traces as `Reader.traces` specifies; several calls run at once, for each gives one trace."""
         for parts in self._client.get_traces(trace_ids):
-            spans = [span.row() for part in parts for span in spans_of(part)]
-            if spans:
-                yield Trace(spans[0].trace_id, tuple(distinct(spans)))
+            cuts: list[str] = []
+            if spans := _rows(parts, cuts):
+                yield Trace(spans[0].trace_id, tuple(distinct(spans)), "; ".join(cuts) or None)
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` specifies; memory holds a thousand traces at a time."""
@@ -242,6 +247,7 @@ class JaegerReader(Closing):
         # One more than the limit shows whether there are more; a search for many more would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
         each = None if most is None else max(most // max(len(names), 1), _LEAST)
+        unreadable = salvage.Unreadable(cuts)
         causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]  # a search asks for one value
         walks = [
             self._walker.walk(
@@ -249,7 +255,7 @@ class JaegerReader(Closing):
                     one.service or "",
                     _attributes(one) if attributes is None else attributes,
                     one,
-                    _of_answers(pick) if callable(pick) else pick.pick,
+                    _of_answers(pick, unreadable) if callable(pick) else pick.pick,
                     cuts,
                     only_found=pick is _breached,
                     most=each,
@@ -280,13 +286,27 @@ def _attributes(selection: Selection) -> dict[str, str]:
     return {key: value for key, value in wanted.items() if value is not None}
 
 
-def _of_answers(pick: Pick) -> Callable[[Iterator[bytes], Selection], Picked]:
+def _rows(parts: Iterable[bytes], cuts: list[str]) -> list[SpanRow]:
+    """Return the spans of a trace's parts."""
+    return [one.row() for part in _readable(parts, salvage.Unreadable(cuts)) for one in spans_of(part)]
+
+
+def _readable(messages: Iterable[bytes], unreadable: salvage.Unreadable) -> Iterator[TracesData]:
+    """Yield serialized TracesData as messages, those in which nothing can be read aside."""
+    for message in messages:
+        try:
+            yield salvage.read(TracesData, message, unreadable)
+        except DecodeError:  # noqa: PERF203 -- of one trace
+            unreadable.add(message)
+
+
+def _of_answers(pick: Pick, unreadable: salvage.Unreadable) -> Callable[[Iterator[bytes], Selection], Picked]:
     """Return a function that applies `pick` to each trace of a result."""
 
     def picked(messages: Iterator[bytes], selection: Selection) -> Picked:
         found: dict[tuple[str, str], Found] = {}
         ids: set[bytes] = set()
-        for trace_id, trace in by_trace(map(TracesData.FromString, messages)):
+        for trace_id, trace in by_trace(_readable(messages, unreadable)):
             ids.add(trace_id)
             for one in pick(trace, selection):
                 # Delivery is at least once: the same span may be stored twice.
