@@ -97,7 +97,7 @@ def test_a_signal_ends_it_soon_and_loses_nothing(tmp_path: Path, number: int) ->
             sender.start()
         until(lambda: len(acknowledged) > 10)
         with socket.create_connection(("127.0.0.1", up.ready["http_port"])) as idle:
-            idle.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx")
+            idle.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
             assert up.stop(number) == 0
         for sender in senders:
             sender.join(WITHIN_S)
