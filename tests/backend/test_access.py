@@ -11,6 +11,7 @@ import grpc
 import httpx
 import pytest
 import yaml
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call, request, run_up
 from pki import make_pki
@@ -186,6 +187,10 @@ def test_a_web_page_of_another_site_reads_and_writes_nothing(up: Up, case: str) 
         assert refused.status_code == 403, path
         assert ("--allow-host NAME" in refused.text) is (case == "a rebound name"), refused.text
         for_browsers(refused)
+        if path == "/v1/traces":
+            assert Status.FromString(refused.content).code == grpc.StatusCode.PERMISSION_DENIED.value[0]
+        elif port == "query_http_port":
+            assert refused.json()["error"]["httpCode"] == 403
     assert up.metric('stagetrace_refused_requests_total{reason="forbidden"}') == before + len(PATHS)
     assert "rebound" not in httpx.get(f"{up.query}/services").text
 
