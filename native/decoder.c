@@ -49,7 +49,7 @@ static int fill(PyObject *module) {
 static PyMethodDef functions[] = {
     {"decode_parts", (PyCFunction)(void (*)(void))decode_parts, METH_FASTCALL, "decode_parts(data, at, end, most, tag)"},
     {"open_log", open_log, METH_NOARGS, "Return a log without a span."},
-    {"add_spans", (PyCFunction)(void (*)(void))add_spans, METH_FASTCALL, "add_spans(log, data, held, most)"},
+    {"add_spans", (PyCFunction)(void (*)(void))add_spans, METH_FASTCALL, "add_spans(log, data, held, most, latest)"},
     {"join_logs", join_logs, METH_O, "join_logs(logs)"},
     {"find_attribute", (PyCFunction)(void (*)(void))find_attribute, METH_FASTCALL, "find_attribute(data, offsets, key)"},
     {NULL, NULL, 0, NULL},

@@ -26,6 +26,8 @@ typedef struct {
     PyObject *refused;
     Py_ssize_t taken;
     long long refusals;
+    PyObject *latest_start;
+    uint64_t latest; /* the same: Python refuses spans that start later */
     size_t last[MAX_COLUMNS]; /* what follows each column's last cell */
     size_t span;              /* where the present span begins in the log */
     Buffer rest;              /* its fields that no column holds */
@@ -269,7 +271,7 @@ static Outcome take_fields(Walk *walk, Bytes at, Bytes end) {
         Outcome outcome = take_field(walk, &span, &field);
         if (outcome != DONE) return outcome;
     }
-    if ((seen & IDS) != IDS) return ODD;
+    if ((seen & IDS) != IDS || span.start > walk->latest) return ODD;
     return put_span(walk, &span) < 0 ? FAILED : DONE;
 }
 
@@ -323,7 +325,8 @@ static int put_row(Walk *walk, PyObject *row) {
 
 static int take_odd_span(Walk *walk, Bytes first, Bytes after) {
     PyObject *span = bytes_of(first, after);
-    PyObject *found = span ? PyObject_CallFunctionObjArgs(walk->state->held[ROW_OR_REASON], span, NULL) : NULL;
+    PyObject *function = walk->state->held[ROW_OR_REASON];
+    PyObject *found = span ? PyObject_CallFunctionObjArgs(function, span, walk->latest_start, NULL) : NULL;
     int result = -1;
     if (found != NULL && PyUnicode_Check(found)) result = refuse(walk, found);
     else if (found != NULL && put_row(walk, found) == 0) result = end_span(walk);
@@ -357,13 +360,15 @@ static int take_spans(Walk *walk, size_t size, const char *held, size_t held_siz
 PyObject *add_spans(PyObject *module, PyObject *const *args, Py_ssize_t given) {
     char *data, *held;
     Py_ssize_t size, held_size;
-    if (given != 4) return PyErr_Format(PyExc_TypeError, "add_spans takes a log, two bytes and an int");
+    if (given != 5) return PyErr_Format(PyExc_TypeError, "add_spans takes a log, two bytes and two ints");
     if (PyBytes_AsStringAndSize(args[1], &data, &size) < 0 || PyBytes_AsStringAndSize(args[2], &held, &held_size) < 0)
         return NULL;
     long long most = PyLong_AsLongLong(args[3]);
     if (PyErr_Occurred()) return NULL;
+    unsigned long long latest = PyLong_AsUnsignedLongLong(args[4]);
+    if (PyErr_Occurred()) return NULL;
     if (held_size % (Py_ssize_t)(2 * sizeof(uint64_t))) return PyErr_Format(PyExc_ValueError, "half a pair of places");
-    Walk one = {.state = decoder_state(module), .begin = (Bytes)data};
+    Walk one = {.state = decoder_state(module), .begin = (Bytes)data, .latest_start = args[4], .latest = latest};
     one.log = log_of(args[0], ADDING);
     if (one.log == NULL) return NULL;
     one.span = one.log->cells.size;

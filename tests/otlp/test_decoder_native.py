@@ -30,7 +30,7 @@ from stagetrace.otlp.decode.columns import NAMES, REST, TYPED
 from stagetrace.otlp.decode.native import PYTHON, Implementation, NativeSpanColumns
 from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode, decode_by
-from stagetrace.otlp.decode.spans import HELD, LARGEST, LATEST_NS, Parts, SpanColumns, parts_in_python
+from stagetrace.otlp.decode.spans import EVER, HELD, LARGEST, LATEST_NS, Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -388,14 +388,15 @@ BAD_CALLS: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
     "parts without a tag": ("decode_parts", (b"abc", 0, 3, 1, None)),
     "parts up to more than fits": ("decode_parts", (b"abc", 0, 2**70, 1, 0x12)),
     "too few parts": ("decode_parts", (b"abc", 0, 3)),
-    "add to no log": ("add_spans", (b"log", b"abc", b"", 1)),
-    "add spans of no bytes": ("add_spans", (LOG, None, b"", 1)),
-    "add spans at no bytes": ("add_spans", (LOG, b"abc", [], 1)),
-    "add spans at half a place": ("add_spans", (LOG, b"abc", bytes(15), 1)),
-    "add spans behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 0, 4), 1)),
-    "add spans far behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), 1)),
-    "add spans backwards": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2, 1), 1)),
-    "add without a limit": ("add_spans", (LOG, b"abc", PLACE, None)),
+    "add to no log": ("add_spans", (b"log", b"abc", b"", 1, EVER)),
+    "add spans of no bytes": ("add_spans", (LOG, None, b"", 1, EVER)),
+    "add spans at no bytes": ("add_spans", (LOG, b"abc", [], 1, EVER)),
+    "add spans at half a place": ("add_spans", (LOG, b"abc", bytes(15), 1, EVER)),
+    "add spans behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 0, 4), 1, EVER)),
+    "add spans far behind the data": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2**64 - 1, 2**64 - 1), 1, EVER)),
+    "add spans backwards": ("add_spans", (LOG, b"abc", struct.pack("@QQ", 2, 1), 1, EVER)),
+    "add without a limit": ("add_spans", (LOG, b"abc", PLACE, None, EVER)),
+    "add without a latest start": ("add_spans", (LOG, b"abc", PLACE, 1, -1)),
     "too little to add": ("add_spans", (LOG, b"abc")),
     "columns of nothing": ("join_logs", (None,)),
     "columns of no logs": ("join_logs", ([b"", "text"],)),
@@ -430,7 +431,7 @@ def test_a_log_that_is_being_added_to_or_was_joined_takes_no_spans(
 
     def in_the_middle(span: Span, take_fields: Any = spans_in_python._take_fields) -> Any:
         with pytest.raises(RuntimeError, match="being added"):
-            extension.add_spans(log_of_spans, ODD, held, 1)
+            extension.add_spans(log_of_spans, ODD, held, 1, EVER)
         with pytest.raises(RuntimeError, match="being added"):
             extension.join_logs([log_of_spans])
         raised.append(True)
@@ -438,12 +439,12 @@ def test_a_log_that_is_being_added_to_or_was_joined_takes_no_spans(
 
     with monkeypatch.context() as patch:
         patch.setattr(spans_in_python, "_take_fields", in_the_middle)
-        assert extension.add_spans(log_of_spans, ODD, held, 1) == (1, {})
+        assert extension.add_spans(log_of_spans, ODD, held, 1, EVER) == (1, {})
     assert raised
-    assert extension.add_spans(log_of_spans, ODD, held, 1) == (1, {})
+    assert extension.add_spans(log_of_spans, ODD, held, 1, EVER) == (1, {})
     assert extension.join_logs([log_of_spans])[0][3] == HEAD[2:18] * 2
     with pytest.raises(RuntimeError, match="joined"):
-        extension.add_spans(log_of_spans, ODD, held, 1)
+        extension.add_spans(log_of_spans, ODD, held, 1, EVER)
 
 
 @pytest.mark.parametrize(
@@ -459,8 +460,8 @@ def test_a_row_that_does_not_fit_leaves_nothing_behind(
         patch.setattr(spans_in_python, "_take_attributes", lambda *_: b"")
         patch.setattr(spans_in_python, "_take_fields", lambda _: {"trace_id": b"t", column: value})
         with pytest.raises((TypeError, OverflowError, UnicodeError)):
-            extension.add_spans(log_of_spans, data, held, 1)
-    assert extension.add_spans(log_of_spans, data, held, 1) == (2, {})
+            extension.add_spans(log_of_spans, data, held, 1, EVER)
+    assert extension.add_spans(log_of_spans, data, held, 1, EVER) == (2, {})
     assert extension.join_logs([log_of_spans])[3] == (0, None, struct.pack("4i", 0, 0, 0, 1), b"x")
 
 
@@ -499,7 +500,7 @@ def test_what_is_no_span_is_refused_by_both() -> None:
     """`decode` never hands it over without a check."""
     junk, held = b"\xff" * 40, struct.pack("@QQ", 0, 40)
     for columns in (NativeSpanColumns(), SpanColumns()):
-        assert columns.add(junk, held, 1) == {"not readable as protobuf": 1}
+        assert columns.add(junk, held, 1, EVER) == {"not readable as protobuf": 1}
         assert columns.size == 0
 
 

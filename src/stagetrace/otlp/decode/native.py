@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.native import native
-from stagetrace.otlp.decode.spans import HELD, Parts, SpanColumns, parts_in_python
+from stagetrace.otlp.decode.spans import EVER, HELD, Parts, SpanColumns, parts_in_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ class NativeSpanColumns:
         self.size = 0
         self.log = _in_c.open_log()
 
-    def add(self, data: bytes, held: bytes, most: int) -> dict[str, int]:
+    def add(self, data: bytes, held: bytes, most: int, latest: int = EVER) -> dict[str, int]:
         """Do as `SpanColumns.add`."""
         refused: dict[str, int]
-        size, refused = _in_c.add_spans(self.log, data, held, most)
+        size, refused = _in_c.add_spans(self.log, data, held, most, latest)
         self.size += size
         return refused
 

@@ -21,7 +21,7 @@ from stagetrace.otlp.decode.depth import TOO_DEEP, is_readable
 from stagetrace.otlp.decode.message_count import holds_more
 from stagetrace.otlp.decode.native import NATIVE, PYTHON, Implementation, NativeSpanColumns
 from stagetrace.otlp.decode.protobuf_wire import varint
-from stagetrace.otlp.decode.spans import HELD, LARGEST, RESOURCES, UNREADABLE, Parts, SpanColumns, pairs
+from stagetrace.otlp.decode.spans import EVER, HELD, LARGEST, RESOURCES, UNREADABLE, Parts, SpanColumns, pairs
 
 Check: TypeAlias = Callable[[], None]
 
@@ -70,30 +70,30 @@ class Decoded(NamedTuple):
     empty: int = 0  # resources and scopes without a span
 
 
-def decode(request: bytes, check: Check | None = None) -> Decoded:
+def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> Decoded:
     """Return the spans of one serialized ExportTraceServiceRequest.
 
-    A span that cannot be stored is skipped and counted; its neighbours stay. Raise MalformedRequest where nothing
-    could be read.
+    A span that cannot be stored, or starts after `latest`, is skipped and counted; its neighbours stay. Raise
+    MalformedRequest where nothing could be read.
 
     `check` is for requests that others send: it is called between steps, and ends the work by an error. Their resources
     and scopes are limited: raise TooManyHolders beyond.
     """
     try:
-        return _decode(request, check)
+        return _decode(request, check, latest)
     except _StoppedError as stopped:
         raise stopped.error from None
 
 
-def _decode(request: bytes, check: Check | None) -> Decoded:
+def _decode(request: bytes, check: Check | None, latest: int) -> Decoded:
     if NATIVE is None:
-        return decode_by(PYTHON, request, check)
+        return decode_by(PYTHON, request, check, latest)
     try:
-        return decode_by(NATIVE, request, check)
+        return decode_by(NATIVE, request, check, latest)
     except (MalformedRequest, _StoppedError):
         raise
     except Exception as error:  # noqa: BLE001 -- the Python implementation goes on in its place
-        found = decode_by(PYTHON, request, check)  # raises if the fault is in the data
+        found = decode_by(PYTHON, request, check, latest)  # raises if the fault is in the data
         log.once(
             "stagetrace._native.decoder",
             f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its "
@@ -102,9 +102,11 @@ def _decode(request: bytes, check: Check | None) -> Decoded:
         return found
 
 
-def decode_by(implementation: Implementation, request: bytes, check: Check | None = None) -> Decoded:
+def decode_by(
+    implementation: Implementation, request: bytes, check: Check | None = None, latest: int = EVER
+) -> Decoded:
     """Do as `decode`, by one of its implementations."""
-    decoder = _Decoder(implementation, request, check)
+    decoder = _Decoder(implementation, request, check, latest)
     decoder.read()
     spans, reasons = decoder.spans, decoder.reasons
     if UNREADABLE in reasons and not spans.size:
@@ -129,7 +131,7 @@ class _StoppedError(Exception):
 class _Decoder:
     """Reads one request."""
 
-    def __init__(self, implementation: Implementation, request: bytes, check: Check | None) -> None:
+    def __init__(self, implementation: Implementation, request: bytes, check: Check | None, latest: int) -> None:
         self.runs: list[Run] = []
         self.spans = implementation.columns()
         self.reasons: dict[str, int] = {}  # why spans were refused, and how many
@@ -137,6 +139,7 @@ class _Decoder:
         self._data = request
         self._parts = implementation.parts
         self._check = check
+        self._latest = latest
         # Whether protobuf has read all of it, so each part is as it should be.
         self._is_checked = len(request) <= SMALL and is_readable(ExportTraceServiceRequest, request)
         self._refused = 0
@@ -176,7 +179,7 @@ class _Decoder:
         most = _MOST_REFUSED - self._refused
         good, unfit = self._fit(held)
         before = self.spans.size
-        refused = self.spans.add(self._data, good, most)
+        refused = self.spans.add(self._data, good, most, self._latest)
         if size := self.spans.size - before:
             self.runs.append(Run(size, shared))
         for why, count in (*unfit.items(), *refused.items()):

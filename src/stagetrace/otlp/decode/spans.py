@@ -21,11 +21,13 @@ from stagetrace.otlp.decode.columns import DOUBLE, INT, OTHER_MS, REST, TYPED
 from stagetrace.otlp.decode.protobuf_wire import DELIMITED, MORE, BrokenError, field_at, varint, varint_at
 
 LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
+EVER: Final = 2**64 - 1  # the latest time that OTLP has
 NO_TRACE: Final = bytes(16)
 NO_SPAN: Final = bytes(8)
 BAD_TRACE_ID: Final = "a trace id is 16 bytes, not all zero"
 BAD_SPAN_ID: Final = "a span id is 8 bytes, not all zero"
 BAD_PARENT_ID: Final = "a parent span id is 8 bytes or none"
+TOO_LATE: Final = "a span starts in the future"
 UNREADABLE: Final = "not readable as protobuf"
 
 SMALLEST_SPAN: Final = 28  # bytes of both ids with tags and lengths; nothing smaller holds a span, or what holds one
@@ -102,14 +104,14 @@ class SpanColumns:
         self.size = 0
         self.columns: dict[str, tuple[list[int], list[Any]]] = {}
 
-    def add(self, data: bytes, held: bytes, most: int) -> dict[str, int]:
+    def add(self, data: bytes, held: bytes, most: int, latest: int = EVER) -> dict[str, int]:
         """Add spans of `data` until more than `most` are refused; return why spans were, and how many.
 
-        `held` is as in Parts.
+        `held` is as in Parts. Spans that start after `latest` are refused.
         """
         refused: dict[str, int] = {}
         for first, after in pairs(held):
-            found = row_or_reason(data[first:after])
+            found = row_or_reason(data[first:after], latest)
             if isinstance(found, dict):
                 self._append(found)
                 continue
@@ -126,10 +128,12 @@ class SpanColumns:
         self.size += 1
 
 
-def row_or_reason(data: bytes) -> Row | str:
+def row_or_reason(data: bytes, latest: int = EVER) -> Row | str:
     """Return a serialized span as columns, or why it cannot be stored."""
     try:
         span = Span.FromString(data)
+        if span.start_time_unix_nano > latest:
+            return TOO_LATE
         row = _take_fields(span)
     except DecodeError:
         return UNREADABLE
