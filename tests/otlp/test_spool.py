@@ -40,6 +40,22 @@ def test_files_are_the_requests_and_nobody_elses(tmp_path: Path) -> None:
     spool.release()
 
 
+def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("years of work")
+    spool = Spool(tmp_path / "spool")
+    spool.folder.mkdir()
+    for name in (".counts.lock", ".delivery.lock", ".counts.json.tmp"):
+        (spool.folder / name).symlink_to(victim)
+    for act in (spool.claim, lambda: spool.count(refused=1)):
+        with pytest.raises(PermissionError, match="is a link"):
+            act()
+    (spool.folder / ".counts.lock").unlink()
+    spool.count(refused=1)
+    assert state(spool.folder)["refused"] == 1
+    assert victim.read_text() == "years of work"
+
+
 def test_names_sort_by_importance_and_age(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for number in range(4):

@@ -14,6 +14,7 @@ import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.own_files import open_own
 from stagetrace.real_threads import allocate_lock
 
 try:
@@ -193,7 +194,8 @@ class Spool:
             for key, spans in losses.items():
                 counts[key] = counts.get(key, 0) + spans
             new = self.folder / f".{_COUNTS}{_UNFINISHED}"
-            _write(new, json.dumps(counts).encode(), again=True)
+            new.unlink(missing_ok=True)  # of a process that was killed
+            _write(new, json.dumps(counts).encode())
             new.rename(self.folder / _COUNTS)
 
 
@@ -254,9 +256,8 @@ def _counts(folder: Path) -> dict[str, int]:
         return {}
 
 
-def _write(path: Path, data: bytes, *, again: bool = False) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if again else os.O_EXCL)
-    descriptor = os.open(path, flags, 0o600)
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         view = memoryview(data)
         while view:
@@ -277,7 +278,7 @@ def _sync_folder(folder: Path) -> None:
 def _locked(path: Path) -> int | None:
     """Return the descriptor of a lock that ends with it, and so with the process; None if another process has it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -291,7 +292,7 @@ def _holding(path: Path) -> Iterator[None]:
     """Hold a lock that a forked child does not inherit, against other processes and our own threads."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _counting:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX)
             yield
