@@ -32,6 +32,7 @@ from stagetrace.otlp.decode.columns import SEQUENCE, joined  # noqa: E402
 from stagetrace.otlp.decode.request import decode  # noqa: E402
 from stagetrace.store.local import delta, parquet  # noqa: E402
 from stagetrace.store.local.folder import prepare  # noqa: E402
+from stagetrace.store.local.snapshot import Received  # noqa: E402
 from stagetrace.store.local.view import TABLE  # noqa: E402
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def make(folder: Path, requests: int) -> None:
     for at in range(0, requests, CHUNK):
         count = min(CHUNK, requests - at)
         part = _chunk(every, (breaches, good), chance, at, count, requests)
-        file = parquet.write(folder / TABLE, part, entry=True)
+        file = parquet.write(folder / TABLE, part, Received(0, 0), entry=True)
         snapshot = delta.commit(folder / TABLE, snapshot, [file], [], at // CHUNK + 1)
         progress(f"{at + count:,} of {requests:,} requests made")
 

@@ -166,7 +166,7 @@ INSECURE = Switch("STAGETRACE_INSECURE", READING, "take the token without TLS be
 TLS_CERT = Verbatim("STAGETRACE_TLS_CERT", READING, "serve all four ports with TLS: certificate chain, PEM")
 TLS_KEY = Verbatim("STAGETRACE_TLS_KEY", READING, "its private key, PEM")
 RETENTION = Verbatim(
-    "STAGETRACE_RETENTION", READING, "drop spans older than this (36h, 7d), some a tenth later; default: keep all"
+    "STAGETRACE_RETENTION", READING, "drop spans received longer ago (36h, 7d), some a tenth later; default: keep all"
 )
 RETENTION_SIZE = Verbatim("STAGETRACE_RETENTION_SIZE", READING, "drop the oldest beyond this (500MB, 20GiB)")
 MAX_REQUEST = Verbatim("STAGETRACE_MAX_REQUEST", READING, "largest request, decompressed", "64MiB")

@@ -13,7 +13,8 @@ from stagetrace.errors import StoreError
 
 DESCRIPTION: Final = """Delete the spans that started before a time from a local store, and give the disk space back.
 
-If `stagetrace up` has the store open, it is asked to do so; its --retention does the same by itself."""
+If `stagetrace up` has the store open, it is asked to do so; its --retention drops spans by itself, by
+when they were received."""
 EXAMPLE: Final = "stagetrace prune --before 30d --store ./traces"
 _LATEST_NS: Final = 2**63 - 1  # the store's times end in the year 2262, and its spans with them
 

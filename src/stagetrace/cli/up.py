@@ -21,9 +21,14 @@ from stagetrace.store.url import default_folder
 DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
 
 Runs until Ctrl-C or SIGTERM. A span is acknowledged once it is on disk. Listens on loopback; beyond that only with
-a token and TLS."""
+a token and TLS.
+
+--retention counts from when a span was received, whatever its own times are, on a clock of the store that goes on with
+the time that passes: setting the system's clock changes nothing, and while the store is closed half of AGE counts at
+most. --retention-size drops first what was received first. A span that starts more than an hour in the future is
+refused. Files of the store are for this user alone."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
-_NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow", "deltalake")
+_NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow")
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
 _FLAGS: Final[dict[str, tuple[config.Switch | config.Verbatim, str | None]]] = {

@@ -95,11 +95,17 @@ def test_unchanged_counts_take_no_room(tmp_path: Path, store: CountStore) -> Non
 
 
 def test_old_ones_are_dropped_and_what_was_before_is_not_counted_anew(tmp_path: Path) -> None:
-    store = CountStore(tmp_path, retention_s=300)
+    """By when they were received: other services' clocks are a year ahead and behind."""
+    now = [0]
+    store = CountStore(tmp_path, retention_s=300, now=lambda: now[0])
     for number in range(20):
+        now[0] = 60_000 * (number + 1)
+        for service, years in (("ahead", 1), ("behind", -1)):
+            wrong = point(100, 60 * (number + 1) + years * 365 * 86_400)._replace(service=service)
+            store.append([wrong._replace(value=number)])
         store.append([point(100 * (number + 1), 60 * (number + 1))])
-    (rows,) = store._connection.execute("SELECT count(*) FROM counts").fetchone()
-    assert rows == 6
+    rows = store._connection.execute("SELECT service, count(*) FROM counts GROUP BY 1 ORDER BY 1").fetchall()
+    assert rows == [("ahead", 6), ("api", 6), ("behind", 6)]
     assert counted(tmp_path, 960, 2000).counts == {GOOD: 400}
     store.close()
 

@@ -52,7 +52,7 @@ def test_and_beside_newer_spans_as_well(folder: Path, merged: bool) -> None:
             assert relations.connection.execute(query).fetchall() == [(2,)]
         store.flush()
         if merged:
-            assert store._table.compact(everything=True) > 1
+            assert store._table.compact() > 1
     assert versions(folder) == sorted([*VERSIONS, *NEWER])
     with open_store(str(folder)) as whole:
         spans = [one.span for message in whole.iter_otlp(EVER, []) for one in spans_of(message)]

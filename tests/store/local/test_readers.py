@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 from backend.processes import WITHIN_S, Lines, started
 from stagetrace.otlp.decode.columns import joined
 from stagetrace.store.local import LocalReader, LocalStore, delta, parquet
+from stagetrace.store.local.snapshot import APP
 from stagetrace.store.local.view import TABLE
 from store.local.made import EVER, NOW, ids, judged, request, span
 
@@ -83,7 +84,7 @@ def test_delta_lake_reads_the_same_table(store: LocalStore) -> None:
     theirs = DeltaTable(str(store.folder / TABLE))
     assert theirs.version() == ours.version
     assert sorted(Path(uri).name for uri in theirs.file_uris()) == sorted(Path(path).name for path in ours.files)
-    assert theirs.transaction_version(delta.APP) == ours.stored
+    assert theirs.transaction_version(APP) == ours.stored
     assert [field.name for field in theirs.schema().fields] == [name for name, _ in parquet.delta_schema()]
     with store.reader() as reader:
         assert len(ids(reader)) == 60

@@ -165,9 +165,8 @@ def test_client_and_server_may_share_an_id(store: LocalStore) -> None:
 # --- odd times, odd trees
 
 
-@pytest.mark.parametrize("start", [0, 1, NOW - 2400 * HOUR, NOW + 2400 * HOUR, 2**63 - 1, 2**63, 2**64 - 1])
-def test_any_clock_will_do(store: LocalStore, start: int) -> None:
-    """A span from 1970 or 2554 is kept as it is and disturbs no other."""
+@pytest.mark.parametrize("start", [0, 1, NOW - 2400 * HOUR])
+def test_an_old_span_is_kept_as_it_is_and_disturbs_no_other(store: LocalStore, start: int) -> None:
     store.append(request([span(1, start=start), span(2, trace=2)]))
     for _ in range(2):
         with store.reader() as reader:
@@ -348,27 +347,14 @@ def test_prune_is_exact(store: LocalStore) -> None:
         assert reader.services() == ()
 
 
-def test_retention_by_age_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was received first goes first, whenever its spans start."""
     monkeypatch.setattr("stagetrace.store.local.store.TIDY_S", 0.05)
-    monkeypatch.setattr("stagetrace.store.local.store.FLUSH_S", 0.05)
-    now = time.time_ns()
-    with LocalStore.open(tmp_path / "age", retention_s=3600) as store:
-        store.append(request([span(1, start=now - 2 * HOUR)]))
-        store.flush()
-        store.append(request([span(2, start=now)]))
-        until(lambda: store.stats()["spans_expired"] == 1)
-        with store.reader() as reader:
-            assert ids(reader) == [2]
-        # One span of a file grows too old: the file is written again once that is by more than a tenth of the age.
-        store.append(request([span(3, start=now - HOUR - HOUR // 20), span(4, start=now)]))
-        store.append(request([span(5, start=now - HOUR - HOUR // 5), span(6, start=now)]))
-        until(lambda: store.stats()["spans_expired"] >= 2)
-        with store.reader() as reader:
-            assert set(ids(reader)) in ({2, 3, 4, 6}, {2, 4, 6})
-    with LocalStore.open(tmp_path / "size", retention_bytes=60_000) as store:
+    with LocalStore.open(tmp_path, retention_bytes=60_000) as store:
         for at in range(1, 11):
-            store.append(request([span(at, start=now + at, raw=os.urandom(12_000))]))
+            store.append(request([span(at, start=NOW - at, raw=os.urandom(12_000))]))
             store.flush()
+            time.sleep(0.002)  # the time of receipt is in ms
         until(lambda: store.stats()["bytes"] <= 60_000)
         with store.reader() as reader:
             kept = ids(reader)

@@ -8,9 +8,10 @@ objective and verdict, from a start on; a row of it is a value with the first an
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
@@ -18,19 +19,25 @@ from typing import Final, NamedTuple
 
 from stagetrace.errors import StoreError
 from stagetrace.estimates import Counted
+from stagetrace.own_files import open_own
+from stagetrace.store.local.delta import now_ms
+from stagetrace.store.local.durable import sync_folder
 
 FILE: Final = "counts.sqlite"
 MOST_ROWS: Final = 1_000_000
 LIVE_NS: Final = 150_000_000_000  # a process that has sent nothing for so long while others have has ended
 _LOOK_EACH: Final = 64  # exports, at whether there are too many rows
+_REMEDY: Final = "put it back from a copy, or delete it: services count on"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS counts (
     service TEXT, instance TEXT, start INTEGER, route TEXT, objective TEXT, verdict TEXT,
-    value INTEGER, first INTEGER, last INTEGER
+    value INTEGER, first INTEGER, last INTEGER, received INTEGER
 );
 CREATE INDEX IF NOT EXISTS by_series ON counts (service, instance, start, route, objective, verdict, last);
 CREATE INDEX IF NOT EXISTS by_time ON counts (last);
 """
+_COLUMNS: Final = "SELECT name FROM pragma_table_info('counts')"
+_OLDER: Final = "ALTER TABLE counts ADD COLUMN received INTEGER"  # before, retention went by the times of the senders
 _SERIES: Final = "service, instance, start, route, objective, verdict"
 
 
@@ -51,8 +58,10 @@ class Point(NamedTuple):
 class CountStore:
     """The one writer. Safe for several threads: `_lock` guards the connection."""
 
-    def __init__(self, folder: Path, retention_s: float | None = None) -> None:
+    def __init__(self, folder: Path, retention_s: float | None = None, now: Callable[[], int] = now_ms) -> None:
+        """Keep counts as long after they were received; `now` returns the time in ms."""
         self._lock = threading.Lock()
+        self._now = now
         self._retention_s = retention_s
         self._appended = 0
         self._path = folder / FILE
@@ -67,19 +76,30 @@ class CountStore:
                 try:
                     for point in sorted(points, key=lambda one: one.time_ns):
                         self._add(point)
-                    self._forget(max((point.time_ns for point in points), default=0))
+                    self._forget()
                     self._connection.execute("COMMIT")
                 except BaseException:
                     self._connection.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise StoreError(f"cannot store counts: {error}") from None
+                raise StoreError(f"cannot store counts in {self._path}: {error}\n{_REMEDY}") from None
+            except OSError as error:
+                raise StoreError(f"cannot store counts in {self._path}: {error.strerror}\n{_REMEDY}") from None
 
     def _open(self) -> None:
         if self._opened is None:
-            self._opened = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-            self._opened.execute("PRAGMA synchronous = FULL")
-            self._opened.executescript(_SCHEMA)
+            os.close(open_own(self._path, os.O_RDWR | os.O_CREAT))
+            sync_folder(self._path.parent)
+            opened = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            try:
+                opened.execute("PRAGMA synchronous = FULL")
+                opened.executescript(_SCHEMA)
+                if ("received",) not in opened.execute(_COLUMNS).fetchall():
+                    opened.execute(_OLDER)
+            except sqlite3.Error:
+                opened.close()
+                raise
+            self._opened = opened
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -87,6 +107,7 @@ class CountStore:
         return self._opened
 
     def _add(self, point: Point) -> None:
+        received = self._now() * 1_000_000
         start = 0 if point.is_delta else point.start_ns
         series = (point.service, point.instance, start, point.route, point.objective, point.verdict)
         found = self._connection.execute(
@@ -98,15 +119,17 @@ class CountStore:
             return
         value = before + point.value if point.is_delta else point.value
         if row is None and point.is_delta:  # counted from its own start on
-            self._connection.execute(_INSERT, (*series, 0, point.start_ns, point.start_ns))
+            self._connection.execute(_INSERT, (*series, 0, point.start_ns, point.start_ns, received))
         if row is not None and value == before:
-            self._connection.execute("UPDATE counts SET last = ? WHERE rowid = ?", (point.time_ns, row))
+            update = "UPDATE counts SET last = ?, received = ? WHERE rowid = ?"
+            self._connection.execute(update, (point.time_ns, received, row))
         else:
-            self._connection.execute(_INSERT, (*series, value, point.time_ns, point.time_ns))
+            self._connection.execute(_INSERT, (*series, value, point.time_ns, point.time_ns, received))
 
-    def _forget(self, newest_ns: int) -> None:
+    def _forget(self) -> None:
         if self._retention_s is not None:
-            self._connection.execute("DELETE FROM counts WHERE last < ?", (newest_ns - int(self._retention_s * 1e9),))
+            before = self._now() * 1_000_000 - int(self._retention_s * 1e9)
+            self._connection.execute("DELETE FROM counts WHERE coalesce(received, last) < ?", (before,))
         self._appended += 1
         if self._appended % _LOOK_EACH:
             return
@@ -122,13 +145,13 @@ class CountStore:
                 self._opened.close()
 
 
-_INSERT: Final = f"INSERT INTO counts ({_SERIES}, value, first, last) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = f"INSERT INTO counts ({_SERIES}, value, first, last, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
     """Return the counts of each service in a window, as far as its points reach."""
     path = folder / FILE
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # empty: nothing was stored before its writer ended
         return []
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
@@ -148,7 +171,7 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
                     at = place % (len(series.values) + 1)
                     series.values[at:at] = near
     except sqlite3.Error as error:
-        raise StoreError(f"cannot read {path}: {error}\nput it back from a copy, or delete it") from None
+        raise StoreError(f"cannot read {path}: {error}\n{_REMEDY}") from None
     return [_counted(name, list(of), since_ns, until_ns) for name, of in groupby(every, key=lambda one: one.key[0])]
 
 

@@ -10,93 +10,25 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.store.database import connect
-from stagetrace.store.local.wal import sync_folder
+from stagetrace.store.local import checkpoint, durable
+from stagetrace.store.local.snapshot import APP, PARTITION, Action, ClockReading, File, Snapshot
 
 LOG: Final = "_delta_log"
-APP: Final = "stagetrace"
-PARTITION: Final = "entry"
-_CHECKPOINT: Final = "_last_checkpoint"
+_SUFFIX: Final = ".json"
 CHECKPOINT_EVERY: Final = 64
-_BYTES_TAG: Final = "stagetrace.bytes"
-_COLUMNS_TAG: Final = "stagetrace.columns"
-
-
-@dataclass(frozen=True)
-class File:
-    """One Parquet file of the table, with bounds of what is in it."""
-
-    path: str  # in the table's folder
-    size: int
-    rows: int
-    entry: bool
-    min_start: int
-    max_start: int
-    min_sequence: int
-    max_sequence: int
-    raw: int  # bytes of its spans in memory, about
-    generation: int = 0  # of the columns (`columns.GENERATION`) that its spans were stored with, at least
-
-    def add(self) -> dict[str, Any]:
-        """Return the Delta action that adds it."""
-        bounds = (("minValues", self.min_start, self.min_sequence), ("maxValues", self.max_start, self.max_sequence))
-        stats = {"numRecords": self.rows} | {
-            name: {"start_unix_nano": start, "seq": sequence} for name, start, sequence in bounds
-        }
-        return {
-            "path": self.path,
-            "partitionValues": {PARTITION: str(self.entry).lower()},
-            "size": self.size,
-            "modificationTime": _now_ms(),
-            "dataChange": True,
-            "stats": json.dumps(stats),
-            "tags": {_BYTES_TAG: str(self.raw), _COLUMNS_TAG: str(self.generation)},
-        }
-
-    @classmethod
-    def of(cls, add: dict[str, Any]) -> File:
-        """Return the file that an action adds."""
-        stats = json.loads(add["stats"])
-        low, high, tags = stats["minValues"], stats["maxValues"], dict(add["tags"])
-        return cls(
-            path=add["path"],
-            size=add["size"],
-            rows=stats["numRecords"],
-            entry=dict(add["partitionValues"])[PARTITION] == "true",
-            min_start=low["start_unix_nano"],
-            max_start=high["start_unix_nano"],
-            min_sequence=low["seq"],
-            max_sequence=high["seq"],
-            raw=int(tags[_BYTES_TAG]),
-            generation=int(tags.get(_COLUMNS_TAG) or 0),
-        )
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The table as of one version; `stored` is the number of the last request that is in it."""
-
-    version: int = -1
-    files: dict[str, File] = field(default_factory=dict)
-    stored: int = 0
-
-    def next(self, added: Iterable[File], removed: Iterable[str], stored: int) -> Snapshot:
-        """Return the table after one more commit."""
-        gone = set(removed)
-        files = {path: file for path, file in self.files.items() if path not in gone}
-        files.update((file.path, file) for file in added)
-        return Snapshot(self.version + 1, files, max(self.stored, stored))
+_REMEDY: Final = "put it back from a copy, or name another store"
 
 
 def create(table: Path, schema: list[tuple[str, str]]) -> Snapshot:
     """Make an empty table whose columns have these Delta types."""
-    (table / LOG).mkdir(parents=True, exist_ok=True)
+    durable.make_folder(table)
+    durable.make_folder(table / LOG)
     fields = [{"name": name, "type": kind, "nullable": True, "metadata": {}} for name, kind in schema]
     metadata = {
         "id": str(uuid.uuid4()),
@@ -104,114 +36,117 @@ def create(table: Path, schema: list[tuple[str, str]]) -> Snapshot:
         "schemaString": json.dumps({"type": "struct", "fields": fields}),
         "partitionColumns": [PARTITION],
         "configuration": {},
-        "createdTime": _now_ms(),
+        "createdTime": now_ms(),
     }
-    _write(table, 0, [{"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": metadata}])
-    return Snapshot(version=0)
+    protocol = {"minReaderVersion": 1, "minWriterVersion": 2}
+    _write(table, 0, [{"protocol": protocol}, {"metaData": metadata}])
+    return Snapshot(version=0, protocol=protocol, metadata=metadata)
 
 
-def commit(table: Path, before: Snapshot, added: Iterable[File], removed: Iterable[str], stored: int) -> Snapshot:
+def commit(
+    table: Path,
+    before: Snapshot,
+    added: Iterable[File],
+    removed: Iterable[str],
+    stored: int,
+    clock: ClockReading | None = None,
+) -> Snapshot:
     """Write one commit durably and return the table after it."""
     added, removed = list(added), list(removed)
-    after = before.next(added, removed, stored)
-    actions: list[dict[str, Any]] = [{"add": file.add()} for file in added]
+    after = before.next(added, removed, stored, clock)
+    now = now_ms()
+    actions: list[Action] = [{"add": file.add()} for file in added]
     actions += [
-        {"remove": {"path": path, "deletionTimestamp": _now_ms(), "dataChange": True, "extendedFileMetadata": False}}
+        {"remove": {"path": path, "deletionTimestamp": now, "dataChange": True, "extendedFileMetadata": False}}
         for path in removed
     ]
-    actions.append({"txn": {"appId": APP, "version": after.stored, "lastUpdated": _now_ms()}})
+    actions += [{"txn": one} for one in after.txns(now)]
     _write(table, after.version, actions)
     return after
 
 
 def load(table: Path, known: Snapshot | None = None) -> Snapshot:
-    """Return the newest version of the table; only commits after `known` are read. Raise StoreError if damaged."""
-    snapshot = known or Snapshot()
-    pointer = table / LOG / _CHECKPOINT
+    """Return the newest version of the table; only what came after `known` is read. Raise StoreError if damaged.
+
+    A damaged checkpoint is replaced by an older one or by the commits, a damaged or missing commit by a later
+    checkpoint.
+    """
+    snapshot = known or _from_checkpoint(table, Snapshot(), []) or Snapshot()
     while True:
         path = _path(table, snapshot.version + 1)
         try:
-            lines = path.read_text("utf-8").splitlines()
+            snapshot = snapshot.with_actions(_read(path))
         except FileNotFoundError:
-            later = _later(path)  # before the pointer, which is written before a commit is dropped
-            newest = json.loads(pointer.read_text("utf-8"))["version"] if pointer.exists() else -1
-            if newest > snapshot.version:
-                snapshot = _load_checkpoint(table, newest)
-            elif not later:
+            names = _names(table)
+            if max((-1, *checkpoint.versions(names), *_commits(names))) <= snapshot.version:
                 return snapshot
-            elif path.name not in later:
-                raise StoreError(
-                    f"cannot read the store beyond commit {snapshot.version}: {path} is missing, later ones are there\n"
-                    "put it back from a copy, or name another store"
-                ) from None
-            continue
+            if path.name not in names:  # else it has come since
+                snapshot = _beyond(table, snapshot, f"{path} is missing, later ones are there")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            snapshot = _beyond(table, snapshot, f"{path} is damaged ({error})")
+
+
+def _read(path: Path) -> list[Action]:
+    """Return the actions of a commit. Raise FileNotFoundError, ValueError where it ends too early."""
+    actions: list[Action] = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    kinds = {kind for action in actions for kind in action}
+    ours = any("commitInfo" in one and one["commitInfo"].get("engineInfo") == APP for one in actions)
+    if not actions or (ours and not kinds & {"txn", "metaData"}):
+        raise ValueError("its end is missing")
+    return actions
+
+
+def _beyond(table: Path, snapshot: Snapshot, problem: str) -> Snapshot:
+    """Return the newest readable checkpoint after `snapshot`. Raise StoreError with the problem if there is none."""
+    damaged: list[str] = []
+    if (found := _from_checkpoint(table, snapshot, damaged)) is None:
+        also = f"; {', '.join(damaged)} cannot be read either" if damaged else ""
+        raise StoreError(
+            f"cannot read the store beyond commit {snapshot.version}: {problem}{also}\n{_REMEDY}"
+        ) from None
+    return found
+
+
+def _from_checkpoint(table: Path, snapshot: Snapshot, damaged: list[str]) -> Snapshot | None:
+    """Return the newest readable checkpoint after `snapshot`, if there is one, and add those that are `damaged`."""
+    for version in checkpoint.versions(_names(table)):
+        if version <= snapshot.version:
+            break
         try:
-            actions = [json.loads(line) for line in lines if line]
-            snapshot = replace(
-                snapshot.next(
-                    [File.of(action["add"]) for action in actions if "add" in action],
-                    [action["remove"]["path"] for action in actions if "remove" in action],
-                    max((action["txn"]["version"] for action in actions if "txn" in action), default=0),
-                )
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"cannot read {path}, the list of what the store holds: {error!r}\n"
-                "put it back from a copy, or name another store"
-            ) from None
+            return checkpoint.read(table / LOG, version)
+        except FileNotFoundError:  # two newer ones were written since
+            return _from_checkpoint(table, snapshot, damaged)
+        except ValueError as error:
+            path = checkpoint.path_of(table / LOG, version)
+            log.once(str(path), f"{path} cannot be read, older ones and the commits stand in for it: {error}")
+            damaged.append(path.name)
+    return None
 
 
-def checkpoint(table: Path, version: int) -> None:
-    """Write a checkpoint of `version` and drop the commits before it, which keeps the log short."""
-    from deltalake import DeltaTable
-
-    delta = DeltaTable(str(table))
-    delta.create_checkpoint()
-    sync_folder(table / LOG)
-    for old in sorted((table / LOG).glob("*.json")):
-        if old.stem.isdigit() and int(old.stem) <= min(version, delta.version()) - CHECKPOINT_EVERY:
-            old.unlink(missing_ok=True)
-    for old in sorted((table / LOG).glob("*.checkpoint.parquet")):
-        if int(old.name.split(".")[0]) < min(version, delta.version()) - CHECKPOINT_EVERY:
-            old.unlink(missing_ok=True)
-
-
-def _load_checkpoint(table: Path, version: int) -> Snapshot:
-    path = table / LOG / f"{version:020d}.checkpoint.parquet"
-    with connect() as connection:  # PyArrow would take a fifth of a second more to import
-        rows = connection.execute("SELECT add, txn FROM read_parquet($1)", [str(path)]).fetchall()
-    files = [File.of(add) for add, _ in rows if add is not None and add["path"] is not None]
-    stored = max((txn["version"] for _, txn in rows if txn and txn["appId"] == APP), default=0)
-    return Snapshot(version, {file.path: file for file in files}, stored)
-
-
-def _later(first: Path) -> list[str]:
-    """Return the names of the commits from this one on; names of one length are ordered as their numbers are."""
+def _names(table: Path) -> list[str]:
     try:
-        names = os.listdir(first.parent)  # noqa: PTH208 -- each look at a store asks, and Path takes three times as long
+        return os.listdir(table / LOG)  # noqa: PTH208 -- each look at a store asks, and Path takes three times as long
     except FileNotFoundError:
         return []
-    return [name for name in names if len(name) == len(first.name) and name.endswith(".json") and name >= first.name]
+
+
+def _commits(names: Iterable[str]) -> list[int]:
+    """Return the versions of which there are commits."""
+    stems = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+    return [int(stem) for stem in stems if stem.isdigit()]
 
 
 def _path(table: Path, version: int) -> Path:
-    return table / LOG / f"{version:020d}.json"
+    return table / LOG / f"{version:020d}{_SUFFIX}"
 
 
-def _write(table: Path, version: int, actions: list[dict[str, Any]]) -> None:
+def _write(table: Path, version: int, actions: Sequence[Action]) -> None:
     """Write a commit that either is there as a whole, durably, or is not; FileExistsError if another took its place."""
-    temporary = table / LOG / f".{uuid.uuid4().hex}.tmp"
-    lines = [{"commitInfo": {"timestamp": _now_ms(), "operation": "WRITE", "engineInfo": APP}}, *actions]
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, _path(table, version))
-        sync_folder(table / LOG)
-    finally:
-        temporary.unlink(missing_ok=True)
+    lines = [{"commitInfo": {"timestamp": now_ms(), "operation": "WRITE", "engineInfo": APP}}, *actions]
+    data = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    durable.write_new(_path(table, version), data.encode())
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Return the system's time."""
     return time.time_ns() // 1_000_000

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from stagetrace.errors import StoreError
-from stagetrace.store.local import delta, parquet
+from stagetrace.own_files import open_own
+from stagetrace.store.local import delta, durable, parquet
 from stagetrace.store.local.view import FORMAT, TABLE, WAL
 
 FORMAT_VERSION: Final = 1
@@ -32,13 +33,13 @@ def prepare(folder: Path) -> int:
 
     Raise StoreTaken if another process has it, StoreError if a newer stagetrace made it.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable.make_folder(folder)
     lock = _lock(folder)
     try:
         if not (folder / FORMAT).exists():
             _claim(folder)
         check_format(folder)
-        (folder / WAL).mkdir(exist_ok=True)
+        durable.make_folder(folder / WAL)
         if delta.load(folder / TABLE).version < 0:
             delta.create(folder / TABLE, parquet.delta_schema())
     except BaseException:
@@ -52,6 +53,11 @@ def check_format(folder: Path) -> None:
     try:
         version = json.loads((folder / FORMAT).read_text("utf-8"))["version"]
     except (OSError, ValueError, KeyError, TypeError):
+        if (folder / TABLE / delta.LOG).is_dir():
+            raise StoreError(
+                f"cannot open the store in {folder}: {FORMAT}, which gives its format, is missing or damaged\n"
+                f'if stagetrace has made this folder, write {{"version": {FORMAT_VERSION}}} into {folder / FORMAT}'
+            ) from None
         remedy = f"`stagetrace up --data {folder}` makes one and fills it"
         if folder.is_dir() and any(folder.iterdir()):
             remedy = f"if it holds files of spans, name it {folder.absolute().as_uri()}"
@@ -64,7 +70,7 @@ def check_format(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -100,10 +106,10 @@ def announce(lock: int, control: Path | None = None) -> None:
 
 def _claim(folder: Path) -> None:
     """Mark a new folder as a store. Raise StoreError if it holds anything else."""
-    others = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, f".{FORMAT}"))
+    others = sorted(path.name for path in folder.iterdir() if path.name != LOCK and path.suffix != durable.UNFINISHED)
+    if (folder / TABLE / delta.LOG).is_dir():
+        return  # for `check_format` to report
     if others:
         (folder / LOCK).unlink()
         raise StoreError(f"{folder} is no store and not empty: it holds {others[0]}\nname an empty or a new folder")
-    temporary = folder / f".{FORMAT}"
-    temporary.write_text(json.dumps({"version": FORMAT_VERSION}), "utf-8")
-    temporary.rename(folder / FORMAT)
+    durable.replace(folder / FORMAT, json.dumps({"version": FORMAT_VERSION}).encode())

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import GENERATION
 from stagetrace.otlp.decode.columns import SHARED, joined, schema
-from stagetrace.store.local.delta import PARTITION, File
-from stagetrace.store.local.wal import sync_folder
+from stagetrace.store.local import durable
+from stagetrace.store.local.snapshot import PARTITION, File, Received
 from stagetrace.store.stored import SERVER_KIND
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ ROW_GROUP_BYTES: Final = 8 * 1024 * 1024  # in memory
 _PART_BYTES: Final = 2 * 1024 * 1024  # of a file that is rewritten are in memory at a time, besides a group
 # Of the groups without a trace, that its Bloom filters do not rule out: each costs more than a filter does.
 _FALSE_FINDS: Final = 0.001
+_END: Final = b"PAR1"
 SAME_TIME_NS: Final = 120 * 10**9
 # Times are close to each other in a sorted file, ids are random, everything else repeats.
 _ENCODINGS: Final = {
@@ -75,12 +76,12 @@ def is_sequence(files: Sequence[File]) -> bool:
     return all(one.max_start <= after.min_start + SAME_TIME_NS for one, after in pairwise(files))
 
 
-def write(folder: Path, table: pa.Table, *, entry: bool, generation: int = GENERATION) -> File:
-    """Write a table as one file, durably; on failure nothing of it stays. `generation`: as `File` has it."""
+def write(folder: Path, table: pa.Table, received: Received, *, entry: bool, generation: int = GENERATION) -> File:
+    """Write a table as one file, durably; on failure nothing of it stays. `received`, `generation`: as `File` has."""
     table = table.select([column for column in table.column_names if table[column].null_count < table.num_rows])
     rows = _group_rows(table.num_rows, raw_bytes(table), entry=entry)
     groups = (table.slice(at, rows) for at in range(0, table.num_rows, rows))
-    if (file := _write(folder, set(table.column_names), groups, rows, entry=entry)) is None:
+    if (file := _write(folder, set(table.column_names), groups, rows, received, entry=entry)) is None:
         raise ValueError("no spans, no file")
     return replace(file, generation=generation)
 
@@ -97,7 +98,8 @@ def rewrite(folder: Path, files: Sequence[File], change: Callable[[pa.Table], pa
     rows = _group_rows(count, raw, entry=entry)
     parts = _parts([folder / file.path for file in files], max(1, _PART_BYTES * count // max(1, raw)))
     changed = parts if change is None else map(change, parts)
-    file = _write(folder, columns, _groups(changed, rows), rows, entry=entry)
+    received = Received.of(file.received for file in files)
+    file = _write(folder, columns, _groups(changed, rows), rows, received, entry=entry)
     return file and replace(file, generation=min(one.generation for one in files))
 
 
@@ -136,7 +138,9 @@ def _groups(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield joined(held)
 
 
-def _write(folder: Path, columns: set[str], groups: Iterable[pa.Table], rows: int, *, entry: bool) -> File | None:
+def _write(
+    folder: Path, columns: set[str], groups: Iterable[pa.Table], rows: int, received: Received, *, entry: bool
+) -> File | None:
     """Write groups of up to `rows` spans as one file with these columns; return None, and leave none, without any."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -148,10 +152,11 @@ def _write(folder: Path, columns: set[str], groups: Iterable[pa.Table], rows: in
     empty = pa.schema(coded).empty_table()
     name = f"{PARTITION}={str(entry).lower()}/{uuid.uuid4().hex}.parquet"
     path = folder / name
-    path.parent.mkdir(exist_ok=True)
+    durable.make_folder(path.parent)
     count = raw = 0
     bounds: list[tuple[Any, Any]] = []
     try:
+        durable.make_file(path)
         with pq.ParquetWriter(
             path,
             empty.schema,
@@ -172,8 +177,8 @@ def _write(folder: Path, columns: set[str], groups: Iterable[pa.Table], rows: in
         if not count:
             path.unlink()
             return None
-        size = _sync(path)
-        sync_folder(path.parent)
+        size = durable.sync(path)
+        durable.sync_folder(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -188,6 +193,7 @@ def _write(folder: Path, columns: set[str], groups: Iterable[pa.Table], rows: in
         min(one["min"] for one in sequence),
         max(one["max"] for one in sequence),
         raw,
+        received,
     )
 
 
@@ -196,14 +202,14 @@ def raw_bytes(table: pa.Table) -> int:
     return int(table.nbytes)
 
 
-def _sync(path: Path) -> int:
-    """Make a file durable and return its size."""
-    file = os.open(path, os.O_RDONLY)
+def is_whole(path: Path) -> bool:
+    """Return whether a file is there and ends as a Parquet file does, which one that was cut off does not."""
     try:
-        os.fsync(file)
-        return os.fstat(file).st_size
-    finally:
-        os.close(file)
+        with path.open("rb", buffering=0) as file:
+            file.seek(-len(_END), os.SEEK_END)
+            return file.read() == _END
+    except OSError:
+        return False
 
 
 def read(folder: Path, files: Sequence[File]) -> pa.Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from stagetrace import log
 from stagetrace.errors import StoreError
 from stagetrace.estimates import Counted
 from stagetrace.otlp.decode.columns import SEQUENCE
@@ -35,6 +36,7 @@ from stagetrace.store.load import select
 from stagetrace.store.local import counts, entry_columns, relation, search
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
+from stagetrace.store.local.recovery import lost_requests
 from stagetrace.store.local.relation import ALL_TIME
 from stagetrace.store.local.view import Outside, View
 from stagetrace.store.rows import distinct, spans_of
@@ -46,11 +48,14 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
+    from stagetrace.store.local.snapshot import File
+
 
 T = TypeVar("T")
 _ATTEMPTS: Final = 5
 _BATCH: Final = 2000
 _IN_MESSAGE: Final = 500  # spans, which make up to a few hundred kilobytes
+_REMEDY: Final = "put it back from a copy; without the file, answers report what they lack"
 _TRACES_AT_ONCE: Final = 500  # found out of all files; only a batch of their spans is in Python at a time
 
 
@@ -95,11 +100,13 @@ class LocalReader(Closing):
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
         query = f"SELECT {entry_columns.COLUMNS} FROM ({{spans}}) WHERE {where} {order}"
         found = self._rows(query, values, (wanted.since_ns, wanted.until_ns), entries=True, view=view)
-        reason = None
+        view, _, damaged = self._files(view, (selection.since_ns, selection.until_ns))
+        reasons = self._cuts(view, damaged)
         if selection.limit is not None and len(found) > selection.limit:
-            found, reason = found[: selection.limit], f"limit {selection.limit} reached, there are older breaches"
+            found = found[: selection.limit]
+            reasons.insert(0, f"limit {selection.limit} reached, there are older breaches")
         entries = tuple(self._entries(found))
-        return Breaches(entries, reason, tally)
+        return Breaches(entries, "; ".join(reasons) or None, tally)
 
     def _tally(self, selection: Selection, view: View) -> Tally:
         """Return the outcomes of the requests. Raise StoreError for an unknown name."""
@@ -157,12 +164,40 @@ class LocalReader(Closing):
 
     def _relations(self, selection: Selection, view: View) -> Relations:
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
-        files = view.files(*window)
+        view, files, damaged = self._files(view, window)
         connection = relation.database_for_loaded(self._folder)
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
         query = loaded(relation.stored(view, files, tail, later=True), selection.segments)
-        return select(connection, query, selection, files=relation.paths(view, files))
+        cuts = self._cuts(view, damaged)
+        return select(connection, query, selection, cuts, files=relation.paths(view, files))
+
+    def _files(
+        self, view: View, window: tuple[int, int], *, entry: bool | None = None
+    ) -> tuple[View, list[File], list[File]]:
+        """Return a view, its files of a time window, and those among them that are missing or damaged, which it logs.
+
+        The view is a newer one where files are missing: its writer may have replaced them.
+        """
+        files, damaged = view.split(*window, entry=entry)
+        if damaged:
+            view = self._view()
+            files, damaged = view.split(*window, entry=entry)
+        for file in damaged:
+            log.once(file.path, f"{view.table / file.path}, with {file.rows} spans, is missing or damaged; {_REMEDY}")
+        return view, files, damaged
+
+    def _cuts(self, view: View, damaged: Sequence[File]) -> list[str]:
+        """Return what an answer lacks: spans in damaged files, and requests that are missing from the log."""
+        cuts = []
+        if damaged:
+            spans, path = sum(file.rows for file in damaged), view.table / damaged[0].path
+            cuts.append(
+                f"{spans} spans cannot be read: of {len(damaged)} files that are missing or damaged one is {path}"
+            )
+        if view.lost:
+            cuts.append(lost_requests(view.lost))
+        return cuts
 
     def find_traces(self, wanted: search.Search) -> Iterator[TracesData]:
         """Yield whole traces, newest first, of which one span meets all conditions."""
@@ -328,7 +363,7 @@ class LocalReader(Closing):
 
         for attempt in range(_ATTEMPTS):
             view = view if view is not None and not attempt else self._view()
-            files = view.files(*window, entry=entries)
+            view, files, _ = self._files(view, window, entry=entries)
             try:
                 if trace_id is not None:
                     files = relation.holding(self._connection, view, files, trace_id)
@@ -337,9 +372,14 @@ class LocalReader(Closing):
                 columns = relation.stored if trace_id is None else relation.stored_values
                 spans = columns(view, files, tail)
                 return read(self._connection.execute(query.replace("{spans}", spans), list(values)))
-            except duckdb.IOException as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise StoreError(f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}") from None
+            except duckdb.Error as error:
+                bad = relation.unreadable(view, files)
+                if not bad and not isinstance(error, duckdb.IOException):
+                    raise
+                if bad or attempt == _ATTEMPTS - 1:
+                    which = f" ({', '.join(bad)} is damaged)" if bad else ""
+                    problem = f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}{which}"
+                    raise StoreError(f"{problem}\n{_REMEDY}") from None
         raise AssertionError
 
     def _all(self, query: str, *about: Any, **where: Any) -> list[tuple[Any, ...]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-    from stagetrace.store.local.delta import File
     from stagetrace.store.local.duplicates import Distinct
+    from stagetrace.store.local.snapshot import File
     from stagetrace.store.local.view import View
 
 MEMORY: Final = "256MB"  # of a database that lives as long as its process
@@ -79,6 +79,22 @@ def holding(connection: DuckDBPyConnection, view: View, files: Sequence[File], t
     ).fetchall()
     names = {name for (name,) in found}
     return [file for file in files if str(view.table / file.path) in names]
+
+
+def unreadable(view: View, files: Sequence[File]) -> list[str]:
+    """Return the paths of the files that are there and cannot be read, after an error; it reads them all."""
+    import duckdb
+
+    bad = []
+    with connect() as connection:
+        for path in paths(view, files):
+            try:
+                connection.execute("SELECT count(COLUMNS(*)) FROM read_parquet($1, hive_partitioning = false)", [path])
+            except duckdb.IOException:  # noqa: PERF203 -- replaced meanwhile
+                continue
+            except duckdb.Error:
+                bad.append(path)
+    return bad
 
 
 def paths(view: View, files: Sequence[File]) -> list[str]:

@@ -19,6 +19,7 @@ from stagetrace.otlp.decode.request import Decoded, decode
 from stagetrace.store.base import Closing
 from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
+from stagetrace.store.local.clock import Clock
 from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import announce, prepare
@@ -37,7 +38,7 @@ FLUSH_S: Final = 10.0
 PENDING: Final = 2  # times as much, and `append` waits for the table
 RESERVE_BYTES: Final = 64 * 1024 * 1024  # of the disk stay free: room to move the log into the table
 TIDY_S: Final = 30.0
-RETENTION_SLACK: Final = 0.1  # of the age: a file is not written again for each span that grows too old
+RETENTION_SLACK: Final = 0.1  # of the age, within which spans of one file are received: it is dropped as a whole
 _RETRY_S: Final = 1.0
 COUNTS: Final = (
     *("requests", "spans_accepted", "spans_rejected", "spans_duplicate", "spans_expired"),
@@ -84,13 +85,16 @@ class LocalStore(Closing):
         self._closing = False
         self._counts = dict.fromkeys(COUNTS, 0)
         self._table_lock = threading.Lock()  # guards the table; taken before any other
-        self._table = Table(folder / TABLE, self._snapshot)
+        self._clock = Clock(self._snapshot, limits.retention_s)
+        age_s = limits.retention_s
+        spread_ms = None if age_s is None else max(1, int(age_s * 1000 * RETENTION_SLACK))
+        self._table = Table(folder / TABLE, self._snapshot, self._clock, spread_ms)
         self._table.delete_strays()
         recover(folder / WAL, self._table, FLUSH_BYTES)
         self._snapshot = self._table.snapshot
         self._database = relation.database(folder, relation.MEMORY)
         self._distinct = DistinctTail()
-        self._exact = CountStore(folder, limits.retention_s)
+        self._exact = CountStore(folder, limits.retention_s, self._clock.now)
         self._wal: wal.Wal[Decoded] = wal.Wal(folder / WAL, self._snapshot.stored + 1, self._on_durable)
         self._flusher = threading.Thread(target=self._work, name="stagetrace-store", daemon=True)
         self._flusher.start()
@@ -106,8 +110,8 @@ class LocalStore(Closing):
     ) -> LocalStore:
         """Open or make the store in `folder`. Raise StoreTaken, StoreError if not writable or of a newer format.
 
-        Spans older than `retention_s` are dropped (some a tenth of that later), and the oldest files of what takes
-        more than `retention_bytes`.
+        Spans that were received longer than `retention_s` ago are dropped (some a tenth of that later), and the oldest
+        files of what takes more than `retention_bytes`.
         """
         arrow()
         keep_large_blocks_apart()
@@ -129,14 +133,16 @@ class LocalStore(Closing):
     def append(self, request: bytes, check: Callable[[], None] | None = None) -> Appended:
         """Store one serialized ExportTraceServiceRequest; return when it is on disk.
 
-        `check` is as in `decode`. Resources and scopes without a span count as refused. Raise StoreFull where the disk
-        has no room, MalformedRequest where the request is no OTLP.
+        `check` is as in `decode`. Resources and scopes without a span count as refused, and so does a span that starts
+        more than an hour ahead of this machine's time. Raise StoreFull where the disk has no room, MalformedRequest
+        where the request is no OTLP.
         """
-        decoded = decode(request, check)
+        latest = self._clock.latest_start_ns()
+        decoded = decode(request, check, latest)
         if decoded.accepted:
             self._wait_for_room(len(request))
             try:
-                self._wal.append(request, decoded)
+                self._wal.append(request, decoded, latest if decoded.rejected else None)
             except OSError as error:
                 raise _refusal(self.folder, error) from error
         with self._state:
@@ -186,7 +192,7 @@ class LocalStore(Closing):
 
     def compact(self) -> None:
         """Merge small files into large ones."""
-        self._change(lambda table: table.compact(everything=True))
+        self._change(Table.compact)
 
     def prune(self, before_ns: int) -> int:
         """Drop all spans that started before; return how many."""
@@ -296,17 +302,20 @@ class LocalStore(Closing):
         time.sleep(_RETRY_S)
 
     def _tidy(self) -> None:
-        """Merge small files and drop spans beyond the limits of age and size."""
+        """Drop spans beyond the limits of age and size and merge small files: as much as appends may wait for."""
         limits = self._limits
-        dropped = 0
+        dropped = merged = 0
         if limits.retention_s is not None:
-            age = int(limits.retention_s * 1e9)
-            before = time.time_ns() - age
-            dropped += self._change(lambda table: table.prune(before, int(age * RETENTION_SLACK)))
+            age_ms = int(limits.retention_s * 1000)
+            dropped += self._change(lambda table: table.expire(age_ms))
         if limits.retention_bytes is not None:
             keep = limits.retention_bytes
             dropped += self._change(lambda table: table.drop_oldest(keep))
-        merged = self._change(lambda table: table.compact())
+        while more := self._change(Table.compact_once):
+            merged += more
+            with self._state:
+                if self._closing or self._is_due():
+                    break
         with self._table_lock:
             self._table.vacuum()
         give_back()

@@ -7,32 +7,42 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from stagetrace import log
 from stagetrace.otlp.decode.columns import joined
 from stagetrace.store.database import close
-from stagetrace.store.local import delta, parquet, relation
+from stagetrace.store.local import checkpoint, delta, parquet, relation
 from stagetrace.store.local.duplicates import distinct
+from stagetrace.store.local.durable import UNFINISHED
+from stagetrace.store.local.snapshot import PARTITION, Received
 from stagetrace.store.local.view import View
 from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stagetrace.store.local.delta import File, Snapshot
+    from stagetrace.store.local.clock import Clock
+    from stagetrace.store.local.snapshot import File, Snapshot
 
 MERGE_FILES: Final = 8  # this many files of about one size become one
 MERGED_ROWS: Final = 524_288
 MERGED_BYTES: Final = 256 * 1024 * 1024  # as in memory, where only a part of them is at a time
 SORTED_BYTES: Final = 32 * 1024 * 1024  # of files that overlap in time, all of which are
+MOST_DROPPED: Final = 1000  # files that leave the table in one commit
 GRACE_S: Final = 300.0  # how long a file that was replaced stays for those who are reading it
 
 
 class Table:
     """The writer of one table. Not safe for several threads at once."""
 
-    def __init__(self, folder: Path, snapshot: Snapshot) -> None:
-        """Write to the table in `folder`, whose newest version is `snapshot`."""
+    def __init__(self, folder: Path, snapshot: Snapshot, clock: Clock, spread_ms: int | None = None) -> None:
+        """Write to the table in `folder`, whose newest version is `snapshot`.
+
+        Files are merged of spans that were received within `spread_ms`, so that they grow old together.
+        """
         self.folder = folder
         self.snapshot = snapshot
+        self.clock = clock
+        self._spread_ms = spread_ms
         self.duplicates = 0  # spans that were there already
         self._database = relation.database(folder.parent, "128MB", threads=1)
         self._replaced: list[tuple[float, str]] = []  # when each file left the table
@@ -45,56 +55,67 @@ class Table:
         try:
             if fresh.replaced is not None:
                 self._without(fresh.replaced, spans, added, removed)
+            now = self.clock.now()
             for entry, part in parquet.partitions(fresh.spans):
-                added.append(parquet.write(self.folder, part, entry=entry))
+                added.append(parquet.write(self.folder, part, Received(now, now), entry=entry))
         except OSError:
             self._discard(added)
             raise
         self._commit(added, removed, stored)
         self.duplicates += fresh.dropped
 
-    def compact(self, *, everything: bool = False) -> int:
-        """Merge files of about one size, where there are enough; `everything`: any files. Return how many went in."""
-        merged = 0
-        for entry in (True, False):
-            for group in _groups(
-                [one for one in self.snapshot.files.values() if one.entry is entry], everything=everything
-            ):
-                self._rewrite(group)
-                merged += len(group)
-        return merged
+    def compact(self) -> int:
+        """Merge all small files; return how many went in."""
+        return sum(self._merge(group) for group in self._groups(everything=True))
 
-    def prune(self, before_ns: int, slack_ns: int = 0) -> int:
-        """Drop the spans that started before, in files without any older than `slack_ns` before at the latest.
+    def compact_once(self) -> int:
+        """Merge some files of about one size, if there are enough; return how many went in."""
+        return self._merge(groups[0]) if (groups := self._groups(everything=False)) else 0
 
-        Return how many.
-        """
+    def _merge(self, group: Sequence[File]) -> int:
+        self._rewrite(group)
+        return len(group)
+
+    def prune(self, before_ns: int) -> int:
+        """Drop the spans that started before; return how many."""
         import pyarrow.compute as pc
 
         at_least = pc.field("start_unix_nano") >= before_ns
         files = list(self.snapshot.files.values())
-        old = [file for file in files if file.max_start < before_ns]
-        if old:
-            self._commit([], [file.path for file in old], 0)
-        dropped = sum(file.rows for file in old)
-        for file in files:
-            if file.min_start < before_ns - slack_ns and file.max_start >= before_ns:
+        dropped = self._drop([file for file in files if file.max_start < before_ns])
+        for file in self._whole(files):
+            if file.min_start < before_ns <= file.max_start:
                 dropped += self._rewrite([file], lambda part: part.filter(at_least))
         return dropped
 
+    def expire(self, age_ms: int) -> int:
+        """Drop files of which all spans were received longer ago, the oldest first and some; return how many spans."""
+        before = self.clock.now() - age_ms
+        return self._drop([file for file in self._by_receipt() if file.received.last < before][:MOST_DROPPED])
+
     def drop_oldest(self, keep_bytes: int) -> int:
-        """Drop whole files, the oldest first, until the rest takes at most so many bytes; return how many spans."""
-        size, dropped = self.size, 0
-        removed: list[str] = []
-        for file in sorted(self.snapshot.files.values(), key=lambda one: one.max_start):
+        """Drop files, those received first, until the rest takes at most so many bytes; return how many spans."""
+        size = self.size
+        removed: list[File] = []
+        for file in self._by_receipt()[:MOST_DROPPED]:
             if size <= keep_bytes:
                 break
             size -= file.size
-            dropped += file.rows
-            removed.append(file.path)
-        if removed:
-            self._commit([], removed, 0)
-        return dropped
+            removed.append(file)
+        return self._drop(removed)
+
+    def _by_receipt(self) -> list[File]:
+        return sorted(self.snapshot.files.values(), key=lambda one: one.received.last)
+
+    def _drop(self, files: Sequence[File]) -> int:
+        """Take whole files out of the table; return how many spans are in them."""
+        if files:
+            self._commit([], [file.path for file in files], 0)
+        return sum(file.rows for file in files)
+
+    def _whole(self, files: Iterable[File]) -> list[File]:
+        """Return files but damaged ones, which stay in the table, so that answers report what they lack."""
+        return [file for file in files if parquet.is_whole(self.folder / file.path)]
 
     @property
     def size(self) -> int:
@@ -111,9 +132,11 @@ class Table:
 
     def delete_strays(self) -> None:
         """Delete the files of earlier processes that are not in the table."""
-        for path in self.folder.glob(f"{delta.PARTITION}=*/*.parquet"):
+        for path in self.folder.glob(f"{PARTITION}=*/*.parquet"):
             if f"{path.parent.name}/{path.name}" not in self.snapshot.files:
                 path.unlink(missing_ok=True)
+        for path in (self.folder / delta.LOG).glob(f".*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the database."""
@@ -125,10 +148,30 @@ class Table:
             one = parquet.rewrite(self.folder, files, change)
         else:
             table = parquet.ordered(parquet.read(self.folder, files))
+            received = Received.of(file.received for file in files)
             generation = min(file.generation for file in files)
-            one = parquet.write(self.folder, table, entry=files[0].entry, generation=generation)
+            one = parquet.write(self.folder, table, received, entry=files[0].entry, generation=generation)
         self._commit([one] if one else [], [file.path for file in files], 0)
         return sum(file.rows for file in files) - (one.rows if one else 0)
+
+    def _groups(self, *, everything: bool) -> list[list[File]]:
+        """Return the groups of files that are worth merging, each in order of time."""
+        now = self.clock.now()
+        spread = self._spread_ms or now + 1
+        tiers: dict[tuple[bool, int, int], list[File]] = {}
+        least: dict[tuple[bool, int, int], int] = {}
+        for file in sorted(self._whole(self.snapshot.files.values()), key=lambda one: one.min_start):
+            if file.rows >= MERGED_ROWS // 2:
+                continue
+            window = file.received.last // spread
+            # Eight of one tier make one of the next, so that a span is rewritten a few times in all; no file joins
+            # those of a window that is over.
+            is_last = everything or window < now // spread
+            tier = file.entry, window, 0 if is_last else file.rows.bit_length() // 3
+            tiers.setdefault(tier, []).append(file)
+            least[tier] = 2 if is_last else MERGE_FILES
+        groups = [group for tier, files in tiers.items() if len(files) >= least[tier] for group in _fitting(files)]
+        return [group for group in groups if len(group) > 1]
 
     def _without(self, keys: pa.Table, spans: pa.Table, added: list[File], removed: list[str]) -> None:
         """Write the files that hold spans of these keys, and of the times of `spans`, once more without them."""
@@ -159,7 +202,7 @@ class Table:
         """Commit, and delete the new files if that fails."""
         removed = list(removed)
         try:
-            after = delta.commit(self.folder, self.snapshot, added, removed, stored)
+            after = delta.commit(self.folder, self.snapshot, added, removed, stored, self.clock.reading())
         except OSError:
             # The commit may be there all the same: the disk has the last word.
             after = delta.load(self.folder, self.snapshot)
@@ -170,33 +213,31 @@ class Table:
         now = time.monotonic()
         self._replaced += [(now, path) for path in removed]
         if after.version % delta.CHECKPOINT_EVERY == 0:
-            delta.checkpoint(self.folder, after.version)
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint; where that fails, the commits stay and the next one is written in time."""
+        try:
+            checkpoint.write(self.folder / delta.LOG, self.snapshot)
+        except OSError as error:
+            log.once(
+                f"checkpoint {self.folder}", f"cannot write a checkpoint of {self.folder}: {error}; no span is lost"
+            )
 
     def _discard(self, added: Iterable[File]) -> None:
         for file in added:
             (self.folder / file.path).unlink(missing_ok=True)
 
 
-def _groups(files: list[File], *, everything: bool) -> list[list[File]]:
-    """Return the groups of files that are worth merging, each in order of time."""
-    tiers: dict[int, list[File]] = {}
-    for file in sorted(files, key=lambda one: one.min_start):
-        if file.rows < MERGED_ROWS // 2:
-            # Eight of one tier make one of the next, so that a span is rewritten a few times in all.
-            tiers.setdefault(0 if everything else file.rows.bit_length() // 3, []).append(file)
-    least = 2 if everything else MERGE_FILES
+def _fitting(files: Iterable[File]) -> list[list[File]]:
+    """Return files as groups of those that may become one."""
     groups: list[list[File]] = []
-    for tier in tiers.values():
-        if len(tier) < least:
-            continue
-        group: list[File] = []
-        for file in tier:
-            if group and not _fit([*group, file]):
-                groups.append(group)
-                group = []
-            group.append(file)
-        groups.append(group)
-    return [group for group in groups if len(group) > 1]
+    for file in files:
+        if groups and _fit([*groups[-1], file]):
+            groups[-1].append(file)
+        else:
+            groups.append([file])
+    return groups
 
 
 def _fit(files: Sequence[File]) -> bool:

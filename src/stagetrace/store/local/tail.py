@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from stagetrace.otlp.decode.request import Decoded
+    from stagetrace.store.local.wal import Frame
 
 # Arrow takes a fifth of the memory of Python's lists. Not too much at once: what was one large block of memory is, once
 # free, full of holes.
@@ -40,6 +41,14 @@ class Tail:
         self.last = sequence
         if self._open_rows >= _SEALED_ROWS or self._open_bytes >= _SEALED_BYTES:
             self._seal()
+
+    def replay(self, frame: Frame) -> None:
+        """Take in one request of the log. Raise MalformedRequest."""
+        from stagetrace.otlp.decode.request import decode  # a command that finds an empty log does without
+        from stagetrace.otlp.decode.spans import EVER
+
+        decoded = decode(frame.request, EVER if frame.latest is None else frame.latest)
+        self.add(frame.sequence, decoded, len(frame.request))
 
     def over(self, rows: int, size: int) -> bool:
         """Return whether it holds at least so many spans or bytes."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.store.local import delta, wal
+from stagetrace.store.local import delta, parquet, wal
+from stagetrace.store.local.snapshot import Snapshot
 from stagetrace.store.local.tail import Tail
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stagetrace.store.local.delta import File, Snapshot
+    from stagetrace.store.local.snapshot import File
 
 TABLE: Final = "spans"
 WAL: Final = "wal"
@@ -28,14 +29,21 @@ class View:
     snapshot: Snapshot
     tail: tuple[pa.Table, ...] = ()
     last: int = 0  # number of the newest request
+    lost: int = 0  # requests that are missing from the log
 
     def files(self, since_ns: int, until_ns: int, *, entry: bool | None = None) -> list[File]:
-        """Return the files that may hold spans which start in [since_ns, until_ns)."""
-        return [
+        """Return the files that may hold spans which start in [since_ns, until_ns), but damaged ones."""
+        return self.split(since_ns, until_ns, entry=entry)[0]
+
+    def split(self, since_ns: int, until_ns: int, *, entry: bool | None = None) -> tuple[list[File], list[File]]:
+        """Return the files as `files` does, and those of the same times that are missing or damaged."""
+        found = [
             file
             for file in self.snapshot.files.values()
             if file.max_start >= since_ns and file.min_start < until_ns and entry in (None, file.entry)
         ]
+        damaged = [file for file in found if not parquet.is_whole(self.table / file.path)]
+        return [file for file in found if file not in damaged], damaged
 
 
 class Outside:
@@ -44,9 +52,10 @@ class Outside:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._table = folder / TABLE
-        self._snapshot = delta.Snapshot()
+        self._snapshot = Snapshot()
         self._tail = Tail()
         self._behind = 0  # the tail holds what comes after this number
+        self._lost = 0  # requests that the log lacks behind it
 
     def view(self) -> View:
         """Return the present state."""
@@ -60,21 +69,18 @@ class Outside:
             if delta.load(self._table, self._snapshot).stored == self._snapshot.stored:
                 break
         last = max(self._snapshot.stored, self._tail.last)
-        return View(self._table, self._snapshot, tuple(self._tail.tables()), last)
+        return View(self._table, self._snapshot, tuple(self._tail.tables()), last, self._lost)
 
     def _follow(self) -> None:
         """Bring the tail up to date: drop what the table has, decode what is new."""
-        from stagetrace.otlp.decode.request import MalformedRequest, decode
+        from stagetrace.otlp.decode.request import MalformedRequest
 
         if self._behind != self._snapshot.stored:
-            self._tail, self._behind = Tail(), self._snapshot.stored
-        seen = max(self._behind, self._tail.last)
-        found = wal.segments(self._folder / WAL)
-        for at, (_, path) in enumerate(found):
-            if at + 1 < len(found) and found[at + 1][0] <= seen + 1:
+            self._tail, self._behind, self._lost = Tail(), self._snapshot.stored, 0
+        replay = wal.Replay(self._folder / WAL, max(self._behind, self._tail.last))
+        for frame in replay:
+            try:
+                self._tail.replay(frame)
+            except MalformedRequest:  # noqa: PERF203 -- cannot have been acknowledged, and must not stop the others
                 continue
-            for sequence, request in wal.read(path, seen):
-                try:
-                    self._tail.add(sequence, decode(request), len(request))
-                except MalformedRequest:  # noqa: PERF203 -- cannot have been acknowledged, and must not stop the others
-                    continue
+        self._lost += replay.lost
