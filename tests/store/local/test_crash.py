@@ -1,4 +1,4 @@
-"""A writer that is killed at any moment: what it acknowledged is there, once, whether or not anyone opens it again."""
+"""A writer that is killed at any moment, or by a power failure: what it acknowledged is there, once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from heavy import scaled
 from stagetrace.errors import StoreError
 from stagetrace.store.local import LocalReader, LocalStore, delta, wal
 from stagetrace.store.local.view import TABLE, WAL
-from store.local.made import NOW, ids, request, span
+from store.local import power
+from store.local.made import EVER, NOW, ids, request, span
 from store.local.writer import PER_REQUEST
 
 ROUNDS = scaled(4, 15, 50)
@@ -24,7 +25,7 @@ TESTS = Path(__file__).parents[2]
 
 def _killed(folder: Path, first: int, requests: int, after_s: float) -> set[int]:
     """Run a writer, kill it some time after so many requests; return the numbers of all spans it said were on disk."""
-    argv = [sys.executable, "-m", "store.local.writer", str(folder), str(first)]
+    argv = [sys.executable, "-m", "store.local.writer", str(folder), str(first), str(folder.with_name("kept"))]
     with started(argv, stderr=None, cwd=TESTS) as process:
         lines = Lines(process.stdout)
         assert lines.next() == "ready"
@@ -46,7 +47,7 @@ def _numbers(first: int, count: int) -> range:
     [pytest.param(1, marks=pytest.mark.smoke), pytest.param(ROUNDS, marks=[pytest.mark.heavier, pytest.mark.sample])],
 )
 def test_everything_acknowledged_outlives_kill_9(tmp_path: Path, rounds: int) -> None:
-    """Kill the writer again and again on one folder; read beside the corpse and after recovery."""
+    """Kill the writer again and again on one folder; read beside the corpse, after a power failure and recovery."""
     draw = random.Random(4)
     acknowledged: set[int] = set()
     for round_ in range(rounds):
@@ -56,6 +57,12 @@ def test_everything_acknowledged_outlives_kill_9(tmp_path: Path, rounds: int) ->
             found = ids(outside)
         assert len(found) == len(set(found)), "a span is there twice"
         assert acknowledged <= set(found), f"lost after round {round_}"
+        damage = power.fail(tmp_path / "kept", tmp_path / "store", draw)
+        with LocalReader.open(tmp_path / "store") as outside, outside.relations(EVER) as relations:
+            found = ids(outside)
+            assert relations.reason is None, damage
+        assert len(found) == len(set(found)), damage
+        assert acknowledged <= set(found), f"lost after round {round_}: {damage}"
         with LocalStore.open(tmp_path / "store") as store, store.reader() as reader:
             assert ids(reader) == found
         assert not wal.segments(tmp_path / "store" / WAL), "what is in the table is not in the log any more"

@@ -1,7 +1,8 @@
 """A process that writes to a local store until it is killed, and says on stdout what was acknowledged.
 
-python -m store.local.writer FOLDER FIRST: spans are numbered from FIRST; each line is `FIRST COUNT` of a request on
-disk. The store moves, merges and checkpoints after few spans, so that a kill meets each of these.
+python -m store.local.writer FOLDER FIRST KEPT: spans are numbered from FIRST; each line is `FIRST COUNT` of a request
+on disk. The store moves, merges and checkpoints after few spans, so that a kill meets each of these. KEPT: as
+`power.record` has it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from stagetrace.store.local import LocalStore, delta, store
+from store.local import power
 from store.local.made import MS, NOW, request, span
 
 THREADS = 3
@@ -22,6 +24,7 @@ PER_REQUEST = 7
 def main() -> None:
     store.FLUSH_ROWS = 200  # type: ignore[misc]  # the constants are final for everyone else
     delta.CHECKPOINT_EVERY = 4  # type: ignore[misc]
+    power.record(Path(sys.argv[3]), Path(sys.argv[1]))
     opened = LocalStore.open(Path(sys.argv[1]))
     numbers = count(int(sys.argv[2]), PER_REQUEST)
     os.write(1, b"ready\n")

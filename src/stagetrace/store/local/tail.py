@@ -47,7 +47,7 @@ class Tail:
         from stagetrace.otlp.decode.request import decode  # a command that finds an empty log does without
         from stagetrace.otlp.decode.spans import EVER
 
-        decoded = decode(frame.request, EVER if frame.latest is None else frame.latest)
+        decoded = decode(frame.request, latest=EVER if frame.latest is None else frame.latest)
         self.add(frame.sequence, decoded, len(frame.request))
 
     def over(self, rows: int, size: int) -> bool:
