@@ -14,7 +14,7 @@ MESSAGE: Final = 1000  # characters of an error message, as a command, the back 
 LINES: Final = 3
 TRACEBACK: Final = (10_000, 100)  # likewise, and lines, of a traceback
 _HIDDEN: Final = re.compile(r"[^ -~\u00a1-\u00ac\u00ae-\u02ff]")  # may be: the rest is looked at one by one
-_END: Final = 300  # characters of the end of a message that are kept: it holds the remedy
+_END: Final = 3  # the part of a message that is cut which is kept of its end, where the remedy stands: a third
 _FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 -- full-width ones begin a formula, too
 _NUMBER: Final = re.compile(r"[+-]?[0-9.,]+([eE][+-]?[0-9]+)?")
 
@@ -49,7 +49,8 @@ def bounded(text: str, characters: int = MESSAGE, lines: int = LINES) -> str:
         shown = "\n".join([*parts[: lines - 2], parts[lines - 2] + cut, parts[-1]])
     if len(shown) > characters:
         cut = f" ... [{len(shown) - characters:,} characters cut] ... "
-        shown = f"{shown[: characters - _END]}{cut}{shown[-_END:]}"
+        end = characters // _END
+        shown = f"{shown[: characters - end]}{cut}{shown[-end:]}"
     return shown
 
 

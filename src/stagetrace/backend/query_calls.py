@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from stagetrace.backend.grpc_calls import CODES, abort, read_message
 from stagetrace.backend.query import UNKNOWN, Query, QueryError
-from stagetrace.backend.refusal import BUSY, SLOW, Refused
+from stagetrace.backend.refusal import BUSY, SLOW, Refused, short
 from stagetrace.backend.slots import Slot, Slots
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.errors import StoreError
@@ -98,9 +98,9 @@ class QueryCalls:
             abort(context, error)
         self._counters.add("failed_queries", _TRANSPORT)
         if isinstance(error, QueryError):
-            context.abort(CODES[error.code], str(error))
+            context.abort(CODES[error.code], short(str(error)))
         if isinstance(error, StoreError):
-            context.abort(CODES[UNKNOWN], str(error))
+            context.abort(CODES[UNKNOWN], short(str(error)))
         if isinstance(error, DecodeError):
             context.abort(grpc.StatusCode.INTERNAL, "the request cannot be decoded")
         if context.is_active():

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, QueryError
-from stagetrace.backend.refusal import Refused
+from stagetrace.backend.refusal import Refused, short
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.backend.web import application
 from stagetrace.errors import StoreError
@@ -83,7 +83,7 @@ def _respond(query: Callable[[Request], Any], request: Request, counters: Counte
 
 
 def _fault(code: int, message: str, _request: Request) -> Response:
-    return JSONResponse({"error": {"httpCode": code, "message": message}}, code)
+    return JSONResponse({"error": {"httpCode": code, "message": short(message)}}, code)
 
 
 def _services(queries: Queries) -> Any:

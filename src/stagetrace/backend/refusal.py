@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.printable import bounded
+
 if TYPE_CHECKING:
     from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
@@ -32,10 +34,16 @@ INTERNAL: Final = Kind("internal", 500, 13)
 BUSY: Final = Kind("busy", 429, 14, retry_after_s=1)
 STORE: Final = Kind("store", 503, 14, retry_after_s=5)
 ABANDONED: Final = Kind("abandoned", 503, 14, retry_after_s=1)
+_MOST: Final = 400  # characters of a message; clients refuse trailers of 8 KiB, in which each can take 18 bytes
 KINDS: Final = (
     MALFORMED, UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD, SLOW, TOO_LARGE, UNSUPPORTED, INTERNAL, BUSY, STORE,
     ABANDONED,
 )  # fmt: skip
+
+
+def short(message: str) -> str:
+    """Return a message that may quote its request, printable and short enough for the trailers of gRPC."""
+    return bounded(message, _MOST)
 
 
 class Refused(Exception):  # noqa: N818 -- a response, not a fault of ours
@@ -44,7 +52,7 @@ class Refused(Exception):  # noqa: N818 -- a response, not a fault of ours
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-        self.message = message
+        self.message = short(message)
 
 
 def too_many(what: str) -> Refused:

@@ -126,7 +126,7 @@ def ask(relations: Relations, sql: str, most: int) -> Found:
         return Found(names, *_rows(answer, most))
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
-        raise UsageError("\n".join(line[:200] for line in lines[:_LINES])) from None
+        raise UsageError("\n".join(lines[:_LINES])) from None
 
 
 def _rows(answer: DuckDBPyConnection, most: int) -> tuple[list[tuple[Any, ...]], str | None]:
