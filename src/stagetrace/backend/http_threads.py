@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
 
@@ -15,22 +15,24 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 T = TypeVar("T")
-REQUESTS: Final = 256  # in threads, and waiting for one
 
 
 class Threads(ThreadPoolExecutor):
-    """Runs the work of requests. Used from the event loop."""
+    """Runs the work of `most` requests, those that wait for a thread included. Used from the event loop."""
 
-    requests = 0
+    def __init__(self, count: int, most: int) -> None:
+        super().__init__(count)
+        self._most = most
+        self._requests = 0
 
     async def run(self, request: Request, work: Callable[[], T], disconnected: Callable[[], None] | None = None) -> T:
         """Return what `work` does, in a thread. Raise Refused where too many wait, or the client has disconnected.
 
         `disconnected` is called where the client disconnects while the work is being done.
         """
-        if self.requests >= REQUESTS:
-            raise Refused(BUSY, f"{REQUESTS} requests are being answered at this moment; send this one again")
-        self.requests += 1
+        if self._requests >= self._most:
+            raise Refused(BUSY, f"{self._most} requests are being answered at this moment; send this one again")
+        self._requests += 1
         future = self.submit(work)
         watching = asyncio.create_task(_watch(request, future, disconnected))
         try:
@@ -41,7 +43,7 @@ class Threads(ThreadPoolExecutor):
             raise
         finally:
             watching.cancel()
-            self.requests -= 1
+            self._requests -= 1
 
 
 async def _watch(request: Request, future: Future[T], disconnected: Callable[[], None] | None) -> None:

@@ -96,7 +96,8 @@ def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
     access = Access.of(options)
     # Threads apart from each other and from gRPC's: slow queries delay no spans.
     counts = (_RECEIVING, _PARSING, _QUERYING)
-    receiving, parsing, querying = (stack.enter_context(Threads(count)) for count in counts)
+    # A port is never full of requests in work, so it can respond to /health.
+    receiving, parsing, querying = (stack.enter_context(Threads(count, most // 4)) for count in counts)
     apps = (
         receiver_app(intake, access, receiving, parsing),
         query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),

@@ -25,7 +25,7 @@ from stagetrace.backend.http_body import DEADLINES as BODY_DEADLINES
 from stagetrace.backend.http_body import BodyDeadlines
 from stagetrace.backend.http_connections import DEADLINES, Awaited, Closed, Connections, Deadlines, Place, peer_of
 from stagetrace.backend.http_server import HttpServer
-from stagetrace.backend.http_threads import REQUESTS, Threads
+from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake, Room
 from stagetrace.backend.options import Limits, Options
 from stagetrace.backend.receiver_http import receiver_app
@@ -40,6 +40,7 @@ pytestmark = pytest.mark.usefixtures("services")
 
 SPANS = request("legal").SerializeToString()
 MOST = 1024  # connections of a port, by default
+REQUESTS = 32  # in work, and waiting for a thread
 SHORT = Deadlines(headers=0.3, keep_alive=0.3, reading=0.3)
 SHORT_BODY = BodyDeadlines(whole=0.6, step=0.6)
 
@@ -168,7 +169,7 @@ def receiver(
     """Run the OTLP port."""
     counters = Counters()
     intake = Intake(store, counters, Limits(min(in_flight, 64 << 20), in_flight))
-    with Threads(threads) as pool:
+    with Threads(threads, REQUESTS) as pool:
         app = receiver_app(intake, Access(), pool, pool, body)
         server = HttpServer(app, Options(store.folder), "http", counters, most=most, deadlines=deadlines)
         with running(server, counters) as door:
@@ -260,7 +261,7 @@ def test_requests_that_wait_for_a_thread_are_few_and_health_is_none_of_them(
             with probes.open_connections(door.address, REQUESTS, content):
                 until(lambda: door.post().status_code == 429)
                 assert door.is_healthy()
-            until(lambda: door.counters.value("refused_requests", "abandoned") == REQUESTS - 1)
+            until(lambda: door.counters.value("refused_requests", "abandoned") == REQUESTS - 1, within_s=30)
         finally:
             ending.set()
 
