@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from answers.made import MS, NOON, Made, store
 from cli.running import cli
 from stagetrace import semconv
+from stagetrace.cli import main
+from stagetrace.cli.output.streams import unescaped
 from stagetrace.cli.registry import VERBS
 from stagetrace.printable import spreadsheet_cell
 from test_printable import HIDDEN
@@ -106,6 +109,21 @@ def test_nothing_controls_the_terminal(name: str, folder: Path) -> None:
             assert len(done.stderr) < 1200
         elif form == ["--json"]:
             assert json.loads(done.stdout)
+
+
+def test_both_streams_escape_whatever_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb that forgets to; lines and tabs stay, and colours of our own, which go around it."""
+
+    def run(given: list[str]) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            stream.write(f"{given[0]}\n")
+            stream.writelines(["\ta\x1b\n"])
+            unescaped(stream).write("\x1b[K")
+        return 0
+
+    monkeypatch.setattr(main, "_run", run)
+    done = cli("\x9b\u202e")
+    assert done.stdout == done.stderr == "\\x9b\\u202e\n\ta\\x1b\n\x1b[K"
 
 
 def test_json_has_the_texts_as_they_are(folder: Path) -> None:
