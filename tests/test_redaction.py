@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from stagetrace import redaction
-from stagetrace.redaction import redacted, redacted_end, redacted_path, redacted_query, redacted_start
+from stagetrace.redaction import (
+    redacted,
+    redacted_arguments,
+    redacted_end,
+    redacted_path,
+    redacted_query,
+    redacted_start,
+)
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----"
@@ -71,6 +78,22 @@ def test_queries_and_paths() -> None:
     assert redacted_path("/fetch/http://bob:hunter2@h/x") == "/fetch/http://REDACTED@h/x"
     for path in ("/", "/v1/models/tokenizer:predict", "/models/sentence-transformers/all-MiniLM-L6-v2", "/a@b"):
         assert redacted_path(path) == path
+
+
+def test_arguments_of_a_command_line() -> None:
+    given = [
+        "serve",
+        "--db-password",
+        "hunter 2",
+        "--port",
+        "80",
+        "--token=hunter2",
+        "--key",
+        "x",
+        "http://u:hunter2@h",
+    ]
+    shown = ["serve", "--db-password", "REDACTED", "--port", "80", "--token=REDACTED", "--key", "REDACTED"]
+    assert redacted_arguments(given) == [*shown, "http://REDACTED@h"]
 
 
 def test_words_of_the_environment_are_secret_in_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:

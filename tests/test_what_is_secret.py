@@ -56,8 +56,16 @@ def canaries(*texts: bytes | str) -> set[str]:
 def left(folder: Path, kind: str, env: Mapping[str, str]) -> Left:
     """Serve, make all requests, stop; return what has left."""
     rpcs = free_port()
-    more = {"GRPC_PORT": str(rpcs), "STAGETRACE_STATUS": str(folder), **env}
-    argv = [PYTHON, "canaries.py", kind, "--db-password", "canary-option_", "postgres://u:canary-argument_@db"]
+    detector = {"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process"}
+    more = {"GRPC_PORT": str(rpcs), "STAGETRACE_STATUS": str(folder), **detector, **env}
+    argv = [
+        PYTHON,
+        "canaries.py",
+        kind,
+        "--db-password",
+        "canary-option_ canary-rest_",
+        "postgres://u:canary-argument_@db",
+    ]
     with run_sink() as sink:
         every = sink.environment(STAGETRACE_SLA="* within 1us", STAGETRACE_LOG="debug", **AT_END, **more)
         with run_service(folder, argv=argv, env=every) as service:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
 
 from stagetrace import config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REDACTED: Final = "REDACTED"
 ONLY_AS_A_WHOLE: Final = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often
@@ -79,6 +82,13 @@ def _pair(pair: str) -> str:
 def redacted(text: str) -> str:
     """Return a text with the credentials in it redacted, as far as their names or their forms show them."""
     return _named(_formed(text))
+
+
+def redacted_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command line with the credentials in them redacted, as of `--token VALUE`."""
+    before = ("", *arguments)
+    values = [one.startswith("-") and "=" not in one and is_secret(one.lstrip("-")) for one in before]
+    return [REDACTED if is_value else redacted(one) for is_value, one in zip(values, arguments, strict=False)]
 
 
 def redacted_start(text: str, most: int) -> str:

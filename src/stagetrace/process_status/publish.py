@@ -16,7 +16,7 @@ from stagetrace.guard import failures, guarded, switched_off
 from stagetrace.import_hooks import finder
 from stagetrace.process_status import files
 from stagetrace.process_status.counts import crowded_waits, ignored_headers
-from stagetrace.redaction import redacted
+from stagetrace.redaction import redacted, redacted_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +111,7 @@ def _fixed(me: files.Identity) -> dict[str, Any]:
         "pid": me.pid,
         "namespace": me.namespace,
         "started_unix": round(_started(me), 3),
-        "command": redacted(" ".join(sys.orig_argv))[:_LONGEST_COMMAND],
+        "command": " ".join(redacted_arguments(sys.orig_argv))[:_LONGEST_COMMAND],
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": {"stagetrace": __version__, **_versions()},
         "native": bool(getattr(request_encoder, "NATIVE", False)),
