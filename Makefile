@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOCK := requirements-dev.txt
 BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels clean
+.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels lock clean
 
 # Tests mostly wait for processes that they have started, so there are more test processes than cores.
 WORKERS ?= 3
@@ -68,7 +69,7 @@ backends-if-go:
 WHEELS := x86_64-linux-gnu.2.17:manylinux_2_17_x86_64 aarch64-linux-gnu.2.17:manylinux_2_17_aarch64 \
   x86_64-linux-musl:musllinux_1_2_x86_64 aarch64-linux-musl:musllinux_1_2_aarch64
 
-wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and musllinux, and the source archive, in dist/
+wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and musllinux, the source archive, an SBOM, in dist/
 	@rm -rf dist
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet ziglang auditwheel
 	@$(BIN)/uv build --quiet --sdist
@@ -77,6 +78,16 @@ wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and mus
 	  CC="$$cc" LDSHARED="$$cc -shared" $(BIN)/uv build --quiet --wheel --python 3.11 "-C--build-option=--plat-name=$${one##*:}" || exit; \
 	done
 	@$(BIN)/python -m auditwheel show dist/*-manylinux_*_$$(uname -m).whl
+	@# The SBOM: what the wheel with all extras installs, in the versions that the tests ran with.
+	@$(BIN)/uv venv --quiet --clear dist/.sbom
+	@$(BIN)/uv pip install --quiet --python dist/.sbom --constraints $(LOCK) "$$(ls dist/*-manylinux_*_$$(uname -m).whl)[backend,bench,demo]"
+	@$(BIN)/uv tool run --quiet --from 'cyclonedx-bom>=7' cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
+	  --output-reproducible --output-file dist/stagetrace.cdx.json dist/.sbom
+	@rm -rf dist/.sbom
+
+lock: $(INSTALLED) ## pin anew what the tests and checks are installed with
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra backend --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --custom-compile-command "make lock" --output-file $(LOCK)
 
 clean: ## remove the files of make from the work tree (the cache outside it stays)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -85,11 +96,13 @@ clean: ## remove the files of make from the work tree (the cache outside it stay
 
 # The activation files are copied and the extension in C is compiled at installation, so a change to them needs a new one; the
 # rest is used in place.
-$(INSTALLED): pyproject.toml setup.py $(wildcard src/stagetrace.*) $(wildcard native/*.[ch])
+# What CI installs is pinned in $(LOCK), by version and hash, whatever index is asked for it.
+$(INSTALLED): pyproject.toml setup.py $(LOCK) $(wildcard src/stagetrace.*) $(wildcard native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "this needs Python 3.11 or newer (the recording side alone runs on 3.10); $(PYTHON) is $$($(PYTHON) --version 2>&1)."; echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "installing stagetrace and the dependencies of its tests into $(VENV), about a minute the first time ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[backend]' --group dev
+	@sed -n '/^uv==/,/[^\]$$/p' $(LOCK) | $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement /dev/stdin
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --no-deps --require-hashes --requirements $(LOCK)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
