@@ -110,6 +110,16 @@ def request_of(spans: Iterable[bytes], resource: bytes = b"", scope: bytes = b""
 # --- what a span may be made of, as encoders write it and as none does
 
 LONG: Final = "x" * 300
+
+
+def nested(depth: int) -> AnyValue:
+    """Return a value of so many arrays within each other; 29 may be in an attribute of a span."""
+    value = innermost = AnyValue()
+    for _ in range(depth):
+        innermost = innermost.array_value.values.add()
+    return value
+
+
 VALUES: Final[tuple[AnyValue, ...]] = (
     *(AnyValue(string_value=text) for text in ("", "text", "ü" * 40, "y" * 63, "y" * 64, LONG)),
     *(AnyValue(bool_value=value) for value in (True, False)),
@@ -117,6 +127,7 @@ VALUES: Final[tuple[AnyValue, ...]] = (
     *(AnyValue(double_value=value) for value in (0.0, -0.0, 0.1, 1e299, 1e301, float("inf"), float("-inf"))),
     AnyValue(double_value=float("nan")), AnyValue(bytes_value=b"\xff"), AnyValue(),
     AnyValue(array_value=ArrayValue(values=[AnyValue(int_value=1)])), AnyValue(kvlist_value=KeyValueList()),
+    nested(29), nested(30), nested(46),
 )  # fmt: skip
 KEYS: Final = (*TYPED, "", "own", "ml.stage.", "ml.stage.x.ms", "ml.stage.x", "o" * 63, "o" * 64, "o" * 130)
 
@@ -185,9 +196,10 @@ def wild_spans(draw: st.DrawFn) -> bytes:
 @settings(max_examples=5_000 if HEAVY else 150, deadline=None)
 @given(st.lists(wild_spans(), max_size=4), st.binary(max_size=12), st.booleans())
 def test_any_spans_give_the_same(spans: list[bytes], junk: bytes, large: bool) -> None:
-    """As a small request, which protobuf has checked, or as a large one, which it has not."""
+    """As a small request, which protobuf has checked, or as a large one, which it has not; and beside empty ones."""
     data = request_of(spans, delimited(1, b""), delimited(3, b"url"))
     same(data)
+    same(b"\x0a\x00" + data + delimited(1, b"\x12\x00" + delimited(2, delimited(3, bytes(30)))))
     same(request_of([*spans, HEAD + junk]))
     if large:
         with pytest.MonkeyPatch.context() as patch:
