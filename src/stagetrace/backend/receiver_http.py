@@ -27,8 +27,6 @@ from stagetrace.otlp.decode.json import most_values, parse
 from stagetrace.otlp.decode.request import TooManyHolders
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from google.protobuf.message import Message
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -42,27 +40,28 @@ METRICS_PATH: Final = "/v1/metrics"
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _TRANSPORT: Final = "http"
-# A million values are at most 0.4 s in which Python's reader of JSON lets nothing else run.
+_LARGE: Final = 256 << 10
+# So many values are at most 0.2 s in which Python's reader of JSON lets nothing else run.
 _LARGEST_JSON: Final = 16 << 20
-_MOST_JSON_VALUES: Final = 1_000_000
+_MOST_JSON_VALUES: Final = 500_000
 
 
 def receiver_app(
-    intake: Intake, access: Access, threads: Threads, json_threads: Threads, deadlines: BodyDeadlines = DEADLINES
+    intake: Intake, access: Access, threads: Threads, heavy: Threads, deadlines: BodyDeadlines = DEADLINES
 ) -> ASGIApp:
-    """Return the app of the OTLP port. JSON becomes Python objects, many times its size, in threads of its own."""
-    pools = {PROTOBUF: threads, JSON: json_threads}
-    routes = [Route(PATH, _Export(intake, pools, deadlines).handle, methods=["POST"])]
-    routes.append(Route(METRICS_PATH, _MetricsExport(intake, pools, deadlines).handle, methods=["POST"]))
+    """Return the app of the OTLP port. JSON and large requests are stored in the threads `heavy`."""
+    routes = [Route(PATH, _Export(intake, threads, heavy, deadlines).handle, methods=["POST"])]
+    routes.append(Route(METRICS_PATH, _MetricsExport(intake, threads, heavy, deadlines).handle, methods=["POST"]))
     return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
 class _Export:
-    """The route of spans. `threads` are those for each form."""
+    """The route of spans. `heavy` are the threads of JSON and of large requests, so that these delay no others."""
 
-    def __init__(self, intake: Intake, threads: Mapping[str, Threads], deadlines: BodyDeadlines) -> None:
+    def __init__(self, intake: Intake, threads: Threads, heavy: Threads, deadlines: BodyDeadlines) -> None:
         self._intake = intake
         self._threads = threads
+        self._heavy = heavy
         self._deadlines = deadlines
 
     async def handle(self, request: Request) -> Response:
@@ -72,17 +71,26 @@ class _Export:
                 form = _need(form, request)
                 body = await receive_body(request, self._intake, room, self._deadlines)
                 encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
-                work = partial(self._take, body, encoding, form, room)
-                return _respond(200, await self._threads[form].run(request, work, room.abandon), form)
+                threads = self._heavy if form == JSON else self._threads
+                taken = await threads.run(request, partial(self._take, body, encoding, form, room), room.abandon)
+                if isinstance(taken, bytes):
+                    taken = await self._heavy.run(request, partial(self._store, taken, form, room), room.abandon)
+                return _respond(200, taken, form)
         except Refused as refused:
-            return _refusal(refused, form)
+            # Its traceback and the future that it was raised of hold each other, and with them the request.
+            return _refusal(refused.with_traceback(None), form)
 
-    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
-        """Store a body and return the response. Raise Refused."""
+    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message | bytes:
+        """Store a body and return the response; of a large request return what is to be stored. Raise Refused."""
         room.check()
+        limit = self._intake.limits.request
+        content = inflate(body, encoding, min(_LARGEST_JSON, limit) if form == JSON else limit, room)
+        return content if form == PROTOBUF and len(content) > _LARGE else self._store(content, form, room)
+
+    def _store(self, content: bytes, form: str, room: Room) -> Message:
+        """Store a request and return the response. Raise Refused."""
         if form == JSON:
-            return self._take_json(inflate(body, encoding, min(_LARGEST_JSON, self._intake.limits.request), room), room)
-        content = inflate(body, encoding, self._intake.limits.request, room)
+            return self._take_json(content, room)
         return export_response(self._intake.append(_TRANSPORT, content, room))
 
     def _take_json(self, content: bytes, room: Room) -> Message:
@@ -110,9 +118,7 @@ class _Export:
 class _MetricsExport(_Export):
     """The route of metrics."""
 
-    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
-        room.check()
-        content = inflate(body, encoding, self._intake.limits.request, room)
+    def _store(self, content: bytes, form: str, room: Room) -> Message:
         return self._intake.append_counts(_TRANSPORT, content, room, is_json=form == JSON)
 
 

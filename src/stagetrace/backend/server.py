@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Requests of one moment share one fsync, so receiving wants more threads than there are cores.
 _RECEIVING: Final = 16
-_PARSING: Final = 1  # bodies of JSON, each of which may take hundreds of megabytes
+_HEAVY: Final = 2  # JSON, each of which may take hundreds of megabytes, and large requests
 _QUERYING: Final = 4
 _GRACE_S: Final = 3
 
@@ -95,11 +95,11 @@ def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     access = Access.of(options)
     # Threads apart from each other and from gRPC's: slow queries delay no spans.
-    counts = (_RECEIVING, _PARSING, _QUERYING)
+    counts = (_RECEIVING, _HEAVY, _QUERYING)
     # A port is never full of requests in work, so it can respond to /health.
-    receiving, parsing, querying = (stack.enter_context(Threads(count, most // 4)) for count in counts)
+    receiving, heavy, querying = (stack.enter_context(Threads(count, most // 4)) for count in counts)
     apps = (
-        receiver_app(intake, access, receiving, parsing),
+        receiver_app(intake, access, receiving, heavy),
         query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),
     )
     web = [HttpServer(app, options, port, counters, most=most) for port, app in zip(HTTP_PORTS, apps, strict=True)]

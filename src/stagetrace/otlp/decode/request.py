@@ -79,20 +79,25 @@ def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> De
     `check` is for requests that others send: it is called between steps, and ends the work by an error. Their resources
     and scopes are limited: raise TooManyHolders beyond.
     """
-    try:
-        return _decode(request, check, latest)
-    except _StoppedError as stopped:
-        raise stopped.error from None
-
-
-def _decode(request: bytes, check: Check | None, latest: int) -> Decoded:
     if NATIVE is None:
         return decode_by(PYTHON, request, check, latest)
+    is_stopped = False
+
+    def watched() -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        if check is not None:
+            check()
+        is_stopped = False
+
     try:
-        return decode_by(NATIVE, request, check, latest)
-    except (MalformedRequest, _StoppedError):
+        return decode_by(NATIVE, request, check and watched, latest)
+    except MalformedRequest:
         raise
-    except Exception as error:  # noqa: BLE001 -- the Python implementation goes on in its place
+    except Exception as error:
+        if is_stopped:  # an error of `check`, which is no fault of the decoder
+            raise
+        # The Python implementation goes on in its place.
         found = decode_by(PYTHON, request, check, latest)  # raises if the fault is in the data
         log.once(
             "stagetrace._native.decoder",
@@ -118,14 +123,6 @@ def decode_by(
 
 class _TooManyError(Exception):
     """So many spans are bad that the remainder is not worth reading."""
-
-
-class _StoppedError(Exception):
-    """`check` has raised an error, which is no fault of the decoder."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class _Decoder:
@@ -247,12 +244,9 @@ class _Decoder:
         return found.around, found.held
 
     def _stop_if_asked(self) -> None:
-        """Raise _StoppedError where the work is no longer wanted."""
-        try:
-            if self._check is not None:
-                self._check()
-        except Exception as error:
-            raise _StoppedError(error) from error
+        """Call `check`, which raises where the work is no longer wanted."""
+        if self._check is not None:
+            self._check()
 
     def _refuse(self, why: str, count: int = 1) -> None:
         self._count(why, max(1, count))
