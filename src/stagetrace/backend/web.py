@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.refusal import UNAUTHENTICATED, Refused
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 HEALTH: Final = "/health"
 METRICS: Final = "/metrics"
+_METRICS_REQUESTS: Final = 8  # at one time
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Spans are nobody's to embed, to cache, or to take for a page. The page has a policy of its own.
 _HEADERS: Final = (
@@ -52,8 +54,13 @@ def application(
     def crashed(request: Request, _error: Exception) -> Response:
         return fault(500, "the back end failed on this request; see its log", request)
 
-    def metrics_text(_request: Request) -> Response:
-        return PlainTextResponse(metrics(), media_type=_PROMETHEUS)
+    threads = Threads(1, _METRICS_REQUESTS)  # apart: slow queries delay no metrics, and metrics no port
+
+    async def metrics_text(request: Request) -> Response:
+        try:
+            return PlainTextResponse(await threads.run(request, metrics), media_type=_PROMETHEUS)
+        except Refused as refused:
+            return fault(refused.kind.status, refused.message, request)
 
     app = Starlette(
         routes=[*routes, Route(HEALTH, _health), Route(METRICS, metrics_text)],

@@ -266,6 +266,20 @@ def test_requests_that_wait_for_a_thread_are_few_and_health_is_none_of_them(
             ending.set()
 
 
+def test_metrics_that_wait_are_few(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = threading.Event()
+    monkeypatch.setattr(Intake, "metrics", lambda _: str(ending.wait(60)))
+    content = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with receiver(store) as door:
+        try:
+            with probes.open_connections(door.address, 40, content) as waiting:
+                until(lambda: len(probes.readable(waiting)) >= 32)
+                assert door.is_healthy()
+                assert probes.status_of(probes.readable(waiting)[-1]) == 429
+        finally:
+            ending.set()
+
+
 def test_a_new_connection_is_refused_while_all_are_in_work(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ending = threading.Event()
     monkeypatch.setattr(Intake, "append", lambda *_: ending.wait(60))
