@@ -1,10 +1,17 @@
 """Models of scikit-learn: a person's own, which takes as long as its first row says, and a pipeline of texts."""
 
+import sys
 import time
 from functools import cache
+from types import ModuleType
 from typing import Any
 
-from sklearn.base import BaseEstimator
+# scikit-learn imports it for functions that a start calls none of: 0.4 of the 0.9 CPU seconds that the import takes.
+instead = sys.modules.setdefault("scipy.stats", ModuleType("scipy.stats"))
+from sklearn.base import BaseEstimator  # noqa: E402
+
+if instead.__spec__ is None:
+    del sys.modules["scipy.stats"]
 
 
 class SleepyModel(BaseEstimator):
