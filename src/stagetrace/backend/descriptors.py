@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import resource
-from typing import Final
+from typing import Final, NamedTuple
 
 _PORTS: Final = 4
-_CONNECTIONS: Final = 1024  # of one port, where the descriptors suffice
 _OTHERS: Final = 512  # for the files of the store, for DuckDB and for what libraries open
 _LEAST: Final = 16
 
 
-def connections_of_a_port() -> int:
+class Connections(NamedTuple):
+    """How many connections each port of a kind may hold."""
+
+    http: int
+    grpc: int
+
+
+# gRPC cannot close a silent connection for a new one, only refuse the new one: there have to be many.
+_WANTED: Final = Connections(http=1024, grpc=4096)
+
+
+def connections_of_ports() -> Connections:
     """Return how many connections each of the four ports may hold.
 
     Raises the soft limit of this process (`ulimit -n`) as far as that needs and the hard limit allows.
     """
-    wanted = _PORTS * _CONNECTIONS + _OTHERS
+    wanted = 2 * sum(_WANTED) + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     allowed = wanted if hard == unlimited else min(wanted, hard)
@@ -24,6 +34,8 @@ def connections_of_a_port() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         soft = allowed
     if soft == unlimited or soft >= wanted:
-        return _CONNECTIONS
+        return _WANTED
     # With few descriptors the store keeps half of them.
-    return max((soft - min(_OTHERS, soft // 2)) // _PORTS, _LEAST)
+    left = soft - min(_OTHERS, soft // 2)
+    http = max(min(left // _PORTS, _WANTED.http), _LEAST)
+    return Connections(http, max(left // 2 - http, _LEAST))

@@ -18,6 +18,7 @@ from stagetrace.backend.slots import Slot, Slots
 
 Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+REFUSING: Final = 32  # threads beside those of calls that wait or work, so that others are refused at once
 HEALTH: Final = "/grpc.health.v1.Health/Check"
 _SERVING: Final = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 _MESSAGE_S: Final = 10.0  # for the message of a call to arrive
@@ -46,7 +47,7 @@ def abort(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
 def health(handlers: Handlers) -> grpc.RpcMethodHandler[Any, Any]:
     """Return the handler of `grpc.health.v1.Health/Check` on a port that serves `handlers`. It has its own threads."""
     names = {"", *(path.split("/")[1] for path in handlers)}
-    slots = Slots(2, 62, patience_s=0.1)
+    slots = Slots(4, 32, patience_s=0.2)
 
     def check(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
@@ -61,5 +62,5 @@ def health(handlers: Handlers) -> grpc.RpcMethodHandler[Any, Any]:
             abort(context, refused)
         return _SERVING
 
-    check.experimental_thread_pool = ThreadPoolExecutor(slots.most)  # type: ignore[attr-defined]
+    check.experimental_thread_pool = ThreadPoolExecutor(slots.most + REFUSING)  # type: ignore[attr-defined]
     return grpc.stream_unary_rpc_method_handler(check)

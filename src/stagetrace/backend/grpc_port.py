@@ -18,7 +18,7 @@ from stagetrace.backend.sockets import listen, refused
 if TYPE_CHECKING:
     from stagetrace.backend.options import Options
 
-_STREAMS: Final = 64  # concurrent calls of one connection
+_STREAMS: Final = 32  # concurrent calls of one connection
 _SETTINGS: Final = (
     # Two back ends on one port would each get half of the requests.
     ("grpc.so_reuseport", 0),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stagetrace.store.local import Appended, LocalStore
 
 _WORK_S: Final = 10  # of decompressing and decoding one request; waiting for the store excluded
+_LARGE: Final = 16 << 20  # of a request; fewer than there are threads fit into the default of --max-in-flight
 _STALLED_S: Final = 0.5  # without progress: a body that gives way where others need its room
 _BUSY: Final = "too many requests are being written at this moment; send this one again"
 GAVE_WAY: Final = "others needed the room of this request, whose body had stalled; send it again"
@@ -46,6 +47,10 @@ class Room:
     def abandon(self) -> None:
         """Have the work on this request end at its next `check`: its client has disconnected."""
         self._abandoned = True
+
+    def begin(self) -> None:
+        """Have the time for its work begin at the next `check`: until now it waited for its turn."""
+        self._deadline = None
 
     def check(self) -> None:
         """Raise Refused where the request was abandoned, took too long, or the back end is stopping.
@@ -95,6 +100,7 @@ class Intake:
         self.stopping = threading.Event()  # set when the back end ends: unfinished requests are refused
         self._lock = threading.Lock()
         self._held = 0
+        self._decoding_large = threading.Lock()
         self._log = ThrottledLog()
         self._receiving: dict[Room, float] = {}
 
@@ -147,7 +153,8 @@ class Intake:
         if len(request) > self.limits.request:
             raise too_large(self.limits.request)
         try:
-            appended = self._store.append(request, room.check)
+            with self._turn(request, room):
+                appended = self._store.append(request, room.check)
         except TooManyHolders as error:
             raise Refused(TOO_LARGE, str(error)) from None
         except MalformedRequest as error:
@@ -157,6 +164,16 @@ class Intake:
         self.counters.add("accepted_spans", transport, appended.accepted)
         self.counters.add("rejected_spans", transport, appended.rejected)
         return appended
+
+    @contextmanager
+    def _turn(self, request: bytes, room: Room) -> Iterator[None]:
+        """Let one large request be decoded at a time: that takes four times its size, and others its CPU time."""
+        if len(request) <= _LARGE:
+            yield
+            return
+        with self._decoding_large:
+            room.begin()
+            yield
 
     def append_counts(
         self, transport: str, request: bytes, room: Room, *, is_json: bool = False

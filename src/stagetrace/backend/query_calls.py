@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from stagetrace.backend.grpc_calls import CODES, abort, read_message
+from stagetrace.backend.grpc_calls import CODES, REFUSING, abort, read_message
 from stagetrace.backend.query import UNKNOWN, Query, QueryError
 from stagetrace.backend.refusal import BUSY, SLOW, Refused, short
 from stagetrace.backend.slots import Slot, Slots
@@ -28,8 +28,8 @@ _TRANSPORT: Final = "grpc"
 _READS: Final = 16
 _QUERIES: Final = 16  # at work, or waiting for their clients to read
 _AT_WORK: Final = 4
-_WAITING: Final = 128
-THREADS: Final = _READS + _QUERIES + 2 * _WAITING + 32
+_WAITING: Final = 64
+THREADS: Final = _READS + _QUERIES + 2 * _WAITING + REFUSING
 _PATIENCE_S: Final = 0.5
 _WRITE_S: Final = 30.0  # for a client to make room for a message of ours
 

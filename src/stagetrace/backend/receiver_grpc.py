@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 
-from stagetrace.backend.grpc_calls import Handlers, abort, read_message
+from stagetrace.backend.grpc_calls import REFUSING, Handlers, abort, read_message
 from stagetrace.backend.inflate import inflate_unnamed
 from stagetrace.backend.intake import Intake, Room, export_response
 from stagetrace.backend.refusal import Refused
@@ -17,11 +17,11 @@ METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 # gRPC buffers a message until it is whole: so many are read at one time.
 _READS: Final = 8
-_PATIENCE_S: Final = 0.25
+_PATIENCE_S: Final = 0.2
 # Requests of one moment share one fsync, so there are more of them in work than cores.
 _IN_WORK: Final = 16
-_WAITING: Final = 192  # for either
-THREADS: Final = _READS + _IN_WORK + 2 * _WAITING + 32
+_WAITING: Final = 128  # for either
+THREADS: Final = _READS + _IN_WORK + 2 * _WAITING + REFUSING
 _TRANSPORT: Final = "grpc"
 Take = Callable[[Intake, bytes, Room], bytes]
 

@@ -15,7 +15,7 @@ from stagetrace.backend import query_calls, receiver_grpc
 from stagetrace.backend.access import Access
 from stagetrace.backend.control import serve_commands
 from stagetrace.backend.counters import HTTP_PORTS, Counters
-from stagetrace.backend.descriptors import connections_of_a_port
+from stagetrace.backend.descriptors import connections_of_ports
 from stagetrace.backend.grpc_port import GrpcPort, grpc_server
 from stagetrace.backend.http_server import HttpServer, limit_logs_of_libraries
 from stagetrace.backend.http_threads import Threads
@@ -82,12 +82,12 @@ def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
     queries = Queries(store)
     stack.callback(queries.close)
     asked = options.ports
-    most = connections_of_a_port()
+    most = connections_of_ports()
     grpc_ports = (
         GrpcPort("--grpc-port", asked.grpc, receiver_handlers(intake), receiver_grpc.THREADS, options.limits.request),
         GrpcPort("--query-grpc-port", asked.query_grpc, query_handlers(queries, counters), query_calls.THREADS),
     )
-    (receiver, grpc_port), (query, query_port) = (grpc_server(options, one, most, stack) for one in grpc_ports)
+    (receiver, grpc_port), (query, query_port) = (grpc_server(options, one, most.grpc, stack) for one in grpc_ports)
     sockets = []
     for port, flag in ((asked.http, "--http-port"), (asked.query_http, "--query-http-port")):
         sockets.append(listen(options.host, port, flag))
@@ -97,12 +97,12 @@ def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
     # Threads apart from each other and from gRPC's: slow queries delay no spans.
     counts = (_RECEIVING, _HEAVY, _QUERYING)
     # A port is never full of requests in work, so it can respond to /health.
-    receiving, heavy, querying = (stack.enter_context(Threads(count, most // 4)) for count in counts)
+    receiving, heavy, querying = (stack.enter_context(Threads(count, most.http // 4)) for count in counts)
     apps = (
         receiver_app(intake, access, receiving, heavy),
         query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),
     )
-    web = [HttpServer(app, options, port, counters, most=most) for port, app in zip(HTTP_PORTS, apps, strict=True)]
+    web = [HttpServer(app, options, port, counters, most=most.http) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)
     return _Servers(intake, [receiver, query], list(zip(web, sockets, strict=True)), ports)
 

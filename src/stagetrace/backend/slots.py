@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.backend.refusal import ABANDONED, BUSY, SLOW, Refused
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import grpc
 
 LONGEST_WAIT_S: Final = 10.0  # for a slot
-_SHORTEST_PATIENCE_S: Final = 0.05  # a sender nearby needs less, also on a busy machine
 _REMEMBERED: Final = 4096  # connections
 _PROVEN: Final = -1
 _LONG_S: Final = 3600.0
@@ -58,10 +58,11 @@ class _Waiter:
 
 
 class Slots:
-    """`count` calls at one time; up to `most_waiting` wait, those of connections that wasted the fewest slots first.
+    """`count` calls at one time; up to `most_waiting` wait.
 
-    A slot is wasted where its client did not do its part. That is remembered for a connection and not for an address:
-    on one machine all clients have the same. `_lock` guards everything; a thread ends calls that are too slow.
+    First come the calls of connections that have few, and that wasted few slots: where the client did not do its part.
+    This goes by connection and not by address: on one machine all clients have the same.
+    `_lock` guards everything; a thread ends calls whose clients are too slow.
     """
 
     def __init__(self, count: int, most_waiting: int, patience_s: float = LONGEST_WAIT_S) -> None:
@@ -74,6 +75,7 @@ class Slots:
         self._granted = 0  # slots that are held, or given to a waiter that does not run yet
         self._waiting: list[_Waiter] = []
         self._number = 0
+        self._calls: Counter[str] = Counter()  # of each connection, waiting or with a slot
         self._wasted: OrderedDict[str, int] = OrderedDict()
         self._look = threading.Event()
         self._next_look = 0.0
@@ -92,6 +94,7 @@ class Slots:
         finally:
             with self._lock:
                 self._held.discard(slot)
+                self._leave(peer)
                 self._granted -= 1
                 self._grant()
 
@@ -100,7 +103,7 @@ class Slots:
         with self._lock:
             slot.waits_since = time.monotonic()
             slot.waits_until = slot.waits_since + within_s
-            self._look_at(slot.waits_since + self._patience() if self._waiting else slot.waits_until)
+            self._look_at(slot.waits_since + self._patience_s if self._waiting else slot.waits_until)
 
     def end_wait(self, slot: Slot, *, is_good: bool) -> None:
         """Note that it does not any more, and whether the client did its part."""
@@ -114,6 +117,7 @@ class Slots:
     def _turn(self, context: grpc.ServicerContext, peer: str) -> None:
         """Return when the call has a slot. Raise Refused."""
         with self._lock:
+            self._calls[peer] += 1
             if self._granted < self._count and not self._waiting:
                 self._granted += 1
                 return
@@ -123,20 +127,27 @@ class Slots:
             if len(self._waiting) > self._most_waiting:
                 self._refuse(max(self._waiting, key=self._order), _too_many())
             self._look_at(time.monotonic())
-        if not context.add_callback(lambda: self._leave(waiter, Refused(ABANDONED, "the client disconnected"))):
-            self._leave(waiter, Refused(ABANDONED, "the client disconnected"))
+        disconnected = partial(self._give_up, waiter, Refused(ABANDONED, "the client disconnected"))
+        if not context.add_callback(disconnected):
+            disconnected()
         if not waiter.turn.wait(LONGEST_WAIT_S):
-            self._leave(waiter, _too_many())
+            self._give_up(waiter, _too_many())
         if waiter.refused is not None:
             raise waiter.refused
 
-    def _leave(self, waiter: _Waiter, why: Refused) -> None:
+    def _give_up(self, waiter: _Waiter, why: Refused) -> None:
         with self._lock:
             self._refuse(waiter, why)
+
+    def _leave(self, peer: str) -> None:
+        self._calls[peer] -= 1
+        if not self._calls[peer]:
+            del self._calls[peer]
 
     def _refuse(self, waiter: _Waiter, why: Refused) -> None:
         if waiter in self._waiting:  # otherwise it has its slot
             self._waiting.remove(waiter)
+            self._leave(waiter.peer)
             waiter.refused = why
             waiter.turn.set()
 
@@ -148,11 +159,7 @@ class Slots:
             first.turn.set()
 
     def _order(self, waiter: _Waiter) -> tuple[int, int]:
-        return self._wasted.get(waiter.peer, 0), waiter.number
-
-    def _patience(self) -> float:
-        """Return how long a call may wait for its client while others wait for a slot: the more, the less."""
-        return max(_SHORTEST_PATIENCE_S, self._patience_s / (1 + len(self._waiting) / self._count))
+        return self._wasted.get(waiter.peer, 0) + self._calls[waiter.peer], waiter.number
 
     def _look_at(self, moment: float) -> None:
         """Have the thread look for calls to end then, or before."""
@@ -183,7 +190,7 @@ class Slots:
         for number, slot in enumerate(slow):
             until = slot.waits_until
             if number < needed:
-                until = min(until, (slot.waits_since or now) + self._patience())
+                until = min(until, (slot.waits_since or now) + self._patience_s)
             if until <= now:
                 is_late = slot.waits_until <= now
                 slot.lost = Refused(SLOW, "the client took too long") if is_late else Refused(BUSY, _TAKEN)

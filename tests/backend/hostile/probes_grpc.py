@@ -20,7 +20,7 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
 END_STREAM, END_HEADERS = 1, 4
 NO_WINDOW: Final = struct.pack(">HI", 4, 0)  # the setting that forbids the peer to send any DATA
-STREAMS: Final = 64  # of one connection
+STREAMS: Final = 64  # more than a connection may have
 GARBAGE: Final = (
     b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

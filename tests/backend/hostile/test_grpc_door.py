@@ -111,7 +111,7 @@ def test_responses_that_nobody_reads_hold_no_query_up(attacked: Up) -> None:
 
 def test_cancelled_calls_silence_and_garbage_delay_nobody(attacked: Up) -> None:
     for port, path in (("grpc_port", METHOD), ("query_grpc_port", api_v3.path("GetServices"))):
-        with silent(address(attacked, port), 100):
+        with silent(address(attacked, port), 300):
             probes_grpc.reset_calls(address(attacked, port), path, 2000)
             probes_grpc.send_garbage(address(attacked, port))
             assert_serves(attacked)
