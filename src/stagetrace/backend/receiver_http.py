@@ -55,6 +55,16 @@ def receiver_app(
     return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
+class _Unheld:
+    """The room of a request for content that may be inflated once more, and is small."""
+
+    def __init__(self, room: Room) -> None:
+        self.check = room.check
+
+    def grow(self, count: int) -> None:
+        """Hold nothing."""
+
+
 class _Export:
     """The route of spans. `heavy` are the threads of JSON and of large requests, so that these delay no others."""
 
@@ -71,21 +81,37 @@ class _Export:
                 form = _need(form, request)
                 body = await receive_body(request, self._intake, room, self._deadlines)
                 encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
-                threads = self._heavy if form == JSON else self._threads
-                taken = await threads.run(request, partial(self._take, body, encoding, form, room), room.abandon)
-                if isinstance(taken, bytes):
-                    taken = await self._heavy.run(request, partial(self._store, taken, form, room), room.abandon)
-                return _respond(200, taken, form)
+                response = None
+                if form == PROTOBUF and len(body) <= _LARGE:
+                    small = partial(self._take_small, body, encoding, room)
+                    response = await self._threads.run(request, small, room.abandon)
+                if response is None:
+                    work = partial(self._take, body, encoding, form, room)
+                    response = await self._heavy.run(request, work, room.abandon)
+                return _respond(200, response, form)
         except Refused as refused:
             # Its traceback and the future that it was raised of hold each other, and with them the request.
             return _refusal(refused.with_traceback(None), form)
 
-    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message | bytes:
-        """Store a body and return the response; of a large request return what is to be stored. Raise Refused."""
+    def _take_small(self, body: bytes, encoding: str, room: Room) -> Message | None:
+        """Do as `_take` with a body of protobuf; return None where it inflates to a large one."""
+        room.check()
+        try:
+            content = inflate(body, encoding, min(_LARGE, self._intake.limits.request), _Unheld(room))
+        except Refused as refused:
+            if refused.kind is TOO_LARGE:
+                return None
+            raise
+        if content is not body:
+            room.grow(len(content))
+        return self._store(content, PROTOBUF, room)
+
+    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
+        """Store a body and return the response. Raise Refused."""
         room.check()
         limit = self._intake.limits.request
-        content = inflate(body, encoding, min(_LARGEST_JSON, limit) if form == JSON else limit, room)
-        return content if form == PROTOBUF and len(content) > _LARGE else self._store(content, form, room)
+        limit = min(_LARGEST_JSON, limit) if form == JSON else limit
+        return self._store(inflate(body, encoding, limit, room), form, room)
 
     def _store(self, content: bytes, form: str, room: Room) -> Message:
         """Store a request and return the response. Raise Refused."""
