@@ -160,9 +160,8 @@ class Table:
         spread = self._spread_ms or now + 1
         tiers: dict[tuple[bool, int, int], list[File]] = {}
         least: dict[tuple[bool, int, int], int] = {}
-        for file in sorted(self._whole(self.snapshot.files.values()), key=lambda one: one.min_start):
-            if file.rows >= MERGED_ROWS // 2:
-                continue
+        small = self._whole(file for file in self.snapshot.files.values() if file.rows < MERGED_ROWS // 2)
+        for file in sorted(small, key=lambda one: one.min_start):
             window = file.received.last // spread
             # Eight of one tier make one of the next, so that a span is rewritten a few times in all; no file joins
             # those of a window that is over.
