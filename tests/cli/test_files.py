@@ -234,16 +234,28 @@ def test_what_is_older_than_any_time_of_the_store_is_everything(spans: Path, tmp
         )
 
 
-@pytest.mark.parametrize(
-    ("kind", "damage"), [("*.parquet", None), ("*.parquet", b""), ("*.parquet", b"garbage"), ("0*1.json", b"{garbage")]
-)
-def test_a_damaged_store_is_a_short_error(spans: Path, tmp_path: Path, kind: str, damage: bytes | None) -> None:
+@pytest.mark.parametrize("damage", [None, b"", b"garbage"])
+def test_damaged_spans_are_missing_from_answers_that_report_it(
+    spans: Path, tmp_path: Path, damage: bytes | None
+) -> None:
     store = tmp_path / "store"
     printed("import", spans, "--store", store)
-    for path in store.rglob(kind):
+    for path in store.rglob("*.parquet"):
         path.unlink()
         if damage is not None:
             path.write_bytes(damage)
+    for command in ("breaches", "stages"):
+        answer = answered(command, *EARLIER, "--store", store)
+        assert not answer["complete"], command
+        assert "files that are missing or damaged" in answer["reason"], command
+    assert answered("import", spans, "--store", store)["accepted"] == 14
+
+
+def test_a_damaged_commit_is_a_short_error(spans: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    printed("import", spans, "--store", store)
+    for path in store.rglob("0*1.json"):
+        path.write_bytes(b"{garbage")
     for command in (["services"], ["breaches", *EARLIER], ["stages", *EARLIER], ["import", spans]):
         assert refused(*command, "--store", store).startswith("stagetrace: cannot read "), command
 
