@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from stagetrace.store.local import Appended, LocalStore
 
 _WORK_S: Final = 10  # of decompressing and decoding one request; waiting for the store excluded
-_LARGE: Final = 16 << 20  # of a request; fewer than there are threads fit into the default of --max-in-flight
+LARGE: Final = 256 << 10  # a request that is decoded apart from others, so that it does not delay them
+_ALONE: Final = 16 << 20  # one that is decoded alone
 _STALLED_S: Final = 0.5  # without progress: a body that gives way where others need its room
 _BUSY: Final = "too many requests are being written at this moment; send this one again"
 GAVE_WAY: Final = "others needed the room of this request, whose body had stalled; send it again"
@@ -100,7 +101,7 @@ class Intake:
         self.stopping = threading.Event()  # set when the back end ends: unfinished requests are refused
         self._lock = threading.Lock()
         self._held = 0
-        self._decoding_large = threading.Lock()
+        self._decoding_alone = threading.Lock()
         self._log = ThrottledLog()
         self._receiving: dict[Room, float] = {}
 
@@ -167,12 +168,13 @@ class Intake:
 
     @contextmanager
     def _turn(self, request: bytes, room: Room) -> Iterator[None]:
-        """Let one large request be decoded at a time: that takes four times its size, and others its CPU time."""
-        if len(request) <= _LARGE:
-            yield
-            return
-        with self._decoding_large:
-            room.begin()
+        """Let the time of a large request begin now, and one of the largest be decoded at a time.
+
+        Large ones waited for their turn. Decoding takes four times the size, and CPU time of others.
+        """
+        with self._decoding_alone if len(request) > _ALONE else nullcontext():
+            if len(request) > LARGE:
+                room.begin()
             yield
 
     def append_counts(

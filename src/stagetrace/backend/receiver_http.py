@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from stagetrace.backend.http_body import DEADLINES, BodyDeadlines, receive_body
 from stagetrace.backend.inflate import inflate, too_large
-from stagetrace.backend.intake import Intake, Room, export_response
+from stagetrace.backend.intake import LARGE, Intake, Room, export_response
 from stagetrace.backend.refusal import (
     INTERNAL,
     KINDS,
@@ -40,7 +40,6 @@ METRICS_PATH: Final = "/v1/metrics"
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _TRANSPORT: Final = "http"
-_LARGE: Final = 256 << 10
 # So many values are at most 0.2 s in which Python's reader of JSON lets nothing else run.
 _LARGEST_JSON: Final = 16 << 20
 _MOST_JSON_VALUES: Final = 500_000
@@ -82,7 +81,7 @@ class _Export:
                 body = await receive_body(request, self._intake, room, self._deadlines)
                 encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
                 response = None
-                if form == PROTOBUF and len(body) <= _LARGE:
+                if form == PROTOBUF and len(body) <= LARGE:
                     small = partial(self._take_small, body, encoding, room)
                     response = await self._threads.run(request, small, room.abandon)
                 if response is None:
@@ -97,7 +96,7 @@ class _Export:
         """Do as `_take` with a body of protobuf; return None where it inflates to a large one."""
         room.check()
         try:
-            content = inflate(body, encoding, min(_LARGE, self._intake.limits.request), _Unheld(room))
+            content = inflate(body, encoding, min(LARGE, self._intake.limits.request), _Unheld(room))
         except Refused as refused:
             if refused.kind is TOO_LARGE:
                 return None

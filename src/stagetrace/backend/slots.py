@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S: Final = 10.0  # for a slot
 _REMEMBERED: Final = 4096  # connections
-_PROVEN: Final = -1
+_PROVEN: Final = -1  # of slots wasted: the connection's last call was good, and none before was bad
+_PROVEN_FACTOR: Final = 3  # a good client, too, is slow where a flood takes the CPU time of both
 _LONG_S: Final = 3600.0
 
 
@@ -161,6 +162,11 @@ class Slots:
     def _order(self, waiter: _Waiter) -> tuple[int, int]:
         return self._wasted.get(waiter.peer, 0) + self._calls[waiter.peer], waiter.number
 
+    def _patience(self, slot: Slot) -> float:
+        """Return how long a call may wait for its client while others wait for a slot."""
+        is_proven = self._wasted.get(slot.peer, 0) <= _PROVEN
+        return self._patience_s * (_PROVEN_FACTOR if is_proven else 1)
+
     def _look_at(self, moment: float) -> None:
         """Have the thread look for calls to end then, or before."""
         if self._watch is None:
@@ -190,7 +196,7 @@ class Slots:
         for number, slot in enumerate(slow):
             until = slot.waits_until
             if number < needed:
-                until = min(until, (slot.waits_since or now) + self._patience_s)
+                until = min(until, (slot.waits_since or now) + self._patience(slot))
             if until <= now:
                 is_late = slot.waits_until <= now
                 slot.lost = Refused(SLOW, "the client took too long") if is_late else Refused(BUSY, _TAKEN)

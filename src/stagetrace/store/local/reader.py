@@ -56,6 +56,7 @@ _ATTEMPTS: Final = 5
 _BATCH: Final = 2000
 _IN_MESSAGE: Final = 500  # spans, which make up to a few hundred kilobytes
 _REMEDY: Final = "put it back from a copy; without the file, answers report what they lack"
+_FOUND_AT_ONCE: Final = 20_000  # spans: some 100 MB in Python
 _TRACES_AT_ONCE: Final = 500  # found out of all files; only a batch of their spans is in Python at a time
 
 
@@ -204,7 +205,7 @@ class LocalReader(Closing):
         where, values = search.of_search(wanted)
         window, view = (wanted.start_min_ns, wanted.start_max_ns + 1), self._view()
         depth, only_found = wanted.depth, wanted.only_found
-        if only_found:  # mostly few: one query then has them all
+        if only_found and depth <= _FOUND_AT_ONCE:  # mostly few: one query then has them all
             most = f"ORDER BY start_unix_nano DESC, trace_id LIMIT {int(depth) + 1}"
             rows = self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {most}", values, window, view=view)
             if len(rows) <= depth:
