@@ -41,7 +41,7 @@ _LEVELS: Final[dict[type[Message], int]] = {
 _BEGIN: Final = b"\x0b"  # of the group `level` in a Level
 _END: Final = b"\x0c"
 _FIRST: Final = 2  # number of the field of a Level for the first of `_LEVELS`
-_LEAST_LEVEL: Final = 2  # bytes of a message in a message: tag and length
+_SHALLOW: Final = 2 * (DEEPEST - 3)  # bytes that cannot nest too deep: each level has a tag and a length, or two tags
 _KEPT: Final = 1000  # resources and scopes that are remembered
 
 
@@ -91,7 +91,7 @@ def shallow(kind: type[Message], data: bytes) -> bytes:
     These are counted in the message, as OTLP has it. Older versions have stored such spans. Raise DecodeError where
     protobuf cannot read it at all.
     """
-    if len(data) <= _LEAST_LEVEL * (DEEPEST - _LEVELS[kind]) or is_readable(kind, data):
+    if len(data) <= _SHALLOW or is_readable(kind, data):
         return data
     message = kind.FromString(data)
     for holder in _holders(message):

@@ -105,13 +105,11 @@ def shallow_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Older versions have stored such spans. What is dropped is counted in the span, its resource or its scope.
     """
-    found = {
-        "resource": shared_shallow(ResourceSpans, row["resource"]),
-        "scope": shared_shallow(ScopeSpans, row["scope"]),
-        REST: shallow(Span, row.get(REST) or b""),
-    }
-    changed = {name: content for name, content in found.items() if content != (row.get(name) or b"")}
-    return {**row, **changed} if changed else row
+    resource, scope, rest = row["resource"], row["scope"], row.get(REST) or b""
+    found = shared_shallow(ResourceSpans, resource), shared_shallow(ScopeSpans, scope), shallow(Span, rest)
+    if found == (resource, scope, rest):
+        return row
+    return {**row, "resource": found[0], "scope": found[1], REST: found[2]}
 
 
 def resource_spans(row: Mapping[str, Any]) -> bytes:
