@@ -15,7 +15,7 @@ from stagetrace.backend.refusal import ABANDONED, BUSY, SLOW, Refused
 if TYPE_CHECKING:
     import grpc
 
-LONGEST_WAIT_S: Final = 10.0  # for a slot
+_LONGEST_WAIT_S: Final = 10.0  # for a slot
 _REMEMBERED: Final = 4096  # connections
 _PROVEN: Final = -1  # of slots wasted: the connection's last call was good, and none before was bad
 _PROVEN_FACTOR: Final = 3  # a good client, too, is slow where a flood takes the CPU time of both
@@ -66,7 +66,7 @@ class Slots:
     `_lock` guards everything; a thread ends calls whose clients are too slow.
     """
 
-    def __init__(self, count: int, most_waiting: int, patience_s: float = LONGEST_WAIT_S) -> None:
+    def __init__(self, count: int, most_waiting: int, patience_s: float = _LONGEST_WAIT_S) -> None:
         self.most = count + most_waiting
         self._count = count
         self._most_waiting = most_waiting
@@ -131,7 +131,7 @@ class Slots:
         disconnected = partial(self._give_up, waiter, Refused(ABANDONED, "the client disconnected"))
         if not context.add_callback(disconnected):
             disconnected()
-        if not waiter.turn.wait(LONGEST_WAIT_S):
+        if not waiter.turn.wait(_LONGEST_WAIT_S):
             self._give_up(waiter, _too_many())
         if waiter.refused is not None:
             raise waiter.refused
@@ -189,14 +189,15 @@ class Slots:
     def _lost_now(self, now: float) -> list[Slot]:
         """Mark the slots that are lost now and return them; set the time of the next look."""
         self._next_look = now + _LONG_S
-        slow = [slot for slot in self._held if slot.waits_since is not None and slot.lost is None]
-        slow.sort(key=lambda slot: slot.waits_since or now)
+        slow = [
+            (slot.waits_since + self._patience(slot), id(slot), slot)
+            for slot in self._held
+            if slot.waits_since is not None and slot.lost is None
+        ]
         needed = len(self._waiting) - sum(slot.lost is not None for slot in self._held)
         lost = []
-        for number, slot in enumerate(slow):
-            until = slot.waits_until
-            if number < needed:
-                until = min(until, (slot.waits_since or now) + self._patience(slot))
+        for number, (patient_until, _, slot) in enumerate(sorted(slow)):
+            until = min(slot.waits_until, patient_until) if number < needed else slot.waits_until
             if until <= now:
                 is_late = slot.waits_until <= now
                 slot.lost = Refused(SLOW, "the client took too long") if is_late else Refused(BUSY, _TAKEN)

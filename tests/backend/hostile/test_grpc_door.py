@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,12 @@ from backend.hostile import probes_grpc
 from backend.hostile.probes_http import silent
 from backend.processes import until
 from backend.running import Up, export, names_of, raw_call, request, run_up
+from stagetrace.backend.counters import Counters
 from stagetrace.backend.grpc_calls import HEALTH
+from stagetrace.backend.intake import Intake
+from stagetrace.backend.options import Limits
 from stagetrace.backend.query import Query, QueryError
-from stagetrace.backend.receiver_grpc import METHOD, METRICS_METHOD
+from stagetrace.backend.receiver_grpc import METHOD, METRICS_METHOD, receiver_handlers
 from stagetrace.backend.refusal import BUSY, SLOW, Refused
 from stagetrace.backend.slots import Slots
 from stagetrace.store.jaeger import api_v3
@@ -243,6 +246,43 @@ def test_who_wasted_slots_waits_longest_and_is_refused_first() -> None:
     good.result(60)
     assert [type(one.exception(60)) for one in hostile].count(Refused) == 1
     assert order == ["good", "hostile"]
+
+
+def test_a_connection_that_did_its_part_is_given_more_time() -> None:
+    slots = Slots(2, 1, patience_s=0.05)
+    good, new = Caller("good"), Caller("new")
+    with slots.hold(good) as slot, slot.client(60):  # type: ignore[arg-type]
+        pass
+    with ThreadPoolExecutor(2) as pool:
+        stalled = [pool.submit(stall, slots, one) for one in (good, new)]
+        until(lambda: len(slots._held) == 2)
+        with slots.hold(Caller()):  # type: ignore[arg-type]
+            assert new.cancelled.is_set()
+            assert not good.cancelled.is_set()
+        good.cancel()
+        for one in stalled:
+            with suppress(Refused):
+                one.result(60)
+
+
+def test_large_requests_delay_no_small_ones(tmp_path: Path) -> None:
+    """While one of the largest is being decoded, others of them wait apart."""
+    small = request("small").SerializeToString()
+    large = small * ((17 << 20) // len(small))
+    with LocalStore.open(tmp_path / "data") as store, ThreadPoolExecutor(20) as pool:
+        intake = Intake(store, Counters(), Limits(in_flight=1 << 30))
+        export_to = receiver_handlers(intake)[METHOD].stream_unary
+        assert export_to is not None
+        callers: list[Any] = [Caller(f"peer {number}") for number in range(17)]
+        with intake._decoding_alone:
+            waiting = [pool.submit(export_to, iter([large]), caller) for caller in callers]
+            until(lambda: intake.counters.value("received_bytes", "grpc") == 17 * len(large))
+            assert export_to(iter([small]), Caller()) == b""  # type: ignore[arg-type]
+            for caller in callers:
+                caller.cancel()
+        for one in waiting:
+            with pytest.raises(AttributeError, match="set_trailing_metadata"):  # of their refusal
+                one.result(60)
 
 
 def test_a_call_that_was_cancelled_waits_no_longer() -> None:
