@@ -50,16 +50,24 @@ class Query:
 
     @contextmanager
     def running(self, reader: LocalReader) -> Iterator[None]:
-        """Note the reader that works on it. Raise QueryError where it was abandoned."""
+        """Note the reader that works on it. Raise QueryError where it was abandoned, also while the reader works."""
         with self._lock:
             if self._abandoned:
-                raise QueryError("the client disconnected", status=499, code=CANCELLED)
+                raise _abandoned()
             self._reader = reader
         try:
             yield
+        except Exception:
+            if self._abandoned:
+                raise _abandoned() from None
+            raise
         finally:
             with self._lock:
                 self._reader = None
+
+
+def _abandoned() -> QueryError:
+    return QueryError("the client disconnected", status=499, code=CANCELLED)
 
 
 class Queries:

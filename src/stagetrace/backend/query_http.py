@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stagetrace.backend import go_values
-from stagetrace.backend.query import Queries, QueryError
+from stagetrace.backend.query import Queries, Query, QueryError
 from stagetrace.backend.refusal import Refused, short
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.backend.web import application
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stagetrace.backend.http_threads import Threads
 
 T = TypeVar("T")
+Ask = Callable[["Request", Query], Any]
 _TRANSPORT: Final = "http"
 _log: Final = ThrottledLog()
 # The default of newer Jaegers where the search depth is not given. 2.13 refuses such a search.
@@ -44,31 +45,32 @@ def query_app(
     more: Sequence[Route] = (),
 ) -> ASGIApp:
     """Return the app of the query port; `more` are routes beside those of the API."""
-    queries_by_path: dict[str, Callable[[Request], Any]] = {
-        "/api/v3/services": lambda _request: _services(queries),
-        "/api/v3/operations": lambda request: _operations(queries, request),
-        "/api/v3/traces": lambda request: _found(queries.find(_search(request))),
-        "/api/v3/traces/{trace_id}": lambda request: _trace(queries, request),
+    asks_by_path: dict[str, Ask] = {
+        "/api/v3/services": lambda _request, query: {"services": queries.services(query)},
+        "/api/v3/operations": lambda request, query: _operations(queries, request, query),
+        "/api/v3/traces": lambda request, query: _found(queries.find(_search(request), query)),
+        "/api/v3/traces/{trace_id}": lambda request, query: _trace(queries, request, query),
     }
 
-    def endpoint(query: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    def endpoint(ask: Ask) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
             counters.add("queries", _TRANSPORT)
+            query = Query()
             try:
-                return await threads.run(request, partial(_respond, query, request, counters))
+                return await threads.run(request, partial(_respond, ask, request, query, counters), query.abandon)
             except Refused as refused:
                 counters.add("failed_queries", _TRANSPORT)
                 return _fault(refused.kind.status, refused.message, request)
 
         return handle
 
-    routes = [Route(path, endpoint(query), methods=["GET"]) for path, query in queries_by_path.items()]
+    routes = [Route(path, endpoint(ask), methods=["GET"]) for path, ask in asks_by_path.items()]
     return application([*routes, *more], _fault, access, metrics, counters)
 
 
-def _respond(query: Callable[[Request], Any], request: Request, counters: Counters) -> Response:
+def _respond(ask: Ask, request: Request, query: Query, counters: Counters) -> Response:
     try:
-        return JSONResponse(query(request))
+        return JSONResponse(ask(request, query))
     except QueryError as error:
         if error.status != 404:  # noqa: PLR2004
             counters.add("failed_queries", _TRANSPORT)
@@ -86,17 +88,13 @@ def _fault(code: int, message: str, _request: Request) -> Response:
     return JSONResponse({"error": {"httpCode": code, "message": short(message)}}, code)
 
 
-def _services(queries: Queries) -> Any:
-    return {"services": queries.services()}
-
-
-def _operations(queries: Queries, request: Request) -> Any:
+def _operations(queries: Queries, request: Request, query: Query) -> Any:
     kind = _given(request, "span_kind") or ""
-    found = queries.operations(request.query_params.get("service", ""), kind)
+    found = queries.operations(request.query_params.get("service", ""), kind, query)
     return {"operations": [_without_empty(name=name, spanKind=its) for name, its in found]}
 
 
-def _trace(queries: Queries, request: Request) -> Any:
+def _trace(queries: Queries, request: Request, query: Query) -> Any:
     asked = _parsed("trace_id", request.path_params["trace_id"], go_values.trace_id)
     for name, parse in (
         ("start_time", go_values.time_ns),
@@ -105,7 +103,7 @@ def _trace(queries: Queries, request: Request) -> Any:
     ):
         if text := _given(request, name):
             _parsed(name, text, parse)
-    found = queries.trace(asked, raw=go_values.boolean(_given(request, "raw_traces") or "false"))
+    found = queries.trace(asked, raw=go_values.boolean(_given(request, "raw_traces") or "false"), query=query)
     return _found([] if found is None else [found])
 
 

@@ -169,7 +169,7 @@ def test_a_query_ends_when_its_client_has_disconnected(tmp_path: Path) -> None:
         while not running.done():
             query.abandon()
             time.sleep(0.01)
-        with pytest.raises(Exception, match="Interrupted"):
+        with pytest.raises(QueryError, match="disconnected"):
             running.result()
         with pytest.raises(QueryError, match="disconnected"), query.running(reader):
             pass

@@ -28,9 +28,11 @@ from stagetrace.backend.http_server import HttpServer
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake, Room
 from stagetrace.backend.options import Limits, Options
+from stagetrace.backend.query import Queries
+from stagetrace.backend.query_http import query_app
 from stagetrace.backend.receiver_http import receiver_app
 from stagetrace.backend.sockets import listen
-from stagetrace.store.local import LocalStore
+from stagetrace.store.local import LocalReader, LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,6 +249,27 @@ def test_work_ends_once_its_client_has_disconnected(store: LocalStore, monkeypat
         with probes.open_connections(door.address, 1, probes.post_headers(len(SPANS)) + SPANS):
             assert working.wait(30)
         until(lambda: door.counters.value("refused_requests", "abandoned"))
+
+
+def test_a_query_ends_once_its_client_has_disconnected(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would last for hours."""
+    asking = threading.Event()
+
+    def services(reader: LocalReader) -> Any:
+        asking.set()
+        return reader._all("SELECT count(*) FROM range(1000000000000)")
+
+    monkeypatch.setattr(LocalReader, "services", services)
+    counters = Counters()
+    with Threads(1, 4) as pool:
+        app = query_app(Queries(store), counters, Access(), pool, lambda: "")
+        server = HttpServer(app, Options(store.folder), "query-http", counters, most=MOST)
+        get = b"GET /api/v3/services HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        with running(server, counters) as door:
+            with probes.open_connections(door.address, 1, get):
+                assert asking.wait(30)
+                time.sleep(0.1)  # for DuckDB to begin: an interrupt before that has no effect
+            until(lambda: counters.value("failed_queries", "http"))
 
 
 def test_requests_that_wait_for_a_thread_are_few_and_health_is_none_of_them(
