@@ -85,8 +85,9 @@ wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and mus
 	  --output-reproducible --output-file dist/stagetrace.cdx.json dist/.sbom
 	@rm -rf dist/.sbom
 
+# Without pandas, which chDB alone names: scikit-learn and LightGBM would import it, a third of the start of each service of a test.
 lock: $(INSTALLED) ## pin anew what the tests and checks are installed with
-	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra backend --group dev --universal --python-version 3.11 \
+	@echo "pandas; python_version < '3'" | $(BIN)/uv pip compile --overrides - --quiet --upgrade pyproject.toml --extra backend --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --output-file $(LOCK)
 
 clean: ## remove the files of make from the work tree (the cache outside it stays)

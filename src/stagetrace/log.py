@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stagetrace import config
+from stagetrace.printable import TRACEBACK, bounded  # here and not later: an import that fails is logged by these
+from stagetrace.redaction import redacted
 
 if TYPE_CHECKING:
     import logging
@@ -40,8 +42,6 @@ class _Redacted:
         self._message = message
 
     def __str__(self) -> str:
-        from stagetrace.redaction import redacted
-
         return redacted(self._message)
 
 
@@ -49,8 +49,6 @@ def _stderr_handler() -> logging.Handler:
     import contextlib
     import logging
     import sys
-
-    from stagetrace.printable import TRACEBACK, bounded
 
     class ToStderr(logging.Handler):
         """Writes to what is stderr at that moment: a service may replace or close it."""

@@ -289,7 +289,7 @@ def test_what_the_log_lacks_is_counted_and_all_else_is_there(
             assert (sentence in str(relations.reason)) is bool(lost)
     with LocalStore.open(tmp_path) as store, store.reader() as reader:
         assert ids(reader) == there
-    assert [sentence in line for line in logged] == [True] * bool(lost)
+    assert [sentence in line for line in logged] == [True] * bool(lost), logged
 
 
 def test_a_failed_write_leaves_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
