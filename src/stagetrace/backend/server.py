@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _RECEIVING: Final = 16
 _HEAVY: Final = 2  # JSON, each of which may take hundreds of megabytes, and large requests
 _QUERYING: Final = 4
 _GRACE_S: Final = 3
+_SWITCH_S: Final = 0.001
 
 
 @dataclass
@@ -56,6 +58,8 @@ def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
     Raise BackendError or StoreError where it cannot start.
     """
     limit_logs_of_libraries()
+    # Threads that decode take turns with those that respond, which hold the interpreter many times for a moment.
+    sys.setswitchinterval(_SWITCH_S)
     with ExitStack() as stack:
         _check_tls(options)
         store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)

@@ -26,7 +26,7 @@ from stagetrace.store.jaeger import api_v3
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_BOMB_EVERY: Final = 2000  # requests: one costs its receiver as much as some hundreds of others
+_BOMB_EVERY: Final = 5000  # requests: one costs its receiver as much as some hundreds of others
 _RESETS: Final = 20  # calls that are begun and cancelled on one connection
 _PARAMETERS: Final = ("query.start_time_min", "query.start_time_max", "query.attributes", "query.num_traces", "x")
 
@@ -64,13 +64,14 @@ class Attacker:
             (self._garbage, 8), (self._reset, 1),
         )  # fmt: skip
         attacks, weights = zip(*kinds, strict=True)
-        sent = 0
+        sent = bombs = 0
         while sent < count:
             attack = self._random.choices(attacks, weights)[0]
             attack()
             sent += _RESETS if attack == self._reset else 1
-            if sent % _BOMB_EVERY == 0:
+            if sent >= bombs * _BOMB_EVERY:
                 self._bomb()
+                bombs += 1
 
     def _send(self, port: str, method: str, path: str, body: bytes = b"", **headers: str) -> None:
         """Send a request and read its response; the back end may have closed the connection."""

@@ -1,6 +1,8 @@
 """Hostile requests of every kind, and connections that never end, with legal requests beside them.
 
-A million with STAGETRACE_HEAVY=1. Legal requests are all accepted and stored; in that run each is answered in a second.
+A million with STAGETRACE_HEAVY=1: about an hour. Legal requests are all accepted and stored. In that run, which has the
+machine for itself, 99 % of the spans are acknowledged in a second, and 99 % of the probes answered; no request takes
+five. Attackers, back end and legal client share its cores.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import pytest
 from backend.hostile import probes_grpc, probes_http
 from backend.running import PROTOBUF, Up, environment, export, names_of, raw_call, request, run_up
 from backends import LOOPBACK
-from heavy import HEAVY, scaled
+from heavy import scaled
 from stagetrace.backend.receiver_grpc import METHOD
 from stagetrace.store.jaeger import api_v3
 
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-REQUESTS: Final = scaled(1_000, 20_000, 1_000_000)
+MANY: Final = 1_000_000
+REQUESTS: Final = scaled(1_000, 20_000, MANY)
 PROCESSES: Final = 2
 HELD: Final = scaled(40, 400, 1200)  # connections of each kind that never end, opened again every so often
 HELD_S: Final = 20
 ROUND_S: Final = 0.05  # between two rounds of legal requests
-LONGEST_S: Final = 1.0
+MOST_S: Final = 1.0
+LONGEST_S: Final = 5.0
 HEALTH: Final = "/grpc.health.v1.Health/Check"
 
 
@@ -161,6 +165,7 @@ def test_legal_requests_are_served_beside_hostile_ones(tmp_path: Path) -> None:
             assert names_of(up, trace.hex()) == ["legal"]
         assert up.metric('stagetrace_refused_requests_total{reason="internal"}') == 0
         assert len((tmp_path / "up.log").read_text().splitlines()) < 1000
-    if HEAVY:
-        longest = {kind: max(all_s) for kind, all_s in legal.durations_s.items()}
-        assert max(longest.values()) < LONGEST_S, legal.report()
+    if REQUESTS == MANY:
+        for kind, all_s in legal.durations_s.items():
+            assert max(all_s) < LONGEST_S, legal.report()
+            assert "query" in kind or sorted(all_s)[len(all_s) * 99 // 100] < MOST_S, legal.report()
