@@ -148,10 +148,12 @@ typedef struct {
 
 #define NO_VALUE UINT32_MAX /* the size of what is there and none of the column's values */
 
+enum { OPEN, ADDING, JOINED };
+
 typedef struct {
     Buffer cells;
     size_t spans;
-    enum { OPEN, ADDING, JOINED } state; /* one call at a time adds spans, and none does once they were joined */
+    int state; /* one of these: one call at a time adds spans, and none does once they were joined */
 } Log;
 
 /* Return what `open_log` returned, after a change of its state from OPEN; NULL with an exception if it has another. */
