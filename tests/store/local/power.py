@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,13 +91,12 @@ def fail(kept: Path, folder: Path, draw: random.Random) -> list[str]:
             sizes[note["inode"]] = note["size"]
     lost: list[str] = []
     for path in sorted(path for path in folder.rglob("*") if not path.name.startswith(spill.PREFIX)):
+        if not path.exists():  # lost with its folder
+            continue
         inode = path.lstat().st_ino
         if names.get(str(path.parent), {}).get(path.name) != inode and draw.random() < 0.5:
-            assert path.is_file(), f"{path} was not synced"
             lost.append(f"{path} is gone")
-            path.unlink()
-            if (before := kept / str(names.get(str(path.parent), {}).get(path.name))).exists():  # which it had replaced
-                os.link(before, path)
+            _remove(path, kept / str(names.get(str(path.parent), {}).get(path.name)))
         elif path.is_file() and sizes.get(inode, 0) < path.stat().st_size:
             lost.append(_cut(path, sizes.get(inode, 0), draw))
     for parent, those in names.items():
@@ -106,6 +106,16 @@ def fail(kept: Path, folder: Path, draw: random.Random) -> list[str]:
                 lost.append(f"{path} is there again")
                 os.link(copy, path)
     return lost
+
+
+def _remove(path: Path, before: Path) -> None:
+    """Remove a file, and put back the one that it had replaced, if there is one; or a folder with all that it holds."""
+    if path.is_dir():
+        shutil.rmtree(path)
+        return
+    path.unlink()
+    if before.exists():
+        os.link(before, path)
 
 
 def _cut(path: Path, synced: int, draw: random.Random) -> str:

@@ -42,6 +42,8 @@ def prepare(folder: Path) -> int:
         durable.make_folder(folder / WAL)
         if delta.load(folder / TABLE).version < 0:
             delta.create(folder / TABLE, parquet.delta_schema())
+        for parent in (folder, folder / TABLE):  # a process that was killed may have made what is in it, and no more
+            durable.sync_folder(parent)
     except BaseException:
         os.close(lock)
         raise
