@@ -209,28 +209,7 @@ def test_an_instrumentation_is_applied_once(
     assert printed(argv, INSTRUMENTED.format(before=before, after=after), **env) == [expected]
 
 
-def test_outside_a_request_a_database_makes_no_span(argv: list[str]) -> None:
-    code = """
-        import sqlalchemy
-        from opentelemetry import trace
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-        exporter, provider = InMemorySpanExporter(), TracerProvider()
-        provider.add_span_processor(SimpleSpanProcessor(exporter))
-        serve()
-        trace.set_tracer_provider(provider)
-        engine = sqlalchemy.create_engine("sqlite://")
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text("SELECT 1"))
-            with trace.get_tracer("ours").start_as_current_span("parent"):
-                connection.execute(sqlalchemy.text("SELECT 2"))
-        print([one.name for one in exporter.get_finished_spans()])
-    """
-    assert printed(argv, code) == ["['SELECT', 'parent']"]
-
-
-DATABASE = """
+TRACED_ENGINE = """
     import sqlalchemy
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
@@ -241,6 +220,21 @@ DATABASE = """
     serve()
     trace.set_tracer_provider(provider)
     engine = sqlalchemy.create_engine("sqlite://")
+"""
+
+
+def test_outside_a_request_a_database_makes_no_span(argv: list[str]) -> None:
+    code = """
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1"))
+        with trace.get_tracer("ours").start_as_current_span("parent"):
+            connection.execute(sqlalchemy.text("SELECT 2"))
+    print([one.name for one in exporter.get_finished_spans()])
+    """
+    assert printed(argv, TRACED_ENGINE + code) == ["['SELECT', 'parent']"]
+
+
+STATEMENTS = """
     with engine.connect() as connection, trace.get_tracer("ours").start_as_current_span("parent"):
         found = sqlalchemy.text("SELECT :bound, 'literal', 'redis://u:hunter2@h'"), {"bound": "bound"}
         assert connection.execute(*found).fetchall() == [("bound", "literal", "redis://u:hunter2@h")]
@@ -259,7 +253,7 @@ DATABASE = """
 def test_a_statement_and_its_error_are_recorded_without_credentials(
     mode: str, description: str, argv: list[str]
 ) -> None:
-    assert printed(argv, DATABASE, STAGETRACE_RECORD_EXCEPTIONS=mode) == [
+    assert printed(argv, TRACED_ENGINE + STATEMENTS, STAGETRACE_RECORD_EXCEPTIONS=mode) == [
         "SELECT ?, 'literal', 'redis://REDACTED@h'",
         "UNSET None []",
         "SELECT no_such FROM nowhere WHERE a = ?",
