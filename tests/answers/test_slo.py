@@ -11,7 +11,7 @@ import pytest
 
 from answers.made import MS, NOON, Made, lines, store
 from cli.running import answered, printed
-from stagetrace.cli.arguments.times import shown
+from stagetrace.output.times import shown
 from stagetrace.store.local.counts import CountStore, Point
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
 from stagetrace.cli.output.formats import add_format, print_answer
-from stagetrace.cli.output.svg import svg
-from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
+from stagetrace.output.svg import svg
+from stagetrace.output.table_layout import Column, Table
 
 NOON = 1_772_366_400_000_000_000
 MINUTE = 60 * 10**9

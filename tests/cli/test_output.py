@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stagetrace.cli.output import lines
-from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table, blocks, text_of
+from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column, Table, blocks, text_of
 
 ID = "906f7089f5ba030d53ddef4e9aab1663"
 COLUMNS = (Column("time (UTC)"), Column("request"), Column("took", is_number=True), Column("stage"), Column("span"))

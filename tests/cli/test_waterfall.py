@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stagetrace import semconv
-from stagetrace.cli.output.waterfall import ASCII, BLOCKS, render
+from stagetrace.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import SpanRow, Trace
 
 MS = 1_000_000

@@ -12,8 +12,8 @@ from stagetrace.cli.output.terminal import watched
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    from stagetrace.cli.arguments.times import Moment
-    from stagetrace.cli.output.answer import Answer
+    from stagetrace.output.answer import Answer
+    from stagetrace.output.times import Moment
     from stagetrace.store.base import Reader, Selection
 
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]

@@ -10,16 +10,17 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from stagetrace.analysis.time_owner import WIRE, Hop, Owner, owner_of
-from stagetrace.cli.arguments import times
 from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
-from stagetrace.cli.arguments.times import Zone
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
-from stagetrace.cli.output import missed_bounds, sampling
-from stagetrace.cli.output.lines import completeness, keys_of, show, show_json, warn
-from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column, Table, numeric, table_of
-from stagetrace.cli.output.tally import summary
-from stagetrace.cli.output.terminal import milliseconds, threshold, watched
+from stagetrace.cli.output.lines import show, show_json, warn
+from stagetrace.cli.output.terminal import watched
 from stagetrace.errors import StoreError
+from stagetrace.output import missed_bounds, sampling, times
+from stagetrace.output.keys import completeness, keys_of
+from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column, Table, numeric, table_of
+from stagetrace.output.tally import summary
+from stagetrace.output.times import Zone
+from stagetrace.output.units import milliseconds, threshold
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
 from stagetrace.store.base import Breaches, Entry, Reader, Trace

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, utf8
-from stagetrace.cli.arguments.times import since
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.formats import add_format
-from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import Column, Table
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import Bars
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.times import since
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cost import Costs, Line

@@ -7,9 +7,9 @@ import time
 from typing import Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, local_folder
-from stagetrace.cli.arguments.times import FORMS, moment, utc
 from stagetrace.cli.output.lines import show_result
 from stagetrace.errors import StoreError
+from stagetrace.output.times import FORMS, moment, utc
 
 DESCRIPTION: Final = """Delete the spans that started before a time from a local store, and give the disk space back.
 

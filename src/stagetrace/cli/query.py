@@ -13,8 +13,10 @@ from uuid import UUID
 from stagetrace.cli.arguments.options import add_selection, count, selection, store_url, utf8
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.interrupts import time_limit
-from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
+from stagetrace.cli.output.lines import show, show_json, warn
 from stagetrace.cli.output.terminal import watched
+from stagetrace.output.keys import completeness
+from stagetrace.output.table_layout import Column, Table
 from stagetrace.printable import spreadsheet_cell
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from stagetrace.cli.arguments.options import Suggested, add_selection, count, selection, shown, store_url, utf8
-from stagetrace.cli.arguments.times import Zone, since
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json, warn
-from stagetrace.cli.output.request_line import cells, columns
-from stagetrace.cli.output.terminal import milliseconds, watched
+from stagetrace.cli.output.lines import show, show_json, warn
+from stagetrace.cli.output.terminal import watched
+from stagetrace.output.keys import completeness
+from stagetrace.output.request_line import cells, columns
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.times import Zone, since
+from stagetrace.output.units import milliseconds
 from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.relations import STAGE_COLUMNS

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.arguments.times import since
-from stagetrace.cli.output import sampling
-from stagetrace.cli.output.lines import Column, Table, show_result
-from stagetrace.cli.output.stage_groups import as_json, heading
-from stagetrace.cli.output.terminal import milliseconds, watched
+from stagetrace.cli.output.lines import show_result
+from stagetrace.cli.output.terminal import watched
+from stagetrace.output import sampling
+from stagetrace.output.stage_groups import as_json, heading
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.times import since
+from stagetrace.output.units import milliseconds
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

@@ -11,11 +11,13 @@ from itertools import chain
 from typing import Final
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.arguments.times import Zone, since
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import Table, completeness, show, show_json, warn
-from stagetrace.cli.output.request_line import cells, columns
+from stagetrace.cli.output.lines import show, show_json, warn
+from stagetrace.output.keys import completeness
+from stagetrace.output.request_line import cells, columns
+from stagetrace.output.table_layout import Table
+from stagetrace.output.times import Zone, since
 from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of

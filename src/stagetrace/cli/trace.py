@@ -11,8 +11,9 @@ from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add
 from stagetrace.cli.arguments.trace_id import LATEST, trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import completeness, keys_of, show_json, warn
-from stagetrace.cli.output.waterfall import ASCII, BLOCKS, render
+from stagetrace.cli.output.lines import show_json, warn
+from stagetrace.output.keys import completeness, keys_of
+from stagetrace.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
 from stagetrace.store.base import SpanRow, Trace
 from stagetrace.store.rows import json_value

@@ -10,13 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.arguments.times import Moment, Zone, shown, since
-from stagetrace.cli.output import sampling, stage_groups, terminal
-from stagetrace.cli.output.lines import clipped, drawn, keys_of, show_result
-from stagetrace.cli.output.request_line import cells, columns
+from stagetrace.cli.output import terminal
+from stagetrace.cli.output.lines import clipped, drawn, show_result
 from stagetrace.cli.output.streams import unescaped
-from stagetrace.cli.output.table_layout import COMMON, Column, Table, numeric, table_of
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.output import sampling, stage_groups
+from stagetrace.output.keys import keys_of
+from stagetrace.output.request_line import cells, columns
+from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
+from stagetrace.output.times import Moment, Zone, shown, since
+from stagetrace.output.units import milliseconds
 from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS, Reader, Selection
 

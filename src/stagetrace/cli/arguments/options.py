@@ -9,10 +9,10 @@ from typing import Final
 from urllib.parse import unquote
 
 from stagetrace import config
-from stagetrace.cli.arguments import times
-from stagetrace.cli.arguments.times import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.cli.base import UsageError
 from stagetrace.columns import SCHEMA
+from stagetrace.output import times
+from stagetrace.output.times import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.sla.cause import WORDS
 from stagetrace.sla.verdict import DISCONNECT
 from stagetrace.store.base import Selection

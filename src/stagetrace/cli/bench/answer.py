@@ -11,11 +11,11 @@ import numpy as np
 from stagetrace.analysis.bench import BROKEN, CONFIDENCE, KEPT, Step, quantile
 from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, Excess, excess, parts_of
 from stagetrace.analysis.objective import Objective, name_of
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Bars, Chart, Histogram
-from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import Column, Table
-from stagetrace.cli.output.terminal import milliseconds, threshold
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import Bars, Chart, Histogram
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.units import milliseconds, threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

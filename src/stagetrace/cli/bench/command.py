@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stagetrace.cli.bench.baseline import Baseline
     from stagetrace.cli.bench.load_run import Result
-    from stagetrace.cli.output.answer import Answer
+    from stagetrace.output.answer import Answer
 
 DESCRIPTION: Final = """Send requests to a service, each when it is due whether or not earlier ones were answered, and
 report the latency from when they were due, whether they were enough for that, and in which of the server's stages the

@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, utf8
-from stagetrace.cli.arguments.times import since
 from stagetrace.cli.arguments.trace_id import trace_id
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
+from stagetrace.output.answer import Answer
+from stagetrace.output.times import since
 
 if TYPE_CHECKING:
     from stagetrace.analysis.bottleneck import Group

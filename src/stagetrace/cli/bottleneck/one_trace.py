@@ -10,9 +10,9 @@ from stagetrace.analysis.critical_path import Path, aggregated, path_of
 from stagetrace.analysis.span_tree import Tree, span_tree
 from stagetrace.cli.arguments.trace_id import whole_id
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.lines import Column, Table
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.output.answer import Answer
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.units import milliseconds
 from stagetrace.store.base import Reader, Trace
 
 _CELLS: Final = 40

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.bottleneck import CUT, PERCENTILES, Band, Group, Stage, needed
 from stagetrace.analysis.stage_bins import NO_STAGE
-from stagetrace.cli.output import sampling
-from stagetrace.cli.output.chart import Chart, Stacked
-from stagetrace.cli.output.lines import Column, Table, keys_of
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.output import sampling
+from stagetrace.output.chart import Chart, Stacked
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.units import milliseconds
 
 if TYPE_CHECKING:
     from stagetrace.analysis.critical_path import Portion

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.arguments.times import since
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.capacity import autoscaler
 from stagetrace.cli.capacity.utilisation import sampled_values, utilisation
-from stagetrace.cli.output import sampling
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Chart, Points, number
 from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.lines import warn
-from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
 from stagetrace.cli.output.terminal import watched
 from stagetrace.errors import StagetraceError
+from stagetrace.output import sampling
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import Chart, Points, number
+from stagetrace.output.table_layout import Column, Table, numeric, table_of
+from stagetrace.output.times import since
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, window
-from stagetrace.cli.arguments.times import between
 from stagetrace.cli.causes import view
 from stagetrace.cli.output.formats import add_format
+from stagetrace.output.times import between
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.localise import Localised
-    from stagetrace.cli.output.answer import Answer
+    from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 
 DESCRIPTION: Final = (

@@ -18,7 +18,7 @@ from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison
-    from stagetrace.cli.output.answer import Answer
+    from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 
 DESCRIPTION: Final = (

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from stagetrace import semconv
 from stagetrace.cli.arguments.options import segment, window
-from stagetrace.cli.arguments.times import between, shown
 from stagetrace.cli.base import UsageError
+from stagetrace.output.times import between, shown
 from stagetrace.store.base import Reader, Selection
 
 VERSION: Final = "version"

@@ -8,12 +8,12 @@ from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments.times import since
 from stagetrace.cli.compare.gate import Gate, gate_keys
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Chart, Histogram
-from stagetrace.cli.output.table_layout import Column, Table
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import Chart, Histogram
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.times import since
+from stagetrace.output.units import milliseconds
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison, Part, Quantile

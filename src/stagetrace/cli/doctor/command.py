@@ -11,7 +11,9 @@ from stagetrace.cli.arguments.options import add_json, count
 from stagetrace.cli.base import ANSWERED, BAD
 from stagetrace.cli.doctor import delivery, installation, processes
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
-from stagetrace.cli.output.lines import Column, Table, completeness, show, show_json
+from stagetrace.cli.output.lines import show, show_json
+from stagetrace.output.keys import completeness
+from stagetrace.output.table_layout import Column, Table
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

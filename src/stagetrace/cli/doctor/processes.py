@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from stagetrace import unrecognised_models
-from stagetrace.cli.arguments.times import utc
 from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
-from stagetrace.cli.output.lines import Column, Table
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.times import utc
 from stagetrace.process_status import files
 
 # In `spans`: counts of lost spans -> the reason.

@@ -7,11 +7,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.arguments.times import Moment, since
 from stagetrace.cli.ask import ask
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import TEXT, add_format
+from stagetrace.output.answer import Answer
+from stagetrace.output.times import Moment, since
 from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from stagetrace.analysis.drift import DAY_NS, SLOPE, Change, Looked
 from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED, Track, Tracks
-from stagetrace.cli.arguments.times import Zone, shown
-from stagetrace.cli.output.chart import Chart, Series
-from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import COMMON, Column, Table, numeric, table_of
-from stagetrace.cli.output.terminal import milliseconds
+from stagetrace.output.chart import Chart, Series
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
+from stagetrace.output.times import Zone, shown
+from stagetrace.output.units import milliseconds
 
 _DRAWN: Final = 6
 _MINUTES: Final = 60

@@ -13,11 +13,11 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from stagetrace.cli.arguments.times import shown
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.drift import view
 from stagetrace.cli.output.lines import show, show_json
 from stagetrace.errors import StagetraceError
+from stagetrace.output.times import shown
 from stagetrace.printable import printable
 from stagetrace.store import open_store
 

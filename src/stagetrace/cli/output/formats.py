@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, Zone
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER, UsageError
-from stagetrace.cli.output import chart, terminal
-from stagetrace.cli.output.answer import Answer, as_json
-from stagetrace.cli.output.chart import Chart
-from stagetrace.cli.output.html_page import page
+from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import show, show_json, warn
-from stagetrace.cli.output.markdown import markdown
-from stagetrace.cli.output.table_layout import Table
+from stagetrace.output import chart
+from stagetrace.output.answer import Answer, as_json
+from stagetrace.output.chart import Chart
+from stagetrace.output.html_page import page
+from stagetrace.output.markdown import markdown
+from stagetrace.output.table_layout import Table
+from stagetrace.output.times import UTC, Zone
 
 TEXT: Final = "text"
 MARKDOWN: Final = "markdown"

@@ -11,10 +11,9 @@ from typing import Any
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.streams import unescaped
-from stagetrace.cli.output.table_layout import GAP, HEAD, Cell, Column, Line, Table, blocks, text_of
+from stagetrace.output.keys import completeness
+from stagetrace.output.table_layout import GAP, HEAD, Cell, Line, Table, blocks, text_of
 from stagetrace.printable import bounded, printable, printable_json
-
-__all__ = ["Column", "Table", "clipped", "completeness", "drawn", "keys_of", "show", "show_json", "show_result", "warn"]
 
 _STYLES = {
     HEAD: "bold",
@@ -93,17 +92,6 @@ def drawn(lines: list[Line]) -> Any:
         for cell in line:
             text.append(cell.text, style=_STYLES.get(cell.word))
     return text
-
-
-def keys_of(record: Any, *without: str, **others: Any) -> dict[str, Any]:
-    """Return the fields of a record as keys of JSON: without some, and with others in place of them or beside them."""
-    fields = record._asdict() if hasattr(record, "_asdict") else vars(record)
-    return {**{name: value for name, value in fields.items() if name not in without}, **others}
-
-
-def completeness(reason: str | None = None) -> dict[str, Any]:
-    """Return the keys with which each JSON answer begins; `reason`: what is missing, if anything is."""
-    return {"complete": True} if reason is None else {"complete": False, "reason": reason}
 
 
 def show_result(

@@ -11,16 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from stagetrace.cli.arguments.times import Moment, shown
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
-from stagetrace.cli.output.answer import Answer, as_json
-from stagetrace.cli.output.chart import Bars
 from stagetrace.cli.output.formats import HTML, MARKDOWN, TEXT, show_answer
-from stagetrace.cli.output.lines import completeness, show, show_json, warn
-from stagetrace.cli.output.table_layout import Column, Table
-from stagetrace.cli.output.terminal import milliseconds, watched
+from stagetrace.cli.output.lines import show, show_json, warn
+from stagetrace.cli.output.terminal import watched
 from stagetrace.cli.registry import ANSWERS, load
 from stagetrace.errors import StagetraceError
+from stagetrace.output.answer import Answer, as_json
+from stagetrace.output.chart import Bars
+from stagetrace.output.keys import completeness
+from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.times import Moment, shown
+from stagetrace.output.units import milliseconds
 from stagetrace.store import open_store
 from stagetrace.store.base import Reader, Selection
 
@@ -76,7 +78,7 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
         first = next(iter(answers.values())).sentence
         show_json({**completeness(reason), "sentence": first, "answers": keys})
     elif args.format == HTML:
-        from stagetrace.cli.output.html_page import page
+        from stagetrace.output.html_page import page
 
         sys.stdout.write(page(TITLE, list(answers.values()), args.tz, [since]))
     else:

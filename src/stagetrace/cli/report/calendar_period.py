@@ -7,7 +7,7 @@ import re
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
-from stagetrace.cli.arguments.times import Zone
+from stagetrace.output.times import Zone
 
 FORMS: Final = "a year (2026), quarter (2026-Q4), month (2026-10), ISO week (2026-W48) or day (2026-11-26)"
 _NS: Final = 10**9

@@ -10,14 +10,14 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.arguments.times import Moment, Zone, between, moment, shown
 from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.report import view
 from stagetrace.cli.report.all_answers import add_all, run_all
 from stagetrace.cli.report.calendar_period import FORMS, last_month, period
+from stagetrace.output.answer import Answer
+from stagetrace.output.times import Moment, Zone, between, moment, shown
 
 if TYPE_CHECKING:
     from stagetrace.analysis.report import Options, Tier

@@ -7,11 +7,11 @@ from fractions import Fraction
 from typing import Any, Final
 
 from stagetrace.analysis.report import LEAST, MOST_SHARE, Cause, Found, Incident, Line, Options, digest_of
-from stagetrace.cli.arguments.times import Zone, shown
-from stagetrace.cli.output import objectives
-from stagetrace.cli.output.chart import Bars
-from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import COMMON, TIME, Column, Table, numeric, table_of
+from stagetrace.output import objectives
+from stagetrace.output.chart import Bars
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import COMMON, TIME, Column, Table, numeric, table_of
+from stagetrace.output.times import Zone, shown
 from stagetrace.store.base import Selection
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up

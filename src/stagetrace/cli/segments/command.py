@@ -13,7 +13,7 @@ from stagetrace.cli.segments import view
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
-    from stagetrace.cli.output.answer import Answer
+    from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Bars, Stacked
-from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import Column, Table, numeric, table_of
-from stagetrace.cli.output.terminal import milliseconds, percent, q_value
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import Bars, Stacked
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import Column, Table, numeric, table_of
+from stagetrace.output.units import milliseconds, percent, q_value
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases

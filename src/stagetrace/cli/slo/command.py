@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.analysis.attainment import COLUMNS, Counts, Exact
 from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
-from stagetrace.cli.arguments.times import Moment, Zone, shown
-from stagetrace.cli.output import objectives
-from stagetrace.cli.output.answer import Answer
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.slo import view
+from stagetrace.output import objectives
+from stagetrace.output.answer import Answer
+from stagetrace.output.times import Moment, Zone, shown
 from stagetrace.sla.policy import DEFAULT_WINDOW_S
 from stagetrace.store.base import COUNTS, Reader, Relations, Selection
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from stagetrace.analysis.slo import BURNS, SHOWN, Found, Objective
-from stagetrace.cli.arguments.times import Zone, shown
-from stagetrace.cli.output import objectives
-from stagetrace.cli.output.chart import Bars
-from stagetrace.cli.output.lines import keys_of
-from stagetrace.cli.output.table_layout import COMMON, Column, Table
+from stagetrace.output import objectives
+from stagetrace.output.chart import Bars
+from stagetrace.output.keys import keys_of
+from stagetrace.output.table_layout import COMMON, Column, Table
+from stagetrace.output.times import Zone, shown
 
 _ROWS: Final = 50  # of the table
 _BARS: Final = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from stagetrace.cli.output.terminal import milliseconds, threshold
+from stagetrace.output.units import milliseconds, threshold
 from stagetrace.store.base import Entry, Missed
 
 WITHIN: Final = "within"

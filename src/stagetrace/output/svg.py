@@ -7,8 +7,8 @@ from html import escape
 from itertools import cycle, pairwise
 from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, Zone, shown
-from stagetrace.cli.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
+from stagetrace.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
+from stagetrace.output.times import UTC, Zone, shown
 from stagetrace.printable import printable
 
 _WIDTH: Final = 720

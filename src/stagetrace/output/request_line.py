@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from stagetrace.cli.arguments.times import UTC, Zone, shown
-from stagetrace.cli.output.table_layout import COMMON, TIME, TRACE, Column
-from stagetrace.cli.output.terminal import milliseconds, threshold
+from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column
+from stagetrace.output.times import UTC, Zone, shown
+from stagetrace.output.units import milliseconds, threshold
 from stagetrace.store.answers import slowest_stage
 from stagetrace.store.entries import request_text
 

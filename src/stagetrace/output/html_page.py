@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, Zone
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.chart import Chart
-from stagetrace.cli.output.svg import svg
-from stagetrace.cli.output.table_layout import Table
+from stagetrace.output.answer import Answer
+from stagetrace.output.chart import Chart
+from stagetrace.output.svg import svg
+from stagetrace.output.table_layout import Table
+from stagetrace.output.times import UTC, Zone
 from stagetrace.printable import printable
 
 _STYLE: Final = """

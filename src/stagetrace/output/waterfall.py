@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.critical_path import on_path
-from stagetrace.cli.arguments.times import UTC, Zone, shown
-from stagetrace.cli.output import missed_bounds
-from stagetrace.cli.output.terminal import milliseconds, threshold
+from stagetrace.output import missed_bounds
+from stagetrace.output.times import UTC, Zone, shown
+from stagetrace.output.units import milliseconds, threshold
 from stagetrace.printable import printable
 from stagetrace.span_attributes import number, text
 from stagetrace.store.base import SERVER, Entry, SpanRow, Trace

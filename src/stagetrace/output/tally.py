@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, Zone, shown, since
-from stagetrace.cli.output import sampling
+from stagetrace.output import sampling
+from stagetrace.output.times import UTC, Zone, shown, since
 from stagetrace.printable import printable
 from stagetrace.store.base import Lost, Selection, Tally
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from stagetrace.cli.arguments.times import UTC, Zone
-from stagetrace.cli.output import chart
-from stagetrace.cli.output.answer import Answer
-from stagetrace.cli.output.table_layout import Table
+from stagetrace.output import chart
+from stagetrace.output.answer import Answer
+from stagetrace.output.table_layout import Table
+from stagetrace.output.times import UTC, Zone
 from stagetrace.printable import printable
 
 _WIDTH: Final = 80

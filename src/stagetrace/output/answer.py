@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagetrace.cli.output.chart import Chart
-from stagetrace.cli.output.lines import completeness
-from stagetrace.cli.output.table_layout import Table
+from stagetrace.output.chart import Chart
+from stagetrace.output.keys import completeness
+from stagetrace.output.table_layout import Table
 from stagetrace.store.base import Partial
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.cli.output import sampling
-from stagetrace.cli.output.lines import keys_of
+from stagetrace.output import sampling
+from stagetrace.output.keys import keys_of
 
 if TYPE_CHECKING:
     from stagetrace.analysis.stage_times import Group
