@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, Query, QueryError
@@ -42,7 +42,7 @@ def query_app(
     access: Access,
     threads: Threads,
     metrics: Callable[[], str],
-    more: Sequence[Route] = (),
+    more: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
     """Return the app of the query port; `more` are routes beside those of the API."""
     asks_by_path: dict[str, Ask] = {

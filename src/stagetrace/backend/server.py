@@ -22,7 +22,6 @@ from stagetrace.backend.http_server import HttpServer, limit_logs_of_libraries
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake
 from stagetrace.backend.options import BackendError, Options, Ports
-from stagetrace.backend.page import page_route
 from stagetrace.backend.query import Queries
 from stagetrace.backend.query_grpc import query_handlers
 from stagetrace.backend.query_http import query_app
@@ -32,7 +31,13 @@ from stagetrace.backend.sockets import listen
 from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import grpc
+    from starlette.routing import BaseRoute
+
+    # The routes of the page: of an open store, and the ports; the stack closes what they hold.
+    PageRoutes = Callable[[LocalStore, Ports, ExitStack], Sequence[BaseRoute]]
 
 # Requests of one moment share one fsync, so receiving wants more threads than there are cores.
 _RECEIVING: Final = 16
@@ -52,8 +57,10 @@ class _Servers:
     ports: Ports
 
 
-def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
+def serve(options: Options, on_ready: Callable[[Ports], None], page: PageRoutes) -> None:
     """Serve until SIGINT or SIGTERM; call `on_ready` with the ports. Acknowledged spans are always on disk.
+
+    `page`: makes the routes for browsers.
 
     Raise BackendError or StoreError where it cannot start.
     """
@@ -64,7 +71,7 @@ def serve(options: Options, on_ready: Callable[[Ports], None]) -> None:
         _check_tls(options)
         store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
         stack.callback(store.close)
-        servers = _open(options, store, stack)
+        servers = _open(options, store, page, stack)
         asyncio.run(_run(servers, on_ready))
 
 
@@ -80,7 +87,7 @@ def _check_tls(options: Options) -> None:
         ) from None
 
 
-def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
+def _open(options: Options, store: LocalStore, page: PageRoutes, stack: ExitStack) -> _Servers:
     counters = Counters()
     intake = Intake(store, counters, options.limits)
     queries = Queries(store)
@@ -104,7 +111,7 @@ def _open(options: Options, store: LocalStore, stack: ExitStack) -> _Servers:
     receiving, heavy, querying = (stack.enter_context(Threads(count, most.http // 4)) for count in counts)
     apps = (
         receiver_app(intake, access, receiving, heavy),
-        query_app(queries, counters, access, querying, intake.metrics, [page_route(options, ports)]),
+        query_app(queries, counters, access, querying, intake.metrics, page(store, ports, stack)),
     )
     web = [HttpServer(app, options, port, counters, most=most.http) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.refusal import UNAUTHENTICATED, Refused
@@ -38,7 +38,7 @@ Fault = "Callable[[int, str, Request], Response]"
 
 
 def application(
-    routes: Sequence[Route],
+    routes: Sequence[BaseRoute],
     fault: Callable[[int, str, Request], Response],
     access: Access,
     metrics: Callable[[], str],

@@ -1,22 +1,35 @@
-"""Run the query of a verb on the store that the command line names, and print the answer."""
+"""Run the query of a verb: on the store that the command line names, to print the answer, or for another form of it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from stagetrace.cli.arguments.options import selection, store_url
+from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.formats import print_answer
 from stagetrace.cli.output.terminal import watched
+from stagetrace.cli.registry import load
+from stagetrace.output.times import Moment, Zone
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from stagetrace.output.answer import Answer
-    from stagetrace.output.times import Moment
     from stagetrace.store.base import Reader, Selection
 
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
+
+# Options that all verbs with an answer share.
+_SHARED: Final = ("store", "service", "route", "model", "segment", "cause", "since", "until", "tz", "limit", "json")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parses the options of one verb, none of which must be given."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"--with {self.prog!r}: {message}\ntry: stagetrace {self.prog} --help")
 
 
 def ask_store(args: argparse.Namespace, answer: Question, since: Moment | None = None) -> int:
@@ -32,3 +45,25 @@ def ask(args: argparse.Namespace, answer: Question, url: str, wanted: Selection)
     """Run `answer` on requests of the store at `url`, print the result, and return the exit code."""
     with open_store(url) as reader, watched(reader):
         return print_answer(args, answer(reader, wanted, args))
+
+
+def answer_of(verb: str, reader: Reader, wanted: Selection, options: Sequence[str], zone: Zone) -> Answer:
+    """Return the answer of a verb to a selection; `options` as on a command line. Raise StagetraceError."""
+    module: Any = load(verb)
+    since, until = (Moment(ns, ago=False) for ns in (wanted.since_ns, wanted.until_ns))
+    shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until, "tz": zone}
+    answer: Answer = module.answer(reader, wanted, arguments_of(verb, module, options, shared))
+    return answer
+
+
+def arguments_of(verb: str, module: Any, given: Sequence[str], shared: Mapping[str, Any]) -> argparse.Namespace:
+    """Return a verb's options, as given or at their defaults, and those that all verbs share as `shared` has them."""
+    parser = _Parser(prog=verb, add_help=False, allow_abbrev=False)
+    module.configure(parser)
+    for action in parser._actions:  # noqa: SLF001 -- argparse gives defaults only where nothing is missing
+        action.required = False
+    own = parser.parse_args(given)
+    for name in _SHARED:
+        if hasattr(own, name) and name in shared:
+            setattr(own, name, shared[name])
+    return own

@@ -7,8 +7,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config, log, setting_problems
 from stagetrace.backend import token_file
@@ -17,6 +18,13 @@ from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output.lines import show_json
 from stagetrace.installed_from import requirement
 from stagetrace.store.url import default_folder
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from starlette.routing import BaseRoute
+
+    from stagetrace.store.local import LocalStore
 
 DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
 
@@ -28,7 +36,7 @@ the time that passes: setting the system's clock changes nothing, and while the 
 most. --retention-size drops first what was received first. A span that starts more than an hour in the future is
 refused. Files of the store are for this user alone."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
-_NEEDED: Final = ("uvicorn", "starlette", "zstandard", "duckdb", "numpy", "pyarrow")
+_NEEDED: Final = ("uvicorn", "starlette", "jinja2", "zstandard", "duckdb", "numpy", "pyarrow")
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
 _FLAGS: Final[dict[str, tuple[config.Switch | config.Verbatim, str | None]]] = {
@@ -72,8 +80,18 @@ def run(args: argparse.Namespace) -> int:
     unused = setting_problems.without_switch(config.environment())
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
-    serve(options, lambda ports: _report_ready(options, ports, as_json=args.json))
+    serve(options, lambda ports: _report_ready(options, ports, as_json=args.json), partial(_page, options))
     return ANSWERED
+
+
+def _page(options: Options, store: LocalStore, ports: Ports, stack: ExitStack) -> list[BaseRoute]:
+    """Return the routes of the page over the open store."""
+    from stagetrace.cli.ask import answer_of
+    from stagetrace.page.app import page_routes
+    from stagetrace.page.base import Site
+
+    site = Site(str(options.data.absolute()), store.reader, answer_of, addresses(options, ports))
+    return page_routes(site, stack)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -117,6 +135,18 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def addresses(options: Options, ports: Ports) -> list[tuple[str, str]]:
+    """Return what runs: name and address."""
+    scheme = "https" if options.tls_cert is not None else "http"
+    return [
+        ("OTLP gRPC", options.at(ports.grpc)),
+        ("OTLP HTTP", f"{scheme}://{options.at(ports.http)}/v1/traces"),
+        ("api_v3 gRPC", options.at(ports.query_grpc)),
+        ("api_v3 HTTP", f"{scheme}://{options.at(ports.query_http)}/api/v3"),
+        ("page", f"{scheme}://{options.at(ports.query_http)}/"),
+    ]
+
+
 def ready(options: Options, ports: Ports) -> dict[str, Any]:
     """Return the object that `--json` prints."""
     return {
@@ -140,14 +170,9 @@ def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
     if as_json:
         show_json(ready(options, ports))
     else:
-        scheme = "https" if options.tls_cert is not None else "http"
         lines = [
             f"stagetrace is ready; spans go to {options.data.absolute()}",
-            f"  OTLP gRPC        {options.at(ports.grpc)}",
-            f"  OTLP HTTP        {scheme}://{options.at(ports.http)}/v1/traces",
-            f"  api_v3 gRPC      {options.at(ports.query_grpc)}",
-            f"  api_v3 HTTP      {scheme}://{options.at(ports.query_http)}/api/v3",
-            f"  page             {scheme}://{options.at(ports.query_http)}/",
+            *(f"  {name:<16} {address}" for name, address in addresses(options, ports)),
             f"Ask it: stagetrace breaches --store {options.data.absolute()}",
         ]
         sys.stdout.write("\n".join([*lines, ""]))

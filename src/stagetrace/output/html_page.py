@@ -54,14 +54,15 @@ def _answer(answer: Answer, number: int, zone: Zone, *, alone: bool) -> str:
 def _part(part: str | Table | Chart, zone: Zone) -> str:
     if isinstance(part, str):
         return f"<p>{_text(part)}</p>\n" if part else ""
-    return (
-        f'<div class="wide"><table>{"".join(_table(part))}</table></div>\n'
-        if isinstance(part, Table)
-        else svg(part, zone)
-    )
+    return table(part) if isinstance(part, Table) else svg(part, zone)
 
 
-def _table(table: Table) -> Iterator[str]:
+def table(table: Table) -> str:
+    """Return a table as HTML."""
+    return f'<div class="wide"><table>{"".join(_lines(table))}</table></div>\n'
+
+
+def _lines(table: Table) -> Iterator[str]:
     if table.title is not None:
         yield f"<caption>{_text(table.title)}</caption>"
     classes = [' class="n"' if column.is_number else "" for column in table.columns]

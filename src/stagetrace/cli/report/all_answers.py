@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from stagetrace.cli.ask import arguments_of
 from stagetrace.cli.base import ANSWERED, BAD, UsageError
 from stagetrace.cli.output.formats import HTML, MARKDOWN, TEXT, show_answer
 from stagetrace.cli.output.lines import show, show_json, warn
@@ -28,16 +29,6 @@ from stagetrace.store.base import Reader, Selection
 
 BENCH: Final = "bench"
 TITLE: Final = "Latency: the ten answers"
-# Options that all of them share.
-_SHARED: Final = ("store", "service", "route", "model", "segment", "cause", "since", "until", "tz", "limit", "json")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Parses the options of one verb, none of which must be given."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
-        raise UsageError(f"--with {self.prog!r}: {message}\ntry: stagetrace {self.prog} --help")
 
 
 def add_all(parser: argparse.ArgumentParser) -> None:
@@ -110,24 +101,11 @@ def _answers(
     """Yield each verb's answer; the error of one is its sentence."""
     for verb in ANSWERS:
         module: Any = load(verb)
-        own = _arguments(verb, module, args, asked.get(verb, ()))
+        own = arguments_of(verb, module, asked.get(verb, ()), vars(args))
         try:
             yield verb, module.answer(reader, wanted, own)
         except StagetraceError as error:
             yield verb, Answer(verb.capitalize(), f"No answer: {'; '.join(str(error).splitlines())}.", {})
-
-
-def _arguments(verb: str, module: Any, args: argparse.Namespace, given: Sequence[str]) -> argparse.Namespace:
-    """Return a verb's options, as given or at their defaults, and those that it shares as they were given to us."""
-    parser = _Parser(prog=verb, add_help=False, allow_abbrev=False)
-    module.configure(parser)
-    for action in parser._actions:  # noqa: SLF001 -- argparse gives defaults only where nothing is missing
-        action.required = False
-    own = parser.parse_args(given)
-    for name in _SHARED:
-        if hasattr(own, name) and hasattr(args, name):
-            setattr(own, name, getattr(args, name))
-    return own
 
 
 def _of_bench(path: Path | None) -> Answer:

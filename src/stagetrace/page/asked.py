@@ -1,0 +1,137 @@
+"""What a URL of the page asks for: the selection, which every view shares, and what is of one view alone.
+
+The parameters are the options of the commands: since, until, service, route, model, segment, cause, tz. Every other one
+belongs to a view. A link keeps the selection, so each URL can be sent to somebody else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlencode
+
+from stagetrace.errors import StagetraceError
+from stagetrace.output.times import UTC, Moment, Zone, moment, zone
+from stagetrace.output.times import shown as written
+from stagetrace.store.base import Selection
+
+SHARED: Final = ("since", "until", "service", "route", "model", "segment", "cause", "tz")
+# Without an end there is none: clocks of traced machines run ahead of ours, and their newest spans count.
+_AHEAD_NS: Final = 86_400 * 10**9
+_MOST: Final = 20  # values of one parameter
+_LONGEST: Final = 2000  # characters of a value
+
+
+class BadRequest(StagetraceError):  # noqa: N818 -- HTTP's word
+    """A URL asks for what there cannot be; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: its parameters, read once. `path` holds the parts of the path that vary, as `trace_id`."""
+
+    params: Mapping[str, tuple[str, ...]]
+    selection: Selection
+    zone: Zone
+    now_ns: int
+    path: Mapping[str, str]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str]], path: Mapping[str, str], since: str) -> Asked:
+        """Return what these parameters ask for; `since`: where they name no start. Raise BadRequest."""
+        params: dict[str, tuple[str, ...]] = {}
+        for name, value in pairs:
+            if value:  # an empty field of a form is not filled in
+                params[name] = (*params.get(name, ()), value)
+        _check(params)
+        now_ns = time.time_ns()
+        try:
+            its_zone = zone(params["tz"][-1]) if "tz" in params else UTC
+            first = moment((params.get("since") or (since,))[-1])
+            last = moment(params["until"][-1]) if "until" in params else None
+        except argparse.ArgumentTypeError as error:
+            raise BadRequest(f"{error}\nchange `since`, `until` or `tz` in the URL") from None
+        return cls(params, _selection(params, first, last, now_ns, its_zone), its_zone, now_ns, path)
+
+    def one(self, name: str, default: str | None = None) -> str | None:
+        """Return a parameter that is given once, or the last of several."""
+        return (self.params.get(name) or (default,))[-1]
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """Return a parameter that is a whole number. Raise BadRequest where it is none, or out of range."""
+        text = self.one(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):  # noqa: PLR2004
+            raise BadRequest(f"{name}={text[:40]!r} is not a whole number from {least:,} to {most:,}\nchange the URL")
+        return int(text)
+
+    @property
+    def window_ns(self) -> tuple[int, int]:
+        """Return from when to when a picture of the selection goes: to now where it has no end."""
+        return self.selection.since_ns, min(self.selection.until_ns, max(self.now_ns, self.selection.since_ns + 1))
+
+    def url(self, path: str, **changes: str | Sequence[str] | None) -> str:
+        """Return a link with the same selection, but for `changes`; None takes a parameter away.
+
+        A view's own parameters are kept only where `changes` has them.
+        """
+        kept: dict[str, Sequence[str]] = {name: self.params[name] for name in SHARED if name in self.params}
+        for name, value in changes.items():
+            kept[name] = () if value is None else (value,) if isinstance(value, str) else value
+        query = urlencode(kept, doseq=True)
+        return f"{path}?{query}" if query else path
+
+    def part_url(self, path: str) -> str:
+        """Return a link with all parameters of this request."""
+        query = urlencode(self.params, doseq=True)
+        return f"{path}?{query}" if query else path
+
+    def time(self, ns: int, digits: int = 3) -> str:
+        """Return a time in the zone asked for."""
+        return written(ns, self.zone, digits)
+
+    def narrowed(self, since_ns: int, until_ns: int) -> Asked:
+        """Return the same of another window."""
+        return replace(self, selection=replace(self.selection, since_ns=since_ns, until_ns=until_ns))
+
+
+def _check(params: Mapping[str, Sequence[str]]) -> None:
+    for name, values in params.items():
+        if len(values) > _MOST or any(len(value) > _LONGEST for value in values):
+            most = f"at most {_MOST} values of {_LONGEST:,} characters each are taken"
+            raise BadRequest(f"the parameter {name[:40]!r} is too long: {most}\nshorten the URL")
+
+
+def _selection(
+    params: Mapping[str, Sequence[str]], first: Moment, last: Moment | None, now_ns: int, its_zone: Zone
+) -> Selection:
+    since_ns = first.at(now_ns, its_zone)
+    until_ns = now_ns + _AHEAD_NS if last is None else last.at(now_ns, its_zone)
+    if since_ns >= until_ns:
+        begins, ends = (f"{written(one, its_zone)} {its_zone.name}" for one in (since_ns, until_ns))
+        raise BadRequest(f"`since` ({begins}) is not before `until` ({ends})\nchange one of them")
+    segments = dict(_segment(text) for text in params.get("segment", ()))
+
+    def one(name: str) -> str | None:
+        return (params.get(name) or (None,))[-1]
+
+    return Selection(
+        since_ns,
+        until_ns,
+        service=one("service"),
+        route=one("route"),
+        model=one("model"),
+        segments=segments,
+        causes=tuple(dict.fromkeys(params.get("cause", ()))),
+    )
+
+
+def _segment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise BadRequest(f"segment={text[:80]!r} is not KEY=VALUE\nname an attribute and its value: tenant=acme")
+    return key, value

@@ -1,0 +1,63 @@
+"""Files of the page that never change: scripts, styles, the libraries in `static/vendor`. Read once, compressed."""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+PATH: Final = "/static"
+_FOLDER: Final = Path(__file__).parent / "static"
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+
+class File(NamedTuple):
+    """One file, its address with the hash of its content: it may be kept for ever."""
+
+    body: bytes
+    compressed: bytes
+    type: str
+    address: str
+
+
+@cache
+def files() -> dict[str, File]:
+    """Return the files by their path below the folder."""
+    found = {}
+    for path in sorted(_FOLDER.rglob("*")):
+        if path.suffix in _TYPES:
+            name, body = path.relative_to(_FOLDER).as_posix(), path.read_bytes()
+            address = f"{PATH}/{sha256(body).hexdigest()[:12]}/{name}"
+            found[name] = File(body, gzip.compress(body, 9, mtime=0), _TYPES[path.suffix], address)
+    return found
+
+
+def address(name: str) -> str:
+    """Return the URL of a file."""
+    return files()[name].address
+
+
+async def respond(request: Request) -> Response:
+    """Return a file; of another version of it, too: a page that is open refers to its own."""
+    file = files().get(request.path_params["name"])
+    if file is None:
+        raise HTTPException(404, "there is no such file")
+    headers = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding"}
+    if request.url.path != file.address:
+        headers["cache-control"] = "no-store"
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(file.compressed, media_type=file.type, headers=headers | {"content-encoding": "gzip"})
+    return Response(file.body, media_type=file.type, headers=headers)

@@ -1,0 +1,59 @@
+"""The contract of a view: one module of `views/` with a `VIEW`, its template, and one line in `views.VIEWS`.
+
+A view has a shell, which is there at once since it asks nothing, and parts: pieces of HTML that the shell loads, each
+the answer to one question of the store. Parts are made in threads, shared by all who ask the same, and kept for a
+while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from stagetrace.output.answer import Answer
+    from stagetrace.output.times import Zone
+    from stagetrace.page.asked import Asked
+    from stagetrace.store.base import Reader, Selection
+
+# The answer of a verb: its name, a reader, the selection, options as on a command line, the zone of times. Raises
+# StagetraceError.
+Ask: TypeAlias = "Callable[[str, Reader, Selection, Sequence[str], Zone], Answer]"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all views share."""
+
+    store: str  # what commands name with `--store`
+    open_reader: Callable[[], Reader]
+    ask: Ask
+    about: Sequence[tuple[str, str]] = ()  # what runs here: name and address
+    since: str = "1h"  # the start of the selection where a URL names none
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a view shows: a template of `templates/` and its values."""
+
+    template: str
+    values: Mapping[str, Any]
+    reason: str | None = None  # what is missing, if anything is
+
+
+Make: TypeAlias = "Callable[[Asked, Reader, Site], Part]"
+
+
+@dataclass(frozen=True)
+class View:
+    """One view. Its shell is at `path`, each part at `path/NAME`."""
+
+    name: str
+    title: str
+    path: str
+    template: str
+    parts: Mapping[str, Make] = field(default_factory=dict)
+    # Values of the shell's template beside `asked`, `view` and `site`; it must not ask the store.
+    shell: Callable[[Asked, Site], Mapping[str, Any]] = lambda _asked, _site: {}
+    in_menu: bool = True

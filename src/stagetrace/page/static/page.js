@@ -1,0 +1,117 @@
+// What all views share: keys, the theme, progress of parts, the zone of the browser.
+// Views listen to the event `stagetrace:part`, sent to a part when its content is there.
+
+const THEMES = ["", "light", "dark"];
+
+function themeButton() {
+  const button = document.getElementById("theme");
+  const show = () => {
+    const now = document.documentElement.dataset.theme || "";
+    button.textContent = { "": "Theme: system", light: "Theme: light", dark: "Theme: dark" }[now];
+  };
+  button.addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme || "";
+    const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
+    if (next) document.documentElement.dataset.theme = next;
+    else delete document.documentElement.dataset.theme;
+    localStorage.setItem("stagetrace-theme", next);
+    show();
+    document.dispatchEvent(new Event("stagetrace:theme"));
+  });
+  show();
+}
+
+// A part that has been asked for: how long, once that is worth showing (the style sheet hides it for 300 ms).
+function progress() {
+  const began = performance.now();
+  setInterval(() => {
+    for (const one of document.querySelectorAll("[data-elapsed]")) {
+      one.textContent = `${((performance.now() - began) / 1000).toFixed(0)} s`;
+    }
+  }, 500);
+  document.addEventListener("htmx:before:request", (event) => {
+    event.target.closest?.(".part")?.setAttribute("aria-busy", "true");
+  });
+  document.addEventListener("htmx:after:swap", (event) => {
+    const part = event.target.closest?.(".part") || event.detail?.ctx?.target;
+    if (!part) return;
+    part.removeAttribute("aria-busy");
+    part.dispatchEvent(new CustomEvent("stagetrace:part", { bubbles: true }));
+  });
+}
+
+// Forms leave out empty fields, so that URLs are short enough to be read.
+function shortForms() {
+  document.addEventListener("submit", (event) => {
+    for (const field of event.target.querySelectorAll("input, select")) {
+      if (!field.value) field.disabled = true;
+    }
+    setTimeout(() => event.target.querySelectorAll(":disabled").forEach((one) => (one.disabled = false)));
+  });
+}
+
+function zones() {
+  const select = document.querySelector("#filter select[name=tz]");
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (!select || !own || own === "UTC" || [...select.options].some((one) => one.value === own)) return;
+  select.add(new Option(own, own));
+}
+
+// Rows: elements with `data-row`; the current one has aria-current, and the link in it is what Enter opens.
+function rows() {
+  return [...document.querySelectorAll("[data-row]")].filter((one) => one.offsetParent !== null);
+}
+
+function move(step) {
+  const all = rows();
+  if (!all.length) return;
+  const now = all.findIndex((one) => one.getAttribute("aria-current") === "true");
+  const next = all[Math.max(0, Math.min(all.length - 1, now < 0 ? 0 : now + step))];
+  all[now]?.removeAttribute("aria-current");
+  next.setAttribute("aria-current", "true");
+  const link = next.matches("a") ? next : next.querySelector("a");
+  (link || next).focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
+}
+
+function keys() {
+  const dialog = document.getElementById("keys");
+  document.getElementById("help").addEventListener("click", () => dialog.showModal());
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
+    if (event.target.closest("input, select, textarea, [contenteditable]")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const views = document.querySelectorAll("header nav a");
+    const actions = {
+      "/": () => document.querySelector("[data-search], #filter input[name=service]")?.focus(),
+      j: () => move(1),
+      k: () => move(-1),
+      r: () => document.body.dispatchEvent(new Event("refresh")),
+      "?": () => dialog.showModal(),
+    };
+    const action = actions[event.key] || (/^[1-9]$/.test(event.key) && (() => views[event.key - 1]?.click()));
+    if (action) {
+      event.preventDefault();
+      action();
+    }
+  });
+}
+
+// The data of a chart, which a part has in `<script type="application/json" id="ID">`.
+export function data(id) {
+  const found = document.getElementById(id);
+  return found ? JSON.parse(found.textContent) : null;
+}
+
+// A colour of the style sheet: `colour("inference")` is the value of --inference.
+export function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name.replaceAll(".", "-")}`).trim();
+}
+
+themeButton();
+progress();
+shortForms();
+zones();
+keys();

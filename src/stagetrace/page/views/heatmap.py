@@ -1,0 +1,21 @@
+"""The latency heat map: when requests took how long, and what distinguishes a box of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.page.base import Part, View
+
+if TYPE_CHECKING:
+    from stagetrace.page.asked import Asked
+    from stagetrace.page.base import Site
+    from stagetrace.store.base import Reader
+
+
+def body(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return the services of the store."""
+    del asked, site
+    return Part("heatmap_body.html", {"services": reader.services()})
+
+
+VIEW: Final = View("heatmap", "Heat map", "/heatmap", "heatmap.html", {"body": body})

@@ -1,0 +1,122 @@
+"""What the page is shown on: what `make demo` recorded, nothing, one request, and ten thousand breaches.
+
+All of it is as if it ended a minute ago.
+"""
+
+from __future__ import annotations
+
+import lzma
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from messages import leaves
+from stagetrace.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# A part of what `make demo` sent to its back end: its first act, and of the second the breaches and some good requests.
+_DEMO: Final = Path(__file__).parent / "demo.otlp.xz"
+MINUTE: Final = 60 * 10**9
+MANY: Final = 10_000
+# The stages of a request that was made here, with their shares.
+STAGES: Final = {
+    "network.receive": 1,
+    "queue": 20,
+    "preprocess": 9,
+    "inference": 60,
+    "postprocess": 8,
+    "network.send": 2,
+}
+
+
+def demo() -> Iterable[ExportTraceServiceRequest]:
+    """Yield what the demo recorded."""
+    message = ExportTraceServiceRequest.FromString(lzma.decompress(_DEMO.read_bytes()))
+    later = time.time_ns() - MINUTE - max(span.end_time_unix_nano for *_, span in leaves(message))
+    for *_, span in leaves(message):
+        span.start_time_unix_nano += later
+        span.end_time_unix_nano += later
+        for event in span.events:
+            event.time_unix_nano += later
+    yield message
+
+
+def nothing() -> Iterable[ExportTraceServiceRequest]:
+    """Yield nothing."""
+    return ()
+
+
+def one() -> Iterable[ExportTraceServiceRequest]:
+    """Yield a single request, a breach, of a service whose name is hostile."""
+    message = ExportTraceServiceRequest()
+    _add(message, random.Random(1), time.time_ns() - MINUTE, is_late=True, service='<img src=x onerror="alert(1)">')
+    yield message
+
+
+def many() -> Iterable[ExportTraceServiceRequest]:
+    """Yield ten thousand breaches and as many good requests, within fifty minutes."""
+    chance, now = random.Random(2), time.time_ns() - MINUTE
+    for batch in range(10):
+        message = ExportTraceServiceRequest()
+        for number in range(2 * MANY // 10):
+            start = now - (batch * 5 * MINUTE + number * 5 * MINUTE // (2 * MANY // 10))
+            _add(message, chance, start, is_late=bool(number % 2), service="shop")
+        yield message
+
+
+DATA: Final[dict[str, Callable[[], Iterable[ExportTraceServiceRequest]]]] = {
+    "demo": demo,
+    "none": nothing,
+    "one": one,
+    "many": many,
+}
+
+
+def fill(folder: Path, name: str) -> None:
+    """Store one of the data in a folder, as `stagetrace up` has it."""
+    with LocalStore.open(folder) as store:
+        for message in DATA[name]():
+            appended = store.append(message.SerializeToString())
+            assert not appended.rejected, appended
+
+
+def _add(message: ExportTraceServiceRequest, chance: random.Random, start: int, *, is_late: bool, service: str) -> None:
+    """Add one request with its stages; one that is late is a breach, whose cause is one of three."""
+    if not message.resource_spans:
+        resource = message.resource_spans.add()
+        resource.scope_spans.add()
+        resource.resource.attributes.add(key="service.name").value.string_value = service
+    spans = message.resource_spans[0].scope_spans[0].spans
+    route, region = chance.choice(("/predict", "/embed", "/rank")), chance.choice(("eu", "us"))
+    cause = chance.choice(("lock_wait", "compute", "cpu_wait"))
+    took_ns = round((chance.uniform(60, 400) if is_late else chance.uniform(5, 45)) * 1e6)
+    trace = chance.randbytes(16)
+    entry = spans.add(trace_id=trace, span_id=chance.randbytes(8), name=f"POST {route}", kind=2)
+    entry.start_time_unix_nano, entry.end_time_unix_nano = start, start + took_ns
+    at = start
+    for place, (stage, share) in enumerate(STAGES.items(), 1):
+        end = start + took_ns if place == len(STAGES) else at + took_ns * share // 100
+        span = spans.add(trace_id=trace, span_id=chance.randbytes(8), parent_span_id=entry.span_id, name=stage, kind=1)
+        span.start_time_unix_nano, span.end_time_unix_nano = at, end
+        _set(span, **{"ml.stage": stage})
+        _set(entry, **{f"ml.stage.{stage}.ms": (end - at) / 1e6})
+        at = end
+    _set(entry, **{"http.route": route, "region": region, "ml.model.name": "ranker", "ml.model.version": "7"})
+    _set(entry, **{"sla.breached": is_late, "sla.verdict": "breach" if is_late else "good"})
+    _set(entry, **{"sla.objective": "POST /* within 50ms", "sla.threshold_ms": 50.0})
+    if is_late:
+        _set(entry, **{"sla.overrun_ms": took_ns / 1e6 - 50, "sla.severity": "major", "sla.breach.stage": "inference"})
+        _set(
+            entry, **{"sla.breach.cause": cause, "sla.breach.evidence": f"inference took {took_ns * 0.6 / 1e6:.1f} ms"}
+        )
+
+
+def _set(span: object, **attributes: object) -> None:
+    for key, value in attributes.items():
+        kind = {bool: "bool_value", str: "string_value", float: "double_value"}[type(value)]
+        setattr(span.attributes.add(key=key).value, kind, value)  # type: ignore[attr-defined]
