@@ -179,7 +179,7 @@ print("fine")
 
 
 @pytest.mark.thorough
-def test_the_wheel_ships_the_activation_files_and_the_type_marker(tmp_path: Path) -> None:
+def test_the_wheel_ships_all_files_that_are_no_modules(tmp_path: Path) -> None:
     done = run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT))
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
@@ -188,6 +188,9 @@ def test_the_wheel_ships_the_activation_files_and_the_type_marker(tmp_path: Path
         pth = archive.read("stagetrace.pth").decode()
     shipped = {"stagetrace.pth", "stagetrace.start", "stagetrace/py.typed", "stagetrace/_site/sitecustomize.py"}
     assert shipped <= {*names}
+    page = ROOT / "src/stagetrace/page"
+    files = [path for folder in ("templates", "static") for path in (page / folder).rglob("*.*")]
+    assert {path.relative_to(ROOT / "src").as_posix() for path in files} <= {*names}
     assert len(pth.splitlines()) == 1
     assert not any(name.startswith(("tests", "examples")) for name in names)
 
