@@ -6,8 +6,9 @@ import re
 
 from cli import reference
 from stagetrace.analysis.time_owner import Hop, Owner
-from stagetrace.cli import breaches, trace
+from stagetrace.cli import trace
 from stagetrace.cli.registry import VERBS, load
+from stagetrace.output import breaches
 from stagetrace.store import Breaches, Entry, SpanRow, Trace
 from stagetrace.store.base import Lost, Tally
 from store.feed import entry, recent

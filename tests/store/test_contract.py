@@ -15,8 +15,8 @@ from messages import leaves
 from stagetrace import semconv
 from stagetrace.analysis import stage_times
 from stagetrace.analysis.time_owner import Hop, Owner
-from stagetrace.cli.breaches import owners_of
 from stagetrace.errors import StoreError
+from stagetrace.output.breaches import owners_of
 from stagetrace.store import Selection, answers, open_store
 from stagetrace.store.base import CANDIDATES
 from stagetrace.store.known import nearest

@@ -5,26 +5,26 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from stagetrace.analysis.time_owner import WIRE, Hop, Owner, owner_of
 from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
 from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.output.lines import show, show_json, warn
 from stagetrace.cli.output.terminal import watched
-from stagetrace.errors import StoreError
-from stagetrace.output import missed_bounds, sampling, times
-from stagetrace.output.keys import completeness, keys_of
+from stagetrace.output import missed_bounds, times
+from stagetrace.output.breaches import as_json, blamed, owners_of
 from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.tally import summary
 from stagetrace.output.times import Zone
 from stagetrace.output.units import milliseconds, threshold
-from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store import open_store
-from stagetrace.store.base import Breaches, Entry, Reader, Trace
+from stagetrace.store.base import Breaches, Entry
 from stagetrace.store.entries import request_text
+
+if TYPE_CHECKING:
+    from stagetrace.analysis.time_owner import Owner
 
 DESCRIPTION: Final = (
     "Show how many of the judged requests missed their latency objective, and which stages and causes took the time;\n"
@@ -32,8 +32,6 @@ DESCRIPTION: Final = (
     "the trace is followed down to the service that owns the time, the wire in between included."
 )
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
-
-FOLLOWED: Final = 200  # traces that one answer looks into
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,70 +75,6 @@ def _failed(answer: Breaches) -> int:
     return ANSWERED if answer.complete else NO_ANSWER
 
 
-def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
-    """Return the owner of the time of each breach; traces of those that waited for another service are read at once."""
-    followed = list(dict.fromkeys(one.trace_id for one in entries if one.cause == DOWNSTREAM))
-    traces: dict[str, Trace | str] = dict.fromkeys(
-        followed[FOLLOWED:], f"only {FOLLOWED} traces are looked into, those of the newest"
-    )
-    followed = followed[:FOLLOWED]
-    try:
-        traces.update((one.trace_id, one) for one in (reader.traces(followed) if followed else ()))
-    except StoreError as error:
-        traces.update(dict.fromkeys(followed, str(error).partition("\n")[0]))
-    return [_owner(entry, traces) for entry in entries]
-
-
-def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
-    """Return the owner of the time of one breach, by its trace, or by the reason why that could not be followed."""
-    if entry.cause != DOWNSTREAM:
-        return _not_followed(entry)
-    trace = traces.get(entry.trace_id, f"there is no trace {entry.trace_id}")
-    if isinstance(trace, str):
-        return _not_followed(entry, trace)
-    top = next((span for span in trace.spans if span.span_id == entry.span_id), None)
-    if top is None:
-        return _not_followed(entry, f"trace {entry.trace_id} lacks its span")
-    return owner_of(top, trace.spans)
-
-
-def _not_followed(entry: Entry, reason: str | None = None) -> Owner:
-    """Return the owner of a breach whose trace need not, or cannot, be followed: its own slowest stage."""
-    took_ms = entry.duration_ms if entry.stage is None else entry.stages.get(entry.stage, 0.0)
-    return Owner((Hop(entry.service, entry.stage, took_ms),), reason)
-
-
-def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
-    tally = answer.tally
-    cuts = [reason for reason in (answer.reason, tally.reason) if reason is not None]
-    return {
-        **completeness("; ".join(cuts) or None),
-        "requests": tally.requests,
-        "judged": tally.judged,
-        "missed": tally.missed,
-        "excluded": tally.excluded,
-        "overrun_ms": tally.overrun_ms,
-        "lost": [{**asdict(one), "share": one.overrun_ms / (tally.overrun_ms or 1)} for one in tally.lost],
-        "counted_all": tally.reason is None,
-        **sampling.keys(tally.sample),
-        "newest_request_unix_nano": tally.newest_unix_nano,
-        "breaches": [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)],
-    }
-
-
-def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
-    return keys_of(
-        entry,
-        "end_unix_nano",
-        duration_ms=entry.duration_ms,
-        missed=missed_bounds.as_json(entry),
-        peer=owner.path[0].peer,
-        owner={**owner.last._asdict(), **completeness(owner.reason)},
-        path=[hop._asdict() for hop in owner.path],
-    )
-
-
 def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
     return table_of(
         listed,
@@ -157,25 +91,11 @@ def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
                 numeric("over by", 1),
                 lambda one: "-" if one[0].overrun_ms is None else milliseconds(one[0].overrun_ms),
             ),
-            (Column("stage"), lambda one: _blamed(*one)),
+            (Column("stage"), lambda one: blamed(*one)),
             (Column("severity", kind=COMMON, leaves=2), lambda one: one[0].severity or "-"),
             (Column("trace", kind=TRACE), lambda one: one[0].trace_id),
         ),
     )
-
-
-def _blamed(entry: Entry, owner: Owner) -> str:
-    """Return the slowest stage and its cause, or the way down to the owner of the time."""
-    stage = entry.stage or "-"
-    if owner.last.stage == WIRE:
-        below = [f"{hop.service} {hop.stage}" for hop in owner.path[1:-1]]
-        return " > ".join([stage, *below, f"wire to {owner.last.peer}"])
-    below = [f"{hop.service} {hop.stage or '-'}" for hop in owner.path[1:]]
-    if owner.last.peer is not None:
-        below.append(f"{owner.last.peer} (no trace)")
-    if below:
-        return " > ".join([stage, *below])
-    return stage if entry.cause in (None, UNKNOWN) else f"{stage} ({entry.cause})"
 
 
 def _steps(answer: Breaches, url: str) -> list[str]:

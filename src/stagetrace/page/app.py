@@ -16,6 +16,7 @@ from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.errors import StagetraceError
 from stagetrace.page import assets
 from stagetrace.page.asked import Asked, BadRequest
+from stagetrace.page.base import File
 from stagetrace.page.cache import Cache, Made
 from stagetrace.page.readers import Readers
 from stagetrace.page.templates import render
@@ -51,6 +52,8 @@ def page_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
             Route(f"{view.path}/{name}", pages.part(view, name, make), methods=["GET"])
             for name, make in view.parts.items()
         ]
+        own = view.routes(site, stack)
+        routes += [Route(f"{view.path}/{name}", endpoint, methods=["GET"]) for name, endpoint in own.items()]
     return routes
 
 
@@ -104,7 +107,8 @@ class _Pages:
                 made = await self._threads.run(request, work)
             except Refused as refused:
                 return HTMLResponse(_error(refused.message), refused.kind.status, headers=HEADERS)
-            return Response(made.body, made.status, media_type="text/html", headers=HEADERS)
+            named = {} if made.file is None else {"content-disposition": f'attachment; filename="{made.file}"'}
+            return Response(made.body, made.status, media_type=made.type, headers=HEADERS | named)
 
         return respond
 
@@ -117,6 +121,8 @@ class _Pages:
             with self._readers.one() as reader:
                 part = make(asked, reader, self._site)
             took_s = time.monotonic() - began
+            if isinstance(part, File):
+                return Made(part.body, status, took_s, part.type, part.name)
             html = render("part.html", asked=asked, site=self._site, part=part, took_s=took_s, **part.values)
         except StagetraceError as error:
             status, html = 400 if isinstance(error, BadRequest) else 503, _error(short(str(error)))

@@ -7,11 +7,15 @@ while.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
     from stagetrace.output.answer import Answer
     from stagetrace.output.times import Zone
     from stagetrace.page.asked import Asked
@@ -42,7 +46,18 @@ class Part:
     reason: str | None = None  # what is missing, if anything is
 
 
-Make: TypeAlias = "Callable[[Asked, Reader, Site], Part]"
+@dataclass(frozen=True)
+class File:
+    """A part that is no HTML, for a link: what it holds and what it is called where it is saved."""
+
+    body: bytes
+    type: str
+    name: str
+
+
+Make: TypeAlias = "Callable[[Asked, Reader, Site], Part | File]"
+# An endpoint of Starlette's.
+Endpoint: TypeAlias = "Callable[[Request], Awaitable[Response]]"
 
 
 @dataclass(frozen=True)
@@ -57,3 +72,5 @@ class View:
     # Values of the shell's template beside `asked`, `view` and `site`; it must not ask the store.
     shell: Callable[[Asked, Site], Mapping[str, Any]] = lambda _asked, _site: {}
     in_menu: bool = True
+    # Endpoints beside the parts, each at `path/NAME`: what does not end, as a stream. The stack closes what they hold.
+    routes: Callable[[Site, ExitStack], Mapping[str, Endpoint]] = lambda _site, _stack: {}

@@ -20,6 +20,8 @@ class Made(NamedTuple):
     body: bytes
     status: int
     took_s: float
+    type: str = "text/html"
+    file: str | None = None  # as which a browser saves it
 
 
 class Cache:

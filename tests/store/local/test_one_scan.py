@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import semconv
-from stagetrace.cli.breaches import owners_of
 from stagetrace.errors import StoreError
+from stagetrace.output.breaches import owners_of
 from stagetrace.store import stored
 from stagetrace.store.rows import spans_of
 from store.local.made import EVER, MS, NOW, judged, request, span
