@@ -88,11 +88,12 @@ class _Pages:
         values: dict[str, Any] = {"view": view, "site": self._site, "menu": [one for one in VIEWS if one.in_menu]}
         try:
             asked = self._asked(request)
-            values |= {"asked": asked, **view.shell(asked, self._site)}
+            kept = {name: asked.params[name] for name in view.keeps if name in asked.params}
+            values |= {"asked": asked, "kept": kept, **view.shell(asked, self._site)}
             template = view.template
         except BadRequest as error:
             asked = Asked.of((), request.path_params, self._site.since)
-            values |= {"asked": asked, "message": str(error)}
+            values |= {"asked": asked, "kept": {}, "message": str(error)}
             template, status = "bad_request.html", 400
         html = render(template, view_path=view.path.format(**request.path_params), **values)
         return HTMLResponse(html, status, headers=HEADERS)

@@ -74,3 +74,6 @@ class View:
     in_menu: bool = True
     # Endpoints beside the parts, each at `path/NAME`: what does not end, as a stream. The stack closes what they hold.
     routes: Callable[[Site, ExitStack], Mapping[str, Endpoint]] = lambda _site, _stack: {}
+    # Its own parameters that stay when the selection changes. A field of `more_filter` is one: such a view then has an
+    # empty block `kept`, which would hold them hidden.
+    keeps: Sequence[str] = ()

@@ -57,6 +57,21 @@ function zones() {
   select.add(new Option(own, own));
 }
 
+// On a phone the views are in one line that scrolls, and the selection is folded into a button.
+function fold() {
+  document.querySelector("header nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  const button = document.getElementById("fold");
+  button?.addEventListener("click", () => {
+    button.setAttribute("aria-expanded", button.getAttribute("aria-expanded") !== "true");
+  });
+}
+
+function search() {
+  const field = document.querySelector("[data-search], #filter input[name=service]");
+  if (field && !field.checkVisibility()) document.getElementById("fold")?.click();
+  field?.focus();
+}
+
 // Rows: elements with `data-row`; the current one has aria-current, and the link in it is what Enter opens.
 function rows() {
   return [...document.querySelectorAll("[data-row]")].filter((one) => one.offsetParent !== null);
@@ -85,7 +100,7 @@ function keys() {
     }
     const views = document.querySelectorAll("header nav a");
     const actions = {
-      "/": () => document.querySelector("[data-search], #filter input[name=service]")?.focus(),
+      "/": search,
       j: () => move(1),
       k: () => move(-1),
       r: () => document.body.dispatchEvent(new Event("refresh")),
@@ -107,11 +122,12 @@ export function data(id) {
 
 // A colour of the style sheet: `colour("inference")` is the value of --inference.
 export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name.replaceAll(".", "-")}`).trim();
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name.replace(/[._]/g, "-")}`).trim();
 }
 
 themeButton();
 progress();
 shortForms();
 zones();
+fold();
 keys();
