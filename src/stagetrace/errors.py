@@ -19,3 +19,7 @@ class PolicyError(StagetraceError, ValueError):
 
 class StoreError(StagetraceError):
     """Say why a store gave no answer and what would make it answer."""
+
+
+class UnknownTrace(StoreError):  # noqa: N818 -- a state of the store, no fault of it
+    """Say that a store holds no trace of this id."""

@@ -6,9 +6,8 @@ import re
 
 from cli import reference
 from stagetrace.analysis.time_owner import Hop, Owner
-from stagetrace.cli import trace
 from stagetrace.cli.registry import VERBS, load
-from stagetrace.output import breaches
+from stagetrace.output import breaches, trace_json
 from stagetrace.store import Breaches, Entry, SpanRow, Trace
 from stagetrace.store.base import Lost, Tally
 from store.feed import entry, recent
@@ -39,7 +38,7 @@ def test_every_json_key_is_described() -> None:
     one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
     tally = Tally(lost=(Lost("inference", "gc", 1, 2.0),))
     listed = breaches.as_json(Breaches((one,), "why", tally), [Owner((Hop("svc", None, 1.0),), "why")])
-    drawn = trace.as_json(Trace(made.trace_id, (row,), "why"))
+    drawn = trace_json.as_json(Trace(made.trace_id, (row,), "why"))
     breach = listed["breaches"][0]
     assert _described(sections["breaches --json"]) == {
         *(*listed, *listed["lost"][0]),

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, Final
+from typing import Final
 
-from stagetrace.analysis.critical_path import on_path
 from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add_zone, store_url, utf8
 from stagetrace.cli.arguments.trace_id import LATEST, trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import show_json, warn
-from stagetrace.output.keys import completeness, keys_of
+from stagetrace.output.trace_json import as_json
 from stagetrace.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
-from stagetrace.store.base import SpanRow, Trace
-from stagetrace.store.rows import json_value
 
 DESCRIPTION: Final = (
     "Draw one trace: the verdict on each entry span, then every span with its time, its share of the entry span,\n"
@@ -55,19 +52,3 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("\n".join([*lines, ""]))
     warn(trace.reason)
     return ANSWERED
-
-
-def as_json(trace: Trace) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
-    critical = on_path(trace.spans)
-    return {
-        "trace_id": trace.trace_id,
-        **completeness(trace.reason),
-        "spans": [_span_json(span, place in critical) for place, span in enumerate(trace.spans)],
-    }
-
-
-def _span_json(span: SpanRow, is_critical: bool) -> dict[str, Any]:
-    attributes = {key: json_value(value) for key, value in span.attributes.items()}
-    changed = {"duration_ms": span.duration_ns / 1e6, "is_critical": is_critical, "attributes": attributes}
-    return keys_of(span, "resource", "follows", **changed)

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.refusal import Refused, short
 from stagetrace.backend.throttled_log import ThrottledLog
-from stagetrace.errors import StagetraceError
+from stagetrace.errors import StagetraceError, UnknownTrace
 from stagetrace.page import assets
 from stagetrace.page.asked import Asked, BadRequest
 from stagetrace.page.base import File
@@ -126,7 +126,7 @@ class _Pages:
                 return Made(part.body, status, took_s, part.type, part.name)
             html = render("part.html", asked=asked, site=self._site, part=part, took_s=took_s, **part.values)
         except StagetraceError as error:
-            status, html = 400 if isinstance(error, BadRequest) else 503, _error(short(str(error)))
+            status, html = _status(error), _error(short(str(error)))
         except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
             _log.error("failed", f"a part of the page failed: {type(error).__name__}: {error}")
             status, html = 500, _error(_FAILED)
@@ -134,6 +134,10 @@ class _Pages:
 
     def _asked(self, request: Request) -> Asked:
         return Asked.of(request.query_params.multi_items(), request.path_params, self._site.since)
+
+
+def _status(error: StagetraceError) -> int:
+    return 400 if isinstance(error, BadRequest) else 404 if isinstance(error, UnknownTrace) else 503
 
 
 def _error(message: str) -> str:

@@ -63,6 +63,22 @@ class Selection:
         return single != (None,) * 5 or bool(self.segments or self.causes)
 
 
+class SpanEvent(NamedTuple):
+    """What happened within a span: an exception, a log line."""
+
+    time_unix_nano: int
+    name: str
+    attributes: Mapping[str, Value]
+
+
+class SpanLink(NamedTuple):
+    """Another span that a span names: of the batch that served it, say."""
+
+    trace_id: str
+    span_id: str
+    attributes: Mapping[str, Value]
+
+
 @dataclass(frozen=True)
 class SpanRow:
     """One span as it is stored. A root has no parent; `kind` and `status` are OTLP's words without their prefix."""
@@ -79,6 +95,8 @@ class SpanRow:
     status: str = "UNSET"
     resource: Mapping[str, Value] = field(default_factory=dict)
     follows: bool = False  # its parent without being waited for: a FOLLOWS_FROM reference of OpenTracing
+    events: tuple[SpanEvent, ...] = ()
+    links: tuple[SpanLink, ...] = ()
 
     @property
     def duration_ns(self) -> int:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from stagetrace.errors import UnknownTrace
 from stagetrace.store.answers import newest_first
 from stagetrace.store.base import TAIL, Reader, Selection, SpanRow
 from stagetrace.store.entries import matches
 from stagetrace.store.rows import distinct, spans_of
 
 _LOOK_BACK_NS: Final = 120 * 10**9
+_HOUR_NS: Final = 3600 * 10**9
 
 
 def newest(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
@@ -25,6 +27,19 @@ def newest(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
     # A tail is cut at its limit on purpose.
     cuts[:] = [cut for cut in cuts if not cut.startswith("limit ")]
     return list(reversed(newest_first(found.values())[: wanted.limit]))
+
+
+def latest(reader: Reader, service: str | None, *, breached: bool | None) -> str:
+    """Return the trace of the newest request. Raise UnknownTrace where there is none."""
+    now = time.time_ns()
+    for since_ns in (now - _HOUR_NS, now - 30 * 24 * _HOUR_NS, 0):  # a Jaeger looks through less in the shorter ones
+        wanted = Selection(since_ns, now + 24 * _HOUR_NS, service=service, breached=breached, limit=1)
+        if found := newest(reader, wanted, []):
+            return found[-1].trace_id
+    what = "breach" if breached else "request"
+    raise UnknownTrace(
+        f"the store holds no {what}{'' if service is None else f' of {service}'}\nsend one, or name another store"
+    )
 
 
 def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:

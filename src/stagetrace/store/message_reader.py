@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stagetrace.errors import StoreError
+from stagetrace.errors import UnknownTrace
 from stagetrace.span_attributes import stage_totals
 from stagetrace.store import known
 from stagetrace.store.base import (
@@ -71,7 +71,7 @@ class MessageReader(Closing, ABC):
         """Return one trace as `Reader.trace` specifies."""
         for found in self.traces((trace_id,)):
             return found
-        raise StoreError(
+        raise UnknownTrace(
             f"{self.name}: there is no trace {trace_id}\nit may have been sampled out, or is in another store"
         )
 

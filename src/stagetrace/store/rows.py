@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from stagetrace.store.base import SpanRow, Value
+from stagetrace.store.base import SpanEvent, SpanLink, SpanRow, Value
 
 if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -81,6 +81,8 @@ def row(service: str, span: trace_pb2.Span, resource: Resource | None = None) ->
         status=_STATUSES.get(span.status.code, str(span.status.code)),
         resource={} if resource is None else values(resource.attributes),
         follows=any(_is_follows(link, span) for link in span.links),
+        events=tuple(SpanEvent(one.time_unix_nano, one.name, values(one.attributes)) for one in span.events),
+        links=tuple(SpanLink(one.trace_id.hex(), one.span_id.hex(), values(one.attributes)) for one in span.links),
     )
 
 

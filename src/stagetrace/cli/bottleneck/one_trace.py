@@ -11,6 +11,7 @@ from stagetrace.analysis.span_tree import Tree, span_tree
 from stagetrace.cli.arguments.trace_id import whole_id
 from stagetrace.cli.output import terminal
 from stagetrace.output.answer import Answer
+from stagetrace.output.path_notes import notes
 from stagetrace.output.table_layout import Column, Table
 from stagetrace.output.units import milliseconds
 from stagetrace.store.base import Reader, Trace
@@ -35,7 +36,7 @@ def of_trace(reader: Reader, args: argparse.Namespace) -> Answer:
         f"Critical path of trace {trace.trace_id}",
         _sentence(trace, path),
         {"trace_id": trace.trace_id, **_keys(tree, path)},
-        [Table(_COLUMNS, list(_rows(tree, path))), *_notes(tree, path)],
+        [Table(_COLUMNS, list(_rows(tree, path))), *notes(tree, path)],
         reason=trace.reason,
     )
 
@@ -97,24 +98,3 @@ def _rows(tree: Tree, path: Path) -> Iterator[tuple[str, ...] | str]:
         yield span.service, span.name, "".join(cells), milliseconds(took / 1e6), share
     if len(places) > _MOST:
         yield f"... and {len(places) - _MOST} more spans: --json has them all"
-
-
-def _notes(tree: Tree, path: Path) -> Iterator[str]:
-    """Yield notes on changes to the spans, and on parts that the picture lacks."""
-    if path.shifted_ns:
-        most = max(path.shifted_ns.values(), key=abs)
-        services = sorted({tree.spans[place].service for place in path.shifted_ns})
-        yield (
-            f"{_spans(len(path.shifted_ns))} of {', '.join(services)} moved by up to {milliseconds(most / 1e6)}: "
-            "a clock was skewed."
-        )
-    if path.negative:
-        yield f"{_spans(path.negative)} ended before they started, and count as of no duration."
-    if path.other_roots:
-        yield f"{_spans(path.other_roots)} have no parent here either, and this is not their path."
-    if path.circular:
-        yield f"The parents of {_spans(path.circular)} form a circle: they are on no path."
-
-
-def _spans(count: int) -> str:
-    return f"{count} span" if count == 1 else f"{count} spans"

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from stagetrace.columns import names_of
-from stagetrace.errors import StoreError
+from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.otlp.decode import salvage
 from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.spans import RESOURCES
@@ -97,7 +97,7 @@ class ParquetReader(Closing):
         """Return one trace as `Reader.trace` specifies."""
         for found in self.traces((trace_id,)):
             return found
-        raise StoreError(
+        raise UnknownTrace(
             f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or is in another store"
         )
 

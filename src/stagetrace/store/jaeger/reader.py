@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
-from stagetrace.errors import StoreError
+from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.otlp.decode import salvage
 from stagetrace.store import known
 from stagetrace.store.base import (
@@ -119,7 +119,7 @@ class JaegerReader(Closing):
         if cuts and not spans:
             raise StoreError(f"{self._client.url}: {cuts[0]}, and trace {trace_id} has no others\nsee it elsewhere")
         if not spans:
-            raise StoreError(
+            raise UnknownTrace(
                 f"{self._client.url}: there is no trace {trace_id}\n"
                 "it may still be on its way (spans are sent in batches), or have been sampled out or deleted by age"
             )

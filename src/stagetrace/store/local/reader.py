@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from stagetrace import log
-from stagetrace.errors import StoreError
+from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.estimates import Counted
 from stagetrace.otlp.decode.columns import SEQUENCE
 from stagetrace.otlp.decode.to_otlp import request_of, shallow_row, traces_of
@@ -134,7 +134,7 @@ class LocalReader(Closing):
         """Return one trace as `Reader.trace` specifies."""
         spans = self._trace(trace_id)
         if not spans:
-            raise StoreError(
+            raise UnknownTrace(
                 f"{self._folder}: there is no trace {trace_id}\nit may have been sampled out, or be in another store"
             )
         return Trace(trace_id, tuple(distinct(spans)))
