@@ -163,7 +163,7 @@ TOKEN = Verbatim(
 )
 TOKEN_FILE = Verbatim("STAGETRACE_TOKEN_FILE", READING, "file that holds this token, and nothing else")
 INSECURE = Switch("STAGETRACE_INSECURE", READING, "take the token without TLS beyond loopback: readable on the way")
-TLS_CERT = Verbatim("STAGETRACE_TLS_CERT", READING, "serve all four ports with TLS: certificate chain, PEM")
+TLS_CERT = Verbatim("STAGETRACE_TLS_CERT", READING, "serve with TLS, every port: certificate chain, PEM")
 TLS_KEY = Verbatim("STAGETRACE_TLS_KEY", READING, "its private key, PEM")
 RETENTION = Verbatim(
     "STAGETRACE_RETENTION", READING, "drop spans received longer ago (36h, 7d), some a tenth later; default: keep all"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from stagetrace.backend.refusal import FORBIDDEN, UNAUTHENTICATED, Refused
 from stagetrace.hosts import is_loopback
 
 if TYPE_CHECKING:
-    from stagetrace.backend.options import Options
+    from stagetrace.backend.options import Listening
 
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:]+)(:\d*)?")  # of `Host`, in lower case
 _SHOWN: Final = 80  # characters of a header in a message
@@ -30,7 +30,7 @@ class Access:
     names: frozenset[str] | None = frozenset()
 
     @classmethod
-    def of(cls, options: Options) -> Access:
+    def of(cls, options: Listening) -> Access:
         """Return the access that these options grant.
 
         Beyond loopback any name may be right. There the token protects, which no foreign page has.
@@ -38,8 +38,13 @@ class Access:
         is_any = not is_loopback(options.host) and not options.allowed_hosts
         return cls(options.token, None if is_any else frozenset(options.allowed_hosts))
 
-    def check(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def check(self, method: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Raise Refused for the headers of a request that must not be served."""
+        self.check_site(method, headers)
+        self.check_token(headers)
+
+    def check_site(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise Refused for a request that a web page of another site has a browser send."""
         given: dict[str, list[str]] = {}
         for name, value in headers:
             given.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
@@ -52,7 +57,10 @@ class Access:
         for site in given.get("sec-fetch-site", []):
             if site not in ("same-origin", "none") and not _is_followed_link(method, given):
                 raise Refused(FORBIDDEN, _foreign(f"its Sec-Fetch-Site is {site[:_SHOWN]!r}"))
-        if not authorized(next(iter(given.get("authorization", [])), None), self.token):
+
+    def check_token(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise Refused for a request without the token, if there is one."""
+        if not authorized(next((value for name, value in headers if name == b"authorization"), None), self.token):
             raise Refused(UNAUTHENTICATED, "a token is needed: send the header `authorization: Bearer TOKEN`")
 
     def _check_host(self, host: str) -> None:
@@ -62,7 +70,7 @@ class Access:
         raise Refused(
             FORBIDDEN,
             f"the Host header is {host[:_SHOWN]!r}, and this port serves local names alone, against DNS rebinding; "
-            "use localhost, or start `stagetrace up` with --allow-host NAME if it is reached by that name",
+            "use localhost, or start it with --allow-host NAME if it is reached by that name",
         )
 
     def _is_own(self, authority: str, hosts: list[str]) -> bool:

@@ -12,6 +12,7 @@ from stagetrace.backend.refusal import KINDS
 
 TRANSPORTS: Final = ("grpc", "http")
 HTTP_PORTS: Final = ("http", "query-http")
+PAGE_PORT: Final = "page"  # of `stagetrace page`, which serves nothing else
 # name -> (label, its values, help). Every series is there from the start, at 0.
 _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "requests": ("transport", TRANSPORTS, "Export requests that arrived, whatever became of them."),
@@ -27,7 +28,8 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     ),
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
     "failed_queries": ("transport", TRANSPORTS, "Queries that failed."),
-    "connections": ("port", HTTP_PORTS, "Connections that were accepted."),
+    "logins": ("result", ("accepted", "refused", "throttled"), "Logins at the page, by the token."),
+    "connections": ("port", (*HTTP_PORTS, PAGE_PORT), "Connections that were accepted."),
     "closed_connections": ("reason", tuple(one.value for one in Closed), "Connections over HTTP that a limit closed."),
 }
 

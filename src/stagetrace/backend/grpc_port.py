@@ -16,7 +16,7 @@ from stagetrace.backend.refusal import UNAUTHENTICATED, Refused
 from stagetrace.backend.sockets import listen, refused
 
 if TYPE_CHECKING:
-    from stagetrace.backend.options import Options
+    from stagetrace.backend.options import Listening
 
 _STREAMS: Final = 32  # concurrent calls of one connection
 _SETTINGS: Final = (
@@ -54,7 +54,7 @@ class GrpcPort:
     largest_message: int = 1 << 18
 
 
-def grpc_server(options: Options, port: GrpcPort, connections: int, stack: ExitStack) -> tuple[grpc.Server, int]:
+def grpc_server(options: Listening, port: GrpcPort, connections: int, stack: ExitStack) -> tuple[grpc.Server, int]:
     """Return a gRPC server, not yet started, and its port; `stack` stops it. Raise BackendError."""
     # gRPC writes its own lines to stderr where it cannot bind; a plain socket tries first.
     listen(options.host, port.number, port.flag).close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from stagetrace.backend.counters import Counters
-    from stagetrace.backend.options import Options
+    from stagetrace.backend.options import Listening
 
 _GRACE_S: Final = 3
 _BATCH: Final = 64  # connections that are accepted before others are served
@@ -37,14 +37,16 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        options: Options,
+        options: Listening,
         port: str,
         counters: Counters,
         *,
         most: int,
         deadlines: Deadlines = DEADLINES,
+        grace_s: float = _GRACE_S,
     ) -> None:
-        super().__init__(_config(app, options, deadlines))
+        """Serve `app`; requests in work may take `grace_s` at the end."""
+        super().__init__(_config(app, options, deadlines, grace_s))
         self.up = asyncio.Event()
         self._port = port
         self._counters = counters
@@ -170,7 +172,7 @@ class _Listener:
                 accepted.send(_REFUSAL)
 
 
-def _config(app: ASGIApp, options: Options, deadlines: Deadlines) -> uvicorn.Config:
+def _config(app: ASGIApp, options: Listening, deadlines: Deadlines, grace_s: float) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         ws="none",
@@ -180,7 +182,7 @@ def _config(app: ASGIApp, options: Options, deadlines: Deadlines) -> uvicorn.Con
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=deadlines.keep_alive,  # type: ignore[arg-type] # works with fractions
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type] # likewise
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )

@@ -25,16 +25,16 @@ class Threads(ThreadPoolExecutor):
         self._most = most
         self._requests = 0
 
-    async def run(self, request: Request, work: Callable[[], T], disconnected: Callable[[], None] | None = None) -> T:
+    async def run(self, request: Request, work: Callable[[], T], abandon: Callable[[], None] | None = None) -> T:
         """Return what `work` does, in a thread. Raise Refused where too many wait, or the client has disconnected.
 
-        `disconnected` is called where the client disconnects while the work is being done.
+        `abandon` is called where the client disconnects while the work is being done.
         """
         if self._requests >= self._most:
             raise Refused(BUSY, f"{self._most} requests are being answered at this moment; send this one again")
         self._requests += 1
         future = self.submit(work)
-        watching = asyncio.create_task(_watch(request, future, disconnected))
+        watching = asyncio.create_task(_watch(request, future, abandon))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -46,8 +46,13 @@ class Threads(ThreadPoolExecutor):
             self._requests -= 1
 
 
-async def _watch(request: Request, future: Future[T], disconnected: Callable[[], None] | None) -> None:
+async def disconnected(request: Request) -> None:
+    """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    if not future.cancel() and disconnected is not None:
-        disconnected()
+
+
+async def _watch(request: Request, future: Future[T], abandon: Callable[[], None] | None) -> None:
+    await disconnected(request)
+    if not future.cancel() and abandon is not None:
+        abandon()

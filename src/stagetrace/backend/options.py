@@ -1,4 +1,4 @@
-"""Options of `stagetrace up`: addresses, access, limits. Checked here, before anything is opened."""
+"""Options of `stagetrace up` and `stagetrace page`: addresses, access, limits. Checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -38,33 +38,43 @@ class Limits:
     in_flight: int = 256 * MIB
 
 
-@dataclass(frozen=True)
-class Options:
-    """All options of one back end. With `token` None no client needs one."""
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where a server listens, and what it asks of its clients. With `token` None no client needs one."""
 
-    data: Path
     host: str = "127.0.0.1"
-    ports: Ports = Ports()
     token: str | None = field(default=None, repr=False)
     insecure: bool = False  # takes the token without TLS beyond loopback
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    retention_s: float | None = None
-    retention_bytes: int | None = None
-    limits: Limits = Limits()
     allowed_hosts: tuple[str, ...] = ()  # names in `Host` beside local ones
 
     def at(self, port: int) -> str:
         """Return the address of a port, for clients."""
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
+    def url(self, port: int) -> str:
+        """Return the URL of a port that serves HTTP."""
+        return f"{'http' if self.tls_cert is None else 'https'}://{self.at(port)}"
+
+
+@dataclass(frozen=True)
+class Options(Listening):
+    """All options of one back end."""
+
+    data: Path
+    ports: Ports = Ports()
+    retention_s: float | None = None
+    retention_bytes: int | None = None
+    limits: Limits = Limits()
+
     def store(self, ports: Ports) -> str:
         """Return the URL by which the commands read it from another machine."""
         return f"{'jaeger' if self.tls_cert is None else 'jaegers'}://{self.at(ports.query_grpc)}"
 
 
-def check(options: Options) -> None:
-    """Raise BackendError for options that must not be started. Opens nothing."""
+def check(options: Listening) -> None:
+    """Raise BackendError for options with which no server must be started. Opens nothing."""
     if not is_loopback(options.host) and not options.token:
         raise BackendError(
             f"--host {options.host} can be reached from other machines, and there is no token\n"
@@ -83,6 +93,11 @@ def check(options: Options) -> None:
             "spans\ngive --tls-cert CERT.pem and --tls-key KEY.pem,\n"
             "or --insecure where a proxy adds TLS, or the network is yours alone"
         )
+
+
+def check_back_end(options: Options) -> None:
+    """Raise BackendError for options with which no back end must be started. Opens nothing."""
+    check(options)
     asked = [port for port in vars(options.ports).values() if port]
     if len(set(asked)) < len(asked):
         raise BackendError(f"two of the four ports are the same: {', '.join(map(str, asked))}\ngive each its own")
@@ -92,7 +107,7 @@ def check(options: Options) -> None:
         )
 
 
-def risks(options: Options) -> list[str]:
+def risks(options: Listening) -> list[str]:
     """Return what is allowed and yet weak, a line each."""
     if is_loopback(options.host) or options.token is None:
         return []

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from stagetrace.backend import go_values
 from stagetrace.backend.query import Queries, Query, QueryError
-from stagetrace.backend.refusal import Refused, short
+from stagetrace.backend.refusal import Refused
 from stagetrace.backend.throttled_log import ThrottledLog
-from stagetrace.backend.web import application
+from stagetrace.backend.web import Pages, application, json_fault
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import render
 from stagetrace.store.local.search import Search
@@ -42,9 +42,9 @@ def query_app(
     access: Access,
     threads: Threads,
     metrics: Callable[[], str],
-    more: Sequence[BaseRoute] = (),
+    pages: Pages | None = None,
 ) -> ASGIApp:
-    """Return the app of the query port; `more` are routes beside those of the API."""
+    """Return the app of the query port: the API, and pages for people."""
     asks_by_path: dict[str, Ask] = {
         "/api/v3/services": lambda _request, query: {"services": queries.services(query)},
         "/api/v3/operations": lambda request, query: _operations(queries, request, query),
@@ -60,12 +60,12 @@ def query_app(
                 return await threads.run(request, partial(_respond, ask, request, query, counters), query.abandon)
             except Refused as refused:
                 counters.add("failed_queries", _TRANSPORT)
-                return _fault(refused.kind.status, refused.message, request)
+                return json_fault(refused.kind.status, refused.message, request)
 
         return handle
 
     routes = [Route(path, endpoint(ask), methods=["GET"]) for path, ask in asks_by_path.items()]
-    return application([*routes, *more], _fault, access, metrics, counters)
+    return application(routes, json_fault, access, metrics, counters, pages)
 
 
 def _respond(ask: Ask, request: Request, query: Query, counters: Counters) -> Response:
@@ -74,18 +74,14 @@ def _respond(ask: Ask, request: Request, query: Query, counters: Counters) -> Re
     except QueryError as error:
         if error.status != 404:  # noqa: PLR2004
             counters.add("failed_queries", _TRANSPORT)
-        return _fault(error.status, str(error), request)
+        return json_fault(error.status, str(error), request)
     except StoreError as error:
         counters.add("failed_queries", _TRANSPORT)
-        return _fault(500, str(error), request)
+        return json_fault(500, str(error), request)
     except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
         counters.add("failed_queries", _TRANSPORT)
         _log.error("failed", f"a query over HTTP failed: {type(error).__name__}: {error}")
-        return _fault(500, "the back end failed on this query; see its log", request)
-
-
-def _fault(code: int, message: str, _request: Request) -> Response:
-    return JSONResponse({"error": {"httpCode": code, "message": short(message)}}, code)
+        return json_fault(500, "the back end failed on this query; see its log", request)
 
 
 def _operations(queries: Queries, request: Request, query: Query) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,23 +20,22 @@ from stagetrace.backend.grpc_port import GrpcPort, grpc_server
 from stagetrace.backend.http_server import HttpServer, limit_logs_of_libraries
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake
-from stagetrace.backend.options import BackendError, Options, Ports
+from stagetrace.backend.options import Options, Ports
 from stagetrace.backend.query import Queries
 from stagetrace.backend.query_grpc import query_handlers
 from stagetrace.backend.query_http import query_app
 from stagetrace.backend.receiver_grpc import receiver_handlers
 from stagetrace.backend.receiver_http import receiver_app
-from stagetrace.backend.sockets import listen
+from stagetrace.backend.sockets import check_tls, listen
 from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import grpc
-    from starlette.routing import BaseRoute
 
-    # The routes of the page: of an open store, and the ports; the stack closes what they hold.
-    PageRoutes = Callable[[LocalStore, Ports, ExitStack], Sequence[BaseRoute]]
+    from stagetrace.backend.web import Pages
+
+    # The page over an open store, at these ports; the stack closes what it holds.
+    MakePages = Callable[[LocalStore, Ports, Counters, ExitStack], Pages]
 
 # Requests of one moment share one fsync, so receiving wants more threads than there are cores.
 _RECEIVING: Final = 16
@@ -57,10 +55,10 @@ class _Servers:
     ports: Ports
 
 
-def serve(options: Options, on_ready: Callable[[Ports], None], page: PageRoutes) -> None:
+def serve(options: Options, on_ready: Callable[[Ports], None], pages: MakePages) -> None:
     """Serve until SIGINT or SIGTERM; call `on_ready` with the ports. Acknowledged spans are always on disk.
 
-    `page`: makes the routes for browsers.
+    `pages`: makes what browsers are served.
 
     Raise BackendError or StoreError where it cannot start.
     """
@@ -68,26 +66,14 @@ def serve(options: Options, on_ready: Callable[[Ports], None], page: PageRoutes)
     # Threads that decode take turns with those that respond, which hold the interpreter many times for a moment.
     sys.setswitchinterval(_SWITCH_S)
     with ExitStack() as stack:
-        _check_tls(options)
+        check_tls(options)
         store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
         stack.callback(store.close)
-        servers = _open(options, store, page, stack)
+        servers = _open(options, store, pages, stack)
         asyncio.run(_run(servers, on_ready))
 
 
-def _check_tls(options: Options) -> None:
-    if options.tls_cert is None or options.tls_key is None:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.tls_cert, options.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise BackendError(
-            f"cannot use {options.tls_cert} with {options.tls_key}: {error}\n"
-            "both must be readable PEM files, the key without a passphrase and of this certificate"
-        ) from None
-
-
-def _open(options: Options, store: LocalStore, page: PageRoutes, stack: ExitStack) -> _Servers:
+def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStack) -> _Servers:
     counters = Counters()
     intake = Intake(store, counters, options.limits)
     queries = Queries(store)
@@ -111,7 +97,7 @@ def _open(options: Options, store: LocalStore, page: PageRoutes, stack: ExitStac
     receiving, heavy, querying = (stack.enter_context(Threads(count, most.http // 4)) for count in counts)
     apps = (
         receiver_app(intake, access, receiving, heavy),
-        query_app(queries, counters, access, querying, intake.metrics, page(store, ports, stack)),
+        query_app(queries, counters, access, querying, intake.metrics, pages(store, ports, counters, stack)),
     )
     web = [HttpServer(app, options, port, counters, most=most.http) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)

@@ -1,14 +1,28 @@
-"""Listening sockets; a taken or forbidden port is reported before any server starts."""
+"""Listening sockets and TLS; a taken or forbidden port, or unusable files, are reported before any server starts."""
 
 from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from typing import Final
 
-from stagetrace.backend.options import BackendError
+from stagetrace.backend.options import BackendError, Listening
 
 _BACKLOG: Final = 4096  # beyond it a client connects a second later; the kernel may have a lower limit
+
+
+def check_tls(options: Listening) -> None:
+    """Raise BackendError where the files for TLS cannot be used."""
+    if options.tls_cert is None or options.tls_key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise BackendError(
+            f"cannot use {options.tls_cert} with {options.tls_key}: {error}\n"
+            "both must be readable PEM files, the key without a passphrase and of this certificate"
+        ) from None
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:

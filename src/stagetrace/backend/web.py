@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from stagetrace.backend.http_threads import Threads
-from stagetrace.backend.refusal import UNAUTHENTICATED, Refused
+from stagetrace.backend.refusal import UNAUTHENTICATED, Refused, short
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,17 +34,44 @@ _HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 # (status, message, request) -> the response in the words of one port.
-Fault = "Callable[[int, str, Request], Response]"
+Fault: TypeAlias = Callable[[int, str, Request], Response]
+
+
+class Pages(Protocol):
+    """What a port serves to people: pages, which their browsers ask for without the token in a header."""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Return the routes."""
+        ...
+
+    def admits(self, request: Request) -> bool:
+        """Return whether a request without the token is served: it has a session, or nothing there is secret."""
+        ...
+
+    def fault(self, status: int, message: str, request: Request) -> Response | None:
+        """Return the response to a failed request of a browser; None to others, which get that of the port."""
+        ...
+
+
+def json_fault(status: int, message: str, _request: Request) -> Response:
+    """Return a failure as Jaeger's query API has it."""
+    return JSONResponse({"error": {"httpCode": status, "message": short(message)}}, status)
 
 
 def application(
     routes: Sequence[BaseRoute],
-    fault: Callable[[int, str, Request], Response],
+    own_fault: Fault,
     access: Access,
     metrics: Callable[[], str],
     counters: Counters,
+    pages: Pages | None = None,
 ) -> ASGIApp:
-    """Return the app of one port: its routes, /health for everyone, /metrics, and errors in the form of `fault`."""
+    """Return the app of one port: its routes, /health for everyone, /metrics, errors in the form of `own_fault`."""
+
+    def fault(status: int, message: str, request: Request) -> Response:
+        shown = None if pages is None else pages.fault(status, message, request)
+        return own_fault(status, message, request) if shown is None else shown
 
     def failed(request: Request, error: Any) -> Response:
         response = fault(error.status_code, error.detail, request)
@@ -62,11 +89,12 @@ def application(
         except Refused as refused:
             return fault(refused.kind.status, refused.message, request)
 
+    shown = () if pages is None else pages.routes
     app = Starlette(
-        routes=[*routes, Route(HEALTH, _health), Route(METRICS, metrics_text)],
+        routes=[*routes, *shown, Route(HEALTH, _health), Route(METRICS, metrics_text)],
         exception_handlers={HTTPException: failed, Exception: crashed},
     )
-    return _Guard(app, access, fault, counters)
+    return _Guard(app, access, pages, fault, counters)
 
 
 async def _health(_request: Request) -> Response:
@@ -76,11 +104,10 @@ async def _health(_request: Request) -> Response:
 class _Guard:
     """Refuses requests without access, before it reads a body, and adds `_HEADERS` to each response."""
 
-    def __init__(
-        self, app: ASGIApp, access: Access, fault: Callable[[int, str, Request], Response], counters: Counters
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: Access, pages: Pages | None, fault: Fault, counters: Counters) -> None:
         self._app = app
         self._access = access
+        self._pages = pages
         self._fault = fault
         self._counters = counters
 
@@ -97,12 +124,15 @@ class _Guard:
         """Return `app`, or the response to a request without access. Probes of /health need none."""
         if scope["type"] != "http" or scope["path"] == HEALTH:
             return app
+        request = Request(scope)
         try:
-            self._access.check(scope["method"], scope["headers"])
+            self._access.check_site(scope["method"], scope["headers"])
+            if self._pages is None or not self._pages.admits(request):
+                self._access.check_token(scope["headers"])
         except Refused as refused:
             self._counters.add("refused_requests", refused.kind.name)
-            response = self._fault(refused.kind.status, refused.message, Request(scope))
-            if refused.kind is UNAUTHENTICATED:
+            response = self._fault(refused.kind.status, refused.message, request)
+            if response.status_code == UNAUTHENTICATED.status:
                 response.headers["www-authenticate"] = "Bearer"
             return response
         return app

@@ -69,7 +69,7 @@ def _end(reading: int, over: threading.Event) -> None:
     with open(reading, "rb", buffering=0) as signals:
         while number := signals.read(1):
             if number[0] == signal.SIGINT and not _interrupted(over):
-                _leave(INTERRUPTED)
+                leave(INTERRUPTED)
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
             if not _interrupted(over):
                 sys.stderr.write(f"stagetrace: {message}\n")
                 sys.stderr.flush()
-                _leave(NO_ANSWER)
+                leave(NO_ANSWER)
 
     watching = threading.Thread(target=watch, name="stagetrace-time-limit", daemon=True)
     watching.start()
@@ -109,7 +109,7 @@ def _interrupted(over: threading.Event) -> bool:
     return False
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """End the process at once, without the files that DuckDB would leave."""
     if database := sys.modules.get("stagetrace.store.database"):
         database.abandon()

@@ -22,7 +22,7 @@ from stagetrace.printable import TRACEBACK, bounded
 # The exit code that shells report for a process that a signal ended.
 _PIPE_CLOSED: Final = 141
 # These stop other processes and servers first, each in bounded time of its own.
-_AT_LEISURE: Final = ("bench", "demo", "up")
+_AT_LEISURE: Final = ("bench", "demo", "page", "up")
 _BEFORE: Final = ("-h", "--help", "--version")  # what may stand before the verb
 _WRONG_CHOICE: Final = re.compile(r"argument (\S+): invalid choice: '(.*?)'")  # as argparse words it
 _SILENT: Final = ("completion", "doctor")

@@ -36,6 +36,7 @@ VERBS: Final[dict[str, Command]] = {
     "drift": Command("drift.command", "show which latencies have changed: steps and slopes over time, alarms"),
     "export": Command("export", "write spans to a file: Parquet, CSV, OTLP"),
     "import": Command("import_", "store the spans of files in a local store"),
+    "page": Command("page", "serve the page, which shows any store in a browser"),
     "prune": Command("prune", "delete old spans from a local store"),
     "query": Command("query", "query requests and spans in SQL"),
     "report": Command("report.command", "report on a period: objectives met, exclusions, incidents, credits"),

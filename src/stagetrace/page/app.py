@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 
-from stagetrace.backend.http_threads import Threads
-from stagetrace.backend.refusal import Refused, short
+from stagetrace.backend.descriptors import connections_of_ports
+from stagetrace.backend.refusal import FORBIDDEN, METHOD, NOT_FOUND, UNAUTHENTICATED, Refused, short
 from stagetrace.backend.throttled_log import ThrottledLog
+from stagetrace.backend.web import HEALTH, METRICS
 from stagetrace.errors import StagetraceError, UnknownTrace
 from stagetrace.page import assets
 from stagetrace.page.asked import Asked, BadRequest
 from stagetrace.page.base import File
 from stagetrace.page.cache import Cache, Made
 from stagetrace.page.readers import Readers
+from stagetrace.page.responses import HEADERS, document, fragment
 from stagetrace.page.templates import render
 from stagetrace.page.views import VIEWS
 
@@ -29,27 +34,69 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from stagetrace.page.base import Make, Site, View
+    from stagetrace.page.login import Login
 
-HEADERS: Final = {
-    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
-    "object-src 'none'",
-}
-_THREADS: Final = 3  # that ask the store at one time
-_VIEWERS: Final = 300  # parts that are waited for
 _FAILED: Final = "the page failed on this question; see the log of the back end"
+_END_S: Final = 3.0  # for what is asked of the store, once nobody waits for it
+_FOR_PROGRAMS: Final = (HEALTH, METRICS, "/api/")
+_MESSAGES: Final = {NOT_FOUND.status: "There is no such page.", METHOD.status: "A page is only read: by GET."}
 _log: Final = ThrottledLog()
 
 
-def page_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
-    """Return the routes of the page; `stack` closes what it holds."""
+class Page:
+    """The page of one store: `backend.web.Pages`."""
+
+    def __init__(self, site: Site, login: Login, stack: ExitStack) -> None:
+        """Serve `site`; the stack closes what that takes."""
+        self._login = login
+        self._public = [
+            Route(f"{assets.PATH}/{{hash}}/{{name:path}}", assets.respond, methods=["GET"]),
+            *login.routes,
+        ]
+        self._views = _view_routes(replace(site, has_login=login.is_needed), stack)
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Return the routes."""
+        return [*self._public, *self._views]
+
+    def admits(self, request: Request) -> bool:
+        """Return whether a request without the token is served: of a session, or of nothing that is secret."""
+        routes = self.routes if self._login.has_session(request) else self._public
+        return any(route.matches(request.scope)[0] is not Match.NONE for route in routes)
+
+    def fault(self, status: int, message: str, request: Request) -> Response | None:
+        """Return a failure as HTML: for people, not for programs, which accept none."""
+        is_for_people = "text/html" in request.headers.get("accept", "")
+        if not is_for_people or request.url.path.startswith(_FOR_PROGRAMS):
+            return None
+        is_part = "hx-request" in request.headers
+        if status == UNAUTHENTICATED.status and is_part:
+            return fragment("You are not logged in, or no longer.", status, log_in=True)
+        if status == UNAUTHENTICATED.status and not self._login.has_session(request):
+            return self._login.form(request)
+        if status == UNAUTHENTICATED.status:  # of a session, which opens all that there is
+            status = NOT_FOUND.status
+        message = _MESSAGES.get(status, message)
+        if is_part:
+            return fragment(message, status)
+        return document(
+            "fault.html", status, title=HTTPStatus(status).phrase, message=message, has_way=status != FORBIDDEN.status
+        )
+
+
+def _view_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
     readers = Readers(site.open_reader)
     stack.callback(readers.close)
-    pages = _Pages(site, readers, stack.enter_context(Threads(_THREADS, _VIEWERS)))
-    routes: list[BaseRoute] = [Route(f"{assets.PATH}/{{hash}}/{{name:path}}", assets.respond, methods=["GET"])]
+    # Beside those that wait for the API, so that a port full of viewers still responds to /health.
+    cache = Cache(connections_of_ports().http // 2)
+    stack.callback(cache.close, readers.interrupt, _END_S)
+    endpoints = _Endpoints(site, readers, cache)
+    routes: list[BaseRoute] = []
     for view in VIEWS:
-        routes += [Route(path, pages.shell(view), methods=["GET"]) for path in _paths(view)]
+        routes += [Route(path, endpoints.shell(view), methods=["GET"]) for path in _paths(view)]
         routes += [
-            Route(f"{view.path}/{name}", pages.part(view, name, make), methods=["GET"])
+            Route(f"{view.path}/{name}", endpoints.part(view, name, make), methods=["GET"])
             for name, make in view.parts.items()
         ]
         own = view.routes(site, stack)
@@ -62,14 +109,13 @@ def _paths(view: View) -> Sequence[str]:
     return ("/", view.path) if view is VIEWS[0] else (view.path,)
 
 
-class _Pages:
-    """Makes the endpoints."""
+class _Endpoints:
+    """Makes the endpoints of views."""
 
-    def __init__(self, site: Site, readers: Readers, threads: Threads) -> None:
+    def __init__(self, site: Site, readers: Readers, cache: Cache) -> None:
         self._site = site
         self._readers = readers
-        self._threads = threads
-        self._cache = Cache()
+        self._cache = cache
 
     def shell(self, view: View) -> Callable[[Request], Any]:
         """Return the endpoint of a view's shell."""
@@ -79,7 +125,7 @@ class _Pages:
                 return self._page(request, view)
             except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
                 _log.error("failed", f"the view {view.name} failed: {type(error).__name__}: {error}")
-                return HTMLResponse(_error(_FAILED), 500, headers=HEADERS)
+                return fragment(_FAILED, 500)
 
         return respond
 
@@ -103,12 +149,13 @@ class _Pages:
 
         async def respond(request: Request) -> Response:
             key = f"{view.name} {name} {request.url.path}?{request.url.query}"
-            work = partial(self._cache.get, key, partial(self._made, request, make))
             try:
-                made = await self._threads.run(request, work)
+                made = await self._cache.get(request, key, partial(self._made, request, make))
             except Refused as refused:
-                return HTMLResponse(_error(refused.message), refused.kind.status, headers=HEADERS)
-            named = {} if made.file is None else {"content-disposition": f'attachment; filename="{made.file}"'}
+                response = fragment(refused.message, refused.kind.status)
+                response.headers["retry-after"] = str(refused.kind.retry_after_s)
+                return response
+            named = {} if made.file is None else {"content-disposition": f'attachment; filename="{_named(made.file)}"'}
             return Response(made.body, made.status, media_type=made.type, headers=HEADERS | named)
 
         return respond
@@ -142,3 +189,8 @@ def _status(error: StagetraceError) -> int:
 
 def _error(message: str) -> str:
     return render("error.html", message=message)
+
+
+def _named(file: str) -> str:
+    """Return a name that may be quoted in a header."""
+    return re.sub(r"[^\w.-]", "_", file, flags=re.ASCII)

@@ -35,6 +35,7 @@ class Site:
     ask: Ask
     about: Sequence[tuple[str, str]] = ()  # what runs here: name and address
     since: str = "1h"  # the start of the selection where a URL names none
+    has_login: bool = False  # whether browsers log in, by the token
 
 
 @dataclass(frozen=True)

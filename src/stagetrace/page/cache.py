@@ -1,17 +1,28 @@
-"""Parts that were made a moment ago, for all who ask the same: a hundred viewers of a board are one query."""
+"""Parts, made in a few threads and shared: a hundred viewers of a board are one query, and cost one thread."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Final, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.backend.http_threads import disconnected
+from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 KEPT_S: Final = 2.0  # at least; and as long as it took to make
+_THREADS: Final = 3  # that ask the store at one time
 _MOST: Final = 256
 _BYTES: Final = 32 << 20
+_OK: Final = 200
+_AGAIN_S: Final = 0.05  # an interrupt between two questions ends neither
 
 
 class Made(NamedTuple):
@@ -24,51 +35,91 @@ class Made(NamedTuple):
     file: str | None = None  # as which a browser saves it
 
 
-class Cache:
-    """Thread-safe. Who asks while a part is made waits for it."""
+@dataclass(eq=False)
+class _Flight:
+    """A part that is being made, and for how many viewers."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    work: Future[Made]
+    made: asyncio.Future[Made]
+    viewers: int = 0
+
+
+class Cache:
+    """Used from the event loop alone. Who asks for a part while it is made waits for it, without a thread."""
+
+    def __init__(self, viewers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let at most so many `viewers` wait at one time."""
+        self._viewers = viewers
         self._clock = clock
-        self._lock = threading.Lock()  # guards the next two
-        self._entries: OrderedDict[str, tuple[float, Future[Made]]] = OrderedDict()  # until when
+        self._pool = ThreadPoolExecutor(_THREADS, "stagetrace-page")
+        self._waiting = 0
+        self._flights: dict[str, _Flight] = {}
+        self._kept: OrderedDict[str, tuple[float, Made]] = OrderedDict()  # until when; the oldest first
         self._bytes = 0
 
-    def get(self, key: str, make: Callable[[], Made]) -> Made:
-        """Return the part of this key, made now if it is not there."""
-        future: Future[Made] = Future()
-        with self._lock:
-            until, kept = self._entries.get(key, (0.0, future))
-            is_ours = kept is future or (kept.done() and until <= self._clock())
-            if is_ours:
-                self._drop(key)
-                self._entries[key] = (0.0, future)
-        if not is_ours:
-            return kept.result()
+    async def get(self, request: Request, key: str, make: Callable[[], Made]) -> Made:
+        """Return the part of this key, made in a thread if it is not there.
+
+        Raise Refused where too many wait, or the client has disconnected. `make` raises nothing.
+        """
+        until, kept = self._kept.get(key, (0.0, None))
+        if kept is not None and self._clock() < until:
+            return kept
+        if self._waiting >= self._viewers:
+            raise Refused(BUSY, f"{self._viewers} parts of pages are being made at this moment\nask again in a moment")
+        flight = self._flights.get(key) or self._begin(key, make)
+        flight.viewers += 1
+        self._waiting += 1
+        leaving = asyncio.create_task(disconnected(request))
         try:
-            made = make()
-        except BaseException as error:
-            with self._lock:
-                self._drop(key)
-            future.set_exception(error)
-            raise
-        with self._lock:
-            if made.status == 200 and self._entries.get(key, (0.0, None))[1] is future:  # noqa: PLR2004
-                self._entries[key] = (self._clock() + max(KEPT_S, made.took_s), future)
-                self._bytes += len(made.body)
-            future.set_result(made)
-            if made.status != 200:  # noqa: PLR2004
-                self._drop(key)
-            self._make_room()
-        return made
+            await asyncio.wait((flight.made, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if flight.made.done():
+                return flight.made.result()
+            raise Refused(ABANDONED, "the client disconnected")
+        finally:
+            leaving.cancel()
+            self._waiting -= 1
+            flight.viewers -= 1
+            if not flight.viewers and flight.work.cancel():  # nobody waits for it, and it has not begun
+                self._flights.pop(key, None)
 
-    def _drop(self, key: str) -> None:
-        _, old = self._entries.pop(key, (0.0, None))
-        if old is not None and old.done() and old.exception() is None and old.result().status == 200:  # noqa: PLR2004
-            self._bytes -= len(old.result().body)
+    def close(self, interrupt: Callable[[], None], within_s: float) -> bool:
+        """Have what is being made end; return whether it did. `interrupt` has the questions of its threads fail."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        running = [flight.work for flight in self._flights.values()]
+        end = time.monotonic() + within_s
+        while (is_running := not all(work.done() for work in running)) and time.monotonic() < end:
+            interrupt()  # again and again: another question may begin
+            time.sleep(_AGAIN_S)
+        return not is_running
 
-    def _make_room(self) -> None:
-        for key in list(self._entries):
-            if len(self._entries) <= _MOST and self._bytes <= _BYTES:
-                return
-            if self._entries[key][1].done():
-                self._drop(key)
+    def _begin(self, key: str, make: Callable[[], Made]) -> _Flight:
+        loop = asyncio.get_running_loop()
+        flight = self._flights[key] = _Flight(self._pool.submit(make), loop.create_future())
+
+        def landed(_work: Future[Made]) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._land, key, flight)
+
+        flight.work.add_done_callback(landed)
+        return flight
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if flight.work.cancelled():
+            flight.made.cancel()
+        else:
+            flight.made.set_result(flight.work.result())
+            self._keep(key, flight.work.result())
+
+    def _keep(self, key: str, made: Made) -> None:
+        """Keep a part that is no error, and drop the oldest beyond the limits."""
+        _, old = self._kept.pop(key, (0.0, None))
+        self._bytes -= 0 if old is None else len(old.body)
+        if made.status == _OK:
+            self._kept[key] = (self._clock() + max(KEPT_S, made.took_s), made)
+            self._bytes += len(made.body)
+        while len(self._kept) > _MOST or self._bytes > _BYTES:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._bytes -= len(dropped.body)

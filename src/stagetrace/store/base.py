@@ -219,6 +219,10 @@ class Closing:
     def close(self) -> None:
         """Release all resources."""
 
+    def interrupt(self) -> None:
+        """Have the question fail that another thread asks, if there is one: by closing, after which none is asked."""
+        self.close()
+
     def __enter__(self) -> Self:
         """Return itself."""
         return self
@@ -304,6 +308,10 @@ class Reader(Protocol):
         A span may come twice. A limit is not exact: the requests of one more trace may come. Unknown names as in
         `breaches`.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Have the question fail that another thread asks, as far as the store can; the reader is only closed then."""
         ...
 
     def close(self) -> None:

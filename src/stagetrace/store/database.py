@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.errors import StoreError
 from stagetrace.installed_from import requirement
@@ -16,9 +16,16 @@ from stagetrace.store import spill
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+
+class _Opened(NamedTuple):
+    """A connection that `connect` made: in which thread, and what deletes its folder, at the latest at the end."""
+
+    thread: int
+    remove: Callable[[], object] | None
+
+
 _lock = threading.Lock()  # guards the next
-# Each open connection that `connect` made -> what deletes its folder, at the latest when the process ends.
-_open: weakref.WeakKeyDictionary[DuckDBPyConnection, Callable[[], object] | None] = weakref.WeakKeyDictionary()
+_open: weakref.WeakKeyDictionary[DuckDBPyConnection, _Opened] = weakref.WeakKeyDictionary()
 _SQL: Final = Path(__file__).parent / "sql"
 
 
@@ -47,8 +54,9 @@ def connect(store: Path | None = None) -> DuckDBPyConnection:
     connection.execute("SET enable_progress_bar = false")  # it would stand on stdout, amid the answer
     if folder is not None:
         connection.execute("SET max_temp_directory_size = $1", [folder.limit])
+    remove = None if folder is None else weakref.finalize(connection, folder.remove)
     with _lock:
-        _open[connection] = None if folder is None else weakref.finalize(connection, folder.remove)
+        _open[connection] = _Opened(threading.get_ident(), remove)
     return connection
 
 
@@ -56,15 +64,15 @@ def close(connection: DuckDBPyConnection) -> None:
     """Close a connection, and delete what its database wrote to disk if that is its own."""
     connection.close()
     with _lock:
-        remove = _open.pop(connection, None)
-    if remove is not None:
-        remove()
+        opened = _open.pop(connection, None)
+    if opened is not None and opened.remove is not None:
+        opened.remove()
 
 
-def interrupt() -> None:
-    """End the queries that run in all open databases of this process, each by an error."""
+def interrupt(threads: Collection[int] | None = None) -> None:
+    """End the queries in all open databases of this process, or in those that `threads` opened, each by an error."""
     with _lock:
-        connections = list(_open)
+        connections = [one for one, opened in _open.items() if threads is None or opened.thread in threads]
     for connection in connections:
         with suppress(Exception):  # it was closed meanwhile
             connection.interrupt()
@@ -73,7 +81,7 @@ def interrupt() -> None:
 def abandon() -> None:
     """Delete what all open databases of this process wrote to disk, before the process ends in their midst."""
     with _lock:
-        folders = list(_open.values())
+        folders = [opened.remove for opened in _open.values()]
     for remove in folders:
         if remove is not None:
             remove()

@@ -1,0 +1,84 @@
+"""The options of verbs that serve: where they listen, the token, TLS. Each flag has a variable in its place."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from stagetrace import config
+from stagetrace.backend import token_file
+from stagetrace.backend.options import BackendError, host_names
+from stagetrace.cli.base import UsageError
+from stagetrace.installed_from import requirement
+
+# flag -> what holds it where it is not given, and how its value is named in the help.
+Flags: TypeAlias = "Mapping[str, tuple[config.Switch | config.Verbatim, str | None]]"
+HOST: Final[Flags] = {"--host": (config.HOST, "HOST")}
+ACCESS: Final[Flags] = {
+    "--allow-host": (config.ALLOW_HOST, "NAMES"),
+    "--token": (config.TOKEN, "SECRET"),
+    "--token-file": (config.TOKEN_FILE, "FILE"),
+    "--insecure": (config.INSECURE, None),
+    "--tls-cert": (config.TLS_CERT, "FILE"),
+    "--tls-key": (config.TLS_KEY, "FILE"),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser, flags: Flags) -> None:
+    """Add options that have variables."""
+    for flag, (setting, metavar) in flags.items():
+        shown = f"{setting.about}; default: {setting.default}" if setting.default else setting.about
+        form: dict[str, Any] = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        parser.add_argument(flag, help=f"{shown} (${setting.name})", **form)
+
+
+def add_ready(parser: argparse.ArgumentParser) -> None:
+    """Add `--json` of a verb that serves."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
+
+
+def parsed(args: argparse.Namespace, flag: str, setting: config.Verbatim, parse: Callable[[str], Any]) -> Any:
+    """Return the value of a flag, or of its variable; None where both are empty. Raise UsageError."""
+    given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
+    found = given if given is not None else str(setting.read())
+    try:
+        return parse(found) if found else None
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def listening(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Listening` that the flags of `HOST` and `ACCESS` give. Raise UsageError."""
+    return {
+        "host": args.host if args.host is not None else config.HOST.read(),
+        "token": _token(args),
+        "insecure": args.insecure or config.INSECURE.read(),
+        "tls_cert": parsed(args, "--tls-cert", config.TLS_CERT, Path),
+        "tls_key": parsed(args, "--tls-key", config.TLS_KEY, Path),
+        "allowed_hosts": parsed(args, "--allow-host", config.ALLOW_HOST, host_names) or (),
+    }
+
+
+def port(text: str) -> int:
+    """Return the number of a port. Raise ValueError."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:  # noqa: PLR2004
+        raise ValueError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def require(what: str, *libraries: str) -> None:
+    """Raise BackendError where one of the libraries that `what` needs is not installed."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendError(f"{what} needs {', '.join(missing)}\npip install {requirement('backend')}")
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    token: str | None = args.token if args.token is not None else config.TOKEN.read() or None
+    file: str | None = args.token_file if args.token_file is not None else config.TOKEN_FILE.read() or None
+    if token is not None and file is not None:
+        raise UsageError("both a token and a file of one are given\ngive one: --token-file, or STAGETRACE_TOKEN")
+    return token if file is None else token_file.read(Path(file))

@@ -1,0 +1,88 @@
+"""`stagetrace page`: serve the page over any store, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from stagetrace import log
+from stagetrace.backend.options import Listening, check, risks
+from stagetrace.cli.arguments.listening import ACCESS, HOST, add_flags, add_ready, listening, port, require
+from stagetrace.cli.arguments.options import add_store, is_file, store_url
+from stagetrace.cli.ask import answer_of
+from stagetrace.cli.base import ANSWERED
+from stagetrace.cli.interrupts import leave
+from stagetrace.cli.output.lines import show_json
+from stagetrace.store import open_store
+
+DESCRIPTION: Final = """Serve the page that people look at in a browser, as `stagetrace up` does, over any store.
+
+Runs until Ctrl-C or SIGTERM, and only reads. Listens on loopback; beyond that only with a token and TLS. A browser logs
+in with the token."""
+EXAMPLE: Final = "stagetrace page --store jaeger://localhost:16685"
+PORT: Final = 16_688  # those before it are Jaeger's, and of `stagetrace up`
+_NEEDED: Final = ("uvicorn", "starlette", "jinja2", "duckdb", "numpy", "pyarrow")
+_EVER: Final = "1970-01-01"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_store(parser)
+    add_flags(parser, HOST)
+    parser.add_argument(
+        "--port", metavar="PORT", type=_port, default=PORT, help=f"HTTP; 0 takes a free port; default: {PORT}"
+    )
+    add_flags(parser, ACCESS)
+    add_ready(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    options = Listening(**listening(args))
+    check(options)
+    require("the page", *_NEEDED)
+    from stagetrace.page.base import Site
+    from stagetrace.page.server import serve
+
+    url = store_url(args)
+    open_store(url).close()  # a URL that is wrong is reported now, not to a browser
+    site = Site(url, partial(open_store, url), answer_of)
+    if is_file(url):  # a recording, to which the last hour means nothing
+        site = replace(site, since=_EVER)
+    serve(site, options, args.port, lambda port: _report_ready(url, options, port, as_json=args.json))
+    leave(ANSWERED)  # a thread may still read a file, and would be waited for
+
+
+def _port(text: str) -> int:
+    try:
+        return port(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def ready(url: str, options: Listening, port: int) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    return {
+        "ready": True,
+        "pid": os.getpid(),
+        "store": url,
+        "host": options.host,
+        "port": port,
+        "url": f"{options.url(port)}/",
+        "tls": options.tls_cert is not None,
+        "token": options.token is not None,
+    }
+
+
+def _report_ready(url: str, options: Listening, port: int, *, as_json: bool) -> None:
+    for risk in risks(options):
+        log.warning(risk)
+    if as_json:
+        show_json(ready(url, options, port))
+    else:
+        sys.stdout.write(f"stagetrace shows {url}\n  {options.url(port)}/\n")
+    sys.stdout.flush()
