@@ -53,7 +53,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> Iterator[OpenPage]:
-    """Give a function that opens a view and waits for all of its parts.
+    """Give a function that opens a view of one of the data, or of a back end's address, and waits for all of its parts.
 
     At the end of the test there was no error in any tab: none of a script, of the policy for content, of a file that
     is missing; and none but our own address was asked.
@@ -65,7 +65,7 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
     own: set[str] = set()
 
     def open_it(name: str, path: str = "/", **emulated: Any) -> Page:
-        address = site(name)
+        address = name if name.startswith("http:") else site(name)
         own.add(address)
         page = context.new_page()
         page.on("console", lambda one: problems.extend([one.text] if one.type == "error" else []))

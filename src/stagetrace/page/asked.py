@@ -22,7 +22,7 @@ SHARED: Final = ("since", "until", "service", "route", "model", "segment", "caus
 # Without an end there is none: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
 _MOST: Final = 20  # values of one parameter
-_LONGEST: Final = 2000  # characters of a value
+LONGEST: Final = 2000  # characters of a value
 
 
 class BadRequest(StagetraceError):  # noqa: N818 -- HTTP's word
@@ -101,8 +101,8 @@ class Asked:
 
 def _check(params: Mapping[str, Sequence[str]]) -> None:
     for name, values in params.items():
-        if len(values) > _MOST or any(len(value) > _LONGEST for value in values):
-            most = f"at most {_MOST} values of {_LONGEST:,} characters each are taken"
+        if len(values) > _MOST or any(len(value) > LONGEST for value in values):
+            most = f"at most {_MOST} values of {LONGEST:,} characters each are taken"
             raise BadRequest(f"the parameter {name[:40]!r} is too long: {most}\nshorten the URL")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from stagetrace.store.base import Relations, SpanRow, Tally
+from stagetrace.semconv import SLA_BREACH_MISSED
+from stagetrace.store.base import Entry, Relations, SpanRow, Tally
 from stagetrace.store.database import rows_of, sql
+from stagetrace.store.entries import missed
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
 from stagetrace.store.tally import Kind, Row, summed
 
@@ -36,32 +39,87 @@ def newest(relations: Relations) -> int | None:
     return row[0] if row else None
 
 
+class Place(NamedTuple):
+    """Where a request stands in an order: its value of what is sorted by, then what decides between equal ones."""
+
+    value: float | None
+    start_unix_nano: int
+    trace_id: str
+    span_id: str
+
+
+class _Values:
+    """Values that a query is bound to, in their order."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+    def mark(self, value: Any) -> str:
+        """Return what stands for a value in the query."""
+        self.all.append(value)
+        return f"${len(self.all)}"
+
+
 def requests(
-    relations: Relations, sort: str = "start", top: int | None = None, *, breached: bool = False
+    relations: Relations,
+    sort: str = "start",
+    top: int | None = None,
+    *,
+    breached: bool = False,
+    after: Place | None = None,
+    attributes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return rows of `requests` as `COLUMNS` -> value, greatest first, those without a value last.
 
-    `sort`: one of `SORTS`, or the name of a stage; `breached`: only breaches.
+    `sort`: one of `SORTS`, or the name of a stage; `breached`: only breaches; `after`: only those behind this place;
+    `attributes`: the text form of these too, by their names.
     """
-    by, values = (SORTS[sort], []) if sort in SORTS else ("stages[$1]", [sort])
+    values = _Values()
+    by = SORTS[sort] if sort in SORTS else f"stages[{values.mark(sort)}]"
     order = f"ORDER BY {by} DESC NULLS LAST, start_unix_nano DESC, trace_id, span_id"
-    where = "WHERE breached" if breached else ""
+    tests = ["breached"] if breached else []
+    if after is not None:
+        tests.append(_is_behind(by, after, values))
     if top is not None:  # their ids first, so that only these requests are decoded
+        order += f" LIMIT {int(top)}"
         found = relations.connection.execute(
-            f"SELECT span_id FROM requests {where} {order} LIMIT {int(top)}",  # noqa: S608 -- constants
-            values,
+            f"SELECT span_id, start_unix_nano FROM requests {_where(tests)} {order}",  # noqa: S608 -- constants
+            values.all,
         ).fetchall()
         if not found:
             return []
-        first = len(values) + 1
-        values += [span_id for (span_id,) in found]
-        where = f"WHERE span_id IN ({', '.join(f'${number}' for number in range(first, len(values) + 1))})"
-        order += f" LIMIT {int(top)}"
+        starts = [start for _, start in found]
+        tests.append(f"start_unix_nano BETWEEN {min(starts)} AND {max(starts)}")
+        tests.append(f"span_id IN ({', '.join(values.mark(span_id) for span_id, _ in found)})")
+    wanted = [*COLUMNS, *(f"attributes[{values.mark(name)}]" for name in attributes)]
     result = relations.connection.execute(
-        f"SELECT {', '.join(COLUMNS)} FROM requests {where} {order}",  # noqa: S608
-        values,
+        f"SELECT {', '.join(wanted)} FROM requests {_where(tests)} {order}",  # noqa: S608
+        values.all,
     )
-    return [_with_text_time(dict(zip(COLUMNS, row, strict=True))) for row in result.fetchall()]
+    names = (*COLUMNS, *attributes)
+    return [_with_text_time(dict(zip(names, row, strict=True))) for row in result.fetchall()]
+
+
+def _where(tests: Sequence[str]) -> str:
+    return f"WHERE {' AND '.join(tests)}" if tests else ""
+
+
+def _is_behind(by: str, place: Place, values: _Values) -> str:
+    """Return the condition that a row comes after a place in the order of `requests`."""
+    start, trace_id, span_id = map(values.mark, place[1:])
+    later = (
+        f"(start_unix_nano < {start} OR (start_unix_nano = {start} AND (trace_id, span_id) > ({trace_id}, {span_id})))"
+    )
+    if place.value is None:
+        return f"({by} IS NULL AND {later})"
+    value = values.mark(place.value)
+    return f"({by} < {value} OR {by} IS NULL OR ({by} = {value} AND {later}))"
+
+
+def entry(row: Mapping[str, Any]) -> Entry:
+    """Return the record of a row of `requests`, which has the attribute SLA_BREACH_MISSED too."""
+    same = {one.name: row[one.name] for one in fields(Entry) if one.name in row and one.name != "missed"}
+    return Entry(**same, missed=missed(row[SLA_BREACH_MISSED]))
 
 
 def stage_names(relations: Relations) -> list[str]:

@@ -74,7 +74,7 @@ function search() {
 
 // Rows: elements with `data-row`; the current one has aria-current, and the link in it is what Enter opens.
 function rows() {
-  return [...document.querySelectorAll("[data-row]")].filter((one) => one.offsetParent !== null);
+  return [...document.querySelectorAll("[data-row]")].filter((one) => one.checkVisibility());
 }
 
 function move(step) {
