@@ -25,7 +25,7 @@ _TYPES: Final = {
 
 
 class File(NamedTuple):
-    """One file, its address with the hash of its content: it may be kept for ever."""
+    """One file, its address with the hash of the files: it may be kept for ever."""
 
     body: bytes
     compressed: bytes
@@ -35,14 +35,20 @@ class File(NamedTuple):
 
 @cache
 def files() -> dict[str, File]:
-    """Return the files by their path below the folder."""
-    found = {}
-    for path in sorted(_FOLDER.rglob("*")):
-        if path.suffix in _TYPES:
-            name, body = path.relative_to(_FOLDER).as_posix(), path.read_bytes()
-            address = f"{PATH}/{sha256(body).hexdigest()[:12]}/{name}"
-            found[name] = File(body, gzip.compress(body, 9, mtime=0), _TYPES[path.suffix], address)
-    return found
+    """Return the files by their path below the folder.
+
+    All have the hash of all: a module that imports another one by its name gets the same instance of it as everybody.
+    """
+    bodies = {
+        path.relative_to(_FOLDER).as_posix(): path.read_bytes()
+        for path in sorted(_FOLDER.rglob("*"))
+        if path.suffix in _TYPES
+    }
+    made = sha256(b"".join(sha256(name.encode() + body).digest() for name, body in bodies.items())).hexdigest()[:12]
+    return {
+        name: File(body, gzip.compress(body, 9, mtime=0), _TYPES[Path(name).suffix], f"{PATH}/{made}/{name}")
+        for name, body in bodies.items()
+    }
 
 
 def address(name: str) -> str:
