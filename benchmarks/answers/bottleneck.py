@@ -23,6 +23,7 @@ from analysis.test_bottleneck import Requests, tails  # noqa: E402
 from analysis.test_critical_path import Span  # noqa: E402
 from stagetrace.analysis.bottleneck import PERCENTILES, ask  # noqa: E402
 from stagetrace.analysis.critical_path import critical_path  # noqa: E402
+from stagetrace.analysis.stage_bins import half_width  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,8 @@ def exact(stages: dict[str, Floats]) -> dict[str, dict[str, float]]:
     total = np.sum(list(stages.values()), axis=0)
     order = np.argsort(total)
     found = {}
-    for percentile, (rank, half) in PERCENTILES.items():
+    for percentile, rank in PERCENTILES.items():
+        half = half_width(rank)
         chosen = order[round((rank - half) * len(order)) : round((rank + half) * len(order))]
         whole = total[chosen].sum()
         found[percentile] = {stage: float(took[chosen].sum() / whole) for stage, took in stages.items()}

@@ -69,7 +69,8 @@ class Requests:
             here = np.flatnonzero(bins == number)
             weight = self.weight[here]
             yield {
-                "bin": int(number), "stored": len(here), "requests": weight.sum(), "squares": (weight**2).sum(),
+                "bin": int(number), "low_ms": self.total[here].min(), "high_ms": self.total[here].max(),
+                "stored": len(here), "requests": weight.sum(), "squares": (weight**2).sum(),
                 "least_weight": weight.min(), "most_weight": weight.max(), "sampled": False, "unknown": False,
                 "overlapping": int((self.total < self.staged - 1e-3)[here].sum()),
                 "no_stage_ms": (weight * none[here]).sum(),

@@ -9,42 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis import stage_bins
 from stagetrace.analysis.source import Source, by_keys, sample_of
-from stagetrace.analysis.stage_bins import NO_STAGE, Bins
+from stagetrace.analysis.stage_bins import NO_STAGE, Band, Bins, Interval
 from stagetrace.estimates import Sample
 
-# Percentile -> its rank, and half of the band's width in ranks.
-PERCENTILES: Final = {"p50": (0.50, 0.05), "p95": (0.95, 0.01), "p99": (0.99, 0.005)}
-WANTED: Final = 30  # requests of a band: where there are fewer it is widened, as far as it stays around its percentile
-FEWEST: Final = 10  # ... and where even so there are fewer than these, downwards
+PERCENTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}  # their ranks
 CUT: Final = 0.1  # part by which `what_if` shortens a stage
 MOST_GROUPS: Final = 100
 _MOST_CUT: Final = 8  # stages that are shortened, those with the greatest shares
 _LEAST_CUT: Final = 0.001  # share that one has at some percentile
-_BACKWARDS: Final = -100_002  # bin of requests that end before they start
 _SAMPLED: Final = 40_000  # requests of all bins of all groups together, about
 _BINS: Final = 400  # of one group, about
 _NETWORK: Final = (semconv.NETWORK_RECEIVE, semconv.NETWORK_SEND)
-_SEED: Final = 18
 
 By = tuple[Any, ...]  # the values of what is grouped by
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Band:
-    """The requests around a percentile: those from rank `low` to rank `high`, within [0, 1]."""
-
-    low: float
-    high: float
-    low_ms: float  # their durations, rounded outwards to bins
-    high_ms: float
-    requests: int  # stored ones
 
 
 @dataclass(frozen=True)
@@ -98,7 +80,7 @@ class Group:
 
 def needed(percentile: str) -> int:
     """Return how many requests are enough to answer at a percentile: two of them can be expected beyond it."""
-    return max(FEWEST, ceil(round(2 / (1 - PERCENTILES[percentile][0]), 6)))
+    return stage_bins.needed(PERCENTILES[percentile])
 
 
 def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
@@ -115,9 +97,9 @@ def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
 
 def measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> Group:
     """Return one group from its rows of `stage_bins` and `own_stage_bins`, without quantiles."""
-    forwards = [row for row in rows if row["bin"] != _BACKWARDS]
-    bins = stage_bins.bins(forwards, [row for row in own if row["bin"] != _BACKWARDS])
-    bands = {percentile: _band(bins, percentile) for percentile in PERCENTILES}
+    forwards = [row for row in rows if row["bin"] != stage_bins.BACKWARDS]
+    bins = stage_bins.bins(forwards, [row for row in own if row["bin"] != stage_bins.BACKWARDS])
+    bands = {percentile: stage_bins.band(bins, rank) for percentile, rank in PERCENTILES.items()}
     return Group(
         by=by,
         requests=sum(row["requests"] for row in forwards),
@@ -130,57 +112,23 @@ def measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any
     )
 
 
-def _band(bins: Bins, percentile: str) -> Band | None:
-    """Return the band around a percentile; None where there are too few requests."""
-    rank, half = PERCENTILES[percentile]
-    count = bins.effective
-    if count < needed(percentile):
-        return None
-    half = min(max(half, WANTED / (2 * count)), rank, 1 - rank)
-    low, high = rank - half, rank + half
-    if 2 * half * count < FEWEST:
-        low, high = max(0.0, 1 - FEWEST / count), 1.0
-    low_ms, high_ms = stage_bins.span_ms(bins, low, high)
-    inside = stage_bins.parts(bins.edges, low, high) @ bins.stored
-    return Band(low, high, low_ms, high_ms, round(float(inside)))
-
-
 def _stages(bins: Bins, bands: Mapping[str, Band | None]) -> tuple[Stage, ...]:
     """Return the stages that take any time at some percentile."""
     shares: dict[str, list[float] | None] = {}
-    intervals: dict[str, list[list[float]] | None] = {}
+    intervals: dict[str, list[Interval] | None] = {}
     for percentile, band in bands.items():
         exact = None if band is None else stage_bins.shares(bins, band.low, band.high)
         shares[percentile] = None if exact is None else exact.tolist()
-        intervals[percentile] = None if band is None else _intervals(bins, band, percentile)
+        rank = PERCENTILES[percentile]
+        intervals[percentile] = None if band is None else stage_bins.intervals_around(bins, band, rank)
     found = []
     for place, name in enumerate(bins.names):
         share = {percentile: None if all_of is None else all_of[place] for percentile, all_of in shares.items()}
         if any(share.values()):
-            interval = {
-                key: None if some is None else (some[place][0], some[place][1]) for key, some in intervals.items()
-            }
+            interval = {key: None if some is None else some[place] for key, some in intervals.items()}
             found.append(Stage(name, share, interval, dict.fromkeys(PERCENTILES)))
     highest = next((one for one in reversed(PERCENTILES) if shares[one] is not None), "p99")
     return tuple(sorted(found, key=lambda one: -(one.share[highest] or 0.0)))
-
-
-def _intervals(bins: Bins, band: Band, percentile: str) -> list[list[float]] | None:
-    """Return the interval of each stage's share around a percentile.
-
-    Of a band that was widened it holds the intervals below and above the percentile too: what its requests have in
-    common need not be so at the percentile, but lies between what they have on either side of it.
-    """
-    rank, half = PERCENTILES[percentile]
-    sides = [(band.low, band.high)]
-    if band.high - band.low > 2 * half + 1e-9:
-        sides += [(band.low, rank), (rank, band.high)]
-    found = [around for low, high in sides if (around := stage_bins.intervals(bins, low, high, _SEED)) is not None]
-    if not found:
-        return None
-    return [
-        [min(one[place][0] for one in found), max(one[place][1] for one in found)] for place in range(len(bins.names))
-    ]
 
 
 def _with_quantiles(source: Source, name: str, by: Sequence[str], groups: list[Group]) -> list[Group]:

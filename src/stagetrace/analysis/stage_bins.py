@@ -4,22 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
-from typing import Any, Final
+from math import ceil, exp, log, sqrt
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from scipy import stats
 
 from stagetrace import semconv
 from stagetrace.analysis.arrays import Floats, Indices
+from stagetrace.analysis.quantiles import Binned
 
 NO_STAGE: Final = None  # the name of the time that is in no stage
 LEVEL: Final = 0.95  # of intervals
 REPLICATES: Final = 400
+WANTED: Final = 30  # requests of a band: where there are fewer it is widened, as far as it stays around its percentile
+FEWEST: Final = 10  # ... and where even so there are fewer than these, downwards
+# Half of a band's width in ranks, by how far its percentile is from the nearer end; between these by the logarithms.
+_HALF_WIDTHS: Final = {0.5: 0.05, 0.05: 0.01, 0.01: 0.005}
+_SEED: Final = 18
 _COLUMNS: Final = {stage: f"{stage.replace('.', '_')}_ms" for stage in semconv.STAGES}
+BACKWARDS: Final = -100_002  # bin of requests that end before they start
 _NO_TIME: Final = -100_000  # bin of requests of no duration
 _ROUNDING: Final = 1e-6
 _PER_BIN: Final = 100  # bin b is of the durations from e^(b / 100) ms on
+
+
+Interval: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Band:
+    """The requests around a percentile: those from rank `low` to rank `high`, within [0, 1]."""
+
+    low: float
+    high: float
+    low_ms: float  # their durations, rounded outwards to bins
+    high_ms: float
+    requests: int  # stored ones
 
 
 @dataclass(frozen=True)
@@ -28,20 +49,31 @@ class Bins:
 
     names: tuple[str | None, ...]
     numbers: Indices
+    low: Floats  # least and greatest duration of each bin
+    high: Floats
     stored: Floats  # rows of each bin
     weights: Floats  # requests that these stand for
+    squares: Floats  # sums of the squares of their weights
     times: Floats  # (bins, stages)
-    samples: tuple[Floats, ...]  # of each bin: (rows, stages)
-    effective: float  # the number of equal requests with as much information (Kish)
+    samples: tuple[Floats, ...]  # of each bin: (rows, stages); none where rows have no samples
 
     @property
     def edges(self) -> Floats:
         """Return the rank at which each bin begins, and 1."""
         return ranks(self.weights)
 
+    @property
+    def effective(self) -> float:
+        """Return the number of equal requests with as much information (Kish)."""
+        return float(self.weights.sum() ** 2 / self.squares.sum()) if self.numbers.size else 0.0
+
+    def quantile(self, rank: float) -> float | None:
+        """Return a quantile of the durations, in ms: within 1 % of the exact one."""
+        return Binned(self.low, self.high, self.weights, self.squares, self.stored).quantile(rank)
+
 
 def bins(rows: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> Bins:
-    """Return the bins of a group from its rows of `stage_bins` and `own_stage_bins`.
+    """Return the bins of a group from its rows of `stage_bins` (or `stage_sums`) and `own_stage_bins`.
 
     Time in no stage below a millionth of all is a rounding error of stages in ms, and counts as none.
     """
@@ -58,8 +90,9 @@ def bins(rows: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) ->
         ]
         for row in rows
     ]
-    stored, weights, squares = (
-        np.array([row[name] for row in rows], dtype=float) for name in ("stored", "requests", "squares")
+    low, high, stored, weights, squares = (
+        np.array([row[name] for row in rows], dtype=float)
+        for name in ("low_ms", "high_ms", "stored", "requests", "squares")
     )
     made = np.maximum(np.array(times, dtype=float).reshape(len(rows), len(_COLUMNS) + len(added) + 1), 0.0)
     if rows and made[:, -1].sum() < _ROUNDING * made.sum():
@@ -67,11 +100,13 @@ def bins(rows: Sequence[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) ->
     return Bins(
         names=(*_COLUMNS, *added, NO_STAGE),
         numbers=np.array([row["bin"] for row in rows], dtype=np.int64),
+        low=low,
+        high=high,
         stored=stored,
         weights=weights,
+        squares=squares,
         times=made,
-        samples=tuple(_sample(row, own_by_bin.get(row["bin"], {}), added) for row in rows),
-        effective=float(weights.sum() ** 2 / squares.sum()) if rows else 0.0,
+        samples=tuple(_sample(row, own_by_bin.get(row["bin"], {}), added) for row in rows if "sample" in row),
     )
 
 
@@ -104,6 +139,35 @@ def parts(edges: Floats, low: float, high: float) -> Floats:
     return np.asarray(np.clip(found, 0.0, 1.0))
 
 
+def half_width(rank: float) -> float:
+    """Return half of the width in ranks of the band around a percentile: narrower as that is nearer to either end."""
+    apart = round(min(rank, 1 - rank), 12)
+    least = min(_HALF_WIDTHS)
+    if apart <= least:
+        return apart * _HALF_WIDTHS[least] / least
+    points = sorted(_HALF_WIDTHS)
+    return exp(np.interp(log(apart), [log(one) for one in points], [log(_HALF_WIDTHS[one]) for one in points]))
+
+
+def needed(rank: float) -> int:
+    """Return how many requests are enough to answer at a percentile: two of them can be expected beyond it."""
+    return max(FEWEST, ceil(round(2 / (1 - rank), 6)))
+
+
+def band(found: Bins, rank: float) -> Band | None:
+    """Return the band around a percentile; None where there are too few requests."""
+    count = found.effective
+    if count < needed(rank):
+        return None
+    half = min(max(half_width(rank), WANTED / (2 * count)), rank, 1 - rank)
+    low, high = rank - half, rank + half
+    if 2 * half * count < FEWEST:
+        low, high = max(0.0, 1 - FEWEST / count), 1.0
+    low_ms, high_ms = span_ms(found, low, high)
+    inside = parts(found.edges, low, high) @ found.stored
+    return Band(low, high, low_ms, high_ms, round(float(inside)))
+
+
 def shares(found: Bins, low: float, high: float) -> Floats | None:
     """Return the share of each stage among the requests between two ranks; None where they take no time."""
     times: Floats = parts(found.edges, low, high) @ found.times
@@ -119,6 +183,24 @@ def span_ms(found: Bins, low: float, high: float) -> tuple[float, float]:
         0.0 if first == _NO_TIME else exp(first / _PER_BIN),
         0.0 if last == _NO_TIME else exp((last + 1) / _PER_BIN),
     )
+
+
+def intervals_around(found: Bins, around: Band, rank: float) -> list[Interval] | None:
+    """Return the interval of each stage's share around a percentile.
+
+    Of a band that was widened it holds the intervals below and above the percentile too: what its requests have in
+    common need not be so at the percentile, but lies between what they have on either side of it.
+    """
+    sides = [(around.low, around.high)]
+    if around.high - around.low > 2 * half_width(rank) + 1e-9:
+        sides += [(around.low, rank), (rank, around.high)]
+    every = [some for low, high in sides if (some := intervals(found, low, high, _SEED)) is not None]
+    if not every:
+        return None
+    return [
+        (min(float(one[place, 0]) for one in every), max(float(one[place, 1]) for one in every))
+        for place in range(len(found.names))
+    ]
 
 
 def intervals(found: Bins, low: float, high: float, seed: int) -> Floats | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +28,15 @@ class Stage:
     share: float | None
 
 
+class Times(NamedTuple):
+    """Any requests, whole and by stage."""
+
+    requests: int
+    whole: Stage
+    stages: tuple[Stage, ...]
+    sample: Sample
+
+
 class Group(NamedTuple):
     """The requests of one service, route (or name, where they have none) and model, whole and by stage."""
 
@@ -42,20 +51,34 @@ class Group(NamedTuple):
 
 def ask(source: Source) -> list[Group]:
     """Return quantiles of every stage, by service, route and model: exact ones of the stored requests, weighted."""
-    wide = sorted(source.reduce("stages", _BY), key=missing_first(_BY))
-    own = by_keys(sorted(source.reduce("own_stages", _BY), key=lambda row: str(row["own"])), _BY)
+    return [Group(service, route, model, *times) for (service, route, model), times in _times(source, _BY)]
+
+
+def of_all(source: Source) -> Times | None:
+    """Return the same of all requests together; None where there are none."""
+    return next((times for _, times in _times(source, ())), None)
+
+
+def _times(source: Source, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], Times]]:
+    wide = sorted(source.reduce("stages", by), key=missing_first(by))
+    own = by_keys(sorted(source.reduce("own_stages", by), key=lambda row: str(row["own"])), by)
     uneven: dict[tuple[Any, ...], list[float]] = {}
     if any(row["uneven"] for row in wide):
-        weighted = source.reduce("weighted_stages", _BY)
-        uneven = {(*_key(row), row["each_stage"]): row["quantiles"] for row in weighted}
-    return [_group(row, own.get(_key(row), ()), uneven) for row in wide]
+        weighted = source.reduce("weighted_stages", by)
+        uneven = {(*_key(row, by), row["each_stage"]): row["quantiles"] for row in weighted}
+    for row in wide:
+        if row["stored"]:  # without groups there is a row even of no requests
+            key = _key(row, by)
+            yield key, _group(key, row, own.get(key, ()), uneven)
 
 
 def _group(
-    row: Mapping[str, Any], own: Iterable[Mapping[str, Any]], uneven: Mapping[tuple[Any, ...], list[float]]
-) -> Group:
+    key: tuple[Any, ...],
+    row: Mapping[str, Any],
+    own: Iterable[Mapping[str, Any]],
+    uneven: Mapping[tuple[Any, ...], list[float]],
+) -> Times:
     """Return one group out of its row, those of its own stages, and the quantiles by weight where these differ."""
-    service, path, model = key = _key(row)
     found = [(stage, row[column]) for column, stage in _COLUMNS.items() if row[column]]
     mine = [(one["own"], [one["requests"], *one["quantiles"], one["max_ms"], one["total_ms"]]) for one in own]
     at = next((place for place, (stage, _) in enumerate(found) if stage == semconv.NETWORK_SEND), len(found))
@@ -66,8 +89,8 @@ def _group(
         place = (*key, stage)
         p50, p95, p99 = uneven[place] if row["uneven"] else quantiles
         made.append(Stage(stage, round(requests), p50, p95, p99, most, total / whole if whole > 0 else None))
-    return Group(service, path, model, round(row["requests"]), made[0], tuple(made[1:]), sample_of([row]))
+    return Times(round(row["requests"]), made[0], tuple(made[1:]), sample_of([row]))
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _BY)
+def _key(row: Mapping[str, Any], by: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in by)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.analysis.bottleneck import CUT, PERCENTILES, Band, Group, Stage, needed
-from stagetrace.analysis.stage_bins import NO_STAGE
+from stagetrace.analysis.bottleneck import CUT, PERCENTILES, Group, Stage, needed
+from stagetrace.analysis.stage_bins import NO_STAGE, Band
 from stagetrace.output import sampling
 from stagetrace.output.chart import Chart, Stacked
 from stagetrace.output.keys import keys_of

@@ -10,7 +10,8 @@ WITH timed AS (
     FROM {requests}
 )
 SELECT
-    {by} bin, count() AS stored, sum(weight) AS requests, sum(weight * weight) AS squares,
+    {by} bin, min(duration_ms) AS low_ms, max(duration_ms) AS high_ms,
+    count() AS stored, sum(weight) AS requests, sum(weight * weight) AS squares,
     min(weight) AS least_weight, max(weight) AS most_weight,
     countIf(staged_ms > duration_ms + 0.001) AS overlapping,
     max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,

@@ -1,5 +1,5 @@
 -- Of requests whose durations are within 1 % of each other (bin b: from e^(b/100) ms on; of none, a bin below all): their
--- number and, by weight, their whole time, that of each stage and that in none. Two bins below that: what ended before it
+-- least and greatest duration, their number and, by weight, their whole time, that of each stage and that in none. Two bins below that: what ended before it
 -- began. `least` to `unknown` are what `estimates` asks for. `sample`: of `most` of them at most, those with the least ids
 -- read backwards, which are as good as drawn by lot: weight, duration and stages.
 WITH timed AS (
@@ -17,7 +17,8 @@ WITH timed AS (
     FROM {requests}
 )
 SELECT
-    {by} bin, count(*) AS stored, sum(weight) AS requests, sum(weight * weight) AS squares,
+    {by} bin, min(duration_ms) AS low_ms, max(duration_ms) AS high_ms,
+    count(*) AS stored, sum(weight) AS requests, sum(weight * weight) AS squares,
     min(weight) AS least_weight, max(weight) AS most_weight,
     count(*) FILTER (WHERE staged_ms > duration_ms + 0.001) AS overlapping,
     bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
