@@ -114,10 +114,10 @@ class Cache:
             self._keep(key, flight.work.result())
 
     def _keep(self, key: str, made: Made) -> None:
-        """Keep a part that is no error, and drop the oldest beyond the limits."""
+        """Keep a part that is no error and not so large that it would displace many; drop the oldest beyond limits."""
         _, old = self._kept.pop(key, (0.0, None))
         self._bytes -= 0 if old is None else len(old.body)
-        if made.status == _OK:
+        if made.status == _OK and len(made.body) <= _BYTES // 4:
             self._kept[key] = (self._clock() + max(KEPT_S, made.took_s), made)
             self._bytes += len(made.body)
         while len(self._kept) > _MOST or self._bytes > _BYTES:
