@@ -25,7 +25,7 @@ from messages import add_scope, leaves
 from stagetrace.backend.receiver_grpc import METHOD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 FREE_PORTS = ("--grpc-port=0", "--http-port=0", "--query-grpc-port=0", "--query-http-port=0")
 COMMAND = (sys.executable, "-m", "stagetrace.cli.main", "up")
@@ -88,12 +88,22 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 @contextmanager
 def run_up(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> Iterator[Up]:
     """Run a back end on the folder `data` in `folder`; what it says to stderr goes to `up.log` there."""
-    with (folder / "up.log").open("a") as log:
+    argv = [*COMMAND, "--data", str(folder / "data"), *FREE_PORTS, "--json", *flags]
+    with serving(argv, folder / "up.log", env) as (ready, process):
+        yield Up(ready, process)
+
+
+@contextmanager
+def serving(
+    argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
+    """Run a command that serves, until the end of the block; yield what it prints once ready, and its process."""
+    with log.open("a") as errors:
         process = subprocess.Popen(
-            [*COMMAND, "--data", str(folder / "data"), *FREE_PORTS, "--json", *flags],
+            argv,
             env=environment(env),
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=errors,
             text=True,
             start_new_session=True,
         )
@@ -102,9 +112,9 @@ def run_up(folder: Path, *flags: str, env: Mapping[str, str] | None = None) -> I
         try:
             ready = json.loads(Lines(process.stdout).next())
         except AssertionError as error:
-            message = f"it did not start, {error}:\n{(folder / 'up.log').read_text()[-4000:]}"
+            message = f"it did not start, {error}:\n{log.read_text()[-4000:]}"
             raise AssertionError(message) from None
-        yield Up(ready, process)
+        yield ready, process
     finally:
         if process.poll() is None:
             process.terminate()

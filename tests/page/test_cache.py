@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.requests import Request
 
+from page.own_loop import run_alone
 from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
 from stagetrace.errors import StoreError
 from stagetrace.page import cache
@@ -68,7 +69,7 @@ def run(work: Callable[[Cache], Coroutine[Any, Any, None]], clock: Clock | None 
         finally:
             assert made.close(lambda: None, 20)
 
-    asyncio.run(with_cache())
+    run_alone(with_cache())
 
 
 async def entered(store: Store) -> None:
@@ -181,7 +182,7 @@ def test_the_end_interrupts_what_is_asked_and_begins_nothing() -> None:
         await asyncio.sleep(0)
         return made
 
-    assert asyncio.run(work()).close(interrupt, 20)
+    assert run_alone(work()).close(interrupt, 20)
     assert (len(interrupts), never.asked) == (3, 0)
     held = Store(shut=True)
 
@@ -191,7 +192,7 @@ def test_the_end_interrupts_what_is_asked_and_begins_nothing() -> None:
         await entered(held)
         return made
 
-    assert not asyncio.run(hang()).close(lambda: None, 0.0)  # for what cannot be interrupted nobody waits
+    assert not run_alone(hang()).close(lambda: None, 0.0)  # for what cannot be interrupted nobody waits
     held.opened.set()
 
 

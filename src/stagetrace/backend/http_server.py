@@ -193,7 +193,13 @@ def limit_logs_of_libraries() -> None:
     throttled = ThrottledLog()
 
     def is_due(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR and throttled.due(record.name) is not None
+        return record.levelno >= logging.ERROR and not _is_end(record) and throttled.due(record.name) is not None
 
     for name in ("uvicorn.error", "asyncio", "grpc._server", "grpc._common"):
         logging.getLogger(name).addFilter(is_due)
+
+
+def _is_end(record: logging.LogRecord) -> bool:
+    """Return whether uvicorn logs that it cancels requests at its end: nothing is wrong, a stream may never end."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is asyncio.CancelledError or str(record.msg).startswith("Cancel %s running task(s)")

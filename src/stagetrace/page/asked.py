@@ -21,6 +21,7 @@ from stagetrace.store.base import Selection
 SHARED: Final = ("since", "until", "service", "route", "model", "segment", "cause", "tz")
 # Without an end there is none: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
+_PARAMETERS: Final = 100
 _MOST: Final = 20  # values of one parameter
 LONGEST: Final = 2000  # characters of a value
 
@@ -42,6 +43,10 @@ class Asked:
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]], path: Mapping[str, str], since: str) -> Asked:
         """Return what these parameters ask for; `since`: where they name no start. Raise BadRequest."""
+        if len(pairs) > _PARAMETERS:
+            raise BadRequest(
+                f"the URL has {len(pairs)} parameters, and at most {_PARAMETERS} are taken\nshorten the URL"
+            )
         params: dict[str, tuple[str, ...]] = {}
         for name, value in pairs:
             if value:  # an empty field of a form is not filled in
