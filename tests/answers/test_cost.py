@@ -134,7 +134,13 @@ def test_without_prices_amounts_are_unknown(filled: tuple[Path, list[Made]]) -> 
     assert (found["total"], found["idle"], found["breach"], found["currency"]) == (None, None, None, None)
     assert {line["amount"] for line in found["lines"]} == {None}
     assert sum(line["share"] for line in found["lines"]) == pytest.approx(1)
-    assert "give --prices" in found["sentence"]
+    assert "give --price or --prices" in found["sentence"]
+
+
+def test_prices_on_the_command_line_are_those_of_a_file(filled: tuple[Path, list[Made]]) -> None:
+    """A decimal number is exact, and a name is a name."""
+    given = ("--price", "per_hour=1.20", "--price", "currency=EUR")
+    assert ask(filled[0], *given) == ask(filled[0], prices={"per_hour": 1.2, "currency": "EUR"})
 
 
 def test_stages_share_as_they_last(filled: tuple[Path, list[Made]]) -> None:

@@ -84,7 +84,7 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
 
 def settle(page: Page) -> None:
     """Wait until no part is asked for."""
-    expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0, timeout=20_000)
+    expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0, timeout=60_000)
 
 
 def violations(page: Page) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
@@ -16,6 +17,7 @@ from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from stagetrace.output.answer import Answer
+    from stagetrace.page.base import Option
     from stagetrace.store.base import Reader, Selection
 
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
@@ -29,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
-        raise UsageError(f"--with {self.prog!r}: {message}\ntry: stagetrace {self.prog} --help")
+        raise UsageError(f"{self.prog}: {message}\ntry: stagetrace {self.prog} --help")
 
 
 def ask_store(args: argparse.Namespace, answer: Question, since: Moment | None = None) -> int:
@@ -47,13 +49,33 @@ def ask(args: argparse.Namespace, answer: Question, url: str, wanted: Selection)
         return print_answer(args, answer(reader, wanted, args))
 
 
-def answer_of(verb: str, reader: Reader, wanted: Selection, options: Sequence[str], zone: Zone) -> Answer:
-    """Return the answer of a verb to a selection; `options` as on a command line. Raise StagetraceError."""
+def answer_of(store: str, verb: str, reader: Reader, wanted: Selection, options: Sequence[str], zone: Zone) -> Answer:
+    """Return the answer of a verb to a selection in a store; `options` as on a command line. Raise StagetraceError."""
     module: Any = load(verb)
-    since, until = (Moment(ns, ago=False) for ns in (wanted.since_ns, wanted.until_ns))
-    shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until, "tz": zone}
-    answer: Answer = module.answer(reader, wanted, arguments_of(verb, module, options, shared))
+    since = Moment(wanted.since_ns, ago=False)
+    until = None if wanted.until_ns > time.time_ns() else Moment(wanted.until_ns, ago=False)  # no end is meant
+    shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until}
+    own = arguments_of(verb, module, options, {**shared, "tz": zone, "store": store})
+    answer: Answer = module.answer(reader, wanted, own)
     return answer
+
+
+def options_of(verb: str) -> list[Option]:
+    """Return the options of a verb, as its help has them."""
+    from stagetrace.page.base import Option
+
+    parser = _Parser(prog=verb, add_help=False)
+    load(verb).configure(parser)
+    return [
+        Option(
+            action.option_strings[-1],
+            None if action.nargs == 0 else str(action.metavar or action.dest.upper()),
+            (action.help or "") % {"default": action.default, "prog": verb},
+            repeats=isinstance(action, argparse._AppendAction),  # noqa: SLF001 -- argparse names it nowhere else
+        )
+        for action in parser._actions  # noqa: SLF001 -- likewise
+        if action.option_strings
+    ]
 
 
 def arguments_of(verb: str, module: Any, given: Sequence[str], shared: Mapping[str, Any]) -> argparse.Namespace:

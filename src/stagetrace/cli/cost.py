@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = (
     "Divide what instances and tokens cost among requests: by model and version, or by what --by names, a stage too.\n"
     "Idle time and requests that missed their objective are apart; all amounts add up to the bill to the last unit.\n"
-    "Without --prices, shares of busy time."
+    "Without prices, shares of busy time."
 )
 EXAMPLE: Final = "stagetrace cost --prices prices.toml --by model --by tenant.id --since 1d"
 TITLE: Final = "Cost"
@@ -35,6 +37,7 @@ _WORDS: Final = {"version": "model_version", "route": "path"}
 _PER: Final = 1000  # requests, in the sentence
 _WHOLE_PERCENT: Final = 10
 _LARGEST: Final = 1 << 20  # bytes of a price file
+_PRICE: Final = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="TOML or JSON with per_hour, gpu_per_hour, per_1k_tokens or per_token, by service, model or "
         "instance_type, or a bill to divide, and a currency (docs/answers/cost.md)",
+    )
+    parser.add_argument(
+        "--price",
+        metavar="KEY=VALUE",
+        type=_price,
+        action="append",
+        help="one line of such a file in place of it: per_hour=1.20, per_1k_tokens=0.002, bill=900, currency=EUR; may "
+        "be repeated",
     )
     parser.add_argument(
         "--by",
@@ -61,24 +72,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the costs of the requests of a selection."""
     from stagetrace.analysis.cost import ask
-    from stagetrace.analysis.prices import PriceError, prices
+    from stagetrace.analysis.prices import PriceError
 
-    given = None
     by = tuple(dict.fromkeys(_WORDS.get(one, one) for one in args.by)) if args.by else _BY
     try:
-        given = prices(_read(args.prices)) if args.prices is not None else None
+        given = _prices(args)
         with reader.relations(wanted) as relations:
             window = wanted.until_ns - wanted.since_ns if args.since and getattr(args, "until", None) else None
             found = ask(relations, by, given, window)
             sampled = _is_sampled(relations.reduce("counts"))
     except PriceError as error:
-        raise UsageError(f"--prices {args.prices}: {error}") from None
+        where = "--price" if args.prices is None else f"--prices {args.prices}"
+        raise UsageError(f"{where}: {error}") from None
     if found.stored == 0:
         sentence = f"No requests{since(wanted.since_ns, args.tz)}."
         return Answer(TITLE, sentence, _keys(found), reason=relations.reason)
     sentence = _sentence(found, given)
     parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]
     return Answer(TITLE, sentence, _keys(found), parts, reason=relations.reason)
+
+
+def _price(text: str) -> tuple[str, Any]:
+    """Return a key and its value: a number where it is one."""
+    key, equals, value = utf8(text).partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as per_hour=1.20")
+    if not _PRICE.fullmatch(value):
+        return key, value
+    return key, Decimal(value) if "." in value else int(value)
+
+
+def _prices(args: argparse.Namespace) -> Prices | None:
+    """Return the prices of the file, or those of the command line. Raise UsageError or PriceError for unusable ones."""
+    from stagetrace.analysis.prices import prices
+
+    if args.prices is None and args.price is None:
+        return None
+    if args.prices is not None and args.price is not None:
+        raise UsageError("--prices and --price give two sets of prices\nleave one out")
+    if args.prices is not None:
+        return prices(_read(args.prices))
+    given = dict(args.price)
+    if len(given) < len(args.price):
+        raise UsageError("--price gives one key twice\ngive it once; several prices stand in a file: --prices")
+    return prices(given)
 
 
 def _read(path: Path) -> Any:
@@ -162,7 +199,7 @@ def _sentence(found: Costs, given: Prices | None) -> str:
         idle = (
             "" if found.idle_share is None else f"; {100 * found.idle_share:.0f} % of the time no request was in flight"
         )
-        return f"{_capital(_what(line))} took {part}{idle}; give --prices for amounts."
+        return f"{_capital(_what(line))} took {part}{idle}; give --price or --prices for amounts."
     currency = found.currency
     text = f"{_PER:,} requests of {_what(line)} cost {_money((line.per_request or 0) * _PER * 10**6, currency)}"
     if not found.total:

@@ -13,7 +13,7 @@ from stagetrace import log
 from stagetrace.backend.options import Listening, check, risks
 from stagetrace.cli.arguments.listening import ACCESS, HOST, add_flags, add_ready, listening, port, require
 from stagetrace.cli.arguments.options import add_store, is_file, store_url
-from stagetrace.cli.ask import answer_of
+from stagetrace.cli.ask import answer_of, options_of
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.interrupts import leave
 from stagetrace.cli.output.lines import show_json
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     url = store_url(args)
     open_store(url).close()  # a URL that is wrong is reported now, not to a browser
-    site = Site(url, partial(open_store, url), answer_of)
+    site = Site(url, partial(open_store, url), partial(answer_of, url), options=options_of)
     if is_file(url):  # a recording, to which the last hour means nothing
         site = replace(site, since=_EVER)
     serve(site, options, args.port, lambda port: _report_ready(url, options, port, as_json=args.json))

@@ -86,12 +86,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _page(options: Options, store: LocalStore, ports: Ports, counters: Counters, stack: ExitStack) -> Page:
     """Return the page over the open store."""
-    from stagetrace.cli.ask import answer_of
+    from stagetrace.cli.ask import answer_of, options_of
     from stagetrace.page.app import Page
     from stagetrace.page.base import Site
     from stagetrace.page.login import Login
 
-    site = Site(str(options.data.absolute()), store.reader, answer_of, addresses(options, ports))
+    url = str(options.data.absolute())
+    site = Site(url, store.reader, partial(answer_of, url), addresses(options, ports), options=options_of)
     return Page(site, Login(options, ports.query_http, counters), stack)
 
 

@@ -24,7 +24,7 @@ h2 { font-size: 1.15rem; margin-top: 2.5rem; border-top: 1px solid var(--line); 
 th, td { text-align: left; padding: .2rem .75rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 .n { text-align: right }
 td[colspan] { font-weight: 600; background: var(--soft) } caption { text-align: left; font-weight: 600 }
-svg { display: block; max-width: 100%; height: auto; margin: .75rem 0 } nav a { margin-right: 1rem }
+svg.chart { display: block; max-width: 45rem; margin: .75rem 0 } nav a { margin-right: 1rem }
 """
 
 

@@ -1,171 +1,198 @@
-"""Pictures of answers as SVG, for a page. Pure: a picture in, text out."""
+"""Pictures of answers as SVG, for a page: as wide as there is room, text of one size. Pure: a picture in, text out.
+
+Places across are percentages. Lines lie in a plane of their own, which is stretched. Classes let a page with themes set
+colours of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import cycle, pairwise
+from textwrap import wrap
 from typing import Final
 
 from stagetrace.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
 from stagetrace.output.times import UTC, Zone, shown
 from stagetrace.printable import printable
 
-_WIDTH: Final = 720
-_LEFT: Final = 260  # of bars: where labels end
-_LABEL: Final = 38  # characters
-_RIGHT: Final = 150  # room for values
-_END: Final = _WIDTH - 12  # of plots
-_ROW: Final = 22
-_PLOT: Final = 160  # height of a series
-_AXIS: Final = 70
+_LABEL: Final = 40  # characters beside a value, on the smallest screen
+_TITLE: Final = 48  # characters in a line of a title
+_NAME: Final = 24  # characters in half a line
+_LINE: Final = 18  # height of a line of text
+_BAR: Final = 12
+_GAP: Final = 8
+_PLOT: Final = 160  # height of a plot
+_PLANE: Final = 1000  # width of a plane of lines, in units of its own
+_ROWS_OF_MARKS: Final = 3
 # Distinct with the common kinds of colour blindness (Okabe and Ito).
 COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#f0e442")
+STAGES: Final = {
+    "network.receive": "#56b4e9",
+    "queue": "#e69f00",
+    "preprocess": "#0072b2",
+    "handler": "#0072b2",
+    "inference": "#009e73",
+    "postprocess": "#cc79a7",
+    "network.send": "#8c6bb1",
+}
+_FIRST: Final = f'class="first" fill="{COLOURS[0]}"'
 
 
 def svg(chart: Chart, zone: Zone = UTC) -> str:
     """Return a picture as an `svg` element."""
     if isinstance(chart, Bars):
-        return _whole(chart.title, _bars(chart.rows), len(chart.rows) * _ROW)
-    if isinstance(chart, Histogram):
-        return _whole(chart.title, _columns(merged(chart)), _PLOT + 2 * _ROW)
+        return _whole(chart.title, _bars(chart.rows), len(chart.rows) * (_LINE + _BAR + _GAP))
     if isinstance(chart, Stacked):
-        return _whole(chart.title, _stacked(chart), (len(chart.rows) + len(_legend(chart))) * _ROW)
-    if isinstance(chart, Points):
-        return _whole(chart.title, _points(chart), _PLOT + 2 * _ROW)
-    return _whole(chart.title, _series(chart, zone), _PLOT + 2 * _ROW)
+        names = -(-len(_parts(chart)) // 2)
+        return _whole(chart.title, _stacked(chart), len(chart.rows) * (_LINE + _BAR + _GAP) + names * _LINE)
+    height = _LINE + _PLOT + _LINE + min(_ROWS_OF_MARKS, len(chart.marks)) * _LINE
+    if isinstance(chart, Histogram):
+        return _whole(chart.title, _columns(merged(chart)), height)
+    return _whole(chart.title, _points(chart) if isinstance(chart, Points) else _series(chart, zone), height)
 
 
 def _whole(title: str, elements: Iterator[str], height: float) -> str:
-    head = f'<text x="0" y="16" font-weight="600">{_text(title)}</text>'
+    lines = wrap(printable(title), _TITLE) or [""]
+    head = "".join(f'<text y="{_LINE * at + 14}" font-weight="600">{_text(one)}</text>' for at, one in enumerate(lines))
+    top = _LINE * len(lines) + 6
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height + 32:g}" width="{_WIDTH}" role="img" '
-        f'font-size="12" font-family="system-ui, sans-serif" fill="currentColor"><title>{_text(title)}</title>\n'
-        f'{head}\n<g transform="translate(0 28)">\n{"".join(elements)}</g></svg>\n'
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" width="100%" height="{height + top + 6:g}" role="img" '
+        'overflow="visible" font-size="12" font-family="system-ui, sans-serif" fill="currentColor">'
+        f"<title>{_text(title)}</title>\n"
+        f'{head}\n<g transform="translate(0 {top})">\n{"".join(elements)}</g></svg>\n'
     )
 
 
 def _bars(rows: Sequence[tuple[str, float | None, str]]) -> Iterator[str]:
     most = max((value for _, value, _ in rows if value is not None), default=0)
     for place, (label, value, text) in enumerate(rows):
-        y = place * _ROW
-        length = 0.0 if value is None or most <= 0 else max(0.0, value) / most * (_WIDTH - _LEFT - _RIGHT)
+        y = place * (_LINE + _BAR + _GAP)
+        share = 0.0 if value is None or most <= 0 else max(0.0, value) / most
         yield _label(label, y)
-        yield f'<rect x="{_LEFT}" y="{y + 3}" width="{length:.1f}" height="{_ROW - 6}" fill="{COLOURS[0]}"/>\n'
-        yield f'<text x="{_LEFT + length + 6:.1f}" y="{y + 15}">{_text(text)}</text>\n'
+        yield f'<text x="100%" y="{y + 13}" text-anchor="end">{_text(text)}</text>\n'
+        yield f'<rect width="100%" y="{y + _LINE}" height="{_BAR}" rx="2" fill="currentColor" opacity=".08"/>'
+        yield f'<rect width="{100 * share:.2f}%" y="{y + _LINE}" height="{_BAR}" rx="2" {_FIRST}/>\n'
 
 
 def _stacked(chart: Stacked) -> Iterator[str]:
-    legend = _legend(chart)
-    colours = dict(zip((part for row in legend for part, _ in row), cycle(COLOURS), strict=False))
+    parts = _parts(chart)
     for place, (label, shares) in enumerate(chart.rows):
-        y, x = place * _ROW, float(_LEFT)
+        y, x = place * (_LINE + _BAR + _GAP), 0.0
         yield _label(label, y)
         for part, share in shares.items():
-            wide = max(0.0, share) * (_END - _LEFT)
+            wide = max(0.0, share)
             yield (
-                f'<rect x="{x:.1f}" y="{y + 3}" width="{wide:.1f}" height="{_ROW - 6}" fill="{colours[part]}">'
+                f'<rect x="{100 * x:.2f}%" y="{y + _LINE}" width="{100 * wide:.2f}%" height="{_BAR}" {parts[part]}>'
                 f"<title>{_text(part)} {100 * share:.1f} %</title></rect>\n"
             )
             x += wide
-    for place, row in enumerate(legend, len(chart.rows)):
-        y = place * _ROW
-        for part, x in row:
-            yield f'<rect x="{x:.1f}" y="{y + 5}" width="11" height="11" fill="{colours[part]}"/>'
-            yield f'<text x="{x + 15:.1f}" y="{y + 15}">{_text(part)}</text>\n'
+    top = len(chart.rows) * (_LINE + _BAR + _GAP)
+    for place, (part, colour) in enumerate(parts.items()):
+        y, x = top + place // 2 * _LINE, 50 * (place % 2)
+        # A nested element begins at a percentage, and goes on in pixels.
+        yield f'<svg x="{x}%" y="{y}" width="50%" height="{_LINE}"><rect y="3" width="11" height="11" {colour}/>'
+        yield f'<text x="17" y="13">{_text(_short(part, _NAME))}</text></svg>\n'
 
 
-def _legend(chart: Stacked) -> list[list[tuple[str, float]]]:
-    """Return rows of parts, each with where it begins."""
-    rows: list[list[tuple[str, float]]] = [[]]
-    x = float(_LEFT)
-    for part in dict.fromkeys(part for _, shares in chart.rows for part in shares):
-        wide = 30 + 6.5 * len(part)
-        if rows[-1] and x + wide > _WIDTH:
-            rows.append([])
-            x = float(_LEFT)
-        rows[-1].append((part, x))
-        x += wide
-    return rows
+def _parts(chart: Stacked) -> dict[str, str]:
+    """Return the colour of each part, as attributes: a stage has its own."""
+    others = cycle(COLOURS)
+    names = dict.fromkeys(part for _, shares in chart.rows for part in shares)
+    return {
+        name: f'class="stage-{name.replace(".", "-")}" fill="{STAGES[name]}"'
+        if name in STAGES
+        else f'fill="{next(others)}"'
+        for name in names
+    }
 
 
 def _columns(chart: Histogram) -> Iterator[str]:
     most = max(chart.counts, default=0) or 1
-    wide = (_END - _AXIS) / max(1, len(chart.counts))
+    wide = 100 / max(1, len(chart.counts))
     for place, count in enumerate(chart.counts):
         high = _PLOT * count / most
         span = f"{number(chart.edges[place])} to {number(chart.edges[place + 1])} {chart.unit}: {number(count)}"
         yield (
-            f'<rect x="{_AXIS + place * wide:.1f}" y="{_PLOT - high:.1f}" width="{max(1.0, wide - 1):.1f}" '
-            f'height="{high:.1f}" fill="{COLOURS[0]}"><title>{_text(span)}</title></rect>\n'
+            f'<rect x="{place * wide:.2f}%" y="{_LINE + _PLOT - high:.1f}" width="{0.96 * wide:.2f}%" '
+            f'height="{high:.1f}" {_FIRST}><title>{_text(span)}</title></rect>\n'
         )
-    yield f'<text x="{_AXIS - 6}" y="12" text-anchor="end">{number(most)}</text>\n'
-    if chart.edges:
-        first, last = chart.edges[0], chart.edges[-1]
-        yield f'<text x="{_AXIS}" y="{_PLOT + 16}">{number(first)}</text>'
-        yield f'<text x="{_END}" y="{_PLOT + 16}" text-anchor="end">{number(last)} {_text(chart.unit)}</text>\n'
+    ends_of_axis = (number(chart.edges[0]), f"{number(chart.edges[-1])} {chart.unit}") if chart.edges else ("", "")
+    yield from _axes(number(most), *ends_of_axis)
+    marks = []
     for at, name in chart.marks:
         for place, (low, high) in enumerate(pairwise(chart.edges)):
             if low <= at < high or (at == high == chart.edges[-1]):
-                part = 0.5 if high <= low else (at - low) / (high - low)
-                yield from _mark(_AXIS + (place + part) * wide, name)
+                marks.append(((place + (0.5 if high <= low else (at - low) / (high - low))) * wide / 100, name))
+    yield from _marks(marks)
 
 
 def _series(chart: Series, zone: Zone) -> Iterator[str]:
     top = max((value for value in chart.values if value is not None), default=0) or 1
-    wide = (_END - _AXIS) / max(1, len(chart.values))
-    run: list[str] = []
-    for place, value in enumerate([*chart.values, None]):
-        if value is not None:
-            run.append(f"{_AXIS + (place + 0.5) * wide:.1f},{_PLOT - _PLOT * max(0.0, value) / top:.1f}")
-        elif run:
-            ends = f'stroke="{COLOURS[0]}" stroke-width="1.5" fill="none" stroke-linecap="round"'
-            yield f'<polyline points="{" ".join(run if len(run) > 1 else run * 2)}" {ends}/>\n'
-            run = []
-    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_END}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
-    yield f'<text x="{_AXIS - 6}" y="12" text-anchor="end">{number(top)} {_text(chart.unit)}</text>\n'
+    wide = _PLANE / max(1, len(chart.values))
+    runs: list[list[str]] = [[]]
+    for place, value in enumerate(chart.values):
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{(place + 0.5) * wide:.1f},{_PLOT - _PLOT * max(0.0, value) / top:.1f}")
+    yield from _plane([run if len(run) > 1 else run * 2 for run in runs if run], f'class="first" stroke="{COLOURS[0]}"')
     length = chart.step_ns * len(chart.values)
     start, end = (f"{shown(at, zone, 0)} {zone.name}" for at in (chart.start_unix_nano, chart.start_unix_nano + length))
-    yield f'<text x="{_AXIS}" y="{_PLOT + 16}">{_text(start)}</text>'
-    yield f'<text x="{_END}" y="{_PLOT + 16}" text-anchor="end">{_text(end)}</text>\n'
-    for at, name in chart.marks:
-        yield from _mark(_AXIS + (_END - _AXIS) * (at - chart.start_unix_nano) / max(1, length), name)
+    yield from _axes(f"{number(top)} {chart.unit}", start, end)
+    yield from _marks([((at - chart.start_unix_nano) / max(1, length), name) for at, name in chart.marks])
 
 
 def _points(chart: Points) -> Iterator[str]:
     right, top = (one or 1 for one in ends(chart))
 
-    def placed(x: float, y: float) -> tuple[str, str]:
-        return f"{_AXIS + (_END - _AXIS) * x / right:.1f}", f"{_PLOT - _PLOT * max(0.0, y) / top:.1f}"
+    def down(y: float) -> float:
+        return _PLOT - _PLOT * max(0.0, y) / top
 
     if chart.curve:
-        line = " ".join(",".join(placed(*one)) for one in chart.curve)
-        yield f'<polyline points="{line}" stroke="{COLOURS[1]}" stroke-width="1.5" fill="none"/>\n'
+        line = [f"{_PLANE * x / right:.1f},{down(y):.1f}" for x, y in chart.curve]
+        yield from _plane([line], f'stroke="{COLOURS[1]}"')
     for x, y in chart.points:
-        across, down = placed(x, y)
         words = f"{number(x)} {chart.x_unit}: {number(y)} {chart.y_unit}"
-        yield f'<circle cx="{across}" cy="{down}" r="3" fill="{COLOURS[0]}"><title>{_text(words)}</title></circle>\n'
-    yield f'<line x1="{_AXIS}" y1="{_PLOT}" x2="{_END}" y2="{_PLOT}" stroke="currentColor" opacity=".4"/>\n'
-    yield f'<text x="{_AXIS - 6}" y="12" text-anchor="end">{number(top)}</text>'
-    yield f'<text x="{_AXIS + 4}" y="12">{_text(chart.y_unit)}</text>\n'
-    last = f"{number(right)} {_text(chart.x_unit)}"
-    yield f'<text x="{_AXIS}" y="{_PLOT + 16}">0</text>'
-    yield f'<text x="{_END}" y="{_PLOT + 16}" text-anchor="end">{last}</text>\n'
-    for at, name in chart.marks:
-        if 0 <= at <= right:
-            yield from _mark(_AXIS + (_END - _AXIS) * at / right, name)
+        at = f'cx="{100 * x / right:.2f}%" cy="{_LINE + down(y):.1f}"'
+        yield f'<circle {at} r="3.5" {_FIRST}><title>{_text(words)}</title></circle>\n'
+    yield from _axes(f"{number(top)} {chart.y_unit}", "0", f"{number(right)} {chart.x_unit}")
+    yield from _marks([(at / right, name) for at, name in chart.marks if 0 <= at <= right])
 
 
-def _mark(x: float, name: str) -> Iterator[str]:
-    yield f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{_PLOT}" stroke="{COLOURS[5]}" stroke-dasharray="3 3"/>'
-    side = "end" if x > _WIDTH / 2 else "start"
-    at = x + (-4 if side == "end" else 4)
-    yield f'<text x="{at:.1f}" y="{_PLOT + 32}" text-anchor="{side}">{_text(name)}</text>\n'
+def _plane(runs: Sequence[Sequence[str]], look: str) -> Iterator[str]:
+    """Yield lines through points of the plane."""
+    yield f'<svg y="{_LINE}" width="100%" height="{_PLOT}" viewBox="0 0 {_PLANE} {_PLOT}" preserveAspectRatio="none">'
+    for run in runs:
+        yield f'<polyline points="{" ".join(run)}" {look} stroke-width="1.5" fill="none" stroke-linecap="round" '
+        yield 'vector-effect="non-scaling-stroke"/>'
+    yield "</svg>\n"
+
+
+def _axes(top: str, left: str, right: str) -> Iterator[str]:
+    """Yield the line below a plot, its greatest value above it, and its ends."""
+    bottom = _LINE + _PLOT
+    yield f'<line x1="0" y1="{bottom}" x2="100%" y2="{bottom}" stroke="currentColor" opacity=".4"/>\n'
+    yield f'<text x="0" y="12">{_text(top)}</text><text x="0" y="{bottom + 14}">{_text(left)}</text>'
+    yield f'<text x="100%" y="{bottom + 14}" text-anchor="end">{_text(right)}</text>\n'
+
+
+def _marks(marks: Sequence[tuple[float, str]]) -> Iterator[str]:
+    """Yield lines across a plot, each at a share of its width, with names that do not lie on each other."""
+    for place, (share, name) in enumerate(marks):
+        y = _LINE + _PLOT + _LINE * (1 + place % _ROWS_OF_MARKS) + 14
+        x = f"{100 * min(1.0, max(0.0, share)):.2f}%"
+        ends_at = f'y1="{_LINE}" x2="{x}" y2="{y - 12}"'
+        yield f'<line x1="{x}" {ends_at} stroke="{COLOURS[5]}" stroke-dasharray="3 3"/>'
+        yield f'<text x="{x}" y="{y}" text-anchor="{"end" if share > 0.5 else "start"}">{_text(name)}</text>\n'  # noqa: PLR2004
 
 
 def _label(label: str, y: float) -> str:
-    short = label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
-    return f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{_text(short)}<title>{_text(label)}</title></text>'
+    return f'<text x="0" y="{y + 13}">{_text(_short(label, _LABEL))}<title>{_text(label)}</title></text>'
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _text(text: str) -> str:

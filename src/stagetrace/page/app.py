@@ -25,6 +25,7 @@ from stagetrace.page.cache import Cache, Made
 from stagetrace.page.readers import Readers
 from stagetrace.page.responses import HEADERS, document, fragment
 from stagetrace.page.templates import render
+from stagetrace.page.time_limit import limited
 from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class _Endpoints:
         status = 200
         try:
             asked = self._asked(request)
-            with self._readers.one() as reader:
+            with self._readers.one() as reader, limited(reader, self._site.limit_s):
                 part = make(asked, reader, self._site)
             took_s = time.monotonic() - began
             if isinstance(part, File):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 Ask: TypeAlias = "Callable[[str, Reader, Selection, Sequence[str], Zone], Answer]"
 
 
+class Option(NamedTuple):
+    """An option of a verb, as its command line describes it."""
+
+    flag: str  # --by
+    metavar: str | None  # how its value is named; None: it takes none
+    help: str
+    repeats: bool = False
+
+
 @dataclass(frozen=True)
 class Site:
     """What all views share."""
@@ -36,6 +45,8 @@ class Site:
     about: Sequence[tuple[str, str]] = ()  # what runs here: name and address
     since: str = "1h"  # the start of the selection where a URL names none
     has_login: bool = False  # whether browsers log in, by the token
+    options: Callable[[str], Sequence[Option]] = lambda _verb: ()  # of a verb
+    limit_s: float = 60.0  # how long one part may ask the store
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,11 @@ class Part:
 
 @dataclass(frozen=True)
 class File:
-    """A part that is no HTML, for a link: what it holds and what it is called where it is saved."""
+    """A part that is no HTML, for a link: what it holds and what it is called where it is saved; None: it is shown."""
 
     body: bytes
     type: str
-    name: str
+    name: str | None
 
 
 Make: TypeAlias = "Callable[[Asked, Reader, Site], Part | File]"
@@ -63,7 +74,7 @@ Endpoint: TypeAlias = "Callable[[Request], Awaitable[Response]]"
 
 @dataclass(frozen=True)
 class View:
-    """One view. Its shell is at `path`, each part at `path/NAME`."""
+    """One view. Its shell is at `path`, which may have parameters (`{trace_id}`), each part at `path/NAME`."""
 
     name: str
     title: str

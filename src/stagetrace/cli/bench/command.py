@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stagetrace.cli.bench.baseline import Baseline
     from stagetrace.cli.bench.load_run import Result
     from stagetrace.output.answer import Answer
+    from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = """Send requests to a service, each when it is due whether or not earlier ones were answered, and
 report the latency from when they were due, whether they were enough for that, and in which of the server's stages the
@@ -50,6 +51,13 @@ def run(args: argparse.Namespace) -> int:
         return print_answer(args, _answer(args, rate, url, due_s, kept, notes, progress))
     finally:
         progress.end()
+
+
+def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Answer:
+    """Return what was measured before: the baselines of this machine. Asking alone puts no load on anything."""
+    from stagetrace.cli.bench import saved
+
+    return saved.answer(args.tz)
 
 
 def _answer(

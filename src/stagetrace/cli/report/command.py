@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -32,6 +33,7 @@ DESCRIPTION: Final = (
 EXAMPLE: Final = "stagetrace report --period 2026-10 --tz Europe/Berlin --credits 99.9:10%,99:25% --format html"
 _NS: Final = 10**9
 _ALL: Final = 100
+_PERCENT: Final = re.compile(r"\d{1,3}(\.\d{1,9})?|\.\d{1,9}", re.ASCII)
 _EVER: Final = Moment(0, ago=False)
 
 
@@ -154,10 +156,9 @@ def _tiers(text: str) -> tuple[Tier, ...]:
     tiers = []
     for one in text.split(","):
         below, colon, credit = one.replace("%", "").partition(":")
-        try:
-            tier = Tier(Fraction(below.strip()), Fraction(credit.strip()))
-        except (ValueError, ZeroDivisionError):
-            tier = Tier(Fraction(-1), Fraction(-1))
+        # Of `1e999999999` a fraction has as many digits.
+        is_short = all(_PERCENT.fullmatch(number.strip()) for number in (below, credit))
+        tier = Tier(*(Fraction(number.strip()) if is_short else Fraction(-1) for number in (below, credit)))
         if not colon or not all(0 <= number <= _ALL for number in tier):
             raise argparse.ArgumentTypeError(f"{one!r} is not BELOW:CREDIT, both in percent, as 99.9:10%")
         tiers.append(tier)

@@ -114,6 +114,24 @@ function keys() {
   });
 }
 
+// A button with `data-copy="ID"` copies the text of that element.
+function copies() {
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const element = document.getElementById(button.dataset.copy);
+    const label = button.textContent;
+    try {
+      await navigator.clipboard.writeText(element.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(element); // browsers keep the clipboard from plain http beyond this machine
+      button.textContent = "Selected: copy it with your keys";
+    }
+    setTimeout(() => (button.textContent = label), 1500);
+  });
+}
+
 // The data of a chart, which a part has in `<script type="application/json" id="ID">`.
 export function data(id) {
   const found = document.getElementById(id);
@@ -131,3 +149,4 @@ shortForms();
 zones();
 fold();
 keys();
+copies();

@@ -17,6 +17,7 @@ VIEWS: Final[tuple[View, ...]] = (
     trace.VIEW,
     compare.VIEW,
     answers.VIEW,
+    answers.ONE,
     tail.VIEW,
     doctor.VIEW,
 )
