@@ -29,25 +29,29 @@ class Route(NamedTuple):
     sample: Sample
 
 
-def ask(source: Source) -> list[Route]:
-    """Return how each route does, the one with most breaches first: counts and quantiles by weight."""
-    rows = sorted(source.reduce("routes", _BY), key=missing_first(_BY))
+def ask(source: Source, *, with_models: bool = True) -> list[Route]:
+    """Return how each route does, the one with most breaches first: counts and quantiles by weight.
+
+    Without models, requests of all models are taken together.
+    """
+    by = [key for key in _BY if with_models or key != "model"]
+    rows = [{"model": None, **row} for row in source.reduce("routes", by)]
+    rows.sort(key=missing_first(by))
     rows.sort(key=lambda row: (-row["breaches"], -row["requests"]))
     uneven: dict[tuple[Any, ...], list[float]] = {}
     if any(row["uneven"] for row in rows):
-        weighted = source.reduce("weighted_routes", _BY)
-        uneven = {tuple(row[name] for name in _BY): row["quantiles"] for row in weighted}
+        weighted = source.reduce("weighted_routes", by)
+        uneven = {tuple(row[name] for name in by): row["quantiles"] for row in weighted}
     found = []
     for row in rows:
-        service, path, model, objective = key = tuple(row[name] for name in _BY)
-        p50, p99 = uneven[key] if row["uneven"] else row["quantiles"]
+        service, path, model, objective = (row[name] for name in _BY)
+        p50, p99 = uneven[tuple(row[name] for name in by)] if row["uneven"] else row["quantiles"]
         requests, judged, breaches, errors = (round(row[name]) for name in ("requests", "judged", "breaches", "errors"))
         sample = sample_of([row])
         weights = (row["good"], row["spread"], row["most"], row["breaches"])
         known = attainment(sample, *weights) if row["judged"] else None
         times = (p50, p99, row["max_ms"])
-        of = (service, path, model, objective)
-        found.append(Route(*of, requests, judged, breaches, errors, *times, known, sample))
+        found.append(Route(service, path, model, objective, requests, judged, breaches, errors, *times, known, sample))
     return found
 
 
