@@ -203,7 +203,7 @@ def test_wrong_tokens_are_counted_and_then_refused_unread(store: Path, tmp_path:
 )
 def test_only_our_own_form_logs_in(locked: Served, headers: dict[str, str], status: int, words: str) -> None:
     data = {"token": TOKEN}
-    response = httpx.post(f"{locked.url}/login", data=data, headers={**AS_BROWSER, **headers})
+    response = locked.ask("POST", LOGIN, data=data, headers={**AS_BROWSER, **headers})
     assert response.status_code == status
     assert ("set-cookie" in response.headers) is (status == 303)
     assert words in response.text
@@ -221,7 +221,7 @@ def test_only_our_own_form_logs_in(locked: Served, headers: dict[str, str], stat
 )
 def test_a_form_that_is_none(locked: Served, kind: str, body: bytes, status: int) -> None:
     headers = {"origin": locked.url, "content-type": kind, **AS_BROWSER}
-    assert httpx.post(f"{locked.url}/login", content=body, headers=headers).status_code == status
+    assert locked.ask("POST", LOGIN, content=body, headers=headers).status_code == status
 
 
 def test_a_form_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,9 +239,9 @@ def test_logging_out_ends_the_session(locked: Served) -> None:
     cookies = locked.log_in().cookies
     assert locked.get(LOGOUT, cookies=cookies).status_code == 405  # a link must not do it
     foreign = {**AS_BROWSER, "origin": "http://evil.example"}
-    assert httpx.post(locked.url + LOGOUT, cookies=cookies, headers=foreign).status_code == 403
+    assert locked.ask("POST", LOGOUT, cookies=cookies, headers=foreign).status_code == 403
     assert locked.get("/", cookies=cookies).status_code == 200
-    response = httpx.post(locked.url + LOGOUT, cookies=cookies, headers={"origin": locked.url})
+    response = locked.ask("POST", LOGOUT, cookies=cookies, headers={"origin": locked.url})
     assert (response.status_code, response.headers["location"]) == (303, LOGIN)
     assert "Max-Age=0" in response.headers["set-cookie"]
     assert locked.get("/", cookies=cookies).status_code == 401
@@ -306,10 +306,10 @@ def test_attempts_of_one_peer_hinder_no_other_and_are_forgotten() -> None:
 @pytest.mark.parametrize("path", [*SHELLS, *PARTS])
 def test_every_page_is_only_read(locked: Served, session: dict[str, str], path: str) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        response = httpx.request(method, locked.url + path, cookies=session, headers=AS_BROWSER)
+        response = locked.ask(method, path, cookies=session, headers=AS_BROWSER)
         assert (response.status_code, {*response.headers["allow"].split(", ")}) == (405, {"GET", "HEAD"})
         assert is_page(response)
-    assert httpx.post(locked.url + path, cookies=session).json()["error"]["httpCode"] == 405
+    assert locked.ask("POST", path, cookies=session).json()["error"]["httpCode"] == 405
 
 
 @pytest.mark.parametrize("path", SHELLS)
@@ -317,7 +317,7 @@ def test_pages_have_their_headers_and_are_asked_for_by_head_too(
     locked: Served, session: dict[str, str], path: str
 ) -> None:
     assert is_page(locked.get(path, cookies=session))
-    head = httpx.head(locked.url + path, cookies=session, headers=AS_BROWSER)
+    head = locked.ask("HEAD", path, cookies=session, headers=AS_BROWSER)
     assert (head.status_code, head.content) == (200, b"")
     assert is_page(head)
 
