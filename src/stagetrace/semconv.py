@@ -165,6 +165,8 @@ STAGETRACE_DROPPED_SPANS: Final = _attribute("stagetrace.dropped_spans", INT, "u
 # Metrics.
 METRIC_REQUESTS: Final = "sla.requests"
 METRIC_BREACHES: Final = "sla.breaches"
+METRIC_TARGET: Final = "sla.target"
+METRIC_THRESHOLD: Final = "sla.threshold"
 METRIC_SPANS: Final = "stagetrace.spans"
 METRIC_SPANS_OUTCOME: Final = "outcome"
 

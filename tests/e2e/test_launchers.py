@@ -203,7 +203,7 @@ def test_fail_makes_a_breach_the_exit_code(collector: Collector, jaeger: Jaeger,
     refused(*command, "no such service")
 
 
-def test_a_prometheus_exporter_shows_breaches_by_cause(tmp_path: Path) -> None:
+def test_a_prometheus_exporter_shows_breaches_by_cause_and_objectives(tmp_path: Path) -> None:
     port = free_port()
     env = environment("http://127.0.0.1:1", "scraped") | {
         "OTEL_TRACES_EXPORTER": "none",
@@ -218,3 +218,6 @@ def test_a_prometheus_exporter_shows_breaches_by_cause(tmp_path: Path) -> None:
     assert f'sla_objective="POST /predict within {THRESHOLD_MS}ms"' in line
     assert re.search(rf'sla_breach_cause="({"|".join(WORDS)})"', line)
     assert line.endswith(" 1.0")
+    for metric, value in {"sla_target_ratio": "0.99", "sla_threshold_milliseconds": f"{THRESHOLD_MS}.0"}.items():
+        lines = [line for line in text.splitlines() if line.startswith(f"{metric}{{") and "POST /predict" in line]
+        assert [line.rpartition(" ")[2] for line in lines] == [value]

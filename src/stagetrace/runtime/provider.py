@@ -94,7 +94,9 @@ def set_meter_provider(bounded: Bounded) -> None:
         return
     from opentelemetry.sdk.metrics import MeterProvider
 
-    provider = MeterProvider(metric_readers(exporters), shutdown_on_exit=False)
+    from stagetrace.service_name import resource
+
+    provider = MeterProvider(metric_readers(exporters), resource(), shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     atexit.register(bounded, provider.shutdown)
 

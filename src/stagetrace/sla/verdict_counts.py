@@ -1,4 +1,4 @@
-"""The number of judged requests by verdict: as metrics, and in the log as a process ends."""
+"""The number of judged requests by verdict, beside the objectives: as metrics; and in the log as a process ends."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 from stagetrace import log
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from opentelemetry import metrics
+
+    from stagetrace.sla.policy import Objective
 
 _logged: dict[tuple[str, str], int] = {}
 
 
 def offer(meter: metrics.Meter) -> None:
-    """Offer the counts of judged requests and of causes as metrics of this meter."""
+    """Offer the counts of judged requests and of causes, and the objectives, as metrics of this meter."""
     from opentelemetry import metrics
 
-    from stagetrace.semconv import METRIC_BREACHES, METRIC_REQUESTS, SLA_BREACH_CAUSE, SLA_OBJECTIVE
+    from stagetrace import semconv
+    from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_OBJECTIVE
+    from stagetrace.sla.policy import NEVER_NS
     from stagetrace.sla.process import counter
 
     def observe(_options: Any) -> list[metrics.Observation]:
@@ -31,12 +37,30 @@ def offer(meter: metrics.Meter) -> None:
             for (objective, cause), count in counter().causes().items()
         ]
 
-    meter.create_observable_counter(
-        METRIC_REQUESTS, [observe], unit="{request}", description="Judged requests by objective and verdict."
-    )
-    meter.create_observable_counter(
-        METRIC_BREACHES, [observe_causes], unit="{request}", description="Breaches by objective and cause."
-    )
+    def observe_targets(_options: Any) -> list[metrics.Observation]:
+        return [metrics.Observation(rule.target, {SLA_OBJECTIVE: rule.name}) for rule in _objectives()]
+
+    def observe_thresholds(_options: Any) -> list[metrics.Observation]:
+        return [
+            metrics.Observation(rule.within_ns / 1e6, {SLA_OBJECTIVE: rule.name})
+            for rule in _objectives()
+            if rule.within_ns != NEVER_NS
+        ]
+
+    count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+    count(semconv.METRIC_REQUESTS, [observe], "{request}", "Judged requests by objective and verdict.")
+    count(semconv.METRIC_BREACHES, [observe_causes], "{request}", "Breaches by objective and cause.")
+    gauge(semconv.METRIC_TARGET, [observe_targets], "1", "The share of its requests that an objective wants good.")
+    gauge(semconv.METRIC_THRESHOLD, [observe_thresholds], "ms", "The time within which an objective wants a response.")
+
+
+def _objectives() -> Iterable[Objective]:
+    """Return what judges requests; of objectives with one name the first, which alone does."""
+    from stagetrace.sla.process import policy
+
+    used = policy()
+    rules = [rule for rule in used.objectives if not rule.excludes] if used else []
+    return {rule.name: rule for rule in reversed(rules)}.values()
 
 
 def attributes(objective: str, verdict: str, route: str) -> dict[str, str]:
