@@ -1,4 +1,4 @@
-"""Run the real Jaeger and OpenTelemetry Collector on free loopback ports, with the files of collector-config/.
+"""Run the real Jaeger, Collector and Prometheus on free loopback ports, with the files of collector-config/.
 
 For the tests and for examples/demo.py; needs nothing but the standard library and what `make backends` built.
 """
@@ -62,6 +62,7 @@ class Collector:
 
     otlp_grpc: str
     otlp_http: str
+    metrics: str
     pid: int
 
 
@@ -72,7 +73,7 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return the binary `jaeger` or `otelcol`: STAGETRACE_<NAME>, else the built one; or raise BackendMissing."""
+    """Return `jaeger`, `otelcol` or `prometheus`: as STAGETRACE_<NAME> has it, else as built. Raise BackendMissing."""
     variable = f"STAGETRACE_{name.upper()}"
     path = Path(os.environ.get(variable) or cache() / name)
     if not os.access(path, os.X_OK):
@@ -110,11 +111,17 @@ def free_port() -> int:
 
 @contextmanager
 def run_jaeger(
-    folder: Path, storage: Literal["memory", "badger"] = "memory", *, again: Jaeger | None = None, also: str = ""
+    folder: Path,
+    storage: Literal["memory", "badger"] = "memory",
+    *,
+    again: Jaeger | None = None,
+    prometheus: str = "http://127.0.0.1:9",
+    also: str = "",
 ) -> Iterator[Jaeger]:
     """Run Jaeger until the block ends; badger keeps its spans in `folder` for the next run there.
 
-    `again` is an earlier Jaeger whose ports are used again, as after a restart. `also`: more configuration, as YAML.
+    `again` is an earlier Jaeger whose ports are used again, as after a restart. `prometheus`: where it asks for metrics
+    of spans. `also`: more configuration, as YAML.
     """
     *free, health = _free_ports(len(_JAEGER_PORTS) + 1)
     ports = dict(zip(_JAEGER_PORTS, free, strict=True))
@@ -122,7 +129,8 @@ def run_jaeger(
         ports = {name: int(getattr(again, name).rpartition(":")[2]) for name in _JAEGER_PORTS}
     settings = {variable: str(ports[name]) for name, variable in _JAEGER_PORTS.items()}
     settings |= {"JAEGER_LISTEN_HOST": LOOPBACK, "JAEGER_HEALTH_PORT": str(health)}
-    settings |= {"JAEGER_BADGER_DIR": str(folder / "badger")}
+    settings |= {"JAEGER_BADGER_DIR": str(folder / "badger"), "JAEGER_PROMETHEUS_URL": prometheus}
+    settings |= {"JAEGER_UI_CONFIG": str(CONFIG / "jaeger-ui.json")}
     files = ["jaeger.yaml", *(["jaeger-memory.yaml"] if storage == "memory" else [])]
     with _run("jaeger", files, settings, folder, (health, "/status"), also) as process:
         yield Jaeger(
@@ -142,17 +150,41 @@ def run_collector(
 
     `ports` are those for OTLP over gRPC, over HTTP and for its health. `also`: more configuration, as YAML.
     """
-    grpc, http_port, health = ports or _free_ports(3)
+    metrics, *free = _free_ports(4)
+    grpc, http_port, health = ports or free
     settings = {
         "COLLECTOR_LISTEN_HOST": LOOPBACK,
         "COLLECTOR_OTLP_GRPC_PORT": str(grpc),
         "COLLECTOR_OTLP_HTTP_PORT": str(http_port),
         "COLLECTOR_HEALTH_PORT": str(health),
+        "COLLECTOR_METRICS_PORT": str(metrics),
+        "COLLECTOR_METRICS_INTERVAL": "1s",
         "COLLECTOR_QUEUE_DIR": str(folder / "queue"),
         "JAEGER_OTLP_ENDPOINT": jaeger.otlp_grpc.removeprefix("http://"),
     }
     with _run("otelcol", ["collector.yaml"], settings, folder, (health, "/"), also) as process:
-        yield Collector(f"http://{LOOPBACK}:{grpc}", f"http://{LOOPBACK}:{http_port}", process.pid)
+        yield Collector(
+            otlp_grpc=f"http://{LOOPBACK}:{grpc}",
+            otlp_http=f"http://{LOOPBACK}:{http_port}",
+            metrics=f"http://{LOOPBACK}:{metrics}/metrics",
+            pid=process.pid,
+        )
+
+
+@contextmanager
+def run_prometheus(folder: Path, collector: Collector, port: int) -> Iterator[str]:
+    """Run a Prometheus that reads the metrics of `collector` until the block ends, each second; yield its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (CONFIG / "prometheus.yaml").read_text("utf-8")
+    config = folder / "prometheus.yaml"
+    target = collector.metrics.removeprefix("http://").removesuffix("/metrics")
+    config.write_text(text.replace("collector:8889", target).replace("_interval: 15s", "_interval: 1s"), "utf-8")
+    command = [
+        *(str(binary("prometheus")), f"--config.file={config}", f"--storage.tsdb.path={folder / 'prometheus'}"),
+        *(f"--web.listen-address={LOOPBACK}:{port}", "--enable-feature=exemplar-storage"),
+    ]
+    with _process("prometheus", command, {}, folder, (port, "/-/ready")):
+        yield f"http://{LOOPBACK}:{port}"
 
 
 def _free_ports(count: int) -> list[int]:
@@ -177,7 +209,16 @@ def _run(
     more.write_text(also)
     paths = [*(CONFIG / file for file in files), *([more] if also else [])]
     command = [str(binary(name)), *(f"--config={path}" for path in paths)]
-    # Both processes read OTEL_* themselves, which is meant for the traced service.
+    with _process(name, command, settings, folder, health) as process:
+        yield process
+
+
+@contextmanager
+def _process(
+    name: str, command: list[str], settings: dict[str, str], folder: Path, health: tuple[int, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the block ends, which begins as `_run` says; its log is in `folder`."""
+    # These processes read OTEL_* themselves, which is meant for the traced service.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
     log = folder / f"{name}.log"
     with log.open("ab") as output:

@@ -1,4 +1,7 @@
-"""The files of collector-config/ in the real Collector and Jaeger, and docker-compose.yml, which runs the same."""
+"""The files of collector-config/ in the real Collector and Jaeger, and docker-compose.yml, which runs the same.
+
+What Prometheus, Grafana and Jaeger's page make of them is in test_grafana_board.py and test_jaeger_ui.py.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 
 from backend.processes import until
 from backends import CONFIG, BackendFailed, Collector, Jaeger, binary, free_port, run_collector, run_jaeger
+from stagetrace.cli.page import PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -183,6 +187,14 @@ def variables(file: str) -> dict[str, bool]:
     return found
 
 
+MOUNTED = {
+    "jaeger": {"jaeger.yaml", "jaeger-ui.json"},
+    "collector": {"collector.yaml"},
+    "prometheus": {"prometheus.yaml"},
+    "grafana": {"grafana/datasources.yaml", "grafana/boards.yaml", "grafana/stagetrace.json"},
+}
+
+
 def mounts(service: str) -> dict[str, str]:
     """Return host path by container path, for mounts of single files."""
     volumes = [volume.split(":") for volume in SERVICES[service]["volumes"]]
@@ -190,13 +202,46 @@ def mounts(service: str) -> dict[str, str]:
     return {target: source for source, target, *_ in volumes if source.startswith(".")}
 
 
-@pytest.mark.parametrize(("service", "file"), CONFIG_OF_SERVICE.items())
-def test_compose_runs_the_files_that_the_tests_run(service: str, file: str) -> None:
-    """The file that the command names is mounted from collector-config/."""
-    (command,) = SERVICES[service]["command"]
-    (target, source), *others = mounts(service).items()
-    assert (command, source, others) == (f"--config={target}", f"./collector-config/{file}", [])
-    assert (ROOT / source).samefile(CONFIG / file)
+@pytest.mark.parametrize(("service", "files"), MOUNTED.items())
+def test_compose_runs_the_files_that_the_tests_run(service: str, files: set[str]) -> None:
+    """Each file is mounted from collector-config/; the command or a variable names it, or Grafana looks there."""
+    mounted = mounts(service)
+    assert set(mounted.values()) == {f"./collector-config/{file}" for file in files}
+    assert all((ROOT / source).is_file() for source in mounted.values())
+    named = " ".join(
+        [*SERVICES[service].get("command", []), *map(str, SERVICES[service].get("environment", {}).values())]
+    )
+    for target, source in mounted.items():
+        assert target in named or target.startswith("/etc/grafana/provisioning/"), source
+    if service in CONFIG_OF_SERVICE:
+        (config,) = [target for target, source in mounted.items() if source.endswith(CONFIG_OF_SERVICE[service])]
+        assert SERVICES[service]["command"] == [f"--config={config}"]
+
+
+def test_grafana_finds_what_it_is_given() -> None:
+    """The folder of boards that it is told, and the services that its data sources name."""
+    (provider,) = yaml.safe_load((CONFIG / "grafana/boards.yaml").read_text("utf-8"))["providers"]
+    assert f"{provider['options']['path']}/stagetrace.json" in mounts("grafana")
+    sources = yaml.safe_load((CONFIG / "grafana/datasources.yaml").read_text("utf-8"))["datasources"]
+    addresses = {one["url"] for one in sources}
+    assert addresses == {
+        "http://prometheus:9090",
+        SERVICES["jaeger"]["environment"]["JAEGER_PROMETHEUS_URL"].replace("prometheus:9090", "jaeger:16686"),
+    }
+    (scraped,) = yaml.safe_load((CONFIG / "prometheus.yaml").read_text("utf-8"))["scrape_configs"]
+    assert scraped["static_configs"] == [{"targets": ["collector:8889"]}]
+    assert "COLLECTOR_METRICS_PORT:-8889" in (CONFIG / "collector.yaml").read_text("utf-8")
+
+
+def test_addresses_in_links_are_published() -> None:
+    """Jaeger's page and Grafana link to each other, and to `stagetrace page` at its own default port."""
+    texts = [
+        (CONFIG / name).read_text("utf-8")
+        for name in ("jaeger-ui.json", "grafana/stagetrace.json", "grafana/datasources.yaml")
+    ]
+    linked = {port for text in texts for port in re.findall(r"http://127\.0\.0\.1:(\d+)", text)}
+    published = {str(port).split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])}
+    assert linked - published == {str(PORT)}
 
 
 @pytest.mark.parametrize(("service", "file"), CONFIG_OF_SERVICE.items())
@@ -218,7 +263,9 @@ def test_readme_describes_the_variables() -> None:
 def test_every_listener_is_on_loopback_by_default() -> None:
     """Without variables nothing is reachable from outside; compose opens the hosts inside its own network."""
     for file, host in {"jaeger.yaml": "JAEGER_LISTEN_HOST", "collector.yaml": "COLLECTOR_LISTEN_HOST"}.items():
-        listeners = re.findall(r"endpoint: (\$\{env:(?!JAEGER_OTLP_ENDPOINT).*)", (CONFIG / file).read_text("utf-8"))
+        listeners = re.findall(
+            r"endpoint: (\$\{env:(?!JAEGER_OTLP_ENDPOINT|JAEGER_PROMETHEUS_URL).*)", (CONFIG / file).read_text("utf-8")
+        )
         assert listeners
         assert all(listener.startswith(f"${{env:{host}:-127.0.0.1}}:") for listener in listeners)
 
@@ -243,7 +290,7 @@ def test_compose_pins_images() -> None:
     """Each image has a full version, each build a Dockerfile that exists and pins its base."""
     for service in SERVICES.values():
         if "image" in service:
-            assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+", service["image"])
+            assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
         else:
             dockerfile = (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).read_text("utf-8")
             bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
@@ -262,6 +309,13 @@ def test_compose_runs_the_versions_that_are_built() -> None:
     required = re.search(r"github\.com/jaegertracing/jaeger (\S+)", (CONFIG / "build/jaeger/go.mod").read_text("utf-8"))
     assert required
     assert required[1] == JAEGER_MODULE_OF_IMAGE[image]
+
+    # Prometheus' module v0.313.2 is its release 3.13.2.
+    major, rest = SERVICES["prometheus"]["image"].rpartition(":v")[2].split(".", 1)
+    modules = (CONFIG / "build/prometheus/go.mod").read_text("utf-8")
+    assert (
+        f"\tgithub.com/prometheus/prometheus v0.{major}{rest.split('.')[0].zfill(2)}.{rest.split('.')[1]} " in modules
+    )
 
 
 def test_go_modules_are_those_of_the_manifest() -> None:

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Build the real Jaeger and OpenTelemetry Collector from the Go module proxy, once, into a folder outside the work tree.
-# Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER or
-# STAGETRACE_OTELCOL names.
+# Build the real Jaeger, OpenTelemetry Collector and Prometheus from the Go module proxy, once, into a folder outside the work tree.
+# Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
+# STAGETRACE_OTELCOL or STAGETRACE_PROMETHEUS names.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STAGETRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stagetrace}
 bin=$cache/bin
 jaeger_package=github.com/jaegertracing/jaeger/cmd/jaeger
+prometheus_package=github.com/prometheus/prometheus/cmd/prometheus
 builder_package=go.opentelemetry.io/collector/cmd/builder
 build_flags=(-mod=readonly -trimpath -buildvcs=false -ldflags "-s -w")
 
@@ -52,16 +53,18 @@ is_named() {
   say "not built, since $1 names ${!1}"
 }
 
-build_jaeger() {
-  local stamp
-  stamp=$(inputs "$here/jaeger/go.mod" "$here/jaeger/go.sum")
-  if is_built jaeger "$stamp"; then
-    say "Jaeger is built already: $bin/jaeger"
+# build_package NAME PACKAGE HOW_LONG [FLAG...]: of a module that has a folder here.
+build_package() {
+  local name=$1 package=$2 how_long=$3 stamp
+  shift 3
+  stamp=$(inputs "$here/$name/go.mod" "$here/$name/go.sum")
+  if is_built "$name" "$stamp"; then
+    say "$name is built already: $bin/$name"
     return
   fi
-  say "building Jaeger, about 4 minutes and 2 GB of Go's build cache the first time ..."
-  (cd "$here/jaeger" && go build "${build_flags[@]}" -o "$work/jaeger" "$jaeger_package")
-  put jaeger "$stamp"
+  say "building $name, about $how_long the first time ..."
+  (cd "$here/$name" && go build "${build_flags[@]}" "$@" -o "$work/$name" "$package")
+  put "$name" "$stamp"
 }
 
 build_otelcol() {
@@ -83,13 +86,14 @@ build_otelcol() {
   put otelcol "$stamp"
 }
 
-jaeger=yes otelcol=yes
+jaeger=yes otelcol=yes prometheus=yes
 is_named STAGETRACE_JAEGER && jaeger=
 is_named STAGETRACE_OTELCOL && otelcol=
-[[ -n $jaeger$otelcol ]] || exit 0
+is_named STAGETRACE_PROMETHEUS && prometheus=
+[[ -n $jaeger$otelcol$prometheus ]] || exit 0
 
 command -v go >/dev/null || fail \
-  "The real Jaeger and OpenTelemetry Collector are to be built into $bin." \
+  "The real Jaeger, OpenTelemetry Collector and Prometheus are to be built into $bin." \
   "Go is missing: there is no 'go' on the PATH." \
   "Install Go 1.25 or newer (https://go.dev/dl), then run 'make backends' again."
 
@@ -97,5 +101,7 @@ mkdir -p "$bin"
 # Beside the final place, so that the renames are within one file system.
 work=$(mktemp -d "$cache/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-[[ -z $jaeger ]] || build_jaeger
+[[ -z $jaeger ]] || build_package jaeger "$jaeger_package" "4 minutes and 2 GB of Go's build cache"
 [[ -z $otelcol ]] || build_otelcol
+# Without the discovery of targets in clouds and clusters, which is most of it.
+[[ -z $prometheus ]] || build_package prometheus "$prometheus_package" "2 minutes" -tags remove_all_sd

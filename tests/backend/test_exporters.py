@@ -86,7 +86,7 @@ COLLECTED = {
 def collector_for(up: Up, folder: Path, exporter: str, settings: dict[str, str]) -> Iterator[backends.Collector]:
     """Run the real Collector with this one exporter, its output pointed at `up`."""
     endpoint = {"endpoint": up.as_jaeger.otlp_http} if exporter == "otlp_http" else {}
-    pipeline = {"pipelines": {"traces": {"exporters": [exporter]}}}
+    pipeline = {"pipelines": {"traces": {"exporters": [exporter, "spanmetrics"]}}}
     also = json.dumps({"exporters": {exporter: {**endpoint, **settings}}, "service": pipeline})
     with backends.run_collector(folder, up.as_jaeger, also=also) as running:
         yield running

@@ -78,7 +78,7 @@ def collect(folder: Path, path: Path, batches: Sequence[Sequence[Made]]) -> None
     """Let a real Collector write spans to `path`, in the form of its suffix; at its end it has written all."""
     form = "proto" if path.suffix == ".pb" else "json"
     also = f"exporters: {{file: {{path: '{path}', format: {form}}}}}\n"
-    also += "service: {pipelines: {traces: {exporters: [file]}}}\n"
+    also += "service: {pipelines: {traces: {exporters: [file, spanmetrics]}}}\n"
     nowhere = Jaeger("", "", "http://127.0.0.1:1", "", 0)
     with run_collector(folder, nowhere, also=also) as collector:
         for spans in batches:
