@@ -218,6 +218,6 @@ def test_a_prometheus_exporter_shows_breaches_by_cause_and_objectives(tmp_path: 
     assert f'sla_objective="POST /predict within {THRESHOLD_MS}ms"' in line
     assert re.search(rf'sla_breach_cause="({"|".join(WORDS)})"', line)
     assert line.endswith(" 1.0")
-    for metric, value in {"sla_target_ratio": "0.99", "sla_threshold_milliseconds": f"{THRESHOLD_MS}.0"}.items():
+    for metric, value in {"sla_target": "0.99", "sla_threshold_milliseconds": f"{THRESHOLD_MS}.0"}.items():
         lines = [line for line in text.splitlines() if line.startswith(f"{metric}{{") and "POST /predict" in line]
         assert [line.rpartition(" ")[2] for line in lines] == [value]
