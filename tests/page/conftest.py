@@ -59,7 +59,7 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
     is missing; and none but our own address was asked.
     """
     del services
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
     context.set_default_timeout(10_000)
     problems: list[str] = []
     own: set[str] = set()

@@ -50,9 +50,13 @@ def ask(args: argparse.Namespace, answer: Question, url: str, wanted: Selection)
 
 
 def answer_of(store: str, verb: str, reader: Reader, wanted: Selection, options: Sequence[str], zone: Zone) -> Answer:
-    """Return the answer of a verb to a selection in a store; `options` as on a command line. Raise StagetraceError."""
+    """Return the answer of a verb to a selection in a store; `options` as on a command line. Raise StagetraceError.
+
+    A selection from where the verb begins without `--since` (its `SINCE`) is one without it.
+    """
     module: Any = load(verb)
-    since = Moment(wanted.since_ns, ago=False)
+    start = Moment(wanted.since_ns, ago=False)
+    since = None if start == getattr(module, "SINCE", None) else start
     until = None if wanted.until_ns > time.time_ns() else Moment(wanted.until_ns, ago=False)  # no end is meant
     shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until}
     own = arguments_of(verb, module, options, {**shared, "tz": zone, "store": store})

@@ -38,6 +38,19 @@ function progress() {
     part.removeAttribute("aria-busy");
     part.dispatchEvent(new CustomEvent("stagetrace:part", { bubbles: true }));
   });
+  document.addEventListener("htmx:error", (event) => notAsked(event.target.closest?.(".part")));
+}
+
+// A part that could not be asked for keeps what it shows, and says so until it can.
+function notAsked(part) {
+  if (!part) return;
+  part.removeAttribute("aria-busy");
+  part.querySelectorAll(":scope > .waiting, :scope > .not-asked").forEach((one) => one.remove());
+  const note = document.createElement("p");
+  note.className = "error not-asked";
+  note.setAttribute("role", "alert");
+  note.textContent = `The back end did not respond at ${new Date().toLocaleTimeString("en-GB")}. Press r to ask again.`;
+  part.prepend(note);
 }
 
 // Forms leave out empty fields, so that URLs are short enough to be read.

@@ -1,24 +1,219 @@
-"""The board: objectives, breaches by cause over time, and what is wrong now."""
+"""The board: what is wrong now, breaches over time, objectives, the newest breaches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.analysis import routes, wrong_now
+from stagetrace.output import objectives as texts
+from stagetrace.output.times import utc
+from stagetrace.output.units import milliseconds
+from stagetrace.page import board_objectives
+from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import Part, View
-from stagetrace.store.base import Selection
+from stagetrace.semconv import STAGES
+from stagetrace.sla.cause import WORDS
+from stagetrace.store.base import COUNTS, Selection
+from stagetrace.store.entries import request_text
+from stagetrace.store.tally import requests_of
 
 if TYPE_CHECKING:
+    from stagetrace.analysis.wrong_now import Found, Kind, Loss
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
     from stagetrace.store.base import Reader
 
+_BY: Final = ("cause", "stage")
+_SERIES: Final = 8  # told apart in the picture
+_LOSSES: Final = 6
+_NEWEST: Final = 6
 _NAMES: Final = 1_000  # combinations of service, route and model that names are taken from
+_NS: Final = 10**9
+_DAY_NS: Final = 86_400 * _NS
+_KNOWN: Final = (*STAGES, *WORDS)  # that have a colour
+_OTHERS: Final = "all others"
+_STAGE: Final = "sla.breach.stage"
 
 
-def body(asked: Asked, reader: Reader, site: Site) -> Part:
-    """Return the services of the store."""
-    del asked, site
-    return Part("board_body.html", {"services": reader.services()})
+def now(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return the sentence that says what is wrong, and breaches over time."""
+    by = _by(asked)
+    with reader.relations(requests_of(asked.selection)) as relations:
+        found = wrong_now.ask(relations, *asked.window_ns)
+        reason = relations.reason
+    if not found.counts.requests:
+        return _nothing(asked, reader, site, reason)
+    if found.has_rest:
+        most = f"objectives beyond the {wrong_now.OBJECTIVES} with most breaches are counted, but not looked at alone"
+        reason = most if reason is None else f"{reason}; {most}"
+    causes = asked.selection.causes
+    losses = [one for one in found.losses if not causes or one.kind.cause in causes]
+    series = _series(asked, found, by)
+    values = {
+        "found": found,
+        "worst": found.missed[0] if found.missed else None,
+        "main": _main(found),
+        "when": _when(asked, found),
+        "by": by,
+        "series": series,
+        "chart": _chart(asked, found, series),
+        "losses": losses[:_LOSSES],
+        "all_losses": len(losses),
+        "undetermined": sum(one.attained is None for one in found.lines),
+        "narrowed": lambda bucket: _narrowed(asked, found.start(bucket), found.width_ns),
+        "lost_ms": sum(one.over_ms for one in losses),
+        "kind_url": lambda kind: _kind_url(asked, kind),
+        "colour": _colour,
+        "share": texts.percent,
+        "wanted": texts.wanted,
+        "seconds": _seconds,
+    }
+    return Part("board_now.html", values, reason)
+
+
+def _by(asked: Asked) -> str:
+    by = asked.one("by", _BY[0]) or ""
+    if by not in _BY:
+        raise BadRequest(f"by={by[:40]!r} is neither {_BY[0]} nor {_BY[1]}\nchange the URL")
+    return by
+
+
+def _nothing(asked: Asked, reader: Reader, site: Site, reason: str | None) -> Part:
+    """Return what to do where the window has no request."""
+    services = reader.services()
+    newest = reader.breaches(replace(asked.selection, limit=1)).tally.newest_unix_nano if services else None
+    address = next((where for name, where in site.about if name == "OTLP HTTP"), None)
+    earlier = None if newest is None else _narrowed(asked, newest - 600 * _NS, 601 * _NS)
+    values = {"services": services, "newest": newest, "earlier": earlier, "address": address}
+    return Part("board_nothing.html", values, reason)
+
+
+def _narrowed(asked: Asked, start_ns: int, width_ns: int) -> str:
+    """Return the link to the board of a part of the time."""
+    since, until = (f"{utc(ns, 0).replace(' ', 'T')}Z" for ns in (start_ns, start_ns + width_ns))
+    return asked.url("/board", since=since, until=until, by=asked.one("by"))
+
+
+def _seconds(took_ms: float) -> str:
+    return f"{took_ms / 1000:,.1f} s" if took_ms >= 1000 else milliseconds(took_ms)  # noqa: PLR2004
+
+
+def _main(found: Found) -> Loss | None:
+    """Return the stage and cause that most breaches have: of the objective that is worst, else of all."""
+    if found.missed:
+        return found.missed[0].losses[0] if found.missed[0].losses else None
+    return max(found.losses, key=lambda one: one.breaches, default=None)
+
+
+def _when(asked: Asked, found: Found) -> str:
+    """Return since when the worst objective has too many breaches, in words."""
+    worst = found.missed[0] if found.missed else None
+    stretch = None if worst is None else worst.latest or worst.all_breaches
+    if worst is None or stretch is None:
+        return ""
+    begins, ends = (_clock(asked, ns) for ns in (stretch.first_unix_nano, stretch.last_unix_nano))
+    if worst.counts.breaches == 1:
+        return f" at {begins}"
+    part = "" if stretch.breaches >= worst.counts.breaches else f", {stretch.breaches:,} of them"
+    return f"{part} {f'from {begins} to {ends}' if stretch.is_over else f'since {begins}'}"
+
+
+def _clock(asked: Asked, ns: int) -> str:
+    """Return a time of day, with the day where the window is longer than one."""
+    since, until = asked.window_ns
+    text = asked.time(ns, 0)
+    return text if until - since > _DAY_NS else text[11:]
+
+
+def _series(asked: Asked, found: Found, by: str) -> list[dict[str, Any]]:
+    """Return what the bars are stacked of: breaches by cause or stage, the most frequent first."""
+    causes = asked.selection.causes
+    sums: dict[str | None, list[int]] = {}
+    for kind, counts in found.kinds.items():
+        if not causes or kind.cause in causes:
+            name = None if kind.is_rest else _name(kind, by)
+            sums[name] = [a + b for a, b in zip(sums.get(name, [0] * len(counts)), counts, strict=True)]
+    named = sorted((name for name in sums if name is not None), key=lambda name: (-sum(sums[name]), name))
+    shown, rest = named[:_SERIES], [sums[name] for name in (*named[_SERIES:], *([None] if None in sums else []))]
+    made = [_one(name, sums[name], _filter_url(asked, by, name)) for name in shown]
+    if rest:
+        made.append(_one(_OTHERS, [sum(values) for values in zip(*rest, strict=True)], None))
+    return made
+
+
+def _one(name: str, values: Sequence[int], url: str | None) -> dict[str, Any]:
+    return {"name": name, "colour": _colour(name), "values": values, "total": sum(values), "url": url}
+
+
+def _name(kind: Kind, by: str) -> str:
+    return (kind.cause or "unknown") if by == "cause" else (kind.stage or "(no stage)")
+
+
+def _colour(name: str | None) -> str:
+    return name.replace(".", "-") if name is not None and name in _KNOWN else "other"
+
+
+def _filter_url(asked: Asked, by: str, name: str) -> str | None:
+    """Return the link to the breaches with a cause or stage."""
+    if by == "cause":
+        return asked.url("/breaches", cause=name)
+    if name not in STAGES:
+        return None
+    return asked.url("/breaches", segment=[*asked.params.get("segment", ()), f"{_STAGE}={name}"])
+
+
+def _kind_url(asked: Asked, kind: Kind) -> str:
+    """Return the link to the breaches of one stage and cause."""
+    changes: dict[str, Any] = {}
+    if kind.cause is not None:
+        changes["cause"] = kind.cause
+    if kind.stage is not None:
+        changes["segment"] = [*asked.params.get("segment", ()), f"{_STAGE}={kind.stage}"]
+    return asked.url("/breaches", **changes)
+
+
+def _chart(asked: Asked, found: Found, series: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the picture shows, for the script: values by bucket, and where a bucket begins."""
+    starts = [found.start(bucket) for bucket in range(len(found.requests) + 1)]
+    return {
+        "labels": [_clock(asked, start).removesuffix(":00") for start in starts],
+        "starts_ms": [start // 10**6 for start in starts],
+        "series": [{name: one[name] for name in ("name", "colour", "values")} for one in series],
+        "requests": [round(count) for count in found.requests],
+        "breaches": found.breaches,
+        # The window cuts the first and the last bucket.
+        "seconds": [
+            max(1, min(end, asked.window_ns[1]) - max(start, asked.window_ns[0])) / _NS
+            for start, end in pairwise(starts)
+        ],
+    }
+
+
+def objectives(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return how each objective does, in the window and in its own."""
+    wanted = requests_of(asked.selection)
+    with reader.relations(wanted) as relations:
+        found = routes.ask(relations, with_models=False)
+        if COUNTS in reader.capabilities and not replace(wanted, service=None, route=None).is_filtered:
+            found = routes.exactly(relations, found, reader.counted(wanted))  # type: ignore[attr-defined]
+        reason = relations.reason
+    slo = site.ask("slo", reader, replace(wanted, since_ns=0), (), asked.zone)
+    reasons = dict.fromkeys(one for one in (reason, slo.reason) if one is not None)
+    return Part("board_objectives.html", board_objectives.values(found, slo.keys), "; ".join(reasons) or None)
+
+
+def newest(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return the newest breaches."""
+    del site
+    found = reader.breaches(replace(asked.selection, limit=_NEWEST))
+    # That there are older ones is no lack: the tally has their number.
+    reasons = [one for one in (found.reason or "").split("; ") if one and not one.startswith(f"limit {_NEWEST} ")]
+    request = {one.span_id: request_text(one.name, one.route) for one in found.breaches}
+    values = {"breaches": found.breaches, "request": request, "tally": found.tally, "colour": _colour}
+    return Part("board_newest.html", values, "; ".join(reasons) or None)
 
 
 def names(asked: Asked, reader: Reader, site: Site) -> Part:
@@ -40,4 +235,11 @@ def _distinct(rows: list[dict[str, str | None]], column: str) -> list[str]:
     return list(dict.fromkeys(value for row in rows if (value := row[column]) is not None))
 
 
-VIEW: Final = View("board", "Board", "/board", "board.html", {"body": body, "names": names})
+VIEW: Final = View(
+    "board",
+    "Board",
+    "/board",
+    "board.html",
+    {"now": now, "objectives": objectives, "newest": newest, "names": names},
+    keeps=("by",),
+)
