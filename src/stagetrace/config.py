@@ -157,6 +157,9 @@ GRPC_PORT = Verbatim("STAGETRACE_GRPC_PORT", READING, "OTLP over gRPC; 0 takes a
 HTTP_PORT = Verbatim("STAGETRACE_HTTP_PORT", READING, "OTLP over HTTP", "4318")
 QUERY_GRPC_PORT = Verbatim("STAGETRACE_QUERY_GRPC_PORT", READING, "jaeger.api_v3 over gRPC", "16685")
 QUERY_HTTP_PORT = Verbatim("STAGETRACE_QUERY_HTTP_PORT", READING, "jaeger.api_v3 over HTTP", "16686")
+JAEGER_UI = Text(
+    "STAGETRACE_JAEGER_UI", READING, "Jaeger's UI, to which the page links: its address, or a URL with {trace_id}"
+)
 ALLOW_HOST = Verbatim("STAGETRACE_ALLOW_HOST", READING, "names in `Host`, beside local ones, separated by commas")
 TOKEN = Verbatim(
     "STAGETRACE_TOKEN", READING, "ask every client for `authorization: Bearer SECRET`; a flag shows in `ps`"

@@ -11,7 +11,17 @@ from typing import Any, Final
 
 from stagetrace import log
 from stagetrace.backend.options import Listening, check, risks
-from stagetrace.cli.arguments.listening import ACCESS, HOST, add_flags, add_ready, listening, port, require
+from stagetrace.cli.arguments.listening import (
+    ACCESS,
+    HOST,
+    PAGE,
+    add_flags,
+    add_ready,
+    jaeger_ui,
+    listening,
+    port,
+    require,
+)
 from stagetrace.cli.arguments.options import add_store, is_file, store_url
 from stagetrace.cli.ask import answer_of, options_of
 from stagetrace.cli.base import ANSWERED
@@ -36,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", metavar="PORT", type=_port, default=PORT, help=f"HTTP; 0 takes a free port; default: {PORT}"
     )
+    add_flags(parser, PAGE)
     add_flags(parser, ACCESS)
     add_ready(parser)
 
@@ -50,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     url = store_url(args)
     open_store(url).close()  # a URL that is wrong is reported now, not to a browser
-    site = Site(url, partial(open_store, url), partial(answer_of, url), options=options_of)
+    site = Site(url, partial(open_store, url), partial(answer_of, url), options=options_of, jaeger_ui=jaeger_ui(args))
     if is_file(url):  # a recording, to which the last hour means nothing
         site = replace(site, since=_EVER)
     serve(site, options, args.port, lambda port: _report_ready(url, options, port, as_json=args.json))

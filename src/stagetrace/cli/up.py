@@ -15,9 +15,11 @@ from stagetrace.backend.options import Limits, Options, Ports, check_back_end, r
 from stagetrace.cli.arguments.listening import (
     ACCESS,
     HOST,
+    PAGE,
     Flags,
     add_flags,
     add_ready,
+    jaeger_ui,
     listening,
     parsed,
     port,
@@ -56,6 +58,7 @@ _FLAGS: Final[Flags] = {
     "--data": (config.DATA, "DIR"),
     **HOST,
     **_PORTS,
+    **PAGE,
     **ACCESS,
     "--retention": (config.RETENTION, "AGE"),
     "--retention-size": (config.RETENTION_SIZE, "SIZE"),
@@ -80,11 +83,12 @@ def run(args: argparse.Namespace) -> int:
     unused = setting_problems.without_switch(config.environment())
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
-    serve(options, lambda ports: _report_ready(options, ports, as_json=args.json), partial(_page, options))
+    page = partial(_page, options, jaeger_ui(args))
+    serve(options, lambda ports: _report_ready(options, ports, as_json=args.json), page)
     return ANSWERED
 
 
-def _page(options: Options, store: LocalStore, ports: Ports, counters: Counters, stack: ExitStack) -> Page:
+def _page(options: Options, jaeger: str, store: LocalStore, ports: Ports, counters: Counters, stack: ExitStack) -> Page:
     """Return the page over the open store."""
     from stagetrace.cli.ask import answer_of, options_of
     from stagetrace.page.app import Page
@@ -92,7 +96,8 @@ def _page(options: Options, store: LocalStore, ports: Ports, counters: Counters,
     from stagetrace.page.login import Login
 
     url = str(options.data.absolute())
-    site = Site(url, store.reader, partial(answer_of, url), addresses(options, ports), options=options_of)
+    answer, about = partial(answer_of, url), addresses(options, ports)
+    site = Site(url, store.reader, answer, about, options=options_of, jaeger_ui=jaeger)
     return Page(site, Login(options, ports.query_http, counters), stack)
 
 

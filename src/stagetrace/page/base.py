@@ -47,6 +47,16 @@ class Site:
     has_login: bool = False  # whether browsers log in, by the token
     options: Callable[[str], Sequence[Option]] = lambda _verb: ()  # of a verb
     limit_s: float = 60.0  # how long one part may ask the store
+    jaeger_ui: str = ""  # the address of a Jaeger UI, or a template of its URLs with `{trace_id}`; empty: there is none
+
+    def jaeger(self, trace_id: str) -> str | None:
+        """Return the URL of a trace in the Jaeger UI, if there is one."""
+        if not self.jaeger_ui:
+            return None
+        template = (
+            self.jaeger_ui if "{trace_id}" in self.jaeger_ui else f"{self.jaeger_ui.rstrip('/')}/trace/{{trace_id}}"
+        )
+        return template.replace("{trace_id}", trace_id)
 
 
 @dataclass(frozen=True)

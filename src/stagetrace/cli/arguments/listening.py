@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 from stagetrace import config
 from stagetrace.backend import token_file
@@ -15,8 +16,9 @@ from stagetrace.cli.base import UsageError
 from stagetrace.installed_from import requirement
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
-Flags: TypeAlias = "Mapping[str, tuple[config.Switch | config.Verbatim, str | None]]"
+Flags: TypeAlias = "Mapping[str, tuple[config.Switch | config.Text, str | None]]"
 HOST: Final[Flags] = {"--host": (config.HOST, "HOST")}
+PAGE: Final[Flags] = {"--jaeger-ui": (config.JAEGER_UI, "URL")}
 ACCESS: Final[Flags] = {
     "--allow-host": (config.ALLOW_HOST, "NAMES"),
     "--token": (config.TOKEN, "SECRET"),
@@ -40,7 +42,7 @@ def add_ready(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
 
 
-def parsed(args: argparse.Namespace, flag: str, setting: config.Verbatim, parse: Callable[[str], Any]) -> Any:
+def parsed(args: argparse.Namespace, flag: str, setting: config.Text, parse: Callable[[str], Any]) -> Any:
     """Return the value of a flag, or of its variable; None where both are empty. Raise UsageError."""
     given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
     found = given if given is not None else str(setting.read())
@@ -60,6 +62,18 @@ def listening(args: argparse.Namespace) -> dict[str, Any]:
         "tls_key": parsed(args, "--tls-key", config.TLS_KEY, Path),
         "allowed_hosts": parsed(args, "--allow-host", config.ALLOW_HOST, host_names) or (),
     }
+
+
+def jaeger_ui(args: argparse.Namespace) -> str:
+    """Return what `--jaeger-ui` or its variable gives; empty where neither does. Raise UsageError."""
+    return parsed(args, "--jaeger-ui", config.JAEGER_UI, _web_address) or ""
+
+
+def _web_address(text: str) -> str:
+    """Return the address of a web page, or a template of one. Raise ValueError."""
+    if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).netloc:
+        raise ValueError(f"{text!r} is no address of a web page: write http://jaeger:16686")
+    return text
 
 
 def port(text: str) -> int:
