@@ -9,7 +9,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from stagetrace import __version__
+from stagetrace import __version__, semconv
 from stagetrace.output.chart import Chart
 from stagetrace.output.html_page import table
 from stagetrace.output.svg import svg
@@ -41,7 +41,7 @@ def environment() -> Environment:
         "q_value": q_value,
         "number": lambda value: f"{value:,.0f}",
     }
-    made.globals |= {"static": address, "version": __version__, "drawn": drawn}
+    made.globals |= {"static": address, "version": __version__, "drawn": drawn, "stage_class": stage_class}
     return made
 
 
@@ -56,6 +56,11 @@ def drawn(part: str | Table | Chart, zone: Zone = UTC) -> Markup:
         return Markup("<p>{}</p>").format(printable(part)) if part else Markup()
     # Both escape what they show.
     return Markup(table(part) if isinstance(part, Table) else svg(part, zone))  # noqa: S704
+
+
+def stage_class(stage: str | None) -> str:
+    """Return the class that gives an element the colour of a stage, as `--stage`."""
+    return f"stage-{stage.replace('.', '-') if stage in semconv.STAGES else 'other'}"
 
 
 def _finalized(value: Any) -> Any:

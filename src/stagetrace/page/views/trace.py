@@ -2,20 +2,268 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import json
+import re
+from shlex import quote
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.page.base import Part, View
+from markupsafe import Markup
+
+from stagetrace.analysis import ranks as ranking
+from stagetrace.analysis.breach_evidence import BreachEvidence, evidence_of, places_of_bound
+from stagetrace.errors import UnknownTrace
+from stagetrace.output import missed_bounds, sampling
+from stagetrace.output.span_lines import by_time
+from stagetrace.output.times import UTC, shown
+from stagetrace.output.trace_json import as_json
+from stagetrace.output.verdicts import BREACH, Verdict, verdict_of
+from stagetrace.page.asked import BadRequest
+from stagetrace.page.base import File, Part, View
+from stagetrace.page.trace_picture import key_of, notes_of, picture, spans_by_key
+from stagetrace.printable import printable_json, printable_lines
+from stagetrace.store.base import CANDIDATES, SERVER, Selection
+from stagetrace.store.entries import request_text
+from stagetrace.store.follow import latest
+from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
-    from stagetrace.store.base import Reader
+    from stagetrace.store.base import Entry, Missed, Reader, SpanRow, Trace
+
+LATEST: Final = "latest"
+_ID: Final = re.compile(r"[0-9a-f]{4,32}")
+_DIGITS: Final = 32
+_HOUR_NS: Final = 3600 * 10**9
+_ENTRIES: Final = 10  # whose verdict is shown; and of those with ranks
+_RANKED: Final = 3
+_SHOWN: Final = 160  # characters of a value, before it is folded
+_LONGEST: Final = 50_000
+
+
+class Card(NamedTuple):
+    """The evidence of one breach, or of one more bound that it missed, and the keys of the spans that it is about."""
+
+    verdict: Verdict
+    missed: Missed | None
+    evidence: BreachEvidence | None
+    keys: tuple[str, ...]
+
+
+class Value(NamedTuple):
+    """An attribute in text form, as far as it is shown, and how long it is in all."""
+
+    name: str
+    text: str
+    length: int
+
+    @property
+    def is_long(self) -> bool:
+        """Return whether it is folded."""
+        return len(self.text) > _SHOWN or "\n" in self.text
+
+
+def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
+    """Return whether a whole id is asked for. Raise BadRequest where it can be none."""
+    del site
+    given = asked.path["trace_id"].lower()
+    if given != LATEST and not (_ID.fullmatch(given) and given != "0" * _DIGITS):
+        raise BadRequest(
+            f"{given[:60]!r} is neither {LATEST} nor a trace id\nwrite 32 hex digits, or the first 4 or more"
+        )
+    return {"trace_id": given, "is_whole": len(given) == _DIGITS}
+
+
+def find(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return the trace that `latest` or the first digits of an id mean, or those that they may."""
+    del site
+    given, service = asked.path["trace_id"].lower(), asked.one("service")
+    if given == LATEST:
+        return Part("trace_find.html", {"given": given, "ids": (latest(reader, service, breached=None),), "most": 1})
+    found = reader.trace_ids(given)
+    if not found.ids:
+        why = "it may have been sampled out, or be in another store" if found.reason is None else found.reason
+        raise UnknownTrace(f"there is no trace whose id begins with {given}\n{why}\ngive the whole id, of 32 digits")
+    return Part("trace_find.html", {"given": given, "ids": found.ids, "most": CANDIDATES}, found.reason)
 
 
 def body(asked: Asked, reader: Reader, site: Site) -> Part:
-    """Return the services of the store."""
-    del asked, site
-    return Part("trace_body.html", {"services": reader.services()})
+    """Return a trace: its verdicts and evidence, and what its pictures are drawn of."""
+    trace = _trace(asked, reader)
+    entries = _entries(trace)
+    verdicts = [verdict_of(span, trace.spans) for span in entries[:_ENTRIES]]
+    start = min(span.start_unix_nano for span in trace.spans)
+    values = {
+        "trace": trace,
+        "start_ns": start,
+        "services": sorted({span.service for span in trace.spans}),
+        "entries": len(entries),
+        "verdicts": [one for one in verdicts if one.word != BREACH],
+        "cards": list(_cards(trace, entries[:_ENTRIES], verdicts)),
+        "notes": notes_of(trace),
+        "picture": picture(trace),
+        "links": list(_links(asked, verdicts)),
+        "missed_sentence": missed_bounds.sentence,
+        "meter": _meter,
+        "most": _ENTRIES,
+        "jaeger": site.jaeger(trace.trace_id),
+        "command": f"stagetrace trace {trace.trace_id} --store {quote(site.store)}",
+    }
+    return Part("trace_body.html", values, trace.reason)
 
 
-VIEW: Final = View("trace", "Trace", "/trace/{trace_id}", "trace.html", {"body": body}, in_menu=False)
+def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return how its requests and their stages rank among others of their kind."""
+    del site
+    trace = _trace(asked, reader)
+    entries = _entries(trace)
+    found: list[dict[str, Any]] = []
+    chips: dict[str, tuple[str, str]] = {}
+    for span in entries[:_RANKED]:
+        entry = verdict_of(span, trace.spans).entry
+        wanted = _kind(asked, entry)
+        with reader.relations(wanted) as relations:
+            of_kind = ranking.ask(relations, entry.duration_ms, entry.stages)
+            reason = relations.reason
+        kind = f"{entry.service} {entry.name}{f', model {entry.model}' if entry.model else ''}"
+        note = sampling.note(kind, of_kind.sample)
+        found.append({"kind": kind, "window": wanted, "of_kind": of_kind, "note": note, "reason": reason})
+        chips |= dict(_chips(span, trace.spans, of_kind, kind))
+    reason = "; ".join(dict.fromkeys(one["reason"] for one in found if one["reason"] is not None)) or None
+    return Part(
+        "trace_ranks.html", {"found": found, "chips": chips, "entries": len(entries), "least": ranking.LEAST}, reason
+    )
+
+
+def span(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return all of one span."""
+    del site
+    trace = _trace(asked, reader)
+    key = asked.one("span", "") or ""
+    found = spans_by_key(trace.spans).get(key)
+    if found is None:
+        raise UnknownTrace(
+            f"trace {trace.trace_id} has no span {key[:60]!r}\nchange `span` in the URL, or leave it out"
+        )
+    values = {
+        "span": found,
+        "trace_start_ns": min(one.start_unix_nano for one in trace.spans),
+        "attributes": list(_values(found.attributes)),
+        "resource": list(_values(found.resource)),
+        "events": [(one, list(_values(one.attributes))) for one in found.events],
+        "links": [(one, list(_values(one.attributes))) for one in found.links],
+        "longest": _LONGEST,
+        "lines": lambda text: Markup("{}").format(printable_lines(text)),
+    }
+    return Part("trace_span.html", values)
+
+
+def json_file(asked: Asked, reader: Reader, site: Site) -> File:
+    """Return the trace as `stagetrace trace --json` prints it."""
+    del site
+    trace = _trace(asked, reader)
+    text = json.dumps(as_json(trace), allow_nan=False, ensure_ascii=False)
+    return File(f"{printable_json(text)}\n".encode(), "application/json", f"trace-{trace.trace_id}.json")
+
+
+def _trace(asked: Asked, reader: Reader) -> Trace:
+    return reader.trace(asked.path["trace_id"].lower())
+
+
+def _entries(trace: Trace) -> list[SpanRow]:
+    return sorted((span for span in trace.spans if span.kind == SERVER), key=by_time)
+
+
+def _cards(trace: Trace, entries: Sequence[SpanRow], verdicts: Sequence[Verdict]) -> Iterator[Card]:
+    """Yield a card for each breach, and for each bound beyond the first one that it missed."""
+    places = {id(span): place for place, span in enumerate(trace.spans)}
+
+    def keys(found: Sequence[int]) -> tuple[str, ...]:
+        return tuple(key_of(trace.spans[place]) for place in found)
+
+    for entry, verdict in zip(entries, verdicts, strict=True):
+        if verdict.word != BREACH:
+            continue
+        place = places[id(entry)]
+        evidence = evidence_of(place, trace.spans)
+        yield Card(verdict, None, evidence, keys(evidence.places or (place,)))
+        for one in verdict.entry.missed[1:]:
+            yield Card(verdict, one, None, keys(places_of_bound(place, trace.spans, one.bound)))
+
+
+def _links(asked: Asked, verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
+    """Yield names and addresses of the views that show the first request among others."""
+    for verdict in verdicts[:1]:
+        entry = verdict.entry
+        since, until = (_moment(at) for at in _around(entry))
+        wanted = {"since": since, "until": until, "service": entry.service, "route": _route(entry)}
+        yield "its place in the heat map", asked.url("/heatmap", **wanted)
+        yield "breaches around it", asked.url("/breaches", **wanted)
+        yield "stages of its kind", asked.url("/stages", **wanted)
+
+
+def _route(entry: Entry) -> str:
+    return entry.route or request_text(entry.name, None)
+
+
+def _around(entry: Entry) -> tuple[int, int]:
+    return entry.start_unix_nano - _HOUR_NS, entry.start_unix_nano + _HOUR_NS
+
+
+def _moment(at_ns: int) -> str:
+    return f"{shown(at_ns, UTC, 0).replace(' ', 'T')}Z"
+
+
+def _kind(asked: Asked, entry: Entry) -> Selection:
+    """Return the requests of the same kind: in the window that is asked for, if that holds it, else around it."""
+    window = _around(entry)
+    if "since" in asked.params and asked.selection.since_ns <= entry.start_unix_nano < asked.selection.until_ns:
+        window = (asked.selection.since_ns, asked.selection.until_ns)
+    return Selection(*window, service=entry.service, route=_route(entry), model=entry.model)
+
+
+def _chips(
+    entry: SpanRow, spans: Sequence[SpanRow], of_kind: ranking.Ranks, kind: str
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield key of a span, its rank and that in words; of a stage with several visits, at the longest."""
+    marked = sampling.mark(of_kind.sample)
+    for one in of_kind.ranks:
+        if one.label is None or one.below is None:
+            continue
+        at = entry
+        if one.part != ranking.REQUEST:
+            visits = [span for span in spans if span.parent_span_id == entry.span_id and span.name == one.part]
+            if not visits:
+                continue
+            at = max(visits, key=lambda span: span.duration_ns)
+        what = "the request" if one.part == ranking.REQUEST else f"{one.part}, all visits"
+        words = f"{what}: longer than {100 * one.below:.1f} % of {marked}{one.stored:,} requests of {kind}"
+        yield key_of(at), (one.label, words)
+
+
+def _meter(share: float) -> Markup:
+    """Return a bar of so much of its width."""
+    width = f"{100 * min(max(share, 0.0), 1.0):.1f}"
+    return Markup(
+        '<svg class="meter" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect width="{}" height="8"/></svg>'
+    ).format(width)
+
+
+def _values(attributes: Mapping[str, Any]) -> Iterator[Value]:
+    for name in sorted(attributes):
+        full = as_text(attributes[name])
+        yield Value(name, full[:_LONGEST], len(full))
+
+
+VIEW: Final = View(
+    "trace",
+    "Trace",
+    "/trace/{trace_id}",
+    "trace.html",
+    {"find": find, "body": body, "ranks": ranks, "span": span, "json": json_file},
+    shell=shell,
+    in_menu=False,
+)
