@@ -72,6 +72,21 @@ def test_the_newest_two_versions_are_compared(slower: tuple[Path, list[Made]]) -
     assert found["gate"] is None
 
 
+def test_a_picture_can_be_drawn(slower: tuple[Path, list[Made]]) -> None:
+    """Both histograms have the same edges; each side's selection is there."""
+    found = ask(slower[0])
+    shape = found["histogram"]
+    edges = shape["edges_ms"]
+    assert len(edges) - 1 == len(shape["a"]) == len(shape["b"]) <= 60
+    for version, name in (("2", "a"), ("3", "b")):
+        took = [one.took_ms for one in slower[1] if one.version == version]
+        assert edges[0] <= min(took)
+        assert max(took) <= edges[-1]
+        assert shape[name] == pytest.approx(np.histogram(took, edges)[0])
+        assert found[name]["selection"]["segments"] == {"ml.model.version": version}
+        assert found[name]["selection"]["model"] == "churn"
+
+
 def test_a_stage_that_surely_differs_is_named_where_the_whole_does_not(tmp_path: Path) -> None:
     """Inference takes eight times as long, which a queue hides in the whole request."""
     chance = np.random.default_rng(5)

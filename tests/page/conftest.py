@@ -61,6 +61,7 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
     del services
     context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
     context.set_default_timeout(10_000)
+    expect.set_options(timeout=20_000)  # on a busy machine
     problems: list[str] = []
     own: set[str] = set()
 

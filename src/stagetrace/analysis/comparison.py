@@ -22,6 +22,8 @@ from stagetrace.analysis.source import Source
 INPUT_SIZE: Final = "input_size"  # what `sizes` of the reductions divides by
 _BINS: Final = 64  # to each doubling of time, of whole requests: 1.1 % wide
 _STAGE_BINS: Final = 16
+_SHOWN_BINS: Final = 60
+_LEAST_MS: Final = 1e-3
 _MOST_ROWS: Final = 100_000  # with more, kinds of requests are too many to compare
 
 Kind = tuple[Any, ...]  # the values of what divides requests into kinds
@@ -79,6 +81,15 @@ class Stratum:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """How long requests of both sides took, in the same bins of equal ratio: weights, one fewer than `edges_ms`."""
+
+    edges_ms: tuple[float, ...]
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How two sides differ. `stored`: requests of a and of b; `bins`: their histograms, of the mix of a."""
 
@@ -95,6 +106,23 @@ class Comparison:
     def is_adjusted(self) -> bool:
         """Return whether there is more than one kind of requests."""
         return len(self.strata) > 1
+
+    @property
+    def shape(self) -> Shape:
+        """Return both histograms in at most `_SHOWN_BINS` bins; what took no time is in the first."""
+        mids = [(one.low + one.high) / 2 for one in self.histograms]
+        places = [np.floor(np.log2(np.maximum(one, _LEAST_MS)) * _BINS).astype(int) for one in mids]
+        every = np.concatenate(places)
+        if not every.size:
+            return Shape((), (), ())
+        step = -(-(int(every.max()) - int(every.min()) + 2) // _SHOWN_BINS)
+        first, last = int(every.min()) // step, int(every.max()) // step + 1
+        counts = [
+            np.bincount(at // step - first, one.weight, last - first).tolist()
+            for at, one in zip(places, self.histograms, strict=True)
+        ]
+        edges = [2 ** (place * step / _BINS) for place in range(first, last + 1)]
+        return Shape(tuple(edges), tuple(counts[0]), tuple(counts[1]))
 
 
 def compare(

@@ -22,11 +22,12 @@ STORES: Final = ("store", "file")
 
 @dataclass(frozen=True)
 class Side:
-    """One side: its name, its requests, and their store, if that is another one."""
+    """One side: its name, its requests, their store, if that is another one, and their period, if it has its own."""
 
     name: str
     wanted: Selection
     url: str | None = None
+    period: tuple[int, int] | None = None
 
 
 def side_part(text: str) -> tuple[str, str]:
@@ -52,11 +53,12 @@ def side(reader: Reader, wanted: Selection, parts: Sequence[tuple[str, str]], ar
     fields: dict[str, Any] = {}
     segments = dict(wanted.segments)
     names = []
+    period = None
     for key, value in parts:
         if key in STORES:
             names.append(value)
         elif key == _PERIOD:
-            since_ns, until_ns = window(*between(value), args.tz)
+            since_ns, until_ns = period = window(*between(value), args.tz)
             fields |= {"since_ns": since_ns, "until_ns": until_ns}
             names.append(f"{shown(since_ns, args.tz, 0)} to {shown(until_ns, args.tz, 0)}")
         elif key in _FIELDS:
@@ -70,7 +72,7 @@ def side(reader: Reader, wanted: Selection, parts: Sequence[tuple[str, str]], ar
                 raise UsageError(f"{key} is given twice, with two values\none request has one value of it")
             segments[attribute] = value
             names.append(f"{key} {value}")
-    return Side(" ".join(names), replace(wanted, segments=segments, **fields), store_of(parts))
+    return Side(" ".join(names), replace(wanted, segments=segments, **fields), store_of(parts), period)
 
 
 def check(a: Side, b: Side) -> None:

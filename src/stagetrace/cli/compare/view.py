@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli.compare.gate import Gate, gate_keys
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Chart, Histogram
+from stagetrace.output.keys import keys_of
 from stagetrace.output.table_layout import Column, Table
 from stagetrace.output.times import since
 from stagetrace.output.units import milliseconds
@@ -34,7 +35,14 @@ def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
         f"No two versions of one model or service{since(wanted.since_ns, args.tz)}; name two sides, "
         "as --a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
     )
-    keys: dict[str, Any] = {"quantiles": [], "enough_data": False, "needed": None, "a": None, "b": None}
+    keys: dict[str, Any] = {
+        "quantiles": [],
+        "enough_data": False,
+        "needed": None,
+        "a": None,
+        "b": None,
+        "histogram": None,
+    }
     return Answer(TITLE, sentence, {**keys, **gate_keys([]), "stages": [], "strata": []}, is_undecided=True)
 
 
@@ -50,8 +58,15 @@ def answer(
     lacking = [one.needed for one in found.whole.quantiles if one.needed is not None]
     shares = [sum(one.requests[side] for one in found.strata) for side in (0, 1)]
     keys = {
-        "a": {"name": sides[0].name, "requests": round(shares[0]), "stored": found.stored[0]},
-        "b": {"name": sides[1].name, "requests": round(shares[1]), "stored": found.stored[1]},
+        **{
+            name: {
+                "name": one.name,
+                "requests": round(count),
+                "stored": stored,
+                "selection": _selection_keys(one),
+            }
+            for name, one, count, stored in zip("ab", sides, shares, found.stored, strict=True)
+        },
         "quantiles": _quantile_keys(found.whole),
         "enough_data": not lacking,
         "needed": max(lacking, default=None),
@@ -68,6 +83,7 @@ def answer(
             }
             for one in found.strata
         ],
+        "histogram": keys_of(found.shape),
         "left_out": {"a": found.left_out[0], "b": found.left_out[1]},
         "sampling_known": not found.is_unknown,
         "estimated": found.is_sampled,
@@ -212,6 +228,13 @@ def _quantile_keys(part: Part) -> list[dict[str, Any]]:
         }
         for one in part.quantiles
     ]
+
+
+def _selection_keys(side: Side) -> dict[str, Any]:
+    """Return which requests a side has; without a period of its own, those of the time that both were asked for."""
+    since_ns, until_ns = side.period or (None, None)
+    found = {name: getattr(side.wanted, name) for name in ("service", "route", "model")}
+    return {"since_unix_nano": since_ns, "until_unix_nano": until_ns, **found, "segments": dict(side.wanted.segments)}
 
 
 def _tables(sides: tuple[Side, Side], found: Comparison) -> list[Table | Chart]:

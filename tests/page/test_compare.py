@@ -1,0 +1,153 @@
+"""Compare: sides from the URL, a form or a suggestion; the figures are those of the command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from cli.running import answered
+from page.conftest import settle
+from page.data import fill
+from stagetrace.output.units import milliseconds, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import Page
+
+    from page.conftest import OpenPage
+
+MODELS = "route=/predict&a=model%3DLogisticRegression&b=model%3DExtraTreesClassifier"
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Give a function that returns what the command answers about the data of the demo."""
+    folder = tmp_path_factory.mktemp("compare") / "data"
+    fill(folder, "demo")
+
+    def answer(*options: str) -> dict[str, Any]:
+        found: dict[str, Any] = answered("compare", "--since", "1h", "--store", str(folder), *options)
+        return found
+
+    return answer
+
+
+def rows(page: Page) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the table of differences: stage and percentile -> both values, and the difference in words."""
+    found = page.locator("#differences tbody tr").all()
+    cells = [one.locator("th, td").all_inner_texts() for one in found]
+    return {(stage, at): (values, words) for stage, at, values, _, words in cells}
+
+
+def test_the_newest_versions_are_compared(open_page: OpenPage, asked: Callable[..., dict[str, Any]]) -> None:
+    """The slower one is named, and that it is not sure, with how many requests would be enough."""
+    found = asked()
+    page = open_page("demo", "/compare")
+    assert page.locator("#answer .sentence").inner_text() == found["sentence"]
+    assert f"take about {found['needed']:,} requests of each side" in page.locator("#answer").inner_text()
+    names = page.locator("#answer .facts b").all_inner_texts()
+    assert names == ["A version 2026.10", "B version 2026.11"]
+    shown = rows(page)
+    for stage, quantiles in (
+        ("request", found["quantiles"]),
+        *((one["stage"], one["quantiles"]) for one in found["stages"]),
+    ):
+        for one in quantiles:
+            values, words = shown[stage, f"p{100 * one['q']:g}"]
+            assert values == f"{milliseconds(one['a_ms'])} to {milliseconds(one['b_ms'])}"
+            assert words.startswith(f"{100 * one['difference']:+.0f} % [?, ?]")
+    assert shown["request", "p50"][1].endswith("slower, not surely")
+    out = [percent(found["left_out"][name]) for name in "ab"]
+    assert f"are not compared: {out[0]} of A, {out[1]} of B" in page.locator("#left-out").inner_text()
+
+
+def test_a_difference_that_is_sure_is_marked(open_page: OpenPage, asked: Callable[..., dict[str, Any]]) -> None:
+    found = asked("--route", "/predict", "--a", "model=LogisticRegression", "--b", "model=ExtraTreesClassifier")
+    page = open_page("demo", f"/compare?{MODELS}")
+    assert page.locator("#answer .sentence").inner_text() == found["sentence"]
+    low, high = found["quantiles"][0]["interval"]
+    words = rows(page)["request", "p50"][1]
+    assert words.endswith(f"[{100 * low:+.0f}, {100 * high:+.0f}] slower")
+    assert page.locator("#differences tbody tr").first.locator("td.bad").count() == 1
+    expect(page.locator(".interval.slower").first).to_be_visible()
+
+
+def test_histograms_mirror_each_other(open_page: OpenPage) -> None:
+    """Of each side a bar for each line of the table, whose shares are those of all of its requests."""
+    page = open_page("demo", f"/compare?{MODELS}")
+    page.get_by_text("In numbers").click()
+    numbers = [one.locator("td").all_inner_texts() for one in page.locator("#histogram tbody tr").all()]
+    for place, side in enumerate("ab"):
+        shares = [float(row[place].removesuffix(" %")) for row in numbers]
+        assert sum(shares) == pytest.approx(100, abs=0.3)
+        bars = page.locator(f".mirrored rect.of-{side}").all()
+        assert len(bars) == sum(share > 0 for share in shares)
+        ends = [(float(bar.get_attribute("y") or 0), float(bar.get_attribute("height") or 0)) for bar in bars]
+        assert all(y + tall == pytest.approx(150, abs=0.1) if side == "a" else y == 150 for y, tall in ends)
+    marks = page.locator(".mirrored text:not(.tick)").all_text_contents()
+    assert [one.split()[:2] for one in marks] == [["A", "p50"], ["B", "p50"], ["A", "p99"], ["B", "p99"]]
+
+
+def test_each_side_leads_to_its_requests(open_page: OpenPage) -> None:
+    page = open_page("demo", f"/compare?since=2h&{MODELS}")
+    links = [one.get_attribute("href") or "" for one in page.locator("#answer .facts a").all()]
+    assert [one.partition("?")[0] for one in links] == ["/breaches", "/heatmap", "/stages"] * 2
+    assert all("since=2h&route=%2Fpredict&model=ExtraTreesClassifier" in one for one in links[3:])
+    page.locator("#answer .facts a").last.click()
+    settle(page)
+    assert "59 requests." in page.locator("#whole").inner_text()
+
+
+def test_without_versions_the_time_before_is_compared(open_page: OpenPage) -> None:
+    page = open_page("many", "/compare")
+    expect(page.locator("#answer .sentence")).to_contain_text("No requests of")
+    assert "it is compared with as much time before" in page.locator("#answer").inner_text()
+    for name in ("none", "one"):
+        assert "there is nothing to compare" in open_page(name, "/compare").locator("#answer").inner_text()
+
+
+def test_sides_are_in_the_url(open_page: OpenPage) -> None:
+    """By keyboard: a suggestion, the form, both exchanged; and back again. The selection changes and sides stay."""
+    page = open_page("demo", "/compare?route=/predict")
+    page.get_by_role("link", name="model ExtraTreesClassifier against LogisticRegression").focus()
+    page.keyboard.press("Enter")
+    names = page.locator("#answer .facts b")
+    expect(names).to_have_text(["A model LogisticRegression", "B model ExtraTreesClassifier"])
+    assert "route=%2Fpredict" in page.url
+    page.get_by_role("link", name="Swap").click()
+    expect(names).to_have_text(["A model ExtraTreesClassifier", "B model LogisticRegression"])
+    page.get_by_label("B: condition 1").fill("service.version=2026.10")
+    page.keyboard.press("Enter")
+    expect(names).to_have_text(["A model ExtraTreesClassifier", "B service.version 2026.10"])
+    assert "b=service.version%3D2026.10" in page.url
+    page.locator("#filter input[name=since]").fill("2h")
+    page.keyboard.press("Enter")
+    expect(names).to_have_count(2)
+    assert "since=2h" in page.url
+    assert "b=service.version%3D2026.10" in page.url
+    page.go_back()
+    expect(names).to_have_text(["A model ExtraTreesClassifier", "B service.version 2026.10"])
+    page.go_back()
+    expect(names).to_have_text(["A model ExtraTreesClassifier", "B model LogisticRegression"])
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("a=model%3Dx", "b is missing: a comparison has two sides"),
+        ("a=model&b=model%3Dx", "is not KEY=VALUE"),
+        ("a=store%3Dlocal:///etc&b=model%3Dx", "names another store"),
+        ("a=file%3D/etc/passwd&b=model%3Dx", "names another store"),
+        ("a=model%3Dx&b=model%3Dx", "are the same requests"),
+        ("a=period%3Dnever&b=model%3Dx", "SINCE..UNTIL"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(site: Callable[[str], str], query: str, problem: str) -> None:
+    response = httpx.get(f"{site('none')}/compare/answer?{query}")
+    assert response.status_code == 400
+    assert problem in response.text
