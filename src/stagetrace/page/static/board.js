@@ -3,7 +3,7 @@
 import { colour, data } from "./page.js";
 
 const AGAIN_MS = 10_000;
-const HEIGHTS = { bars: 210, rate: 84 };
+const HEIGHTS = { bars: 210, rate: 96 };
 const WHOLE = { incrs: [1, 2, 5].flatMap((one) => [0, 1, 2, 3, 4, 5, 6, 7, 8].map((power) => one * 10 ** power)).sort((a, b) => a - b) };
 const shown = { values: null, bars: null, rate: null };
 
@@ -31,7 +31,7 @@ function axes(element, steps) {
   const font = `12px ${getComputedStyle(element).fontFamily}`;
   return [
     { ...look, font, size: 26, grid: { show: false }, splits: ticks, values: (_, all) => all.map((place) => shown.values.labels[place]) },
-    { ...look, ...steps, font, size: 52, space: 24 },
+    { ...look, ...steps, font, size: 52, space: 18 },
   ];
 }
 
@@ -152,4 +152,4 @@ document.addEventListener("stagetrace:part", (event) => {
 });
 document.addEventListener("stagetrace:theme", repaint);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
-stayFresh();
+if (document.querySelector("[data-again]")) stayFresh();
