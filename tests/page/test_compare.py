@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from cli.running import answered
-from page.conftest import settle
+from page.conftest import settle, violations
 from page.data import fill
 from stagetrace.output.units import milliseconds, percent
 
@@ -43,6 +43,10 @@ def rows(page: Page) -> dict[tuple[str, str], tuple[str, str]]:
     return {(stage, at): (values, words) for stage, at, values, _, words in cells}
 
 
+def signed(share: float) -> str:
+    return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}"
+
+
 def test_the_newest_versions_are_compared(open_page: OpenPage, asked: Callable[..., dict[str, Any]]) -> None:
     """The slower one is named, and that it is not sure, with how many requests would be enough."""
     found = asked()
@@ -59,7 +63,7 @@ def test_the_newest_versions_are_compared(open_page: OpenPage, asked: Callable[.
         for one in quantiles:
             values, words = shown[stage, f"p{100 * one['q']:g}"]
             assert values == f"{milliseconds(one['a_ms'])} to {milliseconds(one['b_ms'])}"
-            assert words.startswith(f"{100 * one['difference']:+.0f} % [?, ?]")
+            assert words.startswith(f"{signed(one['difference'])} % [?, ?]")
     assert shown["request", "p50"][1].endswith("slower, not surely")
     out = [percent(found["left_out"][name]) for name in "ab"]
     assert f"are not compared: {out[0]} of A, {out[1]} of B" in page.locator("#left-out").inner_text()
@@ -71,9 +75,18 @@ def test_a_difference_that_is_sure_is_marked(open_page: OpenPage, asked: Callabl
     assert page.locator("#answer .sentence").inner_text() == found["sentence"]
     low, high = found["quantiles"][0]["interval"]
     words = rows(page)["request", "p50"][1]
-    assert words.endswith(f"[{100 * low:+.0f}, {100 * high:+.0f}] slower")
+    assert words.endswith(f"[{signed(low)}, {signed(high)}] slower")
     assert page.locator("#differences tbody tr").first.locator("td.bad").count() == 1
     expect(page.locator(".interval.slower").first).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_comparison_is_accessible(open_page: OpenPage, scheme: str) -> None:
+    """With differences that are sure, and all details open."""
+    page = open_page("demo", f"/compare?{MODELS}", color_scheme=scheme)
+    for one in page.locator("summary").all():
+        one.click()
+    assert violations(page) == []
 
 
 def test_histograms_mirror_each_other(open_page: OpenPage) -> None:
@@ -106,8 +119,8 @@ def test_without_versions_the_time_before_is_compared(open_page: OpenPage) -> No
     page = open_page("many", "/compare")
     expect(page.locator("#answer .sentence")).to_contain_text("No requests of")
     assert "it is compared with as much time before" in page.locator("#answer").inner_text()
-    for name in ("none", "one"):
-        assert "there is nothing to compare" in open_page(name, "/compare").locator("#answer").inner_text()
+    assert page.locator("#differences").count() == 0
+    assert "there is nothing to compare" in open_page("none", "/compare").locator("#answer").inner_text()
 
 
 def test_sides_are_in_the_url(open_page: OpenPage) -> None:

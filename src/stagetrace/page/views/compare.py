@@ -31,6 +31,7 @@ _TICKS: Final = 8
 _LEAST_REACH: Final = log(1.1)  # of the axis of differences
 _MOST_REACH: Final = log(32)
 _PERCENT: Final = 100
+_WHOLE: Final = 0.1  # shares from which on whole percents are shown
 
 Pairs = Sequence[str]  # KEY=VALUE, all of which hold on one side
 
@@ -102,7 +103,7 @@ def compared(asked: Asked, reader: Reader, site: Site) -> Part:
         "answer": answer,
         "sides": [_side(asked, name, answer.keys[name]) for name in "ab"],
         "picture": picture(answer),
-        "differences": list(differences(answer, reach)),
+        "differences": list(differences(answer, reach)) if all(answer.keys[name]["stored"] for name in "ab") else [],
         "axis": [f"{_PERCENT * (exp(end) - 1):+.0f} %" for end in (-reach, reach)],
         "tables": [part for part in answer.parts if isinstance(part, (str, Table))],
     }
@@ -283,7 +284,7 @@ def _difference(stage: str, one: Mapping[str, Any], reach: float) -> Difference:
     shift = one["shift_ms"] or (None, None)
     is_sure = (shift[0] is not None and shift[0] > 0) or (shift[1] is not None and shift[1] < 0)
     word = "" if found is None or not found else "slower" if found > 0 else "faster"
-    text = "-" if found is None else f"{_PERCENT * found:+.0f} % [{_end(low)}, {_end(high)}]"
+    text = "-" if found is None else f"{_signed(found)} % [{_signed(low)}, {_signed(high)}]"
     note = word if is_sure else f"{word}, not surely" if word else ""
     return Difference(
         stage,
@@ -298,8 +299,9 @@ def _difference(stage: str, one: Mapping[str, Any], reach: float) -> Difference:
     )
 
 
-def _end(share: float | None) -> str:
-    return "?" if share is None else f"{_PERCENT * share:+.0f}"
+def _signed(share: float | None) -> str:
+    """Return a difference in percent, with a digit more where it is small; `?` where it is not known."""
+    return "?" if share is None else f"{_PERCENT * share:+.{0 if abs(share) >= _WHOLE else 1}f}"
 
 
 def _at(share: float, reach: float) -> float:

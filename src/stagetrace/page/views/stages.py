@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
@@ -17,6 +18,7 @@ from stagetrace.page.base import Part, View
 
 if TYPE_CHECKING:
     from stagetrace.analysis.stage_shares import Course, Group, Shares, Whole
+    from stagetrace.estimates import Sample
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
     from stagetrace.store.base import Reader
@@ -101,7 +103,7 @@ def whole(asked: Asked, reader: Reader, site: Site) -> Part:
         "bars": {name: list(bits(one)) for name, one in columns.items() if one is not None},
         "needed": {name: stage_bins.needed(one.rank) for name, one in every.items() if found.at[one.rank] is None},
         "rows": [(label(name), style(name), name, _breaches(asked, name)) for name in names],
-        "requests": sampling.about(round(found.requests), found.sample),
+        "requests": _count(found.requests, found.sample),
         "stages": [(label(name), style(name)) for name in names],
         "band": None if at is None else at.band,
         "whole": found,
@@ -138,7 +140,7 @@ def times(asked: Asked, reader: Reader, site: Site) -> Part:
     if found is None:
         return Part("stages_none.html", {}, relations.reason)
     rows = [
-        (one, label(one.stage) if one.stage else "(request)", style(one.stage), sampling.about(one.count, found.sample))
+        (one, label(one.stage) if one.stage else "(request)", style(one.stage), _count(one.count, found.sample))
         for one in (found.whole, *found.stages)
     ]
     return Part("stages_times.html", {"rows": rows}, relations.reason)
@@ -238,7 +240,7 @@ def _columns(asked: Asked, found: Course, top: float | None, names: Sequence[str
                 bit._replace(at=_PERCENT - (bit.at + bit.size) * scale, size=bit.size * scale)
                 for bit in bits(group.shares)
             ],
-            "requests": sampling.about(round(group.requests), group.sample),
+            "requests": _count(group.requests, group.sample),
             "total_ms": group.shares.total_ms,
             "is_mean": group.shares.rank is None,
             "shares": [group.shares.share.get(name, 0.0) for name in names],
@@ -251,7 +253,7 @@ def _row(asked: Asked, by: str, group: Group, names: Sequence[str | None]) -> di
     narrowed = _narrowed(asked, by, group.key)
     return {
         "name": group.key,
-        "requests": sampling.about(round(group.requests), group.sample),
+        "requests": _count(group.requests, group.sample),
         "total_ms": group.shares.total_ms,
         "is_mean": group.shares.rank is None,
         "bits": list(bits(group.shares)),
@@ -312,16 +314,21 @@ def _rank(one: Percentile) -> float:
     return one.rank
 
 
+def _count(requests: float, sample: Sample) -> str:
+    """Return how many requests there are, with the mark of an estimate."""
+    return f"{sampling.mark(sample)}{requests:,.0f}"
+
+
 def _percent(share: float) -> str:
     return f"{_PERCENT * share:.0f} %"
 
 
 def _round_up(value: float) -> float:
-    """Return the next number of the form 1, 2, 5 times a power of ten."""
+    """Return the next number of one digit that counts."""
     if value <= 0:
         return 1.0
-    power = 10.0 ** int(f"{value:e}".partition("e")[2])
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
+    power = 10.0 ** floor(log10(value))
+    return ceil(value / power) * power
 
 
 def _span(ns: int) -> str:
