@@ -70,6 +70,8 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
         own.add(address)
         page = context.new_page()
         page.on("console", lambda one: problems.extend([one.text] if one.type == "error" else []))
+        page.on("dialog", lambda one: one.dismiss())
+        page.on("dialog", lambda one: problems.append(f"a dialog: {one.message}"))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda one: problems.extend([] if one.url.startswith(tuple(own)) else [one.url]))
         if emulated:

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 _DEMO: Final = Path(__file__).parent / "demo.otlp.xz"
 MINUTE: Final = 60 * 10**9
 MANY: Final = 10_000
+# What a page must show as it is: HTML, a script, a template, an address, controls of a terminal, of direction.
+HOSTILE: Final = (
+    "</script></title></style><x-evil onx-evil=1 style=x onmouseover=alert(1)>\"'><img src=x onerror=alert(1)>"
+    "<script>alert(1)</script>&lt;{{7*7}}${7}javascript:alert(1)\u202e\u2066\u200b\x1b[2J\x9b\x07\r\n\t]]>-->"
+)
+HOSTILE_TRACE: Final = "0bad" * 8
+_WORDS: Final = ("sla.breach.cause", "ml.stage", "sla.breach.stage", "sla.verdict", "sla.severity")
 # The stages of a request that was made here, with their shares.
 STAGES: Final = {
     "network.receive": 1,
@@ -69,11 +76,47 @@ def many() -> Iterable[ExportTraceServiceRequest]:
         yield message
 
 
+def hostile() -> Iterable[ExportTraceServiceRequest]:
+    """Yield a hundred requests, each text of which would run, break out or deceive where it is not escaped."""
+    chance, now = random.Random(3), time.time_ns() - MINUTE
+    message = ExportTraceServiceRequest()
+    for number in range(100):
+        service = HOSTILE + "s" * 500
+        _add(message, chance, now - number * MINUTE // 4, is_late=bool(number % 2), service=service)
+    resource, scope = message.resource_spans[0].resource, message.resource_spans[0].scope_spans[0]
+    scope.scope.name = scope.scope.version = HOSTILE
+    for key in (HOSTILE, "deployment.environment.name", "service.version", "service.instance.id"):
+        resource.attributes.add(key=key).value.string_value = HOSTILE
+    first = scope.spans[0].trace_id
+    for number, span in enumerate(scope.spans):
+        if span.trace_id == first:
+            span.trace_id = bytes.fromhex(HOSTILE_TRACE)
+        for attribute in span.attributes:
+            # A number, a stage or a verdict stays what it is, and half of the causes: else there were nothing to draw.
+            if attribute.value.HasField("string_value") and (number % 3 or attribute.key not in _WORDS):
+                attribute.value.string_value = f"{HOSTILE}{number % 2}"
+        for key in (HOSTILE, "db.statement", "url.path", "exception.message", "server.address"):
+            span.attributes.add(key=key).value.string_value = HOSTILE
+        span.attributes.add(key="long").value.string_value = HOSTILE * 200
+        span.events.add(time_unix_nano=span.start_time_unix_nano, name=HOSTILE).attributes.add(
+            key=HOSTILE
+        ).value.string_value = HOSTILE
+        span.status.code, span.status.message = span.status.STATUS_CODE_ERROR, HOSTILE
+        span.name = HOSTILE if span.kind == span.SPAN_KIND_SERVER else span.name
+        child = message.resource_spans[0].scope_spans[0].spans if number < len(STAGES) else None
+        if child is not None and span.kind != span.SPAN_KIND_SERVER:
+            detail = child.add(trace_id=span.trace_id, span_id=chance.randbytes(8), parent_span_id=span.span_id)
+            detail.name, detail.kind = HOSTILE, detail.SPAN_KIND_CLIENT
+            detail.start_time_unix_nano, detail.end_time_unix_nano = span.start_time_unix_nano, span.end_time_unix_nano
+    yield message
+
+
 DATA: Final[dict[str, Callable[[], Iterable[ExportTraceServiceRequest]]]] = {
     "demo": demo,
     "none": nothing,
     "one": one,
     "many": many,
+    "hostile": hostile,
 }
 
 
