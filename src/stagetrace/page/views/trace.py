@@ -65,21 +65,27 @@ class Value(NamedTuple):
         return len(self.text) > _SHOWN or "\n" in self.text
 
 
-def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
-    """Return whether a whole id is asked for. Raise BadRequest where it can be none."""
-    del site
+def _given(asked: Asked) -> str:
+    """Return the id in the path, or its first digits. Raise BadRequest where it can be none."""
     given = asked.path["trace_id"].lower()
     if given != LATEST and not (_ID.fullmatch(given) and given != "0" * _DIGITS):
         raise BadRequest(
             f"{given[:60]!r} is neither {LATEST} nor a trace id\nwrite 32 hex digits, or the first 4 or more"
         )
+    return given
+
+
+def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
+    """Return whether a whole id is asked for."""
+    del site
+    given = _given(asked)
     return {"trace_id": given, "is_whole": len(given) == _DIGITS}
 
 
 def find(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the trace that `latest` or the first digits of an id mean, or those that they may."""
     del site
-    given, service = asked.path["trace_id"].lower(), asked.one("service")
+    given, service = _given(asked), asked.one("service")
     if given == LATEST:
         return Part("trace_find.html", {"given": given, "ids": (latest(reader, service, breached=None),), "most": 1})
     found = reader.trace_ids(given)
@@ -169,7 +175,7 @@ def json_file(asked: Asked, reader: Reader, site: Site) -> File:
 
 
 def _trace(asked: Asked, reader: Reader) -> Trace:
-    return reader.trace(asked.path["trace_id"].lower())
+    return reader.trace(_given(asked))
 
 
 def _entries(trace: Trace) -> list[SpanRow]:
