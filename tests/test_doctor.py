@@ -21,9 +21,9 @@ from services import PYTHON, run_python
 from sink import run_sink
 from stagetrace import versions
 from stagetrace.cli.doctor import delivery, installation
-from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
+from stagetrace.output.check import FAIL, OK, WARN, Check
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from stagetrace.backend.http_connections import Closed
 from stagetrace.backend.refusal import KINDS
@@ -33,6 +33,35 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "closed_connections": ("reason", tuple(one.value for one in Closed), "Connections over HTTP that a limit closed."),
 }
 
+# name -> help, of values that go up and down, and of counts of the store since it was opened.
+_GAUGES: Final[dict[str, str]] = {
+    "http_connections": "Open connections of the port for OTLP over HTTP.",
+    "query_http_connections": "Open connections of the port for queries and the page.",
+    "page_connections": "Open connections of `stagetrace page`.",
+    "requests_in_flight_bytes": "Bytes of export requests that are being received or written.",
+    "store_requests": "Export requests stored since the start.",
+    "store_spans_accepted": "Spans stored since the start.",
+    "store_spans_rejected": "Spans that were not stored; the response names the reason.",
+    "store_spans_duplicate": "Spans received again, and kept once.",
+    "store_spans_expired": "Spans deleted since --retention or --retention-size wants it.",
+    "store_files_merged": "Small files made one larger file.",
+    "store_files": "Files of the table.",
+    "store_spans": "Spans stored, those in the log included.",
+    "store_bytes": "Bytes of the files of the table.",
+    "store_pending_spans": "Spans in the log, not yet in the table; queries see them.",
+    "store_pending_bytes": "Bytes in the log, not yet in the table.",
+    "store_version": "Version of the table: it grows with each change.",
+}
+
+
+class Figure(NamedTuple):
+    """One number of the back end: of a family, and which of it."""
+
+    name: str
+    label: str  # of a gauge: empty
+    value: int
+    meaning: str
+
 
 class Counters:
     """Numbers that only grow. `_lock` guards them: receivers count in threads."""
@@ -54,10 +83,20 @@ class Counters:
 
     def text(self, gauges: Mapping[str, int]) -> str:
         """Return everything in Prometheus' text format, with the store's own figures as gauges."""
+        return "\n".join([*_counter_lines(self._now()), *_gauge_lines(self._gauges(gauges).items()), ""])
+
+    def figures(self, gauges: Mapping[str, int]) -> list[Figure]:
+        """Return everything, with what it means."""
+        found = [Figure(name, label, value, _FAMILIES[name][2]) for (name, label), value in self._now().items()]
+        own = sorted(self._gauges(gauges).items())
+        return [*found, *(Figure(name, "", value, _GAUGES.get(name, "")) for name, value in own)]
+
+    def _now(self) -> dict[tuple[str, str], int]:
         with self._lock:
-            values = dict(self._values)
-        own = {name: read() for name, read in self.gauges.items()}
-        return "\n".join([*_counter_lines(values), *_gauge_lines({**gauges, **own}.items()), ""])
+            return dict(self._values)
+
+    def _gauges(self, gauges: Mapping[str, int]) -> dict[str, int]:
+        return {**gauges, **{re.sub(r"\W", "_", name): read() for name, read in self.gauges.items()}}
 
 
 def _counter_lines(values: Mapping[tuple[str, str], int]) -> Iterator[str]:
@@ -71,6 +110,8 @@ def _counter_lines(values: Mapping[tuple[str, str], int]) -> Iterator[str]:
 
 def _gauge_lines(gauges: Iterable[tuple[str, int]]) -> Iterator[str]:
     for name, value in sorted(gauges):
-        full = "stagetrace_" + re.sub(r"\W", "_", name)
+        full = f"stagetrace_{name}"
+        if name in _GAUGES:
+            yield f"# HELP {full} {_GAUGES[name]}"
         yield f"# TYPE {full} gauge"
         yield f"{full} {value}"

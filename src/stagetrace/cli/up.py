@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +29,7 @@ from stagetrace.cli.arguments.listening import (
 )
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output.lines import show_json
+from stagetrace.hosts import is_loopback
 from stagetrace.store.url import default_folder
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ the time that passes: setting the system's clock changes nothing, and while the 
 most. --retention-size drops first what was received first. A span that starts more than an hour in the future is
 refused. Files of the store are for this user alone."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
+_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _NEEDED: Final = ("uvicorn", "starlette", "jinja2", "zstandard", "duckdb", "numpy", "pyarrow")
 
 _PORTS: Final[dict[str, tuple[config.Verbatim, str]]] = {
@@ -96,8 +100,17 @@ def _page(options: Options, jaeger: str, store: LocalStore, ports: Ports, counte
     from stagetrace.page.login import Login
 
     url = str(options.data.absolute())
-    answer, about = partial(answer_of, url), addresses(options, ports)
-    site = Site(url, store.reader, answer, about, options=options_of, jaeger_ui=jaeger)
+    site = Site(
+        url,
+        store.reader,
+        partial(answer_of, url),
+        [*addresses(options, ports), ("health, metrics", "/health and /metrics of both HTTP ports"), *_kept(options)],
+        options=options_of,
+        jaeger_ui=jaeger,
+        figures=lambda: counters.figures({f"store_{name}": value for name, value in store.stats().items()}),
+        send=to_send(options, ports),
+        commands=to_ask(options, ports),
+    )
     return Page(site, Login(options, ports.query_http, counters), stack)
 
 
@@ -126,6 +139,45 @@ def addresses(options: Options, ports: Ports) -> list[tuple[str, str]]:
         ("api_v3 HTTP", f"{options.url(ports.query_http)}/api/v3"),
         ("page", f"{options.url(ports.query_http)}/"),
     ]
+
+
+def _kept(options: Options) -> Iterator[tuple[str, str]]:
+    age = "" if options.retention_s is None else f"spans received up to {options.retention_s / 3600:g} hours ago"
+    most = "" if options.retention_bytes is None else f"at most {options.retention_bytes:,} bytes"
+    yield "local store", str(options.data.absolute())
+    yield (
+        "retention",
+        ", ".join(one for one in (age, most) if one) or "all spans are kept (--retention)",
+    )
+
+
+def to_send(options: Options, ports: Ports) -> list[str]:
+    """Return the lines of a command with which a service sends its spans here."""
+    shown = _for_clients(options)
+    scheme = shown.url(0).partition(":")[0]
+    variables = [
+        "STAGETRACE=1",
+        'STAGETRACE_SLA="POST /predict within 50ms for 99%"',
+        "OTEL_SERVICE_NAME=my-service",
+        f"OTEL_EXPORTER_OTLP_ENDPOINT={scheme}://{shown.at(ports.grpc)}",
+        *(["OTEL_EXPORTER_OTLP_HEADERS='authorization=Bearer TOKEN'"] if options.token is not None else []),
+    ]
+    return [*(f"{one} \\" for one in variables), "  uvicorn app:app"]
+
+
+def to_ask(options: Options, ports: Ports) -> list[str]:
+    """Return commands that ask the store here, and last one that asks from another machine."""
+    store = shlex.quote(str(options.data.absolute()))
+    token = "" if options.token is None else "STAGETRACE_STORE_TOKEN=TOKEN "
+    if token and options.tls_cert is None and not is_loopback(options.host):
+        token = f"STAGETRACE_STORE_INSECURE=1 {token}"
+    here = [f"stagetrace {rest} --store {store}" for rest in ("breaches", "stages", "requests", "tail -f", "services")]
+    return [*here, f"{token}stagetrace breaches --store {_for_clients(options).store(ports)}"]
+
+
+def _for_clients(options: Options) -> Options:
+    """Return the options with an address that a client can use."""
+    return replace(options, host="HOST") if options.host in _EVERYWHERE else options
 
 
 def ready(options: Options, ports: Ports) -> dict[str, Any]:

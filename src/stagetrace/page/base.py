@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from stagetrace.backend.counters import Figure
     from stagetrace.output.answer import Answer
     from stagetrace.output.times import Zone
     from stagetrace.page.asked import Asked
@@ -47,6 +48,9 @@ class Site:
     has_login: bool = False  # whether browsers log in, by the token
     options: Callable[[str], Sequence[Option]] = lambda _verb: ()  # of a verb
     limit_s: float = 60.0  # how long one part may ask the store
+    figures: Callable[[], Sequence[Figure]] = lambda: ()  # what the back end counts
+    send: Sequence[str] = ()  # the lines of a command with which a service sends its spans here
+    commands: Sequence[str] = ()  # that ask it
     jaeger_ui: str = ""  # the address of a Jaeger UI, or a template of its URLs with `{trace_id}`; empty: there is none
 
     def jaeger(self, trace_id: str) -> str | None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import config
 from stagetrace.cli.arguments.options import add_json, count
 from stagetrace.cli.base import ANSWERED, BAD
-from stagetrace.cli.doctor import delivery, installation, processes
-from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
+from stagetrace.cli.doctor import delivery, installation
+from stagetrace.cli.doctor.processes import living
 from stagetrace.cli.output.lines import show, show_json
+from stagetrace.output import processes
+from stagetrace.output.check import FAIL, OK, WARN, Check
 from stagetrace.output.keys import completeness
 from stagetrace.output.table_layout import Column, Table
 from stagetrace.store import open_store
@@ -48,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
             open_store(args.round_trip).close()  # an invalid URL is wrong usage, and reported before anything is done
         sent = [secrets.token_hex(16)] if args.round_trip is not None else []
         probe = delivery.Probe(*sent)
-        running, about = processes.found(None)
+        running, about = living(None)
         asked, why = probe.answer()
         found += [*installation.checks(asked), *delivery.checks(asked, why), *spools(running)]
         found += [delivery.arrival(one, args.round_trip, asked) for one in sent]
     else:
-        running, about = processes.found(args.pid)
+        running, about = living(args.pid)
     found += about
     for one in running:
         found += processes.checks(one)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from stagetrace import config
-from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import StagetraceError
 from stagetrace.otlp.export import spool
+from stagetrace.output.check import FAIL, OK, WARN, Check
 from stagetrace.store import Reader, open_store
 
 _ANSWERS_WITHIN_S: Final = 30  # a bare interpreter on a busy machine takes seconds to load the exporter

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from stagetrace import __version__, config, setting_problems, unrecognised_models, versions
-from stagetrace.cli.doctor.check import FAIL, OK, WARN, Check
 from stagetrace.errors import PolicyError
 from stagetrace.installed_from import requirement
+from stagetrace.output.check import FAIL, OK, WARN, Check
 from stagetrace.process_status import files
 from stagetrace.sla.policy import HOW, Policy
 
