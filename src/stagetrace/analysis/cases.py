@@ -1,14 +1,14 @@
 """Breaches and good requests to compare: a case-control sample, all attributes of each request, and the weights.
 
 All breaches are taken, or a sample where they are very many, and as many good requests as a comparison needs; the
-weights make each kind stand for all of its requests.
+weights make each kind stand for all of its requests. A box of times and durations may take the place of the verdict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from stagetrace.columns import names_of
 GOOD: Final = 0
 BREACH: Final = 1
 ANY: Final = 2
-MOST_BREACHES: Final = 20_000
-MOST_GOOD: Final = 20_000
+MOST: Final = 20_000  # requests of each kind
+# The kinds of requests that the reduction `cases` tells apart.
+_BY_VERDICT: Final = 0
+_BY_BOX: Final = 1
+_ANY: Final = 2
 _WHOLE: Final = (1 << 64) - 1  # the greatest hash
-_MOST_ROWS: Final = 100_000
+_MOST_ROWS: Final = 200_000
 _MOST_KEYS: Final = 60
 _SLOW: Final = 0.95  # quantile of normal requests from which on one is slow, where none is judged
 # Our attributes that describe a request, not its outcome. All others are measured, some for breaches alone.
@@ -55,9 +58,24 @@ _PASSING: Final = frozenset(
 _TIMES: Final = ("_ms", ".ms", "_ns", "_us", "_seconds", "duration", "latency")
 
 
+class Box(NamedTuple):
+    """Requests that began within [since_ns, until_ns) and took [least_ms, most_ms)."""
+
+    since_ns: int
+    until_ns: int
+    least_ms: float
+    most_ms: float
+
+
+_NO_BOX: Final = Box(0, 0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Cases:
-    """Requests, breaches (or slow ones) first; `weights` add up to the stored number of each kind."""
+    """Requests, breaches (or slow ones, or those of a box) first; `weights` add up to the stored number of each kind.
+
+    Of a box, "breaches" are the requests in it, and "good" ones those that are not.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     breached: Array
@@ -99,18 +117,34 @@ def is_given(key: str) -> bool:
     return key in _GIVEN or not (key in _MEASURED or key in _PASSING or key.startswith(_OURS) or key.endswith(_TIMES))
 
 
-def ask(source: Source) -> Cases:
-    """Return breaches and good requests of a source; none, if none is judged."""
+def ask(source: Source, most: int = MOST) -> Cases:
+    """Return breaches and good requests of a source, about `most` of each; none, if none is judged."""
     (total,) = source.reduce("counts") or [{}]
     breaches, good = float(total.get("breaches") or 0), float(total.get("good") or 0)
     if not total or breaches + good == 0:
         return _made([], [], 0.0, 0.0, total)
-    rest = max(1, int(total["stored"]) - round(breaches))
-    bad, others = (
-        source.reduce("cases", verdict=verdict, below=part(most, count), most=_MOST_ROWS)
-        for verdict, most, count in ((BREACH, MOST_BREACHES, breaches), (GOOD, MOST_GOOD, rest))
-    )
+    rest = int(total["stored"]) - round(breaches)
+    bad, others = _rows(source, _BY_VERDICT, part(most, breaches), part(most, rest))
     return _made(bad, others, breaches, good, total)
+
+
+def ask_box(source: Source, box: Box, most: int = MOST) -> Cases:
+    """Return the requests in a box as breaches, and all others as good ones, about `most` of each."""
+    sides = source.reduce("box_counts", **_values(box))
+    inside, others = ([row for row in sides if row["inside"] is is_in] for is_in in (True, False))
+    stored, sums = ([sum(row[name] for row in side) for side in (inside, others)] for name in ("stored", "requests"))
+    bad, rest = _rows(source, _BY_BOX, part(most, stored[0]), part(most, stored[1]), box)
+    total = {
+        "stored": sum(stored),
+        "sampled": any(row["sampled"] for row in sides),
+        "unknown": any(row["unknown"] for row in sides),
+    }
+    return _made(bad, rest, float(sums[0]), float(sums[1]), total)
+
+
+def longest(source: Source, box: Box | None, most: int) -> list[dict[str, Any]]:
+    """Return the requests of a box that took longest; without one, the breaches that did."""
+    return source.reduce("longest", kind=_BY_VERDICT if box is None else _BY_BOX, most=most, **_values(box))
 
 
 def ask_any(source: Source) -> Cases:
@@ -123,8 +157,20 @@ def _any_of(source: Source) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
     """Return a sample of requests, whatever their verdicts, and the counts of all."""
     (total,) = source.reduce("counts") or [{}]
     count = int(total.get("stored") or 0)
-    rows = source.reduce("cases", verdict=ANY, below=part(MOST_GOOD, count), most=_MOST_ROWS) if count else []
-    return rows, total
+    return _rows(source, _ANY, 0, part(MOST, count))[1] if count else [], total
+
+
+def _rows(
+    source: Source, kind: int, marked_below: int, below: int, box: Box | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the requests that are marked, and the others: out of one scan, which takes most of the time."""
+    rows = source.reduce("cases", kind=kind, marked_below=marked_below, below=below, most=_MOST_ROWS, **_values(box))
+    return [row for row in rows if row["marked"]], [row for row in rows if not row["marked"]]
+
+
+def _values(box: Box | None) -> dict[str, Any]:
+    """Return a box as parameters of a reduction; without one they matter to none."""
+    return {f"box_{name.partition('_')[0]}": value for name, value in (box or _NO_BOX)._asdict().items()}
 
 
 def part(most: int, count: float) -> int:

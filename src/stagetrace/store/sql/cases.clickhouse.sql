@@ -2,7 +2,17 @@
 SELECT
     trace_id, span_id, service, path, start_unix_nano, duration_ms, weight, overrun_ms, stage, cause, model, model_version,
     framework, mapKeys(stages) AS stage_names, mapValues(stages) AS stage_ms, mapKeys(attributes) AS keys,
-    mapValues(attributes) AS texts, mapKeys({resource}) AS resource_keys, mapValues({resource}) AS resource_texts
-FROM {requests}
-WHERE ({verdict:UInt8} = 2 OR breached = ({verdict:UInt8} = 1)) AND cityHash64(span_id) <= {below:UInt64}
+    mapValues(attributes) AS texts, mapKeys({resource}) AS resource_keys, mapValues({resource}) AS resource_texts, marked
+FROM (
+    SELECT
+        *, CAST(
+            multiIf({kind:UInt8} = 0, coalesce(breached, false), {kind:UInt8} = 1, (
+                start_unix_nano >= {box_since:Int64} AND start_unix_nano < {box_until:Int64}
+                AND duration_ms >= {box_least:Float64} AND duration_ms < {box_most:Float64}
+            ), false) AS Bool
+        ) AS marked
+    FROM {requests}
+    WHERE {kind:UInt8} != 0 OR breached IS NOT NULL
+)
+WHERE (marked AND cityHash64(span_id) <= {marked_below:UInt64}) OR (NOT marked AND cityHash64(span_id) <= {below:UInt64})
 LIMIT {most:UInt32}

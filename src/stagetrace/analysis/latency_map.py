@@ -1,0 +1,146 @@
+"""Requests by when they began and how long they took: the cells of a heat map, and the objectives drawn on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Final, NamedTuple
+
+from stagetrace.analysis.source import Source, sample_of
+from stagetrace.estimates import NOTHING, Sample
+
+COLUMNS: Final = 160  # at most
+ROWS: Final = 60  # at most
+_BINS: Final = 16  # to a doubling of the duration
+_LOWEST: Final = -10 * _BINS  # the bin that holds all that is shorter, too
+_SPARSE: Final = 0.1  # a window of which the requests fill less is shown only from the first to the last of them
+_LINES: Final = 5
+_OBJECTIVES: Final = 100  # looked at, the most frequent ones
+_S: Final = 10**9
+WIDTHS: Final = (
+    *(step * 10**digits for digits in range(3, 9) for step in (1, 2, 5)),
+    *(step * _S for step in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)),
+    *(hours * 3600 * _S for hours in (1, 2, 3, 6, 12, 24, 48, 168, 720, 2160, 8760)),
+)
+
+
+class Cell(NamedTuple):
+    """The requests of one column and one row; counts are sums of weights."""
+
+    column: int
+    row: int  # the shortest durations are row 0
+    requests: float
+    breaches: float
+
+
+class Line(NamedTuple):
+    """A threshold, and the objectives that have it, the most frequent first."""
+
+    threshold_ms: float
+    objectives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LatencyMap:
+    """The cells that have requests. Column c begins at `origin_ns + c * width_ns`, row r at `edges_ms[r]`."""
+
+    origin_ns: int
+    width_ns: int
+    columns: int
+    edges_ms: tuple[float, ...] = ()  # one more than there are rows; none without a request
+    cells: tuple[Cell, ...] = ()
+    is_judged: bool = False  # whether any request is
+    lines: tuple[Line, ...] = ()
+    thresholds: int = 0  # in all, of which `lines` has the most frequent
+    is_narrowed: bool = False  # the window has more time, without a request
+    sample: Sample = NOTHING
+
+    @property
+    def times_ns(self) -> list[int]:
+        """Return when each column begins, and when the last one ends."""
+        return [self.origin_ns + column * self.width_ns for column in range(self.columns + 1)]
+
+    @property
+    def requests(self) -> float:
+        """Return how many requests there are."""
+        return sum(cell.requests for cell in self.cells)
+
+    @property
+    def breaches(self) -> float:
+        """Return how many of them are breaches."""
+        return sum(cell.breaches for cell in self.cells)
+
+    def quantile(self, q: float) -> float | None:
+        """Return the lower edge of the row in which a quantile of all durations lies."""
+        return self.edges_ms[quantile_row(self.cells, q)] if self.cells else None
+
+
+def ask(source: Source, since_ns: int, until_ns: int) -> LatencyMap:
+    """Return the map of a source within a window, of which parts without a request may be left out."""
+    (extent,) = source.reduce("extent") or [{}]
+    first, last = extent.get("first_unix_nano"), extent.get("last_unix_nano")
+    if first is None or last is None:
+        return LatencyMap(since_ns, max(1, until_ns - since_ns), 1)
+    start, end = since_ns, max(until_ns, last + 1)  # clocks of traced machines may run ahead
+    is_narrowed = last + 1 - first < _SPARSE * (end - start)
+    if is_narrowed:
+        start, end = first, last + 1
+    width = width_of(end - start)
+    origin = start // width * width
+    columns = -(-(end - origin) // width)
+    values = {"origin": origin, "width": width, "columns": columns, "bins": _BINS, "rows": ROWS}
+    rows = source.reduce("latency_cells", **values)
+    lines, thresholds = _lines(source.reduce("largest_groups", ["objective", "threshold_ms"], most=_OBJECTIVES))
+    return LatencyMap(
+        origin,
+        width,
+        columns,
+        _edges(rows),
+        tuple(sorted(Cell(row["bucket"], row["place"], row["requests"], row["breaches"]) for row in rows)),
+        any(row["judged"] for row in rows),
+        lines,
+        thresholds,
+        is_narrowed,
+        sample_of(rows),
+    )
+
+
+def width_of(length_ns: int) -> int:
+    """Return the width of a column, in ns: one that people use, so that there are enough columns and not too many."""
+    return next((width for width in WIDTHS if -(-length_ns // width) < COLUMNS), -(-length_ns // (COLUMNS - 1)))
+
+
+def quantile_row(cells: Sequence[Cell], q: float) -> int:
+    """Return the row in which a quantile of the durations of these cells lies."""
+    by_row: dict[int, float] = {}
+    for cell in cells:
+        by_row[cell.row] = by_row.get(cell.row, 0.0) + cell.requests
+    left = q * sum(by_row.values())
+    for row in sorted(by_row):
+        left -= by_row[row]
+        if left <= 0:
+            return row
+    return max(by_row)
+
+
+def _edges(rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Return where each row begins, and where the last one ends.
+
+    Durations are whole ns, so that a bound is the same that is rounded up to the next one; it is shorter as a text.
+    """
+    if not rows:
+        return ()
+    lowest, step = rows[0]["lowest"], rows[0]["step"]
+    count = max(row["place"] for row in rows) + 1
+    edges = [ceil(2 ** ((lowest + place * step) / _BINS) * 1e6) / 1e6 for place in range(count + 1)]
+    return (0.0 if lowest <= _LOWEST else edges[0], *edges[1:])
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[Line, ...], int]:
+    """Return the thresholds that most requests have, and how many there are."""
+    found: dict[float, list[str]] = {}
+    for row in rows:
+        if row["threshold_ms"] is not None:
+            found.setdefault(row["threshold_ms"], []).append(row["objective"] or "an objective")
+    return tuple(Line(ms, tuple(names)) for ms, names in list(found.items())[:_LINES]), len(found)

@@ -1,0 +1,195 @@
+"""The heat map: a box is drawn by mouse, keyboard or form, is in the URL, and what distinguishes it is below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from page.conftest import settle, violations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import Page
+
+    from page.conftest import OpenPage
+
+FIELDS = ["from", "to", "least_ms", "most_ms"]
+PIXELS = "() => document.querySelector('#heat canvas').toDataURL()"
+
+
+def asked(page: Page) -> dict[str, str]:
+    """Return the box of the URL."""
+    found = parse_qs(urlsplit(page.url).query)
+    return {name: found[name][0] for name in FIELDS if name in found}
+
+
+def below(page: Page, what: str) -> None:
+    """Wait until the part below is about this."""
+    expect(page.locator("#box h2")).to_have_text(f"What distinguishes {what}", timeout=20_000)
+    settle(page)
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drag over the picture, from and to shares of its width and height."""
+    bounds = page.locator("#heat").bounding_box()
+    assert bounds is not None
+    at = [(bounds["x"] + bounds["width"] * x, bounds["y"] + bounds["height"] * y) for x, y in (start, end)]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move(*at[1], steps=4)
+    page.mouse.up()
+    settle(page)
+
+
+def test_dragging_selects_a_box_that_is_in_the_url_and_back_undoes_it(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h")
+    below(page, "the breaches")
+    before = page.evaluate(PIXELS)
+    drag(page, (0.5, 0.05), (0.8, 0.3))
+    first = asked(page)
+    assert [*first] == FIELDS
+    assert float(first["least_ms"]) > 50
+    below(page, "the box")
+    expect(page.locator("#box-form input[name=from]")).to_have_value(first["from"])
+    expect(page.locator("#filter input[name=most_ms]")).to_have_value(first["most_ms"])
+    assert page.evaluate(PIXELS) != before
+    drag(page, (0.55, 0.6), (0.7, 0.9))
+    second = asked(page)
+    assert float(second["most_ms"]) < 50
+    shown = page.locator("#box").inner_text()
+    page.go_back()
+    expect(page.locator("#box-form input[name=least_ms]")).to_have_value(first["least_ms"])
+    expect(page.locator("#box")).not_to_have_text(shown, timeout=20_000)
+    settle(page)
+    assert asked(page) == first
+    page.go_back()
+    below(page, "the breaches")
+    assert asked(page) == {}
+    page.go_forward()
+    below(page, "the box")
+
+
+def test_a_link_restores_the_box(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h&least_ms=50&most_ms=1000")
+    below(page, "the box")
+    expect(page.locator("#box > p.soft").first).to_contain_text("10,000 requests in the box")
+    boxed = page.evaluate(PIXELS)
+    page.locator("#box-clear").click()
+    below(page, "the breaches")
+    settle(page)
+    assert asked(page) == {}
+    assert page.evaluate(PIXELS) != boxed
+    drag(page, (0.5, 0.05), (0.8, 0.3))
+    other = open_page("many", f"/heatmap?{urlsplit(page.url).query}")
+    assert other.locator("#box > p.soft").first.inner_text() == page.locator("#box > p.soft").first.inner_text()
+
+
+def test_the_keyboard_selects_a_box(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h")
+    page.locator("#heat").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#heat-now")).to_contain_text(" ms, p")
+    spoken = page.locator("#heat-now").inner_text()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#heat-now").inner_text() != spoken
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowDown"):
+        page.keyboard.press(f"Shift+{key}")
+    assert asked(page) == {}
+    page.keyboard.press("Enter")
+    below(page, "the box")
+    assert [*asked(page)] == FIELDS
+    page.keyboard.press("Escape")
+    below(page, "the breaches")
+    assert asked(page) == {}
+
+
+def test_the_form_selects_a_box_and_keeps_the_selection(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h&service=shop")
+    page.locator("#box-form input[name=least_ms]").fill("100")
+    page.locator("#box-form button").click()
+    settle(page)
+    assert asked(page) == {"least_ms": "100"}
+    assert "service=shop" in page.url
+    expect(page.locator("#box > p.soft").first).to_contain_text("100 ms or more")
+
+
+def test_a_tooltip_has_the_numbers_of_a_cell(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h")
+    page.locator("#heat").hover()
+    tip = page.locator("#heat .tip")
+    expect(tip).to_contain_text("UTC")
+    expect(tip).to_contain_text("ms, p")
+    expect(tip).to_contain_text("request")
+    expect(tip).to_contain_text("breach")
+
+
+def test_the_picture_is_drawn_again_in_the_dark_and_in_another_size(open_page: OpenPage) -> None:
+    page = open_page("demo", "/heatmap", color_scheme="light")
+    light = page.evaluate(PIXELS)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"before => ({PIXELS})() !== before", arg=light)
+    page.locator("#theme").click()  # light, whatever the system has
+    page.wait_for_function(f"before => ({PIXELS})() === before", arg=light)
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.wait_for_function("document.querySelector('#heat canvas').width < 390")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_finding_is_a_filter_that_keeps_the_box(open_page: OpenPage) -> None:
+    page = open_page("demo", "/heatmap?least_ms=100")
+    link = page.locator("#box a.finding").first
+    link.click()
+    settle(page)
+    segments = parse_qs(urlsplit(page.url).query)["segment"]
+    assert all("=" in one for one in segments)
+    assert asked(page) == {"least_ms": "100"}
+    assert page.locator(".error").count() == 0
+    expect(page.locator("#box")).to_contain_text("requests in the box")
+
+
+def test_a_box_is_accessible(open_page: OpenPage) -> None:
+    for scheme in ("light", "dark"):
+        assert violations(open_page("demo", "/heatmap?least_ms=100", color_scheme=scheme)) == []
+
+
+def test_the_longest_requests_lead_to_their_traces(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h&least_ms=100")
+    rows = page.locator("#box tr[data-row] a[href^='/trace/']")
+    assert rows.count() == 10
+    assert "Longest requests in the box: 10 of " in page.locator("#box").inner_text()
+    assert "since=2h" in (rows.first.get_attribute("href") or "")
+
+
+def test_little_data_is_told(open_page: OpenPage) -> None:
+    assert open_page("none", "/heatmap").locator("#cells").inner_text().startswith("No request here.")
+    page = open_page("one", "/heatmap")
+    expect(page.locator("#box .sentence")).to_have_text(
+        "Not enough data: 1 breaches and 0 good requests; 5 of each are needed."
+    )
+    assert page.locator("#heat").get_attribute("aria-label") == (
+        "Heat map of 1 requests by start and duration, 1 of them breaches"
+    )
+
+
+@pytest.mark.smoke
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize(
+    ("query", "wrong"),
+    [
+        ("least_ms=fast", "is not a number of milliseconds"),
+        ("least_ms=-1", "is not a number of milliseconds"),
+        ("least_ms=20&most_ms=10", "the box is empty"),
+        ("from=1m&to=2m", "the box is empty"),
+        ("from=noon", "cannot read"),
+    ],
+)
+def test_a_box_that_cannot_be_gets_the_remedy(site: Callable[[str], str], query: str, wrong: str) -> None:
+    for path in ("/heatmap", "/heatmap/box"):
+        response = httpx.get(f"{site('one')}{path}?{query}", timeout=30)
+        assert response.status_code == 400
+        assert wrong in response.text
