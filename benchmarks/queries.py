@@ -50,11 +50,12 @@ def measure(spans: int, repeat: int, folder: Path | None) -> Queries:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
         if not folder.exists():
-            _fill(folder, spans)
+            fill(folder, spans)
         return _ask_all(folder, repeat)
 
 
-def _fill(folder: Path, spans: int) -> None:
+def fill(folder: Path, spans: int) -> None:
+    """Store spans of a day in a folder."""
     from stagetrace.store.local import LocalStore
 
     progress(f"filling {folder} with {spans} spans")
@@ -127,13 +128,14 @@ def _p99_of_spans(reader: LocalReader) -> int:
 
 def _cold(folder: Path, last_ns: int) -> int:
     """Run the command in a process of its own; return the length of its answer."""
-    window = ("--since", _iso(last_ns - HOUR_NS), "--until", _iso(last_ns + 1))
+    window = ("--since", iso(last_ns - HOUR_NS), "--until", iso(last_ns + 1))
     argv = [str(BIN / "stagetrace"), "breaches", "--store", str(folder), *window, "--limit", "20", "--json"]
     done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, env={**os.environ, **clean_environment()})
     return len(done.stdout)
 
 
-def _iso(moment_ns: int) -> str:
+def iso(moment_ns: int) -> str:
+    """Return a time as commands and the page take it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment_ns // 10**9))
 
 
