@@ -72,7 +72,7 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
         page.on("console", lambda one: problems.extend([one.text] if one.type == "error" else []))
         page.on("dialog", lambda one: one.dismiss())
         page.on("dialog", lambda one: problems.append(f"a dialog: {one.message}"))
-        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("pageerror", lambda error: problems.append(error.stack or str(error)))
         page.on("request", lambda one: problems.extend([] if one.url.startswith(tuple(own)) else [one.url]))
         if emulated:
             page.emulate_media(**emulated)

@@ -139,6 +139,8 @@ def test_a_signal_ends_it_also_with_open_connections(folder: Path, tmp_path: Pat
         (["--store", ".", "--tls-cert", "c.pem"], "TLS needs both"),
         (["--store", ".", "--tls-cert", "c.pem", "--tls-key", "k.pem"], "cannot use c.pem with k.pem"),
         (["--store", ".", "--allow-host", "a/b"], "--allow-host: 'a/b' is not a host name"),
+        (["--store", ".", "--jaeger-ui", "javascript:x"], "--jaeger-ui: 'javascript:x' is no address of a web page"),
+        (["--store", ".", "--jaeger-ui", "jaeger:16686"], "'jaeger:16686' is no address of a web page"),
         (["--store", ".", "--grpc-port", "1"], "unrecognized arguments"),
     ],
 )

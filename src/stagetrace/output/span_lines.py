@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 from stagetrace import semconv
@@ -23,10 +23,13 @@ class Line(NamedTuple):
     is_critical: bool
 
 
-def lines_of(spans: Sequence[SpanRow]) -> list[Line]:
-    """Return spans depth first, siblings by time. Each span comes once, even where parents form a circle."""
+def lines_of(spans: Sequence[SpanRow], places: Collection[int] | None = None) -> list[Line]:
+    """Return spans depth first, siblings by time. Each span comes once, even where parents form a circle.
+
+    `places`: what `on_path` gives of these spans, where that is known.
+    """
     ids = {span.span_id for span in spans}
-    critical = {id(spans[place]) for place in on_path(spans)}
+    critical = {id(spans[place]) for place in (on_path(spans) if places is None else places)}
     children: dict[str | None, list[SpanRow]] = {}
     for span in sorted(spans, key=by_time):
         parent = span.parent_span_id if span.parent_span_id in ids else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis.critical_path import path_of
@@ -16,9 +16,12 @@ from stagetrace.span_attributes import text
 from stagetrace.store.base import SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from stagetrace.analysis.critical_path import Path
     from stagetrace.store.base import SpanRow, Trace
+
+_NUMBERS: Final = ("depth", "at", "took")  # of a row, which are there if they are 0, too
 
 
 def key_of(span: SpanRow) -> str:
@@ -34,50 +37,55 @@ def spans_by_key(spans: Sequence[SpanRow]) -> dict[str, SpanRow]:
     return found | {key_of(span): span for span in spans}
 
 
-def picture(trace: Trace) -> dict[str, Any]:
-    """Return the rows of a trace, and how long it took; times in ns from its begin, on the clock of its root."""
+def picture(trace: Trace) -> tuple[dict[str, Any], list[str]]:
+    """Return what a trace is drawn of, and notes on what is odd about it.
+
+    Times are ns from its begin, on the clock of its root. Of a row is left out what is absent, empty or false, and a
+    service that is the one of the row above it in the tree.
+    """
     tree = span_tree(trace.spans)
+    paths = [path_of(tree, root) for root in tree.roots]
+    lines = lines_of(trace.spans, {place for path in paths for place in path.places})
     start, end = min(tree.starts), max(tree.ends)
-    return {"took": end - start, "rows": list(_rows(tree, start)), "trace": trace.trace_id}
+    found = [*notes(tree, paths[0] if paths else path_of(tree)), *_missing(lines)]
+    return {"took": end - start, "rows": list(_rows(tree, lines, _segments(paths), start))}, found
 
 
-def notes_of(trace: Trace) -> list[str]:
-    """Return what is odd about a trace: clocks, parents that are missing, circles, several roots."""
-    tree = span_tree(trace.spans)
-    found = list(notes(tree, path_of(tree)))
-    missing = sum(one.note is not None and "not in this store" in one.note for one in lines_of(trace.spans))
+def _missing(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield a note on parents that are missing."""
+    missing = sum(one.note is not None and "not in this store" in one.note for one in lines)
     if missing:
         what = "1 span has a parent that is" if missing == 1 else f"{missing:,} spans have parents that are"
-        found.append(f"{what} not in this store.")
-    return found
+        yield f"{what} not in this store."
 
 
-def _rows(tree: Tree, start: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows; what is absent, empty or false is left out."""
+def _rows(
+    tree: Tree, lines: Sequence[Line], segments: Mapping[int, Sequence[tuple[int, int]]], start: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows."""
     places = {id(span): place for place, span in enumerate(tree.spans)}
-    segments = _segments(tree)
     unseen = unseen_times(tree.spans)
-    stages: list[str | None] = []  # of the lines above, by depth
-    for line in lines_of(tree.spans):
+    above: list[tuple[str | None, str | None]] = []  # stage and service of the lines above, by depth
+    for line in lines:
         span, place = line.span, places[id(line.span)]
+        del above[line.depth :]
+        stage, service = above[-1] if above else (None, None)
         own = text(span.attributes, semconv.ML_STAGE)
-        above = stages[line.depth - 1] if line.depth else None
-        del stages[line.depth :]
-        stages.append(None if span.kind == SERVER else own or above)
+        above.append((None if span.kind == SERVER else own or stage, span.service))
         row = {
             "key": key_of(span),
             "depth": line.depth,
             "name": printable(span.name) or "(no name)",
-            "service": printable(span.service),
+            "service": None if span.service == service else printable(span.service) or "(no service)",
             "at": tree.starts[place] - start,
             "took": tree.ends[place] - tree.starts[place],
             "kind": "entry" if span.kind == SERVER else "stage" if own else "detail",
-            "stage": stages[-1],
+            "stage": above[-1][0],
             **_marks(line),
             "path": [(begin - start, end - start) for begin, end in segments.get(place, ())],
             **_unseen(unseen.get(place), tree.shifted_ns.get(place, 0) - start),
         }
-        yield {name: value for name, value in row.items() if value or name in ("at", "took", "depth")}
+        yield {name: value for name, value in row.items() if value or name in _NUMBERS}
 
 
 def _marks(line: Line) -> dict[str, Any]:
@@ -103,10 +111,10 @@ def _unseen(found: Unseen | None, shift: int) -> dict[str, Any]:
     }
 
 
-def _segments(tree: Tree) -> dict[int, list[tuple[int, int]]]:
+def _segments(paths: Iterable[Path]) -> dict[int, list[tuple[int, int]]]:
     """Return place -> its parts of the critical path of its root."""
     found: dict[int, list[tuple[int, int]]] = {}
-    for root in tree.roots:
-        for one in path_of(tree, root).segments:
+    for path in paths:
+        for one in path.segments:
             found.setdefault(one.place, []).append((one.start_unix_nano, one.end_unix_nano))
     return found

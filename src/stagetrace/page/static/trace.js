@@ -295,6 +295,9 @@ window.addEventListener("popstate", () => {
   rows.reveal(false);
 });
 
+// htmx would load the page anew.
+document.addEventListener("htmx:before:history:restore", (event) => shown && event.preventDefault());
+
 window.addEventListener("resize", () => shown?.state.changed());
 
 document.addEventListener("stagetrace:part", (event) => {

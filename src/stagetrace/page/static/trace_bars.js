@@ -35,6 +35,18 @@ export function scale(view, width) {
   return (ns) => Math.min(Math.max((ns - view[0]) * each, -3), width + 3);
 }
 
+// Intervals in pixels, [left, width]: those that are less than half a pixel apart are one, so that thousands are few.
+function strips(intervals, x) {
+  const found = [];
+  for (const [start, end] of intervals || []) {
+    const [left, right] = [x(start), x(end)];
+    const last = found[found.length - 1];
+    if (last && left - last[1] < 0.5) last[1] = Math.max(last[1], right);
+    else found.push([left, right]);
+  }
+  return found.map(([left, right]) => [left, Math.max(right - left, 1)]);
+}
+
 // The elements of one span's bar, `height` high from `top` on.
 export function bar(row, x, top, height) {
   const left = x(row.at);
@@ -44,13 +56,11 @@ export function bar(row, x, top, height) {
   group.append(
     svg("rect", { class: "body", x: left + inset, y: top + inset, width: Math.max(width - 2 * inset, 0.5), height: height - 2 * inset, rx: row.kind === "entry" ? 2 : 1 }),
   );
-  for (const [start, end] of row.hatched || []) {
-    const from = x(start);
-    group.append(svg("rect", { class: "unseen", x: from, y: top, width: Math.max(x(end) - from, 1), height, fill: "url(#hatching)" }));
+  for (const [from, wide] of strips(row.hatched, x)) {
+    group.append(svg("rect", { class: "unseen", x: from, y: top, width: wide, height }));
   }
-  for (const [start, end] of row.path || []) {
-    const from = x(start);
-    group.append(svg("rect", { class: "path", x: from, y: top + height, width: Math.max(x(end) - from, 1), height: 2 }));
+  for (const [from, wide] of strips(row.path, x)) {
+    group.append(svg("rect", { class: "path", x: from, y: top + height, width: wide, height: 2 }));
   }
   return group;
 }

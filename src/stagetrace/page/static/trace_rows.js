@@ -71,7 +71,7 @@ export class Rows {
     cell.append(twisty);
     if (row.stage) cell.append(html("span", `swatch ${stageClass(row.stage)}${row.kind === "detail" ? " light" : ""}`));
     const above = this.state.rows[row.parent];
-    if (!above || above.service !== row.service) cell.append(html("span", "service", row.service || "(no service)"));
+    if (!above || above.service !== row.service) cell.append(html("span", "service", row.service));
     const label = html("span", "label", row.count ? `${row.name} ×${row.count}` : row.name);
     label.title = row.name;
     cell.append(label);

@@ -14,13 +14,15 @@ function interval(text) {
 
 const written = (range) => range && range.map((ns) => String(Number((ns / 1e6).toFixed(6)))).join("-");
 
-// Rows as they come, each with the number of the row above it in the tree, and of the row after its last descendant.
+// Rows as they come, each with the number of the row above it in the tree, of the row after its last descendant, and
+// with its service.
 function linked(rows) {
   const above = [];
   rows.forEach((row, number) => {
     while (above.length > row.depth) rows[above.pop()].after = number;
     row.number = number;
     row.parent = above.length ? above[above.length - 1] : -1;
+    row.service ??= rows[row.parent]?.service;
     above.push(number);
   });
   while (above.length) rows[above.pop()].after = rows.length;

@@ -19,7 +19,7 @@ from stagetrace.output.trace_json import as_json
 from stagetrace.output.verdicts import BREACH, Verdict, verdict_of
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import File, Part, View
-from stagetrace.page.trace_picture import key_of, notes_of, picture, spans_by_key
+from stagetrace.page.trace_picture import key_of, picture, spans_by_key
 from stagetrace.printable import printable_json, printable_lines
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
 from stagetrace.store.entries import request_text
@@ -101,6 +101,7 @@ def body(asked: Asked, reader: Reader, site: Site) -> Part:
     entries = _entries(trace)
     verdicts = [verdict_of(span, trace.spans) for span in entries[:_ENTRIES]]
     start = min(span.start_unix_nano for span in trace.spans)
+    drawn, notes = picture(trace)
     values = {
         "trace": trace,
         "start_ns": start,
@@ -108,8 +109,8 @@ def body(asked: Asked, reader: Reader, site: Site) -> Part:
         "entries": len(entries),
         "verdicts": [one for one in verdicts if one.word != BREACH],
         "cards": list(_cards(trace, entries[:_ENTRIES], verdicts)),
-        "notes": notes_of(trace),
-        "picture": picture(trace),
+        "notes": notes,
+        "picture": drawn,
         "links": list(_links(asked, verdicts)),
         "missed_sentence": missed_bounds.sentence,
         "meter": _meter,
