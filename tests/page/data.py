@@ -60,9 +60,7 @@ def nothing() -> Iterable[ExportTraceServiceRequest]:
 
 def one() -> Iterable[ExportTraceServiceRequest]:
     """Yield a single request, a breach, of a service whose name is hostile."""
-    message = ExportTraceServiceRequest()
-    _add(message, random.Random(1), time.time_ns() - MINUTE, is_late=True, service='<img src=x onerror="alert(1)">')
-    yield message
+    yield request(random.Random(1), time.time_ns() - MINUTE, is_late=True, service='<img src=x onerror="alert(1)">')
 
 
 def many() -> Iterable[ExportTraceServiceRequest]:
@@ -126,6 +124,13 @@ def fill(folder: Path, name: str) -> None:
         for message in DATA[name]():
             appended = store.append(message.SerializeToString())
             assert not appended.rejected, appended
+
+
+def request(chance: random.Random, start: int, *, is_late: bool, service: str) -> ExportTraceServiceRequest:
+    """Return a single request."""
+    message = ExportTraceServiceRequest()
+    _add(message, chance, start, is_late=is_late, service=service)
+    return message
 
 
 def _add(message: ExportTraceServiceRequest, chance: random.Random, start: int, *, is_late: bool, service: str) -> None:

@@ -49,6 +49,10 @@ class Parser(h11.Connection):
         return event
 
 
+# The key of a request's scope under which its application marks a response that has no end of its own.
+ENDLESS: Final = "stagetrace.endless"
+
+
 class Connection(H11Protocol):
     """One connection, and its place among those of its port."""
 
@@ -107,6 +111,12 @@ class Connection(H11Protocol):
         super().on_response_complete()  # which begins with the next request where that was received before
         if not self._is_between_requests() and not self.flow.write_paused:
             self._wait_or_work()
+
+    def shutdown(self) -> None:
+        """Complete the response at the server's end; cut one off that has no end."""
+        super().shutdown()
+        if not self._is_between_requests() and self.cycle.scope.get(ENDLESS):
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """Await that the client reads what was written."""

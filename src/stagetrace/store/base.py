@@ -32,7 +32,9 @@ CANDIDATES: Final = 10  # ids that `trace_ids` gives
 RELATIONS: Final = "relations"  # give the two relations
 SQL: Final = "sql"  # ... with the reader's own SQL allowed on them
 SEGMENTS: Final = "segments"  # filter by any attribute
-TAIL: Final = "tail"  # have `spans_after(cursor) -> (rows, cursor)`: spans received since; of None: the cursor
+# Have `spans_after(cursor, entries=False) -> (rows, cursor)`: spans received since, or only those of kind SERVER; where
+# the cursor is None, only the cursor.
+TAIL: Final = "tail"
 COUNTS: Final = "counts"  # have `counted(selection) -> list[Counted]`: counts that services have sent
 EXHAUSTIVE: Final = "exhaustive"  # return everything in a window, however much that is
 WHOLE: Final = frozenset({RELATIONS, SQL, SEGMENTS, EXHAUSTIVE})  # the capabilities of a store that DuckDB can ask

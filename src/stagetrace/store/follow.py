@@ -43,7 +43,7 @@ def latest(reader: Reader, service: str | None, *, breached: bool | None) -> str
 
 
 def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:
-    """Yield the spans received since the last time, at once an empty list, then every `interval_s`, without end."""
+    """Yield the entry spans received since the last time, at once none, then every `interval_s`, without end."""
     news = _cursor(reader) if TAIL in reader.capabilities else _polling(reader, wanted)
     # No end in time: the window was made when the command began.
     ever = replace(wanted, until_ns=2**63 - 1, limit=None)
@@ -57,7 +57,7 @@ def _cursor(reader: Reader) -> Iterator[list[SpanRow]]:
     following = cast("Any", reader)
     cursor = None
     while True:
-        spans, cursor = following.spans_after(cursor)
+        spans, cursor = following.spans_after(cursor, entries=True)
         yield spans
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from backend.door import Door, running
 from backend.hostile import probes_http as probes
 from backend.processes import until
-from backend.running import PROTOBUF, Up, names_of, post, request, run_up
+from backend.running import Up, names_of, post, request, run_up
 from backends import LOOPBACK
 from pki import make_pki
 from stagetrace.backend.access import Access
@@ -31,7 +30,6 @@ from stagetrace.backend.options import Limits, Options
 from stagetrace.backend.query import Queries
 from stagetrace.backend.query_http import query_app
 from stagetrace.backend.receiver_http import receiver_app
-from stagetrace.backend.sockets import listen
 from stagetrace.store.local import LocalReader, LocalStore
 
 if TYPE_CHECKING:
@@ -51,8 +49,8 @@ SHORT_BODY = BodyDeadlines(whole=0.6, step=0.6)
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, Path]]:
     """Run a back end for these tests alone; yield it with its log."""
     folder = tmp_path_factory.mktemp("attacked")
-    with run_up(folder) as running:
-        yield running, folder / "up.log"
+    with run_up(folder) as up:
+        yield up, folder / "up.log"
 
 
 def is_served(up: Up) -> None:
@@ -105,51 +103,6 @@ def test_headers_and_chunks_have_limits(attacked: tuple[Up, Path], case: str) ->
         assert probes.status_of(one) == status
 
 
-@dataclass
-class Door:
-    """An HTTP port in this process, with limits of its own."""
-
-    server: HttpServer
-    address: probes.Address
-    counters: Counters
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.address[0]}:{self.address[1]}"
-
-    def closed(self, why: Closed) -> int:
-        return self.counters.value("closed_connections", why.value)
-
-    def post(self, body: bytes = SPANS) -> httpx.Response:
-        headers = {"content-type": PROTOBUF}
-        return httpx.post(f"{self.url}/v1/traces", content=body, headers=headers, timeout=30)
-
-    def is_healthy(self) -> bool:
-        return httpx.get(f"{self.url}/health", timeout=30).status_code == 200
-
-
-@contextmanager
-def running(server: HttpServer, counters: Counters) -> Iterator[Door]:
-    """Run a port in a thread."""
-    bound = listen(LOOPBACK, 0, "--http-port")
-    ready = threading.Event()
-
-    async def serve() -> None:
-        serving = asyncio.create_task(server.serve(sockets=[bound]))
-        await server.up.wait()
-        ready.set()
-        await serving
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield Door(server, bound.getsockname(), counters)
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStore]:
     """Open one store for all ports of this process."""
@@ -189,7 +142,7 @@ ATTACKS: dict[str, Callable[[probes.Address], probes.Connected]] = {
 def test_requests_that_never_end_give_way_to_others(store: LocalStore, attack: str) -> None:
     with receiver(store, most=32) as door, ATTACKS[attack](door.address):
         for _ in range(3):
-            assert door.post().status_code == 200
+            assert door.post(SPANS).status_code == 200
             assert door.is_healthy()
         assert door.closed(Closed.CROWDED) >= 8
         assert len(door.server.connections) <= 32
@@ -282,7 +235,7 @@ def test_requests_that_wait_for_a_thread_are_few_and_health_is_none_of_them(
     with receiver(store, threads=1) as door:
         try:
             with probes.open_connections(door.address, REQUESTS, content):
-                until(lambda: door.post().status_code == 429)
+                until(lambda: door.post(SPANS).status_code == 429)
                 assert door.is_healthy()
             until(lambda: door.counters.value("refused_requests", "abandoned") == REQUESTS - 1, within_s=30)
         finally:

@@ -59,12 +59,13 @@ class FileReader(MessageReader):
         followed = {TAIL} if len(paths) == 1 and paths[0].suffix in otlp.JSON else set()
         self.capabilities = MessageReader.capabilities | followed
 
-    def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
+    def spans_after(self, cursor: int | None, *, entries: bool = False) -> tuple[list[SpanRow], int]:
         """Return the spans of lines behind the cursor, and the next cursor; the first is the file's end."""
         if cursor is None:
             return [], self._paths[0].stat().st_size
         requests, cursor = otlp.complete_lines(self._paths[0], cursor)
-        return [one.row() for request in requests for one in spans_of(request)], cursor
+        spans = [one for request in requests for one in spans_of(request)]
+        return [one.row() for one in spans if not entries or one.span.kind == one.span.SPAN_KIND_SERVER], cursor
 
     def messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the requests in the files, and report progress by bytes."""

@@ -284,14 +284,14 @@ class LocalReader(Closing):
             if deep:
                 cuts.append(f"{deep} spans are without their attributes that nest too deep")
 
-    def spans_after(self, cursor: int | None) -> tuple[list[SpanRow], int]:
+    def spans_after(self, cursor: int | None, *, entries: bool = False) -> tuple[list[SpanRow], int]:
         """Return the spans acknowledged after `cursor`, and the next cursor; None: no spans yet, only the cursor."""
         view = self._view()
         newest = view.last
         if cursor is None or newest <= cursor:
             return [], newest
-        query = f"SELECT * FROM ({{spans}}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2"
-        found = self._rows(query, [cursor, newest])
+        query = f"SELECT * FROM ({{spans}}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2 AND (is_entry OR $3)"
+        found = self._rows(query, [cursor, newest, not entries], entries=entries or None)
         return distinct(_span_rows(found)), newest
 
     def counted(self, selection: Selection) -> list[Counted]:
