@@ -8,6 +8,7 @@ import pytest
 
 from answers.made import NOON, Made, reading, store
 from stagetrace.analysis.ranks import Rank, Ranks, ask
+from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +50,20 @@ def test_a_label_never_promises_more_than_there_is() -> None:
         "p99.9",
         "p99.9",
     ]
+
+
+def test_what_is_unusual_exceeds_its_median() -> None:
+    """By at least a tenth of what the worst one does."""
+    ranks = [
+        Rank(part, took, 0.5, median, 40)
+        for part, took, median in (
+            ("request", 200.0, 90.0),
+            ("queue", 20.0, 5.0),
+            ("preprocess", 10.0, 9.5),
+            ("inference", 100.0, 10.0),
+            ("postprocess", 1.0, 3.0),
+            ("handler", 9.0, None),
+        )
+    ]
+    found = Ranks(tuple(ranks), Sample(40, is_estimate=False, is_unknown=False)).unusual
+    assert [one.part for one in found] == ["inference", "queue"]

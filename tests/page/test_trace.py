@@ -259,6 +259,8 @@ def test_links_lead_to_jaeger_and_to_other_views(opened: Callable[..., Page]) ->
     expect(page.locator("#jaeger")).to_have_attribute("href", f"http://jaeger.test/ui/trace/{traces.TWO}")
     href = page.get_by_role("link", name="Breaches around it").get_attribute("href") or ""
     assert "service=front" in href
+    heat = page.get_by_role("link", name="Its place in the heat map").get_attribute("href") or ""
+    assert "least_ms=80&most_ms=125" in heat
     assert "route=%2Fsearch" in href
 
 
@@ -322,5 +324,6 @@ def test_a_breach_of_the_demo_and_a_hostile_one(open_page: OpenPage) -> None:
     demo = open_page("demo", "/trace/4550573dd639b8f1382cebb16c60dcd9")
     expect(demo.locator(".card.breach")).to_contain_text("cause cpu_wait")
     expect(demo.locator(".row .mark.culprit")).to_have_count(1)
+    expect(demo.locator(".card .usual")).to_contain_text("more than usual: inference 32.55 ms, usually 7.0")
     expect(demo.locator(".row .chip.high")).to_have_text("p96")
     assert demo.locator("rect.unseen").count() > 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LEAST: Final = 20  # requests, below which a rank is nothing to show
 REQUEST: Final = "request"  # in place of a stage
 _OTHER: Final = "other"
+_UNUSUAL: Final = 0.1
 _EVER_NS: Final = 1 << 62  # one bucket of time
 
 
@@ -36,12 +37,24 @@ class Rank(NamedTuple):
         percent = self.below * 100 + 1e-9
         return f"p{floor(percent)}" if percent < 99 else f"p{min(floor(percent * 10) / 10, 99.9):g}"  # noqa: PLR2004
 
+    @property
+    def excess_ms(self) -> float:
+        """Return how much more than the median it took; 0 where that is not known."""
+        return 0.0 if self.median_ms is None else max(self.took_ms - self.median_ms, 0.0)
+
 
 class Ranks(NamedTuple):
     """The ranks of one request and its stages."""
 
     ranks: tuple[Rank, ...]
     sample: Sample
+
+    @property
+    def unusual(self) -> list[Rank]:
+        """Return the stages that took more than usual, by how much: those with a tenth of the greatest and more."""
+        stages = sorted((one for one in self.ranks if one.part != REQUEST), key=lambda one: -one.excess_ms)
+        least = _UNUSUAL * stages[0].excess_ms if stages else 0.0
+        return [one for one in stages if one.excess_ms > 0 and one.excess_ms >= least]
 
 
 def ask(source: Source, took_ms: float, stages: Mapping[str, float]) -> Ranks:

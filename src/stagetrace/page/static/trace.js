@@ -12,7 +12,6 @@ let shown = null; // the trace that is drawn: its state, and `move`, `open`, `cl
 
 function draw(picture) {
   const state = new State(picture);
-  state.ranks = data("trace-ranks") || {};
   const rows = new Rows(state, by("waterfall"), by("axis"));
   const say = (text) => (by("shown").textContent = text);
   const flames = new Flames(state, by("flames"), say);
@@ -40,6 +39,7 @@ function draw(picture) {
   pointers(state);
   cards(state);
   rangeFields(state);
+  rank(state);
   show();
   if (state.byKey.has(state.open)) rows.reveal(false);
   if (state.open) load(state.open);
@@ -59,6 +59,17 @@ function legend(state) {
   if (rows.some((row) => row.count)) texts.push("×N: the sum of N visits or calls, which took turns with the lines beside it");
   texts.push("drag over the picture: sums by stage");
   by("legend").textContent = texts.join(" · ");
+}
+
+// The percentiles, once they are there: at the spans, and, of breaches, what took more than usual.
+function rank(state) {
+  const { chips, unusual } = data("trace-ranks") || { chips: {}, unusual: {} };
+  state.ranks = chips;
+  for (const place of document.querySelectorAll("[data-usual]")) {
+    const text = unusual[place.dataset.usual];
+    place.hidden = !text;
+    place.textContent = text ? `more than usual: ${text}` : "";
+  }
 }
 
 // What moves and changes the picture.
@@ -309,7 +320,7 @@ document.addEventListener("stagetrace:part", (event) => {
     draw(picture);
   }
   if (event.target.id === "ranks" && shown) {
-    shown.state.ranks = data("trace-ranks") || {};
+    rank(shown.state);
     shown.state.changed();
   }
 });

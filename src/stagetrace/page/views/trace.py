@@ -16,6 +16,7 @@ from stagetrace.output import missed_bounds, sampling
 from stagetrace.output.span_lines import by_time
 from stagetrace.output.times import UTC, shown
 from stagetrace.output.trace_json import as_json
+from stagetrace.output.units import milliseconds
 from stagetrace.output.verdicts import BREACH, Verdict, verdict_of
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import File, Part, View
@@ -37,6 +38,7 @@ LATEST: Final = "latest"
 _ID: Final = re.compile(r"[0-9a-f]{4,32}")
 _DIGITS: Final = 32
 _HOUR_NS: Final = 3600 * 10**9
+_NEAR_NS: Final = 300 * 10**9  # in the heat map
 _ENTRIES: Final = 10  # whose verdict is shown; and of those with ranks
 _RANKED: Final = 3
 _SHOWN: Final = 160  # characters of a value, before it is folded
@@ -46,6 +48,7 @@ _LONGEST: Final = 50_000
 class Card(NamedTuple):
     """The evidence of one breach, or of one more bound that it missed, and the keys of the spans that it is about."""
 
+    entry: str  # the key of its span
     verdict: Verdict
     missed: Missed | None
     evidence: BreachEvidence | None
@@ -128,6 +131,7 @@ def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
     entries = _entries(trace)
     found: list[dict[str, Any]] = []
     chips: dict[str, tuple[str, str]] = {}
+    unusual: dict[str, str] = {}
     for span in entries[:_RANKED]:
         entry = verdict_of(span, trace.spans).entry
         wanted = _kind(asked, entry)
@@ -138,9 +142,17 @@ def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
         note = sampling.note(kind, of_kind.sample)
         found.append({"kind": kind, "window": wanted, "of_kind": of_kind, "note": note, "reason": reason})
         chips |= dict(_chips(span, trace.spans, of_kind, kind))
+        unusual[key_of(span)] = "; ".join(map(_unusual, of_kind.unusual))
     reason = "; ".join(dict.fromkeys(one["reason"] for one in found if one["reason"] is not None)) or None
     return Part(
-        "trace_ranks.html", {"found": found, "chips": chips, "entries": len(entries), "least": ranking.LEAST}, reason
+        "trace_ranks.html",
+        {
+            "found": found,
+            "given": {"chips": chips, "unusual": unusual},
+            "entries": len(entries),
+            "least": ranking.LEAST,
+        },
+        reason,
     )
 
 
@@ -195,18 +207,22 @@ def _cards(trace: Trace, entries: Sequence[SpanRow], verdicts: Sequence[Verdict]
             continue
         place = places[id(entry)]
         evidence = evidence_of(place, trace.spans)
-        yield Card(verdict, None, evidence, keys(evidence.places or (place,)))
+        yield Card(key_of(entry), verdict, None, evidence, keys(evidence.places or (place,)))
         for one in verdict.entry.missed[1:]:
-            yield Card(verdict, one, None, keys(places_of_bound(place, trace.spans, one.bound)))
+            yield Card(key_of(entry), verdict, one, None, keys(places_of_bound(place, trace.spans, one.bound)))
 
 
 def _links(asked: Asked, verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
     """Yield names and addresses of the views that show the first request among others."""
     for verdict in verdicts[:1]:
-        entry = verdict.entry
+        entry, took = verdict.entry, verdict.entry.duration_ms
         since, until = (_moment(at) for at in _around(entry))
         wanted = {"since": since, "until": until, "service": entry.service, "route": _route(entry)}
-        yield "its place in the heat map", asked.url("/heatmap", **wanted)
+        near = (_moment(entry.start_unix_nano + by) for by in (-_NEAR_NS, _NEAR_NS))
+        box = dict(
+            zip(("from", "to", "least_ms", "most_ms"), (*near, f"{0.8 * took:.4g}", f"{1.25 * took:.4g}"), strict=True)
+        )
+        yield "its place in the heat map", asked.url("/heatmap", **wanted, **box)
         yield "breaches around it", asked.url("/breaches", **wanted)
         yield "stages of its kind", asked.url("/stages", **wanted)
 
@@ -229,6 +245,11 @@ def _kind(asked: Asked, entry: Entry) -> Selection:
     if "since" in asked.params and asked.selection.since_ns <= entry.start_unix_nano < asked.selection.until_ns:
         window = (asked.selection.since_ns, asked.selection.until_ns)
     return Selection(*window, service=entry.service, route=_route(entry), model=entry.model)
+
+
+def _unusual(stage: ranking.Rank) -> str:
+    usual = "" if stage.median_ms is None else f", usually {milliseconds(stage.median_ms)}"
+    return f"{stage.part} {milliseconds(stage.took_ms)}{usual}"
 
 
 def _chips(
