@@ -62,7 +62,7 @@ def now(asked: Asked, reader: Reader, site: Site) -> Part:
         "chart": _chart(asked, found, series),
         "losses": losses[:_LOSSES],
         "all_losses": len(losses),
-        "undetermined": sum(one.attained is None for one in found.lines),
+        "undetermined": sum(one.missed is None for one in found.lines),
         "narrowed": lambda bucket: _narrowed(asked, found.start(bucket), found.width_ns),
         "lost_ms": sum(one.over_ms for one in losses),
         "kind_url": lambda kind: _kind_url(asked, kind),

@@ -1,0 +1,106 @@
+"""Parts of the board without a browser: what they say of samples, of requests without a verdict, of what is cut off."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from html import unescape
+from typing import TYPE_CHECKING
+
+import pytest
+
+from answers.made import MS, NOON, Made, store
+from stagetrace.analysis import wrong_now
+from stagetrace.cli.ask import answer_of
+from stagetrace.page.asked import Asked
+from stagetrace.page.base import Part, Site
+from stagetrace.page.templates import render
+from stagetrace.page.views import board
+from stagetrace.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+HOUR = (("since", "2026-03-01T12:00"), ("until", "2026-03-01T13:00"))
+LATE = {"inference": 90.0}
+
+
+def text_of(name: str, folder: Path, requests: Iterable[Made], *more: tuple[str, str]) -> str:
+    """Return a part of the board as one reads it."""
+    path = str(store(folder / "store", requests))
+    with open_store(path) as reader:
+        site = Site(path, partial(open_store, path), partial(answer_of, path))
+        asked = Asked.of((*HOUR, *more), {}, "1h")
+        part = board.VIEW.parts[name](asked, reader, site)
+        assert isinstance(part, Part)
+        html = render("part.html", asked=asked, site=site, part=part, took_s=0.0, **part.values)
+    html = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>|<br>", " ", html))).split())
+
+
+def some(count: int, first: int = 1, **more: object) -> list[Made]:
+    return [Made(number, NOON + number * MS, within_ms=50, **more) for number in range(first, first + count)]  # type: ignore[arg-type]
+
+
+def test_estimates_are_marked(tmp_path: Path) -> None:
+    made = [*some(20, probability=0.25), *some(1, 100, probability=0.25, stages=LATE)]
+    told = text_of("now", tmp_path, made)
+    assert "No objective is known to be missed: 1 of about 81 judged requests is a breach" in told
+    assert "~81 requests 1 breaches ~98.8 % met their objective" in told
+    told = text_of("objectives", tmp_path, made)
+    assert "~81 1 ~98.8 %" in told
+    assert "~ is estimated out of sampled requests." in told
+
+
+def test_lower_bounds_are_marked(tmp_path: Path) -> None:
+    made = [*some(20, probability=0.0), *some(1, 100, probability=0.0, stages=LATE)]
+    told = text_of("now", tmp_path, made)
+    assert "No objective is known to be missed: 1 of at least 21 judged requests is a breach" in told
+    assert "Of 1 objective it is not known" in told
+
+
+def test_a_sample_without_a_breach_is_well(tmp_path: Path) -> None:
+    """Since breaches are all there."""
+    assert "All is well: all ~40 judged requests met their objective." in text_of(
+        "now", tmp_path, some(10, probability=0.25)
+    )
+
+
+def test_excluded_requests_need_no_objective(tmp_path: Path) -> None:
+    told = text_of("now", tmp_path, some(3, verdict="excluded"))
+    assert "3 requests, none judged: the policy excludes them." in told
+    assert "STAGETRACE_SLA" not in told
+
+
+def test_met_objectives_have_their_breaches_named(tmp_path: Path) -> None:
+    told = text_of("now", tmp_path, [*some(200), *some(1, 500, stages=LATE, cause="gc")])
+    assert "All objectives are met: 1 of 201 judged requests is a breach, in inference because of gc." in told
+
+
+def test_many_causes_are_shown_together(tmp_path: Path) -> None:
+    made = [
+        one for place in range(10) for one in some(10 - place, 100 * place + 1, stages=LATE, cause=f"cause {place}")
+    ]
+    told = text_of("now", tmp_path, made)
+    assert "cause 0 10 cause 1 9" in told
+    assert "cause 7 3 all others 3" in told
+    assert "6 of 10, those with most time." in told
+
+
+def test_objectives_beyond_the_limit_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrong_now, "OBJECTIVES", 1)
+    told = text_of("now", tmp_path, [*some(3), *some(3, 50, route="/other")])
+    assert "Incomplete: objectives beyond the 1 with most breaches are counted, but not looked at alone" in told
+
+
+def test_an_objective_without_requests_in_the_window_keeps_its_budget(tmp_path: Path) -> None:
+    earlier = [Made(number, NOON - 7_200_000 * MS + number, within_ms=50, stages=LATE) for number in range(1, 4)]
+    told = text_of("objectives", tmp_path, [*earlier, *some(5, 50, route="/other")])
+    assert re.search(r"/other of shop .* 5 0 100 % .* /predict of shop .* 0 0 - - - -9,900 %", told)
+
+
+@pytest.mark.parametrize(("by", "expected"), [("cause", "gc 2"), ("stage", "tokenize 2")])
+def test_stages_and_causes_by_the_users_own_names(tmp_path: Path, by: str, expected: str) -> None:
+    made = some(2, stages={"tokenize": 80.0, "inference": 5.0}, cause="gc")
+    assert expected in text_of("now", tmp_path, made, ("by", by))
