@@ -38,8 +38,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
 
 def rows(page: Page) -> dict[tuple[str, str], tuple[str, str]]:
     """Return the table of differences: stage and percentile -> both values, and the difference in words."""
-    found = page.locator("#differences tbody tr").all()
-    cells = [one.locator("th, td").all_inner_texts() for one in found]
+    script = "rows => rows.map(row => [...row.cells].map(one => one.innerText))"
+    cells = page.locator("#differences tbody tr").evaluate_all(script)
     return {(stage, at): (values, words) for stage, at, values, _, words in cells}
 
 
@@ -93,13 +93,13 @@ def test_histograms_mirror_each_other(open_page: OpenPage) -> None:
     """Of each side a bar for each line of the table, whose shares are those of all of its requests."""
     page = open_page("demo", f"/compare?{MODELS}")
     page.get_by_text("In numbers").click()
-    numbers = [one.locator("td").all_inner_texts() for one in page.locator("#histogram tbody tr").all()]
-    for place, side in enumerate("ab"):
-        shares = [float(row[place].removesuffix(" %")) for row in numbers]
+    for place, side in enumerate("ab", 2):
+        cells = page.locator(f"#histogram tbody td:nth-child({place})").all_inner_texts()
+        shares = [float(cell.removesuffix(" %")) for cell in cells]
         assert sum(shares) == pytest.approx(100, abs=0.3)
-        bars = page.locator(f".mirrored rect.of-{side}").all()
-        assert len(bars) == sum(share > 0 for share in shares)
-        ends = [(float(bar.get_attribute("y") or 0), float(bar.get_attribute("height") or 0)) for bar in bars]
+        script = "bars => bars.map(bar => [+bar.getAttribute('y'), +bar.getAttribute('height')])"
+        ends = page.locator(f".mirrored rect.of-{side}").evaluate_all(script)
+        assert len(ends) == sum(share > 0 for share in shares)
         assert all(y + tall == pytest.approx(150, abs=0.1) if side == "a" else y == 150 for y, tall in ends)
     marks = page.locator(".mirrored text:not(.tick)").all_text_contents()
     assert [one.split()[:2] for one in marks] == [["A", "p50"], ["B", "p50"], ["A", "p99"], ["B", "p99"]]

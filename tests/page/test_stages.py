@@ -36,10 +36,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, A
 
 def table(page: Page, name: str) -> dict[str, dict[str, str]]:
     """Return a table of numbers: row -> column -> text."""
-    found = page.locator(f"#{name}")
-    columns = found.locator("thead th").all_inner_texts()
-    rows = [row.locator("th, td").all_inner_texts() for row in found.locator("tbody tr").all()]
-    return {row[0].strip(): dict(zip(columns[1:], row[1:], strict=True)) for row in rows}
+    cells = page.locator(f"#{name} tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(one => one.innerText))"
+    )
+    (_, *columns), *rows = cells
+    return {row[0].strip(): dict(zip(columns, row[1:], strict=True)) for row in rows}
 
 
 def share(text: str) -> float:
@@ -47,8 +48,10 @@ def share(text: str) -> float:
     return 0.0 if text == "0" else float(text.partition(" %")[0]) / 100
 
 
-def widths(bar: Locator) -> float:
-    return sum(float(one.get_attribute("width") or 0) for one in bar.locator("rect").all())
+def sums(bars: Locator, size: str) -> list[float]:
+    """Return how long (`width`) or high (`height`) all parts of each bar are together."""
+    script = "(bars, size) => bars.map(bar => [...bar.querySelectorAll('rect')].map(one => +one.getAttribute(size)))"
+    return [sum(parts) for parts in bars.evaluate_all(script, size)]
 
 
 def test_shares_are_those_of_bottleneck(open_page: OpenPage, asked: Callable[..., dict[str, Any]]) -> None:
@@ -68,10 +71,9 @@ def test_shares_are_those_of_bottleneck(open_page: OpenPage, asked: Callable[...
 @pytest.mark.parametrize("name", ["demo", "many", "one"])
 def test_shares_add_up(open_page: OpenPage, name: str) -> None:
     """Each bar is filled: those of the whole, and those of groups."""
-    bars = open_page(name, "/stages?p=90").locator("svg.bar").all()
-    assert bars
-    for bar in bars:
-        assert widths(bar) == pytest.approx(100, abs=1e-3)
+    filled = sums(open_page(name, "/stages?p=90").locator("svg.bar"), "width")
+    assert filled
+    assert filled == pytest.approx([100] * len(filled), abs=1e-3)
 
 
 def test_times_are_those_of_stages(open_page: OpenPage, asked: Callable[..., dict[str, Any]]) -> None:
@@ -106,13 +108,22 @@ def test_groups_are_those_of_bottleneck(open_page: OpenPage, asked: Callable[...
     assert list(table(page, "by-group")) == ["2026.11"]
 
 
+def test_a_column_groups_by_its_attribute(open_page: OpenPage) -> None:
+    page = open_page("demo", "/stages?by=verdict")
+    page.get_by_role("link", name="breach", exact=True).click()
+    settle(page)
+    assert "segment=sla.verdict%3Dbreach" in page.url
+    assert list(table(page, "by-group")) == ["breach"]
+
+
 def test_groups_that_are_cut_off_are_counted(open_page: OpenPage) -> None:
     page = open_page("demo", "/stages?by=ml.stage.preprocess.ms")
     text = page.locator("#groups p").first.inner_text()
     assert text.startswith("20 of ")
     assert "those with most requests" in text
     assert page.locator("#by-group tbody tr").count() == 20
-    assert "No request has" in open_page("demo", "/stages?by=no.such.key").locator("#groups").inner_text()
+    hostile = open_page("demo", "/stages?by=no.such%22';--%3Cb%3E")
+    assert "No request has no.such\"';--<b>" in hostile.locator("#groups").inner_text()
 
 
 def test_what_is_chosen_is_in_the_url(open_page: OpenPage) -> None:
@@ -146,11 +157,9 @@ def test_over_time_a_step_can_be_entered(open_page: OpenPage) -> None:
     """Its picture has a table; steps with too few requests show their mean, which is said."""
     page = open_page("demo", "/stages?p=99&show=share")
     assert "fewer than 200 requests: their mean is shown, faded" in page.locator("#course p").first.inner_text()
-    filled = page.locator(".course g").all()
+    filled = sums(page.locator(".course g"), "height")
     assert len(filled) == page.locator("#over-time tbody tr").count() > 1
-    for column in filled:
-        heights = [float(one.get_attribute("height") or 0) for one in column.locator("rect").all()]
-        assert sum(heights) == pytest.approx(100, abs=1e-2)
+    assert filled == pytest.approx([100] * len(filled), abs=1e-2)
     page.get_by_text("In numbers").click()
     page.locator("#over-time a").first.click()
     settle(page)
@@ -179,3 +188,10 @@ def test_what_is_no_percentile_is_refused(site: Callable[[str], str], text: str)
         assert response.status_code == 400
         assert "is no percentile from 1 to 99.999" in response.text
         assert "<b>" not in response.text
+
+
+@pytest.mark.usefixtures("services")
+def test_what_makes_no_groups_is_refused(site: Callable[[str], str]) -> None:
+    for path in ("/stages", "/stages/groups"):
+        response = httpx.get(site("none") + path, params={"by": "stages"})
+        assert (response.status_code, "makes no groups" in response.text) == (400, True)

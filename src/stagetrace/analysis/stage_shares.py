@@ -54,7 +54,7 @@ class Shares:
 class Group(NamedTuple):
     """Some requests, and where their time goes: at the percentile asked for, or else on average."""
 
-    key: str | None  # None: requests that lack what groups are made by
+    key: Any  # None: requests that lack what groups are made by
     requests: float  # by weight
     sample: Sample
     shares: Shares
@@ -140,7 +140,7 @@ def _forwards(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["bin"] != stage_bins.BACKWARDS]
 
 
-def _group(key: str | None, rows: Sequence[dict[str, Any]], rank: float) -> Group:
+def _group(key: Any, rows: Sequence[dict[str, Any]], rank: float) -> Group:
     own = [{"bin": row["bin"], "stage": OTHERS, "ms": row["other_ms"]} for row in rows if row["other_ms"]]
     bins = stage_bins.bins(rows, own)
     found = _around(bins, rank, is_sure=False) or _mean(bins)

@@ -15,21 +15,25 @@ from stagetrace.output.times import utc
 from stagetrace.output.units import milliseconds
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import Part, View
+from stagetrace.page.templates import stage_class
+from stagetrace.store.reductions import PATH
+from stagetrace.store.relations import REQUESTS, TYPED
+from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
     from stagetrace.analysis.stage_shares import Course, Group, Shares, Whole
     from stagetrace.estimates import Sample
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
-    from stagetrace.store.base import Reader
+    from stagetrace.store.base import Reader, Value
 
 PRESETS: Final = ("50", "90", "95", "99")
 GROUPS: Final = 20  # that are shown
-# What the URL calls what commands group by -> its column or attribute. Any other name is an attribute.
+# What is offered to group by -> its column or attribute. Any other name is a column with an attribute, or an attribute.
 KEYS: Final = {
-    "route": "path",
+    "route": PATH,
     "model": "model",
-    "version": semconv.ML_MODEL_VERSION,
+    "version": "model_version",
     "service": "service",
     "service.version": "service.version",
 }
@@ -63,7 +67,7 @@ class Bit(NamedTuple):
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
     """Return what the controls show."""
     del site
-    chosen, by = percentile(asked), asked.one("by", "route") or "route"
+    chosen, (by, _) = percentile(asked), grouping(asked)
     return {
         "percentile": chosen,
         "by": by,
@@ -80,6 +84,16 @@ def percentile(asked: Asked) -> Percentile:
     if not 1 <= number < _PERCENT:
         raise BadRequest(f"p={text[:40]!r} is no percentile from 1 to 99.999\nwrite 95, p95 or 99.9")
     return Percentile(f"{number:g}", round(number / _PERCENT, 8))
+
+
+def grouping(asked: Asked) -> tuple[str, str]:
+    """Return what a URL groups by, and its column or attribute. Raise BadRequest for what makes no groups."""
+    by = asked.one("by", "route") or "route"
+    by = "route" if by == PATH else by
+    column = KEYS.get(by, by)
+    if column in REQUESTS and column not in (*TYPED, *_FIELDS):
+        raise BadRequest(f"by={by!r} makes no groups\nname route, model, version, service, or an attribute of requests")
+    return by, column
 
 
 def whole(asked: Asked, reader: Reader, site: Site) -> Part:
@@ -115,17 +129,16 @@ def whole(asked: Asked, reader: Reader, site: Site) -> Part:
 def groups(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return where the time of the largest groups goes."""
     del site
-    chosen, by = percentile(asked), asked.one("by", "route") or "route"
+    chosen, (by, column) = percentile(asked), grouping(asked)
     with reader.relations(asked.selection) as relations:
-        found = stage_shares.by_key(relations, KEYS.get(by, by), chosen.rank, GROUPS)
-    known = [group for group in found.groups if group.key is not None]
+        found = stage_shares.by_key(relations, column, chosen.rank, GROUPS)
     names = _order(group.shares for group in found.groups)
     values = {
         "by": by,
         "percentile": chosen,
         "needed": stage_bins.needed(chosen.rank),
         "count": found.count,
-        "known": len(known),
+        "is_known": any(group.key is not None for group in found.groups),
         "stages": [(label(name), style(name)) for name in names],
         "rows": [_row(asked, by, group, names) for group in found.groups],
     }
@@ -168,9 +181,7 @@ def course(asked: Asked, reader: Reader, site: Site) -> Part:
         "top": top,
         "stages": [(label(name), style(name)) for name in names],
         "columns": list(_columns(asked, found, top, names)),
-        "times": [
-            asked.time(found.origin_ns + part * found.width_ns * len(found.buckets) // 2, 0) for part in range(3)
-        ],
+        "ends": [asked.time(found.origin_ns + steps * found.width_ns, 0) for steps in (0, len(found.buckets))],
         "width": _span(found.width_ns),
         "means": sum(one.shares.rank is None for one in shown),
         "filled": len(shown),
@@ -185,7 +196,8 @@ def sentence(found: Whole, chosen: Percentile) -> str:
     if at is None:
         enough = f"Not enough requests for {chosen.name} ({stage_bins.needed(chosen.rank):,} would be enough)"
         return f"{enough}; on average ({milliseconds(found.mean.total_ms)}) {_leading(found.mean)}."
-    text = f"At {chosen.name} ({milliseconds(at.total_ms)}) {_leading(at)}"
+    which = "Of the stored requests, sampled in a way that is not known, at" if found.sample.is_unknown else "At"
+    text = f"{which} {chosen.name} ({milliseconds(at.total_ms)}) {_leading(at)}"
     rivals = [name for name in at.share if name != at.greatest and _may_exceed(at, name)]
     if rivals:
         second = max(rivals, key=lambda name: at.share[name])
@@ -252,7 +264,7 @@ def _row(asked: Asked, by: str, group: Group, names: Sequence[str | None]) -> di
     """Return what a group's line shows."""
     narrowed = _narrowed(asked, by, group.key)
     return {
-        "name": group.key,
+        "name": as_text(group.key),
         "requests": _count(group.requests, group.sample),
         "total_ms": group.shares.total_ms,
         "is_mean": group.shares.rank is None,
@@ -268,13 +280,15 @@ def _row(asked: Asked, by: str, group: Group, names: Sequence[str | None]) -> di
     }
 
 
-def _narrowed(asked: Asked, by: str, key: str | None) -> dict[str, Sequence[str]] | None:
+def _narrowed(asked: Asked, by: str, key: Value) -> dict[str, Sequence[str]] | None:
     """Return the parameters that select one group; None for the requests that lack what groups are made by."""
     if key is None:
         return None
     if by in _FIELDS:
-        return {by: (key,)}
-    wanted = f"{KEYS.get(by, by)}={key}"
+        return {by: (as_text(key),)}
+    column = KEYS.get(by, by)
+    attribute = TYPED[column][0] if column in REQUESTS else column
+    wanted = f"{attribute}={as_text(key)}"
     return {"segment": tuple(dict.fromkeys((*asked.params.get("segment", ()), wanted)))}
 
 
@@ -305,9 +319,7 @@ def label(stage: str | None) -> str:
 
 def style(stage: str | None) -> str:
     """Return the class that has a stage's colour."""
-    if stage is NO_STAGE:
-        return "stage-none"
-    return f"stage-{stage.replace('.', '-')}" if stage in semconv.STAGES else "stage-other"
+    return "stage-none" if stage is NO_STAGE else stage_class(stage)
 
 
 def _rank(one: Percentile) -> float:
