@@ -17,12 +17,12 @@ from backend.running import run_up
 from page.conftest import settle, violations
 from page.data import fill
 from page.own_loop import run_alone
+from page.paths import PARTS, SHELLS
 from page.serving import AS_BROWSER, AS_PART, TOKEN, Served, run_page
 from pki import make_pki
 from stagetrace.backend.refusal import Refused
 from stagetrace.page import login
 from stagetrace.page.login import LOGIN, LOGOUT, SESSION_S, Attempts, Sessions
-from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-TRACE = "0" * 31 + "1"
-SHELLS = ["/", *(view.path.replace("{trace_id}", TRACE) for view in VIEWS)]
-PARTS = [f"{view.path.replace('{trace_id}', TRACE)}/{name}" for view in VIEWS for name in view.parts]
 SERVICE = "ticket-router"  # of the demo
 HEADERS = {
     "cache-control": "no-store",

@@ -9,13 +9,13 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from page.data import HOSTILE, HOSTILE_TRACE, fill
+from page.data import HOSTILE, fill
 from page.markup import Markup
+from page.paths import ALL_PARTS, ALL_SHELLS, paths
 from page.serving import AS_BROWSER, AS_PART, Served, run_page
 from stagetrace import page as package
 from stagetrace.page.asked import SHARED
 from stagetrace.page.views import VIEWS
-from stagetrace.page.views.answers import QUESTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-VALUES: Final = {"trace_id": (HOSTILE_TRACE,), "verb": tuple(QUESTIONS)}  # of the parameters of paths
 OWN: Final = re.compile(r"""(?:\.one|\.number|params\.get|\.flag|\.choice)\(\s*"([\w-]+)\"""")
-
-
-def paths(view: View, hostile: str = "") -> list[str]:
-    """Return the paths of a view, with what its parameters may be, or with hostile text there."""
-    names = re.findall(r"{(\w+)}", view.path)
-    if not names:
-        return [view.path]
-    (name,) = names
-    return [view.path.replace(f"{{{name}}}", one) for one in ((quote(hostile, safe=""),) if hostile else VALUES[name])]
 
 
 def own_parameters(view: View) -> list[str]:
@@ -44,10 +34,6 @@ def own_parameters(view: View) -> list[str]:
     source = folder / "views" / f"{view.template.partition('.')[0].rstrip('_')}.py"
     text = source.read_text() if source.exists() else ""
     return sorted({*view.keeps, *OWN.findall(text)} - {*SHARED})
-
-
-SHELLS = [path for view in VIEWS for path in paths(view)]
-PARTS = [f"{path}/{name}" for view in VIEWS for path in paths(view) for name in view.parts]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +57,7 @@ def check(page: Served, path: str, *statuses: int) -> Markup | None:
     return found
 
 
-@pytest.mark.parametrize("path", SHELLS)
+@pytest.mark.parametrize("path", ALL_SHELLS)
 def test_shells_show_hostile_selections_as_text(page: Served, path: str) -> None:
     check(page, path, 200)
     for name in SHARED:
@@ -80,14 +66,14 @@ def test_shells_show_hostile_selections_as_text(page: Served, path: str) -> None
     check(page, f"{path}?{urlencode({HOSTILE: HOSTILE})}", 200, 400)
 
 
-@pytest.mark.parametrize("path", PARTS)
+@pytest.mark.parametrize("path", ALL_PARTS)
 def test_parts_show_hostile_spans_as_text(page: Served, path: str) -> None:
     check(page, path, 200, 400, 404)  # an answer may lack what it needs
 
 
 def test_hostile_names_are_shown_somewhere(page: Served) -> None:
     """What the tests above look at has them."""
-    texts = [found.text for path in PARTS if (found := check(page, path, 200, 400, 404)) is not None]
+    texts = [found.text for path in ALL_PARTS if (found := check(page, path, 200, 400, 404)) is not None]
     assert any("<x-evil" in text for text in texts)
 
 
@@ -102,7 +88,7 @@ def test_parameters_of_a_view_are_shown_as_text(page: Served, view: View) -> Non
         filters = urlencode({"route": HOSTILE, "segment": f"{HOSTILE}={HOSTILE}", "cause": HOSTILE})
         for part in view.parts:
             check(page, f"{path}/{part}?{filters}", 200, 400, 404, 503)
-    for path in paths(view, HOSTILE.replace("/", "")):
+    for path in paths(view, quote(HOSTILE.replace("/", ""), safe="")):
         for one in (path, *(f"{path}/{part}" for part in view.parts)):
             check(page, one, 200, 400, 404)
 

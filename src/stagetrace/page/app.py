@@ -176,7 +176,8 @@ class _Endpoints:
         except StagetraceError as error:
             status, html = _status(error), _error(short(str(error)))
         except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
-            _log.error("failed", f"a part of the page failed: {type(error).__name__}: {error}")
+            if not self._cache.is_closed:  # which interrupts it
+                _log.error("failed", f"a part of the page failed: {type(error).__name__}: {error}")
             status, html = 500, _error(_FAILED)
         return Made(html.encode(), status, time.monotonic() - began)
 

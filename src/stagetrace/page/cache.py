@@ -56,6 +56,7 @@ class Cache:
         self._flights: dict[str, _Flight] = {}
         self._kept: OrderedDict[str, tuple[float, Made]] = OrderedDict()  # until when; the oldest first
         self._bytes = 0
+        self.is_closed = False
 
     async def get(self, request: Request, key: str, make: Callable[[], Made]) -> Made:
         """Return the part of this key, made in a thread if it is not there.
@@ -85,6 +86,7 @@ class Cache:
 
     def close(self, interrupt: Callable[[], None], within_s: float) -> bool:
         """Have what is being made end; return whether it did. `interrupt` has the questions of its threads fail."""
+        self.is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         running = [flight.work for flight in self._flights.values()]
         end = time.monotonic() + within_s
