@@ -78,6 +78,19 @@ def test_thresholds_are_lines_the_most_frequent_first(relations: Relations) -> N
     assert {*line.objectives} == {"POST /predict within 50ms", "POST /embed within 50ms"}
 
 
+def test_a_threshold_of_another_bound_than_the_duration_is_no_line(tmp_path: Path) -> None:
+    """A breach by `first_chunk` carries what that allows."""
+    late = {"sla.threshold_ms": 5.0, "sla.breach.promise": "first_chunk"}
+    made = [
+        *(Made(number, NOON + number * S, within_ms=50) for number in range(1, 9)),
+        Made(9, NOON, within_ms=50, verdict="breach", attributes=late),
+        Made(10, NOON, route="/slow", within_ms=1),
+    ]
+    with reading(store(tmp_path / "store", made)) as some:
+        found = latency_map.ask(some, NOON, NOON + 10 * S)
+    assert [line.threshold_ms for line in found.lines] == [50, 1]
+
+
 def spread() -> Sequence[Made]:
     """Return requests of durations from none to a day."""
     return [

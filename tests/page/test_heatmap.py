@@ -10,6 +10,8 @@ import pytest
 from playwright.sync_api import expect
 
 from page.conftest import settle, violations
+from stagetrace.output.times import moment, zone
+from stagetrace.page.views import heatmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,28 @@ def asked(page: Page) -> dict[str, str]:
     """Return the box of the URL."""
     found = parse_qs(urlsplit(page.url).query)
     return {name: found[name][0] for name in FIELDS if name in found}
+
+
+NOON_IN_MARCH = 1_772_366_400 * 10**9  # 2026-03-01T12:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("UTC", "12:00:00.5Z"), ("Asia/Kolkata", "17:30:00.5+05:30"), ("America/New_York", "07:00:00.5-05:00")],
+)
+def test_a_time_of_a_box_is_the_same_in_each_zone(name: str, written: str) -> None:
+    ns = NOON_IN_MARCH + 500_000_000
+    text = heatmap.exact(ns, zone(name))
+    assert text == f"2026-03-01T{written}"
+    assert moment(text).at(0, zone("Asia/Tokyo")) == ns
+
+
+def test_ticks_are_round_times_of_the_zone() -> None:
+    """Of a day in a zone whose hours begin at half past of ours; a new day is named."""
+    found = heatmap.ticks(NOON_IN_MARCH, NOON_IN_MARCH + 86_400 * 10**9, zone("Asia/Kolkata"))
+    hours = [(at - NOON_IN_MARCH / 1e6) / 3_600_000 for at, _ in found]
+    assert hours == [0.5, 3.5, 6.5, 9.5, 12.5, 15.5, 18.5, 21.5]
+    assert [label for _, label in found] == ["18:00", "21:00", "03-02", "03:00", "06:00", "09:00", "12:00", "15:00"]
 
 
 def below(page: Page, what: str) -> None:
@@ -115,7 +139,7 @@ def test_the_form_selects_a_box_and_keeps_the_selection(open_page: OpenPage) -> 
     settle(page)
     assert asked(page) == {"least_ms": "100"}
     assert "service=shop" in page.url
-    expect(page.locator("#box > p.soft").first).to_contain_text("100 ms or more")
+    expect(page.locator("#box > p.soft").first).to_contain_text("The start to the end, 100 ms or more. ")
 
 
 def test_a_tooltip_has_the_numbers_of_a_cell(open_page: OpenPage) -> None:

@@ -21,7 +21,7 @@ _S: Final = 10**9
 WIDTHS: Final = (
     *(step * 10**digits for digits in range(3, 9) for step in (1, 2, 5)),
     *(step * _S for step in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)),
-    *(hours * 3600 * _S for hours in (1, 2, 3, 6, 12, 24, 48, 168, 720, 2160, 8760)),
+    *(hours * 3600 * _S for hours in (1, 2, 3, 6, 12, 24, 48, 168, 336, 720, 2160, 8760)),
 )
 
 
@@ -91,7 +91,8 @@ def ask(source: Source, since_ns: int, until_ns: int) -> LatencyMap:
     columns = -(-(end - origin) // width)
     values = {"origin": origin, "width": width, "columns": columns, "bins": _BINS, "rows": ROWS}
     rows = source.reduce("latency_cells", **values)
-    lines, thresholds = _lines(source.reduce("largest_groups", ["objective", "threshold_ms"], most=_OBJECTIVES))
+    objectives = source.reduce("largest_groups", ["objective", "threshold_ms", "breached"], most=_OBJECTIVES)
+    lines, thresholds = _lines(objectives)
     return LatencyMap(
         origin,
         width,
@@ -138,9 +139,13 @@ def _edges(rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[Line, ...], int]:
-    """Return the thresholds that most requests have, and how many there are."""
-    found: dict[float, list[str]] = {}
+    """Return the thresholds that most requests have, and how many there are.
+
+    That of a good request is of its duration; that of a breach may be of another bound, such as `first_chunk`.
+    """
+    with_good = {row["objective"] for row in rows if row["breached"] is False}
+    found: dict[float, dict[str, None]] = {}  # names in order, each once
     for row in rows:
-        if row["threshold_ms"] is not None:
-            found.setdefault(row["threshold_ms"], []).append(row["objective"] or "an objective")
+        if row["threshold_ms"] is not None and not (row["breached"] and row["objective"] in with_good):
+            found.setdefault(row["threshold_ms"], {})[row["objective"] or "an objective"] = None
     return tuple(Line(ms, tuple(names)) for ms, names in list(found.items())[:_LINES]), len(found)

@@ -392,6 +392,7 @@ document.addEventListener("stagetrace:part", (event) => {
 });
 document.addEventListener("stagetrace:theme", () => heat?.draw());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => heat?.draw());
+addEventListener("resize", () => heat?.draw()); // zooming changes how many pixels there are
 addEventListener("popstate", follow);
 // Going back changes the box alone: htmx need not ask for the whole page.
 document.addEventListener("htmx:before:history:restore", (event) => event.preventDefault());

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader, Relations
 
 BOX: Final = ("from", "to", "least_ms", "most_ms")  # the parameters of a box
-_MOST: Final = 4_000  # requests of each side that are compared
+_MOST: Final = 3_000  # requests of each side that are compared
 _FOREVER: Final = 2**63 - 1
 _SLOW: Final = 0.95  # the preset where no request is judged
 _SLICES: Final = 12  # rows of the table
@@ -254,7 +254,7 @@ def _described(found: Box | None, asked: Asked) -> str:
     """Return a box in words."""
     if found is None:
         return ""
-    begins = asked.time(found.since_ns, 0) if found.since_ns else "the start"
+    begins = asked.time(found.since_ns, 0) if found.since_ns else "The start"
     ends = asked.time(found.until_ns, 0) if found.until_ns < _FOREVER else "the end"
     took = f"{number(found.least_ms)} to {number(found.most_ms)} ms"
     if not isfinite(found.most_ms):
