@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import pytest
 from playwright.sync_api import expect
 
 from answers.made import MS, Made, messages, store
 from backend.running import run_up
-from page.conftest import settle
+from page.conftest import settle, violations
 from page.data import MANY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
     from playwright.sync_api import Page
 
     from page.conftest import OpenPage
@@ -44,6 +44,7 @@ def test_the_sentence_names_the_worst_objective_and_its_main_cause(open_page: Op
     expect(sentence).to_contain_text("/predict of ticket-router misses its objective “POST /predict within 50ms”")
     expect(sentence).to_contain_text("73 of 304 requests are breaches")
     expect(sentence).to_contain_text("mostly in queue because of lock_wait")
+    expect(page).to_have_title("2 missed · Board · stagetrace")  # for a tab that is not looked at
     expect(page.locator(".status .facts")).to_contain_text(re.compile(r"75\s*breaches"))
 
 
@@ -292,3 +293,13 @@ def test_a_phone_shows_all_of_it(open_page: OpenPage) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     expect(page.locator("#board-bars canvas")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_unfolded_or_empty_is_accessible(open_page: OpenPage, scheme: str) -> None:
+    page = open_page("many", "/board?since=2h&by=stage", color_scheme=scheme)
+    page.get_by_text("As a table").click()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.locator("#fold").click()
+    assert violations(page) == []
+    assert violations(open_page("none", "/board", color_scheme=scheme)) == []

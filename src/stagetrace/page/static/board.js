@@ -4,6 +4,7 @@ import { colour, data } from "./page.js";
 
 const AGAIN_MS = 10_000;
 const HEIGHTS = { bars: 210, rate: 96 };
+const TITLE = document.title;
 const WHOLE = { incrs: [1, 2, 5].flatMap((one) => [0, 1, 2, 3, 4, 5, 6, 7, 8].map((power) => one * 10 ** power)).sort((a, b) => a - b) };
 const shown = { values: null, bars: null, rate: null };
 
@@ -68,6 +69,7 @@ function rateSeries() {
 // Draws the pictures, or gives those that are there new numbers.
 function show() {
   const values = data("board-data");
+  document.title = values?.missed ? `${values.missed} missed · ${TITLE}` : TITLE;
   const elements = { bars: document.getElementById("board-bars"), rate: document.getElementById("board-rate") };
   if (!values || !elements.bars) {
     shown.bars = shown.rate = null;

@@ -14,7 +14,7 @@ from stagetrace.output.units import milliseconds
 from stagetrace.page import board_objectives
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import Part, View
-from stagetrace.semconv import STAGES
+from stagetrace.semconv import SLA_BREACH_STAGE, STAGES
 from stagetrace.sla.cause import WORDS
 from stagetrace.store.base import COUNTS, Selection
 from stagetrace.store.entries import request_text
@@ -35,7 +35,7 @@ _NS: Final = 10**9
 _DAY_NS: Final = 86_400 * _NS
 _KNOWN: Final = (*STAGES, *WORDS)  # that have a colour
 _OTHERS: Final = "all others"
-_STAGE: Final = "sla.breach.stage"
+_NO_STAGE: Final = "(no stage)"
 
 
 def now(asked: Asked, reader: Reader, site: Site) -> Part:
@@ -149,7 +149,7 @@ def _one(name: str, values: Sequence[int], url: str | None) -> dict[str, Any]:
 
 
 def _name(kind: Kind, by: str) -> str:
-    return (kind.cause or "unknown") if by == "cause" else (kind.stage or "(no stage)")
+    return (kind.cause or "unknown") if by == "cause" else (kind.stage or _NO_STAGE)
 
 
 def _colour(name: str | None) -> str:
@@ -160,9 +160,9 @@ def _filter_url(asked: Asked, by: str, name: str) -> str | None:
     """Return the link to the breaches with a cause or stage."""
     if by == "cause":
         return asked.url("/breaches", cause=name)
-    if name not in STAGES:
+    if name == _NO_STAGE:
         return None
-    return asked.url("/breaches", segment=[*asked.params.get("segment", ()), f"{_STAGE}={name}"])
+    return asked.url("/breaches", segment=[*asked.params.get("segment", ()), f"{SLA_BREACH_STAGE}={name}"])
 
 
 def _kind_url(asked: Asked, kind: Kind) -> str:
@@ -171,7 +171,7 @@ def _kind_url(asked: Asked, kind: Kind) -> str:
     if kind.cause is not None:
         changes["cause"] = kind.cause
     if kind.stage is not None:
-        changes["segment"] = [*asked.params.get("segment", ()), f"{_STAGE}={kind.stage}"]
+        changes["segment"] = [*asked.params.get("segment", ()), f"{SLA_BREACH_STAGE}={kind.stage}"]
     return asked.url("/breaches", **changes)
 
 
@@ -184,6 +184,7 @@ def _chart(asked: Asked, found: Found, series: Iterable[Mapping[str, Any]]) -> d
         "series": [{name: one[name] for name in ("name", "colour", "values")} for one in series],
         "requests": [round(count) for count in found.requests],
         "breaches": found.breaches,
+        "missed": len(found.missed),
         # The window cuts the first and the last bucket.
         "seconds": [
             max(1, min(end, asked.window_ns[1]) - max(start, asked.window_ns[0])) / _NS
