@@ -6,17 +6,24 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from backend.processes import WITHIN_S, Lines, started
+from stagetrace.backend.counters import Counters
+from stagetrace.backend.options import Listening
+from stagetrace.page.app import Page
+from stagetrace.page.base import Site
+from stagetrace.page.login import Login
 from stagetrace.store import database, open_store, spill
 from stagetrace.store.base import Selection
 from stagetrace.store.local import LocalStore
 from store.local.made import request, span
 
 if TYPE_CHECKING:
-    import pytest
     from duckdb import DuckDBPyConnection
 
 SORT = "SELECT range, md5(range::VARCHAR) AS m FROM range(1000000) ORDER BY m"
@@ -110,6 +117,25 @@ def test_each_database_of_a_store_has_a_folder_in_it(tmp_path: Path) -> None:
             assert folder_of(relations.connection) in spilled(store)
             assert len(spilled(store)) > len(writers) > 0
     assert not spilled(store)
+
+
+def test_databases_of_a_server_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page has four at a time, each with a quarter of what a command has."""
+    monkeypatch.setattr(database, "_sharers", 1)
+    alone = memory_limit()
+    with ExitStack() as stack:
+        site = Site("a store", lambda: pytest.fail("nobody asked"), lambda *_: pytest.fail("nobody asked"))
+        Page(site, Login(Listening(), 0, Counters()), stack)
+        assert memory_limit() == pytest.approx(alone / 4, rel=0.05)  # shown with one digit
+
+
+def memory_limit() -> float:
+    """Return the limit of a new database, in GiB."""
+    connection = database.connect()
+    ((text,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
+    database.close(connection)
+    number, unit = text.split()
+    return float(number) / {"MiB": 1024, "GiB": 1, "TiB": 1 / 1024}[unit]
 
 
 def test_a_long_query_prints_no_progress_bar() -> None:

@@ -21,12 +21,13 @@ from stagetrace.errors import StagetraceError, UnknownTrace
 from stagetrace.page import assets
 from stagetrace.page.asked import Asked, BadRequest
 from stagetrace.page.base import File
-from stagetrace.page.cache import Cache, Made
+from stagetrace.page.cache import THREADS, Cache, Made
 from stagetrace.page.readers import Readers
 from stagetrace.page.responses import HEADERS, document, fragment
 from stagetrace.page.templates import render
 from stagetrace.page.time_limit import limited
 from stagetrace.page.views import VIEWS
+from stagetrace.store import database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,7 @@ class Page:
 
 
 def _view_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
+    database.share_memory(THREADS + 1)  # with the live tail
     readers = Readers(site.open_reader)
     stack.callback(readers.close)
     # Beside those that wait for the API, so that a port full of viewers still responds to /health.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 KEPT_S: Final = 2.0  # at least; and as long as it took to make
-_THREADS: Final = 3  # that ask the store at one time
+THREADS: Final = 3  # that ask the store at one time
 _MOST: Final = 256
 _BYTES: Final = 32 << 20
 _OK: Final = 200
@@ -51,7 +51,7 @@ class Cache:
         """Let at most so many `viewers` wait at one time."""
         self._viewers = viewers
         self._clock = clock
-        self._pool = ThreadPoolExecutor(_THREADS, "stagetrace-page")
+        self._pool = ThreadPoolExecutor(THREADS, "stagetrace-page")
         self._waiting = 0
         self._flights: dict[str, _Flight] = {}
         self._kept: OrderedDict[str, tuple[float, Made]] = OrderedDict()  # until when; the oldest first

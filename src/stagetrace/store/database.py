@@ -26,12 +26,19 @@ class _Opened(NamedTuple):
 
 _lock = threading.Lock()  # guards the next
 _open: weakref.WeakKeyDictionary[DuckDBPyConnection, _Opened] = weakref.WeakKeyDictionary()
+_sharers = 1  # databases that are open at one time in a process that serves
 _SQL: Final = Path(__file__).parent / "sql"
 
 
 def sql(name: str) -> str:
     """Return the SQL of `sql/NAME.sql`."""
     return (_SQL / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def share_memory(among: int) -> None:
+    """Have so many databases at one time share the memory that each would take: 80 % of what there is."""
+    global _sharers  # noqa: PLW0603
+    _sharers = among
 
 
 def connect(store: Path | None = None) -> DuckDBPyConnection:
@@ -52,6 +59,10 @@ def connect(store: Path | None = None) -> DuckDBPyConnection:
         },
     )
     connection.execute("SET enable_progress_bar = false")  # it would stand on stdout, amid the answer
+    if _sharers > 1:
+        limit = connection.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
+        number, unit = limit[0].split()  # 18.8 GiB
+        connection.execute(f"SET memory_limit = '{float(number) / _sharers:.2f} {unit}'")
     if folder is not None:
         connection.execute("SET max_temp_directory_size = $1", [folder.limit])
     remove = None if folder is None else weakref.finalize(connection, folder.remove)
