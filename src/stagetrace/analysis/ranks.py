@@ -30,12 +30,16 @@ class Rank(NamedTuple):
     stored: int  # how many there are
 
     @property
+    def percent(self) -> float | None:
+        """Return the share in %, rounded down to a tenth, 99.9 at most; None where it is hidden."""
+        return None if self.below is None else min(floor(self.below * 1000 + 1e-6) / 10, 99.9)
+
+    @property
     def label(self) -> str | None:
-        """Return the rank as a percentile, rounded down, of a thousand p99.9 at most; None where it is hidden."""
-        if self.below is None:
+        """Return the rank as a percentile, rounded down, with a tenth from p99 on; None where it is hidden."""
+        if self.percent is None:
             return None
-        percent = self.below * 100 + 1e-9
-        return f"p{floor(percent)}" if percent < 99 else f"p{min(floor(percent * 10) / 10, 99.9):g}"  # noqa: PLR2004
+        return f"p{floor(self.percent)}" if self.percent < 99 else f"p{self.percent:g}"  # noqa: PLR2004
 
     @property
     def excess_ms(self) -> float:

@@ -109,7 +109,7 @@ function load(key) {
   url.searchParams.set("span", key);
   panel.hidden = false;
   document.body.classList.add("with-panel");
-  window.htmx.ajax("GET", url.pathname + url.search, { target: "#span-panel", swap: "innerHTML" });
+  window.htmx.ajax("GET", url.pathname + url.search, { target: "#span-content", swap: "innerHTML" });
 }
 
 function close(isStep) {

@@ -23,7 +23,7 @@ from stagetrace.page.base import File, Part, View
 from stagetrace.page.trace_picture import key_of, picture, spans_by_key
 from stagetrace.printable import printable_json, printable_lines
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
-from stagetrace.store.entries import request_text
+from stagetrace.store.entries import path, request_text, route
 from stagetrace.store.follow import latest
 from stagetrace.store.rows import as_text
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
-    from stagetrace.store.base import Entry, Missed, Reader, SpanRow, Trace
+    from stagetrace.store.base import Missed, Reader, SpanRow, Trace
 
 LATEST: Final = "latest"
 _ID: Final = re.compile(r"[0-9a-f]{4,32}")
@@ -114,7 +114,7 @@ def body(asked: Asked, reader: Reader, site: Site) -> Part:
         "cards": list(_cards(trace, entries[:_ENTRIES], verdicts)),
         "notes": notes,
         "picture": drawn,
-        "links": list(_links(asked, verdicts)),
+        "links": list(_links(asked, entries)),
         "missed_sentence": missed_bounds.sentence,
         "meter": _meter,
         "most": _ENTRIES,
@@ -134,7 +134,7 @@ def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
     unusual: dict[str, str] = {}
     for span in entries[:_RANKED]:
         entry = verdict_of(span, trace.spans).entry
-        wanted = _kind(asked, entry)
+        wanted = _kind(asked, span, entry.model)
         with reader.relations(wanted) as relations:
             of_kind = ranking.ask(relations, entry.duration_ms, entry.stages)
             reason = relations.reason
@@ -212,10 +212,10 @@ def _cards(trace: Trace, entries: Sequence[SpanRow], verdicts: Sequence[Verdict]
             yield Card(key_of(entry), verdict, one, None, keys(places_of_bound(place, trace.spans, one.bound)))
 
 
-def _links(asked: Asked, verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str]]:
+def _links(asked: Asked, entries: Sequence[SpanRow]) -> Iterator[tuple[str, str]]:
     """Yield names and addresses of the views that show the first request among others."""
-    for verdict in verdicts[:1]:
-        entry, took = verdict.entry, verdict.entry.duration_ms
+    for entry in entries[:1]:
+        took = entry.duration_ns / 1e6
         since, until = (_moment(at) for at in _around(entry))
         wanted = {"since": since, "until": until, "service": entry.service, "route": _route(entry)}
         near = (_moment(entry.start_unix_nano + by) for by in (-_NEAR_NS, _NEAR_NS))
@@ -227,11 +227,12 @@ def _links(asked: Asked, verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str
         yield "stages of its kind", asked.url("/stages", **wanted)
 
 
-def _route(entry: Entry) -> str:
-    return entry.route or request_text(entry.name, None)
+def _route(entry: SpanRow) -> str:
+    """Return the route of a request or, without one, its text, by which it can be selected, too."""
+    return route(entry.attributes) or request_text(entry.name, path(entry.attributes))
 
 
-def _around(entry: Entry) -> tuple[int, int]:
+def _around(entry: SpanRow) -> tuple[int, int]:
     return entry.start_unix_nano - _HOUR_NS, entry.start_unix_nano + _HOUR_NS
 
 
@@ -239,12 +240,12 @@ def _moment(at_ns: int) -> str:
     return f"{shown(at_ns, UTC, 0).replace(' ', 'T')}Z"
 
 
-def _kind(asked: Asked, entry: Entry) -> Selection:
+def _kind(asked: Asked, entry: SpanRow, model: str | None) -> Selection:
     """Return the requests of the same kind: in the window that is asked for, if that holds it, else around it."""
     window = _around(entry)
     if "since" in asked.params and asked.selection.since_ns <= entry.start_unix_nano < asked.selection.until_ns:
         window = (asked.selection.since_ns, asked.selection.until_ns)
-    return Selection(*window, service=entry.service, route=_route(entry), model=entry.model)
+    return Selection(*window, service=entry.service, route=_route(entry), model=model)
 
 
 def _unusual(stage: ranking.Rank) -> str:
@@ -256,9 +257,9 @@ def _chips(
     entry: SpanRow, spans: Sequence[SpanRow], of_kind: ranking.Ranks, kind: str
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield key of a span, its rank and that in words; of a stage with several visits, at the longest."""
-    marked = sampling.mark(of_kind.sample)
+    stored = "stored requests" if of_kind.sample.is_estimate else "requests"
     for one in of_kind.ranks:
-        if one.label is None or one.below is None:
+        if one.label is None:
             continue
         at = entry
         if one.part != ranking.REQUEST:
@@ -267,7 +268,7 @@ def _chips(
                 continue
             at = max(visits, key=lambda span: span.duration_ns)
         what = "the request" if one.part == ranking.REQUEST else f"{one.part}, all visits"
-        words = f"{what}: longer than {100 * one.below:.1f} % of {marked}{one.stored:,} requests of {kind}"
+        words = f"{what}: longer than {one.percent} % of {one.stored:,} {stored} of {kind}"
         yield key_of(at), (one.label, words)
 
 
