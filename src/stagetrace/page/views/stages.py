@@ -40,6 +40,7 @@ KEYS: Final = {
 _FIELDS: Final = ("route", "model", "service")  # of a selection
 _MEDIAN: Final = 0.5
 _PERCENT: Final = 100
+_S: Final = 10**9
 
 
 class Percentile(NamedTuple):
@@ -181,7 +182,7 @@ def course(asked: Asked, reader: Reader, site: Site) -> Part:
         "top": top,
         "stages": [(label(name), style(name)) for name in names],
         "columns": list(_columns(asked, found, top, names)),
-        "ends": [asked.time(found.origin_ns + steps * found.width_ns, 0) for steps in (0, len(found.buckets))],
+        "ends": [_time(asked, found, steps) for steps in (0, len(found.buckets))],
         "width": _span(found.width_ns),
         "means": sum(one.shares.rank is None for one in shown),
         "filled": len(shown),
@@ -247,7 +248,7 @@ def _columns(asked: Asked, found: Course, top: float | None, names: Sequence[str
         scale = group.shares.total_ms / top if top else 1.0
         yield {
             "place": place,
-            "time": asked.time(start, 0),
+            "time": _time(asked, found, place),
             "bits": [
                 bit._replace(at=_PERCENT - (bit.at + bit.size) * scale, size=bit.size * scale)
                 for bit in bits(group.shares)
@@ -258,6 +259,11 @@ def _columns(asked: Asked, found: Course, top: float | None, names: Sequence[str
             "shares": [group.shares.share.get(name, 0.0) for name in names],
             "zoom": _url(asked, since=f"{_utc(start)}", until=f"{_utc(start + found.width_ns)}"),
         }
+
+
+def _time(asked: Asked, found: Course, place: int) -> str:
+    """Return when a bucket begins, as finely as they follow each other."""
+    return asked.time(found.origin_ns + place * found.width_ns, 0 if found.width_ns >= _S else 3)
 
 
 def _row(asked: Asked, by: str, group: Group, names: Sequence[str | None]) -> dict[str, Any]:
