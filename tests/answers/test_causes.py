@@ -13,6 +13,7 @@ from analysis.microservices import Fault, System
 from answers.made import EVER, MS, NOON, Made, kept, lines, store
 from cli.running import answered, printed, refused
 from messages import of_rows
+from stagetrace.cli.causes import view
 from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
@@ -147,3 +148,8 @@ def test_others_traces_without_any_verdict_show_the_service_to_blame(
 def test_an_empty_normal_window_is_no_answer(planted: Path) -> None:
     found = asked(planted, "--since", "2026-03-01T12:10", "--against", "2026-01-01..2026-01-02")
     assert found["services"] == []
+
+
+def test_a_sentence_names_what_is_there_before_what_is_missing() -> None:
+    assert view.having({"a": None, "b": "1"}) == "with b 1 and without a"
+    assert view.having({"a": None}) == "without a"

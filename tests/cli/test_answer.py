@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+import stagetrace
+from stagetrace import semconv
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
-from stagetrace.output.svg import svg
+from stagetrace.output.chart_table import chart_table
+from stagetrace.output.svg import STAGES, svg
 from stagetrace.output.table_layout import Column, Table
 
 NOON = 1_772_366_400_000_000_000
@@ -137,9 +141,32 @@ def test_pictures_for_a_page(chart: Bars) -> None:
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
+def test_the_values_of_a_picture_are_a_table(chart: Bars) -> None:
+    """Each has a header for each cell, and all that is drawn."""
+    made = chart_table(chart)
+    cells = [cell for row in made.rows for cell in row]
+    assert all(len(row) == len(made.columns) for row in made.rows)
+    assert all(column.name for column in made.columns)
+    for expected in {
+        "Bars": ["inference", "7.5 ms"],
+        "Histogram": ["p99"],
+        "Series": ["deploy", "2026-03-01 12:00:00", "-"],
+        "Points": ["knee", "200"],
+    }.get(type(chart).__name__, ["p50", "25.0 %"]):
+        assert expected in cells
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)
 def test_empty_pictures(chart: Bars) -> None:
     empty = ("rows", "values", "edges", "counts", "marks", "points", "curve")
     changes: dict[str, Any] = {name: [] for name in chart._fields if name in empty}
     nothing = chart._replace(**changes)
     assert lines(nothing, 60)[0] == chart.title
     ET.fromstring(svg(nothing))  # noqa: S314 -- our own
+
+
+def test_stages_have_the_colours_of_the_page() -> None:
+    sheet = (Path(stagetrace.__file__).parent / "page/static/page.css").read_text()
+    assert set(STAGES) == set(semconv.STAGES)
+    for stage, colour in STAGES.items():
+        assert f"--{stage.replace('.', '-')}: {colour};" in sheet

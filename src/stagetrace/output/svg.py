@@ -31,7 +31,7 @@ STAGES: Final = {
     "network.receive": "#56b4e9",
     "queue": "#e69f00",
     "preprocess": "#0072b2",
-    "handler": "#0072b2",
+    "handler": "#a6611a",
     "inference": "#009e73",
     "postprocess": "#cc79a7",
     "network.send": "#8c6bb1",

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from stagetrace import __version__, semconv
 from stagetrace.output.chart import Chart
+from stagetrace.output.chart_table import chart_table
 from stagetrace.output.html_page import table
 from stagetrace.output.svg import svg
 from stagetrace.output.table_layout import Table
@@ -51,11 +52,14 @@ def render(template: str, **values: Any) -> str:
 
 
 def drawn(part: str | Table | Chart, zone: Zone = UTC) -> Markup:
-    """Return a part of an answer as HTML: a line, a table or a picture."""
+    """Return a part of an answer as HTML: a line, a table, or a picture with its values."""
     if isinstance(part, str):
         return Markup("<p>{}</p>").format(printable(part)) if part else Markup()
     # Both escape what they show.
-    return Markup(table(part) if isinstance(part, Table) else svg(part, zone))  # noqa: S704
+    if isinstance(part, Table):
+        return Markup(table(part))  # noqa: S704
+    values = table(chart_table(part, zone))
+    return Markup(f"{svg(part, zone)}<details><summary>Values</summary>{values}</details>\n")  # noqa: S704
 
 
 def stage_class(stage: str | None) -> str:

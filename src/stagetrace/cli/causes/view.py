@@ -88,12 +88,19 @@ def _of_culprit(one: Any) -> str:
     return f"{_plus(one.excess_ms)}{f', first to fail in {100 * one.errors:.0f} % more' if one.errors > 0 else ''}"
 
 
+def having(values: Mapping[str, str | None]) -> str:
+    """Return values of attributes as a sentence has them: `with a 1 and b 2 and without c`."""
+    has = " and ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+    lacks = " and ".join(key for key, value in values.items() if value is None)
+    return " and ".join(f"{word} {which}" for word, which in (("with", has), ("without", lacks)) if which)
+
+
 def _sentence_of(one: Contrast, cases: Cases) -> str:
     risk = one.breached / (one.breached + one.good)
     others = (cases.breaches - one.breached) / max(1e-9, cases.breaches + cases.good - one.breached - one.good)
     missed = "are slow" if cases.by_time else "miss their objective"
     return (
-        f"Requests with {named(one.values)} {missed} {one.relative_risk:.1f} times as often as others of their route "
+        f"Requests {having(one.values)} {missed} {one.relative_risk:.1f} times as often as others of their route "
         f"({percent(risk)} against {percent(others)} of all, {q_value(one.q_value)})"
     )
 
