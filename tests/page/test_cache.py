@@ -13,8 +13,10 @@ from page.own_loop import run_alone
 from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
 from stagetrace.errors import StoreError
 from stagetrace.page import cache
+from stagetrace.page.app import _Endpoints
 from stagetrace.page.cache import KEPT_S, Cache, Made
 from stagetrace.page.readers import Readers
+from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -135,6 +137,21 @@ def test_beyond_the_limit_a_viewer_is_refused_at_once() -> None:
         assert await shared.get(viewer(), "stages", Store()) == FINE
 
     run(work, viewers=2)
+
+
+def test_a_part_beyond_the_limit_shows_why() -> None:
+    site: Any = None  # of which nothing is asked
+
+    async def work(full: Cache) -> None:
+        part = _Endpoints(site, Readers(lambda: site), full).part(VIEWS[0], "names", VIEWS[0].parts["names"])
+        request = viewer()
+        request.scope.update({"path": "/board/names", "query_string": b"", "headers": [(b"host", b"localhost")]})
+        response = await part(request)
+        assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+        assert b"parts of pages are being made at this moment" in response.body
+        assert b'role="alert"' in response.body
+
+    run(work, viewers=0)
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun() -> None:

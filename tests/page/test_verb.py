@@ -114,9 +114,10 @@ def test_people_see_where_it_is(folder: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_also_with_open_connections(folder: Path, tmp_path: Path, number: int) -> None:
     with run_page(tmp_path, str(folder / "data")) as page:
-        idle = [socket.create_connection(("127.0.0.1", page.ready["port"])) for _ in range(2)]
+        idle = [socket.create_connection(("127.0.0.1", page.ready["port"]), timeout=60) for _ in range(3)]
         idle[0].sendall(b"GET / HTTP/1.1\r\n")
-        page.get("/")
+        idle[1].sendall(b"GET /tail/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert idle[1].recv(12) == b"HTTP/1.1 200"
         assert page.stop(number) == 0
         for one in idle:
             one.close()
