@@ -97,7 +97,7 @@ def test_static_files_and_the_form_are_there_without_a_token(locked: Served) -> 
     assert form.status_code == 200
     assert is_page(form)
     addresses = re.findall(r'"(/static/[^"]+)"', form.text)
-    assert len(addresses) == 3
+    assert len(addresses) == 4
     for address in addresses:
         file = locked.get(address)
         assert (file.status_code, file.headers["x-content-type-options"]) == (200, "nosniff")
