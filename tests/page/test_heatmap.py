@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
+from answers.made import MS, NOON, Made, kept, store
 from page.conftest import settle, violations
+from stagetrace.output.answer import Answer
 from stagetrace.output.times import moment, zone
+from stagetrace.page.asked import Asked
+from stagetrace.page.base import Part, Site
+from stagetrace.page.templates import render
 from stagetrace.page.views import heatmap
+from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from playwright.sync_api import Page
 
     from page.conftest import OpenPage
+    from stagetrace.page.base import Make
 
+SITE = Site("store", lambda: open_store(""), lambda *_: Answer("", "", {}, []))
 FIELDS = ["from", "to", "least_ms", "most_ms"]
 PIXELS = "() => document.querySelector('#heat canvas').toDataURL()"
 
@@ -30,15 +40,12 @@ def asked(page: Page) -> dict[str, str]:
     return {name: found[name][0] for name in FIELDS if name in found}
 
 
-NOON_IN_MARCH = 1_772_366_400 * 10**9  # 2026-03-01T12:00:00Z
-
-
 @pytest.mark.parametrize(
     ("name", "written"),
     [("UTC", "12:00:00.5Z"), ("Asia/Kolkata", "17:30:00.5+05:30"), ("America/New_York", "07:00:00.5-05:00")],
 )
 def test_a_time_of_a_box_is_the_same_in_each_zone(name: str, written: str) -> None:
-    ns = NOON_IN_MARCH + 500_000_000
+    ns = NOON + 500_000_000
     text = heatmap.exact(ns, zone(name))
     assert text == f"2026-03-01T{written}"
     assert moment(text).at(0, zone("Asia/Tokyo")) == ns
@@ -46,8 +53,8 @@ def test_a_time_of_a_box_is_the_same_in_each_zone(name: str, written: str) -> No
 
 def test_ticks_are_round_times_of_the_zone() -> None:
     """Of a day in a zone whose hours begin at half past of ours; a new day is named."""
-    found = heatmap.ticks(NOON_IN_MARCH, NOON_IN_MARCH + 86_400 * 10**9, zone("Asia/Kolkata"))
-    hours = [(at - NOON_IN_MARCH / 1e6) / 3_600_000 for at, _ in found]
+    found = heatmap.ticks(NOON, NOON + 86_400 * 10**9, zone("Asia/Kolkata"))
+    hours = [(at - NOON / 1e6) / 3_600_000 for at, _ in found]
     assert hours == [0.5, 3.5, 6.5, 9.5, 12.5, 15.5, 18.5, 21.5]
     assert [label for _, label in found] == ["18:00", "21:00", "03-02", "03:00", "06:00", "09:00", "12:00", "15:00"]
 
@@ -217,3 +224,53 @@ def test_a_box_that_cannot_be_gets_the_remedy(site: Callable[[str], str], query:
         response = httpx.get(f"{site('one')}{path}?{query}", timeout=30)
         assert response.status_code == 400
         assert wrong in response.text
+
+
+def asked_of(folder: Path, make: Make, query: str = "") -> tuple[Part, str]:
+    """Return one part of the view over a store, and its HTML."""
+    asked = Asked.of([("since", "2026-03-01"), *parse_qsl(query)], {}, "1h")
+    with open_store(str(folder)) as reader:
+        part = make(asked, reader, SITE)
+    assert isinstance(part, Part)
+    return part, render("part.html", asked=asked, site=SITE, part=part, took_s=0.0, **part.values)
+
+
+def test_without_verdicts_the_preset_is_the_slowest(tmp_path: Path) -> None:
+    """More than 95 % take less, by the edges of the rows."""
+    made = [Made(number, NOON + number * MS, {"inference": 10.0 + number / 10}) for number in range(1, 401)]
+    folder = store(tmp_path / "store", made)
+    part, html = asked_of(folder, heatmap.box)
+    side = part.values["side"]
+    assert side.is_preset
+    assert 47 < side.box.least_ms <= 48
+    assert side.cases.breaches == sum(one.took_ms >= side.box.least_ms for one in made)
+    assert "What distinguishes the slowest 5 %" in html
+    assert "since no request here is judged" in html
+    assert "no request here is judged: set an objective" in asked_of(folder, heatmap.cells)[1]
+
+
+def test_sampled_requests_are_estimates(tmp_path: Path) -> None:
+    made = kept(
+        Made(number, NOON + number * MS, within_ms=50, duration_ms=5.0 + number % 60, probability=0.25)
+        for number in range(1, 401)
+    )
+    folder = store(tmp_path / "store", made)
+    _, html = asked_of(folder, heatmap.box, "least_ms=10")
+    assert re.search(r"~\d+ requests in the box, ~\d+ requests outside of it", html)
+    part, html = asked_of(folder, heatmap.cells)
+    assert part.values["data"]["mark"] == "~"
+    assert "sampled requests" in html
+
+
+def test_what_spans_say_is_escaped(tmp_path: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    made = [
+        Made(number, NOON + number * MS, within_ms=50, duration_ms=90.0 if number % 2 else 5.0, route=evil,
+             objective=evil, service=evil, cause=evil, attributes={evil: evil if number % 2 else "good"})
+        for number in range(1, 101)
+    ]  # fmt: skip
+    folder = store(tmp_path / "store", made)
+    for make in (heatmap.cells, heatmap.box):
+        _, html = asked_of(folder, make)
+        assert "<img" not in html
+        assert html.count("</script>") == 1

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.analysis import cases, latency_map
+from stagetrace.analysis.cases import Box, Cases
+from stagetrace.analysis.diagnosis import LEAST, diagnose
+from stagetrace.analysis.latency_map import WIDTHS, Cell, LatencyMap, quantile_row
+from stagetrace.analysis.profile import profiles
 from stagetrace.output.chart import number
 from stagetrace.output.sampling import mark
-from stagetrace.output.times import Zone, moment
+from stagetrace.output.times import UTC, Zone, moment
 from stagetrace.page.asked import SHARED, Asked, BadRequest
 from stagetrace.page.base import Part, View
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.cases import Box, Cases
     from stagetrace.analysis.causes import Contrast
-    from stagetrace.analysis.latency_map import Cell, LatencyMap
     from stagetrace.page.base import Site
     from stagetrace.store.base import Reader, Relations
 
@@ -31,7 +34,6 @@ _FINDINGS: Final = 10
 _ATTRIBUTES: Final = 12
 _VALUES: Final = 5  # of an attribute
 _LONGEST: Final = 10
-_LEAST: Final = 5  # requests of each side, of `analysis.diagnosis`, which is heavy to import
 _S: Final = 10**9
 
 
@@ -45,8 +47,6 @@ def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
 
 def box_of(asked: Asked) -> Box | None:
     """Return the box that a URL names, None where it names none. Raise BadRequest."""
-    from stagetrace.analysis.cases import Box
-
     if not any(name in asked.params for name in BOX):
         return None
     since, until = (_time(asked, name, default) for name, default in (("from", 0), ("to", _FOREVER)))
@@ -83,8 +83,6 @@ def _duration(asked: Asked, name: str, default: float) -> float:
 
 def cells(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the heat map."""
-    from stagetrace.analysis import latency_map
-
     del site
     with reader.relations(asked.selection) as relations:
         found = latency_map.ask(relations, *asked.window_ns)
@@ -123,15 +121,11 @@ def exact(ns: int, zone: Zone) -> str:
 
 def _offset(seconds: int, zone: Zone) -> int:
     """Return by how many seconds clocks of a zone are ahead of UTC."""
-    from stagetrace.output.times import UTC
-
     return round((zone.wall(seconds).replace(tzinfo=None) - UTC.wall(seconds).replace(tzinfo=None)).total_seconds())
 
 
 def ticks(start_ns: int, end_ns: int, zone: Zone) -> list[tuple[float, str]]:
     """Return round times of a zone, each in ms and as a text."""
-    from stagetrace.analysis.latency_map import WIDTHS
-
     length = end_ns - start_ns
     step = next((width for width in WIDTHS if length // width < _TICKS), WIDTHS[-1])
     ahead = _offset(start_ns // _S, zone) * _S
@@ -150,8 +144,6 @@ def ticks(start_ns: int, end_ns: int, zone: Zone) -> list[tuple[float, str]]:
 
 def _slices(found: LatencyMap, asked: Asked) -> list[dict[str, Any]]:
     """Return what the picture shows as rows of a table: equal parts of its time."""
-    from stagetrace.analysis.latency_map import quantile_row
-
     step = max(1, -(-found.columns // _SLICES))
     by_slice: dict[int, list[Cell]] = {}
     for cell in found.cells:
@@ -193,10 +185,6 @@ class _Side:
 
 def box(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return what distinguishes the requests in the box from the others."""
-    from stagetrace.analysis import cases
-    from stagetrace.analysis.diagnosis import diagnose
-    from stagetrace.analysis.profile import profiles
-
     del site
     with reader.relations(asked.selection) as relations:
         side = _side(asked, relations)
@@ -210,7 +198,7 @@ def box(asked: Asked, reader: Reader, site: Site) -> Part:
         "found": found,
         "drawn_box": _drawn(side.box),
         "described": _described(side.box, asked),
-        "lacking": _lacking(side) if min(found.breaches, found.good) < _LEAST else None,
+        "lacking": _lacking(side) if min(found.breaches, found.good) < LEAST else None,
         "findings": [_finding(one.contrast, side, texts, asked) for one in found.findings[:_FINDINGS]],
         "profiles": [
             (one, [(share, _filtered(asked, {one.key: share.value}, texts)) for share in one.shares[:_VALUES]])
@@ -224,8 +212,6 @@ def box(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def _side(asked: Asked, relations: Relations) -> _Side:
     """Return the box asked for; else the breaches or, where none is judged, what took longer than 95 %."""
-    from stagetrace.analysis import cases, latency_map
-
     wanted = box_of(asked)
     if wanted is not None:
         return _Side(wanted, cases.ask_box(relations, wanted, _MOST), is_preset=False)
@@ -267,7 +253,7 @@ def _lacking(side: _Side) -> str:
     if side.box is None and not side.cases.rows:
         return "No request here is judged, and none has a duration to compare."
     numbers = f"{side.cases.breaches:,.0f} {side.those} and {side.cases.good:,.0f} {side.others}"
-    return f"Not enough data: {numbers}; {_LEAST} of each are needed."
+    return f"Not enough data: {numbers}; {LEAST} of each are needed."
 
 
 def _finding(one: Contrast, side: _Side, texts: Mapping[str, set[str | None]], asked: Asked) -> dict[str, Any]:
