@@ -293,6 +293,18 @@ def test_spans_after_gives_each_span_once_in_order_of_arrival(store: LocalStore)
             assert reader.spans_after(cursor) == ([], cursor)
 
 
+def test_spans_after_gives_entry_spans_alone_on_demand(store: LocalStore) -> None:
+    """Out of the log, and out of the table."""
+    with store.reader() as reader:
+        for flushed in (False, True):
+            _, cursor = reader.spans_after(None)
+            first = 2 * flushed + 1
+            store.append(request([span(first), span(first + 1, parent=first)]))
+            if flushed:
+                store.flush()
+            assert [one.name for one in reader.spans_after(cursor, entries=True)[0]] == [f"span {first}"]
+
+
 # --- compaction, retention
 
 

@@ -33,13 +33,12 @@ _NEWEST: Final = 50
 _SILENCE_S: Final = 10.0  # after which a comment shows that the other side is there
 _PART_OF_PORT: Final = 8  # of its connections, one in so many may be a viewer
 _EVER_NS: Final = 2**63 - 1
-_SHORT: Final = 8  # digits of a trace id
 
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
-    """Return the columns, and where the stream is."""
+    """Return where the stream is, and how many rows are kept."""
     del site
-    return {"stream": asked.part_url("/tail/events"), "columns": columns(asked.zone), "kept_rows": WAITING}
+    return {"stream": asked.part_url("/tail/events"), "kept_rows": WAITING}
 
 
 def newest(asked: Asked, reader: Reader, site: Site) -> Part:
@@ -51,7 +50,7 @@ def newest(asked: Asked, reader: Reader, site: Site) -> Part:
             found, reason = answers.requests(relations, "start", _NEWEST), relations.reason
     except StoreError as error:
         reason = short(str(error))
-    values = {"rows": [_row(one, asked) for one in found], "columns": columns(asked.zone)}
+    values = {"rows": [_row(one, asked) for one in found], "columns": columns(asked.zone)[:-1]}
     return Part("tail_newest.html", values, reason)
 
 
@@ -90,13 +89,13 @@ def _selected(asked: Asked) -> Selection:
 
 
 def _row(found: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-    """Return a request as a row: its cells as text, those of `request_line.columns`."""
+    """Return a request as a row: the text of its cells, and a link in place of the last one, which is its trace."""
     *shown, trace_id = map(printable, cells(found, asked.zone))
     return {
         "id": f"{trace_id}-{found['span_id']}",
         "url": asked.url(f"/trace/{trace_id}"),
         "breached": bool(found["breached"]),
-        "cells": [*shown, trace_id[:_SHORT]],
+        "cells": shown,
     }
 
 
