@@ -35,7 +35,7 @@ def test_names_are_suggested_once_a_field_is_used(open_page: OpenPage) -> None:
 
 
 def test_a_phone_unfolds_the_selection(open_page: OpenPage) -> None:
-    page = open_page("demo", "/doctor?since=2h&service=ticket-router")
+    page = open_page("demo", "/stages?since=2h&service=ticket-router")
     expect(page.locator("#fold")).to_be_hidden()
     page.set_viewport_size({"width": 390, "height": 800})
     expect(page.locator("#filter")).to_be_hidden()
