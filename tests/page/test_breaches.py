@@ -104,6 +104,7 @@ def test_facets_count_within_the_filters_and_in_all(open_page: OpenPage, breache
     ):
         of, all_of = (Counter(one[facet] for one in some) for some in (matching, breaches))
         assert counts(page, facet) == {value: f"{of[value]:,} of {all_of[value]:,}" for value in all_of}
+    assert page.locator("#facets").inner_text().count("of all in the window.") == 1
     assert counts(page, "model version") == {"7": f"{len(matching):,} of {len(breaches):,}"}
 
 
@@ -158,7 +159,7 @@ def test_all_requests_are_listed_on_demand(open_page: OpenPage) -> None:
     page = open_page("many", "/breaches")
     page.get_by_role("link", name="all requests").click()
     settle(page)
-    expect(page.locator("#shown")).to_have_text(f"1 to 100 of {2 * MANY:,} requests")
+    expect(page.locator("#shown")).to_have_text(f"1 to 100 of {2 * MANY:,} stored requests")
     assert page.locator("#list [data-row]:not(.is-breach)").count() == 50
     assert "stagetrace requests" in str(page.locator("#command").text_content())
 

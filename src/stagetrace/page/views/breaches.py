@@ -49,10 +49,12 @@ def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
 def facets(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return each property's values, with how many breaches have them: of all, and of those that the filters select."""
     del site
-    with reader.relations(windowed(asked.selection)) as relations:
+    window = windowed(asked.selection)
+    with reader.relations(window) as relations:
         rows = relations.reduce("facets", most=MOST, **conditions(asked.selection))
     found: list[Facet] = facets_of(rows, asked, _own(asked))
-    return Part("breaches_facets.html", {"facets": found}, relations.reason)
+    values = {"facets": found, "others": [f"{key}={text}" for key, text in window.segments.items()]}
+    return Part("breaches_facets.html", values, relations.reason)
 
 
 def listed(asked: Asked, reader: Reader, site: Site) -> Part:
@@ -73,7 +75,7 @@ def listed(asked: Asked, reader: Reader, site: Site) -> Part:
         "total": total,
         "more": more,
         "owners": _fixed(asked, "owners", asked.one("after"), at) if followed else None,
-        "what": "requests" if _is_of_all(asked) else "breaches",
+        "what": "stored requests" if _is_of_all(asked) else "breaches",
     }
     return Part("breaches_list.html", values, reason)
 
