@@ -140,18 +140,22 @@ def serve(folder: Path) -> Iterator[Site]:
         process.wait(60)
 
 
-def paths(site: Site, folder: Path) -> list[str]:
-    """Return the address of each view: of a trace one with a breach, of the answers each one."""
+def paths(folder: Path) -> list[str]:
+    """Return the address of each view: of a trace one with a breach."""
     from stagetrace.page.views import VIEWS
     from stagetrace.store.base import Selection
     from stagetrace.store.local import LocalReader
 
     with LocalReader.open(folder) as reader:
         breach = reader.breaches(Selection(0, 2**62, limit=1)).breaches[0]
-    answers = dict.fromkeys(_ANSWER.findall(site.get(site.url("/answers")).body))
     known = {"/trace/{trace_id}": f"/trace/{breach.trace_id}"}
     views = [known.get(view.path, view.path) for view in VIEWS]
-    return [path for path in [*views, *map(unescape, answers)] if "{" not in path]
+    return [path for path in views if "{" not in path]
+
+
+def answer_paths(site: Site) -> list[str]:
+    """Return the address of each answer."""
+    return list(map(unescape, dict.fromkeys(_ANSWER.findall(site.get(site.url("/answers")).body))))
 
 
 def look(site: Site, path: str, number: int) -> View:
@@ -238,18 +242,18 @@ def visit(site: Site, url: str) -> tuple[float, int]:
     return 1000 * (time.perf_counter() - began), sum(one.status != http.client.OK for one in (shell, *parts))
 
 
-def measure(folder: Path, viewers: int, *, browser: bool) -> Measured:
+def measure(folder: Path, viewers: int, *, answers: bool, browser: bool) -> Measured:
     """Measure each view, then all at once."""
     with serve(folder) as site:
         idle_mb = site.memory_mb("VmRSS")
-        addresses = paths(site, folder)
+        menu = paths(folder)
+        addresses = [*menu, *answer_paths(site)] if answers else menu
         times = painted(site, addresses) if browser else {}
         views = []
         for number, path in enumerate(addresses):
             progress(path)
             view = look(site, path, 2 * number)
             views.append(replace(view, painted=times.get(view.path)))
-        menu = [path for path in addresses if not path.startswith("/answers/")]
         progress("ingest alone")
         with ingest(site) as alone:
             time.sleep(10)
@@ -317,6 +321,7 @@ def main() -> None:
     arguments.add_argument("--spans", type=int, default=1_000_000, help="spans in the store (1000000)")
     arguments.add_argument("--folder", type=Path, help="measure a copy of the store here, in place of a new one")
     arguments.add_argument("--viewers", type=int, default=100, help="how many ask at once (100)")
+    arguments.add_argument("--answers", action="store_true", help="measure each of the ten answers, too")
     arguments.add_argument("--browser", action="store_true", help="measure the first paint in Chromium, too")
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -325,7 +330,7 @@ def main() -> None:
             queries.fill(folder, args.spans)
         else:
             shutil.copytree(args.folder, folder)
-        show(measure(folder, args.viewers, browser=args.browser), tables, reading, args.json)
+        show(measure(folder, args.viewers, answers=args.answers, browser=args.browser), tables, reading, args.json)
 
 
 if __name__ == "__main__":
