@@ -78,10 +78,10 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
 
 
 def test_dragging_selects_a_box_that_is_in_the_url_and_back_undoes_it(open_page: OpenPage) -> None:
-    page = open_page("many", "/heatmap?since=2h")
+    page = open_page("demo", "/heatmap")
     below(page, "the breaches")
     before = page.evaluate(PIXELS)
-    drag(page, (0.5, 0.05), (0.8, 0.3))
+    drag(page, (0.1, 0.05), (0.3, 0.3))
     first = asked(page)
     assert [*first] == FIELDS
     assert float(first["least_ms"]) > 50
@@ -89,7 +89,7 @@ def test_dragging_selects_a_box_that_is_in_the_url_and_back_undoes_it(open_page:
     expect(page.locator("#box-form input[name=from]")).to_have_value(first["from"])
     expect(page.locator("#filter input[name=most_ms]")).to_have_value(first["most_ms"])
     assert page.evaluate(PIXELS) != before
-    drag(page, (0.55, 0.6), (0.7, 0.9))
+    drag(page, (0.4, 0.6), (0.6, 0.9))
     second = asked(page)
     assert float(second["most_ms"]) < 50
     shown = page.locator("#box").inner_text()
@@ -121,7 +121,7 @@ def test_a_link_restores_the_box(open_page: OpenPage) -> None:
 
 
 def test_the_keyboard_selects_a_box(open_page: OpenPage) -> None:
-    page = open_page("many", "/heatmap?since=2h")
+    page = open_page("demo", "/heatmap")
     page.locator("#heat").focus()
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#heat-now")).to_contain_text(" ms, p")
