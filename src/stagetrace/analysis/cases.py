@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -97,14 +98,19 @@ class Cases:
         """Return when each began, ns."""
         return [row["start_unix_nano"] for row in self.rows]
 
+    @cached_property
     def attributes(self) -> dict[str, list[str | None]]:
         """Return key -> text of each request; of the span, or else of its resource. The keys that most have."""
         columns: dict[str, list[str | None]] = {}
+        measured: set[str] = set()
         for place, row in enumerate(self.rows):
             for keys, texts in (("resource_keys", "resource_texts"), ("keys", "texts")):
                 for key, text in zip(row[keys], row[texts], strict=True):
+                    if key in measured:
+                        continue
                     if key not in columns:
                         if not is_given(key):
+                            measured.add(key)
                             continue
                         columns[key] = [None] * len(self.rows)
                     columns[key][place] = text

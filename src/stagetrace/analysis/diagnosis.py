@@ -84,7 +84,7 @@ def diagnose(cases: Cases) -> Diagnosis:
     strata = cases.strata
     baseline = _baseline(cases, strata)
     breached, weights = cases.breached.tolist(), cases.weights.tolist()
-    found = search(cases.attributes(), breached, weights, strata)
+    found = search(cases.attributes, breached, weights, strata)
     stages, whole = _stages(cases, strata)
     return Diagnosis(
         tuple(Finding(one, evidence(cases, one.rows, baseline)) for one in found.contrasts),

@@ -36,7 +36,7 @@ def profiles(cases: Cases) -> list[Profile]:
     if not all(one.sum() for one in weights):
         return []
     found = []
-    for key, column in cases.attributes().items():
+    for key, column in cases.attributes.items():
         made = coded(column, LEAST)
         if made is None or len(made.values) + made.has_others < 2:  # noqa: PLR2004 -- one value distinguishes nothing
             continue

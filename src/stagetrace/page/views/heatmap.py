@@ -192,7 +192,7 @@ def box(asked: Asked, reader: Reader, site: Site) -> Part:
         reason = relations.reason
     found = diagnose(side.cases)
     described = profiles(side.cases)
-    texts = {key: set(column) for key, column in side.cases.attributes().items()}
+    texts = {key: set(column) for key, column in side.cases.attributes.items()}
     values = {
         "side": side,
         "found": found,
