@@ -169,8 +169,8 @@ def test_every_answer_is_made_of_little_data(site: Callable[[str], str], name: s
 def test_an_answer_with_its_pictures_is_accessible_and_fits_a_phone(open_page: OpenPage, scheme: str) -> None:
     for path in ("bottleneck?by=http.route", "compare?once=1"):
         page = open_page("demo", f"/answers/{path}", color_scheme=scheme)
-        assert violations(page) == [], path
         page.set_viewport_size({"width": 390, "height": 800})
+        assert violations(page) == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
         page.close()
 

@@ -83,10 +83,10 @@ def test_addresses_are_those_by_which_clients_reach_it(tmp_path: Path) -> None:
 def test_a_traced_process_is_shown_with_its_losses(tmp_path: Path, browser: Browser) -> None:
     """One that cannot deliver and drops spans, and counts of the back end; without a secret, and accessibly."""
     status = tmp_path / "status"
-    headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {SECRET}", "OTEL_BSP_MAX_QUEUE_SIZE": "10"}
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {SECRET}", "OTEL_BSP_MAX_QUEUE_SIZE": "40"}
     env = environment(status, f"http://user:{SECRET}@127.0.0.1:1", **headers)
     with run_up(tmp_path, env={"STAGETRACE_STATUS": str(status)}) as up, run_service(tmp_path, env=env) as service:
-        for _ in range(10):
+        for _ in range(20):  # of which three fit into the queue
             service.call("POST", "/predict", json={"inference_s": 0})
         one = status_in(status, lambda one: one["trouble"] is not None and one["spans"]["dropped"] > 0)
         post(up, b"no protobuf")

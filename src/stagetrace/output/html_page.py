@@ -59,7 +59,7 @@ def _part(part: str | Table | Chart, zone: Zone) -> str:
 
 def table(table: Table) -> str:
     """Return a table as HTML."""
-    return f'<div class="wide"><table>{"".join(_lines(table))}</table></div>\n'
+    return f'<div class="wide" tabindex="0"><table>{"".join(_lines(table))}</table></div>\n'
 
 
 def _lines(table: Table) -> Iterator[str]:
