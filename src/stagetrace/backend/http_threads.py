@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 T = TypeVar("T")
+_AGAIN_S: Final = 0.05  # an interrupt before a query begins, or between two, ends neither
 
 
 class Threads(ThreadPoolExecutor):
@@ -28,7 +29,7 @@ class Threads(ThreadPoolExecutor):
     async def run(self, request: Request, work: Callable[[], T], abandon: Callable[[], None] | None = None) -> T:
         """Return what `work` does, in a thread. Raise Refused where too many wait, or the client has disconnected.
 
-        `abandon` is called where the client disconnects while the work is being done.
+        `abandon` is called, until the work ends, where the client disconnects while it is being done.
         """
         if self._requests >= self._most:
             raise Refused(BUSY, f"{self._most} requests are being answered at this moment; send this one again")
@@ -54,5 +55,8 @@ async def disconnected(request: Request) -> None:
 
 async def _watch(request: Request, future: Future[T], abandon: Callable[[], None] | None) -> None:
     await disconnected(request)
-    if not future.cancel() and abandon is not None:
+    if future.cancel() or abandon is None:
+        return
+    while not future.done():
         abandon()
+        await asyncio.sleep(_AGAIN_S)

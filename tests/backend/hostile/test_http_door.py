@@ -221,7 +221,6 @@ def test_a_query_ends_once_its_client_has_disconnected(store: LocalStore, monkey
         with running(server, counters) as door:
             with probes.open_connections(door.address, 1, get):
                 assert asking.wait(30)
-                time.sleep(0.1)  # for DuckDB to begin: an interrupt before that has no effect
             until(lambda: counters.value("failed_queries", "http"))
 
 
