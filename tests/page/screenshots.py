@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import httpx
 from playwright.sync_api import expect, sync_playwright
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 IMAGES: Final = Path(__file__).resolve().parents[2] / "docs/images"
 # File -> path of the page, on what the demo recorded; `{trace}`: its worst breach of the stage `inference`.
 VIEWS: Final = {
-    "board": "/board",
+    "board": "/board?since=3m",
     "heat-map": "/heatmap",
     "stages": "/stages",
     "breaches": "/breaches",
@@ -54,9 +54,8 @@ def main() -> None:
 
 def _take(browser: Browser, url: str, name: str) -> None:
     httpx.get(url).raise_for_status()
-    page = browser.new_page(
-        viewport={"width": SIZE[0], "height": SIZE[1]}, color_scheme="dark" if name in DARK else "light"
-    )
+    scheme: Literal["dark", "light"] = "dark" if name in DARK else "light"
+    page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]}, color_scheme=scheme, locale="en-US")
     page.goto(url)
     expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0, timeout=60_000)
     page.wait_for_timeout(_DRAWN_MS)
