@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import semconv
 from stagetrace.output import missed_bounds
 from stagetrace.output.units import milliseconds, threshold
+from stagetrace.page.templates import stage_class
 from stagetrace.store.answers import entry, slowest_stage
 from stagetrace.store.entries import request_text
 
@@ -52,11 +52,6 @@ def rows_of(found: Sequence[Mapping[str, Any]], at: int, asked: Asked) -> list[R
     return [_row(number, one, asked) for number, one in enumerate(found, at + 1)]
 
 
-def colour_of(stage: str | None) -> str:
-    """Return the class of a stage's colour."""
-    return f"stage-{stage.replace('.', '-')}" if stage in semconv.STAGES else "stage-other"
-
-
 def _row(number: int, found: Mapping[str, Any], asked: Asked) -> Row:
     made = entry(found)
     stage = slowest_stage(found)
@@ -70,7 +65,7 @@ def _row(number: int, found: Mapping[str, Any], asked: Asked) -> Row:
         "-" if made.overrun_ms is None else milliseconds(made.overrun_ms),
         "" if found["breached"] else found["verdict"] or "not judged",
         stage,
-        colour_of(stage),
+        stage_class(stage),
         made.cause,
         made.severity,
         made.evidence,
@@ -86,6 +81,6 @@ def _bar(stages: Mapping[str, float]) -> list[Slice]:
     whole, at, bar = sum(kept.values()), 0.0, []
     for name, took in kept.items():
         width = _WIDE * took / whole
-        bar.append(Slice(name, colour_of(name), round(at, 2), round(width, 2)))
+        bar.append(Slice(name, stage_class(name), round(at, 2), round(width, 2)))
         at += width
     return bar

@@ -51,7 +51,7 @@ class Viewer:
         self._rows.extend(rows)
         self._news.set()
 
-    def tell(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Take in how the store is followed."""
         self._state = state
         self._news.set()
@@ -105,7 +105,7 @@ class Live:
                 thread.start()
             self._viewers.add(viewer)
             if self._state is not None:
-                viewer.tell(self._state)
+                viewer.set_state(self._state)
 
     def leave(self, viewer: Viewer) -> None:
         """Forget a viewer; the last one ends the thread."""
@@ -130,11 +130,11 @@ class Live:
                 try:
                     self._follow(stop)
                 except StagetraceError as error:
-                    self._tell(stop, {"problem": short(str(error))})
+                    self._report(stop, {"problem": short(str(error))})
                 except Exception as error:  # noqa: BLE001 -- it goes on with a new reader
                     if not stop.is_set():
                         _log.error("failed", f"the live tail failed: {type(error).__name__}: {error}")
-                    self._tell(stop, {"problem": _FAILED})
+                    self._report(stop, {"problem": _FAILED})
                 stop.wait(_AGAIN_S)
         finally:
             with self._lock:
@@ -142,23 +142,23 @@ class Live:
 
     def _follow(self, stop: threading.Event) -> None:
         with self._readers.one() as reader:
-            is_told = TAIL in reader.capabilities
-            interval_s = INTERVAL_S if is_told else POLLED_S
+            has_tail = TAIL in reader.capabilities
+            interval_s = INTERVAL_S if has_tail else POLLED_S
             is_new = True
             for spans in follow(reader, _ALL, 0):
                 if is_new:  # from here on nothing is missed
-                    self._tell(stop, {"polled_s": None if is_told else interval_s})
+                    self._report(stop, {"polled_s": None if has_tail else interval_s})
                     is_new = False
                 self._give(stop, spans)
                 if stop.wait(interval_s):
                     return
 
-    def _tell(self, stop: threading.Event, state: dict[str, Any]) -> None:
+    def _report(self, stop: threading.Event, state: dict[str, Any]) -> None:
         with self._lock:
             if stop is self._stop:
                 self._state = state
                 for viewer in self._viewers:
-                    _call(viewer, partial(viewer.tell, state))
+                    _call(viewer, partial(viewer.set_state, state))
 
     def _give(self, stop: threading.Event, spans: Sequence[SpanRow]) -> None:
         """Give each viewer the requests that it wants: those who want the same share what is made of them."""
