@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -37,9 +38,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], s
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Run one browser for all tests of a process."""
+    """Run one browser for the tests of a module: as long as it runs, no test of this process has a loop of its own."""
     installed = chromium.installed()
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
@@ -88,6 +89,11 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
 def settle(page: Page) -> None:
     """Wait until no part is asked for."""
     expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0, timeout=60_000)
+
+
+def containing(part: str) -> re.Pattern[str]:
+    """Return the pattern of a URL with this part, for `expect(page).to_have_url`: a URL changes a moment later."""
+    return re.compile(re.escape(part))
 
 
 def violations(page: Page) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from cli.running import answered
-from page.conftest import settle, violations
+from page.conftest import containing, settle, violations
 from page.data import fill
 from stagetrace.output.units import milliseconds, percent
 
@@ -130,18 +130,18 @@ def test_sides_are_in_the_url(open_page: OpenPage) -> None:
     page.keyboard.press("Enter")
     names = page.locator("#answer .facts b")
     expect(names).to_have_text(["A model LogisticRegression", "B model ExtraTreesClassifier"])
-    assert "route=%2Fpredict" in page.url
+    expect(page).to_have_url(containing("route=%2Fpredict"))
     page.get_by_role("link", name="Swap").click()
     expect(names).to_have_text(["A model ExtraTreesClassifier", "B model LogisticRegression"])
     page.get_by_label("B: condition 1").fill("service.version=2026.10")
     page.keyboard.press("Enter")
     expect(names).to_have_text(["A model ExtraTreesClassifier", "B service.version 2026.10"])
-    assert "b=service.version%3D2026.10" in page.url
+    expect(page).to_have_url(containing("b=service.version%3D2026.10"))
     page.locator("#filter input[name=since]").fill("2h")
     page.keyboard.press("Enter")
     expect(names).to_have_count(2)
-    assert "since=2h" in page.url
-    assert "b=service.version%3D2026.10" in page.url
+    expect(page).to_have_url(containing("since=2h"))
+    expect(page).to_have_url(containing("b=service.version%3D2026.10"))
     page.go_back()
     expect(names).to_have_text(["A model ExtraTreesClassifier", "B service.version 2026.10"])
     page.go_back()

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from answers.made import MS, NOON, Made, kept, store
-from page.conftest import settle, violations
+from page.conftest import containing, settle, violations
 from stagetrace.output.answer import Answer
 from stagetrace.output.times import moment, zone
 from stagetrace.page.asked import Asked
@@ -145,7 +145,7 @@ def test_the_form_selects_a_box_and_keeps_the_selection(open_page: OpenPage) -> 
     page.locator("#box-form button").click()
     settle(page)
     assert asked(page) == {"least_ms": "100"}
-    assert "service=shop" in page.url
+    expect(page).to_have_url(containing("service=shop"))
     expect(page.locator("#box > p.soft").first).to_contain_text("The start to the end, 100 ms or more. ")
 
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from cli.running import answered
-from page.conftest import settle
+from page.conftest import containing, settle
 from page.data import fill
 from stagetrace.output.units import milliseconds
 
@@ -104,7 +104,7 @@ def test_groups_are_those_of_bottleneck(open_page: OpenPage, asked: Callable[...
     assert {one.partition("?")[0] for one in links} == {"/stages", "/breaches", "/heatmap"}
     page.locator("#by-group a", has_text="2026.11").first.click()
     settle(page)
-    assert "segment=service.version%3D2026.11" in page.url
+    expect(page).to_have_url(containing("segment=service.version%3D2026.11"))
     assert list(table(page, "by-group")) == ["2026.11"]
 
 
@@ -112,7 +112,7 @@ def test_a_column_groups_by_its_attribute(open_page: OpenPage) -> None:
     page = open_page("demo", "/stages?by=verdict")
     page.get_by_role("link", name="breach", exact=True).click()
     settle(page)
-    assert "segment=sla.verdict%3Dbreach" in page.url
+    expect(page).to_have_url(containing("segment=sla.verdict%3Dbreach"))
     assert list(table(page, "by-group")) == ["breach"]
 
 
@@ -143,8 +143,8 @@ def test_what_is_chosen_is_in_the_url(open_page: OpenPage) -> None:
     page.keyboard.press("Enter")
     expect(chosen).to_have_count(0)
     settle(page)
-    assert "p=97.5&by=service" in page.url
-    assert "model=LogisticRegression" in page.url
+    expect(page).to_have_url(containing("p=97.5&by=service"))
+    expect(page).to_have_url(containing("model=LogisticRegression"))
     assert "p97.5" in table(page, "shares")["total"]
     assert list(table(page, "by-group")) == ["ticket-router"]
     page.go_back()
@@ -163,8 +163,8 @@ def test_over_time_a_step_can_be_entered(open_page: OpenPage) -> None:
     page.get_by_text("In numbers").click()
     page.locator("#over-time a").first.click()
     settle(page)
-    assert "since=20" in page.url
-    assert "until=20" in page.url
+    expect(page).to_have_url(containing("since=20"))
+    expect(page).to_have_url(containing("until=20"))
 
 
 def test_with_few_requests_the_mean_is_shown(open_page: OpenPage) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from backend.running import COMMAND, run_up
 from page import traces
-from page.conftest import settle, violations
+from page.conftest import containing, settle, violations
 from stagetrace.page.base import Site
 from stagetrace.store.local import LocalStore
 
@@ -109,12 +109,12 @@ def test_a_clock_that_is_late_is_corrected_and_noted(opened: Callable[..., Page]
 def test_toggles_are_in_the_url(opened: Callable[..., Page]) -> None:
     page = opened(traces.TWO)
     page.locator("#flame").click()
-    assert "view=flame" in page.url
+    expect(page).to_have_url(containing("view=flame"))
     expect(page.locator("#waterfall")).to_be_hidden()
     expect(page.locator("#flames svg")).to_have_attribute("aria-label", re.compile("^Flame graph of 6 spans"))
     page.keyboard.press("p")
     expect(page.locator("#critical")).to_have_attribute("aria-pressed", "true")
-    assert "critical=1" in page.url
+    expect(page).to_have_url(containing("critical=1"))
     page.go_back()
     expect(page.locator("#critical")).to_have_attribute("aria-pressed", "false")
     page.go_back()
@@ -151,12 +151,12 @@ def test_keys_move_open_and_close(opened: Callable[..., Page]) -> None:
     expect(page.locator(".row:focus .label")).to_have_text("inference")
     page.keyboard.press("Enter")
     expect(page.locator("#span-panel h2")).to_have_text("inference")
-    assert "span=0000000000000003" in page.url
+    expect(page).to_have_url(containing("span=0000000000000003"))
     page.keyboard.press("k")
     expect(page.locator("#span-panel h2")).to_have_text("preprocess")
     page.keyboard.press("Escape")
     expect(page.locator("#span-panel")).to_be_hidden()
-    assert "span=" not in page.url
+    expect(page).not_to_have_url(containing("span="))
     page.keyboard.press("k")
     page.keyboard.press("x")
     expect(page.locator("#shown")).to_have_text("1 of 6 spans, the others are folded")
@@ -165,15 +165,15 @@ def test_keys_move_open_and_close(opened: Callable[..., Page]) -> None:
 def test_time_is_zoomed_and_moved_by_keys(opened: Callable[..., Page]) -> None:
     page = opened(traces.TWO)
     page.keyboard.press("+")
-    assert "zoom=25-75" in page.url
+    expect(page).to_have_url(containing("zoom=25-75"))
     page.keyboard.press("d")
-    assert "zoom=37.5-87.5" in page.url
+    expect(page).to_have_url(containing("zoom=37.5-87.5"))
     page.keyboard.press("a")
     page.keyboard.press("s")
-    assert "zoom" not in page.url
+    expect(page).not_to_have_url(containing("zoom"))
     page.keyboard.press("w")
     page.keyboard.press("0")
-    assert "zoom" not in page.url
+    expect(page).not_to_have_url(containing("zoom"))
 
 
 def test_a_range_is_dragged_and_summed_by_stage(opened: Callable[..., Page]) -> None:
@@ -185,11 +185,12 @@ def test_a_range_is_dragged_and_summed_by_stage(opened: Callable[..., Page]) -> 
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 40)
     page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 40)
     page.mouse.up()
-    assert "range=" in page.url
-    assert "span=" not in page.url
+    expect(page).to_have_url(containing("range="))
+    expect(page).not_to_have_url(containing("span="))
     page.goto(re.sub("range=[^&]*", "range=10-40", page.url))
-    cells = page.locator("#sums tbody tr").locator("th, td").all_inner_texts()
-    assert [cell.strip() for cell in cells] == [
+    cells = page.locator("#sums tbody tr").locator("th, td")
+    expect(cells).to_have_count(9)
+    assert [cell.strip() for cell in cells.all_inner_texts()] == [
         *("front inference", "20.00 ms", "66.7 %"),
         *("front preprocess", "10.00 ms", "33.3 %"),
         *("ranker inference", "5.00 ms", "16.7 %"),
