@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import pytest
+
 from page import chromium
 from stagetrace.page import assets
 
@@ -21,6 +23,7 @@ FILES = {
 }
 
 
+@pytest.mark.thorough  # it installs the packages
 def test_each_file_is_the_one_of_its_package() -> None:
     """Of the version, and with the hash, that `browser/package-lock.json` pins."""
     packages = chromium.installed().packages
