@@ -64,12 +64,12 @@ def one() -> Iterable[ExportTraceServiceRequest]:
 
 
 def many() -> Iterable[ExportTraceServiceRequest]:
-    """Yield ten thousand breaches and as many good requests, within fifty minutes."""
+    """Yield ten thousand breaches and as many good requests, within twenty minutes."""
     chance, now = random.Random(2), time.time_ns() - MINUTE
     for batch in range(10):
         message = ExportTraceServiceRequest()
         for number in range(2 * MANY // 10):
-            start = now - (batch * 5 * MINUTE + number * 5 * MINUTE // (2 * MANY // 10))
+            start = now - (batch * 2 * MINUTE + number * 2 * MINUTE // (2 * MANY // 10))
             _add(message, chance, start, is_late=bool(number % 2), service="shop")
         yield message
 

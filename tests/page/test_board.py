@@ -185,7 +185,7 @@ def test_a_bar_tells_its_numbers_and_narrows_the_time(open_page: OpenPage) -> No
     assert box is not None
     x = box["width"] * (place + 0.5) / len(shown["breaches"])
     page.locator(BARS).hover(position={"x": x, "y": 50})
-    expect(page.locator(".readout")).to_contain_text(f"{shown['breaches'][place]} breaches of")
+    expect(page.locator(".readout")).to_contain_text(f"{shown['breaches'][place]:,} breaches of")
     page.locator(BARS).click(position={"x": x, "y": 50})
     settle(page)
     narrowed = values(page)
@@ -232,12 +232,12 @@ def test_the_picture_has_a_table(open_page: OpenPage) -> None:
     page.get_by_text("As a table").click()
     shown = values(page)
     cells = [row.locator("td").all_inner_texts() for row in page.locator("details tbody tr").all()]
-    assert [int(row[2]) for row in cells] == [
+    assert [int(row[2].replace(",", "")) for row in cells] == [
         breaches for breaches, requests in zip(shown["breaches"], shown["requests"], strict=True) if requests
     ]
     page.locator("details tbody a").last.click()
     settle(page)
-    assert sum(values(page)["requests"]) == int(cells[-1][1])
+    assert sum(values(page)["requests"]) == int(cells[-1][1].replace(",", ""))
 
 
 def test_asking_again_moves_nothing(open_page: OpenPage) -> None:
