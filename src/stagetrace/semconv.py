@@ -142,6 +142,7 @@ SLA_BREACH_PROMISE: Final = _attribute("sla.breach.promise", STRING, "breached e
 SLA_BREACH_MISSED: Final = _attribute("sla.breach.missed", STRING, "breached entry span of a streamed or generated response: each bound of the objective that was missed, with its value, as `first_chunk: 163.2 ms, 100 ms allowed; per_chunk: 41 ms, 20 ms allowed`; the first one is what `sla.threshold_ms` and `sla.overrun_ms` are about")
 SLA_BREACH_CAUSE: Final = _attribute("sla.breach.cause", STRING, "breached entry span: what made it slow, one of the words of docs/causes.md (`cpu_wait`, `downstream`, `gc` ...)")
 SLA_BREACH_EVIDENCE: Final = _attribute("sla.breach.evidence", STRING, "breached entry span: one sentence with the numbers")
+SLA_BREACH_CODE: Final = _attribute("sla.breach.code", STRING, "breached entry span: the line of the application's own code at which the request stood while it was late, as `app.py:41 in predict`; absent where no stack was sampled in the stage of the breach (docs/stalls.md)")
 SLA_BREACH_PEER: Final = _attribute("sla.breach.peer", STRING, "breached entry span: service that the stage waited for most of its time (`downstream`): `peer.service`, else `address:port`")
 SLA_BREACH_PEER_QUEUE_MS: Final = _attribute("sla.breach.peer.queue_ms", DOUBLE, "breached entry span with a peer whose report is plausible: how long its calls waited in queues of the peer, ms; so the next four, which are no parts of the request beside `sla.breach.part.*`")
 SLA_BREACH_PEER_COMPUTE_MS: Final = _attribute("sla.breach.peer.compute_ms", DOUBLE, "the same: how long models of the peer computed, ms")
@@ -153,6 +154,18 @@ SLA_DEADLINE_REMAINING_MS: Final = _attribute("sla.deadline.remaining_ms", DOUBL
 SLA_UPGRADED: Final = _attribute("sla.upgraded", BOOLEAN, "span that the head sampler dropped and a breach brought back: exclude it from extrapolations")
 # Present on each entry span of a process that samples at its head; 0: not known. A breach counts once all the same.
 SLA_SAMPLING_PROBABILITY: Final = _attribute("sla.sampling.probability", DOUBLE, "entry span, where the head sampler drops requests: the probability with which it keeps one that is no breach (0.1: it stands for 10), or 0 where that is not known; breaches are all kept, and count once")
+
+# Span event of a breached entry span: a distinct stack that was sampled while the request was late.
+STALL: Final = "stall"
+CODE_FILE_PATH: Final = "code.file.path"
+CODE_LINE_NUMBER: Final = "code.line.number"
+CODE_FUNCTION_NAME: Final = "code.function.name"
+CODE_STACKTRACE: Final = "code.stacktrace"
+STALL_OF: Final = _attribute("stagetrace.stall.of", STRING, "event `stall`: whose stack it is: `request`, `blocker` (what ran on the event loop or thread that the request waited for), `rival` (the thread that computed while the request waited for a lock or the GIL) or `pool` (a thread of the pool that had none free)")
+STALL_SAMPLES: Final = _attribute("stagetrace.stall.samples", INT, "event `stall`: samples with this stack")
+STALL_OUT_OF: Final = _attribute("stagetrace.stall.out_of", INT, "event `stall`: samples of that kind in all")
+STALL_GIL_MS: Final = _attribute("stagetrace.stall.gil_ms", DOUBLE, "event `stall`: for how long the sampler itself could not run Python before its sample, since another thread held the GIL, ms; absent below 5 ms")
+STAGETRACE_DROPPED_STALLS: Final = _attribute("stagetrace.dropped_stalls", INT, "breached entry span, where there are any: stacks that were sampled and are no event, beyond 16 KB")
 
 # Any span: what could not be recorded of it.
 STAGETRACE_TRUNCATED_ATTRIBUTES: Final = _attribute("stagetrace.truncated_attributes", INT, "any span: values, of its events and links too, that were cut at the limit")
