@@ -144,6 +144,7 @@ STORE_INSECURE = Switch("STAGETRACE_STORE_INSECURE", READING, "sends that token 
 # Sources: what kernel and interpreter report.
 SOCKET_WAIT = Switch("STAGETRACE_SOCKET_WAIT", RECORDING, "how long a request waited in its socket", default=True)
 WIRE = Switch("STAGETRACE_WIRE", RECORDING, "round trip and retransmissions of a connection", default=True)
+STALLS = Switch("STAGETRACE_STALLS", RECORDING, "stacks of requests while they are late", default=True)
 CPU_WAIT = Switch("STAGETRACE_CPU_WAIT", RECORDING, "CPU time, and the wait for a CPU, of a thread", default=True)
 GC_PAUSE = Switch("STAGETRACE_GC_PAUSE", RECORDING, "when the garbage collector ran", default=True)
 USAGE = Switch("STAGETRACE_USAGE", RECORDING, "page faults that waited for a disk", default=True)

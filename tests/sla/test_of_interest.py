@@ -46,6 +46,9 @@ class Adapter:
         record.exchange = self
         self.known = {"http.request.method": "GET", "http.route": "/x"}
 
+    def method_and_route(self) -> tuple[str | None, str]:
+        return "GET", "/x"
+
     def time_in_kernel_ns(self) -> int:
         return 0
 

@@ -109,7 +109,7 @@ def test_finishing_a_request_has_no_side_effect(took: int) -> None:
     request = Request(START, START + took, "GET", "/a", record)
     judged = decided(policy, request)
     finished = [
-        finish(request, judged, learned, {}, lambda stages, block, breach: (stages.totals(), block, breach))
+        finish(request, judged, learned, {}, lambda stages, block, breach, _: (stages.totals(), block, breach))
         for _ in range(2)
     ]
     assert finished[0] == finished[1]

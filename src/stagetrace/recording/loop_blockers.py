@@ -72,6 +72,7 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
     """
     step: Any = work.send
     value: Any = None
+    outer, request.work = request.work, work
     while True:
         began = time_ns()
         request.step = sample(began)
@@ -79,15 +80,17 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
             awaited = step(value)
         except BaseException as error:
             _end(began, request)
+            request.work = outer
             if isinstance(error, StopIteration):
                 return error.value
-            del request, step, value  # somebody may keep the exception, and with it this frame
+            del outer, request, step, value  # somebody may keep the exception, and with it this frame
             raise
         _end(began, request)
         try:
             value = yield awaited
             step = work.send
         except GeneratorExit:
+            request.work = outer
             work.close()
             raise
         except BaseException as error:  # noqa: BLE001 -- what is thrown into the task is for its work

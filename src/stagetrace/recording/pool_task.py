@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,13 @@ class PoolTask:
             first = self._begin()
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)
+        record, thread = self._record, get_ident()
+        record.threads = (*record.threads, thread)
         try:
             return self._function(*args)
         finally:
             try:
+                record.threads = tuple(one for one in record.threads if one != thread)
                 self._ended = now = time_ns()
                 thread_cpu.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:

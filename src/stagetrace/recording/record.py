@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import Mark, Marks
 from stagetrace.recording.segments import NOTHING
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.remote_stages import RemoteStages
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stages import Stages
+    from stagetrace.recording.stall import Stall
     from stagetrace.sources.thread_cpu import CpuSample
 
 MAX_CALLS = 100
@@ -53,6 +56,9 @@ class Exchange(Protocol):
 
     def has_unacked(self) -> bool:
         """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
+
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return method and route as the policy names them, as far as they are known by now."""
 
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
@@ -98,6 +104,9 @@ class RequestRecord(Marks):
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer says of itself
     details: Details | None = None  # library calls inside its stages
+    work: Any = None  # the innermost coroutine that does its work, where it is known
+    threads: Sequence[int] = ()  # of pools, by their ident: they do its work now
+    stalls: Sequence[Stall] = ()  # stacks that were sampled while it was late
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
     peer_waits: Sequence[tuple[int, int]] | None = None
@@ -108,6 +117,9 @@ class RequestRecord(Marks):
             self.clock = clock
         self._lock = threading.Lock()  # guards the entry span's identity
         self.started = clock() if start is None else start
+        self.thread = get_ident()  # the one that it came in on
+        if in_flight.is_watched:
+            in_flight.begin(self)
 
     def __copy__(self) -> RequestRecord:
         """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
@@ -249,6 +261,11 @@ class RequestRecord(Marks):
         if not self.closed:
             self._lay(since, time.time_ns())
 
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return method and route as the policy names them, as far as they are known by now."""
+        exchange = self.exchange
+        return (None, "") if exchange is None else exchange.method_and_route()
+
     def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
         exchange = self.exchange
@@ -349,8 +366,10 @@ class RequestRecord(Marks):
         if self.late is not None:
             self.late.conclude(self)
             self.late = None
+        in_flight.end(self)
         self.drop()
-        self.details = None
+        self.details = self.work = None
+        self.stalls = ()
         self.stages = NO_STAGES  # somebody's context may keep this record for long
 
     @property

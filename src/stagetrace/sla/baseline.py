@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,7 @@ from stagetrace import semconv
 from stagetrace.sla import evidence_machine
 from stagetrace.sla.cause import GC, Baseline, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
+from stagetrace.sla.policy import NEVER_NS
 from stagetrace.sla.verdict import WITHIN
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_ROUTES: Final = 256
 MAX_SIZES: Final = 16
+KEPT: Final = 256  # durations of a route, for its p99
+ENOUGH_FOR_P99: Final = 100
+LEAST_P99_NS: Final = 5_000_000  # a shorter one is rounded up to this: a stall of less is nobody's cause
 ENOUGH: Final = 20  # requests make a baseline
 LEARNED_FROM_EACH: Final = 64  # of so many requests one, once that is enough,
 LEARNED_AFTER_NS: Final = 500_000_000  # and none so soon after the last: it costs more than the recording does
@@ -66,6 +71,8 @@ class Baselines:
         self._seen: dict[Route, int] = {}
         self._learned_at: dict[Route, int] = {}
         self._usual_ns: dict[Route, float] = {}
+        self._durations: dict[Route, deque[int]] = {}
+        self._slow_ns: dict[Route, int] = {}
 
     def is_of_interest(self, route: Route, start: int, end: int) -> bool:
         """Return whether a good request took much longer than the baseline of its route, or is to be learned from."""
@@ -92,6 +99,7 @@ class Baselines:
         self._learned_at[route] = now
         evidence_machine.read_meters()
         with self._lock:
+            self._learn_p99(route, sum(breakdown.times.values()))
             by_size = self._routes.setdefault(route, {})
             for key in (None, _bucket(breakdown.size)) if breakdown.size is not None else (None,):
                 if key in by_size or len(by_size) <= MAX_SIZES:
@@ -99,6 +107,20 @@ class Baselines:
             overall = by_size.get(None)
             if overall is not None and overall.count >= ENOUGH:
                 self._usual_ns[route] = sum(overall.times.values())
+
+    def _learn_p99(self, route: Route, took_ns: int) -> None:
+        durations = self._durations.setdefault(route, deque(maxlen=KEPT))
+        durations.append(took_ns)
+        if len(durations) >= ENOUGH_FOR_P99:
+            self._slow_ns[route] = max(sorted(durations)[int(len(durations) * 0.99)], LEAST_P99_NS)
+
+    def slow_ns(self, route: Route) -> int | None:
+        """Return the p99 of good requests of a route, in nanoseconds; None where too few are known."""
+        return self._slow_ns.get(route)
+
+    def shortest_slow_ns(self) -> int:
+        """Return the shortest of all routes' p99; NEVER_NS where none is known."""
+        return min(self._slow_ns.copy().values(), default=NEVER_NS)
 
     def of(self, route: Route, size: int | None) -> tuple[Baseline | None, Baseline | None]:
         """Return the baseline of a route, and that of inputs of this size, as far as they are known."""

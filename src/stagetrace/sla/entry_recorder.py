@@ -12,7 +12,7 @@ from stagetrace import semconv
 from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.request_encoder import encode_request
-from stagetrace.otlp.encode.span_encoder import Block, encode_details, encode_notes, entry_rest
+from stagetrace.otlp.encode.span_encoder import Block, encode_details, encode_events, encode_notes, entry_rest
 from stagetrace.recording.details import placed_details
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import Event, TracerProvider
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.recording.own_span import Identity, OwnSpan
@@ -172,6 +172,7 @@ class EntryRecorder:
         stages: Stages,
         block: Block | None,
         breach: Mapping[str, Any],
+        events: Sequence[Event],
     ) -> tuple[bytes, int]:
         """Return the request's spans as bytes, and how many they are."""
         blocks, client, attributes = given
@@ -186,6 +187,8 @@ class EntryRecorder:
             model = _without(model, notes)
             totals = {semconv.stage_total_ms(stage) for stage in stages.totals()}
             rest += encode_notes(notes, totals.union(attributes, *(one.attributes for one in blocks)))
+        if events:
+            rest += encode_events(events)
         mark = b"" if identity.is_sampled else UPGRADED.encoded
         times = request[:2]
         spans, count = encode_request(stages, identity, times, mark, rest, attributes, model, entry.record.cuts)
@@ -207,10 +210,12 @@ class EntryRecorder:
         known = {key: value for block in (*given.blocks, given.client) for key, value in block.attributes.items()}
         known.update(given.attributes)
 
-        def encode(stages: Stages, block: Block | None, breach: Mapping[str, Any]) -> list[ReadableSpan]:
+        def encode(
+            stages: Stages, block: Block | None, breach: Mapping[str, Any], events: Sequence[Event]
+        ) -> list[ReadableSpan]:
             verdict = breach if block is None else block.attributes
             is_upgraded = not entry.identity.is_sampled
-            return request_spans(span, stages, entry.record, known, verdict, upgraded=is_upgraded)
+            return request_spans(span, stages, entry.record, known, verdict, events, upgraded=is_upgraded)
 
         finished = finish(request, judged, self._processor.learned, given.attributes, encode)
         self._processor.conclude(request, judged, finished)

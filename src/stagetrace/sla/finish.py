@@ -14,21 +14,30 @@ from stagetrace.recording.details import detail_span, placed_details
 from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
-from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_UPGRADED, stage_total_ms
+from stagetrace.semconv import (
+    SLA_BREACH_CAUSE,
+    SLA_BREACH_CODE,
+    SLA_BREACH_EVIDENCE,
+    SLA_BREACH_STAGE,
+    SLA_UPGRADED,
+    STAGETRACE_DROPPED_STALLS,
+    stage_total_ms,
+)
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import UNKNOWN
 from stagetrace.sla.policy import BREACH
 from stagetrace.sla.verdict import GOOD, Streamed, Tokens, Verdict, decide, fallback, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import Event, ReadableSpan
 
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.generation import Generation
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.stages import Stages
+    from stagetrace.recording.stall import Stall
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.cause import Breakdown
     from stagetrace.sla.policy import Objective, Policy
@@ -132,12 +141,12 @@ def finish(
     judged: Decided | None,
     learned: Baselines,
     known: Mapping[str, Any],
-    encode: Callable[[Stages, Block | None, Mapping[str, Any]], T],
+    encode: Callable[[Stages, Block | None, Mapping[str, Any], Sequence[Event]], T],
 ) -> Finished[T]:
     """Return the request's spans, and what is to be counted and learned of it.
 
     `known` are attributes of its entry span. `encode` makes the spans from the stages, the block of a verdict that is
-    no breach, and the attributes of a breach.
+    no breach, and the attributes and events of a breach.
     """
     stages, record = NO_STAGES, request.record
     if record is not None:
@@ -146,12 +155,14 @@ def finish(
         except Exception as error:  # noqa: BLE001 -- without them, the entry span goes with its verdict
             report("stagetrace.recording.record.RequestRecord.close", error)
     if judged is None:
-        return Finished(encode(stages, None, {}), None, None)
+        return Finished(encode(stages, None, {}, ()), None, None)
     if judged.word != BREACH:
         learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
-        return Finished(encode(stages, judged.block(), {}), None, _breakdown(request, stages) if learns else None)
+        return Finished(encode(stages, judged.block(), {}, ()), None, _breakdown(request, stages) if learns else None)
     found = _explained(request, judged, stages, learned, known) or {}
-    return Finished(encode(stages, None, found), found.get(SLA_BREACH_CAUSE, UNKNOWN), None)
+    stalls = () if record is None else record.stalls
+    events = (_placed(request, stalls, stages, found) or ()) if stalls else ()
+    return Finished(encode(stages, None, found, events), found.get(SLA_BREACH_CAUSE, UNKNOWN), None)
 
 
 def request_spans(
@@ -160,10 +171,13 @@ def request_spans(
     record: RequestRecord | None,
     known: Mapping[str, Any],
     verdict: Mapping[str, Any],
+    events: Sequence[Event] = (),
     *,
     upgraded: bool,
 ) -> list[ReadableSpan]:
     """Return a request as spans of the SDK's, its entry span last: `span`, which has ended, with more attributes.
+
+    So with more `events`.
 
     `upgraded`: the head sampler dropped it, and it is a breach.
     """
@@ -178,7 +192,7 @@ def request_spans(
     spans: list[ReadableSpan] = [
         *(detail_span(detail, span.resource, mark) for detail in details),
         *(stage_span(segment, span, mark) for segment in segments),
-        FinishedSpan(span, attributes),
+        FinishedSpan(span, attributes, events=[*span.events, *events] if events else None),
     ]
     return [FinishedSpan(one, {}, sampled(one.context)) for one in spans] if upgraded else spans
 
@@ -197,6 +211,22 @@ def _explained(
     found = verdict.attributes()
     found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
     return found
+
+
+@guarded
+def _placed(request: Request, stalls: Sequence[Stall], stages: Stages, found: dict[str, Any]) -> Sequence[Event]:
+    """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
+    from stagetrace.sla import code
+
+    events, dropped = code.events_of(stalls)
+    if dropped:
+        found[STAGETRACE_DROPPED_STALLS] = dropped
+    stage = found.get(SLA_BREACH_STAGE)
+    line = None if stage is None else code.code_of(stalls, stages.segments(), stage, request.end)
+    if line is not None:
+        found[SLA_BREACH_CODE] = line.line
+        found[SLA_BREACH_EVIDENCE] += code.evidence(line)
+    return events
 
 
 @guarded

@@ -19,6 +19,7 @@ from stagetrace.sla.evidence_callee import report_in
 from stagetrace.sla.finish import Request, decided, finish, request_spans
 from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
+from stagetrace.sla.stall_sampler import stall_sampler
 from stagetrace.sla.verdict import GOOD
 from stagetrace.sla.verdict_counter import VerdictCounter
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Event
 
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.stages import Stages
@@ -51,6 +53,8 @@ class SLASpanProcessor(SpanProcessor):
         self.policy = Policy.parse(policy) if isinstance(policy, str) else policy
         self.counter = counter or VerdictCounter()
         self.learned = Baselines()
+        if self.policy is not None:
+            stall_sampler.add(self.policy, self.learned)
         self._next = processor
         self._lock = allocate_lock()  # guards _held
         self._held = HeldSpans()
@@ -210,9 +214,11 @@ class SLASpanProcessor(SpanProcessor):
             if lost:
                 known[semconv.STAGETRACE_DROPPED_SPANS] = lost
 
-        def encode(stages: Stages, block: Block | None, breach: Mapping[str, Any]) -> list[ReadableSpan]:
+        def encode(
+            stages: Stages, block: Block | None, breach: Mapping[str, Any], events: Sequence[Event]
+        ) -> list[ReadableSpan]:
             verdict = breach if block is None else block.attributes
-            return request_spans(span, stages, record, known, verdict, upgraded=upgraded)
+            return request_spans(span, stages, record, known, verdict, events, upgraded=upgraded)
 
         finished = finish(request, judged, self.learned, known, encode)
         self.conclude(request, judged, finished)

@@ -115,6 +115,10 @@ class AsgiRequest(HttpRequest):
         wanted = name.encode("latin-1")
         return ", ".join(http.decoded(value) for key, value in self._headers if key == wanted) or None
 
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return method and route as the policy names them, as far as they are known by now."""
+        return WEBSOCKET if self.messages is not None else self._method, self._route or self.mount
+
     def _requested(self, asked_for: http.AskedFor) -> dict[str, Any]:
         return asked_for.attributes(self._came, self._response_headers)
 

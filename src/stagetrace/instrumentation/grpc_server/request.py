@@ -234,6 +234,10 @@ class Rpc:
         if recorder is not None and recorder.has_others:
             recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
 
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return no method and the RPC's full name, as the policy has them."""
+        return None, self._asked_for or str(self._block.attributes["rpc.method"])
+
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
         return ", ".join(value for key, value in self._metadata if key == name and type(value) is str) or None

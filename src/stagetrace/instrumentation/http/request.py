@@ -41,6 +41,10 @@ class HttpRequest(InScope):
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
         raise NotImplementedError
 
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return method and route as the policy names them, as far as they are known by now."""
+        return self._method, self._route or self.mount
+
     def _requested(self, asked_for: http.AskedFor) -> dict[str, Any]:
         """Return the attributes that environment variables request."""
         raise NotImplementedError

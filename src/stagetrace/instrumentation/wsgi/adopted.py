@@ -45,6 +45,11 @@ class AdoptedRequest(Transfer):
         environ[SCOPE_KEY] = self
         self.wrap_body(environ)
 
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return method and route as the policy names them, as far as they are known by now."""
+        span = self.record.adopted
+        return self._method, str((getattr(span, "attributes", None) or {}).get("http.route", ""))
+
     def set_route(self, template: str) -> None:
         """Note the route, where they do not: plain WSGI middleware."""
         span = trace.get_current_span()

@@ -18,7 +18,7 @@ from opentelemetry.trace import Link
 from stagetrace.semconv import ML_STAGE, stage_total_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
 
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.sdk.resources import Resource
@@ -182,6 +182,11 @@ def encode_notes(notes: ReadableSpan, taken: Container[str]) -> bytes:
     return b"".join(parts)
 
 
+def encode_events(events: Iterable[Event]) -> bytes:
+    """Return events of a span, as a part of it."""
+    return b"".join([_field(b"\x5a", _event(event)) for event in events])
+
+
 @lru_cache(maxsize=1024)
 def _total_head(stage: str) -> bytes:
     return _double_head(stage_total_ms(stage))
@@ -282,7 +287,7 @@ def _append_rest(parts: list[bytes], span: ReadableSpan) -> None:
     """Append what most spans have none of, and the status, which is there even where it is empty."""
     events = span.events
     if events:
-        parts.extend([_field(b"\x5a", _event(event)) for event in events])
+        parts.append(encode_events(events))
     links = span.links
     if links:
         parts.extend([_field(b"\x6a", _link(link)) for link in links])

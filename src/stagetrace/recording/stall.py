@@ -1,0 +1,23 @@
+"""A stall: a stack that was sampled while a request was late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from stagetrace.sources.stacks import Stack
+
+# Whose stack it is.
+REQUEST: Final = "request"
+BLOCKER: Final = "blocker"  # what ran on the event loop or the thread that the request waited for
+RIVAL: Final = "rival"  # the thread that computed while the request waited for a lock or the GIL
+POOL: Final = "pool"  # a thread of the pool that had none free
+
+
+class Stall(NamedTuple):
+    """One stack at one time, in nanoseconds since the epoch."""
+
+    at: int
+    of: str  # one of the words above
+    stack: Stack
+    gil_ns: int = 0  # for how long the sampler could not run Python before it, since another thread held the GIL

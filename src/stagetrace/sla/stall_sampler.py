@@ -1,0 +1,168 @@
+"""The sampler of late requests: where each stood while it was late (docs/stalls.md).
+
+A request is late as soon as it has missed a bound of its objective, or takes longer than its route's p99, once that is
+learned. Until then nothing looks at it. Then the stack of the thread or coroutine that does its work is sampled at
+growing distances.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.guard import guarded
+from stagetrace.real_threads import start
+from stagetrace.recording.in_flight import NEVER, in_flight
+from stagetrace.recording.stall import BLOCKER, REQUEST, Stall
+from stagetrace.sources.stacks import SOURCE, Stack, of_coroutine, of_frame, of_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.sla.baseline import Baselines
+    from stagetrace.sla.policy import Objective, Policy
+
+MOST_SAMPLES: Final = 8  # of a request
+MOST_LATE: Final = 200  # requests that are sampled at the same time
+BEFORE: Final = 3  # samples between the p99 of the route and the objective
+FIRST_PART: Final = 16  # the first distance after the objective is so small a part of it; each later one doubles
+
+
+class Judge(NamedTuple):
+    """What says when a request is late: the policy, and what has been learned of routes."""
+
+    policy: Policy
+    learned: Baselines
+
+
+class Late(NamedTuple):
+    """A request that the sampler watches: the times at which it is to be sampled, nanoseconds since the epoch."""
+
+    record: RequestRecord
+    times: tuple[int, ...]
+
+
+class StallSampler:
+    """Samples late requests, in a thread that the first request of the process starts."""
+
+    def __init__(self) -> None:
+        self._judges: list[Judge] = []
+        self._pid = 0  # the process that has the thread
+        self._late: list[Late] = []  # the thread's alone
+
+    @guarded
+    def add(self, policy: Policy, learned: Baselines) -> None:
+        """Sample the requests that are late by this policy from now on."""
+        if not SOURCE.is_used or not any(not one.excludes for one in policy.objectives):
+            return
+        self._judges.append(Judge(policy, learned))
+        in_flight.watch(self._bound_ns(), self._ensure_thread)
+
+    def _ensure_thread(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._late = os.getpid(), []
+            start(self._run, "stagetrace-stalls")
+
+    def _run(self) -> None:
+        pid = self._pid
+        while SOURCE.is_used and pid == self._pid:
+            late_ns = in_flight.timer.wait()
+            try:
+                self.look(time.time_ns(), late_ns)
+            except Exception as error:  # noqa: BLE001 -- the tenth switches it off
+                SOURCE.failed(error)
+                in_flight.set_timer(time.time_ns())
+        in_flight.stop()
+
+    def look(self, now: int, waited_ns: int = 0) -> None:
+        """Sample the requests that are late at `now`; the caller ran `waited_ns` later than it was to."""
+        in_flight.bound_ns = self._bound_ns()
+        new = [Late(record, self._times(record)) for record in in_flight.take(now) if not record.closed]
+        frames = None
+        kept = []
+        for late in [*self._late, *new[: max(MOST_LATE - len(self._late), 0)]]:
+            if late.record.closed or not late.times:
+                continue
+            if late.times[0] <= now:
+                frames = frames or of_threads()
+                _sample(late.record, now, frames, waited_ns)
+            later = late._replace(times=tuple(one for one in late.times if one > now))
+            if later.times:
+                kept.append(later)
+        self._late = kept
+        in_flight.due = min((late.times[0] for late in kept), default=NEVER)
+        in_flight.set_timer(now)
+
+    def _bound_ns(self) -> int:
+        """Return how long a request takes at least that is late, whichever its route."""
+        return min((_shortest(one) for one in self._judges), default=NEVER)
+
+    def _times(self, record: RequestRecord) -> tuple[int, ...]:
+        """Return when to sample a request; never where no objective is about it."""
+        method, route = record.method_and_route()
+        times: tuple[int, ...] = ()
+        for policy, learned in self._judges:
+            objective = policy.objective(method, route)
+            if objective is None or objective.excludes:
+                continue
+            bound, usual = _bound(objective, record), learned.slow_ns((method, route))
+            one = sample_times(record.started, bound, min(bound, usual or bound))
+            times = one if not times else min(times, one)
+        return times
+
+
+def sample_times(start: int, bound: int, late: int) -> tuple[int, ...]:
+    """Return when to sample a request that began at `start`, is late after `late` ns and a breach after `bound`.
+
+    From `late` to `bound` distances grow by the same factor; after that each is twice as long as the one before.
+    """
+    after = [int(late * (bound / late) ** (step / BEFORE)) for step in range(BEFORE)] if late < bound else []
+    distance = bound // FIRST_PART
+    beyond = [bound + distance * (2**step - 1) for step in range(MOST_SAMPLES - len(after))]
+    return tuple(start + one for one in (*after, *beyond))
+
+
+def _shortest(judge: Judge) -> int:
+    bounds = [_within(one) for one in judge.policy.objectives if not one.excludes]
+    return min(*bounds, judge.learned.shortest_slow_ns(), NEVER)
+
+
+def _within(objective: Objective) -> int:
+    bounds = (objective.within_ns, objective.first_chunk_ns, objective.first_token_ns)
+    return min(one for one in bounds if one is not None)
+
+
+def _bound(objective: Objective, record: RequestRecord) -> int:
+    """Return after how many nanoseconds a request misses its objective, as far as that is known by now."""
+    return objective.within_ns if record.stream is not None else _within(objective)
+
+
+def _sample(record: RequestRecord, now: int, frames: Mapping[int, FrameType], waited_ns: int) -> None:
+    """Note on a late request where it stands, and what is in its way."""
+    stalls = [Stall(now, REQUEST, stack, waited_ns)] if (stack := _own(record, frames)) else []
+    if (blocker := _blocker(record, frames)) != ():
+        stalls.append(Stall(now, BLOCKER, blocker, waited_ns))
+    if stalls and not record.closed:
+        record.stalls = (*record.stalls, *stalls)
+
+
+def _own(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:
+    """Return the stack of the thread that works for a request, else of its coroutine; empty where neither is known."""
+    threads = record.threads
+    if threads:
+        return of_frame(frames.get(threads[-1]))
+    work = record.work
+    if work is None or work.cr_running:
+        return of_frame(frames.get(record.thread))
+    return of_coroutine(work)
+
+
+def _blocker(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:  # noqa: ARG001
+    """Return the stack of what keeps a request's event loop busy; empty where that is idle, or works for it."""
+    return ()
+
+
+stall_sampler: Final = StallSampler()

@@ -1,0 +1,95 @@
+"""Stacks of this process's threads and coroutines, as places in code: never a value of a variable.
+
+A stack is read when a request is late, from another thread, under the GIL. Frames are let go of at once: who holds one
+keeps alive what its variables refer to.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any, Final
+
+from stagetrace import config
+from stagetrace.sources.base import Source
+
+# A place is a code object and a line of it; a stack is its places, the innermost first.
+Place = tuple[CodeType, int]
+Stack = tuple[Place, ...]
+
+MAX_WALKED: Final = 1_000  # frames of one stack that are looked at
+MAX_KEPT: Final = 64  # innermost frames that are kept
+MAX_AWAITED: Final = 200  # coroutines, each awaited by the one before
+
+_OURS: Final = str(Path(__file__).parent.parent) + os.sep
+# Where the work of a request begins on a thread's stack: what is further out belongs to the server.
+_ENTRIES: Final = tuple(
+    _OURS + name.replace("/", os.sep)
+    for name in (
+        "api/",
+        "instrumentation/asgi/",
+        "instrumentation/async_servers/",
+        "instrumentation/frameworks/",
+        "instrumentation/grpc_server/",
+        "instrumentation/model_servers/",
+        "instrumentation/thread_pools/",
+        "instrumentation/wsgi/",
+        "recording/loop_blockers.py",
+        "recording/pool_task.py",
+    )
+)
+
+
+def _lack() -> str | None:
+    if not hasattr(sys, "_current_frames"):
+        return "this interpreter does not show the stacks of its threads"
+    has_gil = getattr(sys, "_is_gil_enabled", None)
+    return None if has_gil is None or has_gil() else "without the GIL reading a stack stops all threads"
+
+
+SOURCE: Final = Source(__name__, "stacks of late requests", config.STALLS, _lack)
+
+
+def is_ours(code: CodeType) -> bool:
+    """Return whether code is stagetrace's own."""
+    return code.co_filename.startswith(_OURS)
+
+
+def of_threads() -> dict[int, FrameType]:
+    """Return the innermost frame of each thread that runs Python, by its ident."""
+    return sys._current_frames()  # noqa: SLF001
+
+
+def of_frame(frame: FrameType | None) -> Stack:
+    """Return the stack of a frame, from where the work of a request begins; all of it where that is nowhere."""
+    places: list[Place] = []
+    begins = 0
+    while frame is not None and len(places) < MAX_WALKED:
+        code = frame.f_code
+        places.append((code, frame.f_lineno or 0))
+        if code.co_filename.startswith(_ENTRIES):
+            begins = len(places)
+        frame = frame.f_back
+    return tuple(places[: min(begins or len(places), MAX_KEPT)])
+
+
+def of_coroutine(work: Any) -> Stack:
+    """Return the stack of a coroutine that is suspended, down to the innermost one that it awaits."""
+    places: list[Place] = []
+    while work is not None and len(places) < MAX_AWAITED:
+        kind = type(work)
+        if kind is CoroutineType:
+            frame, work = work.cr_frame, work.cr_await
+        elif kind is GeneratorType:
+            frame, work = work.gi_frame, work.gi_yieldfrom
+        elif kind is AsyncGeneratorType:
+            frame, work = work.ag_frame, work.ag_await
+        else:
+            break  # a future, or an awaitable of an extension
+        if frame is None:
+            break  # it has ended meanwhile
+        places.append((frame.f_code, frame.f_lineno or 0))
+    places.reverse()
+    return tuple(places[:MAX_KEPT])
