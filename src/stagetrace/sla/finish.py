@@ -161,7 +161,7 @@ def finish(
         return Finished(encode(stages, judged.block(), {}, ()), None, _breakdown(request, stages) if learns else None)
     found = _explained(request, judged, stages, learned, known) or {}
     stalls = () if record is None else record.stalls
-    events = (_placed(request, stalls, stages, found) or ()) if stalls else ()
+    events = (_placed(request, judged.missed, stalls, stages, found) or ()) if stalls else ()
     return Finished(encode(stages, None, found, events), found.get(SLA_BREACH_CAUSE, UNKNOWN), None)
 
 
@@ -214,15 +214,22 @@ def _explained(
 
 
 @guarded
-def _placed(request: Request, stalls: Sequence[Stall], stages: Stages, found: dict[str, Any]) -> Sequence[Event]:
+def _placed(
+    request: Request, missed: Missed | None, stalls: Sequence[Stall], stages: Stages, found: dict[str, Any]
+) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
     from stagetrace.sla import code
+
+    end = request.end
+    if missed is not None and missed.end_ns is not None:  # only then it was late
+        since, end = request.start + missed.start_ns, request.start + missed.end_ns
+        stalls = [one for one in stalls if since <= one.at <= end]
 
     events, dropped = code.events_of(stalls)
     if dropped:
         found[STAGETRACE_DROPPED_STALLS] = dropped
     stage = found.get(SLA_BREACH_STAGE)
-    line = None if stage is None else code.code_of(stalls, stages.segments(), stage, request.end)
+    line = None if stage is None else code.code_of(stalls, stages.segments(), stage, end)
     if line is not None:
         found[SLA_BREACH_CODE] = line.line
         found[SLA_BREACH_EVIDENCE] += code.evidence(line)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.policy import Objective, Policy
 
-MOST_SAMPLES: Final = 8  # of a request
+MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
+MOST_KEPT: Final = 64  # stacks of a request: of a stream, each late chunk has samples
 MOST_LATE: Final = 200  # requests that are sampled at the same time
 BEFORE: Final = 3  # samples between the p99 of the route and the objective
 FIRST_PART: Final = 16  # the first distance after the objective is so small a part of it; each later one doubles
@@ -39,10 +40,12 @@ class Judge(NamedTuple):
 
 
 class Late(NamedTuple):
-    """A request that the sampler watches: the times at which it is to be sampled, nanoseconds since the epoch."""
+    """A request that the sampler watches. Times in nanoseconds, since the epoch unless they are bounds."""
 
     record: RequestRecord
-    times: tuple[int, ...]
+    times: tuple[int, ...]  # at which it is to be sampled
+    gap: int = 0  # the bound of the time between two chunks; 0: none
+    chunk: int = 0  # the chunk after which `times` are
 
 
 class StallSampler:
@@ -80,10 +83,10 @@ class StallSampler:
     def look(self, now: int, waited_ns: int = 0) -> None:
         """Sample the requests that are late at `now`; the caller ran `waited_ns` later than it was to."""
         in_flight.bound_ns = self._bound_ns()
-        new = [Late(record, self._times(record)) for record in in_flight.take(now) if not record.closed]
+        new = [self._watched(record) for record in in_flight.take(now) if not record.closed]
         frames = None
         kept = []
-        for late in [*self._late, *new[: max(MOST_LATE - len(self._late), 0)]]:
+        for late in map(_after_chunk, [*self._late, *new[: max(MOST_LATE - len(self._late), 0)]]):
             if late.record.closed or not late.times:
                 continue
             if late.times[0] <= now:
@@ -100,18 +103,22 @@ class StallSampler:
         """Return how long a request takes at least that is late, whichever its route."""
         return min((_shortest(one) for one in self._judges), default=NEVER)
 
-    def _times(self, record: RequestRecord) -> tuple[int, ...]:
+    def _watched(self, record: RequestRecord) -> Late:
         """Return when to sample a request; never where no objective is about it."""
         method, route = record.method_and_route()
-        times: tuple[int, ...] = ()
-        for policy, learned in self._judges:
-            objective = policy.objective(method, route)
-            if objective is None or objective.excludes:
+        found = Late(record, ())
+        for judge in self._judges:
+            objective = judge.policy.objective(method, route)
+            if objective is None and not route:  # not known yet
+                bound, gap = _shortest(judge), 0
+            elif objective is None or objective.excludes:
                 continue
-            bound, usual = _bound(objective, record), learned.slow_ns((method, route))
-            one = sample_times(record.started, bound, min(bound, usual or bound))
-            times = one if not times else min(times, one)
-        return times
+            else:
+                bound, gap = _bound(objective, record), _gap(objective)
+            usual = judge.learned.slow_ns((method, route))
+            times = sample_times(record.started, bound, min(bound, usual or bound))
+            found = Late(record, min(found.times or times, times), gap or found.gap)
+        return found
 
 
 def sample_times(start: int, bound: int, late: int) -> tuple[int, ...]:
@@ -123,6 +130,19 @@ def sample_times(start: int, bound: int, late: int) -> tuple[int, ...]:
     distance = bound // FIRST_PART
     beyond = [bound + distance * (2**step - 1) for step in range(MOST_SAMPLES - len(after))]
     return tuple(start + one for one in (*after, *beyond))
+
+
+def _after_chunk(late: Late) -> Late:
+    """Return a request whose response has got a chunk meanwhile as one that is late again when the next one is."""
+    stream = late.record.stream
+    if not late.gap or stream is None or not stream.count or stream.last == late.chunk:
+        return late
+    return late._replace(times=sample_times(stream.last, late.gap, late.gap), chunk=stream.last)
+
+
+def _gap(objective: Objective) -> int:
+    """Return the bound of the time between two chunks, 0 if there is none."""
+    return min((one for one in (objective.per_chunk_ns, objective.per_token_ns) if one is not None), default=0)
 
 
 def _shortest(judge: Judge) -> int:
@@ -146,7 +166,7 @@ def _sample(record: RequestRecord, now: int, frames: Mapping[int, FrameType], wa
     if (blocker := _blocker(record, frames)) != ():
         stalls.append(Stall(now, BLOCKER, blocker, waited_ns))
     if stalls and not record.closed:
-        record.stalls = (*record.stalls, *stalls)
+        record.stalls = (*record.stalls, *stalls)[-MOST_KEPT:]
 
 
 def _own(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:
