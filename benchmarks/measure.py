@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import os
 import random
 import socket
@@ -34,6 +35,7 @@ STOP_WITHIN_S = 20
 # all exports into the measurement. Under load a batch is full, and leaves, earlier than either.
 EXPORT_DELAY_MS = 1000
 SETTLE_S = 1.3
+Z_95 = 1.96  # of a 95 % interval
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, OTHER_CORE = CORES[0], CORES[-1]
 
@@ -254,6 +256,16 @@ def bootstrap(values: Sequence[float], draws: int = 2000) -> tuple[float, float]
     chance = random.Random(1)
     medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
     return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+
+
+def wilson(right: int, whole: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share."""
+    if not whole:
+        return 0.0, 1.0
+    share, square = right / whole, Z_95 * Z_95
+    middle = (share + square / (2 * whole)) / (1 + square / whole)
+    half = Z_95 / (1 + square / whole) * math.sqrt(share * (1 - share) / whole + square / (4 * whole * whole))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.causes.matrix import NOTHING, Named, matrix, shares, wilson
+from benchmarks.causes.matrix import NOTHING, Named, matrix, shares
 from benchmarks.causes.run import EVERY, LOADS
+from benchmarks.measure import wilson
 
 from stagetrace.sla.cause import WORDS
 from stagetrace.sources import socket_wait, thread_cpu

@@ -4,8 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from benchmarks.ground_truth.processes import start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
+
+
+@contextmanager
+def dependency() -> Iterator[str]:
+    """Run the dependency until the block ends; yield its URL."""
+    with start([sys.executable, "-m", "benchmarks.causes.dependency"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

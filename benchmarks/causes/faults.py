@@ -12,15 +12,15 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.causes.client import RPC
 from benchmarks.causes.matrix import NOTHING
-from benchmarks.causes.processes import start
+from benchmarks.ground_truth.client import RPC
+from benchmarks.ground_truth.processes import start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from typing import Any
 
-    from benchmarks.causes.client import Client
+    from benchmarks.ground_truth.client import Client
 
     Episode = Callable[[Client], Awaitable[None]]
 

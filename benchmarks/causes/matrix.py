@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.measure import Table
+from benchmarks.measure import Table, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,7 +17,6 @@ RIGHT: Final = {
     NOTHING: ("compute", "io_wait", "unknown"),
     CONTENTION: ("socket_wait", "pool_wait", "cpu_wait", "lock_wait"),
 }
-Z: Final = 1.96  # of a 95 % interval
 WITHHELD: Final = "cpu_wait"
 
 
@@ -46,16 +44,6 @@ class Named:
     def is_the_machines(self) -> bool:
         """Return whether `cpu_wait` was named and true, though the benchmark did not produce it."""
         return self.word == WITHHELD and self.withheld and not self.is_right
-
-
-def wilson(right: int, whole: int) -> tuple[float, float]:
-    """Return a 95 % interval of a share."""
-    if not whole:
-        return 0.0, 1.0
-    share, square = right / whole, Z * Z
-    middle = (share + square / (2 * whole)) / (1 + square / whole)
-    half = Z / (1 + square / whole) * math.sqrt(share * (1 - share) / whole + square / (4 * whole * whole))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def matrix(title: str, named: Sequence[Named]) -> Table:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from benchmarks.causes.client import Client
+    from benchmarks.ground_truth.client import Client
 
 SERVER: Final = ("-m", "uvicorn", "benchmarks.causes.app_ordinary:app", "--no-access-log", "--port")
 SCORE: Final = ("GET", "/score?features_ms=3")

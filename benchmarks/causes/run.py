@@ -14,7 +14,6 @@ import random
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import grpc
-
-from benchmarks.causes.client import Asked, Client
+from benchmarks.causes.dependency import dependency
 from benchmarks.causes.faults import CASES, Case
 from benchmarks.causes.matrix import CONTENTION, Named, matrix, shares
 from benchmarks.causes.ordinary import ORDINARY
-from benchmarks.causes.processes import dependency, service
+from benchmarks.ground_truth.client import Asked, Client
+from benchmarks.ground_truth.processes import service
+from benchmarks.ground_truth.received import attributes, entry_spans, receiver
 from benchmarks.measure import parser, progress, show, text
-from benchmarks.receiver import Keep
 from benchmarks.run import machine, moment
 
 if TYPE_CHECKING:
@@ -48,7 +46,6 @@ LOADS: Final = {"first requests": 0.0, "5 requests/s": 5.0, "20 requests/s": 20.
 PARTS: Final = {"Causes made": CASES, "Ordinary load": ORDINARY}
 EVERY: Final = (*CASES, *ORDINARY)
 WARM_UP: Final = 30
-SERVER: Final = 2
 HALF: Final = 0.5  # of the excess
 
 
@@ -84,11 +81,7 @@ def measure(cases: Sequence[Case], seed: int, breaches: int, loads: Sequence[str
 
 def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str, folder: str) -> tuple[list[Named], int]:
     """Serve one case under one load, until enough requests were slow; return breaches and the number of others."""
-    keep = Keep()
-    receiver = grpc.server(ThreadPoolExecutor(2), handlers=[keep])
-    endpoint = f"http://127.0.0.1:{receiver.add_insecure_port('127.0.0.1:0')}"
-    receiver.start()
-    try:
+    with receiver() as (endpoint, keep):
         database = f"{folder}/scores.db"
         environment = {
             "BENCH_DATABASE": database,
@@ -101,9 +94,7 @@ def _serve(case: Case, load: str, chance: random.Random, wanted: int, url: str, 
         with service(case.server, environment) as (port, pids):
             client = Client(port, pids, chance, database)
             asyncio.run(_drive(case, client, LOADS[load], wanted))
-    finally:
-        receiver.stop(None).wait()
-    spans = _entry_spans(keep.bodies)
+    spans = {trace_id: attributes(span.attributes) for trace_id, span in entry_spans(keep.bodies).items()}
     slow = [one for one in client.asked if one.truth is not None]
     missing = [one for one in slow if one.trace_id not in spans]
     if missing:
@@ -145,22 +136,6 @@ def _named(case: Case, load: str, asked: Asked, attributes: Mapping[str, Any]) -
     withheld = asked.withheld_ms >= HALF * excess_ms
     evidence = str(attributes.get("sla.breach.evidence", ""))
     return Named(case.name, load, asked.truth or "", word, withheld, evidence, asked.trace_id)
-
-
-def _entry_spans(bodies: Sequence[bytes]) -> dict[str, dict[str, Any]]:
-    """Return the attributes of entry spans by trace id."""
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    return {
-        span.trace_id.hex(): {
-            one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes
-        }
-        for body in bodies
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-        if span.kind == SERVER
-    }
 
 
 # --- the report

@@ -1,8 +1,9 @@
-"""Run the processes of the fault benchmark: its services, their dependencies, and burners."""
+"""Run the processes of a benchmark, its services above all."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,25 +39,16 @@ def start(argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def dependency() -> Iterator[str]:
-    """Run the dependency of the services until the block ends; yield its URL."""
-    with start([sys.executable, "-m", "benchmarks.causes.dependency"], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
-
-
-@contextmanager
-def service(server: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[int, tuple[int, ...]]]:
+def service(
+    server: Sequence[str], environment: Mapping[str, str], python: str = sys.executable
+) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Run a service until the block ends; yield its port and its processes. The last of `server` takes the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     where = str(port) if server[-1] == "--port" else f"127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as log:
-        argv = [sys.executable, *server, where]
+        argv = [python, *server, where]
         process = start(argv, env={**clean_environment(), **environment}, stdout=log, stderr=log)
         try:
             if not _is_ready(process, port):
@@ -65,7 +57,15 @@ def service(server: Sequence[str], environment: Mapping[str, str]) -> Iterator[t
             yield port, (process.pid, *_children(process.pid))
         finally:
             process.terminate()
-            process.wait(STOP_WITHIN_S)
+            _wait(process)
+
+
+def _wait(process: subprocess.Popen[str]) -> None:
+    try:
+        process.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:  # LitServe's workers outlive it
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _is_ready(process: subprocess.Popen[str], port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Send the requests of the fault benchmark over sockets of their own, each in a trace that only the benchmark knows."""
+"""Send the requests of a benchmark over sockets of their own, each in a trace that only the benchmark knows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RPC: Final = "RPC"
 
 @dataclass
 class Asked:
-    """One request and what made it slow, which only the benchmark knows; None without a fault.
+    """One request and what makes it slow, which only the benchmark knows; None for a normal one.
 
     `withheld_ms` is for how long threads of the service were without a CPU meanwhile, by the kernel's counts.
     """
@@ -53,7 +53,7 @@ class Client:
     ) -> Asked:
         """Send one request over a connection of its own, and read the response to its end.
 
-        `trickle` sends the body in chunks; `method` RPC is gRPC, with the part after `?` as its request.
+        `trickle` sends the body in chunks, as JSON; `method` RPC is gRPC, with the part after `?` as its request.
         """
         one = Asked(f"{self.chance.getrandbits(128) or 1:032x}", truth)
         self.asked.append(one)
@@ -82,8 +82,9 @@ class Client:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
             connection.setblocking(False)  # noqa: FBT003
             await loop.sock_connect(connection, ("127.0.0.1", self.port))
-            chunked = "transfer-encoding: chunked\r\n" if trickle else "content-length: 0\r\n"
-            head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n{chunked}"
+            chunked = "content-type: application/json\r\ntransfer-encoding: chunked\r\n"
+            body = chunked if trickle else "content-length: 0\r\n"
+            head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n{body}"
             head += f"traceparent: {parent}\r\n\r\n"
             await loop.sock_sendall(connection, head.encode())
             if trickle is not None:
