@@ -79,7 +79,7 @@ def test_wrong_usage_is_exit_code_two(arguments: list[str], tmp_path: Path) -> N
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Check]]:
     """Return the checks without an exporter and with some sources switched off."""
     hidden = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=hunter2"}
-    off = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_GC_PAUSE": "0"}
+    off = {"STAGETRACE_SOCKET_WAIT": "0", "STAGETRACE_GC_PAUSE": "0", "STAGETRACE_STALLS": "0"}
     return checks(tmp_path_factory.mktemp("here"), STAGETRACE_SLA=POLICY, **hidden, **off)
 
 
@@ -124,6 +124,7 @@ def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[st
     assert "the wait for a CPU" in measured
     assert "the wait in the socket (switched off by STAGETRACE_SOCKET_WAIT)" in silent
     assert "the pauses of the garbage collector (switched off by STAGETRACE_GC_PAUSE)" in silent
+    assert "the stacks of late requests (switched off by STAGETRACE_STALLS)" in silent
 
 
 def test_an_old_or_missing_package_fails() -> None:

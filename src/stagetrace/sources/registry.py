@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.sources import gc_pauses, machine, page_faults, socket_wait, tcp_info, thread_cpu
+from stagetrace.sources import gc_pauses, machine, page_faults, socket_wait, stacks, tcp_info, thread_cpu
 
 if TYPE_CHECKING:
     from stagetrace.sources.base import Source
@@ -18,6 +18,7 @@ SOURCES: Final[tuple[Source, ...]] = (
     page_faults.SOURCE,
     machine.PRESSURE_SOURCE,
     machine.QUOTA_SOURCE,
+    stacks.SOURCE,
 )
 
 

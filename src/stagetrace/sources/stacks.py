@@ -49,7 +49,7 @@ def _lack() -> str | None:
     return None if has_gil is None or has_gil() else "without the GIL reading a stack stops all threads"
 
 
-SOURCE: Final = Source(__name__, "stacks of late requests", config.STALLS, _lack)
+SOURCE: Final = Source(__name__, "the stacks of late requests", config.STALLS, _lack)
 
 
 def is_ours(code: CodeType) -> bool:
