@@ -87,7 +87,6 @@ def _serve(server: Server, stalls: Sequence[Stall], times: int, chance: random.R
             "STAGETRACE": "1",
             "STAGETRACE_SLA": LITSERVE_POLICY if server.method == "POST" else POLICY,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
         with service(server.argv, environment, server.python()) as (port, pids):
             client = Client(port, pids, chance)
@@ -207,7 +206,7 @@ def main() -> None:
     show(result, tables, reading, args.json)
     for one in result.seen:
         if args.wrong and not one.is_right:
-            print(f"{one.stall}, {one.server}: {one.code}; {one.cause}: {one.evidence}")
+            print(f"{one.stall}, {one.server}: {one.code} ({one.samples} samples); {one.cause}: {one.evidence}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""Stalls planted in real services by the benchmark of stalls: each breach names the line that was planted."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from benchmarks.stalls.cases import SERVERS, STALLS
+from benchmarks.stalls.planted import lines
+from benchmarks.stalls.run import is_right, measure
+
+from stagetrace.sources import stacks
+
+pytestmark = [
+    pytest.mark.usefixtures("services"),
+    pytest.mark.skipif(stacks.SOURCE.lacks is not None, reason="this interpreter shows no stacks"),
+]
+BY_NAME = {server.name: server for server in SERVERS}
+
+
+@pytest.mark.parametrize(
+    ("server", "planted"),
+    [
+        ("FastAPI, def", ("lock",)),
+        ("FastAPI, async def", ("sleep", "await_deep")),
+        ("Flask, gunicorn sync", ("database",)),
+    ],
+)
+def test_the_planted_line_is_named(server: str, planted: tuple[str, ...]) -> None:
+    """Where the request itself stands, or the one that it waits for."""
+    seen = measure([BY_NAME[server]], planted, 1, seed=1).seen
+    assert [one.stall for one in seen] == list(planted)
+    assert [one.code for one in seen if not one.is_right] == []
+    for one in seen:
+        assert re.search(rf"; at {re.escape(one.code)}.* \(\d+ of \d+ samples\)$", one.evidence)
+        assert one.samples
+
+
+def test_each_stall_has_its_line() -> None:
+    assert [name for name, stall in STALLS.items() if not lines(stall.planted)] == []
+    assert {name for server in SERVERS for name in server.stalls} == set(STALLS)
+
+
+def test_only_the_planted_line_is_right() -> None:
+    (line,) = lines("lock")
+    assert is_right(f"benchmarks/stalls/planted.py:{line} in lock", "lock")
+    assert not is_right(f"benchmarks/stalls/planted.py:{line - 1} in lock", "lock")
+    assert not is_right(f"elsewhere/planted.py:{line} in lock", "lock")
+    assert not is_right("no breach", "lock")
+    assert not is_right("", "lock")
