@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from answers.made import MS, NOON, Made, lines
 from cli import literal
 from cli.literal import trace_id
 from cli.running import answered, cli, printed, refused
@@ -185,6 +186,27 @@ def test_one_or_several_causes(spans: Path) -> None:
 def test_a_cause_that_there_is_none_of_is_refused(spans: Path) -> None:
     said = refused("breaches", "--store", spans, "--cause", "cpu")
     assert "argument --cause: 'cpu' is no cause; there are socket_wait, " in said
+
+
+def test_one_or_several_lines_of_code(tmp_path: Path) -> None:
+    """By the whole of it, a file, a line or a pattern; each verb that lists or groups breaches has the option."""
+    at = {1: "app.py:41 in predict", 2: "app.py:410 in load", 3: "app.py:410 in load", 4: None}
+    spans = lines(
+        tmp_path / "spans.jsonl",
+        [Made(number, NOON + number * MS, within_ms=5, attributes={"sla.breach.code": at[number]}) for number in at],
+    )
+    cases = {"app.py:41": [1], "app.py:41 in predict": [1], "app.py": [3, 2, 1], "*in load": [3, 2]}
+    for code, expected in cases.items():
+        for verb in ("breaches", "requests"):
+            assert ids(answered(verb, "--store", spans, "--code", code)[verb]) == expected
+    (group,) = answered("stages", "--store", spans, "--code", "app.py:410", "--code", "app.py:41")["groups"]
+    assert group["requests"] == 3
+    said = printed("breaches", "--store", spans, "--code", "*in load", "--code", "app.py:41", "--cause", "unknown")
+    assert said.startswith("3 of 4 judged requests missed their objective because of unknown at *in load or app.py:41,")
+    assert "argument --code: it is empty" in refused("breaches", "--store", spans, "--code", "")
+    assert refused("breaches", "--store", spans, "--code", "app.py:14").endswith(
+        ": no request has the line of code 'app.py:14'\nthere are app.py:410 in load, app.py:41 in predict\n"
+    )
 
 
 def test_a_breach_of_a_part_of_the_request_shows_that_part_beside_the_whole(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,7 @@ from stagetrace.estimates import Sample
 from stagetrace.store import Selection
 from stagetrace.store.base import Lost, Tally
 from store.feed import MS, Made
-from store.spans import ALL, BASE, END, ENTRIES, NASTY, RENAMED, RPC, WHOLE
+from store.spans import ALL, BASE, CODES, END, ENTRIES, NASTY, RENAMED, RPC, WHOLE
 
 SELECTIONS = {
     "time": WHOLE,
@@ -47,6 +48,12 @@ SELECTIONS = {
     "newest-of-causes": replace(WHOLE, causes=("gc", "cpu_wait"), limit=5),
     "causes-within-limit": replace(WHOLE, causes=("cpu_wait", "gc"), limit=100, breached=True),
     "no-such-cause": replace(WHOLE, causes=("lock_wait",)),
+    "code": replace(WHOLE, codes=(CODES[0],)),
+    "file": replace(WHOLE, codes=("app.py",), service="contract-0"),
+    "line": replace(WHOLE, codes=("app.py:4",)),
+    "several-codes": replace(WHOLE, codes=(CODES[0], CODES[1]), breached=True),
+    "overlapping-codes": replace(WHOLE, codes=("*in predict*", "app.py:4*"), limit=6),
+    "code-and-cause": replace(WHOLE, codes=(CODES[1],), causes=("gc", "unknown")),
     "newest": replace(WHOLE, limit=7),
     "newest-of": replace(WHOLE, service="contract-0", breached=True, limit=3),
     "all-of": replace(WHOLE, service="contract-0", limit=1000),
@@ -54,7 +61,7 @@ SELECTIONS = {
 
 
 # What those are asked that are read like another: bounds, filters of each kind, an attribute that hides one, a limit.
-BASIC = ("edges", "several", "as-shown", "causes", "newest-of")
+BASIC = ("edges", "several", "as-shown", "causes", "several-codes", "newest-of")
 
 
 def meant(selection: Selection) -> list[Made]:
@@ -71,11 +78,21 @@ def meant(selection: Selection) -> list[Made]:
             and selection.model in (None, one.attributes.get(semconv.ML_MODEL_NAME))
             and selection.breached in (None, one.attributes.get(semconv.SLA_BREACHED) is True)
             and (not selection.causes or one.attributes.get(semconv.SLA_BREACH_CAUSE) in selection.causes)
+            and (not selection.codes or any(_is_at(one, code) for code in selection.codes))
             and all(key in read and text_of(read[key]) == value for key, value in wanted)
         )
 
     found = sorted(filter(is_meant, ENTRIES), key=lambda one: (-one.start, one.trace_id, one.span_id))
     return found[: selection.limit]
+
+
+def _is_at(one: Made, wanted: str) -> bool:
+    """Return whether a breach is at a line of code, by the parts of its text."""
+    code = one.attributes.get(semconv.SLA_BREACH_CODE)
+    if code is None:
+        return False
+    line, _, _ = code.partition(" in ")
+    return any(fnmatchcase(part, wanted) for part in (code, line, line.partition(":")[0]))
 
 
 def _routes(one: Made) -> tuple[str, ...]:
@@ -92,7 +109,7 @@ def text_of(value: Any) -> str:
 
 def tally(selection: Selection) -> Tally:
     """Return what became of the requests that a selection means: the oracle, on what was made."""
-    every = replace(selection, breached=None, causes=(), limit=None)
+    every = replace(selection, breached=None, causes=(), codes=(), limit=None)
     found, ever = meant(every), meant(replace(every, since_ns=0, until_ns=END))
     verdicts = [one.attributes.get(semconv.SLA_VERDICT) for one in found]
     missed = meant(replace(selection, breached=True, limit=None))

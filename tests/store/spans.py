@@ -14,6 +14,7 @@ from store.feed import MS, Made, entry, recent
 
 NASTY = "x' OR 1=1; DROP TABLE requests; --"
 BASE = recent()
+CODES = ("app.py:4 in predict", "app.py:41 in Model.predict", "lib/odd (1).py:4 in <lambda>", None)
 CAUSES = ("unknown", "gc", "cpu_wait")
 RENAMED = ("network.disconnect", semconv.NETWORK_DISCONNECT)  # as an older version recorded it, and this one
 MODELS = ("Ranker", "Tagger", NASTY)
@@ -45,6 +46,8 @@ def _request(number: int) -> list[Made]:
         attributes[RENAMED[number // 4 % 2]] = ("client", "cancelled")[number % 5 % 2]
     if breached:
         attributes[semconv.SLA_BREACH_CAUSE] = CAUSES[number // 3 % 3]
+        if (code := CODES[number // 3 % 4]) is not None:
+            attributes[semconv.SLA_BREACH_CODE] = code
     service = f"contract-{number % 2}"
     resource = {"pod": f"pod-{number % 2}", "tier": "resource", "mark": "made-by-feed"}
     made = entry(service, start, breached=breached, ms=ms, attributes=attributes, resource=resource)

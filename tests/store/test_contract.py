@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -137,6 +138,7 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "stage": "inference",
         "cause": "unknown",
         "evidence": "inference took 40.0 ms of 40.0 ms",
+        "code": "app.py:4 in predict",
         "weight": 1.0,
         "preprocess_ms": 10.0,
         "inference_ms": 20.0,
@@ -356,6 +358,14 @@ UNKNOWN = {
         replace(WHOLE, model="Ranker", service="contract-odd"),
         "no request of contract-odd has the model 'Ranker'\nno model is known of any of them",
     ),
+    "code": (
+        replace(WHOLE, codes=("app.py:14 in predict",)),
+        "no request has the line of code 'app.py:14 in predict'\nthere are app.py:4 in predict, ",
+    ),
+    "no-code": (
+        replace(WHOLE, codes=("app.py:4 in predict",), service="contract-back"),
+        "contract-back has the line of code 'app.py:4 in predict'\nno line of code is known of any of them",
+    ),
     "key": (
         replace(WHOLE, segments={"tennant": "blue"}),
         "has the attribute tennant=blue\nthey have the attributes tenant, ",
@@ -379,6 +389,20 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(member: str, name
                     ask(wanted)
                 assert expected in str(caught.value)
                 assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
+def test_a_part_of_a_code_that_none_has_is_no_good_news_either(member: str) -> None:
+    """But of Jaeger, which cannot search for a part, so that none is known to be missing."""
+    with open_store(member) as reader:
+        for ask in (reader.breaches, reader.relations):
+            for code in ("app.py:14", "*in predict_all"):
+                wanted = replace(WHOLE, codes=(code,))
+                if member.startswith("jaeger:"):
+                    assert ask(wanted).complete
+                else:
+                    with pytest.raises(StoreError, match=f"has the line of code '{re.escape(code)}'\nthere are app"):
+                        ask(wanted)
 
 
 def test_many_unknown_names_are_not_all_listed() -> None:

@@ -257,9 +257,10 @@ def test_what_has_two_models_is_not_distinguished_by_counts() -> None:
 def test_a_tally_is_by_weight_whether_by_sql_or_not(rows: list[SpanRow]) -> None:
     """As `watch` has it."""
     (route,) = routes(relations(rows))
-    tallier = Tallier(Selection(0, 2**62))
+    wanted = Selection(0, 2**62)
+    tallier = Tallier(wanted)
     for row in rows:
         tallier.offer(row)
-    for found in (tally(relations(rows)), tallier.tally()):
+    for found in (tally(relations(rows), wanted), tallier.tally()):
         assert (found.requests, found.judged, found.missed) == (route.requests, route.judged, route.breaches)
         assert found.sample == route.sample

@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
 
 # Options that all verbs with an answer share.
-_SHARED: Final = ("store", "service", "route", "model", "segment", "cause", "since", "until", "tz", "limit", "json")
+_SHARED: Final = (
+    "store",
+    "service",
+    "route",
+    "model",
+    "segment",
+    "cause",
+    "code",
+    "since",
+    "until",
+    "tz",
+    "limit",
+    "json",
+)
 
 
 class _Parser(argparse.ArgumentParser):

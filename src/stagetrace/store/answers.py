@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
 
 from stagetrace.semconv import SLA_BREACH_MISSED
-from stagetrace.store.base import Entry, Relations, SpanRow, Tally
+from stagetrace.store.base import Entry, Relations, Selection, SpanRow, Tally
 from stagetrace.store.database import rows_of, sql
 from stagetrace.store.entries import missed
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
@@ -27,10 +27,15 @@ SORTS: Final[Mapping[str, str]] = {
 }
 
 
-def tally(relations: Relations, causes: Sequence[str] = ()) -> Tally:
-    """Return the outcomes of all requests; with `causes`, only the breaches that have one of them are missed."""
-    rows = [tuple(row.values()) for row in relations.reduce("tally")]
-    return summed((Row(Kind(*row[:4]), *row[4:]) for row in rows), causes)
+def tally(relations: Relations, selection: Selection) -> Tally:
+    """Return the outcomes of all requests; only the breaches with a cause and a code of `selection` are missed."""
+    by = ["code"] if selection.codes else []  # only then: of older files it is decoded row by row
+    rows = [tuple(row.values()) for row in relations.reduce("tally", by)]
+    return summed((_tally_row(*(row if by else (None, *row))) for row in rows), selection)
+
+
+def _tally_row(code: str | None, *values: Any) -> Row:
+    return Row(Kind(*values[:4])._replace(code=code), *values[4:])
 
 
 def newest(relations: Relations) -> int | None:

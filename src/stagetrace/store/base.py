@@ -56,13 +56,14 @@ class Selection:
     segments: Mapping[str, str] = field(default_factory=dict)
     breached: bool | None = None  # False: those not breached, judged or not
     causes: tuple[str, ...] = ()  # only breaches that have one of these
+    codes: tuple[str, ...] = ()  # only breaches at one of these lines of code, as `code_lines` has them
     limit: int | None = None  # only the newest so many
 
     @property
     def is_filtered(self) -> bool:
         """Return whether anything but time limits it."""
         single = (self.service, self.route, self.model, self.breached, self.limit)
-        return single != (None,) * 5 or bool(self.segments or self.causes)
+        return single != (None,) * 5 or bool(self.segments or self.causes or self.codes)
 
 
 class SpanEvent(NamedTuple):
@@ -132,6 +133,7 @@ class Entry:
     severity: str | None
     cause: str | None = None
     evidence: str | None = None
+    code: str | None = None
     model: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     missed: tuple[Missed, ...] = ()
@@ -154,7 +156,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Tally:
-    """Outcomes of the requests of a selection, its limit aside; its causes narrow `missed` and `lost` alone.
+    """Outcomes of the requests of a selection, its limit aside; its causes and codes narrow `missed` and `lost` alone.
 
     With a `reason`, each number is a lower bound; if `all_missed`, `missed` and `lost` are exact nevertheless.
     """
@@ -281,8 +283,8 @@ class Reader(Protocol):
         """Return the selected entry spans that are breached (whatever `selection.breached` is), each once.
 
         With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a service, route,
-        model or segment that the store does not know raises StoreError. A store that does not know whether it gave
-        everything returns `complete=False`.
+        model, segment or line of code that the store does not know raises StoreError. A store that does not know
+        whether it gave everything returns `complete=False`.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.span_attributes import number, stage_totals, text
+from stagetrace.store import code_lines
 from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
 from stagetrace.store.rows import ServiceSpan, as_text
 
@@ -44,6 +45,9 @@ def matches(span: SpanRow, selection: Selection) -> bool:
         and selection.model in (None, text(span.attributes, semconv.ML_MODEL_NAME))
         and selection.breached in (None, span.attributes.get(semconv.SLA_BREACHED) is True)
         and (not selection.causes or text(span.attributes, semconv.SLA_BREACH_CAUSE) in selection.causes)
+        and (
+            not selection.codes or code_lines.is_one_of(text(span.attributes, semconv.SLA_BREACH_CODE), selection.codes)
+        )
         and all(segment(span, key) == wanted for key, wanted in selection.segments.items())
     )
 
@@ -92,6 +96,7 @@ def entry_of(span: SpanRow, spans: Iterable[SpanRow]) -> Entry:
         severity=text(read, semconv.SLA_SEVERITY),
         cause=text(read, semconv.SLA_BREACH_CAUSE),
         evidence=text(read, semconv.SLA_BREACH_EVIDENCE),
+        code=text(read, semconv.SLA_BREACH_CODE),
         model=text(read, semconv.ML_MODEL_NAME),
         stages=stage_totals(span, spans),
         missed=missed(text(read, semconv.SLA_BREACH_MISSED)),

@@ -36,7 +36,7 @@ class Names(Protocol):
 
 
 def check(selection: Selection, names: Names, store: str) -> None:
-    """Raise StoreError if no request, of any time, has a service, route, model or segment that `selection` names."""
+    """Raise StoreError if no request, of any time, has a name of `selection`: its service, route, model, code ..."""
     if selection.service is not None:
         check_service(selection.service, names.services(), store)
     ever = Selection(0, 2**63 - 1, service=selection.service)
@@ -73,6 +73,8 @@ def _each_filter(selection: Selection, ever: Selection) -> Iterator[tuple[str, s
         yield f"the route {selection.route!r}", None, replace(ever, route=selection.route)
     if selection.model is not None:
         yield f"the model {selection.model!r}", None, replace(ever, model=selection.model)
+    for code in selection.codes:
+        yield f"the line of code {code!r}", None, replace(ever, codes=(code,))
     for key, value in selection.segments.items():
         yield f"the attribute {key}={value}", key, replace(ever, segments={key: value})
 
@@ -87,6 +89,9 @@ def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
     if one.model is not None:
         names = {name for span in sample if (name := text(span.attributes, semconv.ML_MODEL_NAME)) is not None}
         return f"there are {nearest(one.model, names)}" if names else "no model is known of any of them"
+    if one.codes:
+        codes = {name for span in sample if (name := text(span.attributes, semconv.SLA_BREACH_CODE)) is not None}
+        return f"there are {nearest(one.codes[0], codes)}" if codes else "no line of code is known of any of them"
     (wanted,) = one.segments.values()
     values = {value for span in sample if (value := segment(span, key or "")) is not None}
     if values:

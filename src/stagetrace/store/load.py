@@ -16,7 +16,7 @@ from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.span_attributes import named_stages
-from stagetrace.store import stored
+from stagetrace.store import code_lines, stored
 from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import connect, lock, sql
 from stagetrace.store.entries import path, route
@@ -85,6 +85,7 @@ def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
         "model": selection.model,
         "breached": selection.breached,
         "causes": list(selection.causes),
+        "code": code_lines.pattern(selection.codes) if selection.codes else None,
         "segment_keys": list(selection.segments),
         "segment_values": list(selection.segments.values()),
         "newest": selection.limit,

@@ -25,7 +25,7 @@ from stagetrace.store.base import (
 )
 from stagetrace.store.entries import entry_of, is_breached_entry, matches
 from stagetrace.store.rows import ServiceSpan, distinct, request_of, spans_of
-from stagetrace.store.tally import Tallier, requests_of
+from stagetrace.store.tally import Tallier, named_in
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -58,7 +58,7 @@ class MessageReader(Closing, ABC):
             if is_breached_entry(one.span) and matches(span, selection):
                 candidates.append(span)
         found = distinct(candidates)
-        if tallier.newest is None:
+        if tallier.newest is None or (selection.codes and not found):
             known.check(selection, self, self.name)
         found.sort(key=lambda span: (-span.start_unix_nano, span.trace_id, span.span_id))
         if selection.limit is not None and len(found) > selection.limit:
@@ -128,7 +128,7 @@ class MessageReader(Closing, ABC):
 
     def _check(self, selection: Selection) -> None:
         """Raise StoreError where a selection names what is not here."""
-        ever = requests_of(selection, ever=True)
+        ever = named_in(selection)
         if ever.is_filtered and not self.has(ever):
             known.check(selection, self, self.name)
 

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.estimates import Sample
 from stagetrace.span_attributes import number, text
+from stagetrace.store import code_lines
 from stagetrace.store.base import Entry, Lost, Selection, SpanRow, Tally
 from stagetrace.store.entries import matches
 from stagetrace.store.relations import probability_of, weight_of
@@ -26,6 +27,7 @@ class Kind(NamedTuple):
     is_recorded: bool
     stage: str | None = None
     cause: str | None = None
+    code: str | None = None
 
 
 class Row(NamedTuple):
@@ -73,6 +75,7 @@ def counted(span: SpanRow) -> Counted:
             is_recorded=True,
             stage=text(read, semconv.SLA_BREACH_STAGE),
             cause=text(read, semconv.SLA_BREACH_CAUSE),
+            code=text(read, semconv.SLA_BREACH_CODE),
         )
         overrun_ms = number(read, semconv.SLA_OVERRUN_MS) or 0.0
     key = span.trace_id, span.span_id, span.service
@@ -84,7 +87,7 @@ def counted(span: SpanRow) -> Counted:
 def counted_breach(entry: Entry) -> Counted:
     """Return the counted values of a breach."""
     key = entry.trace_id, entry.span_id, entry.service
-    kind = Kind(BREACH, is_recorded=True, stage=entry.stage, cause=entry.cause)
+    kind = Kind(BREACH, is_recorded=True, stage=entry.stage, cause=entry.cause, code=entry.code)
     return Counted(key, _FIRST, entry.start_unix_nano, kind, entry.overrun_ms or 0.0)
 
 
@@ -117,7 +120,7 @@ class Tallier:
         for one in self._found.values():
             sums[one.kind].append(one)
         rows = (_row(kind, all_) for kind, all_ in sums.items())
-        return summed(rows, self._selection.causes, self.newest, reason)
+        return summed(rows, self._selection, self.newest, reason)
 
 
 def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
@@ -136,19 +139,30 @@ def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
 
 def requests_of(selection: Selection, *, ever: bool = False) -> Selection:
     """Return the selection of all requests among which `selection` selects breaches; `ever`: of any time."""
-    wanted = replace(selection, breached=None, causes=(), limit=None)
+    wanted = replace(selection, breached=None, causes=(), codes=(), limit=None)
     return replace(wanted, since_ns=0, until_ns=_EVER_NS) if ever else wanted
 
 
+def named_in(selection: Selection) -> Selection:
+    """Return the selection of all requests, of any time, that have the names of `selection`; causes are words."""
+    return replace(requests_of(selection, ever=True), codes=selection.codes)
+
+
 def summed(
-    rows: Iterable[Row], causes: Sequence[str], newest_of_any_time: int | None = None, reason: str | None = None
+    rows: Iterable[Row], selection: Selection, newest_of_any_time: int | None = None, reason: str | None = None
 ) -> Tally:
-    """Return the sums of rows; of the breaches only those with one of `causes` are missed, where any are named."""
+    """Return the sums of rows; of the breaches only those with a cause and a code of `selection` are missed."""
     found = list(rows)
     judged = [row for row in found if row.kind.word in (BREACH, GOOD)]
-    missed = [row for row in judged if row.kind.word == BREACH and (not causes or row.kind.cause in causes)]
+    missed = [row for row in judged if row.kind.word == BREACH and _is_selected(row.kind, selection)]
+    by_kind: dict[tuple[str | None, str | None], list[Row]] = defaultdict(list)
+    for row in missed:
+        by_kind[row.kind.stage, row.kind.cause].append(row)
     # To the nanosecond: further digits of a sum depend on the order of its parts.
-    lost = [Lost(row.kind.stage, row.kind.cause, row.stored, round(row.overrun_ms, 6)) for row in missed]
+    lost = [
+        Lost(*kind, sum(row.stored for row in all_), round(sum(row.overrun_ms for row in all_), 6))
+        for kind, all_ in by_kind.items()
+    ]
     return Tally(
         requests=_sum(found),
         judged=_sum(judged),
@@ -159,6 +173,12 @@ def summed(
         newest_unix_nano=max((row.newest for row in found), default=newest_of_any_time),
         reason=reason,
         sample=_sample(found),
+    )
+
+
+def _is_selected(kind: Kind, selection: Selection) -> bool:
+    return (not selection.causes or kind.cause in selection.causes) and (
+        not selection.codes or code_lines.is_one_of(kind.code, selection.codes)
     )
 
 

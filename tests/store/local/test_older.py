@@ -5,16 +5,21 @@ Its requests are of the model versions "2" (with a stage span), "3", none, the n
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from messages import attribute
+from stagetrace.errors import StoreError
 from stagetrace.store import open_store
 from stagetrace.store.local import LocalStore
 from stagetrace.store.rows import spans_of
-from store.local.made import EVER, judged, request, span
+from store.local.made import EVER, LINES, judged, request, span
 
 OLDER = Path(__file__).parent / "older"
 VERSIONS = [(1, "2"), (2, "3"), (3, None), (4, None), (6, "3")]
@@ -40,6 +45,34 @@ def test_an_older_folder_has_its_model_versions(folder: Path) -> None:
 def test_so_has_an_older_export() -> None:
     """Which tells texts from numbers no more."""
     assert versions(OLDER / "spans.parquet") == [one if one[0] != 4 else (4, "7") for one in VERSIONS]
+
+
+# Stores requests by the schema of the generation before `code` had a column.
+BEFORE = """
+import sys
+from pathlib import Path
+from stagetrace import columns
+columns.SCHEMA = tuple(one for one in columns.SCHEMA if one.since < 3)
+columns.GENERATION = 2
+from store.local.made import LINES, judged, request
+from stagetrace.store.local import LocalStore
+with LocalStore.open(Path(sys.argv[1])) as store:
+    store.append(request([judged(number, sla__breach__code=code) for number, code in enumerate(LINES, 1)]))
+    store.flush()
+"""
+
+
+def test_a_breach_stored_before_its_code_had_a_column_has_it(tmp_path: Path) -> None:
+    """A newer service may send to an older back end: the line is listed, selected and counted all the same."""
+    argv = [sys.executable, "-c", BEFORE, str(tmp_path / "store")]
+    subprocess.run(argv, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=60)
+    with open_store(str(tmp_path / "store")) as reader:
+        assert {one.code for one in reader.breaches(EVER).breaches} == set(LINES)
+        found = reader.breaches(replace(EVER, codes=("app.py:41",), limit=1))
+        assert [one.code for one in found.breaches] == [LINES[0]]
+        assert (found.complete, found.tally.missed, found.tally.judged) == (True, 1, 2)
+        with pytest.raises(StoreError, match=r"there are app.py:7 in load, app.py:41 in predict"):
+            reader.breaches(replace(EVER, codes=("app.py:14",)))
 
 
 @pytest.mark.parametrize("merged", [False, True])

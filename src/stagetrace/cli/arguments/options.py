@@ -94,6 +94,15 @@ def add_selection(
             help=f"only breaches with this cause ({_HELD['cause']}), one of {', '.join(CAUSES)}; "
             "may be repeated, one must hold",
         )
+        parser.add_argument(
+            "--code",
+            metavar="LINE",
+            type=_code,
+            action="append",
+            default=[],
+            help=f"only breaches at this line of code ({_HELD['code']}): app.py:41, all of a file: app.py, or with * "
+            "for any characters: '*in predict'; may be repeated, one must hold",
+        )
     parser.add_argument(
         "--since",
         metavar="WHEN",
@@ -183,6 +192,7 @@ def selection(
         segments=segments,
         breached=breached,
         causes=tuple(dict.fromkeys(getattr(args, "cause", ()))),
+        codes=tuple(dict.fromkeys(getattr(args, "code", ()))),
         limit=args.limit,
     )
 
@@ -219,6 +229,13 @@ def _cause(text: str) -> str:
     if text not in CAUSES:
         raise argparse.ArgumentTypeError(f"{text!r} is no cause; there are {', '.join(CAUSES)}")
     return text
+
+
+def _code(text: str) -> str:
+    """Return a line of code, whole or in part."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a line of code, as app.py:41")
+    return utf8(text)
 
 
 def count(text: str) -> int:

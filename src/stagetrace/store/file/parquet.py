@@ -36,7 +36,7 @@ from stagetrace.store.load import select
 from stagetrace.store.relations import LOADED, TYPED
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import OTLP
-from stagetrace.store.tally import requests_of
+from stagetrace.store.tally import named_in, requests_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -86,7 +86,7 @@ class ParquetReader(Closing):
             traces = {one.trace_id: one.spans for one in self.traces(bare)} if bare else {}
         entries = tuple(entry_of(one, traces.get(one.trace_id, ())) for one in found)
         with self._selected(requests_of(selection)) as relations_of_all:
-            tally = answers.tally(relations_of_all, selection.causes)
+            tally = answers.tally(relations_of_all, selection)
         if not tally.requests:
             with self._selected(requests_of(selection, ever=True)) as relations_of_all:
                 tally = replace(tally, newest_unix_nano=answers.newest(relations_of_all))
@@ -124,7 +124,7 @@ class ParquetReader(Closing):
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
-        ever = requests_of(selection, ever=True)
+        ever = named_in(selection)
         if ever.is_filtered and not self.has(ever):
             known.check(selection, self, str(self._path))
         return self._selected(selection)

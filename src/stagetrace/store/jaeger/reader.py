@@ -30,6 +30,7 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
+from stagetrace.store.code_lines import is_whole
 from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, matches
 from stagetrace.store.jaeger.access import parse
 from stagetrace.store.jaeger.client import JaegerClient
@@ -88,6 +89,8 @@ class JaegerReader(Closing):
         most = None if limit is None else max(limit, COUNTED) + 1
         entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
         tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
+        if selection.codes and not entries:
+            known.check(selection, self, self._client.url)
         if limit is not None and len(entries) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             entries = entries[:limit]
@@ -178,6 +181,8 @@ class JaegerReader(Closing):
         """Return whether there is any such request, as far as Jaeger can search it, and else among some."""
         if any(matches(span, selection) for span in self.newest_requests(selection.service)):
             return True
+        if not all(map(is_whole, selection.codes)):
+            return True  # for all that is known: Jaeger cannot search by a part of a value
         searches = [_attributes(selection)] if _attributes(selection) else list[dict[str, str]]()
         searches += [{name: value} for key, value in selection.segments.items() for name in names_of(key)]
         if selection.route is not None:
@@ -248,7 +253,11 @@ class JaegerReader(Closing):
         depth = None if selection.limit is None else selection.limit + 1
         each = None if most is None else max(most // max(len(names), 1), _LEAST)
         unreadable = salvage.Unreadable(cuts)
-        causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]  # a search asks for one value
+        # A search asks for one value.
+        causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]
+        is_apart = bool(selection.codes) and all(map(is_whole, selection.codes))  # else two may select the same
+        codes: list[tuple[str, ...]] = [(code,) for code in selection.codes] if is_apart else [selection.codes]
+        parts = [replace(selection, causes=cause, codes=code) for cause in causes for code in codes]
         walks = [
             self._walker.walk(
                 Search(
@@ -262,7 +271,7 @@ class JaegerReader(Closing):
                 ),
                 each if depth is None else depth,
             )
-            for one in (replace(selection, service=name, causes=wanted) for name in names for wanted in causes)
+            for one in (replace(part, service=name) for name in names for part in parts)
         ]
         return self._watched(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
 
@@ -283,6 +292,8 @@ def _attributes(selection: Selection) -> dict[str, str]:
     wanted = {HTTP_ROUTE: selection.route if is_http else None, semconv.ML_MODEL_NAME: selection.model}
     wanted[semconv.SLA_BREACHED] = "true" if selection.breached else None
     wanted[semconv.SLA_BREACH_CAUSE] = selection.causes[0] if len(selection.causes) == 1 else None
+    is_code = len(selection.codes) == 1 and is_whole(selection.codes[0])
+    wanted[semconv.SLA_BREACH_CODE] = selection.codes[0] if is_code else None
     return {key: value for key, value in wanted.items() if value is not None}
 
 

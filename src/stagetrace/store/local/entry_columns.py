@@ -15,7 +15,7 @@ from stagetrace.store.rows import values
 
 _TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms")
 # Columns that an entry has under the same name.
-_SAME: Final = ("service", "name", *_TIMES, "objective", "severity", "cause", "evidence", "model")
+_SAME: Final = ("service", "name", *_TIMES, "objective", "severity", "cause", "evidence", "code", "model")
 _TOTALS: Final = {TYPED[semconv.stage_total_ms(stage)].column: stage for stage in semconv.STAGES}
 # What `of` reads; the rest only for stages that have no column.
 COLUMNS: Final = ", ".join(

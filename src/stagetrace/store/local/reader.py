@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from stagetrace import log
+from stagetrace.columns import GENERATION
 from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.estimates import Counted
 from stagetrace.otlp.decode.columns import SEQUENCE
@@ -41,7 +43,7 @@ from stagetrace.store.local.relation import ALL_TIME
 from stagetrace.store.local.view import Outside, View
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import KINDS, loaded
-from stagetrace.store.tally import requests_of
+from stagetrace.store.tally import named_in, requests_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -100,7 +102,10 @@ class LocalReader(Closing):
         most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
         query = f"SELECT {entry_columns.COLUMNS} FROM ({{spans}}) WHERE {where} {order}"
-        found = self._rows(query, values, (wanted.since_ns, wanted.until_ns), entries=True, view=view)
+        window = (wanted.since_ns, wanted.until_ns)
+        found = self._rows(query, values, window, entries=True, later=True, view=view)
+        if selection.codes and not found:
+            known.check(selection, self, str(self._folder))
         view, _, damaged = self._files(view, (selection.since_ns, selection.until_ns))
         reasons = self._cuts(view, damaged)
         if selection.limit is not None and len(found) > selection.limit:
@@ -114,7 +119,7 @@ class LocalReader(Closing):
         from stagetrace.store import answers
 
         with self._relations(requests_of(selection), view) as relations:
-            tally = answers.tally(relations, selection.causes)
+            tally = answers.tally(relations, selection)
         if tally.requests:
             return tally
         known.check(selection, self, str(self._folder))
@@ -158,7 +163,7 @@ class LocalReader(Closing):
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
-        ever = requests_of(selection, ever=True)
+        ever = named_in(selection)
         if ever.is_filtered and not self.has(ever):
             known.check(selection, self, str(self._folder))
         return self._relations(selection, self._view())
@@ -314,14 +319,16 @@ class LocalReader(Closing):
         where, values = search.of_selection(selection)
         newest = f"ORDER BY start_unix_nano DESC LIMIT {int(selection.limit) + 1}"
         query = f"SELECT start_unix_nano FROM ({{spans}}) WHERE {where} {newest}"
-        rows = self._all(query, values, (selection.since_ns, selection.until_ns), entries=True, view=view)
+        window = (selection.since_ns, selection.until_ns)
+        rows = self._all(query, values, window, entries=True, later=bool(selection.codes), view=view)
         return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
 
     def has(self, selection: Selection) -> bool:
         """Return whether there is any such request."""
         where, values = search.of_selection(selection)
         window = (selection.since_ns, selection.until_ns)
-        found = self._all(f"SELECT 1 FROM ({{spans}}) WHERE {where} LIMIT 1", values, window, entries=True)
+        query, later = f"SELECT 1 FROM ({{spans}}) WHERE {where} LIMIT 1", bool(selection.codes)
+        found = self._all(query, values, window, entries=True, later=later)
         if found or not selection.segments:
             return bool(found)
         with self._relations(selection, self._view()) as relations:  # these find lists, maps and bytes, too
@@ -353,12 +360,13 @@ class LocalReader(Closing):
         *,
         entries: bool | None = None,
         trace_id: bytes | None = None,
+        later: bool = False,
         view: View | None = None,
     ) -> T:
         """Return what `read` takes of a query over `{spans}`: those of a time window or a trace, now or in `view`.
 
-        Of a trace, columns without a value may be missing. Asked again where a file was replaced by a larger one just
-        before DuckDB opened it.
+        Of a trace, columns without a value may be missing; `later` as in `relation.stored`. Asked again where a file
+        was replaced by a larger one just before DuckDB opened it.
         """
         import duckdb
 
@@ -368,11 +376,14 @@ class LocalReader(Closing):
             try:
                 if trace_id is not None:
                     files = relation.holding(self._connection, view, files, trace_id)
-                tail = self._tail.of(self._connection, view)
-                relation.register(self._connection, tail)
-                columns = relation.stored if trace_id is None else relation.stored_values
-                spans = columns(view, files, tail)
-                return read(self._connection.execute(query.replace("{spans}", spans), list(values)))
+                with self._able(files, later=later) as connection:
+                    tail = self._tail.of(connection, view)
+                    relation.register(connection, tail)
+                    if trace_id is None:
+                        spans = relation.stored(view, files, tail, later=later)
+                    else:
+                        spans = relation.stored_values(view, files, tail)
+                    return read(connection.execute(query.replace("{spans}", spans), list(values)))
             except duckdb.Error as error:
                 bad = relation.unreadable(view, files)
                 if not bad and not isinstance(error, duckdb.IOException):
@@ -382,6 +393,18 @@ class LocalReader(Closing):
                     problem = f"cannot read the store in {self._folder}: {str(error).splitlines()[0]}{which}"
                     raise StoreError(f"{problem}\n{_REMEDY}") from None
         raise AssertionError
+
+    @contextmanager
+    def _able(self, files: Sequence[File], *, later: bool) -> Iterator[DuckDBPyConnection]:
+        """Give the connection, or one that can decode what older files hold of later columns, where that is wanted."""
+        if not later or all(file.generation == GENERATION for file in files):
+            yield self._connection
+            return
+        connection = relation.database_for_loaded(self._folder)
+        try:
+            yield connection
+        finally:
+            close(connection)
 
     def _all(self, query: str, *about: Any, **where: Any) -> list[tuple[Any, ...]]:
         return self._ask(lambda result: result.fetchall(), query, *about, **where)

@@ -11,6 +11,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from stagetrace.columns import names_of
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, STRING, TYPED
 from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.store import code_lines
 from stagetrace.store.base import Selection
 from stagetrace.store.stored import PATH, ROUTE, values_of
 
@@ -82,6 +83,8 @@ def of_selection(selection: Selection) -> Condition:
         conditions.add("coalesce(breached, false) = ?", selection.breached)
     if selection.causes:
         conditions.add(f"cause IN ({', '.join('?' * len(selection.causes))})", *selection.causes)
+    if selection.codes:
+        conditions.add("coalesce(regexp_full_match(code, ?), false)", code_lines.pattern(selection.codes))
     for key, text in selection.segments.items():
         conditions.add(_attribute(conditions, key, text))
     return conditions.done()
