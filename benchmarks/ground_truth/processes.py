@@ -40,7 +40,7 @@ def start(argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
 
 @contextmanager
 def service(
-    server: Sequence[str], environment: Mapping[str, str], python: str = sys.executable
+    server: Sequence[str], environment: Mapping[str, str], python: str = sys.executable, ready: str = "/health"
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Run a service until the block ends; yield its port and its processes. The last of `server` takes the port."""
     with socket.socket() as probe:
@@ -51,7 +51,7 @@ def service(
         argv = [python, *server, where]
         process = start(argv, env={**clean_environment(), **environment}, stdout=log, stderr=log)
         try:
-            if not _is_ready(process, port):
+            if not _is_ready(process, port, ready):
                 log.seek(0)
                 raise SystemExit(f"{argv}: the service did not get ready:\n{log.read()[-4000:]}")
             yield port, (process.pid, *_children(process.pid))
@@ -68,16 +68,18 @@ def _wait(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _is_ready(process: subprocess.Popen[str], port: int) -> bool:
+def _is_ready(process: subprocess.Popen[str], port: int, path: str) -> bool:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=READY_WITHIN_S) as connection:
-                connection.sendall(b"GET /health HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+                connection.sendall(f"GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n".encode())
                 answer = connection.recv(1024)
-                return b" 200 " in answer or answer[3:4] == HTTP2_SETTINGS
-        except OSError:  # noqa: PERF203 -- it waits
-            time.sleep(0.02)
+                if b" 200 " in answer or answer[3:4] == HTTP2_SETTINGS:
+                    return True
+        except OSError:
+            pass
+        time.sleep(0.02)
     return False
 
 

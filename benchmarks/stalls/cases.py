@@ -28,8 +28,8 @@ HEAP: Final = 4_000_000  # objects, for the collections
 TESTS: Final = Path(__file__).resolve().parent.parent.parent / "tests"
 
 
-def _litserve() -> str:
-    """Return the interpreter of the environment that has LitServe."""
+def _model_servers() -> str:
+    """Return the interpreter of the environment that has LitServe and MLServer."""
     sys.path.insert(1, str(TESTS))
     from servers import python  # type: ignore[import-not-found, unused-ignore]
 
@@ -45,13 +45,21 @@ class Server:
     stalls: tuple[str, ...]
     path: str = "/stall/{stall}?ms={ms}"
     method: str = "GET"
-    ordinary: str = "ordinary"
+    body: Callable[[str, float], object] | None = None  # of a stall, where its path does not name it
+    ready: str = "/health"
     python: Callable[[], str] = lambda: sys.executable
+
+    @property
+    def ordinary(self) -> tuple[str, str]:
+        """Return the method and the path of requests that do not stall."""
+        if self.body is not None:
+            return "GET", self.ready
+        return self.method, self.path.format(stall="ordinary", ms=SHORT_MS)
 
     async def ask(self, client: Client, stall: str, ms: float = MS, truth: str | None = None) -> None:
         """Send a request that stalls so; `truth` names the row of the table that it counts for."""
         path = self.path.format(stall=stall, ms=ms)
-        trickle = _once(json.dumps({"stall": stall, "ms": ms}).encode()) if self.method == "POST" else None
+        trickle = None if self.body is None else _once(json.dumps(self.body(stall, ms)).encode())
         await client.ask(path, truth, self.method, trickle)
 
     async def fill_heap(self, client: Client, objects: int) -> None:
@@ -60,6 +68,10 @@ class Server:
             await client.ask(f"/{SERVICE}/heap?objects={objects}", method=RPC)
         else:
             await client.ask(f"/heap?objects={objects}", method="POST")
+
+
+def _tensor(stall: str, ms: float) -> object:
+    return {"inputs": [{"name": "stall", "datatype": "BYTES", "shape": [2], "data": [stall, str(ms)]}]}
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
@@ -146,6 +158,11 @@ SERVERS: Final = (
         (*BLOCKERS, POOLED, *COLLECTIONS),
     ),
     Server(
+        "Flask, gunicorn gevent",
+        (*GUNICORN, "--worker-class", "gevent", "--bind"),
+        ("lock", "sleep", "recv", "numpy", "loop", "regex"),
+    ),
+    Server(
         "grpc.server",
         ("-m", "benchmarks.stalls.app_grpc", "--port"),
         (*BLOCKERS, POOLED, *COLLECTIONS),
@@ -166,6 +183,17 @@ SERVERS: Final = (
         BLOCKERS,
         path="/stall",
         method="POST",
-        python=_litserve,
+        body=lambda stall, ms: {"stall": stall, "ms": ms},
+        python=_model_servers,
+    ),
+    Server(
+        "MLServer, worker process",
+        ("-m", "benchmarks.stalls.app_mlserver", "--port"),
+        (*BLOCKERS, *AWAITING),
+        path="/v2/models/stalls/infer",
+        method="POST",
+        body=_tensor,
+        ready="/v2/health/ready",
+        python=_model_servers,
     ),
 )

@@ -26,7 +26,7 @@ from benchmarks.ground_truth.client import Client
 from benchmarks.ground_truth.processes import service
 from benchmarks.ground_truth.received import attributes, entry_spans, receiver
 from benchmarks.measure import Table, parser, progress, show, wilson
-from benchmarks.stalls.cases import COLLECTIONS, HEAP, SERVERS, SHORT_MS, STALLS, Server, Stall
+from benchmarks.stalls.cases import COLLECTIONS, HEAP, SERVERS, STALLS, Server, Stall
 from benchmarks.stalls.planted import HERE, lines
 from stagetrace import semconv
 
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     from benchmarks.receiver import Keep
 
-POLICY: Final = "POST * within 60s; * within 50ms"
-LITSERVE_POLICY: Final = "* within 50ms"
+POLICY: Final = "* within 50ms"
 RATE: Final = 4.0  # ordinary requests a second
 ARRIVE_WITHIN_S: Final = 15
 CODE: Final = re.compile(r"(.+):(\d+) in .+")
@@ -85,10 +84,10 @@ def _serve(server: Server, stalls: Sequence[Stall], times: int, chance: random.R
     with receiver() as (endpoint, keep):
         environment = {
             "STAGETRACE": "1",
-            "STAGETRACE_SLA": LITSERVE_POLICY if server.method == "POST" else POLICY,
+            "STAGETRACE_SLA": POLICY,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         }
-        with service(server.argv, environment, server.python()) as (port, pids):
+        with service(server.argv, environment, server.python(), server.ready) as (port, pids):
             client = Client(port, pids, chance)
             asyncio.run(_drive(server, stalls, client, times))
             wanted = {one.trace_id: one.truth for one in client.asked if one.truth is not None}
@@ -102,10 +101,7 @@ def _serve(server: Server, stalls: Sequence[Stall], times: int, chance: random.R
 
 async def _drive(server: Server, stalls: Sequence[Stall], client: Client, times: int) -> None:
     """Let stalls follow each other amid ordinary requests."""
-    ordinary = ("GET", "/health")
-    if server.method != "POST":
-        ordinary = (server.method, server.path.format(stall="ordinary", ms=SHORT_MS))
-    traffic = asyncio.create_task(client.steadily([ordinary], RATE))
+    traffic = asyncio.create_task(client.steadily([server.ordinary], RATE))
     try:
         for stall in stalls:
             if stall.name in COLLECTIONS:
