@@ -31,6 +31,12 @@ def longest() -> int:
     return DEFAULT_LONGEST
 
 
+@functools.cache
+def most_events() -> int:
+    """Return how many events of ours a span may have, by OTEL_SPAN_EVENT_COUNT_LIMIT."""
+    return SpanLimits().max_events or 0
+
+
 def span_limits() -> SpanLimits:
     """Return the SDK's limits, by which it keeps one character more, so that `bounded` can tell what was cut."""
     return SpanLimits(max_attribute_length=longest() + 1, max_span_attribute_length=longest() + 1)

@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry.sdk.trace import Event
 
 from stagetrace import semconv
+from stagetrace.printable import printable
+from stagetrace.recording.limits import cut, longest, most_events
 from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL
 from stagetrace.sla.code_paths import is_library, short_path
 from stagetrace.sources.stacks import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import CodeType
 
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stall import Stall
     from stagetrace.sources.stacks import Place, Stack
 
 MOST_BYTES: Final = 16_384  # of all events of a request
-MOST_OF_STACK: Final = 4_096
+MOST_OF_STACK: Final = 4_096  # characters, as of the next two
+MOST_OF_PATH: Final = 256
+MOST_OF_NAME: Final = 128
 SHOWN_GIL_NS: Final = 5_000_000
 # Whose stacks say the line, the first that there is, where the request itself waits in a queue; else its own do.
 _IN_THE_WAY: Final = (POOL, BLOCKER, RIVAL)
@@ -75,7 +80,17 @@ def application_place(stack: Stack) -> Place | None:
 def text_of(place: Place) -> str:
     """Return a place as `app.py:41 in predict`."""
     code, line = place
-    return f"{short_path(code.co_filename)}:{line} in {code.co_name}"
+    return f"{_path(code)}:{line} in {_name(code.co_name)}"
+
+
+def _path(code: CodeType) -> str:
+    """Return the end of a short path, as code that was made at run time may have any, as one line of plain text."""
+    return printable(short_path(code.co_filename)[-MOST_OF_PATH:])[-MOST_OF_PATH:]
+
+
+def _name(name: str) -> str:
+    """Return the begin of a function's name, likewise."""
+    return printable(name[:MOST_OF_NAME])[:MOST_OF_NAME]
 
 
 def _library_below(stacks: Sequence[Stack]) -> str | None:
@@ -95,29 +110,33 @@ def evidence(code: Code) -> str:
 
 def events_of(stalls: Sequence[Stall]) -> tuple[list[Event], int]:
     """Return an event for each distinct stack, and how many there was no room for."""
-    groups: dict[tuple[str, Stack], list[Stall]] = {}
+    groups: dict[Any, list[Stall]] = {}
     totals: dict[str, int] = {}
     for one in stalls:
-        groups.setdefault((one.of, one.stack), []).append(one)
+        # Code objects are equal if the same code is in another file.
+        key = one.of, *((code.co_filename, code.co_name, line) for code, line in one.stack)
+        groups.setdefault(key, []).append(one)
         totals[one.of] = totals.get(one.of, 0) + 1
-    events, size = [], 0
-    for (of, stack), alike in sorted(groups.items(), key=lambda group: -len(group[1])):
-        attributes = _attributes(of, stack, alike, totals[of])
+    events: list[Event] = []
+    size = 0
+    for alike in sorted(groups.values(), key=len, reverse=True):
+        attributes, _ = cut(_attributes(alike, totals[alike[0].of]))
         size += sum(len(key) + len(str(value).encode()) + 16 for key, value in attributes.items())
-        if size > MOST_BYTES:
+        if size > MOST_BYTES or len(events) >= most_events():
             break
         events.append(Event(semconv.STALL, attributes, alike[0].at))
     return sorted(events, key=lambda event: event.timestamp), len(groups) - len(events)
 
 
-def _attributes(of: str, stack: Stack, alike: Sequence[Stall], total: int) -> Mapping[str, Any]:
+def _attributes(alike: Sequence[Stall], total: int) -> Mapping[str, Any]:
+    of, stack = alike[0].of, alike[0].stack
     found: dict[str, Any] = {semconv.STALL_OF: of, semconv.STALL_SAMPLES: len(alike), semconv.STALL_OUT_OF: total}
     place = application_place(stack)
     if place is not None:
         code, line = place
-        found[semconv.CODE_FILE_PATH] = short_path(code.co_filename)
+        found[semconv.CODE_FILE_PATH] = _path(code)
         found[semconv.CODE_LINE_NUMBER] = line
-        found[semconv.CODE_FUNCTION_NAME] = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
+        found[semconv.CODE_FUNCTION_NAME] = _name(code.co_qualname if hasattr(code, "co_qualname") else code.co_name)
     found[semconv.CODE_STACKTRACE] = _stacktrace(stack)
     waited = max(one.gil_ns for one in alike)
     if waited >= SHOWN_GIL_NS:
@@ -132,9 +151,9 @@ def _stacktrace(stack: Stack) -> str:
     for code, line in stack:
         if is_ours(code):
             continue
-        text = f'  File "{short_path(code.co_filename)}", line {line}, in {code.co_name}'
+        text = f'  File "{_path(code)}", line {line}, in {_name(code.co_name)}'
         size += len(text) + 1
-        if size > MOST_OF_STACK:
+        if size > min(MOST_OF_STACK, longest()):
             break
         lines.append(text)
     return "\n".join(reversed(lines))

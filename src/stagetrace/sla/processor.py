@@ -249,6 +249,7 @@ class SLASpanProcessor(SpanProcessor):
 
     def shutdown(self) -> None:
         """Shut the wrapped processor down."""
+        stall_sampler.remove(self.learned)
         self._next.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

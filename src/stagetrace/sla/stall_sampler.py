@@ -64,6 +64,13 @@ class StallSampler:
         self._judges.append(Judge(policy, learned))
         in_flight.watch(self._bound_ns(), self._ensure_thread)
 
+    @guarded
+    def remove(self, learned: Baselines) -> None:
+        """Sample no request from now on that is late by the policy which was added with these."""
+        self._judges = [one for one in self._judges if one.learned is not learned]
+        if not self._judges:
+            in_flight.stop()
+
     def _ensure_thread(self) -> None:
         if self._pid != os.getpid():
             self._pid, self._late = os.getpid(), []
