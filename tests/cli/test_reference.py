@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from cli import reference
+from stagetrace.analysis.breach_groups import Group, Groups
 from stagetrace.analysis.time_owner import Hop, Owner
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.output import breaches, trace_json
@@ -44,6 +45,10 @@ def test_every_json_key_is_described() -> None:
         *(*listed, *listed["lost"][0]),
         *(*breach, *breach["owner"], *breach["path"][0]),
     }
+    group = Group("svc", "/", "inference", "gc", None, 1, 2, 3, 4.0, 5.0, made.trace_id)
+    grouped = breaches.groups_as_json(Groups((group,), 1), tally, "why")
+    new = {key: grouped[key] for key in grouped if key not in listed}
+    assert _described(sections["breaches --group --json"]) == {*new, *grouped["groups"][0]}
     assert _described(sections["trace --json"]) == {*drawn, *drawn["spans"][0]}
 
 

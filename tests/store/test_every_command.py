@@ -12,7 +12,7 @@ from cli.running import answered, refused, time_of
 from stagetrace.otlp.decode.json import encode
 from store import members
 from store.feed import Made, readable
-from store.spans import AGAIN, ALL, BASE, END, NASTY
+from store.spans import AGAIN, ALL, BASE, CODES, END, NASTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ OPEN = ("--since", time_of(BASE))  # for commands that go on
 COMMANDS = {
     "breaches": ["breaches", *WINDOW],
     "breaches-filtered": ["breaches", *WINDOW, "--route", "/rank", "--model", "Tagger", "--segment", "tier=1"],
+    "breaches-grouped": ["breaches", *WINDOW, "--group", "--code", "app.py", "--code", CODES[2]],
     "stages": ["stages", *WINDOW],
     "requests": ["requests", *WINDOW, "--slowest", "9"],
     "requests-nasty": ["requests", *WINDOW, "--route", NASTY, "--sort", "inference"],
@@ -90,6 +91,7 @@ def test_whatever_a_flag_holds_is_data(member: str, expected: dict[str, Any], re
             ["--model", next(texts)],
             ["--segment", f"tenant={next(texts)}"],
             ["--segment", f"{next(texts)}=1"],
+            *([["--code", f"{next(texts)} in predict"]] if verb != "watch" else []),
         ):
             said = refused(verb, *sql, *window, *flags, *at, "--json")
             assert ": no request has the " in said

@@ -56,6 +56,7 @@ def requests() -> Iterator[Made]:
                 ("network.disconnect", "stagetrace.network.disconnect")[number % 2]: (None, "client", "cancelled")[
                     number % 3
                 ],
+                "sla.breach.code": ("app.py:41 in predict", "app.py:7 in load", None)[number % 3],
                 "tenant.id": chance.choice(["gold", "free", 'o"neil', "ünï"]) if number % 5 else None,
                 "http.request.body.size": chance.randrange(10, 10**6),
                 "gen_ai.usage.input_tokens": chance.choice([None, 10, 200, "many"]),

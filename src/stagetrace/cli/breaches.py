@@ -14,22 +14,24 @@ from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
 from stagetrace.cli.output.lines import show, show_json, warn
 from stagetrace.cli.output.terminal import watched
 from stagetrace.output import missed_bounds, times
-from stagetrace.output.breaches import as_json, blamed, owners_of
+from stagetrace.output.breaches import as_json, blamed, groups_as_json, owners_of, with_cause
 from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.tally import summary
 from stagetrace.output.times import Zone
 from stagetrace.output.units import milliseconds, threshold
 from stagetrace.store import open_store
-from stagetrace.store.base import Breaches, Entry
+from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
 from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
+    from stagetrace.analysis.breach_groups import Group
     from stagetrace.analysis.time_owner import Owner
 
 DESCRIPTION: Final = (
     "Show how many of the judged requests missed their latency objective, and which stages and causes took the time;\n"
     "list the newest of them, with the stage that took most of the time. Where that stage waited for another service,\n"
-    "the trace is followed down to the service that owns the time, the wire in between included."
+    "the trace is followed down to the service that owns the time, the wire in between included. With --group, show\n"
+    "breaches of the same service, route, stage, cause and line of code as one group each."
 )
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
@@ -37,6 +39,11 @@ EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_selection(parser, limit=NEWEST)
+    parser.add_argument(
+        "--group",
+        action="store_true",
+        help="list groups of breaches that are alike in place of each one; --limit is then of groups, largest first",
+    )
     parser.add_argument(
         "--fail", action="store_true", help="exit with 1 if there is a breach, and with 2 if no request was judged"
     )
@@ -47,32 +54,72 @@ def run(args: argparse.Namespace) -> int:
     url = store_url(args)
     wanted = replace(selection(args, url), limit=shown(args))
     with open_store(url) as reader, watched(reader):
-        answer = reader.breaches(wanted)
-        owners = owners_of(reader, answer.breaches)
         services = (wanted.service,) if wanted.service is not None else reader.services()
+        print_breaches = _print_groups if args.group else _print_list
+        tally, is_complete = print_breaches(args, reader, wanted, services)
+    return _failed(tally, is_complete=is_complete) if args.fail else ANSWERED
+
+
+def _print_list(
+    args: argparse.Namespace, reader: Reader, wanted: Selection, services: Sequence[str]
+) -> tuple[Tally, bool]:
+    """Print each breach; return the outcomes of all requests, and whether no breach is missing."""
+    answer = reader.breaches(wanted)
+    owners = owners_of(reader, answer.breaches)
     cuts = [reason for reason in (answer.reason, answer.tally.reason) if reason is not None]
     if args.json:
         show_json(as_json(answer, owners))
     else:
         parts: list[Table | str] = [*summary(answer.tally, wanted, services, args.tz)]
         if answer.breaches:
-            parts += ["", _table(list(zip(answer.breaches, owners, strict=True)), args.tz), "", *_steps(answer, url)]
+            listed = list(zip(answer.breaches, owners, strict=True))
+            parts += ["", _table(listed, args.tz), "", *_steps(answer, store_url(args))]
         parts += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
         show(*parts)
         # A list that ends with the limit has its own line for that.
         cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
     warn("; ".join(cuts) or None)
-    return _failed(answer) if args.fail else ANSWERED
+    return answer.tally, answer.complete
 
 
-def _failed(answer: Breaches) -> int:
+def _print_groups(
+    args: argparse.Namespace, reader: Reader, wanted: Selection, services: Sequence[str]
+) -> tuple[Tally, bool]:
+    """Print the groups of breaches; return what `_print_list` does."""
+    from stagetrace.analysis import breach_groups
+
+    tally = reader.breaches(replace(wanted, limit=1)).tally
+    with reader.relations(replace(wanted, breached=True, limit=None)) as relations:
+        found = breach_groups.ask(relations, wanted.limit)
+    more = found.different - len(found.groups)
+    limit = f"limit {wanted.limit} reached, there are {more} smaller groups" if more else None
+    if args.json:
+        show_json(groups_as_json(found, tally, "; ".join(filter(None, (limit, relations.reason))) or None))
+        warn("; ".join(filter(None, (limit, relations.reason, tally.reason))) or None)
+        return tally, relations.complete and not more
+    parts: list[Table | str] = [*summary(tally, wanted, services, args.tz)]
+    if found.groups:
+        parts += ["", _group_table(found.groups, args.tz), ""]
+        if more:
+            parts.append(
+                f"These are the largest {len(found.groups)} of {found.different:,} groups; "
+                f"--limit {found.different} shows all."
+            )
+        trace = f"stagetrace trace {found.groups[0].worst_trace_id} --store {shlex.quote(store_url(args))}"
+        parts.append(f"See the worst of the largest group: {trace}")
+    show(*parts)
+    warn("; ".join(filter(None, (relations.reason, tally.reason))) or None)
+    return tally, relations.complete
+
+
+def _failed(tally: Tally, *, is_complete: bool) -> int:
     """Return the exit code of `--fail`, and report why there is no answer where the output does not."""
-    if answer.tally.missed:
+    if tally.missed:
         return BAD
-    if not answer.tally.judged:
+    if not tally.judged:
         sys.stderr.write("stagetrace: no request was judged, so that --fail has no answer\n")
         return NO_ANSWER
-    return ANSWERED if answer.complete else NO_ANSWER
+    return ANSWERED if is_complete else NO_ANSWER
 
 
 def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
@@ -87,15 +134,38 @@ def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
                 Column("allowed", is_number=True, kind=COMMON, leaves=4),
                 lambda one: "-" if one[0].threshold_ms is None else threshold(one[0].threshold_ms),
             ),
-            (
-                numeric("over by", 1),
-                lambda one: "-" if one[0].overrun_ms is None else milliseconds(one[0].overrun_ms),
-            ),
+            (numeric("over by", 1), lambda one: _over(one[0].overrun_ms)),
             (Column("stage"), lambda one: blamed(*one)),
+            (Column("line of code", kind=COMMON), lambda one: one[0].code or "-"),
             (Column("severity", kind=COMMON, leaves=2), lambda one: one[0].severity or "-"),
             (Column("trace", kind=TRACE), lambda one: one[0].trace_id),
         ),
     )
+
+
+def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
+    return table_of(
+        groups,
+        (
+            (numeric("breaches"), lambda one: f"{one.breaches:,}"),
+            (Column("service", kind=COMMON, leaves=3), lambda one: one.service),
+            (Column("request"), lambda one: one.route),
+            (Column("stage"), lambda one: with_cause(one.stage, one.cause)),
+            (Column("line of code", kind=COMMON), lambda one: one.code or "-"),
+            (numeric("median over"), lambda one: _over(one.median_overrun_ms)),
+            (numeric("worst over", 1), lambda one: _over(one.worst_overrun_ms)),
+            (
+                Column(f"first ({zone.name})", kind=TIME, leaves=2),
+                lambda one: times.shown(one.first_unix_nano, zone, 0),
+            ),
+            (Column(f"last ({zone.name})", kind=TIME), lambda one: times.shown(one.last_unix_nano, zone, 0)),
+            (Column("worst", kind=TRACE), lambda one: one.worst_trace_id),
+        ),
+    )
+
+
+def _over(overrun_ms: float | None) -> str:
+    return "-" if overrun_ms is None else milliseconds(overrun_ms)
 
 
 def _steps(answer: Breaches, url: str) -> list[str]:

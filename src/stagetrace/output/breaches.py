@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.time_owner import WIRE, Hop, Owner, owner_of
 from stagetrace.errors import StoreError
 from stagetrace.output import missed_bounds, sampling
 from stagetrace.output.keys import completeness, keys_of
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
-from stagetrace.store.base import Breaches, Entry, Reader, Trace
+from stagetrace.store.base import Breaches, Entry, Reader, Tally, Trace
+
+if TYPE_CHECKING:
+    from stagetrace.analysis.breach_groups import Groups
 
 FOLLOWED: Final = 200  # traces that one answer looks into
 
@@ -51,8 +54,18 @@ def _not_followed(entry: Entry, reason: str | None = None) -> Owner:
 
 def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
     """Return the object that `--json` prints."""
-    tally = answer.tally
-    cuts = [reason for reason in (answer.reason, tally.reason) if reason is not None]
+    entries = [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)]
+    return {**_tally_json(answer.tally, answer.reason), "breaches": entries}
+
+
+def groups_as_json(found: Groups, tally: Tally, reason: str | None) -> dict[str, Any]:
+    """Return the object that `--group --json` prints; `reason`: what the groups lack."""
+    groups = [asdict(one) for one in found.groups]
+    return {**_tally_json(tally, reason), "groups": groups, "different": found.different}
+
+
+def _tally_json(tally: Tally, reason: str | None) -> dict[str, Any]:
+    cuts = [one for one in (reason, tally.reason) if one is not None]
     return {
         **completeness("; ".join(cuts) or None),
         "requests": tally.requests,
@@ -64,7 +77,6 @@ def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
         "counted_all": tally.reason is None,
         **sampling.keys(tally.sample),
         "newest_request_unix_nano": tally.newest_unix_nano,
-        "breaches": [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)],
     }
 
 
@@ -91,4 +103,9 @@ def blamed(entry: Entry, owner: Owner) -> str:
         below.append(f"{owner.last.peer} (no trace)")
     if below:
         return " > ".join([stage, *below])
-    return stage if entry.cause in (None, UNKNOWN) else f"{stage} ({entry.cause})"
+    return with_cause(entry.stage, entry.cause)
+
+
+def with_cause(stage: str | None, cause: str | None) -> str:
+    """Return the stage of a breach and, if it is known, its cause."""
+    return f"{stage or '-'} ({cause})" if cause not in (None, UNKNOWN) else stage or "-"

@@ -103,7 +103,9 @@ def _said_once(table: Table) -> tuple[list[Column], list[list[str] | str], list[
         printable(row) if isinstance(row, str) else [printable(cell) for cell in row] for row in table.rows
     ]
     cells = [row for row in rows if not isinstance(row, str)]
-    notes: list[str] = []
+    times = [place for place, column in enumerate(table.columns) if column.kind == TIME]
+    days = {row[place].partition(" ")[0] for row in cells for place in times}
+    notes: list[str] = [*days] if len(days) == 1 else []
     keep: list[int] = []
     for place, column in enumerate(table.columns):
         found = {row[place] for row in cells}
@@ -112,12 +114,9 @@ def _said_once(table: Table) -> tuple[list[Column], list[list[str] | str], list[
             notes += [] if one == NOTHING else [f"{column.name} {one}"]
             continue
         keep.append(place)
-        if column.kind == TIME and found:
-            days = {cell.partition(" ")[0] for cell in found}
-            if len(days) == 1:
-                notes.insert(0, *days)
-                for row in cells:
-                    row[place] = row[place].partition(" ")[2]
+        if column.kind == TIME and len(days) == 1:
+            for row in cells:
+                row[place] = row[place].partition(" ")[2]
         if column.kind == TRACE and found:
             longest = max(map(len, found))
             enough = (n for n in range(_SHORTEST_ID, longest) if len({cell[:n] for cell in found}) == len(found))
