@@ -71,6 +71,7 @@ def test_breaches_json_is_one_object_of_the_documented_keys(jaeger: Jaeger, made
                 "severity": "major",
                 "cause": "unknown",
                 "evidence": "inference took 80.25 ms of 80.25 ms",
+                "code": None,
                 "missed": [{"bound": "within", "took_ms": 80.25, "allowed_ms": 50.0}],
                 "model": None,
                 "stages": {"inference": 80.25},
