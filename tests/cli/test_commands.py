@@ -181,6 +181,7 @@ def test_trace_json_is_one_object_with_every_span(jaeger: Jaeger, made: list[Mad
         "duration_ms": 80.25,
         "is_critical": True,
         "attributes": made[0].attributes,
+        "events": [],
     }
 
 

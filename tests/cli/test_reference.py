@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from cli import reference
 from stagetrace.analysis.breach_groups import Group, Groups
@@ -10,7 +11,7 @@ from stagetrace.analysis.time_owner import Hop, Owner
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.output import breaches, trace_json
 from stagetrace.store import Breaches, Entry, SpanRow, Trace
-from stagetrace.store.base import Lost, Tally
+from stagetrace.store.base import Lost, SpanEvent, Tally
 from store.feed import entry, recent
 
 
@@ -35,6 +36,7 @@ def test_every_json_key_is_described() -> None:
     sections = {part.partition("`\n")[0]: part for part in text.split("\n## `")[1:]}
     made = entry("svc", recent())
     row = SpanRow(made.trace_id, made.span_id, None, "n", "svc", "SERVER", made.start, made.end, {})
+    row = replace(row, events=(SpanEvent(made.start, "stall", {}),))
     nothing = (None, None, None, None, None)  # threshold, overrun, objective, stage, severity
     one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
     tally = Tally(lost=(Lost("inference", "gc", 1, 2.0),))
@@ -49,7 +51,7 @@ def test_every_json_key_is_described() -> None:
     grouped = breaches.groups_as_json(Groups((group,), 1), tally, "why")
     new = {key: grouped[key] for key in grouped if key not in listed}
     assert _described(sections["breaches --group --json"]) == {*new, *grouped["groups"][0]}
-    assert _described(sections["trace --json"]) == {*drawn, *drawn["spans"][0]}
+    assert _described(sections["trace --json"]) == {*drawn, *drawn["spans"][0], *drawn["spans"][0]["events"][0]}
 
 
 def _described(section: str) -> set[str]:

@@ -10,6 +10,7 @@ import pytest
 from stagetrace import semconv
 from stagetrace.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import SpanRow, Trace
+from stagetrace.store.base import SpanEvent
 
 MS = 1_000_000
 T0 = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
@@ -90,6 +91,64 @@ def drawn(*spans: SpanRow, width: int = 100, look: Any = BLOCKS) -> str:
 
 def test_a_breach_with_its_stages_details_and_another_service() -> None:
     assert drawn(*SPANS) == GOLDEN
+
+
+def stall(at_ms: float, of: str, samples: int, out_of: int, stack: str, **more: Any) -> SpanEvent:
+    """Return an event as the recording side writes it, at the application's line `app.py:41 in predict`."""
+    attributes = {
+        semconv.STALL_OF: of,
+        semconv.STALL_SAMPLES: samples,
+        semconv.STALL_OUT_OF: out_of,
+        semconv.CODE_FILE_PATH: "app.py",
+        semconv.CODE_LINE_NUMBER: 41,
+        semconv.CODE_FUNCTION_NAME: "Model.predict",
+        semconv.CODE_STACKTRACE: stack,
+    }
+    return SpanEvent(T0 + round(at_ms * MS), semconv.STALL, {**attributes, **more})
+
+
+STACK = """\
+  File "starlette/routing.py", line 290, in handle
+  File "starlette/routing.py", line 76, in app
+  File "my app.py", line 41, in predict
+  File "sqlalchemy/engine/base.py", line 1967, in _execute
+  File "<string>", line 3, in <lambda>"""
+STALLS = (
+    stall(20, "rival", 1, 1, "of another sender", **{semconv.STALL_GIL_MS: 34.25}),
+    stall(52.5, "request", 7, 8, STACK),
+    SpanEvent(T0, "exception", {"exception.type": "ValueError"}),
+)
+STOOD = """\
+  objective: POST /predict within 50ms
+  stall: the request at app.py:41 in Model.predict, 7 of 8 samples, first 52.50 ms after the start
+      ...
+      starlette/routing.py:76 in app
+      my app.py:41 in predict
+      sqlalchemy/engine/base.py:1967 in _execute
+      <string>:3 in <lambda>
+  stall: a thread that computed meanwhile at app.py:41 in Model.predict, 1 of 1 samples, first 20.00 ms after \
+the start; before it, another thread held the GIL for 34.25 ms
+      of another sender"""
+
+
+def test_a_late_request_has_the_stacks_that_were_sampled() -> None:
+    """The one seen most first, of each the innermost places."""
+    text = drawn(replace(ENTRY, events=STALLS), *SPANS[1:])
+    assert text == GOLDEN.replace("  objective: POST /predict within 50ms", STOOD)
+
+
+def test_stacks_with_few_samples_are_counted() -> None:
+    many = tuple(stall(number, "pool", 9 - number, 30, "") for number in range(6))
+    said = drawn(replace(ENTRY, events=many)).splitlines()
+    assert [line.partition(" samples")[0] for line in said if line.startswith("  stall:")] == [
+        *(f"  stall: a thread of the pool at app.py:41 in Model.predict, {9 - number} of 30" for number in range(4)),
+        "  stall: 2 more stacks, seen less often; --json has all",
+    ]
+
+
+def test_an_event_without_its_attributes_is_shown_all_the_same() -> None:
+    said = drawn(replace(ENTRY, events=(SpanEvent(T0, semconv.STALL, {semconv.STALL_OF: "cache"}),)))
+    assert "\n  stall: cache at ?:? in ?, first 0.000 ms after the start\n\n" in said
 
 
 def test_the_order_in_which_spans_come_does_not_matter() -> None:

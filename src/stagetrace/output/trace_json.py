@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from stagetrace.analysis.critical_path import on_path
 from stagetrace.output.keys import completeness, keys_of
-from stagetrace.store.base import SpanRow, Trace
+from stagetrace.store.base import SpanRow, Trace, Value
 from stagetrace.store.rows import json_value
 
 
@@ -21,6 +22,10 @@ def as_json(trace: Trace) -> dict[str, Any]:
 
 
 def _span_json(span: SpanRow, is_critical: bool) -> dict[str, Any]:
-    attributes = {key: json_value(value) for key, value in span.attributes.items()}
-    changed = {"duration_ms": span.duration_ns / 1e6, "is_critical": is_critical, "attributes": attributes}
-    return keys_of(span, "resource", "follows", "events", "links", **changed)
+    events = [keys_of(one, attributes=_values(one.attributes)) for one in span.events]
+    changed = {"duration_ms": span.duration_ns / 1e6, "is_critical": is_critical}
+    return keys_of(span, "resource", "follows", "links", **changed, attributes=_values(span.attributes), events=events)
+
+
+def _values(attributes: Mapping[str, Value]) -> dict[str, Any]:
+    return {key: json_value(value) for key, value in attributes.items()}

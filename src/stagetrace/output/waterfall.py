@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.output import stalls
 from stagetrace.output.span_lines import Line, by_time, calls, is_blamed, lines_of, share, visits
 from stagetrace.output.times import UTC, Zone, shown
 from stagetrace.output.units import milliseconds
@@ -71,9 +72,10 @@ def _many(count: int, noun: str) -> str:
 
 
 def _verdict(span: SpanRow, spans: Sequence[SpanRow]) -> list[str]:
-    """Return the threshold and the duration of one entry span, beneath them why it was missed."""
+    """Return the threshold and the duration of one entry span, beneath them why it was missed and where it stood."""
     found = verdict_of(span, spans)
-    return [f"{found.word} {found.sentence}", *(f"  {name}: {value}" for name, value in found.reasons)]
+    reasons = (f"  {name}: {value}" for name, value in found.reasons)
+    return [f"{found.word} {found.sentence}", *reasons, *stalls.lines_of(span)]
 
 
 def _bars(lines: Sequence[Line], bounds: tuple[int, int], width: int, look: Look) -> Iterator[str]:
