@@ -13,6 +13,7 @@ import pytest
 from backends import CONFIG
 from services import PYTHON, Service, clean_environment, run_service
 from stagetrace.cli.demo import command as demo
+from stagetrace.cli.demo.command import service_folder
 from stagetrace.cli.registry import ANSWERS
 from stagetrace.cli.report.all_answers import BENCH
 from stagetrace.errors import StagetraceError
@@ -167,6 +168,12 @@ def test_demo_shows_the_breaches(tmp_path: Path) -> None:
     assert re.search(r"stage: inference", output)
     assert "ExtraTreesClassifier" in output
     assert re.search(r"^\$ stagetrace trace [0-9a-f]{32} ", output, re.MULTILINE)
+    # The lines of code of the slow model and of the handler that blocks the event loop.
+    source = (service_folder() / "app.py").read_text().splitlines()
+    (slow,) = (number for number, line in enumerate(source, 1) if "predict_proba([text])" in line)
+    (blocking,) = (number for number, line in enumerate(source, 1) if "predict_proba([" in line and "*without" in line)
+    assert f"; at app.py:{slow} in predict" in output
+    assert f"; at app.py:{blocking} in explain" in output
     assert processes_below(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 

@@ -34,6 +34,12 @@ OBJECTIVES: Final = "POST /predict within 50ms for 99%; * within 250ms"
 # Release -> the model that it serves.
 _RELEASES: Final = {"2026.10": "v1", "2026.11": "v3"}
 _PRICES: Final = {"currency": "EUR", "per_hour": 0.19}
+# Breaches of which one trace is shown: in words, and by what they are found.
+_EXAMPLES: Final = (
+    ("of the slow model", "stage", "inference"),
+    ("of the handler that blocks the event loop", "route", traffic.BLOCKING),
+    ("that waited in a queue", "stage", "queue"),
+)
 _REPORT: Final = "stagetrace-report-"
 _NEEDED: Final = ("fastapi", "uvicorn", "sklearn", "duckdb", "pyarrow")
 _READY_WITHIN_S: Final = 60
@@ -95,11 +101,13 @@ def _demo(folder: Path) -> None:
         breaches = _wait_for_breaches(str(data))
         _show("stages", "--store", str(data))
         _show("breaches", "--store", str(data), "--limit", "10")
-        for stage in ("inference", "queue"):
-            worst = [breach for breach in breaches if breach["stage"] == stage]
-            if worst:
-                _print(f"\nThe worst of those whose stage is {stage}:")
-                _show("trace", max(worst, key=lambda one: float(one["overrun_ms"]))["trace_id"], "--store", str(data))
+        _print("\nThose that are alike, and the line of code at which they stood:")
+        _show("breaches", "--store", str(data), "--group", "--limit", "6")
+        for of, key, value in _EXAMPLES:
+            alike = [breach for breach in breaches if breach[key] == value]
+            if alike:
+                _print(f"\nThe worst {of}:")
+                _show("trace", max(alike, key=lambda one: float(one["overrun_ms"]))["trace_id"], "--store", str(data))
         _second_act(folder, data, settings)
 
 

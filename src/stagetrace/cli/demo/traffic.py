@@ -18,13 +18,14 @@ _PATIENCE_S: Final = 60.0
 
 # The first act.
 _ORDINARY: Final = 150
+BLOCKING: Final = "/explain"
 _SLOW_MODEL, _SLOW_CLIENTS, _EXPLAINED, _CROWD = 6, 2, 2, 60
 SLOW_AT_LEAST: Final = _SLOW_MODEL + _SLOW_CLIENTS + _EXPLAINED
 
 FAULTS: Final = f"""  {_ORDINARY} ordinary requests
   {_SLOW_MODEL} that ask for v2 of the model, a forest of 3,000 trees
   {_SLOW_CLIENTS} from a client that uploads slowly
-  {_EXPLAINED} to /explain, which computes inside an `async def` and blocks the event loop
+  {_EXPLAINED} to {BLOCKING}, which computes inside an `async def` and blocks the event loop
   {_CROWD} at the same moment, each with a long text, for the 40 threads of the pool"""
 
 # The second one.
@@ -62,7 +63,7 @@ def send_faults(address: str) -> None:
     for number in range(_SLOW_CLIENTS):
         _post_slowly(address, "/predict", {"text": MESSAGE.format(number)})
     for number in range(_EXPLAINED):
-        _post(address, "/explain", {"text": " ".join(MESSAGE.format(number) for _ in range(70))})
+        _post(address, BLOCKING, {"text": " ".join(MESSAGE.format(number) for _ in range(70))})
     long_text = "\n".join(MESSAGE.format(number) for number in range(400))
     _together(lambda _: _post(address, "/predict", {"text": long_text}), _CROWD)
 
