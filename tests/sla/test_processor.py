@@ -20,8 +20,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context, use_span
 
-from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, stage
+from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, semconv, stage
 from stagetrace.recording.current_record import entries
+from stagetrace.recording.stall import REQUEST, Stall
 from stagetrace.sla import finish as finish_module
 from stagetrace.sla import processor as processor_module
 from stagetrace.sla import sampling
@@ -103,6 +104,28 @@ def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
         "sla.breach.part.unknown_ms": 60.0,
         "sla.breach.stage": "handler",
     }
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF])
+def test_somebody_elses_breached_span_gets_its_line_of_code_and_its_stacks(sampler: Sampler) -> None:
+    """Beside its own events; so if the head sampler had dropped it."""
+    tracer, _, exporter = setup(sampler=sampler)
+    span = tracer.start_span("POST /predict", kind=SpanKind.SERVER, start_time=START)
+    span.add_event("mine", timestamp=START + 1)
+    code = setup.__code__.replace(co_filename="app.py", co_name="predict")
+    entries[span.get_span_context().span_id].stalls = [
+        Stall(START + second * 1000 * MS, REQUEST, ((code, line),)) for second, line in ((1, 41), (2, 41), (3, 7))
+    ]
+    span.end(START + 4000 * MS)
+    (entry,) = entries_of(exporter)
+    attributes = dict(entry.attributes or {})
+    assert attributes[semconv.SLA_BREACH_CODE] == "app.py:41 in predict"
+    assert str(attributes[semconv.SLA_BREACH_EVIDENCE]).endswith("; at app.py:41 in predict (2 of 3 samples)")
+    assert [(event.name, event.timestamp - START) for event in entry.events] == [
+        ("mine", 1),
+        ("stall", 1000 * MS),
+        ("stall", 3000 * MS),
+    ]
 
 
 def test_stages_marked_by_hand_work_without_any_hook() -> None:

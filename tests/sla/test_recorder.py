@@ -29,12 +29,13 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from sink import SERVER
-from stagetrace import KeepBreaches, SLASpanProcessor, guard, stage
+from stagetrace import KeepBreaches, SLASpanProcessor, guard, semconv, stage
 from stagetrace.instrumentation.asgi import channels as passing
 from stagetrace.instrumentation.asgi import request as asgi
 from stagetrace.instrumentation.asgi import serve as serve_module
 from stagetrace.recording import own_span as entry_module
 from stagetrace.recording.current_record import current
+from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu
@@ -71,6 +72,7 @@ STATUSES = st.sampled_from([Status(StatusCode.OK), Status(StatusCode.ERROR), Sta
 PLAIN = st.dictionaries(
     st.from_regex(r"\A[a-z]{1,5}\Z"), st.text(max_size=5) | st.booleans() | st.integers(0, 2**70), max_size=3
 )
+STALL_KINDS = [REQUEST, BLOCKER, RIVAL, POOL]
 STEPS = st.one_of(
     st.tuples(st.just("attributes"), ATTRIBUTES),
     st.tuples(st.just("event"), NAMES, ATTRIBUTES, st.integers(0, 2**63)),
@@ -82,6 +84,9 @@ STEPS = st.one_of(
     st.tuples(st.just("inference"), PLAIN | st.just({"ml.model.name": "Model", "ml.batch.size": 3})),
     st.tuples(st.just("wait"), st.integers(0, 3)),
     st.tuples(st.just("child"), NAMES, ATTRIBUTES),
+    st.tuples(
+        st.just("stalls"), st.lists(st.tuples(st.sampled_from(STALL_KINDS), NAMES, st.integers(0, 3)), max_size=9)
+    ),
 )
 UNSAMPLED = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00", "tracestate": "a=1"}
 PARENTS = st.sampled_from(
@@ -204,6 +209,10 @@ def take(step: tuple[Any, ...], tracer: trace.Tracer, now: Callable[[], int]) ->
     elif kind == "inference":
         record.enter("inference", arguments[0])
         record.leave("inference")
+    elif kind == "stalls":
+        code = take.__code__.replace(co_filename="app.py")
+        found = ((of, ((code.replace(co_name=name), line),)) for of, name, line in arguments[0])
+        record.stalls = [Stall(now(), of, stack, line * 3_000_000) for of, stack in found for _, line in stack]
     elif kind == "child":
         tracer.start_span(arguments[0], attributes=arguments[1], start_time=now()).end(now())
     else:
@@ -351,9 +360,21 @@ CLASHING = {
 }
 
 
+STALLED = {
+    **CLASHING,
+    "steps": [
+        ("event", "mine", {"k": "v"}, 5),
+        ("link", SpanContext(1, 2, is_remote=True), {}),
+        ("stalls", [(REQUEST, "predict", 1), (REQUEST, "load", 2), (REQUEST, "predict", 1), (RIVAL, "\ud800", 3)]),
+    ],
+}
+
+
 @settings(max_examples=100, deadline=None)
 @given(REQUESTS)
 @example(CLASHING)
+@example(STALLED)
+@example({**STALLED, "parent": UNSAMPLED})
 def test_bytes_of_one_go_are_the_official_ones_of_the_sdks_spans(request: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         fast, kept = sent(monkeypatch, request, in_one_go=True)
@@ -375,6 +396,32 @@ def test_what_a_handler_sets_wins_over_the_request_and_not_over_stages_and_verdi
     mine = {key for key, value in SET_BY_THE_HANDLER.items() if attributes[key] == value}
     assert mine == {"http.route", "url.path", "client.address", "ml.model.name"}
     assert attributes["sla.verdict"] == "breach"
+
+
+@pytest.mark.parametrize("in_one_go", [True, False])
+@pytest.mark.parametrize(
+    ("parent", "limits"), [({}, SpanLimits()), (UNSAMPLED, SpanLimits()), ({}, SpanLimits(max_events=1))]
+)
+def test_a_breach_has_its_line_of_code_and_its_stacks_however_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch, in_one_go: bool, parent: dict[str, str], limits: SpanLimits
+) -> None:
+    """Beside the handler's own events; so if the head sampler had dropped it. A good request has neither."""
+    request = {**STALLED, "parent": parent, "limits": limits}
+    entry = next(span for span in sent(monkeypatch, request, in_one_go=in_one_go)[0] if span.kind == SERVER)
+    attributes = {pair.key: pair.value.string_value for pair in entry.attributes}
+    assert attributes[semconv.SLA_BREACH_CODE] == "app.py:1 in predict"
+    assert attributes[semconv.SLA_BREACH_EVIDENCE].endswith("; at app.py:1 in predict (2 of 3 samples)")
+    assert [event.name for event in entry.events] == ["mine", "stall", "stall", "stall"]
+    found = [{pair.key: pair.value for pair in event.attributes} for event in entry.events[1:]]
+    assert [one[semconv.STALL_OF].string_value for one in found] == ["request", "request", "rival"]
+    assert [one[semconv.CODE_STACKTRACE].string_value for one in found] == [
+        f'  File "app.py", line {line}, in {name}' for line, name in ((1, "predict"), (2, "load"), (3, "\\ud800"))
+    ]
+    assert found[2][semconv.STALL_GIL_MS].double_value == 9.0
+    good = {**request, "policy": "* within 1m", "parent": {}}
+    entry = next(span for span in sent(monkeypatch, good, in_one_go=in_one_go)[0] if span.kind == SERVER)
+    assert [event.name for event in entry.events] == ["mine"]
+    assert semconv.SLA_BREACH_CODE not in {pair.key for pair in entry.attributes}
 
 
 @pytest.mark.parametrize("in_one_go", [True, False])
