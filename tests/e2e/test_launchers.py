@@ -27,6 +27,7 @@ from backends import free_port
 from cli.running import answered, cli, printed, process, refused
 from services import AT_END, LAUNCHERS, Service, recorded, run_service, wsgi_command
 from sink import assert_tiled, run_sink
+from stagetrace import semconv
 from stagetrace.sla.cause import WORDS
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ THRESHOLD_MS = 700  # far more than a request takes that waits for nothing, on a
 SLOW_S = 0.9
 POLICY = f"POST /predict within {THRESHOLD_MS}ms for 99%; POST /async-predict within {THRESHOLD_MS}ms"
 REQUESTS, SLOW = 16, 4
+CODE = ("ml.py:34 in predict", "ml.py:42 in async_predict")  # what slow requests wait in
 SIX_STAGES = {"network.receive", "queue", "preprocess", "inference", "postprocess", "network.send"}
 
 
@@ -128,6 +130,25 @@ def test_breaches_are_the_slow_requests(
         slow = drive(service)
         service.stop()
     check(wait_for_breaches(jaeger.url, name, SLOW), slow, name)
+    check_code(jaeger, slow, name)
+
+
+def check_code(jaeger: Jaeger, slow: dict[str, bool], service_name: str) -> None:
+    """Check that Jaeger finds slow requests by their line of code, and has the stack as an event."""
+    found: list[str] = []
+    for code in CODE:
+        asked = {"service": service_name, "tags": json.dumps({semconv.SLA_BREACH_CODE: code})}
+        traces = httpx.get(f"{jaeger.query_http}/api/traces", params=asked).raise_for_status().json()["data"]
+        for trace in traces:
+            assert slow[trace["traceID"]]
+            events = [event for span in trace["spans"] for event in span["logs"]]
+            texts = [{field["key"]: field["value"] for field in event["fields"]} for event in events]
+            assert {text["event"] for text in texts} == {"stall"}
+            path, _, rest = code.partition(":")
+            line, _, function = rest.partition(" in ")
+            assert any(f'File "{path}", line {line}, in {function}' in text[semconv.CODE_STACKTRACE] for text in texts)
+            found.append(trace["traceID"])
+    assert found  # a busy machine may not look at each one in time
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "gunicorn gthread", "waitress"])
