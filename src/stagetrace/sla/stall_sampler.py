@@ -90,21 +90,39 @@ class StallSampler:
     def look(self, now: int, waited_ns: int = 0) -> None:
         """Sample the requests that are late at `now`; the caller ran `waited_ns` later than it was to."""
         in_flight.bound_ns = self._bound_ns()
-        new = [self._watched(record) for record in in_flight.take(now) if not record.closed]
-        frames = None
-        kept = []
-        for late in map(_after_chunk, [*self._late, *new[: max(MOST_LATE - len(self._late), 0)]]):
-            if late.record.closed or not late.times:
-                continue
-            if late.times[0] <= now:
-                frames = frames or of_threads()
-                _sample(late.record, now, frames, waited_ns)
-            later = late._replace(times=tuple(one for one in late.times if one > now))
-            if later.times:
-                kept.append(later)
-        self._late = kept
-        in_flight.due = min((late.times[0] for late in kept), default=NEVER)
+        late, self._late = [*self._late, *self._new(now)], []  # one that fails is let go of
+        self._late = self._sampled(late, now, waited_ns)
+        in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
         in_flight.set_timer(now)
+
+    def _new(self, now: int) -> list[Late]:
+        """Return the requests that may be late since now."""
+        found: list[Late] = []
+        for record in in_flight.take(now):
+            if not record.closed and len(self._late) + len(found) < MOST_LATE:
+                try:
+                    found.append(self._watched(record))
+                except Exception as error:  # noqa: BLE001 -- the tenth switches all off
+                    SOURCE.failed(error)
+        return found
+
+    def _sampled(self, late: list[Late], now: int, waited_ns: int) -> list[Late]:
+        """Sample requests; return those that are to be sampled again."""
+        frames: Mapping[int, FrameType] = {}  # let go of with this call
+        kept = []
+        for one in late:
+            try:
+                if one.record.closed or not (later := _after_chunk(one)).times:
+                    continue
+                if later.times[0] <= now:
+                    frames = frames or of_threads()
+                    _sample(later.record, now, frames, waited_ns)
+                    later = later._replace(times=tuple(at for at in later.times if at > now))
+                if later.times:
+                    kept.append(later)
+            except Exception as error:  # noqa: BLE001 -- as above
+                SOURCE.failed(error)
+        return kept
 
     def _bound_ns(self) -> int:
         """Return how long a request takes at least that is late, whichever its route."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from threading import get_ident
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
 
@@ -58,8 +59,10 @@ def is_ours(code: CodeType) -> bool:
 
 
 def of_threads() -> dict[int, FrameType]:
-    """Return the innermost frame of each thread that runs Python, by its ident."""
-    return sys._current_frames()  # noqa: SLF001
+    """Return the innermost frame of each other thread that runs Python, by its ident."""
+    found = sys._current_frames()  # noqa: SLF001
+    found.pop(get_ident(), None)  # the caller's would refer to itself: all that it holds would wait for the collector
+    return found
 
 
 def of_frame(frame: FrameType | None) -> Stack:
