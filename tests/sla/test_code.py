@@ -12,8 +12,18 @@ from stagetrace import semconv
 from stagetrace.recording import limits
 from stagetrace.recording.segments import Segment
 from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
-from stagetrace.sla import code
-from stagetrace.sla.code import MOST_BYTES, MOST_OF_NAME, MOST_OF_PATH, MOST_OF_STACK, code_of, events_of, evidence
+from stagetrace.sla import cause, code
+from stagetrace.sla.cause import COMPUTE
+from stagetrace.sla.code import (
+    MOST_BYTES,
+    MOST_OF_NAME,
+    MOST_OF_PATH,
+    MOST_OF_STACK,
+    code_of,
+    code_of_collections,
+    events_of,
+    evidence,
+)
 from stagetrace.sources import stacks
 
 if TYPE_CHECKING:
@@ -54,8 +64,14 @@ def visits(*stages: tuple[str, int, int]) -> list[Segment]:
     return found
 
 
-def line_of(samples: list[Stall], *stages: tuple[str, int, int], stage: str = "handler", end: int = 100) -> str | None:
-    found = code_of(samples, visits(*(stages or (("handler", 0, 100),))), stage, end)
+def line_of(
+    samples: list[Stall],
+    *stages: tuple[str, int, int],
+    stage: str = "handler",
+    word: str = COMPUTE,
+    end: int = 100,
+) -> str | None:
+    found = code_of(samples, visits(*(stages or (("handler", 0, 100),))), stage, word, end)
     return None if found is None else found.line
 
 
@@ -95,22 +111,111 @@ def test_in_a_queue_the_line_is_of_what_is_in_the_way_never_of_the_request() -> 
     assert line_of([*own, *blocker, *pool]) == "app.py:1 in predict"
 
 
+@pytest.mark.parametrize("word", [*cause.WORDS])
+def test_whose_line_it_is_depends_on_the_cause(word: str) -> None:
+    """A request that awaits may be kept by its event loop; one that waits in a queue by what has the thread."""
+    own, blocker, rival = stalls((10, at(1))), stalls((10, at(2)), of=BLOCKER), stalls((10, at(3)), of=RIVAL)
+    pool = stalls((10, at(4)), of=POOL)
+    every = [*own, *rival, *blocker, *pool]
+    handled = {cause.SOCKET_WAIT: 2, cause.POOL_WAIT: 4, cause.BATCH_WAIT: 4, cause.IO_WAIT: 2, cause.UNKNOWN: 2}
+    assert line_of(every, word=word) == f"app.py:{handled.get(word, 1)} in predict"
+    queued = 2 if word == cause.SOCKET_WAIT else 4
+    assert line_of(every, ("queue", 0, 100), stage="queue", word=word) == f"app.py:{queued} in predict"
+
+
+def test_a_request_that_waits_for_a_pool_stands_where_it_asked_for_a_thread() -> None:
+    """So where the pool's threads are not known, or run C alone."""
+    samples = [*stalls((10, at(1))), *stalls((10, ((JOB, 1),)), of=POOL)]
+    assert line_of(samples, ("queue", 0, 100), stage="queue", word=cause.POOL_WAIT) == "app.py:1 in predict"
+
+
+def test_an_event_loop_that_was_blocked_for_the_lesser_part_is_not_the_line() -> None:
+    samples = [*stalls((10, at(1)), (50, at(1))), *stalls((10, at(2)), of=BLOCKER)]
+    assert line_of(samples, word=cause.IO_WAIT) == "app.py:1 in predict"
+    assert line_of(samples, word=cause.IO_WAIT, end=60) == "app.py:2 in predict"
+
+
+def said_of(samples: list[Stall], word: str, stage: str = "handler") -> str:
+    found = code_of(samples, visits((stage, 0, 100)), stage, word, 100)
+    assert found is not None
+    return evidence(found)
+
+
+def test_the_threads_of_a_pool_are_counted_by_line() -> None:
+    samples = [
+        Stall(10, POOL, at(9), threads=38, out_of=40),
+        Stall(10, POOL, at(7), threads=2, out_of=40),
+        Stall(30, POOL, at(7), threads=40, out_of=40),
+        Stall(31, POOL, at(9), threads=40, out_of=40),
+    ]
+    assert said_of(samples, cause.POOL_WAIT, "queue") == (
+        "; the pool's threads stood at app.py:9 in predict (78 of 120 samples)"
+    )
+    events, _ = events_of(samples)
+    assert [
+        ((event.attributes or {})[semconv.STALL_SAMPLES], (event.attributes or {})[semconv.STALL_OUT_OF])
+        for event in events
+    ] == [(78, 120), (42, 120)]
+
+
+async def _coroutine() -> None: ...
+
+
+def test_the_evidence_says_whether_an_event_loop_or_a_thread_was_blocked() -> None:
+    names: Any = {"co_filename": f"{HERE}/app.py", "co_name": "blocked"}
+    on_loop = stalls((10, ((_coroutine.__code__.replace(**names), 17),)), of=BLOCKER)
+    assert said_of(on_loop, cause.SOCKET_WAIT, "queue") == (
+        "; the event loop stood at app.py:17 in blocked (1 of 1 samples)"
+    )
+    on_thread = stalls((10, at(17)), of=BLOCKER)
+    assert said_of(on_thread, cause.SOCKET_WAIT, "queue") == (
+        "; its thread stood at app.py:17 in predict (1 of 1 samples)"
+    )
+
+
+def test_the_rival_of_a_lock_wait_is_in_the_evidence_and_for_how_long_the_gil_was_held() -> None:
+    samples = [
+        *stalls((10, at(1)), (20, at(1))),
+        *stalls((20, at(9)), of=RIVAL),
+        Stall(30, REQUEST, at(1), 61_000_000),
+        Stall(30, RIVAL, at(9), 61_000_000),
+    ]
+    assert said_of(samples, cause.LOCK_WAIT) == (
+        "; another thread computed at app.py:9 in predict (2 of 2 samples); the GIL was held for 61 ms"
+        "; at app.py:1 in predict (3 of 3 samples)"
+    )
+    assert "another thread" not in said_of(samples, cause.COMPUTE)
+
+
+def test_garbage_was_collected_where_most_of_the_time_was() -> None:
+    runs = [
+        Stall(10, RIVAL, at(1), 5_000_000),
+        Stall(20, REQUEST, at(2), 4_000_000),
+        Stall(30, RIVAL, at(2), 4_000_000),
+    ]
+    found = code_of_collections(runs)
+    assert found is not None
+    assert found.line == "app.py:2 in predict"
+    assert evidence(found) == "; garbage was collected for 8 ms at app.py:2 in predict (2 of 3 samples)"
+    assert code_of_collections([]) is None
+
+
 def test_the_evidence_has_the_library_below_and_the_share_of_samples() -> None:
     deep = at(41, below=((EXECUTE, 1967),))
     samples = stalls((10, deep), (20, at(40)), (30, deep))
-    found = code_of(samples, visits(("handler", 0, 100)), "handler", 100)
+    found = code_of(samples, visits(("handler", 0, 100)), "handler", COMPUTE, 100)
     assert found is not None
     assert (
         evidence(found) == "; at app.py:41 in predict, in sqlalchemy/engine/base.py:1967 in _execute (2 of 3 samples)"
     )
-    alone = code_of(samples[1:2], visits(("handler", 0, 100)), "handler", 100)
+    alone = code_of(samples[1:2], visits(("handler", 0, 100)), "handler", COMPUTE, 100)
     assert alone is not None
     assert evidence(alone) == "; at app.py:40 in predict (1 of 1 samples)"
 
 
 def test_without_code_of_the_application_there_is_a_library_alone() -> None:
     samples = stalls((10, ((EXECUTE, 1967), (JOB, 1))))
-    found = code_of(samples, visits(("handler", 0, 100)), "handler", 100)
+    found = code_of(samples, visits(("handler", 0, 100)), "handler", COMPUTE, 100)
     assert found is not None
     assert (found.line, found.library) == ("sqlalchemy/engine/base.py:1967 in _execute", None)
 
@@ -204,7 +309,7 @@ def test_names_of_code_are_plain_short_text(name: str) -> None:
     odd = made(f"{HERE}/{name}", name)
     library = made(f"{SITE}/{name}", name)
     samples = stalls((10, ((library, 2), (odd, 1))))
-    found = code_of(samples, visits(("handler", 0, 100)), "handler", 100)
+    found = code_of(samples, visits(("handler", 0, 100)), "handler", COMPUTE, 100)
     assert found is not None
     longest = MOST_OF_PATH + MOST_OF_NAME + 30
     assert found.line.isprintable()
@@ -224,7 +329,7 @@ def test_names_of_code_are_plain_short_text(name: str) -> None:
 def test_no_path_begins_at_the_root_of_the_machine() -> None:
     """What is neither of a package nor below the working directory keeps two parts of its path."""
     secret = made("/home/somebody/secret-project/src/jobs/run.py", "run")
-    found = code_of(stalls((10, ((secret, 3),))), visits(("handler", 0, 100)), "handler", 100)
+    found = code_of(stalls((10, ((secret, 3),))), visits(("handler", 0, 100)), "handler", COMPUTE, 100)
     assert found is not None
     assert found.line == "jobs/run.py:3 in run"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import report
 from stagetrace.semconv import QUEUE
 from stagetrace.sources import thread_cpu
+from stagetrace.sources.stacks import WORKER_THREADS
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class PoolTask:
         self._ended = 0
         self._waits = [QUEUE]  # taken out by what ends the wait: the thread, or the loop if no thread took this up
         self._asked = time_ns()
+        if roomy is None:
+            record.pools = (*record.pools, WORKER_THREADS)
         record.enter(QUEUE, attributes, self._asked)
 
     def __call__(self, *args: Any) -> Any:
@@ -73,6 +76,8 @@ class PoolTask:
             except IndexError:  # the other thread has
                 return
             self._record.leave(waited, now)
+            if self._roomy is None:
+                self._record.leave_pool(WORKER_THREADS)
 
     def end(self) -> None:
         """Take the request back to the event loop. Never raises."""

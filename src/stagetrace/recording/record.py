@@ -106,6 +106,7 @@ class RequestRecord(Marks):
     details: Details | None = None  # library calls inside its stages
     work: Any = None  # the innermost coroutine that does its work, where it is known
     threads: Sequence[int] = ()  # of pools, by their ident: they do its work now
+    pools: Sequence[Any] = ()  # for one of which it waits now: sets of threads; WORKER_THREADS for anyio's
     stalls: Sequence[Stall] = ()  # stacks that were sampled while it was late
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
@@ -232,6 +233,13 @@ class RequestRecord(Marks):
         """
         if not self.closed and len(self.wakeups) < MAX_CALLS:
             self.wakeups = [*self.wakeups, (start, end, lacked)]
+
+    def leave_pool(self, pool: Any) -> None:
+        """Note that it has waited for a thread of a pool, once."""
+        pools = list(self.pools)
+        if pool in pools:
+            pools.remove(pool)
+            self.pools = pools
 
     @guarded
     def waited_for_peer(self, activity: str, since: int) -> None:

@@ -21,3 +21,5 @@ class Stall(NamedTuple):
     of: str  # one of the words above
     stack: Stack
     gil_ns: int = 0  # for how long the sampler could not run Python before it, since another thread held the GIL
+    threads: int = 1  # that stood there
+    out_of: int = 1  # so many threads

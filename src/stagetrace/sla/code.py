@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import CO_COROUTINE
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace import Event
@@ -10,7 +11,8 @@ from stagetrace import semconv
 from stagetrace.printable import printable
 from stagetrace.recording.limits import cut, longest, most_events
 from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL
-from stagetrace.sla.code_paths import is_library, short_path
+from stagetrace.sla import cause
+from stagetrace.sla.code_paths import application_place, is_library, short_path
 from stagetrace.sources.stacks import is_ours
 
 if TYPE_CHECKING:
@@ -26,8 +28,21 @@ MOST_OF_STACK: Final = 4_096  # characters, as of the next two
 MOST_OF_PATH: Final = 256
 MOST_OF_NAME: Final = 128
 SHOWN_GIL_NS: Final = 5_000_000
-# Whose stacks say the line, the first that there is, where the request itself waits in a queue; else its own do.
-_IN_THE_WAY: Final = (POOL, BLOCKER, RIVAL)
+# Whose stacks say the line, by the cause: at each time of a sample the first of them that there is. A request that
+# waits for another thread stands nowhere itself; for a pool, or a batch, it stands where it asked for it.
+_ORDER: Final = {
+    cause.SOCKET_WAIT: (BLOCKER, RIVAL),
+    cause.POOL_WAIT: (POOL, BLOCKER, REQUEST),
+    cause.BATCH_WAIT: (POOL, BLOCKER, REQUEST),
+}
+_IN_QUEUE: Final = (POOL, BLOCKER, RIVAL)  # for any other cause: it held up what the queue waited for
+_WORDS: Final = {
+    REQUEST: "at",
+    BLOCKER: "its thread stood at",
+    POOL: "the pool's threads stood at",
+    RIVAL: "another thread computed at",
+}
+_LOOP_WORDS: Final = "the event loop stood at"
 
 
 class Code(NamedTuple):
@@ -37,44 +52,88 @@ class Code(NamedTuple):
     library: str | None  # below it
     samples: int
     out_of: int
+    words: str  # of the evidence, before the line
+    more: str = ""  # of the evidence, before all of this
 
 
-def code_of(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str, end: int) -> Code | None:
+def order_of(word: str, stage: str) -> tuple[str, ...]:
+    """Return whose stacks say the line of a stage in which a cause lies, the first that there is."""
+    if word in _ORDER:
+        return _ORDER[word]
+    if stage == semconv.QUEUE:
+        return _IN_QUEUE
+    # While a request awaits, its event loop may be blocked by other work: that is one of these.
+    return (BLOCKER, REQUEST) if word in (cause.IO_WAIT, cause.UNKNOWN) else (REQUEST,)
+
+
+def code_of(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str, word: str, end: int) -> Code | None:
     """Return the line of code that took most of a stage, by the samples that were taken in it; None where none was.
 
-    A sample stands for the time until the next one of its kind, or until `end`.
+    `word` is the cause. A sample stands for the time until the next one, or until `end`.
     """
-    if stage == semconv.QUEUE:
-        kinds: tuple[str, ...] = _IN_THE_WAY
-    else:
-        kinds = (REQUEST,)
-    for kind in kinds:
-        of_kind = [one for one in stalls if one.of == kind]
-        weights: dict[str, int] = {}
-        seen: dict[str, list[Stack]] = {}
-        for at, one in enumerate(of_kind):
-            until = next((later.at for later in of_kind[at + 1 :] if later.at > one.at), end)
-            place = application_place(one.stack)
-            if place is None or not _is_in(one.at, visits, stage):
-                continue
-            text = text_of(place)
-            weights[text] = weights.get(text, 0) + max(until - one.at, 1)
-            seen.setdefault(text, []).append(one.stack)
-        if weights:
-            line = max(weights, key=lambda text: weights[text])
-            return Code(line, _library_below(seen[line]), len(seen[line]), sum(map(len, seen.values())))
-    return None
+    within = [one for one in stalls if any(v.stage == stage and v.start <= one.at < v.end for v in visits)]
+    found = _most(within, order_of(word, stage), end)
+    if found is None:
+        return None
+    rival = _most(within, (RIVAL,), end) if word == cause.LOCK_WAIT else None
+    more = evidence(rival) if rival is not None and rival != found else ""
+    held = max(one.gil_ns for one in within)
+    if held >= SHOWN_GIL_NS:
+        more += f"; the GIL was held for {held / 1e6:.0f} ms"
+    return found._replace(more=more)
 
 
-def _is_in(at: int, visits: Sequence[Segment], stage: str) -> bool:
-    return any(one.stage == stage and one.start <= at < one.end for one in visits)
+def code_of_collections(runs: Sequence[Stall]) -> Code | None:
+    """Return the line at which most of the garbage collector's time was triggered, by its runs."""
+    times: dict[str, list[int]] = {}
+    for one in runs:
+        if line := _line_of(one):
+            times.setdefault(line, []).append(one.gil_ns)
+    if not times:
+        return None
+    line = max(times, key=lambda text: sum(times[text]))
+    words = f"garbage was collected for {sum(times[line]) / 1e6:.0f} ms at"
+    return Code(line, None, len(times[line]), len(runs), words)
 
 
-def application_place(stack: Stack) -> Place | None:
-    """Return the application's innermost place; where it has none, the outermost one of a library; None of no stack."""
-    theirs = [place for place in stack if not is_ours(place[0])]
-    own = next((place for place in theirs if not is_library(place[0].co_filename)), None)
-    return own or (theirs[-1] if theirs else None)
+def _most(stalls: Sequence[Stall], order: Sequence[str], end: int) -> Code | None:
+    """Return the line that took most of the time, by the first kind of `order` that there is at each time."""
+    stalls = [one for one in stalls if one.of in order and _line_of(one)]
+    if not stalls:
+        return None
+    times = sorted({one.at for one in stalls})
+    weights: dict[tuple[str, str], float] = {}
+    seen: dict[tuple[str, str], list[Stall]] = {}
+    out_of = 0
+    for at, until in zip(times, [*times[1:], end], strict=True):
+        then = [one for one in stalls if one.at == at]
+        of = next(of for of in order if any(one.of == of for one in then))
+        then = [one for one in then if one.of == of]
+        for one in then:
+            key = of, _line_of(one)
+            weights[key] = weights.get(key, 0) + max(until - at, 1) * one.threads / one.out_of
+            seen.setdefault(key, []).append(one)
+        out_of += max(one.out_of for one in then)
+    of, line = max(weights, key=lambda key: weights[key])
+    alike = seen[of, line]
+    stacks = [one.stack for one in alike]
+    words = _LOOP_WORDS if of == BLOCKER and _has_coroutine(stacks) else _WORDS[of]
+    return Code(line, _library_below(stacks), sum(one.threads for one in alike), out_of, words)
+
+
+def evidence(code: Code) -> str:
+    """Return the end of a breach's evidence."""
+    library = "" if code.library is None else f", in {code.library}"
+    return f"{code.more}; {code.words} {code.line}{library} ({code.samples} of {code.out_of} samples)"
+
+
+def _line_of(stall: Stall) -> str:
+    place = application_place(stall.stack)
+    return "" if place is None else text_of(place)
+
+
+def _has_coroutine(stacks: Sequence[Stack]) -> bool:
+    return any(code.co_flags & CO_COROUTINE for stack in stacks for code, _ in stack)
 
 
 def text_of(place: Place) -> str:
@@ -102,12 +161,6 @@ def _library_below(stacks: Sequence[Stack]) -> str | None:
     return text_of(innermost)
 
 
-def evidence(code: Code) -> str:
-    """Return the end of a breach's evidence."""
-    library = "" if code.library is None else f", in {code.library}"
-    return f"; at {code.line}{library} ({code.samples} of {code.out_of} samples)"
-
-
 def events_of(stalls: Sequence[Stall]) -> tuple[list[Event], int]:
     """Return an event for each distinct stack, and how many there was no room for."""
     groups: dict[Any, list[Stall]] = {}
@@ -116,7 +169,8 @@ def events_of(stalls: Sequence[Stall]) -> tuple[list[Event], int]:
         # Code objects are equal if the same code is in another file.
         key = one.of, *((code.co_filename, code.co_name, line) for code, line in one.stack)
         groups.setdefault(key, []).append(one)
-        totals[one.of] = totals.get(one.of, 0) + 1
+    for of, at in {(one.of, one.at) for one in stalls}:
+        totals[of] = totals.get(of, 0) + max(one.out_of for one in stalls if (one.of, one.at) == (of, at))
     events: list[Event] = []
     size = 0
     for alike in sorted(groups.values(), key=len, reverse=True):
@@ -130,7 +184,8 @@ def events_of(stalls: Sequence[Stall]) -> tuple[list[Event], int]:
 
 def _attributes(alike: Sequence[Stall], total: int) -> Mapping[str, Any]:
     of, stack = alike[0].of, alike[0].stack
-    found: dict[str, Any] = {semconv.STALL_OF: of, semconv.STALL_SAMPLES: len(alike), semconv.STALL_OUT_OF: total}
+    found: dict[str, Any] = {semconv.STALL_OF: of, semconv.STALL_OUT_OF: total}
+    found[semconv.STALL_SAMPLES] = sum(one.threads for one in alike)
     place = application_place(stack)
     if place is not None:
         code, line = place

@@ -1,4 +1,4 @@
-"""Whose a source file is, the application's or a library's, and the short path of it that spans have."""
+"""Whose code is, the application's or a library's, and the short path of its file that spans have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import sys
 import sysconfig
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from stagetrace.sources.stacks import is_ours
+
+if TYPE_CHECKING:
+    from stagetrace.sources.stacks import Place, Stack
 
 _SEPARATORS: Final = (os.sep, os.altsep or os.sep)
 _LIBRARY_FOLDERS: Final = ("site-packages", "dist-packages")
@@ -34,6 +39,13 @@ def short_path(path: str) -> str:
         if len(folder) > 1 and path.startswith(folder):
             return path[len(folder) :]
     return path if path.startswith("<") else str(Path(*Path(path).parts[-2:]))
+
+
+def application_place(stack: Stack) -> Place | None:
+    """Return the application's innermost place; where it has none, the outermost one of a library; None of no stack."""
+    theirs = [place for place in stack if not is_ours(place[0])]
+    own = next((place for place in theirs if not is_library(place[0].co_filename)), None)
+    return own or (theirs[-1] if theirs else None)
 
 
 def _after_library_folder(path: str) -> str | None:

@@ -24,7 +24,7 @@ from stagetrace.semconv import (
     stage_total_ms,
 )
 from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.cause import UNKNOWN
+from stagetrace.sla.cause import GC, UNKNOWN
 from stagetrace.sla.policy import BREACH
 from stagetrace.sla.verdict import GOOD, Streamed, Tokens, Verdict, decide, fallback, judge
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from stagetrace.recording.generation import Generation
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.stages import Stages
-    from stagetrace.recording.stall import Stall
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.cause import Breakdown
     from stagetrace.sla.policy import Objective, Policy
@@ -160,8 +159,7 @@ def finish(
         learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
         return Finished(encode(stages, judged.block(), {}, ()), None, _breakdown(request, stages) if learns else None)
     found = _explained(request, judged, stages, learned, known) or {}
-    stalls = () if record is None else record.stalls
-    events = (_placed(request, judged.missed, stalls, stages, found) or ()) if stalls else ()
+    events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
     return Finished(encode(stages, None, found, events), found.get(SLA_BREACH_CAUSE, UNKNOWN), None)
 
 
@@ -215,21 +213,24 @@ def _explained(
 
 @guarded
 def _placed(
-    request: Request, missed: Missed | None, stalls: Sequence[Stall], stages: Stages, found: dict[str, Any]
+    record: RequestRecord, request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]
 ) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
-    from stagetrace.sla import code
+    from stagetrace.sla import code, in_the_way
 
-    end = request.end
+    segments, word = stages.segments(), found.get(SLA_BREACH_CAUSE, UNKNOWN)
+    since, end = request.start, request.end
     if missed is not None and missed.end_ns is not None:  # only then it was late
         since, end = request.start + missed.start_ns, request.start + missed.end_ns
-        stalls = [one for one in stalls if since <= one.at <= end]
-
-    events, dropped = code.events_of(stalls)
+    stalls = [one for one in (*in_the_way.waited_behind(record, segments), *record.stalls) if since <= one.at <= end]
+    runs = in_the_way.collected_in(record, since, end) if word == GC else []
+    events, dropped = code.events_of([*stalls, *runs])
     if dropped:
         found[STAGETRACE_DROPPED_STALLS] = dropped
     stage = found.get(SLA_BREACH_STAGE)
-    line = None if stage is None else code.code_of(stalls, stages.segments(), stage, end)
+    line = code.code_of_collections(runs)
+    if line is None and stage is not None:
+        line = code.code_of(stalls, segments, stage, word, end)
     if line is not None:
         found[SLA_BREACH_CODE] = line.line
         found[SLA_BREACH_EVIDENCE] += code.evidence(line)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stagetrace.guard import guarded
 from stagetrace.real_threads import start
 from stagetrace.recording.in_flight import NEVER, in_flight
-from stagetrace.recording.stall import BLOCKER, REQUEST, Stall
-from stagetrace.sources.stacks import SOURCE, Stack, of_coroutine, of_frame, of_threads
+from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.sla.in_the_way import Look
+from stagetrace.sources.stacks import SOURCE, Stack, of_coroutine, of_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,15 +109,15 @@ class StallSampler:
 
     def _sampled(self, late: list[Late], now: int, waited_ns: int) -> list[Late]:
         """Sample requests; return those that are to be sampled again."""
-        frames: Mapping[int, FrameType] = {}  # let go of with this call
+        seen: Look | None = None  # let go of with this call
         kept = []
         for one in late:
             try:
                 if one.record.closed or not (later := _after_chunk(one)).times:
                     continue
                 if later.times[0] <= now:
-                    frames = frames or of_threads()
-                    _sample(later.record, now, frames, waited_ns)
+                    seen = seen or Look(now, waited_ns)
+                    _sample(later.record, seen)
                     later = later._replace(times=tuple(at for at in later.times if at > now))
                 if later.times:
                     kept.append(later)
@@ -185,11 +186,11 @@ def _bound(objective: Objective, record: RequestRecord) -> int:
     return objective.within_ns if record.stream is not None else _within(objective)
 
 
-def _sample(record: RequestRecord, now: int, frames: Mapping[int, FrameType], waited_ns: int) -> None:
+def _sample(record: RequestRecord, seen: Look) -> None:
     """Note on a late request where it stands, and what is in its way."""
-    stalls = [Stall(now, REQUEST, stack, waited_ns)] if (stack := _own(record, frames)) else []
-    if (blocker := _blocker(record, frames)) != ():
-        stalls.append(Stall(now, BLOCKER, blocker, waited_ns))
+    own = _own(record, seen.frames)
+    stalls = [Stall(seen.now, REQUEST, own, seen.gil_ns)] if own else []
+    stalls += seen.in_the_way_of(record)
     if stalls and not record.closed:
         record.stalls = (*record.stalls, *stalls)[-MOST_KEPT:]
 
@@ -203,11 +204,6 @@ def _own(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:
     if work is None or work.cr_running:
         return of_frame(frames.get(record.thread))
     return of_coroutine(work)
-
-
-def _blocker(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:  # noqa: ARG001
-    """Return the stack of what keeps a request's event loop busy; empty where that is idle, or works for it."""
-    return ()
 
 
 stall_sampler: Final = StallSampler()

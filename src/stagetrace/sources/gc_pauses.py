@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections import deque
-from typing import Any, Final
+from threading import get_native_id
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import config
 from stagetrace.recent import copied
+from stagetrace.sources import stacks
 from stagetrace.sources.base import Source
+
+if TYPE_CHECKING:
+    from stagetrace.sources.stacks import Stack
 
 LEAST_NS: Final = 100_000  # shorter runs are not kept: a request's worth of them is no cause of anything
 MAX_KEPT: Final = 1_024
+LONG_NS: Final = 5_000_000  # of those the place is kept
+MAX_LONG: Final = 64
+
+
+class LongPause(NamedTuple):
+    """A longer run of the collector, in nanoseconds since the epoch, and where the thread stood that triggered it."""
+
+    start: int
+    end: int
+    thread: int  # its number, as the kernel has it
+    stack: Stack
+
 
 SOURCE = Source(
     __name__,
@@ -20,6 +38,7 @@ SOURCE = Source(
     config.GC_PAUSE,
     lambda: None if hasattr(gc, "callbacks") else "this Python has no gc.callbacks",
 )
+long_pauses: deque[LongPause] = deque(maxlen=MAX_LONG)
 recent_pauses: deque[tuple[int, int]] = deque(maxlen=MAX_KEPT)  # [start, end), the latest last
 _began = 0  # when the collection began that runs, of which there is one at a time; 0: none does
 
@@ -35,6 +54,10 @@ def record(phase: str, _info: Any) -> None:
             began, _began = _began, 0
             if began and now - began >= LEAST_NS:
                 recent_pauses.append((began, now))
+                if now - began >= LONG_NS and stacks.SOURCE.is_used:
+                    # There is no frame below where a thread ends.
+                    stack = stacks.of_frame(sys._getframe().f_back)  # noqa: SLF001
+                    long_pauses.append(LongPause(began, now, get_native_id(), stack))
     except Exception as error:  # noqa: BLE001 -- it runs wherever Python allocates
         SOURCE.failed(error)
         stop()

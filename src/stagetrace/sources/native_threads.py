@@ -69,10 +69,15 @@ def _computed(now: int) -> dict[int, int]:
     for thread in _listed[2]:
         if thread not in python_threads:
             try:
-                computed[thread] = _clock((~thread << 3) | 6)  # the kernel's MAKE_THREAD_CPUCLOCK
+                computed[thread] = computed_ns(thread)
             except OSError:
                 continue  # it has ended
     return computed
+
+
+def computed_ns(thread: int) -> int:
+    """Return the CPU time of a thread of this process, by its number. Raise OSError where that has ended."""
+    return _clock((~thread << 3) | 6)  # the kernel's MAKE_THREAD_CPUCLOCK
 
 
 def share(first: Snapshot | None, last: Snapshot | None, alone: int) -> float:

@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 from threading import get_ident
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config
 from stagetrace.sources.base import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # A place is a code object and a line of it; a stack is its places, the innermost first.
 Place = tuple[CodeType, int]
@@ -41,6 +44,24 @@ _ENTRIES: Final = tuple(
         "recording/pool_task.py",
     )
 )
+# What gives a thread its work: an event loop, or the loop of a pool's thread. By the function, and how its path ends.
+_ANYIO: Final = "anyio/_backends/_asyncio.py"
+_TRIO: Final = "trio/_core/_thread_cache.py"
+WORKER_THREADS: Final = (_ANYIO, _TRIO)  # of anyio, on asyncio and on trio
+_GIVERS: Final = {
+    "_run": ("asyncio/events.py",),  # of a callback; tasks are some
+    "_run_once": ("asyncio/base_events.py",),
+    "unrolled_run": ("trio/_core/_run.py",),
+    "_work": (_TRIO,),
+    "_worker": ("concurrent/futures/thread.py",),
+    "run": (_ANYIO, "gevent/hub.py"),
+}
+# What it calls while it has none to give.
+_WAITS: Final = {
+    "select": ("selectors.py",),
+    "get_events": ("trio/_core/_io_epoll.py", "trio/_core/_io_kqueue.py"),
+    "get": ("queue.py",),
+}
 
 
 def _lack() -> str | None:
@@ -76,6 +97,39 @@ def of_frame(frame: FrameType | None) -> Stack:
             begins = len(places)
         frame = frame.f_back
     return tuple(places[: min(begins or len(places), MAX_KEPT)])
+
+
+def of_work(frame: FrameType | None) -> tuple[Stack, str]:
+    """Return the stack of the work that a thread does, empty while it waits for some; and what gives it, a path.
+
+    That is "" where it is unknown; then only the work of a request is known to be some.
+    """
+    places: list[Place] = []
+    begins, giver = 0, ""
+    while frame is not None and len(places) < MAX_WALKED:
+        code = frame.f_code
+        if giver := _giver(code):
+            break
+        places.append((code, frame.f_lineno or 0))
+        if code.co_filename.startswith(_ENTRIES):
+            begins = len(places)
+        frame = frame.f_back
+    if giver and places and not begins and not _found(places[-1][0], _WAITS):
+        begins = len(places)
+    return tuple(places[: min(begins, MAX_KEPT)]), giver
+
+
+def _giver(code: CodeType) -> str:
+    found = _found(code, _GIVERS)
+    if not found and ("run_until_complete" in code.co_names or "run_forever" in code.co_names):
+        return code.co_filename  # it calls a loop written in C, which has no frame
+    return found
+
+
+def _found(code: CodeType, known: Mapping[str, tuple[str, ...]]) -> str:
+    """Return how the path of one of these functions ends, "" where the code is none of them."""
+    path = code.co_filename
+    return next((end for end in known.get(code.co_name, ()) if path.endswith(end)), "")
 
 
 def of_coroutine(work: Any) -> Stack:

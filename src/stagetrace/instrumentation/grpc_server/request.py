@@ -89,6 +89,7 @@ class Server:
     """What is known of one server: where it listens, its pool of threads, and which services it leaves out."""
 
     def __init__(self, pool: Any) -> None:
+        self.pools = (getattr(pool, "_threads", ()),)
         self._pool = getattr(pool, "_work_queue", None)
         self._size = getattr(pool, "_max_workers", None)
         self._alone = wait(REASON, self._size, 0)  # a wait in which nobody else waits

@@ -90,10 +90,12 @@ class ThreadRpc(Rpc):
         name, make = KINDS[requests, answers]
         behaviour = self._behaviour = getattr(handler, name)
         self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
+        self.record.pools = self._server.pools
         self.record.enter(QUEUE, self._server.wait(), self.record.started)
         if answers and getattr(behaviour, "experimental_non_blocking", False):
             return None
         if hasattr(behaviour, "experimental_thread_pool"):
+            self.record.pools = (getattr(behaviour.experimental_thread_pool, "_threads", ()),)
             ours = _with_pool(getattr(self, name), behaviour.experimental_thread_pool)
             return make(ours, self.request_deserializer, self.response_serializer)
         return self
@@ -158,6 +160,7 @@ class ThreadRpc(Rpc):
     def take_up(self, event: Any) -> None:
         """Note that a thread takes the RPC up; it receives the request first."""
         now = time_ns()
+        self.record.pools = ()
         self.record.leave(QUEUE, now)
         if not self.request_streaming:
             self.record.enter(NETWORK_RECEIVE, None, now)

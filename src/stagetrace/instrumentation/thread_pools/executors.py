@@ -33,12 +33,13 @@ _switch = switch(WHERE)
 class Job:
     """A function that a request submitted, as the pool's thread calls it; once called, it refers to no request."""
 
-    __slots__ = ("_attributes", "_context", "_function", "_open", "is_taken", "record")
+    __slots__ = ("_attributes", "_context", "_function", "_open", "_threads", "is_taken", "record")
 
     def __init__(self, function: Any, record: RequestRecord, pool: Any) -> None:
         self._function = function
         self.record: RequestRecord | None = record
         self._context = _otel_context().get_current()
+        self._threads = getattr(pool, "_threads", ())  # not the pool, which ends when nobody refers to it
         work = getattr(pool, "_work_queue", None)
         self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
         self._open: list[RequestRecord] = []  # with an open wait, which the thread that takes it out ends
@@ -67,6 +68,7 @@ class Job:
         record = self.record
         if self.is_taken or record is None or self._open:
             return
+        record.pools = (*record.pools, self._threads)
         record.enter(QUEUE, self._attributes)
         self._open.append(record)
         if self.is_taken:  # meanwhile
@@ -79,6 +81,7 @@ class Job:
             except IndexError:  # another thread ends the wait
                 return
             record.leave(QUEUE)
+            record.leave_pool(self._threads)
 
     @guarded_end
     def end_wait(self, _future: Any = None) -> None:

@@ -1,0 +1,160 @@
+"""What is in the way of a late request: stacks of other work, sampled together with its own (docs/stalls.md).
+
+On its event loop or its thread (`blocker`), in the pool that has no thread for it (`pool`), and anywhere, computing
+while it could not (`rival`). A request that waits to be read, or for a server's thread, has no record yet: what the
+threads of other late requests did is kept for a while, and looked up when it ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace.recent import copied
+from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
+from stagetrace.semconv import QUEUE, QUEUE_REASON
+from stagetrace.sla.code_paths import application_place
+from stagetrace.sources import gc_pauses, thread_clocks
+from stagetrace.sources.stacks import WORKER_THREADS, is_ours, of_frame, of_threads, of_work
+from stagetrace.sources.thread_cpu import AT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.segments import Segment
+    from stagetrace.sources.stacks import Place, Stack
+
+MAX_RECENT: Final = 256  # stacks of threads
+MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
+RIVAL_SHARE: Final = 3  # a line that computed for so large a part of the time (1/n) is a rival: two may share the GIL
+SOCKET: Final = "socket"
+SERVER_THREADS: Final = "server_threads"
+
+
+class Seen(NamedTuple):
+    """What a thread that serves requests did at one time, in nanoseconds since the epoch."""
+
+    at: int
+    thread: int
+    stack: Stack
+    gil_ns: int
+
+
+_recent: deque[Seen] = deque(maxlen=MAX_RECENT)
+_NO_CLOCKS: Final[tuple[int, Mapping[int, int]]] = (0, {})
+_last_clocks: list[tuple[int, Mapping[int, int]]] = [_NO_CLOCKS]  # when, and by thread; the sampler's alone
+
+
+class Look:
+    """One look of the sampler at all threads; each is looked at once, however many requests ask."""
+
+    def __init__(self, now: int, gil_ns: int) -> None:
+        self.now = now
+        self.gil_ns = gil_ns
+        self.frames = of_threads()
+        self._works: dict[int, tuple[Stack, str]] = {}
+        self._noted: set[int] = set()
+        self._since, first = _last_clocks[0]
+        last = thread_clocks.read()
+        self._took = now - self._since
+        self._computed = thread_clocks.computed(first, last)
+        _last_clocks[0] = now, last
+
+    def note_thread(self, record: RequestRecord) -> Stack:
+        """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
+        thread = record.thread
+        stack, _ = self._work(thread)
+        if stack and thread not in self._noted:
+            self._noted.add(thread)
+            _recent.append(Seen(self.now, thread, stack, self.gil_ns))
+        return stack
+
+    def in_the_way_of(self, record: RequestRecord) -> list[Stall]:
+        """Return the stacks of what is in a request's way now."""
+        found = []
+        on_thread, work = self.note_thread(record), record.work
+        if on_thread and not record.threads and work is not None and not work.cr_running:
+            found.append(Stall(self.now, BLOCKER, on_thread, self.gil_ns))
+        for pool in record.pools:
+            found += self._pool(pool)
+        if self._since >= record.started and (rival := self._rival(record.threads or (record.thread,))):
+            found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
+        return found
+
+    def _work(self, thread: int) -> tuple[Stack, str]:
+        work = self._works.get(thread)
+        if work is None:
+            work = self._works[thread] = of_work(self.frames.get(thread))
+        return work
+
+    def _pool(self, pool: Any) -> list[Stall]:
+        """Return what the threads of a pool do, by line, the most frequent ones."""
+        if pool is WORKER_THREADS:
+            works = [stack for stack, giver in map(self._work, self.frames) if giver in WORKER_THREADS]
+        else:
+            works = [self._work(one.ident)[0] for one in tuple(pool)]
+        return by_line(self.now, POOL, [stack for stack in works if stack], self.gil_ns)
+
+    def _rival(self, own: Sequence[int]) -> Stack:
+        """Return the stack of the thread that computed most since the look before, at the line that did; () of none."""
+        by_place: dict[Place, list[tuple[int, Stack]]] = {}
+        for thread, took in self._computed.items():
+            if thread not in own and took * 4 * RIVAL_SHARE >= self._took:
+                stack = self._work(thread)[0] or of_frame(self.frames.get(thread))
+                place = application_place(stack)
+                if place is not None and not _is_ours(stack):
+                    by_place.setdefault(place, []).append((took, stack))
+        most = max(by_place.values(), key=lambda those: sum(took for took, _ in those), default=[])
+        if not most or sum(took for took, _ in most) * RIVAL_SHARE < self._took:
+            return ()
+        return max(most, key=lambda one: one[0])[1]
+
+
+def _is_ours(stack: Stack) -> bool:
+    """Return whether a stack is that of one of stagetrace's own threads."""
+    return any(is_ours(code) for code, _ in stack[-4:]) and stack[-1][0].co_filename == threading.__file__
+
+
+def by_line(at: int, of: str, stacks: Sequence[Stack], gil_ns: int) -> list[Stall]:
+    """Return stacks of one time as counts by the application's line, the most frequent ones."""
+    groups: dict[Place | None, list[Stack]] = {}
+    for stack in stacks:
+        groups.setdefault(application_place(stack), []).append(stack)
+    groups.pop(None, None)  # in C, called by nobody but us
+    most = sorted(groups.values(), key=len, reverse=True)[:MAX_LINES]
+    return [Stall(at, of, alike[0], gil_ns, len(alike), len(stacks)) for alike in most]
+
+
+def waited_behind(record: RequestRecord, visits: Iterable[Segment]) -> list[Stall]:
+    """Return what was seen on the thread, or the threads, that a request waited for before it had a record."""
+    found = []
+    for visit in visits:
+        reason = visit.attributes.get(QUEUE_REASON) if visit.stage == QUEUE else None
+        if reason not in (SOCKET, SERVER_THREADS):
+            continue
+        seen: dict[int, list[Seen]] = {}
+        for one in copied(_recent):
+            if visit.start <= one.at < visit.end and (reason == SERVER_THREADS or one.thread == record.thread):
+                seen.setdefault(one.at, []).append(one)
+        for at, then in seen.items():
+            of = BLOCKER if reason == SOCKET else POOL
+            found += by_line(at, of, [one.stack for one in then], max(one.gil_ns for one in then))
+    return found
+
+
+def collected_in(record: RequestRecord, start: int, end: int) -> list[Stall]:
+    """Return where the longer runs of the garbage collector within [start, end) were triggered."""
+    return [
+        Stall(one.start, REQUEST if _is_own(one, record) else RIVAL, one.stack, one.end - one.start)
+        for one in copied(gc_pauses.long_pauses)
+        if one.start < end and one.end > start
+    ]
+
+
+def _is_own(run: gc_pauses.LongPause, record: RequestRecord) -> bool:
+    """Return whether a run of the collector lies in a section of a thread that was the request's."""
+    return any(
+        first[0].thread == run.thread and first[AT] <= run.start < last[AT] for first, last in record.cpu_samples
+    )
