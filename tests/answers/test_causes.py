@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stagetrace.store.base import SpanRow
 
+LINE = "app.py:41 in predict"
 asked = partial(answered, "causes", "--store")
 
 
@@ -32,7 +33,7 @@ def requests(count: int = 2500, *, gold_is_slow: bool = True, judged: bool = Tru
         version, tenant = chance.choice("223"), chance.choice(["gold", "silver", "free"])
         slow = gold_is_slow and version == "3" and tenant == "gold" and number > count // 2
         stages = {"preprocess": chance.uniform(1, 4), "inference": chance.lognormvariate(3, 0.3) * (2.4 if slow else 1)}
-        ids = {"tenant.id": tenant, "request.id": f"{number:032x}"}
+        ids = {"tenant.id": tenant, "request.id": f"{number:032x}", "sla.breach.code": LINE if slow else None}
         yield Made(
             number,
             NOON + number * 500 * MS,
@@ -64,7 +65,9 @@ def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
     assert one["trace_ids"][0] == f"{max(breaches, key=lambda each: each.took_ms).number:032x}"
     assert one["excess_ms"] > 20
     assert found["stages"][0]["stage"] == "inference"
-    assert found["causes"][0]["cause"] == "cpu_wait"
+    named = found["causes"][0]
+    slow = [each for each in requests() if each.word == "breach" and each.attributes["sla.breach.code"]]
+    assert (named["cause"], named["code"], named["at_code"]) == ("cpu_wait", LINE, len(slow))
     assert found["skipped"] == ["request.id"]
     (change,) = found["changes"]
     assert abs(change["at_unix_nano"] - NOON - 1250 * 500 * MS) < 60 * 10**9
@@ -75,6 +78,7 @@ def test_people_see_a_table_and_a_picture(planted: Path) -> None:
     shown = printed("causes", "--store", planted, *EVER)
     assert shown.startswith("Requests with host.name h-3 and tenant.id gold miss their objective ")
     assert "explains" in shown
+    assert f"{LINE} (" in shown
     assert "Not compared, since almost each request has its own value: request.id." in shown
     assert "<svg" in printed("causes", "--store", planted, *EVER, "--format", "html")
 

@@ -58,6 +58,8 @@ class VerdictCause:
     cause: str | None
     breaches: int
     share: float
+    code: str | None  # the line of code that most of them name, and how many do
+    at_code: int
     evidence: Evidence
 
 
@@ -157,5 +159,8 @@ def _verdicts(cases: Cases, baseline: Array) -> tuple[VerdictCause, ...]:
     for key, count in Counter(named).most_common():
         rows = places[[one == key for one in named]]
         if key != (None, None):
-            made.append(VerdictCause(*key, count, count / len(named), evidence(cases, rows, baseline)))
+            codes = Counter(code for place in rows.tolist() if (code := cases.rows[place]["code"]) is not None)
+            code, at_code = codes.most_common(1)[0] if codes else (None, 0)
+            of = evidence(cases, rows, baseline)
+            made.append(VerdictCause(*key, count, count / len(named), code, at_code, of))
     return tuple(made)

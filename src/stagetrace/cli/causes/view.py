@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Bars
 from stagetrace.output.keys import keys_of
-from stagetrace.output.table_layout import Column, Table, numeric, table_of
+from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.output.times import Zone, shown
 from stagetrace.output.units import milliseconds, percent, q_value
 
@@ -230,8 +230,12 @@ def _verdicts(found: Diagnosis, zone: Zone) -> Table:
             (Column("cause"), lambda one: one.cause or "-"),
             (numeric("breaches"), lambda one: f"{one.breaches:,}"),
             (numeric("of all"), lambda one: percent(one.share)),
+            (
+                Column("mostly at", kind=COMMON),
+                lambda one: "-" if one.code is None else f"{one.code} ({one.at_code:,})",
+            ),
             (numeric("longer"), lambda one: _plus(one.evidence.excess_ms)),
-            (Column("until"), lambda one: shown(one.evidence.last_unix_nano, zone, 0)),
+            (Column("until", leaves=1), lambda one: shown(one.evidence.last_unix_nano, zone, 0)),
         ),
         "What the verdicts of the breaches name",
     )

@@ -4,8 +4,8 @@
 -- Maps come as two lists, which are the same with each engine. Plain comparisons are what DuckDB does before it decodes
 -- attributes; with % or CASE it decodes all.
 SELECT
-    trace_id, span_id, service, path, start_unix_nano, duration_ms, weight, overrun_ms, stage, cause, model, model_version,
-    framework, map_keys(stages) AS stage_names, map_values(stages) AS stage_ms, map_keys(attributes) AS keys,
+    trace_id, span_id, service, path, start_unix_nano, duration_ms, weight, overrun_ms, stage, cause, code, model,
+    model_version, framework, map_keys(stages) AS stage_names, map_values(stages) AS stage_ms, map_keys(attributes) AS keys,
     map_values(attributes) AS texts, map_keys(resource) AS resource_keys, map_values(resource) AS resource_texts,
     coalesce(
         ($kind = 0 AND breached) OR ($kind = 1 AND (
