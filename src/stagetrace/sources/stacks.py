@@ -54,7 +54,7 @@ _GIVERS: Final = {
     "unrolled_run": ("trio/_core/_run.py",),
     "_work": (_TRIO,),
     "_worker": ("concurrent/futures/thread.py",),
-    "run": (_ANYIO, "gevent/hub.py"),
+    "run": (_ANYIO, "trio/_core/_run.py", "gevent/hub.py"),
 }
 # What it calls while it has none to give.
 _WAITS: Final = {
