@@ -142,7 +142,7 @@ def test_stacks_with_few_samples_are_counted() -> None:
     said = drawn(replace(ENTRY, events=many)).splitlines()
     assert [line.partition(" samples")[0] for line in said if line.startswith("  stall:")] == [
         *(f"  stall: a thread of the pool at app.py:41 in Model.predict, {9 - number} of 30" for number in range(4)),
-        "  stall: 2 more stacks, seen less often; --json has all",
+        "  stall: 2 more stacks; --json has all",
     ]
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from messages import leaves
+from messages import leaves, put
 from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 # A part of what `make demo` sent to its back end: its first act, and of the second the breaches and some good requests.
 _DEMO: Final = Path(__file__).parent / "demo.otlp.xz"
@@ -29,6 +31,11 @@ HOSTILE: Final = (
     "<script>alert(1)</script>&lt;{{7*7}}${7}javascript:alert(1)\u202e\u2066\u200b\x1b[2J\x9b\x07\r\n\t]]>-->"
 )
 HOSTILE_TRACE: Final = "0bad" * 8
+# Where requests with a cause stood; with `cpu_wait`, no stack was sampled.
+CODES: Final = {
+    "lock_wait": ("app.py:41 in predict", "app.py:57 in warm"),
+    "compute": ("ranker/model.py:12 in forward",),
+}
 _WORDS: Final = ("sla.breach.cause", "ml.stage", "sla.breach.stage", "sla.verdict", "sla.severity")
 # The stages of a request that was made here, with their shares.
 STAGES: Final = {
@@ -96,9 +103,7 @@ def hostile() -> Iterable[ExportTraceServiceRequest]:
         for key in (HOSTILE, "db.statement", "url.path", "exception.message", "server.address"):
             span.attributes.add(key=key).value.string_value = HOSTILE
         span.attributes.add(key="long").value.string_value = HOSTILE * 200
-        span.events.add(time_unix_nano=span.start_time_unix_nano, name=HOSTILE).attributes.add(
-            key=HOSTILE
-        ).value.string_value = HOSTILE
+        _spoil_events(span)
         span.status.code, span.status.message = span.status.STATUS_CODE_ERROR, HOSTILE
         span.name = HOSTILE if span.kind == span.SPAN_KIND_SERVER else span.name
         child = message.resource_spans[0].scope_spans[0].spans if number < len(STAGES) else None
@@ -107,6 +112,15 @@ def hostile() -> Iterable[ExportTraceServiceRequest]:
             detail.name, detail.kind = HOSTILE, detail.SPAN_KIND_CLIENT
             detail.start_time_unix_nano, detail.end_time_unix_nano = span.start_time_unix_nano, span.end_time_unix_nano
     yield message
+
+
+def _spoil_events(span: Span) -> None:
+    """Make the values of events hostile, the numbers of every second breach too; add an event whose name is."""
+    for event in span.events:
+        for attribute in event.attributes:
+            if attribute.value.HasField("string_value") or span.start_time_unix_nano % 2:
+                attribute.value.string_value = HOSTILE
+    put(span.events.add(time_unix_nano=span.start_time_unix_nano, name=HOSTILE), {HOSTILE: HOSTILE})
 
 
 DATA: Final[dict[str, Callable[[], Iterable[ExportTraceServiceRequest]]]] = {
@@ -162,6 +176,21 @@ def _add(message: ExportTraceServiceRequest, chance: random.Random, start: int, 
         _set(
             entry, **{"sla.breach.cause": cause, "sla.breach.evidence": f"inference took {took_ns * 0.6 / 1e6:.1f} ms"}
         )
+        lines = CODES.get(cause)
+        if lines:
+            _stall(entry, lines[took_ns % len(lines)], start + took_ns // 2)
+
+
+def _stall(entry: Span, line: str, at: int) -> None:
+    """Let a breach have stood at a line of code."""
+    put(entry, {"sla.breach.code": line})
+    place, _, function = line.partition(" in ")
+    path, _, number = place.partition(":")
+    stack = f'  File "uvicorn/server.py", line 67, in serve\n  File "{path}", line {number}, in {function}'
+    event = entry.events.add(name="stall", time_unix_nano=at)
+    put(event, {"code.file.path": path, "code.line.number": int(number), "code.function.name": function})
+    put(event, {"code.stacktrace": stack, "stagetrace.stall.of": "request"})
+    put(event, {"stagetrace.stall.samples": 7, "stagetrace.stall.out_of": 8})
 
 
 def _set(span: object, **attributes: object) -> None:

@@ -61,6 +61,8 @@ def test_a_breach_has_its_verdict_evidence_and_spans(opened: Callable[..., Page]
         "BREACH front POST /search: took 100.00 ms, 50 ms allowed, over by 50.00 ms (critical)"
     )
     expect(card).to_contain_text("it waited for ranker")
+    line = card.get_by_role("link", name="app.py:41 in search")
+    assert "service=front&code=app.py%3A41+in+search" in (line.get_attribute("href") or "")
     expect(card.locator("tr.cause")).to_contain_text("downstream60.00 ms")
     assert page.locator(".card.verdict").inner_text().startswith("GOOD ranker POST /rank")
     expect(page.locator(".trace-facts")).to_contain_text("6 spans of front, ranker")
@@ -85,6 +87,66 @@ def test_a_card_and_its_spans_light_each_other(opened: Callable[..., Page]) -> N
     expect(page.locator(".card.breach.lit")).to_have_count(1)
     row(page, "preprocess").hover()
     expect(page.locator(".card.breach.lit")).to_have_count(0)
+
+
+def test_stacks_stand_on_a_card_the_most_frequent_first(opened: Callable[..., Page]) -> None:
+    """Of the request before those of what was in its way; each with its place, samples, stage and whole stack."""
+    page = opened(traces.TWO)
+    card = page.locator(".card.stood")
+    assert card.locator("h3").all_inner_texts() == [
+        "The request",
+        "A thread that computed meanwhile",
+    ]
+    texts = [list(filter(None, one.inner_text().split("\n"))) for one in card.locator("li").all()]
+    assert [text[0] for text in texts] == [
+        "app.py:41 in search 7 of 8 samples",
+        "app.py:30 in read 1 of 8 samples",
+        "worker.py:9 in <lambda> 2 of 2 samples",
+    ]
+    assert (
+        "preprocess, first 12.00 ms after the start; before it, another thread held the GIL for 242.00 ms"
+        in texts[1][1]
+    )
+    assert texts[0][-1] == "Stack, 2 frames"
+    expect(card).to_contain_text("3 more stacks were sampled, and not recorded")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    card.locator("summary").first.click()
+    card.get_by_role("button", name="Copy the stack").first.click()
+    expect(card.get_by_role("button", name="Copied")).to_have_count(1)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == '  File "app.py", line 41, in search\n  File "httpx/_client.py", line 914, in send'
+    assert page.locator(".row.open").count() == 0
+
+
+def test_a_stack_lights_its_stage_and_its_mark(opened: Callable[..., Page]) -> None:
+    """By the pointer and by the keyboard; and a mark leads to its stack."""
+    page = opened(traces.TWO)
+    stacks, marks = page.locator(".card.stood li"), page.locator(".row .stall")
+    assert [mark.get_attribute("aria-label") for mark in marks.all()] == [
+        "the request at app.py:41 in search, 7 of 8 samples, first 60.00 ms after the start",
+        "the request at app.py:30 in read, 1 of 8 samples, first 12.00 ms after the start",
+        "a thread that computed meanwhile at worker.py:9 in <lambda>, 2 of 2 samples, first 60.00 ms after the start",
+    ]
+    bars = page.locator(".row .bars").first.bounding_box()
+    assert bars is not None
+    boxes = [one for one in (mark.bounding_box() for mark in marks.all()) if one is not None]
+    middles = [(box["x"] + box["width"] / 2 - bars["x"]) / bars["width"] for box in boxes]
+    assert middles == pytest.approx([0.6, 0.12, 0.6], abs=0.01)
+    stacks.nth(1).hover()
+    expect(page.locator(".row.lit .label")).to_have_text("preprocess")
+    expect(page.locator(".stall.lit")).to_have_attribute("aria-label", re.compile(re.escape("app.py:30")))
+    page.locator("h1").hover()
+    expect(page.locator(".lit")).to_have_count(0)
+    page.locator(".row").first.focus()
+    page.keyboard.press("Tab")
+    expect(page.locator(".card.stood li.lit code")).to_have_text("app.py:41 in search")
+    page.keyboard.press("Enter")
+    expect(stacks.first).to_be_focused()
+    expect(stacks.first.locator("pre")).to_be_visible()
+    expect(page.locator(".row.lit .label")).to_have_text("inference")
+    expect(page.locator("#span-panel")).to_be_hidden()
+    page.keyboard.press("+")
+    expect(page.locator(".row .stall:visible")).to_have_count(2)  # what is beyond the zoom is not there
 
 
 def test_unseen_time_is_hatched_and_written(opened: Callable[..., Page]) -> None:
@@ -136,9 +198,10 @@ def test_a_link_to_a_span_opens_it(opened: Callable[..., Page]) -> None:
 def test_a_span_has_all_of_its_values(opened: Callable[..., Page]) -> None:
     page = opened(traces.TWO, f"?span={ENTRY}")
     panel = page.locator("#span-panel")
-    assert f"{len(traces.LONG):,} characters" in panel.locator("details").inner_text()
-    panel.locator("summary").click()
-    assert len(panel.locator("details pre").inner_text()) > len(traces.LONG)  # what does not show is escaped
+    long = panel.locator("tr", has=page.get_by_role("rowheader", name="long"))
+    assert f"{len(traces.LONG):,} characters" in long.locator("details").inner_text()
+    long.locator("summary").click()
+    assert len(long.locator("pre").inner_text()) > len(traces.LONG)  # what does not show is escaped
     page.goto(page.url.replace(ENTRY, "0000000000000005"))
     link = page.locator("#span-panel a", has_text=traces.BATCH)
     expect(link).to_have_attribute("href", f"/trace/{traces.BATCH}?span={b'12345678'.hex()}")
@@ -304,6 +367,7 @@ def test_what_is_not_there_is_an_error(address: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_accessible(opened: Callable[..., Page], scheme: str) -> None:
     page = opened(traces.TWO, "?range=1-5", color_scheme=scheme)
+    page.locator(".card.stood summary").first.click()
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     expect(page.locator("#span-panel h2")).to_be_visible()

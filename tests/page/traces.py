@@ -74,7 +74,7 @@ class _Spans:
 def _two(message: ExportTraceServiceRequest, start: int) -> None:
     """A breach of `front`, which waited for `ranker`, whose clock is late."""
     front = _Spans(message, "front", TWO, start)
-    front.add(
+    entry = front.add(
         1, 0, "POST /search", 0, 100, 2,
         **{
             "http.route": "/search", "sla.breached": True, "sla.verdict": "breach", "sla.threshold_ms": 50.0,
@@ -83,8 +83,10 @@ def _two(message: ExportTraceServiceRequest, start: int) -> None:
             "sla.breach.evidence": "it waited for ranker",
             "sla.breach.part.downstream_ms": 60.0, "sla.breach.part.compute_ms": 40.0,
             "ml.stage.preprocess.ms": 20.0, "ml.stage.inference.ms": 80.0, "long": LONG,
+            "sla.breach.code": "app.py:41 in search", "stagetrace.dropped_stalls": 3,
         },
     )  # fmt: skip
+    _stalls(entry, start)
     front.stage(2, 1, "preprocess", 0, 20)
     cpu = {"stagetrace.cpu.time_ms": 10.0, "stagetrace.cpu.wait_ms": 6.0, "stagetrace.cpu.blocked_ms": 64.0}
     front.stage(3, 1, "inference", 20, 100, **cpu)
@@ -97,6 +99,22 @@ def _two(message: ExportTraceServiceRequest, start: int) -> None:
     link = entry.links.add(trace_id=bytes.fromhex(BATCH), span_id=b"12345678")
     put(link, {"batch": "7"})
     late.stage(6, 5, "inference", 35, 85)
+
+
+def _stalls(entry: Any, start: int) -> None:
+    """Let the breach have stood in two places of its own, the lesser one first, and name a rival."""
+    for at, of, samples, out_of, gil_ms, places in (
+        (12, "request", 1, 8, 242.0, (("app.py", 30, "read"),)),
+        (60, "request", 7, 8, None, (("app.py", 41, "search"), ("httpx/_client.py", 914, "send"))),
+        (60, "rival", 2, 2, None, (("worker.py", 9, "<lambda>"),)),
+    ):
+        event = entry.events.add(name="stall", time_unix_nano=start + at * MS)
+        file, line, function = places[0]
+        put(event, {"code.file.path": file, "code.line.number": line, "code.function.name": function})
+        stack = "\n".join(f'  File "{file}", line {line}, in {function}' for file, line, function in places)
+        put(event, {"code.stacktrace": stack, "stagetrace.stall.of": of})
+        put(event, {"stagetrace.stall.samples": samples, "stagetrace.stall.out_of": out_of})
+        put(event, {} if gil_ms is None else {"stagetrace.stall.gil_ms": gil_ms})
 
 
 def _wide(message: ExportTraceServiceRequest, start: int) -> None:

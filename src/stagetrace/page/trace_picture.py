@@ -11,6 +11,8 @@ from stagetrace.analysis.span_tree import Tree, span_tree
 from stagetrace.analysis.unseen_time import Unseen, unseen_times
 from stagetrace.output.path_notes import notes
 from stagetrace.output.span_lines import Line, calls, is_blamed, lines_of, share, visits
+from stagetrace.page.span_keys import key_of
+from stagetrace.page.trace_stalls import marks_of
 from stagetrace.printable import printable
 from stagetrace.span_attributes import text
 from stagetrace.store.base import SERVER
@@ -19,22 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stagetrace.analysis.critical_path import Path
-    from stagetrace.store.base import SpanRow, Trace
+    from stagetrace.store.base import Trace
 
 _NUMBERS: Final = ("depth", "at", "took")  # of a row, which are there if they are 0, too
-
-
-def key_of(span: SpanRow) -> str:
-    """Return what a URL names a span by: client and server of one call may share an id (Zipkin)."""
-    return f"{span.span_id}-{span.kind.lower()}" if span.kind == SERVER else span.span_id
-
-
-def spans_by_key(spans: Sequence[SpanRow]) -> dict[str, SpanRow]:
-    """Return the spans by what a URL names them by: with the kind, or by id alone."""
-    found: dict[str, SpanRow] = {}
-    for span in spans:
-        found.setdefault(span.span_id, span)
-    return found | {key_of(span): span for span in spans}
 
 
 def picture(trace: Trace) -> tuple[dict[str, Any], list[str]]:
@@ -84,6 +73,7 @@ def _rows(
             **_marks(line),
             "path": [(begin - start, end - start) for begin, end in segments.get(place, ())],
             **_unseen(unseen.get(place), tree.shifted_ns.get(place, 0) - start),
+            "stalls": marks_of(span, start - tree.shifted_ns.get(place, 0)) if span.kind == SERVER else (),
         }
         yield {name: value for name, value in row.items() if value or name in _NUMBERS}
 

@@ -4,6 +4,7 @@ import { data } from "./page.js";
 import { hatching } from "./trace_bars.js";
 import { Flames } from "./trace_flame.js";
 import { Rows } from "./trace_rows.js";
+import { show as showStall } from "./trace_stalls.js";
 import { State } from "./trace_state.js";
 import { drawAxis, drawBand, drawSums, dragging } from "./trace_time.js";
 
@@ -56,6 +57,7 @@ function legend(state) {
   const texts = [];
   if (rows.some((row) => row.path)) texts.push("line below a bar: on the critical path, the end waited for it");
   if (rows.some((row) => row.hatched)) texts.push("hatched: unseen time, waiting that no span shows (how long is measured, not when)");
+  if (rows.some((row) => row.stalls)) texts.push("triangles: where it stood while it was late (from above its own stack, from below what was in its way)");
   if (rows.some((row) => row.count)) texts.push("×N: the sum of N visits or calls, which took turns with the lines beside it");
   texts.push("drag over the picture: sums by stage");
   by("legend").textContent = texts.join(" · ");
@@ -145,36 +147,35 @@ function setRange(start, end, isDone) {
   state.changed();
 }
 
-// Evidence: a card and its spans light up together.
+// Evidence: a card and its spans light up together; so do a stack and its mark.
 
-function light(key) {
+function light(key, mark = null) {
   for (const card of document.querySelectorAll("[data-spans]")) {
-    card.classList.toggle("lit", key !== null && card.dataset.spans.split(" ").includes(key));
+    const isLit = mark ? card.dataset.stall === mark : key !== null && card.dataset.spans.split(" ").includes(key);
+    card.classList.toggle("lit", isLit);
   }
 }
 
 function cards(state) {
   for (const card of document.querySelectorAll("[data-spans]")) {
     const keys = card.dataset.spans.split(" ");
-    const on = () => {
-      state.lit = new Set(keys);
+    const set = (lit, stall) => {
+      state.lit = new Set(lit);
+      state.litStall = stall;
       state.changed();
     };
-    const off = () => {
-      if (document.activeElement === card) return;
-      state.lit = new Set();
-      state.changed();
-    };
+    const on = () => set(keys, card.dataset.stall);
+    const off = () => !card.contains(document.activeElement) && set([], null);
     card.addEventListener("mouseenter", on);
-    card.addEventListener("focus", on);
+    card.addEventListener("focusin", on);
     card.addEventListener("mouseleave", off);
-    card.addEventListener("blur", off);
+    card.addEventListener("focusout", (event) => !card.contains(event.relatedTarget) && set([], null));
     const go = () => {
       select(state.byKey.get(keys[0]) ?? 0);
       shown.rows.reveal(false);
     };
-    card.addEventListener("click", go);
-    card.addEventListener("keydown", (event) => event.key === "Enter" && go());
+    card.addEventListener("click", (event) => !event.target.closest("details, a") && go());
+    card.addEventListener("keydown", (event) => event.key === "Enter" && event.target === card && go());
   }
 }
 
@@ -190,15 +191,21 @@ function pointers(state) {
   picture.addEventListener("click", (event) => {
     const found = row(event);
     if (dragged || !found) return;
+    const { mark } = event.target.dataset;
+    if (mark) {
+      showStall(mark);
+      return;
+    }
     select(Number(found.dataset.number));
     if (event.target.closest(".twisty")) fold();
     else open(true);
   });
-  picture.addEventListener("mouseover", (event) => light(row(event)?.dataset.key ?? null));
+  picture.addEventListener("mouseover", (event) => light(row(event)?.dataset.key ?? null, event.target.dataset.mark));
   picture.addEventListener("mouseleave", () => light(null));
   picture.addEventListener("focusin", (event) => {
     const found = row(event);
     if (found) state.current = Number(found.dataset.number);
+    if (event.target.dataset.mark) light(null, event.target.dataset.mark);
   });
   picture.addEventListener("wheel", (event) => {
     if (!event.ctrlKey) return;

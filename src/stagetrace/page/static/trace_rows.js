@@ -1,6 +1,7 @@
 // The waterfall: a treegrid of which only the rows in sight are in the document.
 
 import { bar, html, scale, stageClass, svg } from "./trace_bars.js";
+import { marks, place } from "./trace_stalls.js";
 import { ms } from "./trace_state.js";
 
 const BEYOND = 12; // rows above and below those in sight
@@ -91,7 +92,7 @@ export class Rows {
     for (const [phrase, took] of row.waits || []) words.push(`${row.most ? "at most " : ""}${ms(took * 1e6)} ${phrase}, unseen by spans`);
     if (row.note) words.push(row.note);
     cell.title = words.join("; ");
-    cell.append(picture, html("span", "hidden-text", words.join("; ")));
+    cell.append(picture, html("span", "hidden-text", words.join("; ")), ...marks(row));
     return cell;
   }
 
@@ -115,6 +116,7 @@ export class Rows {
     this.chip(element.querySelector(".chip"), state.ranks[row.key]);
     const picture = element.querySelector("svg");
     picture.replaceChildren(bar(row, x, 4, this.height > 30 ? 12 : 14));
+    place(element, row, x, state.view, isCurrent, state.litStall);
   }
 
   chip(element, rank) {

@@ -39,6 +39,7 @@ export class State {
     }
     this.folded = new Set();
     this.lit = new Set();
+    this.litStall = null; // the key of a stack
     this.ranks = {};
     this.listeners = [];
     this.fromUrl();

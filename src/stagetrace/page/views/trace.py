@@ -20,7 +20,9 @@ from stagetrace.output.units import milliseconds
 from stagetrace.output.verdicts import BREACH, Verdict, verdict_of
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import File, Part, View
-from stagetrace.page.trace_picture import key_of, picture, spans_by_key
+from stagetrace.page.span_keys import key_of, spans_by_key
+from stagetrace.page.trace_picture import picture
+from stagetrace.page.trace_stalls import Stood, stood_of
 from stagetrace.printable import printable_json, printable_lines
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
 from stagetrace.store.entries import path, request_text, route
@@ -53,6 +55,8 @@ class Card(NamedTuple):
     missed: Missed | None
     evidence: BreachEvidence | None
     keys: tuple[str, ...]
+    stood: Stood | None = None
+    same_line: str | None = None  # a link to the breaches at its line of code
 
 
 class Value(NamedTuple):
@@ -111,12 +115,13 @@ def body(asked: Asked, reader: Reader, site: Site) -> Part:
         "services": sorted({span.service for span in trace.spans}),
         "entries": len(entries),
         "verdicts": [one for one in verdicts if one.word != BREACH],
-        "cards": list(_cards(trace, entries[:_ENTRIES], verdicts)),
+        "cards": list(_cards(asked, trace, entries[:_ENTRIES], verdicts)),
         "notes": notes,
         "picture": drawn,
         "links": list(_links(asked, entries)),
         "missed_sentence": missed_bounds.sentence,
         "meter": _meter,
+        "lines": _lines,
         "most": _ENTRIES,
         "jaeger": site.jaeger(trace.trace_id),
         "command": f"stagetrace trace {trace.trace_id} --store {quote(site.store)}",
@@ -174,7 +179,7 @@ def span(asked: Asked, reader: Reader, site: Site) -> Part:
         "events": [(one, list(_values(one.attributes))) for one in found.events],
         "links": [(one, list(_values(one.attributes))) for one in found.links],
         "longest": _LONGEST,
-        "lines": lambda text: Markup("{}").format(printable_lines(text)),
+        "lines": _lines,
     }
     return Part("trace_span.html", values)
 
@@ -195,7 +200,7 @@ def _entries(trace: Trace) -> list[SpanRow]:
     return sorted((span for span in trace.spans if span.kind == SERVER), key=by_time)
 
 
-def _cards(trace: Trace, entries: Sequence[SpanRow], verdicts: Sequence[Verdict]) -> Iterator[Card]:
+def _cards(asked: Asked, trace: Trace, entries: Sequence[SpanRow], verdicts: Sequence[Verdict]) -> Iterator[Card]:
     """Yield a card for each breach, and for each bound beyond the first one that it missed."""
     places = {id(span): place for place, span in enumerate(trace.spans)}
 
@@ -207,7 +212,10 @@ def _cards(trace: Trace, entries: Sequence[SpanRow], verdicts: Sequence[Verdict]
             continue
         place = places[id(entry)]
         evidence = evidence_of(place, trace.spans)
-        yield Card(key_of(entry), verdict, None, evidence, keys(evidence.places or (place,)))
+        about = keys(evidence.places or (place,))
+        code, stood = verdict.entry.code, stood_of(place, trace.spans, about)
+        same_line = None if code is None else asked.url("/breaches", **_near(entry), code=code)
+        yield Card(key_of(entry), verdict, None, evidence, about, stood, same_line)
         for one in verdict.entry.missed[1:]:
             yield Card(key_of(entry), verdict, one, None, keys(places_of_bound(place, trace.spans, one.bound)))
 
@@ -216,8 +224,7 @@ def _links(asked: Asked, entries: Sequence[SpanRow]) -> Iterator[tuple[str, str]
     """Yield names and addresses of the views that show the first request among others."""
     for entry in entries[:1]:
         took = entry.duration_ns / 1e6
-        since, until = (_moment(at) for at in _around(entry))
-        wanted = {"since": since, "until": until, "service": entry.service, "route": _route(entry)}
+        wanted = {**_near(entry), "route": _route(entry)}
         near = (_moment(entry.start_unix_nano + by) for by in (-_NEAR_NS, _NEAR_NS))
         box = dict(
             zip(("from", "to", "least_ms", "most_ms"), (*near, f"{0.8 * took:.4g}", f"{1.25 * took:.4g}"), strict=True)
@@ -234,6 +241,12 @@ def _route(entry: SpanRow) -> str:
 
 def _around(entry: SpanRow) -> tuple[int, int]:
     return entry.start_unix_nano - _HOUR_NS, entry.start_unix_nano + _HOUR_NS
+
+
+def _near(entry: SpanRow) -> dict[str, str]:
+    """Return the parameters that select the requests of its service around it."""
+    since, until = (_moment(at) for at in _around(entry))
+    return {"since": since, "until": until, "service": entry.service}
 
 
 def _moment(at_ns: int) -> str:
@@ -279,6 +292,11 @@ def _meter(share: float) -> Markup:
         '<svg class="meter" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect width="{}" height="8"/></svg>'
     ).format(width)
+
+
+def _lines(text: str) -> Markup:
+    """Return text in lines, with the other characters written out that do not show."""
+    return Markup("{}").format(printable_lines(text))
 
 
 def _values(attributes: Mapping[str, Any]) -> Iterator[Value]:
