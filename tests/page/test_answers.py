@@ -110,6 +110,18 @@ def test_json_is_that_of_the_command_which_is_shown(site: Callable[[str], str], 
     assert close(response.json(), json.loads(done.stdout)), (command, done.stderr)
 
 
+@pytest.mark.usefixtures("services")
+def test_what_only_breaches_meet_narrows_no_answer_that_needs_good_requests(site: Callable[[str], str]) -> None:
+    """And the page says so; where the verb has the option, it does narrow."""
+    query = urlencode({"cause": "cpu_wait", "code": "app.py:1"})
+    for verb, is_narrowed in (("slo", False), ("bottleneck", True)):
+        address = f"{site('demo')}/answers/{verb}"
+        shell = httpx.get(f"{address}?{query}").raise_for_status().text
+        for name in ("cause", "line of code"):
+            assert (f"The chosen {name} does not narrow this answer" in shell) is not is_narrowed, (verb, name)
+        assert (httpx.get(f"{address}/json?{query}", timeout=60).status_code == 200) is not is_narrowed, verb
+
+
 def test_cards_load_one_by_one_and_lead_to_the_whole(open_page: OpenPage) -> None:
     page = open_page("demo", "/answers?since=2h")
     cards = page.locator(".cards article")

@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 
 from backend.running import run_up
 from page.conftest import containing, settle
-from page.data import MANY
+from page.data import CODES, MANY
 from store.feed import export
 from store.spans import ALL
 
@@ -136,6 +136,38 @@ def test_filters_combine_in_the_url_and_can_be_taken_back(open_page: OpenPage, b
     expect(page).to_have_url(containing("sort=duration"))
     took = [float(text.split()[-2]) for text in page.locator("#list li .n:nth-of-type(3)").all_inner_texts()]
     assert took == sorted(took, reverse=True)
+
+
+def test_a_line_of_code_is_shown_counted_and_filtered_by(open_page: OpenPage, breaches: list[dict[str, Any]]) -> None:
+    """Of breaches without one, nothing is shown; a URL may name all lines of a file."""
+    page = open_page("many", "/breaches?cause=lock_wait")
+    all_of = Counter(one["code"] or "(none)" for one in breaches)
+    of = Counter(one["code"] for one in breaches if one["cause"] == "lock_wait")
+    assert len(of) == len(CODES["lock_wait"])
+    assert counts(page, "line of code") == {
+        value: f"{of[value]:,}" if value in of else f"0 of {count:,}" for value, count in all_of.items()
+    }
+    line = CODES["lock_wait"][0]
+    page.locator("#facets").get_by_role("link", name=line).click()
+    settle(page)
+    expect(page).to_have_url(containing("code=app.py%3A41+in+predict"))
+    expect(page.locator("#shown")).to_have_text(f"1 to 100 of {of[line]:,} breaches")
+    assert set(page.locator("#list [data-row] code").all_inner_texts()) == {line}
+    assert [text[:-2] for text in page.locator(".chips li").all_inner_texts()] == [
+        "cause lock_wait",
+        f"line of code {line}",
+    ]
+    page.locator("#facets").get_by_role("link", name=CODES["lock_wait"][1]).click()
+    settle(page)
+    expect(page.locator("#shown")).to_have_text(f"1 to 100 of {of.total():,} breaches")
+    page.goto(page.url.partition("?")[0] + "?code=app.py")
+    settle(page)
+    expect(page.locator("#shown")).to_have_text(f"1 to 100 of {of.total():,} breaches")
+    assert counts(page, "cause")["compute"].startswith("0 of ")
+    page.goto(page.url.partition("?")[0] + "?cause=cpu_wait")
+    settle(page)
+    expect(page.locator("#list [data-row]")).to_have_count(100)
+    expect(page.locator("#list [data-row] code")).to_have_count(0)
 
 
 def test_the_keyboard_goes_through_all_rows(open_page: OpenPage) -> None:

@@ -85,7 +85,7 @@ def test_parameters_of_a_view_are_shown_as_text(page: Served, view: View) -> Non
             query = urlencode({name: HOSTILE})
             for one in (path, *(f"{path}/{part}" for part in view.parts)):
                 check(page, f"{one}?{query}", 200, 400, 404)
-        filters = urlencode({"route": HOSTILE, "segment": f"{HOSTILE}={HOSTILE}", "cause": HOSTILE})
+        filters = urlencode({"route": HOSTILE, "segment": f"{HOSTILE}={HOSTILE}", "cause": HOSTILE, "code": HOSTILE})
         for part in view.parts:
             check(page, f"{path}/{part}?{filters}", 200, 400, 404, 503)
     for path in paths(view, quote(HOSTILE.replace("/", ""), safe="")):

@@ -19,7 +19,11 @@ def test_a_usual_time_is_one_click_and_keeps_the_rest(open_page: OpenPage) -> No
 
 
 def test_clear_takes_the_filters_away_and_keeps_the_time(open_page: OpenPage) -> None:
-    page = open_page("many", "/stages?since=6h&service=shop&cause=compute&segment=region%3Deu")
+    page = open_page(
+        "many", "/stages?since=6h&service=shop&cause=compute&code=app.py&code=ranker/model.py:12&segment=region%3Deu"
+    )
+    lines = [one.get_attribute("value") for one in page.get_by_label("code").all()]
+    assert lines == ["app.py", "ranker/model.py:12"]
     page.get_by_role("link", name="Clear").click()
     expect(page).to_have_url(page.url.partition("/stages")[0] + "/stages?since=6h")
     expect(page.get_by_role("link", name="Clear")).to_have_count(0)

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.page.asked import SHARED, Asked, BadRequest
+from stagetrace.page.asked import REPEATED, SHARED, Asked, BadRequest
 
 if TYPE_CHECKING:
     from stagetrace.page.base import Option, Site
@@ -71,7 +71,7 @@ def command(site: Site, verb: str, asked: Asked, words: Sequence[str]) -> str:
 
 
 def _values(name: str, values: Sequence[str]) -> Sequence[str]:
-    return values if name in ("segment", "cause") else values[-1:]
+    return values if name in REPEATED else values[-1:]
 
 
 def _check(flag: str, value: str) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from stagetrace import semconv
-from stagetrace.page.asked import LONGEST
+from stagetrace.page.asked import LONGEST, REPEATED
+from stagetrace.store import code_lines
 
 if TYPE_CHECKING:
     from stagetrace.page.asked import Asked
@@ -36,6 +37,7 @@ KINDS: Final = (
     _Kind("model_version", "model version", "versions", semconv.ML_MODEL_VERSION),
     _Kind("stage", "stage", "stages", semconv.SLA_BREACH_STAGE),
     _Kind("cause", "cause", "causes"),
+    _Kind("code", "line of code", "codes"),
     _Kind("severity", "severity", "severities", semconv.SLA_SEVERITY),
     _Kind("objective", "objective", "objectives", semconv.SLA_OBJECTIVE),
 )
@@ -74,12 +76,13 @@ class Chip(NamedTuple):
 def windowed(wanted: Selection) -> Selection:
     """Return the selection of which the facets are: what is selected by time, and by attributes that are no facet."""
     segments = {key: text for key, text in wanted.segments.items() if key not in _ATTRIBUTES}
-    return replace(wanted, service=None, route=None, model=None, causes=(), segments=segments, breached=True)
+    return replace(wanted, service=None, route=None, model=None, causes=(), codes=(), segments=segments, breached=True)
 
 
 def conditions(wanted: Selection) -> dict[str, list[str]]:
     """Return the conditions of the reduction `facets`."""
-    return {kind.condition: _chosen(kind, wanted) for kind in KINDS}
+    found = {kind.condition: _chosen(kind, wanted) for kind in KINDS}
+    return found | {"codes": [code_lines.pattern(wanted.codes)] if wanted.codes else []}
 
 
 def facets_of(rows: Iterable[Mapping[str, Any]], asked: Asked, own: Own) -> list[Facet]:
@@ -121,8 +124,8 @@ def _facet(kind: _Kind, rows: Sequence[Mapping[str, Any]], asked: Asked, own: Ow
 
 def _chosen(kind: _Kind, wanted: Selection) -> list[str]:
     """Return the values that are filtered by."""
-    if kind.name == "cause":
-        return list(wanted.causes)
+    if kind.name in REPEATED:
+        return list(getattr(wanted, kind.condition))
     value = wanted.segments.get(kind.attribute) if kind.attribute else getattr(wanted, kind.name)
     return [] if value is None else [value]
 
@@ -134,9 +137,9 @@ def _fits(kind: _Kind, text: str | None) -> bool:
 def _toggled(kind: _Kind, text: str, asked: Asked, own: Own) -> str:
     """Return the list with this filter set, or without it where it is set."""
     chosen = _chosen(kind, asked.selection)
-    if kind.name == "cause":
-        causes = [one for one in chosen if one != text] if text in chosen else [*chosen, text]
-        return asked.url(_PATH, **{**own, "cause": causes})
+    if kind.name in REPEATED:
+        values = [one for one in chosen if one != text] if text in chosen else [*chosen, text]
+        return asked.url(_PATH, **{**own, kind.name: values})
     if kind.attribute is None:
         return asked.url(_PATH, **{**own, kind.name: None if text in chosen else text})
     added = () if text in chosen else (f"{kind.attribute}={text}",)

@@ -40,6 +40,7 @@ class Row(NamedTuple):
     stage: str | None
     colour: str
     cause: str | None
+    code: str | None
     severity: str | None
     evidence: str | None
     bar: Sequence[Slice]
@@ -67,6 +68,7 @@ def _row(number: int, found: Mapping[str, Any], asked: Asked) -> Row:
         stage,
         stage_class(stage),
         made.cause,
+        made.code,
         made.severity,
         made.evidence,
         _bar(made.stages),

@@ -58,7 +58,9 @@ def _ask(asked: Asked, reader: Reader, site: Site) -> Answer:
     """Return the answer that a URL asks for. Raise BadRequest for options that do not fit."""
     verb = _verb(asked)
     words = answer_options.given(site, verb, asked)
-    wanted = asked.selection if _takes_cause(site, verb) else replace(asked.selection, causes=())
+    selected, ignored = asked.selection, _ignored(site, verb, asked)
+    causes, codes = (() if "cause" in ignored else selected.causes), (() if "code" in ignored else selected.codes)
+    wanted = replace(selected, causes=causes, codes=codes)
     try:
         return site.ask(verb, reader, wanted, words, asked.zone)
     except (StoreError, TookTooLong):
@@ -67,8 +69,10 @@ def _ask(asked: Asked, reader: Reader, site: Site) -> Answer:
         raise BadRequest(str(error)) from None
 
 
-def _takes_cause(site: Site, verb: str) -> bool:
-    return any(one.flag == "--cause" for one in site.options(verb))
+def _ignored(site: Site, verb: str, asked: Asked) -> list[str]:
+    """Return the parameters given that select breaches and are no options of the verb."""
+    taken = {one.flag for one in site.options(verb)}
+    return [name for name in ("cause", "code") if name in asked.params and f"--{name}" not in taken]
 
 
 def card(asked: Asked, reader: Reader, site: Site) -> Part:
@@ -105,7 +109,7 @@ def _one(asked: Asked, site: Site) -> Mapping[str, Any]:
         "options": answer_options.options(site, verb),
         "shared": SHARED,
         "command": answer_options.command(site, verb, asked, words),
-        "ignores_cause": "cause" in asked.params and not _takes_cause(site, verb),
+        "ignored": _ignored(site, verb, asked),
     }
 
 

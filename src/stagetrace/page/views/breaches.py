@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.output.breaches import as_json, blamed, owners_of
 from stagetrace.output.times import UTC, shown
-from stagetrace.page.asked import BadRequest
+from stagetrace.page.asked import REPEATED, SHARED, BadRequest
 from stagetrace.page.base import File, Part, View
 from stagetrace.page.breach_facets import MOST, Facet, chips, conditions, facets_of, windowed
 from stagetrace.page.breach_rows import rows_of
@@ -168,9 +168,9 @@ def _command(asked: Asked, site: Site) -> str:
     """Return the command that gives the same list."""
     words = ["stagetrace", "requests" if _is_of_all(asked) else "breaches", "--store", site.store]
     since = asked.one("since", site.since) or site.since
-    for name in ("since", "until", "service", "route", "model", "segment", "cause", "tz"):
+    for name in SHARED:
         values = (since,) if name == "since" else asked.params.get(name, ())
-        for value in values if name in ("segment", "cause") else values[-1:]:
+        for value in values if name in REPEATED else values[-1:]:
             words += [f"--{name}", value]
     if _is_of_all(asked) and _sort(asked) != "start":
         words += ["--sort", _sort(asked)]

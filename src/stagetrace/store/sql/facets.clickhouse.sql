@@ -1,7 +1,7 @@
 -- As for DuckDB.
 WITH kinds AS (
     SELECT
-        service, model, model_version, stage, cause, severity, objective, route AS recorded,
+        service, model, model_version, stage, cause, code, severity, objective, route AS recorded,
         if(
             coalesce(position(name, coalesce(route, url_path)) > 0, true), name,
             concat(name, ' ', coalesce(route, url_path))
@@ -21,6 +21,7 @@ checked AS (
             empty({versions:Array(String)}) OR coalesce(has({versions:Array(String)}, model_version), false),
             empty({stages:Array(String)}) OR coalesce(has({stages:Array(String)}, stage), false),
             empty({causes:Array(String)}) OR coalesce(has({causes:Array(String)}, cause), false),
+            empty({codes:Array(String)}) OR coalesce(match(code, concat('^', {codes:Array(String)}[1], '$')), false),
             empty({severities:Array(String)}) OR coalesce(has({severities:Array(String)}, severity), false),
             empty({objectives:Array(String)}) OR coalesce(has({objectives:Array(String)}, objective), false)
         ] AS met
@@ -30,8 +31,8 @@ named AS (
     SELECT facet, value, is_met, arrayCount(one -> NOT one, met) AS unmet, stored
     FROM checked
     ARRAY JOIN
-        ['all', 'service', 'route', 'model', 'model_version', 'stage', 'cause', 'severity', 'objective'] AS facet,
-        [NULL, service, path, model, model_version, stage, cause, severity, objective] AS value,
+        ['all', 'service', 'route', 'model', 'model_version', 'stage', 'cause', 'code', 'severity', 'objective'] AS facet,
+        [NULL, service, path, model, model_version, stage, cause, code, severity, objective] AS value,
         arrayConcat([true], met) AS is_met
 ),
 counted AS (

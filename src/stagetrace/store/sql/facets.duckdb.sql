@@ -1,10 +1,10 @@
 -- Breaches by each of some properties (`facet`): how many have each value, and how many of these meet the conditions on all
 -- other properties (`matching`). A condition is the list of the values that it lets through; an empty one lets everything
--- through. At most `most` values of each property come, of `different`. The facet `all` has one row: of all breaches, and
+-- through; that of codes is at most one regular expression. At most `most` values of each property come, of `different`. The facet `all` has one row: of all breaches, and
 -- of those that meet every condition.
 WITH kinds AS (
     SELECT
-        service, model, model_version, stage, cause, severity, objective, route AS recorded,
+        service, model, model_version, stage, cause, code, severity, objective, route AS recorded,
         CASE
             WHEN coalesce(contains(name, coalesce(route, url_path)), true) THEN name
             ELSE name || ' ' || coalesce(route, url_path)
@@ -25,6 +25,7 @@ checked AS (
             len($versions) = 0 OR coalesce(list_contains($versions::VARCHAR[], model_version), false),
             len($stages) = 0 OR coalesce(list_contains($stages::VARCHAR[], stage), false),
             len($causes) = 0 OR coalesce(list_contains($causes::VARCHAR[], cause), false),
+            len($codes) = 0 OR coalesce(regexp_full_match(code, $codes[1]), false),
             len($severities) = 0 OR coalesce(list_contains($severities::VARCHAR[], severity), false),
             len($objectives) = 0 OR coalesce(list_contains($objectives::VARCHAR[], objective), false)
         ] AS met
@@ -33,9 +34,9 @@ checked AS (
 named AS (
     SELECT
         unnest([
-            'all', 'service', 'route', 'model', 'model_version', 'stage', 'cause', 'severity', 'objective'
+            'all', 'service', 'route', 'model', 'model_version', 'stage', 'cause', 'code', 'severity', 'objective'
         ]) AS facet,
-        unnest([NULL, service, route, model, model_version, stage, cause, severity, objective]) AS value,
+        unnest([NULL, service, route, model, model_version, stage, cause, code, severity, objective]) AS value,
         unnest(list_prepend(true, met)) AS is_met, len(list_filter(met, lambda one: NOT one)) AS unmet, stored
     FROM checked
 ),
