@@ -15,6 +15,7 @@ from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import Mark, Marks
 from stagetrace.recording.segments import NOTHING
+from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.recording.tiler import Tiler
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.details import Details
     from stagetrace.recording.generation import Generation
+    from stagetrace.recording.in_flight import Bounds
     from stagetrace.recording.own_span import OwnSpan
     from stagetrace.recording.remote_stages import RemoteStages
     from stagetrace.recording.segments import Segment
@@ -97,6 +99,8 @@ class RequestRecord(Marks):
     disconnect: str | None = None  # why the response did not get to its end
     stream: Stream | None = None  # the chunks of a response in several
     is_batch = False
+    bounds: Bounds | None = None  # of the request that it is a part of
+    is_part = False  # whether it is not a request, but work that is done for one or several
     adopted: Any = None  # the entry span, where somebody else has started it
     cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
@@ -119,7 +123,7 @@ class RequestRecord(Marks):
         self._lock = threading.Lock()  # guards the entry span's identity
         self.started = clock() if start is None else start
         self.thread = get_ident()  # the one that it came in on
-        if in_flight.is_watched:
+        if in_flight.is_watched and not self.is_part:
             in_flight.begin(self)
 
     def __copy__(self) -> RequestRecord:
@@ -274,6 +278,13 @@ class RequestRecord(Marks):
         """Return method and route as the policy names them, as far as they are known by now."""
         exchange = self.exchange
         return (None, "") if exchange is None else exchange.method_and_route()
+
+    def add_stalls(self, stalls: Sequence[Stall]) -> None:
+        """Note where it stood while it was late."""
+        self.stalls = (*self.stalls, *stalls)[-MOST_KEPT:]
+
+    def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
+        """Report where it stands to those for which it is done, if it is a part."""
 
     def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""

@@ -29,6 +29,7 @@ WORKS = sys.platform == "linux"  # sockets that need no file, and SOCK_SEQPACKET
 MAX_MESSAGE = 1 << 16
 MAX_WAITING = 256  # messages, for a process that does not listen for long: the kernel keeps some 150 besides
 MAX_LINES = 64
+FREE_PART = 2  # of the kernel's buffer: an optional message leaves half of it to the others
 BACKLOG = 64
 
 
@@ -141,9 +142,9 @@ class Line:
         self._is_dead = False
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
 
-    def send(self, message: bytes) -> None:
-        """Send as much as goes without waiting, the rest with the next message."""
-        if self._is_dead:
+    def send(self, message: bytes, *, is_optional: bool = False) -> None:
+        """Send as much as goes without waiting, the rest with the next message; nothing optional where that is much."""
+        if self._is_dead or (is_optional and not self._has_room()):
             return
         if len(self._waiting) == MAX_WAITING:
             log.once(
@@ -171,6 +172,17 @@ class Line:
         except OSError:  # it has ended, or is in another network namespace
             self._give_up()
 
+    def _has_room(self) -> bool:
+        if self._waiting:
+            return False
+        if self._socket is None:
+            return True
+        import fcntl
+        import termios
+
+        unread = int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return unread * FREE_PART < self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
     def _give_up(self) -> None:
         self._is_dead = True
         self._waiting.clear()
@@ -187,8 +199,11 @@ _lock = threading.Lock()  # guards _lines
 _lines: OrderedDict[str, Line] = OrderedDict()
 
 
-def send(word: str, message: Any) -> None:
-    """Send the process that is named `word` something that JSON can hold. Never waits."""
+def send(word: str, message: Any, *, is_optional: bool = False) -> None:
+    """Send the process that is named `word` something that JSON can hold. Never waits.
+
+    What is optional is not sent where that process listens too seldom.
+    """
     if not WORKS:
         return
     text = json.dumps(message, separators=(",", ":")).encode()
@@ -198,7 +213,7 @@ def send(word: str, message: Any) -> None:
             line = _lines[word] = Line(word)
             if len(_lines) > MAX_LINES:
                 _lines.popitem(last=False)[1].close()
-        line.send(text)
+        line.send(text, is_optional=is_optional)
 
 
 def _forget_lines() -> None:

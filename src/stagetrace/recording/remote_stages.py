@@ -1,7 +1,8 @@
 """Stages of a request in another process of the service or in a batch, reported to the request's own record.
 
-A key names a request of a process: that process's random word, a number, the entry span's id. It travels with the
-request, and comes back with the stages: directly within a process, else by the side remote_socket.
+A key names a request of a process: that process's random word, a number, when the request is late if that is known,
+the entry span's id. It travels with the request, and comes back with the stages and the stalls: directly within a
+process, else by the side remote_socket.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording import remote_socket
+from stagetrace.recording.in_flight import Bounds, in_flight
+from stagetrace.recording.remote_stalls import RemoteStalls
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.details import Report
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.remote_stalls import StallReporter
     from stagetrace.recording.segments import Segment
+    from stagetrace.recording.stall import Stall
 
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
     StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
@@ -54,17 +59,19 @@ def hand_on(
     """
     if _listener is None and remote_socket.WORKS and conclude is None:
         _start()
-    key = named(record)
+    is_late_elsewhere = in_flight.is_watched and conclude is None
+    key = named(record, in_flight.bounds_of(record) if is_late_elsewhere else None)
     if record.remote_stages is None:
         record.remote_stages = RemoteStages()
     record.remote_stages.add(key, _RemoteWork(reason, at or time.time_ns(), conclude, is_server=is_server))
     return key
 
 
-def named(record: RequestRecord) -> str:
-    """Return a key by which a request of this process is found."""
+def named(record: RequestRecord, bounds: Bounds | None = None) -> str:
+    """Return a key by which a request of this process is found, and which has these bounds."""
     entry = record.entry
-    key = f"{_word}-{next(_numbers)}-{entry.span_id if entry is not None else 0:016x}"
+    late = "" if bounds is None else "{:x}.{:x}.{:x}-".format(*bounds)
+    key = f"{_word}-{next(_numbers)}-{late}{entry.span_id if entry is not None else 0:016x}"
     _records[key] = record
     return key
 
@@ -98,6 +105,13 @@ def entry_of(key: str, span: SpanContext) -> SpanContext:
     return SpanContext(span.trace_id, span_id, is_remote=True, trace_flags=span.trace_flags)
 
 
+@guarded
+def bounds_of(key: str) -> Bounds | None:
+    """Return when the request with a key is late; None where the key does not have that, as one of an older process."""
+    parts = key.split("-")
+    return Bounds(*(int(one, 16) for one in parts[2].split("."))) if len(parts) == 4 else None  # noqa: PLR2004
+
+
 def is_here(key: str) -> bool:
     """Return whether a key is of this process."""
     return key.startswith(f"{_word}-")
@@ -128,6 +142,33 @@ def report_stages(
         remote_socket.send(key.partition("-")[0], message)
 
 
+def report_stalls(
+    keys: Sequence[str], stalls: Sequence[Stall], reporter: StallReporter, until: int | None = None
+) -> None:
+    """Report to the processes whose requests have `keys` where what is done for them here stands.
+
+    It is over since `until`, nanoseconds since the epoch; None while it goes on.
+    """
+    by_word: dict[str, list[str]] = {}
+    for key in keys:
+        if is_here(key):
+            _take_stalls(key, stalls, until)
+        else:
+            by_word.setdefault(key.partition("-")[0], []).append(key)
+    reports = reporter.reports(stalls) if by_word else []
+    for word, theirs in by_word.items():
+        remote_socket.send(word, (theirs, reports, until), is_optional=True)
+
+
+@guarded
+def _take_stalls(key: str, stalls: Sequence[Stall], until: int | None) -> None:
+    record = _records.get(key)
+    if record is None or record.remote_stages is None or record.closed:
+        return
+    record.remote_stages.stalls_of(key).add(stalls, until)
+    record.pass_on_stalls(stalls)
+
+
 @guarded
 def read_reports() -> None:
     """Take in what other processes have reported until now."""
@@ -136,6 +177,9 @@ def read_reports() -> None:
 
 
 def _note(message: Any, process: int) -> None:
+    if len(message) == 3:  # noqa: PLR2004
+        _read_stalls(*message)
+        return
     key, reason, taken_at, stages, is_over, details = message
     record = _records.get(key)
     if record is not None and record.remote_stages is not None and not record.closed:
@@ -144,6 +188,13 @@ def _note(message: Any, process: int) -> None:
 
             take_details(record, details)
         record.remote_stages.add_report(record, key, (reason, taken_at, stages), None if is_over else process)
+
+
+def _read_stalls(keys: Sequence[str], reports: Sequence[Any], until: int | None) -> None:
+    for key in keys:
+        record = _records.get(key)
+        if record is not None and record.remote_stages is not None and not record.closed:
+            _take_stalls(key, record.remote_stages.stalls_of(key).read(reports), until)
 
 
 class _RemoteWork:
@@ -159,6 +210,7 @@ class _RemoteWork:
         self.process = 0  # that works on it
         self.taken_at = 0
         self.stages: Sequence[StageReport] = ()
+        self.stalls: RemoteStalls | None = None
 
     def note(self, reason: str, taken_at: int, stages: Sequence[StageReport]) -> None:
         """Note what was done until now."""
@@ -202,6 +254,18 @@ class RemoteStages:
             else:
                 work.process = process
 
+    def stalls_of(self, key: str) -> RemoteStalls:
+        """Return the stalls of the work that `key` stands for."""
+        work = self._by_key[key]
+        if work.stalls is None:
+            work.stalls = RemoteStalls()
+        return work.stalls
+
+    @property
+    def have_stalls(self) -> bool:
+        """Whether it is known where work stands that is not over."""
+        return any(work.is_open and work.stalls is not None for work in self._by_key.values())
+
     def response_arrived(self, key: str) -> None:
         """Note that the response is there: what has not been reported by now never will be."""
         work = self._by_key.get(key)
@@ -225,14 +289,19 @@ class RemoteStages:
                 _add_stages(record, work)
                 if _listener is not None and work.process in _listener.gone:
                     record.besides = {**record.besides, ML_WORKER_LOST: True}
-            elif work.is_server and _listener is not None and _listener.has_read:
+                continue
+            if work.stalls is not None:
+                record.stalls = work.stalls.beside(record.stalls, time.time_ns())
+            if work.is_server and _listener is not None and _listener.has_read:
                 work.is_open = False
                 record.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})
 
 
 def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
-    """Add what was done, and the wait for it, to the request's record."""
+    """Add what was done, where it stood, and the wait for it to the request's record."""
     work.is_open = False
+    if work.stalls is not None:
+        record.stalls = work.stalls.among(record.stalls, work.taken_at)
     if work.taken_at > work.since:
         wait = {QUEUE_REASON: work.reason} if work.reason else None
         record.visit(QUEUE, (work.since, work.taken_at), wait)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -16,23 +17,68 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current_record import current
 from stagetrace.recording.details import detail_span, details_within
+from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_stages import find, report_stages, stage_report
+from stagetrace.recording.remote_stages import bounds_of, find, report_stages, report_stalls, stage_report
+from stagetrace.recording.remote_stalls import StallReporter
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from stagetrace.recording.in_flight import Bounds
     from stagetrace.recording.request_ref import RequestRef
     from stagetrace.recording.segments import Segment
+    from stagetrace.recording.stall import Stall
 
 
 GAPS = (PREPROCESS, HANDLER, POSTPROCESS)
 
 
-class Work(RequestRecord):
+class Part(RequestRecord):
+    """What is done for requests that begin and end elsewhere: late when the first of them is."""
+
+    is_part = True
+    _reporter: StallReporter | None = None  # from its first stall on
+
+    @guarded
+    def watch(self, bounds: Iterable[Bounds | None]) -> None:
+        """Let it be sampled when the first of its requests is late, of which these are the bounds, where known."""
+        known = [one for one in bounds if one is not None] if in_flight.is_watched else []
+        if known:
+            self.bounds = min(known, key=_late_at)
+            in_flight.begin_part(self, max(_late_at(self.bounds), self.started))
+
+    @guarded_end
+    def unwatch(self) -> None:
+        """Let it be sampled no more: it is over."""
+        in_flight.end_part(self)
+        self.work = None
+        if self._reporter is not None:
+            report_stalls(self.keys(), (), self._reporter, time.time_ns())
+
+    def keys(self) -> Sequence[str]:
+        """Return the keys of its requests."""
+        raise NotImplementedError
+
+    def add_stalls(self, stalls: Sequence[Stall]) -> None:
+        """Report to each request where it stands, unless work that it waits for itself reports that."""
+        if self.remote_stages is None or not self.remote_stages.have_stalls:
+            self.pass_on_stalls(stalls)
+
+    def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
+        """Report to each request where it stands: at once, for it may end before this does."""
+        self._reporter = self._reporter or StallReporter()
+        report_stalls(self.keys(), stalls, self._reporter)
+
+
+def _late_at(bounds: Bounds) -> int:
+    return bounds.start + bounds.late
+
+
+class Work(Part):
     """What is done for one request: a record whose stages become part of the request's own.
 
     `described` are the model's attributes where its patch records none, `named` those that win over what it records.
@@ -48,6 +94,11 @@ class Work(RequestRecord):
         self._entry = request.context
         self.request = request
         self._reason = reason
+        self.watch([bounds_of(request.key)])
+
+    def keys(self) -> Sequence[str]:
+        """Return the key of its one request."""
+        return (self.request.key,)
 
     def stage_context(self) -> SpanContext | None:
         """Return the open stage's span context, as the request will have that stage."""
@@ -66,6 +117,7 @@ class Work(RequestRecord):
         """End, and report the stages that this was made of to the request's own record."""
         if self.closed:
             return
+        self.unwatch()
         closed = self.close(self.started, max(time.time_ns(), self.started))
         segments = coalesced(closed.segments())
         stages = [stage_report(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
@@ -79,7 +131,7 @@ class Work(RequestRecord):
         return {**self.described, **segment.attributes, **self.named}
 
 
-class Batch(RequestRecord):
+class Batch(Part):
     """What is done for several requests at once. Its inference is one span, which they link to and it to them."""
 
     is_batch = True
@@ -97,6 +149,11 @@ class Batch(RequestRecord):
         self._entry = SpanContext(
             random.getrandbits(128) or 1, random.getrandbits(64) or 1, is_remote=False, trace_flags=flags
         )
+        self.watch(bounds_of(request.key) for request in requests)
+
+    def keys(self) -> Sequence[str]:
+        """Return the keys of its requests."""
+        return [request.key for request in self.requests]
 
     def stage_context(self) -> SpanContext | None:
         """Return the context of the one inference: all that is started meanwhile hangs under that."""
@@ -119,6 +176,7 @@ class Batch(RequestRecord):
         """End, make the inference's span, and report to each request."""
         if self.closed:
             return
+        self.unwatch()
         segments = coalesced(self.close(self.started, max(time.time_ns(), self.started)).segments())
         inferences = [segment for segment in segments if segment.stage == INFERENCE]
         for segment in inferences:
@@ -184,6 +242,7 @@ def at_work(work: Work | Batch) -> Iterator[None]:
 @guarded
 def _come_in(work: Work | Batch) -> tuple[Any, Any]:
     span = RequestSpan(NonRecordingSpan(work.entry), work)  # type: ignore[arg-type]  # it has one
+    work.thread = get_ident()
     return current.set(work), attach(trace.set_span_in_context(span, Context()))
 
 

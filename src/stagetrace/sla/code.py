@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stall import Stall
-    from stagetrace.sources.stacks import Place, Stack
+    from stagetrace.sources.stacks import NamedCode, Place, Stack
 
 MOST_BYTES: Final = 16_384  # of all events of a request
 MOST_OF_STACK: Final = 4_096  # characters, as of the next two
@@ -142,7 +142,7 @@ def text_of(place: Place) -> str:
     return f"{_path(code)}:{line} in {_name(code.co_name)}"
 
 
-def _path(code: CodeType) -> str:
+def _path(code: CodeType | NamedCode) -> str:
     """Return the end of a short path, as code that was made at run time may have any, as one line of plain text."""
     return printable(short_path(code.co_filename)[-MOST_OF_PATH:])[-MOST_OF_PATH:]
 

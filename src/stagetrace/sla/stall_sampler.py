@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.guard import guarded
 from stagetrace.real_threads import start
-from stagetrace.recording.in_flight import NEVER, in_flight
+from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.stall import REQUEST, Stall
 from stagetrace.sla.in_the_way import Look
 from stagetrace.sources.stacks import SOURCE, Stack, of_coroutine, of_frame
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from stagetrace.sla.policy import Objective, Policy
 
 MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
-MOST_KEPT: Final = 64  # stacks of a request: of a stream, each late chunk has samples
 MOST_LATE: Final = 200  # requests that are sampled at the same time
 BEFORE: Final = 3  # samples between the p99 of the route and the objective
 FIRST_PART: Final = 16  # the first distance after the objective is so small a part of it; each later one doubles
@@ -63,7 +62,7 @@ class StallSampler:
         if not SOURCE.is_used or not any(not one.excludes for one in policy.objectives):
             return
         self._judges.append(Judge(policy, learned))
-        in_flight.watch(self._bound_ns(), self._ensure_thread)
+        in_flight.watch(self._bound_ns(), self._ensure_thread, self.bounds_of)
 
     @guarded
     def remove(self, learned: Baselines) -> None:
@@ -130,9 +129,21 @@ class StallSampler:
         return min((_shortest(one) for one in self._judges), default=NEVER)
 
     def _watched(self, record: RequestRecord) -> Late:
-        """Return when to sample a request; never where no objective is about it."""
+        """Return when to sample a request, or what is done for one; never where no objective is about it."""
+        if record.is_part:
+            return Late(record, () if record.bounds is None else _times_of_part(record.bounds, record.started))
+        bounds, gap = self._bounds(record)
+        return Late(record, () if bounds is None else sample_times(bounds.start, bounds.bound, bounds.late), gap)
+
+    def bounds_of(self, record: RequestRecord) -> Bounds | None:
+        """Return when a request is late, as far as that is known by now; None for never."""
+        return record.bounds if record.is_part else self._bounds(record)[0]
+
+    def _bounds(self, record: RequestRecord) -> tuple[Bounds | None, int]:
+        """Return the first bounds of those of all judges, and the bound of the time between two chunks, 0 for none."""
         method, route = record.method_and_route()
-        found = Late(record, ())
+        found: Bounds | None = None
+        chunks = 0
         for judge in self._judges:
             objective = judge.policy.objective(method, route)
             if objective is None and not route:  # not known yet
@@ -142,9 +153,9 @@ class StallSampler:
             else:
                 bound, gap = _bound(objective, record), _gap(objective)
             usual = judge.learned.slow_ns((method, route))
-            times = sample_times(record.started, bound, min(bound, usual or bound))
-            found = Late(record, min(found.times or times, times), gap or found.gap)
-        return found
+            one = Bounds(record.started, min(bound, usual or bound), bound)
+            found, chunks = min(found or one, one), gap or chunks
+        return found, chunks
 
 
 def sample_times(start: int, bound: int, late: int) -> tuple[int, ...]:
@@ -156,6 +167,12 @@ def sample_times(start: int, bound: int, late: int) -> tuple[int, ...]:
     distance = bound // FIRST_PART
     beyond = [bound + distance * (2**step - 1) for step in range(MOST_SAMPLES - len(after))]
     return tuple(start + one for one in (*after, *beyond))
+
+
+def _times_of_part(bounds: Bounds, began: int) -> tuple[int, ...]:
+    """Return when to sample what is done since `began` for a request with these bounds, which may be late before."""
+    waited = began - bounds.start
+    return sample_times(bounds.start, max(bounds.bound, waited), max(bounds.late, waited))
 
 
 def _after_chunk(late: Late) -> Late:
@@ -188,11 +205,13 @@ def _bound(objective: Objective, record: RequestRecord) -> int:
 
 def _sample(record: RequestRecord, seen: Look) -> None:
     """Note on a late request where it stands, and what is in its way."""
+    if record.remote_stages is not None:
+        record.remote_stages.read_reports()
     own = _own(record, seen.frames)
     stalls = [Stall(seen.now, REQUEST, own, seen.gil_ns)] if own else []
     stalls += seen.in_the_way_of(record)
     if stalls and not record.closed:
-        record.stalls = (*record.stalls, *stalls)[-MOST_KEPT:]
+        record.add_stalls(stalls)
 
 
 def _own(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:

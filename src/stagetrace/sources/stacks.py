@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from threading import get_ident
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import config
 from stagetrace.sources.base import Source
@@ -19,8 +19,18 @@ from stagetrace.sources.base import Source
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+
+class NamedCode(NamedTuple):
+    """Code of another process: what is known of its code object."""
+
+    co_filename: str
+    co_name: str
+    co_qualname: str
+    co_flags: int
+
+
 # A place is a code object and a line of it; a stack is its places, the innermost first.
-Place = tuple[CodeType, int]
+Place = tuple[CodeType | NamedCode, int]
 Stack = tuple[Place, ...]
 
 MAX_WALKED: Final = 1_000  # frames of one stack that are looked at
@@ -74,7 +84,7 @@ def _lack() -> str | None:
 SOURCE: Final = Source(__name__, "the stacks of late requests", config.STALLS, _lack)
 
 
-def is_ours(code: CodeType) -> bool:
+def is_ours(code: CodeType | NamedCode) -> bool:
     """Return whether code is stagetrace's own."""
     return code.co_filename.startswith(_OURS)
 
@@ -104,7 +114,7 @@ def of_work(frame: FrameType | None) -> tuple[Stack, str]:
 
     That is "" where it is unknown; then only the work of a request is known to be some.
     """
-    places: list[Place] = []
+    places: list[tuple[CodeType, int]] = []
     begins, giver = 0, ""
     while frame is not None and len(places) < MAX_WALKED:
         code = frame.f_code

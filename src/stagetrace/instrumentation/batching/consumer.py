@@ -143,7 +143,9 @@ def _work_for(items: tuple[Item, ...]) -> None:
     if batch is not None and not batch.is_running:
         batch.end_calls()
         batch.settle()
-    current.set(GatheredBatch(fresh, consumer, before))
+    made = GatheredBatch(fresh, consumer, before)
+    made.work = None if task is None else task.get_coro()
+    current.set(made)
 
 
 @guarded_end

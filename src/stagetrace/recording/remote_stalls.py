@@ -1,0 +1,122 @@
+"""Stalls of what is done for a request elsewhere: as a worker process reports them, and as the request takes them in.
+
+A stack travels as text: files, functions and lines. It goes once; a later sample with the same stack names it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.recording.in_flight import NEVER
+from stagetrace.recording.stall import KINDS, MOST_KEPT, REQUEST, RESUMED, Stall
+from stagetrace.sources.stacks import MAX_KEPT, NamedCode, is_ours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stagetrace.sources.stacks import Stack
+
+    # Files, and places, the innermost first: the number of its file, line, name, qualified name, flags of the code.
+    StackReport = tuple[Sequence[str], Sequence[tuple[int, int, str, str, int]]]
+    # When, whose, the number of its stack, that stack where it is new, and the other fields of a `Stall`.
+    StallReport = tuple[int, str, int, StackReport | None, Sequence[int]]
+
+MOST_BYTES: Final = 16_384  # of all stacks of one piece of work
+MOST_OF_TEXT: Final = 512  # characters of a path or a name
+SOON_PART: Final = 8  # within so small a part of the time for which the work was late
+
+
+class StallReporter:
+    """Reports the stalls of one piece of work, with at most 16 KB of stacks."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Stack, int] = {}
+        self._left = MOST_BYTES
+
+    def reports(self, stalls: Iterable[Stall]) -> list[StallReport]:
+        """Return stalls as JSON holds them; without those that have a new stack for which there is no room."""
+        found: list[StallReport] = []
+        for one in stalls:
+            number, stack = self._numbers.get(one.stack), None
+            if number is None:
+                stack, size = _stack_report(one.stack)
+                if size > self._left:
+                    continue
+                self._left -= size
+                number = self._numbers[one.stack] = random.getrandbits(48)  # others may report for the same key
+            found.append((one.at, one.of, number, stack, one[3:]))
+        return found
+
+
+def _stack_report(stack: Stack) -> tuple[StackReport, int]:
+    """Return a stack without our own places as it is reported, and about how many bytes that is."""
+    files: dict[str, int] = {}
+    places: list[tuple[int, int, str, str, int]] = []
+    size = 0
+    for code, line in stack:
+        if not is_ours(code):
+            qualified = getattr(code, "co_qualname", code.co_name)
+            path, name, qualified = _text(code.co_filename), _text(code.co_name), _text(qualified)
+            size += len(name) + len(qualified) + (28 if path in files else 32 + len(path))
+            places.append((files.setdefault(path, len(files)), line, name, qualified, code.co_flags))
+    return (list(files), places), size
+
+
+class RemoteStalls:
+    """The stalls of one piece of work, as they were reported."""
+
+    def __init__(self) -> None:
+        self.stalls: list[Stall] = []
+        self.until = NEVER  # when the work was over, nanoseconds since the epoch
+        self._stacks: dict[int, Stack] = {}
+
+    def add(self, stalls: Iterable[Stall], until: int | None = None) -> None:
+        """Add stalls, each once: a batch and a request in it may both have reported it; and when the work was over."""
+        for one in stalls:
+            if len(self.stalls) < MOST_KEPT and one not in self.stalls:
+                self.stalls.append(one)
+        if until is not None:
+            self.until = int(until)
+
+    def read(self, reports: Iterable[Any]) -> list[Stall]:
+        """Return the stalls that another process has reported; not one whose stack was lost on the way."""
+        found = []
+        for at, of, number, report, rest in reports:
+            if report is not None and len(self._stacks) < MOST_KEPT:
+                self._stacks[int(number)] = _stack(*report)
+            stack = self._stacks.get(number)
+            if stack and of in KINDS:
+                found.append(Stall(int(at), of, stack, *map(int, rest)))
+        return found
+
+    def among(self, own: Sequence[Stall], since: int) -> list[Stall]:
+        """Return these and a request's own stalls by time: it only waited while the work was done, `since` then."""
+        kept = [one for one in own if one.of != REQUEST or not since <= one.at < self.until]
+        return sorted([*kept, *self.stalls], key=_at)
+
+    def beside(self, own: Sequence[Stall], now: int) -> list[Stall]:
+        """Do so for work of which it is not known whether the request, which ends `now`, has waited for it.
+
+        It has if it ends soon after the work. Otherwise these are not what it stood at.
+        """
+        since = self.stalls[0].at if self.stalls else now
+        if 0 <= (now - self.until) * SOON_PART <= self.until - since:
+            return self.among(own, since)
+        resumed = [one._replace(of=RESUMED) if one.of == REQUEST else one for one in self.stalls]
+        return sorted([*own, *resumed], key=_at)
+
+
+def _at(stall: Stall) -> int:
+    return stall.at
+
+
+def _stack(files: Sequence[Any], places: Sequence[Any]) -> Stack:
+    return tuple(
+        (NamedCode(_text(files[at]), _text(name), _text(qualified), int(flags)), int(line))
+        for at, line, name, qualified, flags in places[:MAX_KEPT]
+    )
+
+
+def _text(given: Any) -> str:
+    return str(given)[-MOST_OF_TEXT:]
