@@ -67,6 +67,8 @@ PARTS = parts("""
     instrumentation.models.marked: attributes_of_call between
     sla.finish: breakdown_of _cause _explained _breakdown judge decide Decided.block Decided.with_culprit
     sla.breakdown: overlap
+    sla.in_the_way: waited_behind
+    sla.code: order_of
     instrumentation.asgi.serve: _url
     instrumentation.asgi.request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
     instrumentation.asgi.request: OwnSpan.end_request OwnSpan.release RequestRecord.release AsgiRequest._finish
