@@ -90,13 +90,17 @@ def adds_up(entry: Received) -> bool:
     return abs(sum(parts.values()) - whole) <= max(2, 0.05 * whole)
 
 
-def named(word: str, ask: Callable[[], Received]) -> Received:
-    """Return a breach that has this cause and whose parts add up, as on a machine that does nothing else."""
+def named(word: str, ask: Callable[[], Received], at: str | None = None) -> Received:
+    """Return a breach that has this cause and whose parts add up, as on a machine that does nothing else.
+
+    Its line of code is in the function `at`, if that is given.
+    """
     said: list[Any] = []
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline:
         entry = ask()
-        if entry.attributes.get("sla.breach.cause") == word and adds_up(entry):
+        is_there = at is None or str(entry.attributes.get("sla.breach.code")).endswith(f" in {at}")
+        if entry.attributes.get("sla.breach.cause") == word and is_there and adds_up(entry):
             assert re.search(r"\d ms", str(entry.attributes["sla.breach.evidence"]))
             return entry
         said.append(entry.attributes.get("sla.breach.evidence"))
@@ -106,7 +110,7 @@ def named(word: str, ask: Callable[[], Received]) -> Received:
 
 
 def test_computing(running: tuple[Service, Sink]) -> None:
-    entry = named("compute", lambda: breach(running, "GET", "/slow?rows=40"))
+    entry = named("compute", lambda: breach(running, "GET", "/slow?rows=40"), at="compute")
     # Garbage may be collected in it.
     assert sum(entry.attributes.get(f"sla.breach.part.{part}_ms", 0) for part in ("compute", "gc")) >= 80
     assert entry.attributes["stagetrace.cpu.time_ms"] >= 80
@@ -132,12 +136,12 @@ def test_a_machine_without_enough_cpus(running: tuple[Service, Sink]) -> None:
 
 def test_a_rival_that_holds_the_gil(running: tuple[Service, Sink]) -> None:
     """Four rivals: the thread waits four times as long for them as it computes, however few CPUs there are."""
-    entry = named("lock_wait", lambda: breach(running, "GET", "/rival?cpu_s=0.02&rivals=4"))
+    entry = named("lock_wait", lambda: breach(running, "GET", "/rival?cpu_s=0.02&rivals=4"), at="compute")
     assert for_gil(entry) >= 0.7
 
 
 def test_a_rival_beside_another_wait_is_told_from_one_that_holds_the_gil(running: tuple[Service, Sink]) -> None:
-    named("io_wait", lambda: breach(running, "GET", "/rival?sleep_s=0.2"))
+    named("io_wait", lambda: breach(running, "GET", "/rival?sleep_s=0.2"), at="rival")
 
 
 def for_gil(entry: Received) -> float:
@@ -150,16 +154,16 @@ def for_gil(entry: Received) -> float:
 
 def test_garbage_collection(running: tuple[Service, Sink]) -> None:
     breach(running, "GET", "/collect")  # makes the heap
-    entry = named("gc", lambda: breach(running, "GET", "/collect"))
+    entry = named("gc", lambda: breach(running, "GET", "/collect"), at="collect")
     assert entry.attributes["stagetrace.gc.pause_ms"] > 10
 
 
 def test_a_sleep(running: tuple[Service, Sink]) -> None:
-    named("io_wait", lambda: breach(running, "GET", "/sleep?seconds=0.2"))
+    named("io_wait", lambda: breach(running, "GET", "/sleep?seconds=0.2"), at="sleep")
 
 
 def test_a_sleep_of_a_coroutine(running: tuple[Service, Sink]) -> None:
-    named("io_wait", lambda: breach(running, "GET", "/awaiting?seconds=0.2"))
+    named("io_wait", lambda: breach(running, "GET", "/awaiting?seconds=0.2"), at="awaiting")
 
 
 def test_a_server_that_no_hook_knows(running: tuple[Service, Sink]) -> None:
@@ -175,7 +179,7 @@ def test_a_server_that_no_hook_knows(running: tuple[Service, Sink]) -> None:
         ):
             return breach(running, "GET", f"/asking?port={server.getsockname()[1]}")
 
-    named("io_wait", ask)
+    named("io_wait", ask, at="asking")
 
 
 def test_a_database_that_is_locked(running: tuple[Service, Sink], tmp_path: Path) -> None:
@@ -193,11 +197,11 @@ def test_a_database_that_is_locked(running: tuple[Service, Sink], tmp_path: Path
             with meanwhile(commit):
                 return breach(running, "GET", f"/write?file={file}")
 
-    named("io_wait", ask)
+    named("io_wait", ask, at="write")
 
 
 def test_a_subprocess(running: tuple[Service, Sink]) -> None:
-    named("io_wait", lambda: breach(running, "GET", "/run?seconds=0.2"))
+    named("io_wait", lambda: breach(running, "GET", "/run?seconds=0.2"), at="run")
 
 
 def test_an_event_loop_without_the_gil_is_no_slow_client(running: tuple[Service, Sink]) -> None:
@@ -218,7 +222,7 @@ def test_a_held_event_loop(running: tuple[Service, Sink]) -> None:
             time.sleep(0.05)
             return breach(running, "GET", "/predict?rows=1")
 
-    named("socket_wait", ask)
+    named("socket_wait", ask, at="hold")
 
 
 def test_a_slow_uploader(running: tuple[Service, Sink]) -> None:
@@ -227,7 +231,7 @@ def test_a_slow_uploader(running: tuple[Service, Sink]) -> None:
             yield b"x"
             time.sleep(0.05)
 
-    named("slow_upload", lambda: breach(running, "POST", "/upload", content=trickle()))
+    named("slow_upload", lambda: breach(running, "POST", "/upload", content=trickle()), at="upload")
 
 
 def test_the_stage_is_the_one_in_which_the_cause_lies(running: tuple[Service, Sink]) -> None:
@@ -263,7 +267,7 @@ def test_a_body_that_lies_in_the_kernel_while_the_event_loop_is_held_is_no_slow_
                     pass
         return sink.request(trace_id).entry
 
-    entry = named("socket_wait", ask)
+    entry = named("socket_wait", ask, at="hold")
     assert entry.attributes["sla.breach.part.socket_wait_ms"] > 100
 
 
@@ -294,7 +298,7 @@ def test_a_larger_input_than_usual_and_then_a_full_pool(running: tuple[Service, 
     """The pool last, since it stays small."""
     for _ in range(60):
         running[0].call("GET", "/predict?rows=1")
-    entry = named("input_size", lambda: breach(running, "GET", "/predict?rows=30"))
+    entry = named("input_size", lambda: breach(running, "GET", "/predict?rows=30"), at="compute")
     assert "an input of 30 where 1 is usual" in entry.attributes["sla.breach.evidence"]
     running[0].call("GET", "/one-thread")
 
@@ -303,7 +307,7 @@ def test_a_larger_input_than_usual_and_then_a_full_pool(running: tuple[Service, 
             time.sleep(0.05)
             return breach(running, "GET", "/predict?rows=1")
 
-    named("pool_wait", ask)
+    named("pool_wait", ask, at="sleep")
 
 
 def test_a_first_call(sink: Sink, tmp_path: Path) -> None:
