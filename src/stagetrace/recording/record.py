@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
-from stagetrace.guard import guarded, guarded_end
+from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import Mark, Marks
@@ -124,7 +124,10 @@ class RequestRecord(Marks):
         self.started = clock() if start is None else start
         self.thread = get_ident()  # the one that it came in on
         if in_flight.is_watched and not self.is_part:
-            in_flight.begin(self)
+            try:
+                in_flight.begin(self)
+            except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
+                report("stagetrace.recording.in_flight.InFlight.begin", error)
 
     def __copy__(self) -> RequestRecord:
         """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
@@ -386,11 +389,11 @@ class RequestRecord(Marks):
         if self.late is not None:
             self.late.conclude(self)
             self.late = None
-        in_flight.end(self)
         self.drop()
         self.details = self.work = None
         self.stalls = ()
         self.stages = NO_STAGES  # somebody's context may keep this record for long
+        in_flight.end(self)
 
     @property
     def cuts(self) -> Sequence[int]:

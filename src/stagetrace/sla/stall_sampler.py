@@ -90,8 +90,7 @@ class StallSampler:
     def look(self, now: int, waited_ns: int = 0) -> None:
         """Sample the requests that are late at `now`; the caller ran `waited_ns` later than it was to."""
         in_flight.bound_ns = self._bound_ns()
-        late, self._late = [*self._late, *self._new(now)], []  # one that fails is let go of
-        self._late = self._sampled(late, now, waited_ns)
+        self._late = self._sampled([*self._late, *self._new(now)], now, waited_ns)
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
         in_flight.set_timer(now)
 
