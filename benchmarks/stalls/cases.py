@@ -92,8 +92,8 @@ async def _meet(client: Client, server: Server, name: str, victim: str = "ordina
 
 async def _overtake(client: Client, server: Server, name: str) -> None:
     """Block the event loop while a request awaits something short."""
-    victim = asyncio.create_task(server.ask(client, "await_deep", 30, truth=name))
-    await asyncio.sleep(0.015)
+    victim = asyncio.create_task(server.ask(client, "await_deep", 40, truth=name))
+    await asyncio.sleep(0.005)
     await server.ask(client, "sleep")
     await victim
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
-from benchmarks.stalls.cases import SERVERS, STALLS
+from benchmarks.stalls.cases import BUSY, POOLED, SERVERS, SOCKET, STALLS
 from benchmarks.stalls.planted import lines
 from benchmarks.stalls.run import is_right, measure
 
-from stagetrace.sources import stacks
+from stagetrace.sources import socket_wait, stacks
 
 pytestmark = [
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(stacks.SOURCE.lacks is not None, reason="this interpreter shows no stacks"),
+    pytest.mark.skipif(socket_wait.SOURCE.lacks is not None, reason="the kernel does not tell of waits in sockets"),
 ]
 BY_NAME = {server.name: server for server in SERVERS}
 
@@ -21,9 +22,9 @@ BY_NAME = {server.name: server for server in SERVERS}
 @pytest.mark.parametrize(
     ("server", "planted"),
     [
-        ("FastAPI, def", ("lock",)),
-        ("FastAPI, async def", ("sleep", "await_deep")),
-        ("Flask, gunicorn sync", ("database",)),
+        ("FastAPI, def", ("lock", POOLED)),
+        ("FastAPI, async def", ("sleep", "await_deep", SOCKET)),
+        ("Flask, gunicorn sync", ("database", BUSY)),
     ],
 )
 def test_the_planted_line_is_named(server: str, planted: tuple[str, ...]) -> None:
