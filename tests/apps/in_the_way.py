@@ -40,6 +40,13 @@ async def blocking(sign: Path, seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251
 
 
+@app.get("/unhurried")
+async def unhurried(sign: Path, seconds: float) -> None:
+    """Block the event loop, within an objective that allows for it."""
+    sign.touch()  # noqa: ASYNC240
+    time.sleep(seconds)  # noqa: ASYNC251
+
+
 @app.get("/awaiting")
 async def awaiting(sign: Path, seconds: float) -> None:
     sign.touch()  # noqa: ASYNC240

@@ -71,6 +71,11 @@ class Look:
             _recent.append(Seen(self.now, thread, stack, self.gil_ns))
         return stack
 
+    def has_its_thread(self, record: RequestRecord) -> bool:
+        """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
+        is_busy, work = bool(self.note_thread(record)), record.work
+        return is_busy and not record.threads and (work is None or work.cr_running)
+
     def in_the_way_of(self, record: RequestRecord) -> list[Stall]:
         """Return the stacks of what is in a request's way now."""
         found = []

@@ -19,7 +19,7 @@ from stagetrace.sla.in_the_way import Look
 from stagetrace.sources.stacks import SOURCE, Stack, of_coroutine, of_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
     from stagetrace.recording.record import RequestRecord
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
 MOST_LATE: Final = 200  # requests that are sampled at the same time
 BEFORE: Final = 3  # samples between the p99 of the route and the objective
+LOOKS_BEFORE: Final = 6  # at a request that is in time, while it has a thread for which others may wait
 FIRST_PART: Final = 16  # the first distance after the objective is so small a part of it; each later one doubles
 
 
@@ -43,7 +44,8 @@ class Late(NamedTuple):
     """A request that the sampler watches. Times in nanoseconds, since the epoch unless they are bounds."""
 
     record: RequestRecord
-    times: tuple[int, ...]  # at which it is to be sampled
+    times: tuple[int, ...]  # at which it is to be looked at
+    since: int = 0  # when it is late; what its thread does before that is for others, which may wait for it
     gap: int = 0  # the bound of the time between two chunks; 0: none
     chunk: int = 0  # the chunk after which `times` are
 
@@ -115,8 +117,10 @@ class StallSampler:
                     continue
                 if later.times[0] <= now:
                     seen = seen or Look(now, waited_ns)
-                    _sample(later.record, seen)
-                    later = later._replace(times=tuple(at for at in later.times if at > now))
+                    if later.since <= now:
+                        _sample(later.record, seen)
+                    next_at = now + 1 if later.since <= now or seen.has_its_thread(later.record) else later.since
+                    later = later._replace(times=tuple(at for at in later.times if at >= next_at))
                 if later.times:
                     kept.append(later)
             except Exception as error:  # noqa: BLE001 -- as above
@@ -132,7 +136,14 @@ class StallSampler:
         if record.is_part:
             return Late(record, () if record.bounds is None else _times_of_part(record.bounds, record.started))
         bounds, gap = self._bounds(record)
-        return Late(record, () if bounds is None else sample_times(bounds.start, bounds.bound, bounds.late), gap)
+        times = () if bounds is None else sample_times(bounds.start, bounds.bound, bounds.late)
+        since = times[0] if times else NEVER
+        shortest = min((_within(one) for one in self._objectives()), default=NEVER)
+        before = (record.started + shortest * 2**step for step in range(LOOKS_BEFORE))
+        return Late(record, (*(at for at in before if at < since), *times), since, gap)
+
+    def _objectives(self) -> Iterator[Objective]:
+        return (one for judge in self._judges for one in judge.policy.objectives if not one.excludes)
 
     def bounds_of(self, record: RequestRecord) -> Bounds | None:
         """Return when a request is late, as far as that is known by now; None for never."""
