@@ -56,6 +56,7 @@ class Look:
         self.frames = of_threads()
         self._works: dict[int, tuple[Stack, str]] = {}
         self._noted: set[int] = set()
+        self._pools: dict[int, list[Stall]] = {}
         self._since, first = _last_clocks[0]
         last = thread_clocks.read()
         self._took = now - self._since
@@ -83,7 +84,9 @@ class Look:
         if on_thread and not record.threads and work is not None and not work.cr_running:
             found.append(Stall(self.now, BLOCKER, on_thread, self.gil_ns))
         for pool in record.pools:
-            found += self._pool(pool)
+            if id(pool) not in self._pools:
+                self._pools[id(pool)] = self._pool(pool)
+            found += self._pools[id(pool)]
         if self._since >= record.started and (rival := self._rival(record.threads or (record.thread,))):
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found

@@ -6,7 +6,6 @@ A reading opens no file and does not let go of the GIL.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.sources.native_threads import computed_ns
@@ -21,10 +20,10 @@ def read() -> dict[int, int]:
     """Return the CPU time of each thread that Python knows, in nanoseconds by its ident; empty where there is none."""
     clocks = {}
     for ident, thread in list(getattr(threading, "_active", {}).items())[:MOST]:  # `enumerate` waits for a lock
-        native_id = thread.native_id
-        if native_id is not None:
-            with suppress(OSError):  # it has ended
-                clocks[ident] = computed_ns(native_id)
+        try:
+            clocks[ident] = computed_ns(thread.native_id)
+        except (OSError, TypeError):  # noqa: PERF203 -- it has ended, or not begun; a function for it takes as long again
+            continue
     return clocks
 
 
