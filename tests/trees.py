@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from services import APPS
 from sink import SHORT_NS
 
 if TYPE_CHECKING:
@@ -50,6 +51,23 @@ def _under(span: Received, others: Iterable[Received]) -> Tree:
     name = f"{span.name} ({reason})" if reason else span.name
     children = sorted((one for one in others if one.parent_id == span.span_id), key=lambda one: one.start)
     return (name, [_under(child, others) for child in children]) if children else name
+
+
+def line_of(app: str, function: str, part: str) -> str:
+    """Return the line of code of an app with this text as `sla.breach.code` has it, in the function."""
+    (line,) = [at for at, text in enumerate((APPS / app).read_text().splitlines(), 1) if part in text]
+    return f"{app}:{line} in {function}"
+
+
+def events_of(sink: Sink, span: Received) -> dict[str, list[dict[str, Any]]]:
+    """Return the attributes of a span's events by their names."""
+    with sink.lock:
+        (proto,) = [one for one in sink.protos if one.span_id.hex() == span.span_id]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for event in proto.events:
+        attributes = {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in event.attributes}
+        found.setdefault(event.name, []).append(attributes)
+    return found
 
 
 def links(sink: Sink) -> dict[str, set[tuple[str, str]]]:

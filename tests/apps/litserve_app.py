@@ -46,8 +46,11 @@ class BreakableByPath:
 
 
 def misbehave(asked: dict[str, Any]) -> None:
-    if asked.get("exit"):
+    if "exit" in asked:
+        time.sleep(asked["exit"])
         os._exit(3)
+    if "stall" in asked:
+        time.sleep(asked["stall"])
     if asked.get("raise"):
         raise HTTPException(418, "as asked") if asked["raise"] == "http" else ValueError("as asked")
     if "break" in asked:

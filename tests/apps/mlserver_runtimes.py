@@ -16,6 +16,7 @@ from opentelemetry import trace
 from sklearn.base import BaseEstimator
 
 DECODE_S, INFER_S, ENCODE_S = 0.1, 0.2, 0.12
+STALL, STALL_S = 5, 0.6  # and this one blocks the thread
 OUTLAST, OUTLAST_S = 4, 1  # this order is to take so much longer than a client has patience for
 
 
@@ -48,6 +49,8 @@ def misbehave(order: int) -> None:
         os._exit(3)
     if order == 3:
         breaking.mend()
+    if order == STALL:
+        time.sleep(STALL_S)
     if order >= 10:
         breaking.make_broken(os.environ["PARTS"].split()[order - 10])
 

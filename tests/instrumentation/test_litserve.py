@@ -17,7 +17,7 @@ from parts import parts
 from servers import run_litserve
 from services import new_trace
 from sink import Request, Sink, assert_tiled, run_sink
-from trees import assert_true, batch_of, tree, whole
+from trees import assert_true, batch_of, events_of, line_of, tree, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +153,24 @@ def test_an_error_in_a_worker_belongs_to_the_request(
     assert "ml.worker.lost" not in request.entry.attributes
 
 
+@pytest.mark.parametrize("kind", ["single", "async", "batched", "streaming"])
+def test_a_breach_is_at_the_line_of_its_worker(service: Service, sink: Sink, kind: str) -> None:
+    """Its entry span is of the process that serves HTTP, which only waited."""
+    line = line_of("litserve_app.py", "misbehave", 'asked["stall"])')
+    bodies = [{"factor": 0.1, "stall": 0.6}, *([{"factor": 0.1}] * 2 if kind == "batched" else [])]
+    calls = service.call_at_once(f"/{kind}", bodies)
+    assert [response.status_code for _, response in calls] == [200] * len(bodies)
+    requests = [sink.request(trace_id) for trace_id, _ in calls]
+    stalled = [one.entry for one in requests if one.total_ns("inference") > 5e8]  # those in one batch
+    assert stalled
+    for entry in stalled:
+        assert entry.attributes["sla.breach.stage"] == "inference"
+        assert entry.attributes["sla.breach.code"] == line
+        assert f"at {line}" in entry.attributes["sla.breach.evidence"]
+        stalls = events_of(sink, entry)["stall"]
+        assert any(one["code.stacktrace"].endswith("in misbehave") for one in stalls)
+
+
 def give_up(service: Service, path: str, body: Any) -> str:
     """Make a request whose client does not wait for the response; return its trace id."""
     trace_id, headers = new_trace()
@@ -275,10 +293,11 @@ def test_a_request_that_times_out_and_one_whose_worker_dies(tmp_path: Path) -> N
         assert late.entry.attributes["sla.breach.stage"] == "queue"
         assert late.total_ns("queue") > 0.9 * (late.entry.end - late.entry.start)
 
-        trace_id, response = service.call("POST", "/single", json={"factor": 0.1, "exit": True})
+        trace_id, response = service.call("POST", "/single", json={"factor": 0.1, "exit": 0.6})
         lost = sink.request(trace_id)
         assert response.status_code == 500
         assert_tiled(lost)
+        assert lost.entry.attributes["sla.breach.code"] == line_of("litserve_app.py", "misbehave", 'asked["exit"])')
         assert lost.entry.attributes["ml.worker.lost"] is True
         assert "inference" in lost.names  # until LitServe saw it, up to seconds later
 

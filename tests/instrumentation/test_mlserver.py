@@ -18,7 +18,7 @@ from parts import parts
 from servers import run_mlserver
 from services import new_trace
 from sink import Request, Sink, assert_tiled
-from trees import assert_true, batch_of, tree, whole
+from trees import assert_true, batch_of, line_of, tree, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +155,17 @@ def test_stages_of_a_model(server: tuple[str, Service, int], sink: Sink) -> None
         assert {key: stage_of(request, "inference").attributes.get(key) for key in known} == known
         calls.append((request, truth_of(response)))
     assert_as_told(calls)
+
+
+@pytest.mark.parametrize("model", ["flowers", "batched"])
+def test_a_breach_is_at_the_line_of_its_worker(server: tuple[str, Service, int], sink: Sink, model: str) -> None:
+    """Or of the batch: the request itself only waits for either."""
+    _, service, _ = server
+    trace_id, response = rest(service, model, [[0.1, 5]])
+    assert response.status_code == 200
+    attributes = sink.request(trace_id).entry.attributes
+    assert attributes["sla.breach.stage"] == "inference"
+    assert attributes["sla.breach.code"] == line_of("mlserver_runtimes.py", "misbehave", "(STALL_S)")
 
 
 def test_a_model_that_mlserver_decodes_for(server: tuple[str, Service, int], sink: Sink) -> None:
