@@ -30,6 +30,7 @@ start_new_thread = _original(_thread, "start_new_thread")
 allocate_lock: Callable[[], _thread.LockType] = _original(_thread, "allocate_lock")
 RLock = _original(_thread, "RLock")
 local = _original(_thread, "_local")
+get_ident: Callable[[], int] = _original(_thread, "get_ident")
 sleep: Callable[[float], None] = _original(time, "sleep")
 
 

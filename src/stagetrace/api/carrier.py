@@ -12,6 +12,7 @@ from stagetrace import config, versions
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current_record import current, recording
 from stagetrace.recording.segments import coalesced
+from stagetrace.recording.working import put_down, take_up, worker_here
 from stagetrace.semconv import HANDLER, ML_STAGE
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class _Block:
 
         self._entered = current.set(record)
         self._attached = attach(context)
+        self._worker = None if record is None else worker_here()
+        self._before = None if record is None else take_up(record, self._worker)
 
     @guarded_end
     def end(self, error: BaseException | None) -> None:
@@ -108,6 +111,8 @@ class _Block:
         try:
             self._end_span(error)
         finally:
+            if self._worker is not None:
+                put_down(self._worker, self._before)
             detach(self._attached)
             current.reset(self._entered)
 

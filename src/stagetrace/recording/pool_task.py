@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from threading import get_ident
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import report
+from stagetrace.recording.working import put_down, take_up, this_worker
 from stagetrace.semconv import QUEUE
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.stacks import WORKER_THREADS
@@ -47,13 +47,13 @@ class PoolTask:
             first = self._begin()
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)
-        record, thread = self._record, get_ident()
-        record.threads = (*record.threads, thread)
+        record, worker = self._record, this_worker()
+        before = take_up(record, worker)
         try:
             return self._function(*args)
         finally:
             try:
-                record.threads = tuple(one for one in record.threads if one != thread)
+                put_down(worker, before)
                 self._ended = now = time_ns()
                 thread_cpu.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import random
 import threading
 import time
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.trace import SpanContext
 
 from stagetrace.guard import guarded, guarded_end, report
+from stagetrace.real_threads import get_ident
 from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.loop_blockers import blocker
 from stagetrace.recording.marks import Mark, Marks
 from stagetrace.recording.segments import NOTHING
 from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.recording.tiler import Tiler
+from stagetrace.recording.working import workers_of
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import (
     AT,
@@ -109,7 +110,8 @@ class RequestRecord(Marks):
     reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer says of itself
     details: Details | None = None  # library calls inside its stages
     work: Any = None  # the innermost coroutine that does its work, where it is known
-    threads: Sequence[int] = ()  # of pools, by their ident: they do its work now
+    greenlet: Any = None  # that it came in on, where there are greenlets
+    batch: RequestRecord | None = None  # that a consumer of the service's own works for, and in which it is
     pools: Sequence[Any] = ()  # for one of which it waits now: sets of threads; WORKER_THREADS for anyio's
     stalls: Sequence[Stall] = ()  # stacks that were sampled while it was late
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
@@ -140,6 +142,11 @@ class RequestRecord(Marks):
     def __reduce__(self) -> Any:
         """Be a text in a pickle of the scope, which any process can read (docs/decisions/022)."""
         return str, (self.reference() or "",)
+
+    @property
+    def threads(self) -> list[int]:
+        """The threads of pools, by their ident, that do its work now, the first one that began first."""
+        return [worker for worker in workers_of(self) if type(worker) is int]
 
     @guarded
     def reference(self) -> str | None:
@@ -390,7 +397,7 @@ class RequestRecord(Marks):
             self.late.conclude(self)
             self.late = None
         self.drop()
-        self.details = self.work = None
+        self.details = self.work = self.greenlet = self.batch = None
         self.stalls = ()
         self.stages = NO_STAGES  # somebody's context may keep this record for long
         in_flight.end(self)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -14,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.real_threads import get_ident
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current_record import current
 from stagetrace.recording.details import detail_span, details_within
@@ -23,6 +23,7 @@ from stagetrace.recording.remote_stages import bounds_of, find, report_stages, r
 from stagetrace.recording.remote_stalls import StallReporter
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
+from stagetrace.recording.working import put_down, take_up, worker_here
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
 if TYPE_CHECKING:
@@ -240,13 +241,15 @@ def at_work(work: Work | Batch) -> Iterator[None]:
 
 
 @guarded
-def _come_in(work: Work | Batch) -> tuple[Any, Any]:
+def _come_in(work: Work | Batch) -> tuple[Any, Any, Any]:
     span = RequestSpan(NonRecordingSpan(work.entry), work)  # type: ignore[arg-type]  # it has one
     work.thread = get_ident()
-    return current.set(work), attach(trace.set_span_in_context(span, Context()))
+    worker = worker_here()
+    return current.set(work), attach(trace.set_span_in_context(span, Context())), (worker, take_up(work, worker))
 
 
 @guarded_end
-def _go_out(entered: Any, attached: Any) -> None:
+def _go_out(entered: Any, attached: Any, taken: tuple[Any, RequestRecord | None]) -> None:
+    put_down(*taken)
     detach(attached)
     current.reset(entered)

@@ -72,16 +72,15 @@ class Look:
             _recent.append(Seen(self.now, thread, stack, self.gil_ns))
         return stack
 
-    def has_its_thread(self, record: RequestRecord) -> bool:
+    def has_its_thread(self, record: RequestRecord, *, runs: bool) -> bool:
         """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
-        is_busy, work = bool(self.note_thread(record)), record.work
-        return is_busy and not record.threads and (work is None or work.cr_running)
+        return bool(self.note_thread(record)) and not record.threads and (record.work is None or runs)
 
-    def in_the_way_of(self, record: RequestRecord) -> list[Stall]:
-        """Return the stacks of what is in a request's way now."""
+    def in_the_way_of(self, record: RequestRecord, *, runs: bool) -> list[Stall]:
+        """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
         found = []
-        on_thread, work = self.note_thread(record), record.work
-        if on_thread and not record.threads and work is not None and not work.cr_running:
+        on_thread = self.note_thread(record)
+        if on_thread and not runs and record.work is not None:
             found.append(Stall(self.now, BLOCKER, on_thread, self.gil_ns))
         for pool in record.pools:
             if id(pool) not in self._pools:

@@ -14,7 +14,9 @@ from stagetrace.recording.current_record import current, entries, recording
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
+from stagetrace.recording.working import task_here
 from stagetrace.sla.baseline import Baselines
+from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.evidence_callee import report_in
 from stagetrace.sla.finish import Request, decided, finish, request_spans
 from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
@@ -178,6 +180,7 @@ class SLASpanProcessor(SpanProcessor):
             return
         if record is None or not record.gives_way(span.parent):
             record = RequestRecord()
+            record.work = task_here()
         record.bind(context, span.start_time or 0)
         record.adopted = span
         entries[context.span_id] = record
@@ -328,22 +331,3 @@ def mark_breach(spans: list[ReadableSpan]) -> None:
 
 def _is_entry(span: ReadableSpan) -> bool:
     return span.kind is SpanKind.SERVER and (span.parent is None or span.parent.is_remote)
-
-
-def _is_websocket(attributes: Any) -> bool:
-    return (attributes.get("url.scheme") or attributes.get("http.scheme")) in ("ws", "wss")
-
-
-def request_of(span: ReadableSpan) -> tuple[str | None, str]:
-    """Return method and route as the policy names them, from HTTP (stable or old names) or RPC attributes."""
-    attributes: Any = span.attributes or {}
-    if "rpc.method" in attributes:
-        method = str(attributes["rpc.method"])
-        return None, method if "/" in method else f"{attributes.get('rpc.service', '')}/{method}"
-    if _is_websocket(attributes):
-        return WEBSOCKET, str(attributes.get("http.route", ""))
-    method = attributes.get("http.request.method") or attributes.get("http.method")
-    route = str(attributes.get("http.route", ""))
-    if route and not route.startswith("/"):  # Django's, by OpenTelemetry's instrumentation
-        route = f"/{route}"
-    return (str(method).upper() if method else None), route

@@ -15,12 +15,13 @@ from stagetrace.guard import guarded
 from stagetrace.real_threads import start
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.in_the_way import Look
-from stagetrace.sources.stacks import SOURCE, Stack, of_coroutine, of_frame
+from stagetrace.sla.request_stack import RequestStacks
+from stagetrace.sources.stacks import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from types import FrameType
+    from collections.abc import Iterator
 
     from stagetrace.recording.record import RequestRecord
     from stagetrace.sla.baseline import Baselines
@@ -110,6 +111,7 @@ class StallSampler:
     def _sampled(self, late: list[Late], now: int, waited_ns: int) -> list[Late]:
         """Sample requests; return those that are to be sampled again."""
         seen: Look | None = None  # let go of with this call
+        stacks = RequestStacks()  # and this
         kept = []
         for one in late:
             try:
@@ -118,8 +120,10 @@ class StallSampler:
                 if later.times[0] <= now:
                     seen = seen or Look(now, waited_ns)
                     if later.since <= now:
-                        _sample(later.record, seen)
-                    next_at = now + 1 if later.since <= now or seen.has_its_thread(later.record) else later.since
+                        _sample(later.record, seen, stacks)
+                    next_at = (
+                        now + 1 if later.since <= now or _has_its_thread(later.record, seen, stacks) else later.since
+                    )
                     later = later._replace(times=tuple(at for at in later.times if at >= next_at))
                 if later.times:
                     kept.append(later)
@@ -151,7 +155,7 @@ class StallSampler:
 
     def _bounds(self, record: RequestRecord) -> tuple[Bounds | None, int]:
         """Return the first bounds of those of all judges, and the bound of the time between two chunks, 0 for none."""
-        method, route = record.method_and_route()
+        method, route = record.method_and_route() if record.exchange is not None else request_of(record.adopted)
         found: Bounds | None = None
         chunks = 0
         for judge in self._judges:
@@ -213,26 +217,19 @@ def _bound(objective: Objective, record: RequestRecord) -> int:
     return objective.within_ns if record.stream is not None else _within(objective)
 
 
-def _sample(record: RequestRecord, seen: Look) -> None:
+def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
     """Note on a late request where it stands, and what is in its way."""
     if record.remote_stages is not None:
         record.remote_stages.read_reports()
-    own = _own(record, seen.frames)
+    own, runs = stacks.of(record)
     stalls = [Stall(seen.now, REQUEST, own, seen.gil_ns)] if own else []
-    stalls += seen.in_the_way_of(record)
+    stalls += seen.in_the_way_of(record, runs=runs)
     if stalls and not record.closed:
         record.add_stalls(stalls)
 
 
-def _own(record: RequestRecord, frames: Mapping[int, FrameType]) -> Stack:
-    """Return the stack of the thread that works for a request, else of its coroutine; empty where neither is known."""
-    threads = record.threads
-    if threads:
-        return of_frame(frames.get(threads[-1]))
-    work = record.work
-    if work is None or work.cr_running:
-        return of_frame(frames.get(record.thread))
-    return of_coroutine(work)
+def _has_its_thread(record: RequestRecord, seen: Look, stacks: RequestStacks) -> bool:
+    return seen.has_its_thread(record, runs=stacks.of(record)[1])
 
 
 stall_sampler: Final = StallSampler()

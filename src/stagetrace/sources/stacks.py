@@ -1,4 +1,4 @@
-"""Stacks of this process's threads and coroutines, as places in code: never a value of a variable.
+"""Stacks of this process's threads, greenlets and coroutines, as places in code: never a value of a variable.
 
 A stack is read when a request is late, from another thread, under the GIL. Frames are let go of at once: who holds one
 keeps alive what its variables refer to.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from threading import get_ident
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import config
+from stagetrace.real_threads import get_ident
 from stagetrace.sources.base import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class NamedCode(NamedTuple):
@@ -35,24 +35,28 @@ Stack = tuple[Place, ...]
 
 MAX_WALKED: Final = 1_000  # frames of one stack that are looked at
 MAX_KEPT: Final = 64  # innermost frames that are kept
-MAX_AWAITED: Final = 200  # coroutines, each awaited by the one before
 
 _OURS: Final = str(Path(__file__).parent.parent) + os.sep
 # Where the work of a request begins on a thread's stack: what is further out belongs to the server.
 _ENTRIES: Final = tuple(
     _OURS + name.replace("/", os.sep)
     for name in (
-        "api/",
         "instrumentation/asgi/",
         "instrumentation/async_servers/",
         "instrumentation/frameworks/",
-        "instrumentation/grpc_server/",
+        "instrumentation/grpc_server/adopted.py",
+        "instrumentation/grpc_server/aio.py",
+        "instrumentation/grpc_server/threads.py",
         "instrumentation/model_servers/",
-        "instrumentation/thread_pools/",
         "instrumentation/wsgi/",
         "recording/loop_blockers.py",
         "recording/pool_task.py",
     )
+)
+# So, but only this function of the file.
+_ENTRY_CALLS: Final = ((_OURS + "instrumentation/thread_pools/executors.py".replace("/", os.sep), "__call__"),)
+_SLEEPERS: Final = tuple(
+    str(Path(os.__file__).parent / name) for name in ("threading.py", "queue.py", f"concurrent{os.sep}futures{os.sep}")
 )
 # What gives a thread its work: an event loop, or the loop of a pool's thread. By the function, and how its path ends.
 _ANYIO: Final = "anyio/_backends/_asyncio.py"
@@ -96,17 +100,54 @@ def of_threads() -> dict[int, FrameType]:
     return found
 
 
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame and those that called it, the innermost first."""
+    for _ in range(MAX_WALKED):
+        if frame is None:
+            return
+        yield frame
+        frame = frame.f_back
+
+
+def place_of(frame: FrameType) -> tuple[CodeType, int]:
+    """Return the place at which a frame stands."""
+    return frame.f_code, frame.f_lineno or 0
+
+
 def of_frame(frame: FrameType | None) -> Stack:
     """Return the stack of a frame, from where the work of a request begins; all of it where that is nowhere."""
-    places: list[Place] = []
-    begins = 0
-    while frame is not None and len(places) < MAX_WALKED:
-        code = frame.f_code
-        places.append((code, frame.f_lineno or 0))
-        if code.co_filename.startswith(_ENTRIES):
-            begins = len(places)
-        frame = frame.f_back
-    return tuple(places[: min(begins or len(places), MAX_KEPT)])
+    stack = tuple(map(place_of, frames_from(frame)))
+    return stack[: min(_begin(stack) or len(stack), MAX_KEPT)]
+
+
+def of_request(frame: FrameType | None) -> Stack:
+    """Return the stack of a frame, from where the work of a request begins; empty where that is nowhere."""
+    stack = tuple(map(place_of, frames_from(frame)))
+    return stack[: min(_begin(stack), MAX_KEPT)]
+
+
+def _begin(stack: Sequence[Place]) -> int:
+    """Return how many places of a stack belong to a request, the outermost of them where its work begins."""
+    entries = (at for at in range(len(stack), 0, -1) if _is_entry(stack[at - 1][0]))
+    return next(entries, 0)
+
+
+def _is_entry(code: CodeType | NamedCode) -> bool:
+    file = code.co_filename
+    return file.startswith(_OURS) and (file.startswith(_ENTRIES) or (file, code.co_name) in _ENTRY_CALLS)
+
+
+def waits_for_thread(stack: Stack) -> bool:
+    """Return whether code stands where it waits for another thread, by the means of the standard library."""
+    return bool(stack) and stack[0][0].co_filename.startswith(_SLEEPERS)
+
+
+def of_greenlet(greenlet: Any, thread_frame: FrameType | None) -> Stack:
+    """Return the stack of a greenlet; the thread that it belongs to stands at `thread_frame`."""
+    frame = greenlet.gr_frame
+    if frame is None and greenlet:  # it is the one that runs
+        frame = thread_frame
+    return of_request(frame)
 
 
 def of_work(frame: FrameType | None) -> tuple[Stack, str]:
@@ -115,15 +156,12 @@ def of_work(frame: FrameType | None) -> tuple[Stack, str]:
     That is "" where it is unknown; then only the work of a request is known to be some.
     """
     places: list[tuple[CodeType, int]] = []
-    begins, giver = 0, ""
-    while frame is not None and len(places) < MAX_WALKED:
-        code = frame.f_code
-        if giver := _giver(code):
+    giver = ""
+    for one in frames_from(frame):
+        if giver := _giver(one.f_code):
             break
-        places.append((code, frame.f_lineno or 0))
-        if code.co_filename.startswith(_ENTRIES):
-            begins = len(places)
-        frame = frame.f_back
+        places.append(place_of(one))
+    begins = _begin(places)
     if giver and places and not begins and not _found(places[-1][0], _WAITS):
         begins = len(places)
     return tuple(places[: min(begins, MAX_KEPT)]), giver
@@ -140,23 +178,3 @@ def _found(code: CodeType, known: Mapping[str, tuple[str, ...]]) -> str:
     """Return how the path of one of these functions ends, "" where the code is none of them."""
     path = code.co_filename
     return next((end for end in known.get(code.co_name, ()) if path.endswith(end)), "")
-
-
-def of_coroutine(work: Any) -> Stack:
-    """Return the stack of a coroutine that is suspended, down to the innermost one that it awaits."""
-    places: list[Place] = []
-    while work is not None and len(places) < MAX_AWAITED:
-        kind = type(work)
-        if kind is CoroutineType:
-            frame, work = work.cr_frame, work.cr_await
-        elif kind is GeneratorType:
-            frame, work = work.gi_frame, work.gi_yieldfrom
-        elif kind is AsyncGeneratorType:
-            frame, work = work.ag_frame, work.ag_await
-        else:
-            break  # a future, or an awaitable of an extension
-        if frame is None:
-            break  # it has ended meanwhile
-        places.append((frame.f_code, frame.f_lineno or 0))
-    places.reverse()
-    return tuple(places[:MAX_KEPT])

@@ -12,6 +12,7 @@ from stagetrace.recording.remote_stages import stage_report
 from stagetrace.recording.request_ref import RequestRef
 from stagetrace.recording.segments import UNNAMED
 from stagetrace.recording.worker import Batch, give_cpu_samples, is_gap
+from stagetrace.recording.working import put_down, take_up, worker_here
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class GatheredBatch(Batch):
         self.futures: list[Any] = []  # of work that the consumer has submitted to pools
         self._items: list[Item] = []
         self._before = before
-        self._calls: list[bool] = []  # of models, as long as they run
+        self._calls: list[tuple[Any, RequestRecord | None]] = []  # of models, as long as they run: the worker of each
         self._ends = [True]  # the thread that takes this out closes the record
         self._sends = [True]
         self._segments: list[Segment] | None = None
@@ -51,6 +52,8 @@ class GatheredBatch(Batch):
         """Add items that the consumer has taken before it called a model."""
         for item in items:
             item.batch = self
+            if item.record is not None:
+                item.record.batch = self
         self._items.extend(items)
 
     def keys(self) -> Sequence[str]:
@@ -90,7 +93,8 @@ class GatheredBatch(Batch):
 
     @guarded_end
     def _begin(self, rows: int | None) -> None:
-        self._calls.append(True)
+        worker = worker_here()
+        self._calls.append((worker, take_up(self, worker)))
         if self.closed:
             return
         if self.has_begun:
@@ -108,7 +112,10 @@ class GatheredBatch(Batch):
 
     @guarded_end
     def _leave(self) -> None:
-        self._calls.pop()
+        worker = worker_here()
+        call = next((one for one in self._calls if one[0] == worker), self._calls[-1])
+        self._calls.remove(call)
+        put_down(*call)
         self.settle()
 
     def _mark_uncertain(self) -> None:

@@ -197,7 +197,7 @@ class AioRpc(Rpc):
         self._begin(context)
         if self._takes_stream:
             request = self._received(request) or request
-        answers = self._behaviour(request, context)
+        answers = self.record.work = self._behaviour(request, context)
         try:
             async for answer in answers:
                 yield answer

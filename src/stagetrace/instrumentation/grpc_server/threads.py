@@ -7,6 +7,7 @@ takes the RPC up, and when it is done, is seen around the function of `grpc._ser
 from __future__ import annotations
 
 import functools
+from threading import get_ident
 from time import time, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.instrumentation.grpc_server.threads"
 _patch = switch(WHERE)
+NOBODY = 0  # as the thread of an RPC that waits for one
 CANCELLED = "cancelled"  # what `grpc._server` notes of a caller that has gone
 # By whether requests and responses are streams.
 KINDS: dict[tuple[bool, bool], tuple[str, Any]] = {
@@ -92,6 +94,7 @@ class ThreadRpc(Rpc):
         self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
         self.record.pools = self._server.pools
         self.record.enter(QUEUE, self._server.wait(), self.record.started)
+        self.record.thread = NOBODY
         if answers and getattr(behaviour, "experimental_non_blocking", False):
             return None
         if hasattr(behaviour, "experimental_thread_pool"):
@@ -162,6 +165,7 @@ class ThreadRpc(Rpc):
         now = time_ns()
         self.record.pools = ()
         self.record.leave(QUEUE, now)
+        self.record.thread = get_ident()
         if not self.request_streaming:
             self.record.enter(NETWORK_RECEIVE, None, now)
         self._look_at(event)

@@ -17,6 +17,7 @@ from stagetrace.instrumentation.batching.consumer import carry_into, current_wor
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.recording.current_record import current, entries, recording
+from stagetrace.recording.working import put_down, take_up, this_worker
 from stagetrace.semconv import QUEUE
 
 if TYPE_CHECKING:
@@ -50,16 +51,21 @@ class Job:
         function, record, context = self._function, self.record, self._context
         self._function = self.record = self._context = None
         self.is_taken = True
-        tokens = None
+        tokens = worker = before = None
         try:
             self._leave()
             tokens = _enter(record, context)
+            if record is not None:
+                worker = this_worker()
+                before = take_up(record, worker)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(WHERE, error)
         del record, context
         try:
             return function(*args, **kwargs)
         finally:
+            if worker is not None:
+                put_down(worker, before)
             if tokens is not None:
                 _exit(*tokens)
 

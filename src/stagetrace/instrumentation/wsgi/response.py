@@ -22,6 +22,7 @@ from stagetrace.instrumentation.http.response_delivery import announced
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current_record import current
+from stagetrace.recording.working import current_greenlet
 from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Transfer(InScope):
     def run(self, call: Callable[[Any, Any], Any], environ: Any, start_response: Any) -> Any:
         """Call the application; return its response for the server."""
         self._start_response = start_response
+        if "greenlet" in sys.modules:
+            self.record.greenlet = current_greenlet()
         before = self.resume()
         try:
             answer = call(environ, self.start_response)

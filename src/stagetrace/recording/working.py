@@ -1,0 +1,63 @@
+"""Who works for a request beside the code that it came in on: threads of pools, and what a request is resumed in."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.real_threads import get_ident, sleep
+
+if TYPE_CHECKING:
+    from stagetrace.recording.record import RequestRecord
+
+# By worker: the ident of a thread, a greenlet, or the coroutine of a task. A worker changes its own entry alone.
+working: Final[dict[Any, RequestRecord]] = {}
+
+
+def this_worker() -> Any:
+    """Return the worker that runs this code, outside of tasks."""
+    return get_ident() if time.sleep is sleep else current_greenlet() or get_ident()
+
+
+def worker_here() -> Any:
+    """Return the worker that runs this code, in a task or outside."""
+    return task_here() or this_worker()
+
+
+def task_here() -> Any:
+    """Return the coroutine of the asyncio task that runs this code; None outside of tasks."""
+    asyncio: Any = sys.modules.get("asyncio")
+    task = None if asyncio is None or asyncio._get_running_loop() is None else asyncio.current_task()  # noqa: SLF001
+    return None if task is None else task.get_coro()
+
+
+def current_greenlet() -> Any:
+    """Return the greenlet that runs this code; None where nothing here uses greenlets."""
+    greenlet = sys.modules.get("greenlet")
+    return None if greenlet is None else greenlet.getcurrent()
+
+
+def take_up(record: RequestRecord, worker: Any) -> RequestRecord | None:
+    """Note that a worker works for a request from now on; return what it worked for before, to be restored."""
+    before = working.get(worker)
+    working[worker] = record
+    return before
+
+
+def put_down(worker: Any, before: RequestRecord | None) -> None:
+    """Note that a worker works for what it worked for before."""
+    if before is None:
+        working.pop(worker, None)
+    else:
+        working[worker] = before
+
+
+def workers_of(record: RequestRecord) -> list[Any]:
+    """Return the workers of a request, the first one that began first."""
+    return [worker for worker, one in working.copy().items() if one is record]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=working.clear)

@@ -1,0 +1,98 @@
+"""Where the coroutine of a request stands: down to the innermost one that it awaits, in other tasks too."""
+
+from __future__ import annotations
+
+import gc
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.sources.awaited import is_future
+from stagetrace.sources.stacks import MAX_KEPT, Place, Stack, frames_from, is_ours, place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextvars import Context
+    from types import FrameType
+
+    from stagetrace.sources.awaited import Tasks
+
+MAX_AWAITED: Final = 200  # coroutines and futures, each awaited by the one before
+_KINDS: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
+MAX_REFERENTS: Final = 16  # of an iterator that stands for an awaitable
+
+
+def of_coroutine(
+    work: Any, thread_frame: FrameType | None, tasks: Tasks, belongs: Callable[[Context], bool]
+) -> tuple[Stack, bool]:
+    """Return the stack of a request's coroutine or asynchronous generator, and whether it runs.
+
+    The thread of its event loop stands at `thread_frame`. Where the coroutine only listens for the disconnect of the
+    client, the stack goes on in another task of the request, by its context: one that `belongs`.
+    """
+    running = {frame: at for at, frame in enumerate(frames_from(thread_frame))}
+    places: list[Place] = []
+    awaited, is_beside = work, False
+    for _ in range(MAX_AWAITED):
+        if awaited is None:
+            break
+        if is_future(awaited):
+            following = _behind(awaited, running, tasks)
+            if following is None and not is_beside and _listens(places):
+                is_beside = True
+                following = _first(tasks.beside(awaited, belongs), running)
+            awaited = following
+            continue
+        frame, awaited = _step(awaited)
+        if frame in running:
+            inner = [place_of(one) for one, at in running.items() if at <= running[frame]]
+            return _joined(inner, places), True
+        if frame is not None:
+            places.append(place_of(frame))
+    return _joined([], places), False
+
+
+def _joined(inner: Sequence[Place], outer: Sequence[Place]) -> Stack:
+    return tuple([*inner, *reversed(outer)][:MAX_KEPT])
+
+
+def _step(awaited: Any) -> tuple[FrameType | None, Any]:
+    """Return the frame of an awaitable, None if it has none, and what it awaits itself."""
+    kind = type(awaited)
+    if kind is GeneratorType:
+        return awaited.gi_frame, awaited.gi_yieldfrom
+    if kind is AsyncGeneratorType:
+        return awaited.ag_frame, awaited.ag_await
+    if hasattr(kind, "cr_frame"):  # a coroutine, Cython's too
+        return awaited.cr_frame, awaited.cr_await
+    # An iterator of the interpreter's: of a coroutine, of a future, of one step of an asynchronous generator.
+    return None, next(filter(_is_awaitable, gc.get_referents(awaited)[:MAX_REFERENTS]), None)
+
+
+def _is_awaitable(thing: Any) -> bool:
+    return isinstance(thing, _KINDS) or is_future(thing) or type(thing).__name__ == "async_generator_asend"
+
+
+def _behind(future: Any, running: Mapping[FrameType, int], tasks: Tasks) -> Any:
+    """Return what a future waits for: a coroutine, or another future; None if that is unknown, or it is done."""
+    if future.done():
+        return None
+    if hasattr(type(future), "get_coro"):
+        return future.get_coro()
+    return _first(tasks.behind(future), running)
+
+
+def _first(futures: Iterable[Any], running: Mapping[FrameType, int]) -> Any:
+    """Return the future whose task runs at the moment, else the first; None of none."""
+    first = None
+    for future in futures:
+        if hasattr(type(future), "get_coro") and _step(future.get_coro())[0] in running:
+            return future
+        if first is None:
+            first = future
+    return first
+
+
+def _listens(places: list[Place]) -> bool:
+    """Return whether a coroutine is in our `receive`, and awaits no part of the body: that would be in `watched`."""
+    ours = [code for code, _ in places if is_ours(code)]
+    return bool(ours) and ours[-1].co_name == "__call__" and ours[-1].co_filename.endswith("channels.py")
