@@ -69,7 +69,7 @@ def functions(stalls: Sequence[Stall], of: str) -> list[set[str]]:
 
 
 def look_at(record: RequestRecord) -> list[Stall]:
-    return Look(time.time_ns(), 0).in_the_way_of(record)
+    return Look(time.time_ns(), 0).in_the_way_of(record, runs=True)
 
 
 def test_threads_that_compute_at_one_line_are_one_rival() -> None:

@@ -21,14 +21,15 @@ from stagetrace.sources.thread_cpu import AT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from types import CodeType
 
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.segments import Segment
-    from stagetrace.sources.stacks import Place, Stack
+    from stagetrace.sources.stacks import NamedCode, Place, Stack
 
 MAX_RECENT: Final = 256  # stacks of threads
 MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
-RIVAL_SHARE: Final = 3  # a line that computed for so large a part of the time (1/n) is a rival: two may share the GIL
+RIVAL_SHARE: Final = 5  # a function that computed for 1/n of the time is a rival: threads share the GIL, and lack CPUs
 SOCKET: Final = "socket"
 SERVER_THREADS: Final = "server_threads"
 
@@ -72,9 +73,10 @@ class Look:
             _recent.append(Seen(self.now, thread, stack, self.gil_ns))
         return stack
 
-    def has_its_thread(self, record: RequestRecord, *, runs: bool) -> bool:
+    def has_its_thread(self, record: RequestRecord) -> bool:
         """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
-        return bool(self.note_thread(record)) and not record.threads and (record.work is None or runs)
+        is_busy, work = bool(self.note_thread(record)), record.work
+        return is_busy and not record.threads and (work is None or getattr(work, "cr_running", False))
 
     def in_the_way_of(self, record: RequestRecord, *, runs: bool) -> list[Stall]:
         """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
@@ -105,15 +107,15 @@ class Look:
         return by_line(self.now, POOL, [stack for stack in works if stack], self.gil_ns)
 
     def _rival(self, own: Sequence[int]) -> Stack:
-        """Return the stack of the thread that computed most since the look before, at the line that did; () of none."""
-        by_place: dict[Place, list[tuple[int, Stack]]] = {}
+        """Return the stack of the thread that computed most since the look before, in the function that did."""
+        by_function: dict[CodeType | NamedCode, list[tuple[int, Stack]]] = {}
         for thread, took in self._computed.items():
             if thread not in own and took * 4 * RIVAL_SHARE >= self._took:
                 stack = self._work(thread)[0] or of_frame(self.frames.get(thread))
                 place = application_place(stack)
                 if place is not None and not _is_ours(stack):
-                    by_place.setdefault(place, []).append((took, stack))
-        most = max(by_place.values(), key=lambda those: sum(took for took, _ in those), default=[])
+                    by_function.setdefault(place[0], []).append((took, stack))
+        most = max(by_function.values(), key=lambda those: sum(took for took, _ in those), default=[])
         if not most or sum(took for took, _ in most) * RIVAL_SHARE < self._took:
             return ()
         return max(most, key=lambda one: one[0])[1]

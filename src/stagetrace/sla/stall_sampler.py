@@ -121,9 +121,7 @@ class StallSampler:
                     seen = seen or Look(now, waited_ns)
                     if later.since <= now:
                         _sample(later.record, seen, stacks)
-                    next_at = (
-                        now + 1 if later.since <= now or _has_its_thread(later.record, seen, stacks) else later.since
-                    )
+                    next_at = now + 1 if later.since <= now or seen.has_its_thread(later.record) else later.since
                     later = later._replace(times=tuple(at for at in later.times if at >= next_at))
                 if later.times:
                     kept.append(later)
@@ -226,10 +224,6 @@ def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
     stalls += seen.in_the_way_of(record, runs=runs)
     if stalls and not record.closed:
         record.add_stalls(stalls)
-
-
-def _has_its_thread(record: RequestRecord, seen: Look, stacks: RequestStacks) -> bool:
-    return seen.has_its_thread(record, runs=stacks.of(record)[1])
 
 
 stall_sampler: Final = StallSampler()
