@@ -20,7 +20,7 @@ from backend.processes import until
 from backends import CONFIG, Jaeger, free_port, run_collector, run_jaeger, run_prometheus
 from conftest import need
 from services import recorded, run_service
-from stagetrace.page.asked import Asked
+from stagetrace.page.asked import SHARED, Asked
 from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ def test_a_link_leads_to_a_view(link: str) -> None:
         url = url.replace(name, value)
     assert "$" not in url
     path, query = urlsplit(url).path, urlsplit(url).query
-    assert [view for view in VIEWS if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", view.path), path)]
+    (view,) = [view for view in VIEWS if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", view.path), path)]
     asked = Asked.of(parse_qsl(query, strict_parsing=bool(query)), {}, "1h")
+    assert asked.params.keys() <= {*SHARED, *view.keeps}
     assert asked.selection.service in (None, SERVICE)

@@ -62,6 +62,7 @@ def test_a_link_leads_to_a_view(pattern: dict[str, str], jaeger: Jaeger) -> None
     assert view.name != "trace" or path.endswith(trace["traceID"])
     since_ns, until_ns = asked.window_ns
     assert since_ns < min(span["startTime"] for span in trace["spans"]) * 1000 < until_ns
+    assert asked.selection.codes == (("ranker/model.py:12 in forward",) if "code=" in query else ())
     assert asked.selection.route in (None, "/predict", "/embed", "/rank", "Predict")
 
 
@@ -69,8 +70,8 @@ def test_first_tags_are_those_of_a_breach(jaeger: Jaeger) -> None:
     """Tags with the first prefixes stand first; each prefix is one of a real breach."""
     tags = {tag["key"] for span in a_breach(jaeger)["spans"] for tag in span["tags"]}
     prefixes = UI["topTagPrefixes"]
-    assert prefixes[:3] == ["sla.breached", "sla.breach.cause", "sla.breach.stage"]
-    assert tags.issuperset(prefixes[:4])
+    assert prefixes[:4] == ["sla.breached", "sla.breach.cause", "sla.breach.stage", "sla.breach.code"]
+    assert tags.issuperset(prefixes[:5])
 
 
 def a_breach(jaeger: Jaeger) -> dict[str, Any]:

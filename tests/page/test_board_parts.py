@@ -78,6 +78,15 @@ def test_met_objectives_have_their_breaches_named(tmp_path: Path) -> None:
     assert "All objectives are met: 1 of 201 judged requests is a breach, in inference because of gc." in told
 
 
+def test_a_line_of_code_is_said_to_narrow_nothing(tmp_path: Path) -> None:
+    """The figures count all requests, whatever line is chosen."""
+    made = [*some(20), *some(2, 100, stages=LATE, attributes={"sla.breach.code": "app.py:41 in predict"})]
+    told = text_of("now", tmp_path, made, ("code", "app.py"))
+    assert "The chosen line of code does not narrow these figures" in told
+    assert "22 requests 2 breaches" in told
+    assert "does not narrow" not in text_of("now", tmp_path / "other", made)
+
+
 def test_many_causes_are_shown_together(tmp_path: Path) -> None:
     made = [
         one for place in range(10) for one in some(10 - place, 100 * place + 1, stages=LATE, cause=f"cause {place}")

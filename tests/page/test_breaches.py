@@ -15,8 +15,9 @@ import pytest
 from playwright.sync_api import expect
 
 from backend.running import run_up
-from page.conftest import containing, settle
+from page.conftest import containing, settle, violations
 from page.data import CODES, MANY
+from stagetrace.output.times import UTC, shown
 from store.feed import export
 from store.spans import ALL
 
@@ -168,6 +169,45 @@ def test_a_line_of_code_is_shown_counted_and_filtered_by(open_page: OpenPage, br
     settle(page)
     expect(page.locator("#list [data-row]")).to_have_count(100)
     expect(page.locator("#list [data-row] code")).to_have_count(0)
+
+
+def test_breaches_that_are_alike_are_groups(open_page: OpenPage, breaches: list[dict[str, Any]]) -> None:
+    """Each with its number, first and last, and a link to its list; those without a line say so."""
+    page = open_page("many", "/breaches?sort=overrun&cause=lock_wait&cause=cpu_wait")
+    page.get_by_role("link", name="groups").click()
+    settle(page)
+    chosen = [one for one in breaches if one["cause"] != "compute"]
+    of = Counter((one["route"], one["cause"], one["code"]) for one in chosen)
+    expect(page.locator("#shown")).to_contain_text(f"{len(of)} of {len(of)} groups of breaches")
+    assert violations(page) == []
+    rows = [[cell.inner_text().strip() for cell in row.locator("td").all()] for row in page.locator("[data-row]").all()]
+    found = [(row[1], row[2].split()[-1], None if row[3] == "(none)" else row[3]) for row in rows]
+    assert dict(zip(found, (int(row[0].replace(",", "")) for row in rows), strict=True)) == of
+    assert [row[0] for row in rows] == [f"{number:,}" for number in sorted(of.values(), reverse=True)]
+    at = next(at for at, (_, _, code) in enumerate(found) if code is not None)
+    group = [one for one in chosen if (one["route"], one["cause"], one["code"]) == found[at]]
+    starts = [one["start_unix_nano"] for one in group]
+    assert rows[at][4:6] == [shown(ns, UTC, 0) for ns in (min(starts), max(starts))]
+    worst = max(group, key=lambda one: one["overrun_ms"])["trace_id"]
+    assert worst in (page.locator("[data-row]").nth(at).get_by_role("link").last.get_attribute("href") or "")
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for _ in range(at + 1):
+        page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.locator("#shown")).to_have_text(f"1 to 100 of {len(group):,} breaches")
+    expect(page).not_to_have_url(containing("groups"))
+    expect(page).to_have_url(containing("sort=overrun"))
+
+
+def test_groups_are_those_of_the_command(open_page: OpenPage) -> None:
+    page = open_page("many", f"/breaches?groups=1&{NARROW}")
+    page.get_by_text("The same as JSON").click()
+    words = shlex.split(page.locator("#command").inner_text())
+    done = subprocess.run([sys.executable, "-m", "stagetrace.cli.main", *words[1:]], capture_output=True, check=True)
+    printed = json.loads(done.stdout)["groups"]
+    assert page.locator("[data-row] td:first-child").all_inner_texts() == [f"{one['breaches']:,}" for one in printed]
+    assert page.locator("[data-row] td:nth-child(4)").all_inner_texts() == [one["code"] for one in printed]
 
 
 def test_the_keyboard_goes_through_all_rows(open_page: OpenPage) -> None:

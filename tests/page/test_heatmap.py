@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 
 from answers.made import MS, NOON, Made, kept, store
 from page.conftest import containing, settle, violations
+from page.data import CODES
 from stagetrace.output.answer import Answer
 from stagetrace.output.times import moment, zone
 from stagetrace.page.asked import Asked
@@ -103,6 +104,16 @@ def test_dragging_selects_a_box_that_is_in_the_url_and_back_undoes_it(open_page:
     assert asked(page) == {}
     page.go_forward()
     below(page, "the box")
+
+
+def test_causes_have_the_line_of_most(open_page: OpenPage) -> None:
+    page = open_page("many", "/heatmap?since=2h")
+    below(page, "the breaches")
+    row = page.locator("#box tr", has=page.get_by_role("link", name="lock_wait"))
+    line = row.locator("a:has(code)")
+    assert line.inner_text() in CODES["lock_wait"]
+    assert urlencode({"code": line.inner_text()}) in (line.get_attribute("href") or "")
+    assert page.locator("#box tr", has=page.get_by_role("link", name="cpu_wait")).locator("code").count() == 0
 
 
 def test_a_link_restores_the_box(open_page: OpenPage) -> None:

@@ -93,6 +93,11 @@ def facets_of(rows: Iterable[Mapping[str, Any]], asked: Asked, own: Own) -> list
     return [_facet(kind, found[kind.name], asked, own) for kind in KINDS if kind.name in found]
 
 
+def other_segments(key: str, asked: Asked) -> list[str]:
+    """Return the filters by attributes other than one."""
+    return [one for one in asked.params.get("segment", ()) if one.partition("=")[0] != key]
+
+
 def chips(asked: Asked, own: Own) -> list[Chip]:
     """Return all filters that are active, time aside."""
     found = [
@@ -148,5 +153,4 @@ def _toggled(kind: _Kind, text: str, asked: Asked, own: Own) -> str:
 
 def _without_segment(key: str, asked: Asked, own: Own, added: Sequence[str] = ()) -> str:
     """Return the list without the filter by an attribute, or with another one in its place."""
-    kept = [one for one in asked.params.get("segment", ()) if one.partition("=")[0] != key]
-    return asked.url(_PATH, **{**own, "segment": [*kept, *added]})
+    return asked.url(_PATH, **{**own, "segment": [*other_segments(key, asked), *added]})

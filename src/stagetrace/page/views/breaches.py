@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.analysis import breach_groups
 from stagetrace.output.breaches import as_json, blamed, owners_of
 from stagetrace.output.times import UTC, shown
 from stagetrace.page.asked import REPEATED, SHARED, BadRequest
 from stagetrace.page.base import File, Part, View
-from stagetrace.page.breach_facets import MOST, Facet, chips, conditions, facets_of, windowed
+from stagetrace.page.breach_facets import MOST, Facet, chips, conditions, facets_of, other_segments, windowed
 from stagetrace.page.breach_rows import rows_of
-from stagetrace.semconv import SLA_BREACH_MISSED
+from stagetrace.semconv import SLA_BREACH_MISSED, SLA_BREACH_STAGE
 from stagetrace.sla.cause import DOWNSTREAM
 from stagetrace.store import answers
 from stagetrace.store.answers import Place
@@ -22,15 +23,17 @@ from stagetrace.store.answers import Place
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stagetrace.analysis.breach_groups import Group
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
     from stagetrace.store.base import Reader, Selection
 
 ROWS: Final = 100  # of one page of the list
+GROUPS: Final = 100
 EXPORTED: Final = 10_000
 SORTS: Final = {"start": "newest", "overrun": "most over", "duration": "slowest"}
-# Parameters of this view: by what it is sorted, and whether requests are listed that are no breach.
-OWN: Final = ("sort", "all")
+# Parameters of this view: by what it is sorted, whether requests are listed that are no breach, and whether groups are.
+OWN: Final = ("sort", "all", "groups")
 
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
@@ -40,7 +43,9 @@ def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
         "chips": chips(asked, _own(asked)),
         "sorts": [(word, _url(asked, sort=key), key == _sort(asked)) for key, word in SORTS.items()],
         "everything": _is_of_all(asked),
-        "toggle": _url(asked, all=None if _is_of_all(asked) else "1"),
+        "toggle": _url(asked, all=None if _is_of_all(asked) else "1", groups=None),
+        "grouped": _is_grouped(asked),
+        "toggle_groups": _url(asked, groups=None if _is_grouped(asked) else "1", all=None),
         "command": _command(asked, site),
         "exported": EXPORTED,
     }
@@ -80,6 +85,30 @@ def listed(asked: Asked, reader: Reader, site: Site) -> Part:
     return Part("breaches_list.html", values, reason)
 
 
+def groups(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return the groups of breaches that are alike, the largest ones."""
+    del site
+    with reader.relations(replace(asked.selection, breached=True)) as relations:
+        found = breach_groups.ask(relations, GROUPS)
+        reason = relations.reason
+    most = max((one.breaches for one in found.groups), default=1)
+    rows = [(one, _group_url(asked, one), round(100 * one.breaches / most, 2)) for one in found.groups]
+    values = {"rows": rows, "different": found.different, "services": len({one.service for one in found.groups})}
+    return Part("breaches_groups.html", values, reason)
+
+
+def _group_url(asked: Asked, group: Group) -> str:
+    """Return the list of a group: of all that it has, since no URL selects what lacks something."""
+    changes: dict[str, str | Sequence[str] | None] = {"service": group.service, "route": group.route}
+    if group.cause is not None:
+        changes["cause"] = group.cause
+    if group.code is not None:
+        changes["code"] = group.code
+    if group.stage is not None:
+        changes["segment"] = [*other_segments(SLA_BREACH_STAGE, asked), f"{SLA_BREACH_STAGE}={group.stage}"]
+    return _url(asked, groups=None, **changes)
+
+
 def owners(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return who owns the time of the rows of a page that waited for another service."""
     del site
@@ -113,7 +142,11 @@ def _selected(asked: Asked) -> Selection:
 
 
 def _is_of_all(asked: Asked) -> bool:
-    return asked.one("all") is not None
+    return asked.one("all") is not None and not _is_grouped(asked)
+
+
+def _is_grouped(asked: Asked) -> bool:
+    return asked.one("groups") is not None
 
 
 def _sort(asked: Asked) -> str:
@@ -151,7 +184,7 @@ def _own(asked: Asked) -> dict[str, str | Sequence[str] | None]:
     return {name: asked.one(name) for name in OWN}
 
 
-def _url(asked: Asked, **changes: str | None) -> str:
+def _url(asked: Asked, **changes: str | Sequence[str] | None) -> str:
     return asked.url("/breaches", **{**_own(asked), **changes})
 
 
@@ -174,6 +207,8 @@ def _command(asked: Asked, site: Site) -> str:
             words += [f"--{name}", value]
     if _is_of_all(asked) and _sort(asked) != "start":
         words += ["--sort", _sort(asked)]
+    if _is_grouped(asked):
+        words.append("--group")
     return shlex.join([*words, "--json"])
 
 
@@ -182,7 +217,7 @@ VIEW: Final = View(
     "Breaches",
     "/breaches",
     "breaches.html",
-    {"facets": facets, "list": listed, "owners": owners, "breaches.json": export},
+    {"facets": facets, "list": listed, "groups": groups, "owners": owners, "breaches.json": export},
     shell,
     keeps=OWN,
 )
