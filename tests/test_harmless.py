@@ -65,9 +65,12 @@ PARTS = parts("""
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     instrumentation.models.marked: attributes_of_call between
-    sla.finish: breakdown_of _cause _explained _breakdown judge decide Decided.block Decided.with_culprit
+    sla.finish: breakdown_of _cause _explained _breakdown _placed judge decide Decided.block Decided.with_culprit
     sla.breakdown: overlap
-    sla.in_the_way: waited_behind
+    sla.in_the_way: waited_behind of_threads
+    sla.stall_sampler: StallSampler.look StallSampler._watched Look
+    recording.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
+    sla.code: code_of events_of short_path printable
     sla.code: order_of
     instrumentation.asgi.serve: _url
     instrumentation.asgi.request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
@@ -197,6 +200,15 @@ def test_a_part_that_fails_as_a_service_starts_changes_no_answer_and_is_said_onc
     ours = Counter(line for line in said if line.startswith("stagetrace:"))
     assert len(ours) >= parts.count(",") + 1, service.log
     assert set(ours.values()) == {1}
+
+
+def test_a_sampler_of_late_requests_that_hangs_delays_none(untraced: list[Any], tmp_path: Path) -> None:
+    with run_sink() as sink:
+        env = environment(sink.endpoint, HANG="stagetrace.sla.in_the_way:of_threads")
+        with run_service(tmp_path, "broken", env=env) as service:
+            assert answers(service) == untraced
+            service.stop()
+            assert "stagetrace.sources.stacks" not in service.log
 
 
 def part_answers(service: Service, requests: Any = PART_REQUESTS, first: int = 0) -> list[Any]:

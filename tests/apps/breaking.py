@@ -91,3 +91,6 @@ def forget_failures() -> None:
         recorder._rests.clear()
         sys.modules["stagetrace.sla.finish"]._blocks.clear()
         recorder._processor.learned._seen = Seen()
+        sampler, processor = sys.modules["stagetrace.sla.stall_sampler"].stall_sampler, recorder._processor
+        sampler.remove(processor.learned)
+        sampler.add(processor.policy, processor.learned)

@@ -1,0 +1,183 @@
+"""A fault within the sampler costs the sample of one request, is logged once, and at the tenth switches it off."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stagetrace import Policy, guard, log
+from stagetrace.recording.in_flight import NEVER, in_flight
+from stagetrace.recording.record import RequestRecord
+from stagetrace.sla import stall_sampler as module
+from stagetrace.sla.baseline import Baselines
+from stagetrace.sla.stall_sampler import StallSampler
+from stagetrace.sources import stacks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+AGO = 10**9  # nanoseconds: requests began so long ago, and are late
+
+
+class Exchange:
+    """What a request's adapter is to the sampler."""
+
+    def method_and_route(self) -> tuple[str | None, str]:
+        return "GET", "/x"
+
+
+class Failing(Exchange):
+    def method_and_route(self) -> tuple[str | None, str]:
+        raise ValueError("injected fault")
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"injected fault: {name}")
+
+
+@pytest.fixture(autouse=True)
+def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(guard, "failures", {})
+    log._logged.clear()
+    monkeypatch.setattr(stacks.SOURCE._switch, "off", False)
+    in_flight.stop()
+    yield
+    in_flight.stop()
+
+
+@pytest.fixture
+def sampler(monkeypatch: pytest.MonkeyPatch) -> StallSampler:
+    """Return a sampler without a thread: the test looks itself."""
+    monkeypatch.setattr(module, "start", lambda *_: None)
+    made = StallSampler()
+    made.add(Policy.parse("* within 1ms"), Baselines())
+    return made
+
+
+@contextmanager
+def waiting(exchange: Exchange | None = None, work: Any = None) -> Iterator[RequestRecord]:
+    """Have a late request wait in a thread of its own."""
+    made: list[RequestRecord] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def handler() -> None:
+        record = RequestRecord(start=time.time_ns() - AGO)
+        record.exchange = exchange or Exchange()  # type: ignore[assignment]
+        record.work = work
+        made.append(record)
+        begun.set()
+        go.wait(60)
+
+    thread = threading.Thread(target=handler)
+    thread.start()
+    try:
+        assert begun.wait(60)
+        yield made[0]
+    finally:
+        go.set()
+        thread.join()
+
+
+def failures() -> dict[str, int]:
+    return dict(guard.failures)
+
+
+def test_a_request_that_cannot_be_judged_costs_the_others_nothing(sampler: StallSampler) -> None:
+    with waiting(Failing()) as bad, waiting() as good:
+        sampler.look(time.time_ns())
+    assert (len(bad.stalls), len(good.stalls)) == (0, 1)
+    assert failures() == {stacks.__name__: 1}
+
+
+@pytest.mark.parametrize("kind", [Hostile, object, int, list])
+def test_what_looks_like_a_coroutine_and_is_none_is_harmless(sampler: StallSampler, kind: type) -> None:
+    with waiting(work=kind()) as bad, waiting() as good:
+        sampler.look(time.time_ns())
+    assert len(good.stalls) == 1
+    assert len(bad.stalls) <= 1
+    assert failures() == ({stacks.__name__: 1} if kind is Hostile else {})
+
+
+def test_a_policy_that_fails_is_logged_once_and_switches_the_sampler_off(
+    sampler: StallSampler, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Policy, "objective", fails)
+    for number in range(guard.LIMIT + 2):
+        assert stacks.SOURCE.is_used is (number < guard.LIMIT)
+        with waiting():
+            sampler.look(time.time_ns())
+    log = capfd.readouterr().err
+    assert log.count("injected fault") == 1
+    assert log.count("switched off in this process") == 1
+    with waiting() as record:
+        assert record.stalls == ()
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("injected fault")
+
+
+@pytest.mark.parametrize("part", ["begin", "end", "set_timer"])
+def test_a_request_is_recorded_and_ends_where_it_cannot_be_kept(
+    part: str, sampler: StallSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_flight, part, fails)
+    record = RequestRecord()
+    record.enter("queue")
+    assert [one.stage for one in record.so_far()][-1] == "queue"
+    try:
+        record.abandon()
+    except RuntimeError:
+        assert part == "end"  # who abandons a request is guarded
+    assert record.closed
+    assert record.stalls == ()
+    assert sampler is not None
+
+
+def recurse(depth: int, then: Callable[[], None]) -> None:
+    recurse(depth - 1, then) if depth else then()
+
+
+def test_a_deep_recursion_is_walked_to_a_bound_and_its_innermost_frames_are_kept(sampler: StallSampler) -> None:
+    begun, go = threading.Event(), threading.Event()
+    made: list[RequestRecord] = []
+
+    def handler() -> None:
+        record = RequestRecord(start=time.time_ns() - AGO)
+        record.exchange = Exchange()  # type: ignore[assignment]
+        made.append(record)
+        recurse(10_000, lambda: (begun.set(), go.wait(60))[1])  # type: ignore[arg-type, return-value]
+
+    before, size = sys.getrecursionlimit(), threading.stack_size(512 * 2**20)
+    sys.setrecursionlimit(30_000)
+    try:
+        thread = threading.Thread(target=handler)
+        thread.start()
+        assert begun.wait(60)
+        sampler.look(time.time_ns())
+        go.set()
+        thread.join()
+    finally:
+        sys.setrecursionlimit(before)
+        threading.stack_size(size)
+    (stall,) = made[0].stalls
+    assert len(stall.stack) == stacks.MAX_KEPT
+    assert {code.co_name for code, _ in stall.stack[-10:]} == {"recurse"}
+    assert failures() == {}
+
+
+def test_a_request_that_has_ended_is_not_sampled(sampler: StallSampler) -> None:
+    with waiting() as ended:
+        sampler.look(time.time_ns())
+        ended.abandon()
+        sampler.look(time.time_ns() + AGO)
+    assert ended.stalls == ()
+    assert (len(in_flight.records), in_flight.due, failures()) == (0, NEVER, {})
