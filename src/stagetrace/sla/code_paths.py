@@ -43,9 +43,11 @@ def short_path(path: str) -> str:
 
 def application_place(stack: Stack) -> Place | None:
     """Return the application's innermost place; where it has none, the outermost one of a library; None of no stack."""
+    own = next((one for one in stack if not is_library(one[0].co_filename) and not is_ours(one[0])), None)
+    if own is not None:
+        return own
     theirs = [place for place in stack if not is_ours(place[0])]
-    own = next((place for place in theirs if not is_library(place[0].co_filename)), None)
-    return own or (theirs[-1] if theirs else None)
+    return theirs[-1] if theirs else None
 
 
 def _after_library_folder(path: str) -> str | None:

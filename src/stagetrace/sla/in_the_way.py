@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.recent import copied
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stagetrace.sources.stacks import NamedCode, Place, Stack
 
 MAX_RECENT: Final = 256  # stacks of threads
+MAX_THREADS: Final = 64  # of a pool, which are looked at: 20 us each
 MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
 RIVAL_SHARE: Final = 5  # a function that computed for 1/n of the time is a rival: threads share the GIL, and lack CPUs
 SOCKET: Final = "socket"
@@ -101,9 +103,10 @@ class Look:
     def _pool(self, pool: Any) -> list[Stall]:
         """Return what the threads of a pool do, by line, the most frequent ones."""
         if pool is WORKER_THREADS:
-            works = [stack for stack, giver in map(self._work, self.frames) if giver in WORKER_THREADS]
+            of_all = map(self._work, self.frames)
+            works = [*islice((stack for stack, giver in of_all if giver in WORKER_THREADS), MAX_THREADS)]
         else:
-            works = [self._work(one.ident)[0] for one in tuple(pool)]
+            works = [self._work(one.ident)[0] for one in tuple(pool)[:MAX_THREADS]]
         return by_line(self.now, POOL, [stack for stack in works if stack], self.gil_ns)
 
     def _rival(self, own: Sequence[int]) -> Stack:

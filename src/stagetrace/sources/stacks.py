@@ -168,10 +168,11 @@ def of_work(frame: FrameType | None) -> tuple[Stack, str]:
 
 
 def _giver(code: CodeType) -> str:
-    found = _found(code, _GIVERS)
-    if not found and ("run_until_complete" in code.co_names or "run_forever" in code.co_names):
+    if code.co_name in _GIVERS and (found := _found(code, _GIVERS)):
+        return found
+    if "run_until_complete" in code.co_names or "run_forever" in code.co_names:
         return code.co_filename  # it calls a loop written in C, which has no frame
-    return found
+    return ""
 
 
 def _found(code: CodeType, known: Mapping[str, tuple[str, ...]]) -> str:
