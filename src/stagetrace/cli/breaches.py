@@ -24,7 +24,7 @@ from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
 from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.breach_groups import Group
+    from stagetrace.analysis.breach_groups import Group, Groups
     from stagetrace.analysis.time_owner import Owner
 
 DESCRIPTION: Final = (
@@ -91,24 +91,17 @@ def _print_groups(
     tally = reader.breaches(replace(wanted, limit=1)).tally
     with reader.relations(replace(wanted, breached=True, limit=None)) as relations:
         found = breach_groups.ask(relations, wanted.limit)
-    more = found.different - len(found.groups)
-    limit = f"limit {wanted.limit} reached, there are {more} smaller groups" if more else None
+    cuts = [reason for reason in (relations.reason, tally.reason) if reason is not None]
     if args.json:
-        show_json(groups_as_json(found, tally, "; ".join(filter(None, (limit, relations.reason))) or None))
-        warn("; ".join(filter(None, (limit, relations.reason, tally.reason))) or None)
-        return tally, relations.complete and not more
-    parts: list[Table | str] = [*summary(tally, wanted, services, args.tz)]
-    if found.groups:
-        parts += ["", _group_table(found.groups, args.tz), ""]
-        if more:
-            parts.append(
-                f"These are the largest {len(found.groups)} of {found.different:,} groups; "
-                f"--limit {found.different} shows all."
-            )
-        trace = f"stagetrace trace {found.groups[0].worst_trace_id} --store {shlex.quote(store_url(args))}"
-        parts.append(f"See the worst of the largest group: {trace}")
-    show(*parts)
-    warn("; ".join(filter(None, (relations.reason, tally.reason))) or None)
+        answer = groups_as_json(found, tally, relations.reason, wanted.limit)
+        show_json(answer)
+        cuts = [answer["reason"]] if "reason" in answer else []
+    else:
+        parts: list[Table | str] = [*summary(tally, wanted, services, args.tz)]
+        if found.groups:
+            parts += ["", _group_table(found.groups, args.tz), "", *_group_steps(found, store_url(args))]
+        show(*parts)
+    warn("; ".join(cuts) or None)
     return tally, relations.complete
 
 
@@ -175,3 +168,12 @@ def _steps(answer: Breaches, url: str) -> list[str]:
         of = f"the newest {len(answer.breaches)} of {answer.tally.missed:,}"
         steps.append(f"These are {of}; --limit {answer.tally.missed} shows all.")
     return [*steps, f"See the newest: stagetrace trace {answer.breaches[0].trace_id} --store {shlex.quote(url)}"]
+
+
+def _group_steps(found: Groups, url: str) -> list[str]:
+    steps = []
+    if len(found.groups) < found.different:
+        of = f"the largest {len(found.groups)} of {found.different:,} groups"
+        steps.append(f"These are {of}; --limit {found.different} shows all.")
+    worst = f"stagetrace trace {found.groups[0].worst_trace_id} --store {shlex.quote(url)}"
+    return [*steps, f"See the worst of the largest group: {worst}"]

@@ -58,14 +58,16 @@ def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
     return {**_tally_json(answer.tally, answer.reason), "breaches": entries}
 
 
-def groups_as_json(found: Groups, tally: Tally, reason: str | None) -> dict[str, Any]:
-    """Return the object that `--group --json` prints; `reason`: what the groups lack."""
+def groups_as_json(found: Groups, tally: Tally, reason: str | None, limit: int | None = None) -> dict[str, Any]:
+    """Return the object that `--group --json` prints; `reason`: what the breaches lack, beside what the limit cuts."""
+    more = found.different - len(found.groups)
+    cut = f"limit {limit} reached, there are {more} smaller groups" if more else None
     groups = [asdict(one) for one in found.groups]
-    return {**_tally_json(tally, reason), "groups": groups, "different": found.different}
+    return {**_tally_json(tally, cut, reason), "groups": groups, "different": found.different}
 
 
-def _tally_json(tally: Tally, reason: str | None) -> dict[str, Any]:
-    cuts = [one for one in (reason, tally.reason) if one is not None]
+def _tally_json(tally: Tally, *reasons: str | None) -> dict[str, Any]:
+    cuts = [one for one in (*reasons, tally.reason) if one is not None]
     return {
         **completeness("; ".join(cuts) or None),
         "requests": tally.requests,
