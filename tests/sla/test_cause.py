@@ -122,12 +122,6 @@ def test_a_breach_names_stage_and_cause_together() -> None:
     )
 
 
-def test_the_evidence_of_a_wait_that_no_hook_knows_says_how_to_learn_more() -> None:
-    assert evidence(parts(io_wait=80), Cause("io_wait", "io_wait")).endswith(
-        '; wrap the call in `stagetrace.stage("...")`, or instrument its client, to see what it waits for'
-    )
-
-
 def test_the_evidence_has_the_numbers_and_that_of_the_cause_first() -> None:
     slow = parts(compute=50, cpu_wait=82, gc=0.1)
     found = cause_of(slow, 82 * MS)

@@ -40,7 +40,7 @@ PHRASES: Final = {
     COMPUTE: "computing",
     UNKNOWN: "of which nothing is known",
 }
-# What to do to learn more.
+# What to do to learn more, where no line of code is known.
 NEXT: Final = {
     IO_WAIT: '; wrap the call in `stagetrace.stage("...")`, or instrument its client, to see what it waits for',
 }
@@ -156,4 +156,4 @@ def evidence(breakdown: Breakdown, cause: Cause, baseline: Baseline | None = Non
         phrases.append(f"an input of {breakdown.size} where {baseline.size:.0f} is usual")
     if cause.word == COLD_START:
         phrases.append("the first call of its model in this process")
-    return ", ".join(phrases) + NEXT.get(cause.word, "")
+    return ", ".join(phrases)

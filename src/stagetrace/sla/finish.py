@@ -24,7 +24,7 @@ from stagetrace.semconv import (
     stage_total_ms,
 )
 from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.cause import GC, UNKNOWN
+from stagetrace.sla.cause import GC, NEXT, UNKNOWN
 from stagetrace.sla.policy import BREACH
 from stagetrace.sla.verdict import GOOD, Streamed, Tokens, Verdict, decide, fallback, judge
 
@@ -160,7 +160,10 @@ def finish(
         return Finished(encode(stages, judged.block(), {}, ()), None, _breakdown(request, stages) if learns else None)
     found = _explained(request, judged, stages, learned, known) or {}
     events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
-    return Finished(encode(stages, None, found, events), found.get(SLA_BREACH_CAUSE, UNKNOWN), None)
+    cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
+    if cause in NEXT and SLA_BREACH_CODE not in found:
+        found[SLA_BREACH_EVIDENCE] += NEXT[cause]
+    return Finished(encode(stages, None, found, events), cause, None)
 
 
 def request_spans(
