@@ -126,12 +126,14 @@ class _RemoteBlock(_Block):
     def __init__(self, context: Context) -> None:
         from opentelemetry import trace
 
+        from stagetrace.recording.in_flight import in_flight
         from stagetrace.recording.record import RequestRecord
 
         self._tracer = trace.get_tracer("stagetrace")
         self._start = time_ns()
         self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
         self._record = RequestRecord(start=self._start)
+        in_flight.end(self._record)  # the request is in flight in another process
         self._record.bind(self._span.get_span_context(), self._start)
         self._context = trace.set_span_in_context(self._span, context)
         super().__init__(self._record, self._context)

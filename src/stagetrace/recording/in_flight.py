@@ -2,25 +2,33 @@
 
 A request passes here as it begins and as it ends, so both are an operation on a set and a comparison. The sampler
 (`sla/stall_sampler.py`) waits for that moment in a thread of its own. While requests are in time the moment is moved on
-before it comes, so nothing wakes up.
+before it comes, or is taken back once none is left, so nothing wakes up (docs/decisions/071).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.guard import guarded
-from stagetrace.real_threads import allocate_lock
-from stagetrace.recording.timer import Timer
+from stagetrace.real_threads import RLock
+from stagetrace.recording import timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.timer import Timer
 
 NEVER: Final = 2**63 - 1  # nanoseconds
+# After a gap between requests the timer is cleared so often, each time that none is left. It takes a tenth of what a
+# wake-up takes, so no sequence of requests pays more than twice of what it would have paid at the least.
+CLEARS: Final = 10
+MOST_MOVES: Final = (
+    32  # of the timer in the time of a bound, where requests take nearly that long; two where they do not
+)
 
 
 class Bounds(NamedTuple):
@@ -41,69 +49,140 @@ class InFlight:
         self.bounds_of: Callable[[RequestRecord], Bounds | None] = lambda _: None
         self.bound_ns = NEVER  # no request is late that has taken less
         self.due = NEVER  # when the sampler wants to look at a request that it has found late
-        self.timer = Timer()
-        self._setting = allocate_lock()  # guards the setting of the timer
-        self._next_at = NEVER  # when it ends
-        self._move_at = 0  # the first request that begins from then on sets it again
-        self._on_moved: Callable[[], None] = lambda: None
+        self.rest_until = 0  # by the clock of time.monotonic_ns: the sampler does not look before
+        self.timer: Timer | None = None  # of this process, once it has had a request
+        self._setting = RLock()  # guards the timer and its setting
+        # A request moves the timer if it does not begin between these, as where the clock was set back,
+        self._moved_at, self._move_at = 0, 0
+        self._end_moves_at = NEVER  # or if it ends from then on
+        self.ends_at = NEVER  # the timer
+        self._clears = 0  # how often to clear the timer
+        self._bound: Callable[[int], int] = lambda _: NEVER
+        self._start: Callable[[Timer], None] = lambda _: None
 
     def watch(
-        self, bound_ns: int, on_moved: Callable[[], None], bounds_of: Callable[[RequestRecord], Bounds | None]
+        self,
+        bound: Callable[[int], int],
+        start: Callable[[Timer], None],
+        bounds_of: Callable[[RequestRecord], Bounds | None],
     ) -> None:
-        """Keep requests from now on; `on_moved` is called, in a request's thread, now and then: at their first one.
+        """Keep requests from now on, none of which is late that has taken less than `bound` of the time now.
 
-        `bounds_of` returns when a request is late, as far as that is known by now; None for never.
+        `start` is called, in a request's thread, with each timer: once in a process. `bounds_of` returns when a request
+        is late, as far as that is known by now; None for never.
         """
-        self.bound_ns, self._on_moved, self._move_at = bound_ns, on_moved, 0
         self.bounds_of = bounds_of
+        self._bound, self._start = bound, start
+        self._move_at, self._clears = 0, CLEARS
         self.is_watched = True
 
     def stop(self) -> None:
         """Keep none any more."""
-        self.is_watched = False
+        self.is_watched, self._clears = False, 0
         self.records.clear()
         self.parts.clear()
+        with self._setting:
+            self._forget_timer()
 
     def begin(self, record: RequestRecord) -> None:
         """Keep a request that begins."""
         self.records.add(record)
-        if record.started >= self._move_at:
+        if not self._moved_at <= record.started < self._move_at:
+            self._move(record.started)
+
+    def began_earlier(self, record: RequestRecord) -> None:
+        """Look again at when a request began that is kept."""
+        if record.started + self.bound_ns < self.ends_at and self.is_watched:
             self._move(record.started)
 
     def end(self, record: RequestRecord) -> None:
         """Let go of a request that has ended, if it is still kept."""
-        self.records.discard(record)
+        records = self.records
+        if record not in records:
+            return
+        records.discard(record)
+        if self._clears and not records:
+            self._clear()
+        elif (now := time.time_ns()) >= self._end_moves_at:
+            self._move(now)
 
     def begin_part(self, record: RequestRecord, late_at: int) -> None:
         """Keep what is done for a request that is late at a time that is known."""
         self.parts[record] = late_at
-        if late_at < self._next_at or record.started >= self._move_at:
+        if late_at < self.ends_at:
             self._move(record.started)
 
     def end_part(self, record: RequestRecord) -> None:
         """Let go of it, if it is still kept."""
-        self.parts.pop(record, None)
+        if self.parts.pop(record, NEVER) <= self.ends_at < NEVER:
+            self._move(time.time_ns())
 
     @guarded
     def _move(self, now: int) -> None:
-        self._on_moved()
-        self.set_timer(now)
+        with self._setting:
+            if self.timer is None:
+                if not self.is_watched:  # any more
+                    return
+                self._open()
+            if now >= self._moved_at + self.bound_ns:  # none began for so long: requests are seldom
+                self._clears = CLEARS
+            self._moved_at = now
+            self.set_timer(now)
+
+    @guarded
+    def _clear(self) -> None:
+        with self._setting:
+            self._clears -= 1
+            self.set_timer(time.time_ns())
 
     def set_timer(self, now: int) -> None:
         """Let the timer end at the next moment at which a request may be late, or the sampler wants to look."""
         with self._setting:
-            next_at = min(self.due, min((one.started for one in self.records.copy()), default=NEVER) + self.bound_ns)
-            self._next_at = next_at = min(next_at, *self.parts.copy().values(), NEVER)
+            # First: a request that begins meanwhile either is seen below, or moves the timer.
+            self._move_at, self._end_moves_at, self.ends_at = 0, NEVER, NEVER
+            self.bound_ns = bound = self._bound(now)
+            oldest = min((one.started for one in self.records.copy()), default=NEVER)
+            self._set_to(min(self.due, oldest + bound, *self.parts.copy().values()))
             # One that begins from now on may be late before that; else, after a while, that moment may be a later one.
-            self._move_at = 0 if next_at > now + self.bound_ns else now + self.bound_ns // 2
-            if next_at >= NEVER:
+            if self.ends_at <= now + bound:
+                self._move_at = self._end_moves_at = now + max((self.ends_at - now) // 2, bound // MOST_MOVES)
+
+    def _set_to(self, end: int) -> None:
+        if self.timer is None:
+            return
+        self.ends_at = min(end, NEVER)
+        try:
+            if end >= NEVER:
                 self.timer.clear()
             else:
-                self.timer.set(max(next_at - time.time_ns(), 0))
+                self.timer.set(max(end - time.time_ns(), self.rest_until - time.monotonic_ns(), 0))
+        except OSError:  # the service has closed its descriptor: the next request gets another
+            self._forget_timer()
+
+    def _open(self) -> None:
+        self.timer = timer.make()
+        try:
+            self._start(self.timer)
+        except BaseException:  # no thread is left, or the interpreter ends
+            self.timer.close()
+            self.stop()
+            raise
+
+    def lose(self, lost: Timer) -> None:
+        """Use a timer no longer, which is gone."""
+        with self._setting:
+            if self.timer is lost:
+                self._forget_timer()
+
+    def _forget_timer(self) -> None:
+        """Leave the timer to its thread, which wakes up and closes it."""
+        if self.timer is not None:
+            with suppress(OSError):
+                self.timer.set(0)
+        self.timer, self.ends_at, self._move_at, self._end_moves_at = None, NEVER, 0, NEVER
 
     def take(self, now: int) -> list[RequestRecord]:
         """Return the requests that may be late by now, and what is done for such; keep them no longer."""
-        self._next_at = NEVER
         latest = now - self.bound_ns
         taken = [one for one in self.records.copy() if one.started <= latest]
         for one in taken:
@@ -114,10 +193,14 @@ class InFlight:
         return taken + parts
 
     def begin_anew(self) -> None:
-        """Forget the parent's requests, in a forked child."""
+        """Forget the parent's requests and its timer, in a forked child."""
         self.records, self.parts = set(), {}
-        self.due, self._next_at, self._move_at = NEVER, NEVER, 0
-        self._setting, self.timer = allocate_lock(), Timer()
+        self._setting = RLock()
+        inherited, self.timer = self.timer, None
+        self._forget_timer()
+        self.due, self.rest_until = NEVER, 0
+        if inherited is not None:
+            inherited.close()
 
 
 in_flight: Final = InFlight()

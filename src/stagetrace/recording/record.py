@@ -158,6 +158,7 @@ class RequestRecord(Marks):
     def wait_since(self, since: int, until: int, attributes: Mapping[str, Any]) -> None:
         """Let it begin earlier, with a wait in a queue: it had been handed on before it was seen here."""
         self.started = min(since, until)
+        in_flight.began_earlier(self)
         self.enter(QUEUE, attributes, at=self.started)
         self.leave(QUEUE, at=until)
 
@@ -400,7 +401,8 @@ class RequestRecord(Marks):
         self.details = self.work = self.greenlet = self.batch = None
         self.stalls = ()
         self.stages = NO_STAGES  # somebody's context may keep this record for long
-        in_flight.end(self)
+        if in_flight.is_watched:
+            in_flight.end(self)
 
     @property
     def cuts(self) -> Sequence[int]:

@@ -1,19 +1,50 @@
-"""A timer that one thread waits for and any thread sets."""
+"""A timer that one thread waits for and any thread sets.
+
+Two implementations, chosen once at import. `KernelTimer` is a timerfd: to set it later, or to clear it, wakes nobody.
+`PythonTimer`, for builds without C, sleeps until the moment that it was set to as the wait began: one that is always
+set later wakes its thread once in that distance.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
+from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock
 
 _NEVER: Final = 2**63 - 1
 _LONGEST_S: Final = 3_600.0  # of one wait
+_DECADES_NS: Final = 2**61
 
 
-class Timer:
-    """Ends once, at the time that was set last; to set it later or to clear it wakes nobody."""
+class Late(NamedTuple):
+    """How long a timer had ended when its thread went on: the wait for a CPU, then that for the GIL, in nanoseconds."""
+
+    cpu_ns: int
+    gil_ns: int
+
+
+class Timer(Protocol):
+    """Ends once, at the time that was set last."""
+
+    def set(self, after_ns: int) -> None:
+        """Let it end after so many nanoseconds. Raise OSError where it is no longer there."""
+
+    def clear(self) -> None:
+        """Let it not end. Raise OSError where it is no longer there."""
+
+    def wait(self) -> Late:
+        """Wait for its end, and clear it. Raise OSError where it is no longer there."""
+
+    def close(self) -> None:
+        """Give back what it has open, in a forked child too; nobody uses it any more."""
+
+
+class PythonTimer:
+    """A `Timer` in Python. The waits for a CPU and for the GIL cannot be told apart here: all counts as the latter."""
 
     def __init__(self) -> None:
         self._woken = allocate_lock()  # released to wake the thread that waits
@@ -22,24 +53,58 @@ class Timer:
         self._until = _NEVER  # when the thread that waits will look by itself
 
     def set(self, after_ns: int) -> None:
-        """Let it end after so many nanoseconds."""
+        """As `Timer` says; so below."""
         self._due = time.monotonic_ns() + after_ns
         if self._due < self._until:
             with suppress(RuntimeError):  # woken already
                 self._woken.release()
 
     def clear(self) -> None:
-        """Let it not end."""
         self._due = _NEVER
 
-    def wait(self) -> int:
-        """Wait for its end, clear it, and return by how many nanoseconds that is past."""
+    def wait(self) -> Late:
         while True:
             due = self._due
             left = due - time.monotonic_ns()
             if left <= 0:
                 self.clear()
-                return -left
+                return Late(0, -left)
             self._until = due
             self._woken.acquire(timeout=min(left / 1e9, _LONGEST_S))
-            self._until = _NEVER
+            self._until = _NEVER  # who sets it from now on wakes
+
+    def close(self) -> None:
+        pass
+
+
+class KernelTimer:
+    """A `Timer` of Linux (native/timer.c)."""
+
+    def __init__(self) -> None:
+        self._interval = _DECADES_NS + int.from_bytes(os.urandom(7), "little")  # by which it is known again
+        self._number: int = _native.make_timer(self._interval)
+
+    def set(self, after_ns: int) -> None:
+        """As `Timer` says; so below."""
+        _native.set_timer(self._number, self._interval, max(after_ns, 1))
+
+    def clear(self) -> None:
+        _native.set_timer(self._number, self._interval, 0)
+
+    def wait(self) -> Late:
+        return Late(*_native.wait_for_timer(self._number, self._interval))
+
+    def close(self) -> None:
+        _native.close_timer(self._number, self._interval)
+
+
+_native = native("timer")
+HAS_KERNEL_TIMERS: Final = hasattr(_native, "make_timer")
+
+
+def make() -> Timer:
+    """Return a new timer, which is not set."""
+    if HAS_KERNEL_TIMERS:
+        with suppress(OSError):  # no descriptor is left, or a sandbox allows none
+            return KernelTimer()
+    return PythonTimer()

@@ -11,7 +11,6 @@ from stagetrace import semconv
 from stagetrace.sla import evidence_machine
 from stagetrace.sla.cause import GC, Baseline, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
-from stagetrace.sla.policy import NEVER_NS
 from stagetrace.sla.verdict import WITHIN
 
 if TYPE_CHECKING:
@@ -118,9 +117,9 @@ class Baselines:
         """Return the p99 of good requests of a route, in nanoseconds; None where too few are known."""
         return self._slow_ns.get(route)
 
-    def shortest_slow_ns(self) -> int:
-        """Return the shortest of all routes' p99; NEVER_NS where none is known."""
-        return min(self._slow_ns.copy().values(), default=NEVER_NS)
+    def slow_routes(self) -> dict[Route, int]:
+        """Return the p99 of all routes of which it is known."""
+        return self._slow_ns.copy()
 
     def of(self, route: Route, size: int | None) -> tuple[Baseline | None, Baseline | None]:
         """Return the baseline of a route, and that of inputs of this size, as far as they are known."""

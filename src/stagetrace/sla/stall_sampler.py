@@ -7,7 +7,6 @@ growing distances.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.timer import Timer
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.policy import Objective, Policy
 
@@ -31,6 +31,8 @@ MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
 MOST_LATE: Final = 200  # requests that are sampled at the same time
 BEFORE: Final = 3  # samples between the p99 of the route and the objective
 LOOKS_BEFORE: Final = 6  # at a request that is in time, while it has a thread for which others may wait
+NOT_BEFORE: Final = 8  # no request is late before so small a part of its objective
+BOUND_KNOWN_NS: Final = 1_000_000_000  # for so long the shortest of all bounds is not worked out again
 FIRST_PART: Final = 16  # the first distance after the objective is so small a part of it; each later one doubles
 
 
@@ -56,8 +58,8 @@ class StallSampler:
 
     def __init__(self) -> None:
         self._judges: list[Judge] = []
-        self._pid = 0  # the process that has the thread
         self._late: list[Late] = []  # the thread's alone
+        self._bound_ns, self._bound_at = NEVER, 0
 
     @guarded
     def add(self, policy: Policy, learned: Baselines) -> None:
@@ -65,34 +67,40 @@ class StallSampler:
         if not SOURCE.is_used or not any(not one.excludes for one in policy.objectives):
             return
         self._judges.append(Judge(policy, learned))
-        in_flight.watch(self._bound_ns(), self._ensure_thread, self.bounds_of)
+        self._bound_at = 0
+        in_flight.watch(self._bound, self._start, self.bounds_of)
 
     @guarded
     def remove(self, learned: Baselines) -> None:
         """Sample no request from now on that is late by the policy which was added with these."""
         self._judges = [one for one in self._judges if one.learned is not learned]
+        self._bound_at = 0
         if not self._judges:
             in_flight.stop()
 
-    def _ensure_thread(self) -> None:
-        if self._pid != os.getpid():
-            self._pid, self._late = os.getpid(), []
-            start(self._run, "stagetrace-stalls")
+    def _start(self, timer: Timer) -> None:
+        self._late = []
+        start(lambda: self._run(timer), "stagetrace-stalls")
 
-    def _run(self) -> None:
-        pid = self._pid
-        while SOURCE.is_used and pid == self._pid:
-            late_ns = in_flight.timer.wait()
+    def _run(self, timer: Timer) -> None:
+        while SOURCE.is_used:
             try:
-                self.look(time.time_ns(), late_ns)
+                late = timer.wait()
+            except OSError:  # the service has closed its descriptor: the next request gets another, with a thread
+                in_flight.lose(timer)
+            if timer is not in_flight.timer:
+                timer.close()
+                return
+            try:
+                self.look(time.time_ns(), late.gil_ns)
             except Exception as error:  # noqa: BLE001 -- the tenth switches it off
                 SOURCE.failed(error)
                 in_flight.set_timer(time.time_ns())
         in_flight.stop()
+        timer.close()
 
     def look(self, now: int, waited_ns: int = 0) -> None:
         """Sample the requests that are late at `now`; the caller ran `waited_ns` later than it was to."""
-        in_flight.bound_ns = self._bound_ns()
         self._late = self._sampled([*self._late, *self._new(now)], now, waited_ns)
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
         in_flight.set_timer(now)
@@ -129,9 +137,11 @@ class StallSampler:
                 SOURCE.failed(error)
         return kept
 
-    def _bound_ns(self) -> int:
-        """Return how long a request takes at least that is late, whichever its route."""
-        return min((_shortest(one) for one in self._judges), default=NEVER)
+    def _bound(self, now: int) -> int:
+        """Return how long a request takes at least that is late at `now`, whichever its route."""
+        if not 0 <= now - self._bound_at < BOUND_KNOWN_NS:
+            self._bound_ns, self._bound_at = min(map(_shortest, self._judges), default=NEVER), now
+        return self._bound_ns
 
     def _watched(self, record: RequestRecord) -> Late:
         """Return when to sample a request, or what is done for one; never where no objective is about it."""
@@ -164,8 +174,8 @@ class StallSampler:
                 continue
             else:
                 bound, gap = _bound(objective, record), _gap(objective)
-            usual = judge.learned.slow_ns((method, route))
-            one = Bounds(record.started, min(bound, usual or bound), bound)
+            late = _late_ns(bound, judge.learned.slow_ns((method, route)))
+            one = Bounds(record.started, late, bound)
             found, chunks = min(found or one, one), gap or chunks
         return found, chunks
 
@@ -200,9 +210,23 @@ def _gap(objective: Objective) -> int:
     return min((one for one in (objective.per_chunk_ns, objective.per_token_ns) if one is not None), default=0)
 
 
+def _late_ns(bound: int, usual: int | None) -> int:
+    """Return after how long a request is late, by its bound, and its route's p99 if that is known.
+
+    Not long before its bound: routes that take a millisecond would have the sampler look at each request of others.
+    """
+    return bound if usual is None else min(bound, max(usual, bound // NOT_BEFORE))
+
+
 def _shortest(judge: Judge) -> int:
-    bounds = [_within(one) for one in judge.policy.objectives if not one.excludes]
-    return min(*bounds, judge.learned.shortest_slow_ns(), NEVER)
+    """Return the shortest time after which a request is late, of those whose route is known and of others."""
+    policy, learned = judge
+    bounds = [_within(one) for one in policy.objectives if not one.excludes]
+    for route, usual in learned.slow_routes().items():
+        objective = policy.objective(*route)
+        if objective is not None and not objective.excludes:
+            bounds.append(_late_ns(_within(objective), usual))
+    return min(*bounds, NEVER)
 
 
 def _within(objective: Objective) -> int:
