@@ -100,7 +100,11 @@ PARTS = parts("""
     otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
     otlp.encode.span_encoder: _append_attributes _append_rest _span
     instrumentation.thread_pools.executors: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait
-    instrumentation.thread_pools.executors: carry_into
+    instrumentation.thread_pools.executors: carry_into this_worker take_up
+    recording.pool_task: this_worker take_up put_down
+    api.carrier: worker_here take_up put_down
+    sla.request_stack: of_coroutine of_frame waits_for_thread workers_of
+    instrumentation.batching.gathered_batch: worker_here take_up put_down
     instrumentation.thread_pools.anyio: _default_limiter wait
     instrumentation.batching.queues: future_in Item.__init__ note_taken _await_result
     instrumentation.batching.queued_items: Item._is_waiter Item.note_taken Item._report Item.forget

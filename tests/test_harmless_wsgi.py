@@ -61,6 +61,7 @@ PARTS = parts("""
     instrumentation.wsgi.response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
     instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
     sla.entry_recorder: EntryRecorder.end
+    sla.request_stack: of_request
     instrumentation.models.sklearn: description
 """)
 # Where a request begins, ends and passes through us: in each server.

@@ -100,8 +100,14 @@ class _Block:
 
         self._entered = current.set(record)
         self._attached = attach(context)
-        self._worker = None if record is None else worker_here()
-        self._before = None if record is None else take_up(record, self._worker)
+        self._worker = self._before = None
+        if record is not None:
+            self._take_up(record)
+
+    @guarded
+    def _take_up(self, record: RequestRecord) -> None:
+        self._worker = worker_here()
+        self._before = take_up(record, self._worker)
 
     @guarded_end
     def end(self, error: BaseException | None) -> None:
@@ -111,10 +117,10 @@ class _Block:
         try:
             self._end_span(error)
         finally:
-            if self._worker is not None:
-                put_down(self._worker, self._before)
             detach(self._attached)
             current.reset(self._entered)
+            if self._worker is not None:
+                put_down(self._worker, self._before)
 
     def _end_span(self, error: BaseException | None) -> None:
         pass

@@ -42,18 +42,19 @@ class PoolTask:
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""
-        first = None
+        first = worker = before = None
         try:
             first = self._begin()
+            worker = this_worker()
+            before = take_up(self._record, worker)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)
-        record, worker = self._record, this_worker()
-        before = take_up(record, worker)
         try:
             return self._function(*args)
         finally:
             try:
-                put_down(worker, before)
+                if worker is not None:
+                    put_down(worker, before)
                 self._ended = now = time_ns()
                 thread_cpu.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:

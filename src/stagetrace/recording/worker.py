@@ -245,11 +245,12 @@ def _come_in(work: Work | Batch) -> tuple[Any, Any, Any]:
     span = RequestSpan(NonRecordingSpan(work.entry), work)  # type: ignore[arg-type]  # it has one
     work.thread = get_ident()
     worker = worker_here()
-    return current.set(work), attach(trace.set_span_in_context(span, Context())), (worker, take_up(work, worker))
+    taken = worker, take_up(work, worker)
+    return current.set(work), attach(trace.set_span_in_context(span, Context())), taken
 
 
 @guarded_end
 def _go_out(entered: Any, attached: Any, taken: tuple[Any, RequestRecord | None]) -> None:
-    put_down(*taken)
     detach(attached)
     current.reset(entered)
+    put_down(*taken)

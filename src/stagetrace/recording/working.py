@@ -30,7 +30,7 @@ def task_here() -> Any:
     """Return the coroutine of the asyncio task that runs this code; None outside of tasks."""
     asyncio: Any = sys.modules.get("asyncio")
     task = None if asyncio is None or asyncio._get_running_loop() is None else asyncio.current_task()  # noqa: SLF001
-    return None if task is None else task.get_coro()
+    return task.get_coro() if hasattr(task, "get_coro") else None
 
 
 def current_greenlet() -> Any:

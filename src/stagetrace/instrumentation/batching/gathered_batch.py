@@ -112,11 +112,13 @@ class GatheredBatch(Batch):
 
     @guarded_end
     def _leave(self) -> None:
-        worker = worker_here()
-        call = next((one for one in self._calls if one[0] == worker), self._calls[-1])
-        self._calls.remove(call)
-        put_down(*call)
-        self.settle()
+        try:
+            worker = worker_here()
+            call = next((one for one in self._calls if one[0] == worker), self._calls[-1])
+            self._calls.remove(call)
+            put_down(*call)
+        finally:
+            self.settle()
 
     def _mark_uncertain(self) -> None:
         self.closed = True

@@ -62,7 +62,8 @@ class ServedCall:
         from opentelemetry.context import attach
 
         worker = worker_here()
-        self._tokens = attach(self.context()), current.set(self.record), (worker, take_up(self.record, worker))
+        taken = worker, take_up(self.record, worker)
+        self._tokens = attach(self.context()), current.set(self.record), taken
 
     @guarded_end
     def leave(self) -> None:
@@ -71,9 +72,9 @@ class ServedCall:
 
         if self._tokens is not None:
             (attached, entered, taken), self._tokens = self._tokens, None
-            put_down(*taken)
             current.reset(entered)
             detach(attached)
+            put_down(*taken)
 
     @contextmanager
     def serving(self) -> Iterator[None]:

@@ -65,7 +65,7 @@ class Job:
             return function(*args, **kwargs)
         finally:
             if worker is not None:
-                put_down(worker, before)
+                _put_down(worker, before)
             if tokens is not None:
                 _exit(*tokens)
 
@@ -117,6 +117,9 @@ def _enter(record: RequestRecord | None, context: Any) -> tuple[Any, Any]:
     except Exception:
         current.reset(entered)
         raise
+
+
+_put_down = guarded_end(put_down)
 
 
 @guarded_end
