@@ -100,7 +100,8 @@ class _Block:
 
         self._entered = current.set(record)
         self._attached = attach(context)
-        self._worker = self._before = None
+        self._worker: Any = None
+        self._before: RequestRecord | None = None
         if record is not None:
             self._take_up(record)
 

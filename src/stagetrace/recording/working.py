@@ -29,7 +29,7 @@ def worker_here() -> Any:
 def task_here() -> Any:
     """Return the coroutine of the asyncio task that runs this code; None outside of tasks."""
     asyncio: Any = sys.modules.get("asyncio")
-    task = None if asyncio is None or asyncio._get_running_loop() is None else asyncio.current_task()  # noqa: SLF001
+    task: Any = None if asyncio is None or asyncio._get_running_loop() is None else asyncio.current_task()  # noqa: SLF001
     return task.get_coro() if hasattr(task, "get_coro") else None
 
 
