@@ -87,7 +87,7 @@ def hostile() -> Iterable[ExportTraceServiceRequest]:
     message = ExportTraceServiceRequest()
     for number in range(100):
         service = HOSTILE + "s" * 500
-        _add(message, chance, now - number * MINUTE // 4, is_late=bool(number % 2), service=service)
+        _add(message, chance, now - number * MINUTE // 4, is_late=not number % 2, service=service)
     resource, scope = message.resource_spans[0].resource, message.resource_spans[0].scope_spans[0]
     scope.scope.name = scope.scope.version = HOSTILE
     for key in (HOSTILE, "deployment.environment.name", "service.version", "service.instance.id"):
@@ -118,7 +118,7 @@ def _spoil_events(span: Span) -> None:
     """Make the values of events hostile, the numbers of every second breach too; add an event whose name is."""
     for event in span.events:
         for attribute in event.attributes:
-            if attribute.value.HasField("string_value") or span.start_time_unix_nano % 2:
+            if attribute.value.HasField("string_value") or span.span_id[0] % 2:
                 attribute.value.string_value = HOSTILE
     put(span.events.add(time_unix_nano=span.start_time_unix_nano, name=HOSTILE), {HOSTILE: HOSTILE})
 

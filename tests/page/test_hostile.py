@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from page.data import HOSTILE, fill
+from page.data import HOSTILE, HOSTILE_TRACE, fill
 from page.markup import Markup
 from page.paths import ALL_PARTS, ALL_SHELLS, paths
 from page.serving import AS_BROWSER, AS_PART, Served, run_page
@@ -75,6 +75,13 @@ def test_hostile_names_are_shown_somewhere(page: Served) -> None:
     """What the tests above look at has them."""
     texts = [found.text for path in ALL_PARTS if (found := check(page, path, 200, 400, 404)) is not None]
     assert any("<x-evil" in text for text in texts)
+
+
+def test_hostile_stacks_are_shown(page: Served) -> None:
+    """The trace that the tests look at is a breach that has some, with hostile lines."""
+    found = check(page, f"/trace/{HOSTILE_TRACE}/body", 200)
+    assert found is not None
+    assert re.search(r"Where it stood.*<x-evil.*in </script>.*Stack, \d+ frame", found.text, re.DOTALL)
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
