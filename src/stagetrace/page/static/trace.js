@@ -205,8 +205,9 @@ function pointers(state) {
   picture.addEventListener("focusin", (event) => {
     const found = row(event);
     if (found) state.current = Number(found.dataset.number);
-    if (event.target.dataset.mark) light(null, event.target.dataset.mark);
+    light(found?.dataset.key ?? null, event.target.dataset.mark);
   });
+  picture.addEventListener("focusout", () => light(null));
   picture.addEventListener("wheel", (event) => {
     if (!event.ctrlKey) return;
     event.preventDefault();
