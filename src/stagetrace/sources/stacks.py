@@ -55,6 +55,7 @@ _ENTRIES: Final = tuple(
 )
 # So, but only this function of the file.
 _ENTRY_CALLS: Final = ((_OURS + "instrumentation/thread_pools/executors.py".replace("/", os.sep), "__call__"),)
+_GREEN_SLEEPERS: Final = f"{os.sep}gevent{os.sep}thread.py"
 _SLEEPERS: Final = tuple(
     str(Path(os.__file__).parent / name) for name in ("threading.py", "queue.py", f"concurrent{os.sep}futures{os.sep}")
 )
@@ -138,8 +139,9 @@ def _is_entry(code: CodeType | NamedCode) -> bool:
 
 
 def waits_for_thread(stack: Stack) -> bool:
-    """Return whether code stands where it waits for another thread, by the means of the standard library."""
-    return bool(stack) and stack[0][0].co_filename.startswith(_SLEEPERS)
+    """Return whether code stands where it waits for another thread, by the means of the standard library or gevent."""
+    file = stack[0][0].co_filename if stack else ""
+    return file.startswith(_SLEEPERS) or file.endswith(_GREEN_SLEEPERS)
 
 
 def of_greenlet(greenlet: Any, thread_frame: FrameType | None) -> Stack:

@@ -1,0 +1,92 @@
+"""A breach names the line at which its request stood, whatever thread, task or greenlet carried it, in real servers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import APPS, Service, asgi_command, run_service, wsgi_command
+from stagetrace.sources import stacks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from sink import Sink
+
+pytestmark = [
+    pytest.mark.usefixtures("services"),
+    pytest.mark.skipif(stacks.SOURCE.lacks is not None, reason="this interpreter shows no stacks"),
+]
+POLICY = "GET /health within 10s; * within 50ms"
+ANYWHERE = ("thread", "loop", "awaits", "pool", "beside", "stream", "lines")
+ON_ASYNCIO = (*ANYWHERE, "gather", "group", "executor", "resumed")
+ASGI = {
+    "uvicorn": ON_ASYNCIO,
+    "uvicorn uvloop": ON_ASYNCIO,
+    "hypercorn": ON_ASYNCIO,
+    "hypercorn trio": ANYWHERE,
+    "granian": ON_ASYNCIO,
+    "daphne": ON_ASYNCIO,
+}
+WSGI = ("sleep", "computes", "pool", "stream")
+OFTEN = ("uvicorn", "hypercorn trio", "gunicorn gevent", "waitress")  # the others run with the heavy ones
+
+
+def lines(app: str, name: str) -> set[str]:
+    """Return the places of an app that are right, as far as a test knows them."""
+    numbered = enumerate((APPS / f"{app}.py").read_text().splitlines(), 1)
+    return {f"{app}.py:{number}" for number, line in numbered if line.endswith(f"# late: {name}")}
+
+
+@contextmanager
+def serving(folder: Path, sink: Sink, argv: list[str], **env: str) -> Iterator[Service]:
+    with run_service(folder, argv=argv, env=sink.environment(STAGETRACE_SLA=POLICY, **env)) as service:
+        yield service
+
+
+def wrong(service: Service, sink: Sink, app: str, names: Sequence[str]) -> list[Any]:
+    """Return what the breaches say that name another line than the one at which they were late."""
+    for name in names:
+        service.call("GET", f"/{name}")  # whatever is imported for the first one
+    asked = [(name, service.call("GET", f"/{name}")[0]) for name in names]
+    found = []
+    for name, trace_id in asked:
+        attributes = sink.request(trace_id).entry.attributes
+        code = str(attributes.get("sla.breach.code"))
+        if not lines(app, name.rpartition("/")[2]) & {code.partition(" ")[0]}:
+            found.append((name, code, attributes.get("sla.breach.evidence")))
+    return found
+
+
+def often(servers: Any) -> list[Any]:
+    return [pytest.param(one, marks=() if one in OFTEN else pytest.mark.heavy) for one in servers]
+
+
+@pytest.mark.parametrize("server", often(ASGI))
+def test_a_request_of_an_asgi_server(server: str, folder: Path, sink: Sink) -> None:
+    with serving(folder, sink, asgi_command(server, "carriers")) as service:
+        assert wrong(service, sink, "carriers", (*ASGI[server], "behind/awaits")) == []
+
+
+@pytest.mark.parametrize(
+    "server",
+    often(
+        (
+            "gunicorn",
+            "gunicorn gthread",
+            "gunicorn gevent",
+            "waitress",
+            "werkzeug",
+            "werkzeug gevent",
+            "gevent",
+            "cheroot",
+            "wsgiref",
+        )
+    ),
+)
+def test_a_request_of_a_wsgi_server(server: str, folder: Path, sink: Sink) -> None:
+    with serving(folder, sink, wsgi_command(server, "carriers_wsgi")) as service:
+        assert wrong(service, sink, "carriers_wsgi", WSGI) == []
