@@ -27,7 +27,7 @@ ASGI = {
     "uvicorn": ON_ASYNCIO,
     "uvicorn uvloop": ON_ASYNCIO,
     "hypercorn": ON_ASYNCIO,
-    "hypercorn trio": ANYWHERE,
+    "hypercorn trio": tuple(name for name in ANYWHERE if name != "stream"),  # its tasks are not followed
     "granian": ON_ASYNCIO,
     "daphne": ON_ASYNCIO,
 }

@@ -35,8 +35,8 @@ def task_here() -> Any:
 
 def current_greenlet() -> Any:
     """Return the greenlet that runs this code; None where nothing here uses greenlets."""
-    greenlet = sys.modules.get("greenlet")
-    return None if greenlet is None else greenlet.getcurrent()
+    getcurrent = getattr(sys.modules.get("greenlet"), "getcurrent", None)
+    return None if getcurrent is None else getcurrent()
 
 
 def take_up(record: RequestRecord, worker: Any) -> RequestRecord | None:
