@@ -55,7 +55,7 @@ class Job:
         try:
             self._leave()
             tokens = _enter(record, context)
-            if record is not None:
+            if record is not None and not record.closed:
                 worker = this_worker()
                 before = take_up(record, worker)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
