@@ -99,3 +99,17 @@ def collecting() -> None:
         heap.extend([index] for index in range(1_000_000))
         gc.enable()
     gc.collect()
+
+
+def parse(seconds: float) -> None:
+    time.sleep(seconds)
+    parsing()
+
+
+@app.get("/waiting-for-the-gil")
+def waiting_for_the_gil(seconds: float) -> None:
+    """Compute a little, while another thread holds the GIL."""
+    threading.Thread(target=parse, args=(seconds,), daemon=True).start()
+    until = time.monotonic() + 2 * seconds
+    while time.monotonic() < until:
+        sum(range(100))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,8 @@ def test_the_wait_for_the_gil_is_known_apart(kernel_timer: KernelTimer) -> None:
     assert isinstance(late, Late)
     assert late.cpu_ns + late.gil_ns >= 800_000_000
     assert late.gil_ns > 1_000_000
+    assert late.computed.keys() >= {waiting.number, threading.get_native_id()}, "of all threads, before that wait"
+    assert 0 < late.computed[threading.get_native_id()] <= time.thread_time_ns()
 
 
 def test_another_file_with_its_number_is_left_alone(kernel_timer: KernelTimer) -> None:

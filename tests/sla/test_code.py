@@ -181,10 +181,13 @@ def test_the_rival_of_a_lock_wait_is_in_the_evidence_and_for_how_long_the_gil_wa
         Stall(30, RIVAL, at(9), 61_000_000),
     ]
     assert said_of(samples, cause.LOCK_WAIT) == (
-        "; another thread computed at app.py:9 in predict (2 of 2 samples); the GIL was held for 61 ms"
+        "; another thread computed at app.py:9 in predict (2 of 2 samples)"
+        "; the GIL was held for 61 ms by another thread, at app.py:9 in predict"
         "; at app.py:1 in predict (3 of 3 samples)"
     )
-    assert "another thread" not in said_of(samples, cause.COMPUTE)
+    assert "another thread computed" not in said_of(samples, cause.COMPUTE)
+    own = [one for one in samples if one.of == REQUEST]
+    assert said_of(own, cause.COMPUTE) == "; the GIL was held for 61 ms; at app.py:1 in predict (3 of 3 samples)"
 
 
 def test_garbage_was_collected_where_most_of_the_time_was() -> None:

@@ -133,6 +133,12 @@ ALONE = {
         "lock_wait", APP, "locked", r"; another thread computed at .* in hold .*; at in_the_way.py:\d+ in locked "
     ),
     "/parsing": Wanted("compute cpu_wait", APP, "parsing", "; the GIL was held for .*; at in_the_way"),
+    "/waiting-for-the-gil?seconds=0.02": Wanted(
+        "lock_wait cpu_wait",
+        APP,
+        "waiting_for_the_gil",
+        r"; the GIL was held for .* by another thread, at .* in parsing;",
+    ),
     "/collecting": Wanted("gc", APP, "collecting", r"; garbage was collected for \d+ ms at"),
 }
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _NEVER: Final = 2**63 - 1
 _LONGEST_S: Final = 3_600.0  # of one wait
 _DECADES_NS: Final = 2**61
+NO_CLOCKS: Final[Mapping[int, int]] = {}
 
 
 class Late(NamedTuple):
@@ -25,6 +29,7 @@ class Late(NamedTuple):
 
     cpu_ns: int
     gil_ns: int
+    computed: Mapping[int, int] = NO_CLOCKS  # before a wait for the GIL of 5 ms and more, by the numbers of threads
 
 
 class Timer(Protocol):

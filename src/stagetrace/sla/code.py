@@ -77,10 +77,17 @@ def code_of(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str, word
         return None
     rival = _most(within, (RIVAL,), end) if word == cause.LOCK_WAIT else None
     more = evidence(rival) if rival is not None and rival != found else ""
-    held = max(one.gil_ns for one in within)
-    if held >= SHOWN_GIL_NS:
-        more += f"; the GIL was held for {held / 1e6:.0f} ms"
-    return found._replace(more=more)
+    return found._replace(more=more + _held(within))
+
+
+def _held(stalls: Sequence[Stall]) -> str:
+    """Return for how long the GIL was held at most, and where, if that was in another thread."""
+    longest = max(stalls, key=lambda one: one.gil_ns)
+    if longest.gil_ns < SHOWN_GIL_NS:
+        return ""
+    holder = next((one for one in stalls if one.of == RIVAL and one.at == longest.at), None)
+    where = f" by another thread, at {_line_of(holder)}" if holder is not None else ""
+    return f"; the GIL was held for {longest.gil_ns / 1e6:.0f} ms{where}"
 
 
 def code_of_collections(runs: Sequence[Stall]) -> Code | None:

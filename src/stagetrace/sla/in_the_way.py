@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.recent import copied
 from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
+from stagetrace.recording.timer import NO_CLOCKS
 from stagetrace.semconv import QUEUE, QUEUE_REASON
 from stagetrace.sla.code_paths import application_place
 from stagetrace.sources import gc_pauses, thread_clocks
@@ -46,21 +47,22 @@ class Seen(NamedTuple):
 
 
 _recent: deque[Seen] = deque(maxlen=MAX_RECENT)
-_NO_CLOCKS: Final[tuple[int, Mapping[int, int]]] = (0, {})
-_last_clocks: list[tuple[int, Mapping[int, int]]] = [_NO_CLOCKS]  # when, and by thread; the sampler's alone
+_last_clocks: list[tuple[int, Mapping[int, int]]] = [(0, NO_CLOCKS)]  # when, and by thread; the sampler's alone
 
 
 class Look:
     """One look of the sampler at all threads; each is looked at once, however many requests ask."""
 
-    def __init__(self, now: int, gil_ns: int) -> None:
+    def __init__(self, now: int, gil_ns: int, before: Mapping[int, int] = NO_CLOCKS) -> None:
+        """Look at `now`; the caller waited `gil_ns` for the GIL, `before` which threads had computed so much."""
         self.now = now
         self.gil_ns = gil_ns
         self.frames = of_threads()
         self._works: dict[int, tuple[Stack, str]] = {}
         self._noted: set[int] = set()
         self._pools: dict[int, list[Stall]] = {}
-        self._since, first = _last_clocks[0]
+        # Whoever held the GIL is the rival; where it was free, whoever computed since the look before.
+        self._since, first = (now - gil_ns, thread_clocks.by_ident(before)) if before else _last_clocks[0]
         last = thread_clocks.read()
         self._took = now - self._since
         self._computed = thread_clocks.computed(first, last)

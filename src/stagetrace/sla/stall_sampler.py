@@ -14,13 +14,14 @@ from stagetrace.guard import guarded
 from stagetrace.real_threads import start
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.recording.timer import NO_CLOCKS
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.in_the_way import Look
 from stagetrace.sla.request_stack import RequestStacks
 from stagetrace.sources.stacks import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.timer import Timer
@@ -92,16 +93,16 @@ class StallSampler:
                 timer.close()
                 return
             try:
-                self.look(time.time_ns(), late.gil_ns)
+                self.look(time.time_ns(), late.gil_ns, late.computed)
             except Exception as error:  # noqa: BLE001 -- the tenth switches it off
                 SOURCE.failed(error)
                 in_flight.set_timer(time.time_ns())
         in_flight.stop()
         timer.close()
 
-    def look(self, now: int, waited_ns: int = 0) -> None:
-        """Sample the requests that are late at `now`; the caller ran `waited_ns` later than it was to."""
-        self._late = self._sampled([*self._late, *self._new(now)], now, waited_ns)
+    def look(self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS) -> None:
+        """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
+        self._late = self._sampled([*self._late, *self._new(now)], now, gil_ns, computed)
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
         in_flight.set_timer(now)
 
@@ -116,7 +117,7 @@ class StallSampler:
                     SOURCE.failed(error)
         return found
 
-    def _sampled(self, late: list[Late], now: int, waited_ns: int) -> list[Late]:
+    def _sampled(self, late: list[Late], now: int, gil_ns: int, computed: Mapping[int, int]) -> list[Late]:
         """Sample requests; return those that are to be sampled again."""
         seen: Look | None = None  # let go of with this call
         stacks = RequestStacks()  # and this
@@ -126,7 +127,7 @@ class StallSampler:
                 if one.record.closed or not (later := _after_chunk(one)).times:
                     continue
                 if later.times[0] <= now:
-                    seen = seen or Look(now, waited_ns)
+                    seen = seen or Look(now, gil_ns, computed)
                     if later.since <= now:
                         _sample(later.record, seen, stacks)
                     next_at = now + 1 if later.since <= now or seen.has_its_thread(later.record) else later.since
