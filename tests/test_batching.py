@@ -11,7 +11,7 @@ from at_once import at_once
 from parts import parts
 from services import Service, run_service
 from stagetrace import guard, log
-from trees import assert_true, batch_of, tree
+from trees import assert_true, at_its_best, batch_of, events_of, line_of, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def service(sink: Sink, folder: Path) -> Iterator[Service]:
-    env = sink.environment(STAGETRACE_SLA="* within 10s", OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health")
+    env = sink.environment(
+        STAGETRACE_SLA="POST /late/* within 100ms; * within 10s", OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health"
+    )
     with run_service(folder, "batching", env=env) as running:
         yield running
 
@@ -44,6 +46,30 @@ def test_a_batch_is_one_inference(service: Service, sink: Sink, where: str) -> N
         inferred.append((request.stages[2], [truth["started"], truth["ended"]]))
     assert sum(batches.values()) == 3
     assert_true(inferred)
+
+
+@pytest.mark.parametrize("where", ["thread", "process"])
+def test_a_breach_is_at_the_line_of_its_batch(service: Service, sink: Sink, where: str) -> None:
+    calls = at_once(lambda _: service.call("POST", f"/late/{where}/stall"), range(3))
+    entries = [sink.request(trace_id).entry for trace_id, _ in calls]
+    stalled = [one.attributes for one in entries if one.attributes["sla.breach.stage"] == "inference"]
+    assert stalled  # the others waited for a batch before theirs
+    assert {one["sla.breach.code"] for one in stalled} == {line_of("batching.py", "infer", "# in a batch")}
+
+
+def test_a_breach_is_at_the_line_that_resumes_it_elsewhere(service: Service, sink: Sink) -> None:
+    """Where it ends soon after that; else it may have been at something else, and only an event shows that line."""
+    line = line_of("batching.py", "infer", "# resumed")
+
+    def look() -> str:
+        request, response = sink.traced(service, "POST", "/late/process/resume")
+        assert response.status_code == 200
+        stalls = [one for one in events_of(sink, request.entry)["stall"] if one["code.function.name"] == "infer"]
+        assert {one["code.line.number"] for one in stalls} == {int(line.partition(":")[2].partition(" ")[0])}
+        assert {one["stagetrace.stall.of"] for one in stalls} <= {"request", "resumed"}
+        return str(request.entry.attributes["sla.breach.code"])
+
+    assert at_its_best(look, line) == line
 
 
 def test_a_worker_that_dies_leaves_what_is_known(service: Service, sink: Sink) -> None:

@@ -15,14 +15,21 @@ from opentelemetry import trace
 import stagetrace
 
 WORK_S = 0.15
+STALL_S = 0.8
 
 
 def infer(items: list[Any]) -> dict[str, Any]:
     """Run one batch, as a model would, and say when that was."""
+    if items[0][1] == "resume":
+        with stagetrace.resume(items[0][0]):
+            time.sleep(STALL_S)  # resumed
+        return {}
     with stagetrace.batch([carrier for carrier, _ in items]):
         started = time.time_ns()
         with trace.get_tracer("app").start_as_current_span("forward"):
             time.sleep(WORK_S)
+        if any(value == "stall" for _, value in items):
+            time.sleep(STALL_S)  # in a batch
         if any(value == "exit" for _, value in items):
             os._exit(3)
         return {"started": started, "ended": time.time_ns(), "size": len(items)}
@@ -101,6 +108,7 @@ async def health() -> None:
     await app.state.process.infer("health")
 
 
+@app.post("/late/{where}/{value}")
 @app.post("/{where}/{value}")
 async def handle(where: str, value: str) -> Any:
     await asyncio.sleep(0.002)

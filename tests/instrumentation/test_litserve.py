@@ -227,9 +227,10 @@ HERE = parts("""
 """)
 THERE = parts("""
     recording.worker: Work.__init__ Work.report_begin Work.finish Batch.__init__ Batch.finish Batch._send _come_in
-    recording.worker: stage_report report_stages at_work
+    recording.worker: stage_report report_stages at_work Part.watch Part.unwatch
     recording.request_ref: read_reference
     recording.remote_socket: send Line.send
+    recording.in_flight: InFlight.begin_part
     recording.remote_stages: hand_on _add_stages
     instrumentation.model_servers.litserve_worker: Worker._start_batch split
 """)

@@ -425,7 +425,7 @@ def test_details_of_a_batch_are_under_its_one_inference(exported: InMemorySpanEx
 
 
 def test_details_in_a_process_that_goes_on_are_under_its_stages(exported: InMemorySpanExporter) -> None:
-    block = _RemoteBlock(Context())
+    block = _RemoteBlock("", Context())
     with stage(INFERENCE):
         tokenize("a b")
     tokenize("a b")

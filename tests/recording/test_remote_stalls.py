@@ -205,12 +205,28 @@ def test_a_batch_of_requests_of_another_process_is_known_once() -> None:
 def test_a_request_is_not_at_what_it_may_not_have_waited_for() -> None:
     """Of what resumes it elsewhere nobody knows: it has waited for that if it ends soon after."""
     own = [stall(100, 3), stall(200, 3)]
+    beside = [(REQUEST, 100), (RESUMED, 150), (REQUEST, 200)]
     resumed = RemoteStalls()
-    resumed.add([stall(150, 41)])
-    assert [(one.of, one.at) for one in resumed.beside(own, 300)] == [(REQUEST, 100), (RESUMED, 150), (REQUEST, 200)]
+    resumed.add([stall(150, 41, RESUMED)])
+    assert [(one.of, one.at) for one in resumed.among(own, 0, 300)] == beside
     resumed.add((), 230)
-    assert [(one.of, one.at) for one in resumed.beside(own, 300)] == [(REQUEST, 100), (RESUMED, 150), (REQUEST, 200)]
-    assert [(one.of, one.at) for one in resumed.beside(own, 240)] == [(REQUEST, 100), (REQUEST, 150)]
+    assert [(one.of, one.at) for one in resumed.among(own, 0, 300)] == beside
+    assert [(one.of, one.at) for one in resumed.among(own, 0, 240)] == [(REQUEST, 100), (REQUEST, 150)]
+
+
+def test_a_request_waits_for_work_that_has_reported_no_stage() -> None:
+    """As one that gives up before its batch, of `stagetrace.batch` in another process, is done."""
+    now = time.time_ns()
+    record = request(now)
+    key = hand_on(record, at=now)
+    record.stalls = [stall(now + 20, 3), stall(now + 50, 3)]
+
+    def work() -> None:
+        Batch([RequestRef(key, ENTRY)], 1, start=now + 10).add_stalls([stall(now + 30, 41)])
+
+    with in_a_fork(work):
+        record.close(now, now + 100)
+    assert [line for _, line in lines(record)] == [3, 41]
 
 
 def test_stacks_of_one_piece_of_work_are_bounded() -> None:

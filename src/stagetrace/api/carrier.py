@@ -130,17 +130,15 @@ class _Block:
 class _RemoteBlock(_Block):
     """A block in another process than the request's: a span, and the stages that are seen below it."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, key: str, context: Context) -> None:
         from opentelemetry import trace
 
-        from stagetrace.recording.in_flight import in_flight
-        from stagetrace.recording.record import RequestRecord
+        from stagetrace.recording.worker import Resumed
 
         self._tracer = trace.get_tracer("stagetrace")
         self._start = time_ns()
         self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
-        self._record = RequestRecord(start=self._start)
-        in_flight.end(self._record)  # the request is in flight in another process
+        self._record = Resumed(key, self._start)
         self._record.bind(self._span.get_span_context(), self._start)
         self._context = trace.set_span_in_context(self._span, context)
         super().__init__(self._record, self._context)
@@ -149,6 +147,7 @@ class _RemoteBlock(_Block):
         from stagetrace.recording import exceptions
 
         ended_at = max(time_ns(), self._start)
+        self._record.unwatch()
         try:
             stages = self._record.close(self._start, ended_at)
             self._add_stages(stages)
@@ -205,7 +204,7 @@ def _begin(carrier: Mapping[str, str]) -> _Block | None:
     if not context:
         return None
     if key and get_current_span(context).get_span_context().is_valid and has_provider():
-        return _RemoteBlock(context)
+        return _RemoteBlock(key, context)
     return _Block(None, context)
 
 

@@ -21,6 +21,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording import remote_socket
 from stagetrace.recording.in_flight import Bounds, in_flight
 from stagetrace.recording.remote_stalls import RemoteStalls
+from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -290,8 +291,7 @@ class RemoteStages:
                 if _listener is not None and work.process in _listener.gone:
                     record.besides = {**record.besides, ML_WORKER_LOST: True}
                 continue
-            if work.stalls is not None:
-                record.stalls = work.stalls.beside(record.stalls, time.time_ns())
+            _add_stalls(record, work)
             if work.is_server and _listener is not None and _listener.has_read:
                 work.is_open = False
                 record.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})
@@ -300,8 +300,7 @@ class RemoteStages:
 def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
     """Add what was done, where it stood, and the wait for it to the request's record."""
     work.is_open = False
-    if work.stalls is not None:
-        record.stalls = work.stalls.among(record.stalls, work.taken_at)
+    _add_stalls(record, work)
     if work.taken_at > work.since:
         wait = {QUEUE_REASON: work.reason} if work.reason else None
         record.visit(QUEUE, (work.since, work.taken_at), wait)
@@ -317,6 +316,12 @@ def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
                 trace_state=entry.trace_state,
             )
         record.visit(stage, (start, end), attributes or None, context, _context(link))
+
+
+@guarded
+def _add_stalls(record: RequestRecord, work: _RemoteWork) -> None:
+    if work.stalls is not None:
+        record.stalls = work.stalls.among(record.stalls, work.taken_at, time.time_ns())[-MOST_KEPT:]
 
 
 def _context(link: Iterable[int] | None) -> SpanContext | None:

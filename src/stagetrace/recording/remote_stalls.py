@@ -90,21 +90,22 @@ class RemoteStalls:
                 found.append(Stall(int(at), of, stack, *map(int, rest)))
         return found
 
-    def among(self, own: Sequence[Stall], since: int) -> list[Stall]:
-        """Return these and a request's own stalls by time: it only waited while the work was done, `since` then."""
-        kept = [one for one in own if one.of != REQUEST or not since <= one.at < self.until]
-        return sorted([*kept, *self.stalls], key=_at)
+    def among(self, own: Sequence[Stall], since: int, now: int) -> list[Stall]:
+        """Return these and the own stalls of a request that ends `now`, by time.
 
-    def beside(self, own: Sequence[Stall], now: int) -> list[Stall]:
-        """Do so for work of which it is not known whether the request, which ends `now`, has waited for it.
-
-        It has if it ends soon after the work. Otherwise these are not what it stood at.
+        The request only waited while the work was done, `since` then, or since its first stall. Of work that resumed it
+        nobody knows whether it waited: it has if it ends soon after the work.
         """
-        since = self.stalls[0].at if self.stalls else now
-        if 0 <= (now - self.until) * SOON_PART <= self.until - since:
-            return self.among(own, since)
-        resumed = [one._replace(of=RESUMED) if one.of == REQUEST else one for one in self.stalls]
-        return sorted([*own, *resumed], key=_at)
+        stalls = self.stalls
+        if not stalls:
+            return list(own)
+        since = since or stalls[0].at
+        if any(one.of == RESUMED for one in stalls):
+            if not 0 <= (now - self.until) * SOON_PART <= self.until - since:
+                return sorted([*own, *stalls], key=_at)
+            stalls = [one._replace(of=REQUEST) if one.of == RESUMED else one for one in stalls]
+        kept = [one for one in own if one.of != REQUEST or not since <= one.at < self.until]
+        return sorted([*kept, *stalls], key=_at)
 
 
 def _at(stall: Stall) -> int:

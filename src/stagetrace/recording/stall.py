@@ -13,7 +13,7 @@ BLOCKER: Final = "blocker"  # what ran on the event loop or the thread that the 
 RIVAL: Final = "rival"  # the thread that computed while the request waited for a lock or the GIL
 POOL: Final = "pool"  # a thread of the pool that had none free
 RESUMED: Final = "resumed"  # a block of `resume` in another process, which the request may not have waited for
-KINDS: Final = (REQUEST, BLOCKER, RIVAL, POOL)
+KINDS: Final = (REQUEST, BLOCKER, RIVAL, POOL, RESUMED)
 MOST_KEPT: Final = 64  # of a request: of a stream, each late chunk has samples
 
 

@@ -23,6 +23,7 @@ from stagetrace.recording.remote_stages import bounds_of, find, report_stages, r
 from stagetrace.recording.remote_stalls import StallReporter
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
+from stagetrace.recording.stall import REQUEST, RESUMED
 from stagetrace.recording.working import put_down, take_up, worker_here
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
@@ -215,6 +216,23 @@ class Batch(Part):
                 instrumentation_scope=SCOPE,
             )
         )
+
+
+class Resumed(Part):
+    """What a block of `stagetrace.resume` does here for a request of another process."""
+
+    def __init__(self, key: str, start: int) -> None:
+        super().__init__(start=start)
+        self._key = key
+        self.watch([bounds_of(key)])
+
+    def keys(self) -> Sequence[str]:
+        """Return the key of its one request."""
+        return (self._key,)
+
+    def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
+        """Report where it stands, not as where the request does: that may go on meanwhile."""
+        super().pass_on_stalls([one._replace(of=RESUMED) if one.of == REQUEST else one for one in stalls])
 
 
 def give_cpu_samples(work: RequestRecord, request: RequestRecord | None) -> None:
