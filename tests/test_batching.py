@@ -26,6 +26,8 @@ def service(sink: Sink, folder: Path) -> Iterator[Service]:
         STAGETRACE_SLA="POST /late/* within 100ms; * within 10s", OTEL_PYTHON_FASTAPI_EXCLUDED_URLS="/health"
     )
     with run_service(folder, "batching", env=env) as running:
+        for where in ("thread", "process"):  # the first request of a process starts the thread that samples
+            running.call("POST", f"/{where}/first")
         yield running
 
 

@@ -12,7 +12,7 @@ from stagetrace import config, versions
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current_record import current, recording
 from stagetrace.recording.segments import coalesced
-from stagetrace.recording.working import put_down, take_up, worker_here
+from stagetrace.recording.working import put_down, take_up, work_here, worker_here
 from stagetrace.semconv import HANDLER, ML_STAGE
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ class _RemoteBlock(_Block):
         self._start = time_ns()
         self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
         self._record = Resumed(key, self._start)
+        work_here(self._record)
         self._record.bind(self._span.get_span_context(), self._start)
         self._context = trace.set_span_in_context(self._span, context)
         super().__init__(self._record, self._context)

@@ -13,7 +13,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.real_threads import get_ident
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current_record import current
 from stagetrace.recording.details import detail_span, details_within
@@ -24,7 +23,7 @@ from stagetrace.recording.remote_stalls import StallReporter
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
 from stagetrace.recording.stall import REQUEST, RESUMED
-from stagetrace.recording.working import put_down, take_up, worker_here
+from stagetrace.recording.working import work_here
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 
 if TYPE_CHECKING:
@@ -259,16 +258,13 @@ def at_work(work: Work | Batch) -> Iterator[None]:
 
 
 @guarded
-def _come_in(work: Work | Batch) -> tuple[Any, Any, Any]:
+def _come_in(work: Work | Batch) -> tuple[Any, Any]:
     span = RequestSpan(NonRecordingSpan(work.entry), work)  # type: ignore[arg-type]  # it has one
-    work.thread = get_ident()
-    worker = worker_here()
-    taken = worker, take_up(work, worker)
-    return current.set(work), attach(trace.set_span_in_context(span, Context())), taken
+    work_here(work)
+    return current.set(work), attach(trace.set_span_in_context(span, Context()))
 
 
 @guarded_end
-def _go_out(entered: Any, attached: Any, taken: tuple[Any, RequestRecord | None]) -> None:
+def _go_out(entered: Any, attached: Any) -> None:
     detach(attached)
     current.reset(entered)
-    put_down(*taken)

@@ -39,6 +39,11 @@ def current_greenlet() -> Any:
     return None if getcurrent is None else getcurrent()
 
 
+def work_here(record: RequestRecord) -> None:
+    """Note that the code that runs now, in a task or outside, is what a record is about."""
+    record.thread, record.work = get_ident(), task_here()
+
+
 def take_up(record: RequestRecord, worker: Any) -> RequestRecord | None:
     """Note that a worker works for a request from now on; return what it worked for before, to be restored."""
     before = working.get(worker)

@@ -34,13 +34,6 @@ def leave(work: Work | Batch | None, inside: Any) -> None:
         work.finish()
 
 
-def doing(work: Work | Batch | None, coroutine: Any) -> Any:
-    """Return the coroutine that does the work for a request or batch, noted as such."""
-    if work is not None:
-        work.work = coroutine
-    return coroutine
-
-
 @guarded
 def leave_request() -> None:
     """Leave the context of the request that has started this task: the task goes on when the request has ended."""

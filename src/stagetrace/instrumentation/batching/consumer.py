@@ -143,9 +143,7 @@ def _work_for(items: tuple[Item, ...]) -> None:
     if batch is not None and not batch.is_running:
         batch.end_calls()
         batch.settle()
-    made = GatheredBatch(fresh, consumer, before)
-    made.work = None if task is None else task.get_coro()
-    current.set(made)
+    current.set(GatheredBatch(fresh, consumer, before))
 
 
 @guarded_end

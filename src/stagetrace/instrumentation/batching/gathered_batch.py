@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.queued_items import BATCH
-from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.remote_stages import stage_report
 from stagetrace.recording.request_ref import RequestRef
 from stagetrace.recording.segments import UNNAMED
@@ -32,7 +31,6 @@ class GatheredBatch(Batch):
 
     def __init__(self, items: Sequence[Item], consumer: int, before: Sequence[Item]) -> None:
         super().__init__(_origins(item.record for item in items), 0, BATCH)
-        self.watch(in_flight.bounds_of(item.record) for item in items if item.record is not None)
         self.consumer = consumer
         self.has_begun = False
         self._rows: int | None = None  # of the first call, if fewer than the items that the consumer has taken
@@ -55,10 +53,6 @@ class GatheredBatch(Batch):
             if item.record is not None:
                 item.record.batch = self
         self._items.extend(items)
-
-    def keys(self) -> Sequence[str]:
-        """Return the keys of the requests that wait for it."""
-        return [item.key for item in self._items if item.key]
 
     @property
     def is_known(self) -> bool:
@@ -147,7 +141,6 @@ class GatheredBatch(Batch):
     def _close(self) -> list[Segment]:
         if self._ends:
             self._ends.clear()
-            self.unwatch()
             self._segments = self.close(self.started, max(time.time_ns(), self.started)).segments()
         return self._segments or []
 

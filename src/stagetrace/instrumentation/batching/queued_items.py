@@ -56,8 +56,8 @@ class Item:
     """An object that a request has put into a queue, with a future that its consumer will complete."""
 
     __slots__ = (
-        *("_future", "_open"),
-        *("batch", "is_uncertain", "key", "put_at", "since", "taken_at", "taken_by", "record", "until"),
+        *("_future", "_key", "_open"),
+        *("batch", "is_uncertain", "put_at", "since", "taken_at", "taken_by", "record", "until"),
     )
 
     is_taken = False  # as `Job` of awaited_futures.py has it
@@ -71,7 +71,7 @@ class Item:
         self.batch: ItemsBatch | None = None
         self.is_uncertain = False  # whether it is in the batch
         self.taken_by: RequestRecord | None = None  # for which the code worked that took it
-        self.key = ""  # by which the request is found, while it waits
+        self._key = ""
         self._open = [True]  # the thread that takes this out ends the item
         self._future = KeyedRef(future, _forget, (id(thing), id(future)))
         queued[id(thing)] = self
@@ -140,7 +140,7 @@ class Item:
             self.forget()
             return
         at = at or time_ns()
-        self.key = hand_on(record, at=at, conclude=self.conclude)
+        self._key = hand_on(record, at=at, conclude=self.conclude)
         self.since = at
 
     @guarded_end
@@ -209,9 +209,9 @@ class Item:
         if batch is not None and batch.is_known:
             stages = batch.stages_for(record, self.since, until)
             if stages:
-                report_stages(self.key, BATCH, stages[0][1], stages, is_over=True)
+                report_stages(self._key, BATCH, stages[0][1], stages, is_over=True)
         elif self._waited_for_consumer(record, is_done=is_done):
-            report_stages(self.key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
+            report_stages(self._key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
 
     def _waited_for_consumer(self, record: RequestRecord, *, is_done: bool) -> bool:
         """Return whether it certainly was in its queue until a consumer took it, or until now."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import BATCH, doing, enter, leave, leave_request
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
 from stagetrace.recording.current_record import current, recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
@@ -210,7 +210,7 @@ def _batched(original: Any) -> Any:
         batch = _start_batch(self, jobs)
         inside = enter(batch)
         try:
-            return await doing(batch, original(self, jobs, *args, **kwargs))
+            return await original(self, jobs, *args, **kwargs)
         finally:  # the requests go on when this task yields to the loop: they have their stages before that
             leave(batch, inside)
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import doing
 from stagetrace.instrumentation.model_servers.litserve_ids import MARK, REASON, split
 from stagetrace.recording.current_record import current
 from stagetrace.runtime.sigterm_python import delivering_first
@@ -346,8 +345,7 @@ def _processing(original: Any) -> Any:
 
     @functools.wraps(original)
     async def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        work = _worker.begin_request(request[1]) if _worker is not None else None
-        with _inside(work):
-            return await doing(work, original(self, request, *args, **kwargs))
+        with _inside(_worker.begin_request(request[1]) if _worker is not None else None):
+            return await original(self, request, *args, **kwargs)
 
     return process

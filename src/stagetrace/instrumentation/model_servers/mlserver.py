@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import BATCH, doing, enter, leave, leave_request
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
 from stagetrace.recording.current_record import recording
 from stagetrace.semconv import INFERENCE
 
@@ -103,7 +103,7 @@ def _processing(original: Any) -> Any:
         work = _take(request)
         inside = enter(work)
         try:
-            return await doing(work, original(self, request, *args, **kwargs))
+            return await original(self, request, *args, **kwargs)
         finally:
             leave(work, inside)
 
@@ -154,7 +154,7 @@ def _wrap_predict(batcher: Any) -> None:
 async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
     inside = enter(batch)
     try:
-        return await doing(batch, original(request))
+        return await original(request)
     finally:
         leave(batch, inside)
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import BATCH, doing, enter, leave, leave_request
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
 from stagetrace.instrumentation.model_servers.ray_serve_metadata import require
 from stagetrace.recording.current_record import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME
@@ -81,7 +81,7 @@ def _inferring(func: Any, waiting: Any) -> Any:
         batch = _begin(waiting)
         inside = enter(batch)
         try:
-            return await doing(batch, func(*args, **kwargs))
+            return await func(*args, **kwargs)
         finally:
             leave(None, inside)
             _end(batch)

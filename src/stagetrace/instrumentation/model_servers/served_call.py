@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording.current_record import current
-from stagetrace.recording.working import put_down, take_up, worker_here
+from stagetrace.recording.working import work_here
 from stagetrace.semconv import QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ServedCall:
                 record.wait_since(since, now, {QUEUE_REASON: reason})
         finally:
             current.reset(entered)
-        self._tokens: tuple[Any, Any, Any] | None = None
+        self._tokens: tuple[Any, Any] | None = None
 
     def context(self) -> Context:
         """Return the context of the code that serves it."""
@@ -61,9 +61,8 @@ class ServedCall:
         """Let the code that runs now serve this call."""
         from opentelemetry.context import attach
 
-        worker = worker_here()
-        taken = worker, take_up(self.record, worker)
-        self._tokens = attach(self.context()), current.set(self.record), taken
+        work_here(self.record)
+        self._tokens = attach(self.context()), current.set(self.record)
 
     @guarded_end
     def leave(self) -> None:
@@ -71,10 +70,9 @@ class ServedCall:
         from opentelemetry.context import detach
 
         if self._tokens is not None:
-            (attached, entered, taken), self._tokens = self._tokens, None
+            (attached, entered), self._tokens = self._tokens, None
             current.reset(entered)
             detach(attached)
-            put_down(*taken)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
