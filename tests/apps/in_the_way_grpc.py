@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-ROUNDS = 3
+ROUNDS = 2
 SLEEPS_S = 0.4
 has_begun = threading.Event()
 

@@ -31,7 +31,7 @@ ENV = {
 }
 WITHIN_S = 40  # of trying again: a busy machine adds causes of its own, what the code gets wrong is wrong each time
 LONG, SHORT = 0.4, 0.001
-ROUNDS = 3  # of the gRPC server
+ROUNDS = 2  # of the gRPC server
 _names = itertools.count()
 
 

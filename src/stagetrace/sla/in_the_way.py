@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_RECENT: Final = 256  # stacks of threads
 MAX_THREADS: Final = 64  # of a pool, which are looked at: 20 us each
 MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
+SHORT_NS: Final = 2_000_000  # two looks within this say nothing of who computes
 RIVAL_SHARE: Final = 5  # a function that computed for 1/n of the time is a rival: threads share the GIL, and lack CPUs
 SOCKET: Final = "socket"
 SERVER_THREADS: Final = "server_threads"
@@ -63,10 +64,12 @@ class Look:
         self._pools: dict[int, list[Stall]] = {}
         # Whoever held the GIL is the rival; where it was free, whoever computed since the look before.
         self._since, first = (now - gil_ns, thread_clocks.by_ident(before)) if before else _last_clocks[0]
-        last = thread_clocks.read()
         self._took = now - self._since
-        self._computed = thread_clocks.computed(first, last)
-        _last_clocks[0] = now, last
+        self._computed: Mapping[int, int] = NO_CLOCKS
+        if not 0 <= self._took < SHORT_NS:
+            last = thread_clocks.read()
+            self._computed = thread_clocks.computed(first, last)
+            _last_clocks[0] = now, last
 
     def note_thread(self, record: RequestRecord) -> Stack:
         """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
@@ -92,7 +95,7 @@ class Look:
             if id(pool) not in self._pools:
                 self._pools[id(pool)] = self._pool(pool)
             found += self._pools[id(pool)]
-        if self._since >= record.started and (rival := self._rival(record.threads or (record.thread,))):
+        if record.started <= self._since < self.now and (rival := self._rival(record.threads or (record.thread,))):
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found
 
