@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import Policy, guard, log
+from stagetrace.recording import timer
 from stagetrace.recording.in_flight import NEVER, in_flight
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import stall_sampler as module
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.stall_sampler import StallSampler
 from stagetrace.sources import stacks
+from stagetrace.sources.registry import silent, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,3 +188,87 @@ def test_a_request_that_has_ended_is_not_sampled(sampler: StallSampler) -> None:
         sampler.look(time.time_ns() + AGO)
     assert ended.stalls == ()
     assert (len(in_flight.records), in_flight.due, failures()) == (0, NEVER, {})
+
+
+@pytest.fixture
+def running() -> Iterator[StallSampler]:
+    """Return a sampler whose thread runs, once there is a request."""
+    made = StallSampler()
+    made.add(Policy.parse("* within 1ms"), Baselines())
+    yield made
+    in_flight.stop()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def sampled() -> None:
+    """Check that a late request is sampled."""
+    with waiting() as record:
+        until(lambda: bool(record.stalls))
+
+
+@pytest.mark.usefixtures("running")
+def test_the_thread_goes_on_where_neither_a_look_nor_the_next_one_can_be_done(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    original = in_flight.set_timer
+
+    def fails_there(now: int) -> None:
+        if threading.current_thread().name == "stagetrace-stalls":
+            fails()
+        original(now)
+
+    sampled()
+    with monkeypatch.context() as broken:
+        broken.setattr(in_flight, "set_timer", fails_there)
+        with waiting():
+            until(lambda: stacks.__name__ in failures())
+    sampled()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+class Ends:
+    """Ends the thread that asks it."""
+
+    @property
+    def cr_frame(self) -> Any:
+        raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.usefixtures("running")
+def test_a_thread_that_was_ended_has_a_successor() -> None:
+    sampled()
+    first = in_flight.timer
+    with waiting(work=Ends()):
+        until(lambda: in_flight.timer is not first)
+    sampled()
+
+
+@pytest.mark.usefixtures("running")
+def test_a_timer_that_fails_is_made_anew_and_at_the_tenth_time_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (timer.KernelTimer, timer.PythonTimer):
+        monkeypatch.setattr(kind, "wait", fails)
+    for _ in range(guard.LIMIT):
+        with waiting():
+            until(lambda: in_flight.timer is None)
+    until(lambda: not in_flight.is_watched)
+    assert failures() == {stacks.__name__: guard.LIMIT}
+    with waiting():
+        assert (in_flight.records, in_flight.timer) == (set(), None)
+
+
+@pytest.mark.usefixtures("running")
+def test_where_no_thread_can_be_started_requests_go_on_and_doctor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "start", fails)
+    monkeypatch.setattr(stacks.SOURCE, "silent", None)
+    with waiting(), waiting():
+        assert (in_flight.records, in_flight.timer, in_flight.is_watched) == (set(), None, False)
+    reason = "no thread could be started: injected fault"
+    assert silent()[stacks.SOURCE.title] == states()[stacks.SOURCE.title] == reason
+    assert sum(failures().values()) == 1

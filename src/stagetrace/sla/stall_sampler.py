@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.guard import guarded
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.real_threads import start
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.stall import REQUEST, Stall
@@ -81,24 +81,41 @@ class StallSampler:
 
     def _start(self, timer: Timer) -> None:
         self._late = []
-        start(lambda: self._run(timer), "stagetrace-stalls")
+        try:
+            start(lambda: self._run(timer), "stagetrace-stalls")
+        except Exception as error:
+            SOURCE.silent = f"no thread could be started: {error}"
+            raise
 
+    @guarded_end
     def _run(self, timer: Timer) -> None:
-        while SOURCE.is_used:
-            try:
-                late = timer.wait()
-            except OSError:  # the service has closed its descriptor: the next request gets another, with a thread
+        try:
+            while SOURCE.is_used and timer is in_flight.timer:
+                self._wait_and_look(timer)
+        finally:
+            if SOURCE.is_used:  # the next request gets another one, with a thread
                 in_flight.lose(timer)
-            if timer is not in_flight.timer:
-                timer.close()
-                return
+            else:
+                in_flight.stop()
+            timer.close()
+
+    def _wait_and_look(self, timer: Timer) -> None:
+        try:
+            late = timer.wait()
+        except Exception as error:  # noqa: BLE001
+            if not isinstance(error, OSError):  # else the service has closed its descriptor
+                SOURCE.failed(error)
+            in_flight.lose(timer)
+        if timer is in_flight.timer:
             try:
                 self.look(time.time_ns(), late.gil_ns, late.computed)
             except Exception as error:  # noqa: BLE001 -- the tenth switches it off
                 SOURCE.failed(error)
-                in_flight.set_timer(time.time_ns())
-        in_flight.stop()
-        timer.close()
+                self._look_again()
+
+    @guarded
+    def _look_again(self) -> None:
+        in_flight.set_timer(time.time_ns())
 
     def look(self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS) -> None:
         """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
