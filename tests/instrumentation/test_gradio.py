@@ -17,6 +17,7 @@ from sink import assert_tiled
 from stagetrace import guard
 from stagetrace.instrumentation.model_servers import gradio as module
 from stagetrace.instrumentation.model_servers.gradio import patch_queueing
+from trees import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +80,7 @@ def test_an_event_has_its_wait_and_its_inference(service: Service, sink: Sink) -
 def test_a_late_event_is_a_breach(service: Service, sink: Sink) -> None:
     _, event = event_of(sink, asked(service, "slow", 3)[0])
     assert event.entry.attributes["sla.verdict"] == "breach"
+    assert event.entry.attributes["sla.breach.code"] == line_of("gradio_queue.py", "slow", "time.sleep(0.3)")
 
 
 @gradio

@@ -14,6 +14,7 @@ from sink import assert_tiled, request_of
 from stagetrace import guard
 from stagetrace.instrumentation.model_servers import mosec
 from stagetrace.instrumentation.model_servers.mosec import MAGIC, patch_protocol
+from trees import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,7 @@ def test_a_request_is_one_trace_through_its_workers(both: tuple[Service, Service
         assert model.entry.parent_id in {prepare.entry.span_id, *(stage.span_id for stage in prepare.stages)}
         assert prepare.entry.attributes["sla.verdict"] == "good"
         assert model.entry.attributes["sla.verdict"] == "breach"
+        assert model.entry.attributes["sla.breach.code"] == line_of("mosec_workers.py", "forward", "time.sleep(")
         assert model.stages[0].name == "queue"
         assert model.entry.start <= prepare.entry.end
         (inference,) = [stage for stage in model.stages if stage.name == "inference"]

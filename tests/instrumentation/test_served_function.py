@@ -15,6 +15,7 @@ from stagetrace.instrumentation.model_servers import served_call
 from stagetrace.instrumentation.model_servers.served_call import ServedCall
 from stagetrace.instrumentation.model_servers.served_function import served
 from stagetrace.recording.current_record import current
+from stagetrace.sla.request_stack import RequestStacks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -113,3 +114,30 @@ def test_a_generator_that_is_left_is_cancelled() -> None:
     steps.close()
     assert calls[0].record.disconnect == served_call.CANCELLED
     assert current.get() is None
+
+
+def test_a_late_call_is_sampled_in_the_task_that_serves_it() -> None:
+    """And not on the thread of its event loop, which serves others meanwhile."""
+    calls: list[ServedCall] = []
+
+    def begin_noted() -> ServedCall:
+        calls.append(ServedCall("any", {}, Context()))
+        return calls[0]
+
+    async def stands(begun: asyncio.Event, release: asyncio.Event) -> None:
+        begun.set()
+        await release.wait()
+
+    async def look() -> list[str]:
+        begun, release = asyncio.Event(), asyncio.Event()
+        serving = asyncio.create_task(served(stands, begin_noted)(begun, release))
+        await begun.wait()
+        stack, runs = RequestStacks().of(calls[0].record)
+        release.set()
+        await serving
+        assert not runs
+        return [code.co_name for code, _ in stack]
+
+    names = asyncio.run(look())
+    assert "stands" in names
+    assert "look" not in names
