@@ -25,6 +25,7 @@ BY_NAME = {server.name: server for server in SERVERS}
         ("FastAPI, def", ("lock", POOLED)),
         ("FastAPI, async def", ("sleep", "await_deep", SOCKET)),
         ("Flask, gunicorn sync", ("database", BUSY)),
+        ("grpc.server", ("recv", POOLED)),
     ],
 )
 def test_the_planted_line_is_named(server: str, planted: tuple[str, ...]) -> None:
