@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import APPS, Service, asgi_command, run_service, wsgi_command
+from services import APPS, PYTHON, Service, asgi_command, clean_environment, run_service, wsgi_command
+from sink import SERVER
 from stagetrace.sources import stacks
 
 if TYPE_CHECKING:
@@ -90,3 +92,15 @@ def test_a_request_of_an_asgi_server(server: str, folder: Path, sink: Sink) -> N
 def test_a_request_of_a_wsgi_server(server: str, folder: Path, sink: Sink) -> None:
     with serving(folder, sink, wsgi_command(server, "carriers_wsgi")) as service:
         assert wrong(service, sink, "carriers_wsgi", WSGI) == []
+
+
+def test_an_rpc_of_grpc(sink: Sink) -> None:
+    """Of a server of threads, and of one of asyncio, whose plain functions run in a pool."""
+    env = clean_environment() | sink.environment(STAGETRACE_SLA="* within 50ms")
+    subprocess.run([PYTHON, "carriers_grpc.py"], cwd=APPS, env=env, check=True, timeout=120)
+    methods = ("Unary", "Stream", "Awaits", "Chunks", "PooledUnary", "PooledStream")
+    spans = sink.wait_for(lambda all_: len([one for one in all_ if one.name.startswith("ml.Scorer/")]) >= len(methods))
+    codes = {one.name: str(one.attributes.get("sla.breach.code")) for one in spans if one.kind == SERVER}
+    for method in methods:
+        code = codes[f"ml.Scorer/{method}"].partition(" ")[0]
+        assert code in lines("carriers_grpc", method.removeprefix("Pooled")), (method, codes)
