@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from websockets.sync.client import connect
 
-from services import APPS, PYTHON, Service, asgi_command, clean_environment, run_service, wsgi_command
+from services import APPS, PYTHON, Service, asgi_command, clean_environment, new_trace, run_service, wsgi_command
 from sink import SERVER
 from stagetrace.sources import stacks
 
@@ -22,7 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(stacks.SOURCE.lacks is not None, reason="this interpreter shows no stacks"),
 ]
-POLICY = "GET /health within 10s; * within 50ms"
+POLICY = "GET /health within 10s; WEBSOCKET /socket within 50ms; * within 50ms"
 ANYWHERE = ("thread", "loop", "awaits", "pool", "beside", "stream", "lines")
 ON_ASYNCIO = (*ANYWHERE, "gather", "group", "executor", "resumed")
 ASGI = {
@@ -104,3 +106,23 @@ def test_an_rpc_of_grpc(sink: Sink) -> None:
     for method in methods:
         code = codes[f"ml.Scorer/{method}"].partition(" ")[0]
         assert code in lines("carriers_grpc", method.removeprefix("Pooled")), (method, codes)
+
+
+@pytest.mark.parametrize(
+    "server", [pytest.param(one, marks=pytest.mark.heavy) for one in ("aiohttp", "tornado", "sanic")]
+)
+def test_a_request_of_an_async_server(server: str, folder: Path, sink: Sink) -> None:
+    argv = [PYTHON, f"server_{server}.py"]
+    with serving(folder, sink, argv, MODEL="none") as service:
+        trace_id, _ = service.call("POST", "/predict/1", json={"seconds": 0.25})
+        code = str(sink.request(trace_id).entry.attributes.get("sla.breach.code"))
+        assert re.fullmatch(r"server_work.py:\d+ in predict", code)
+
+
+def test_a_websocket(folder: Path, sink: Sink) -> None:
+    with serving(folder, sink, asgi_command("uvicorn", "carriers")) as service:
+        trace_id, headers = new_trace()
+        with connect(f"ws://127.0.0.1:{service.port}/socket", additional_headers=headers) as websocket:
+            assert list(websocket) == []
+        code = str(sink.request(trace_id).entry.attributes.get("sla.breach.code"))
+        assert code.partition(" ")[0] in lines("carriers", "socket")

@@ -19,7 +19,7 @@ from stagetrace.sla.stall_sampler import stall_sampler
 from stagetrace.sources import stacks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 pytestmark = [
     pytest.mark.native,
@@ -39,8 +39,8 @@ class Setup:
         provider.add_span_processor(self.processor)
         self.tracer: Tracer = provider.get_tracer("theirs")
 
-    def entry(self, context: Context | None = None, **attributes: Any) -> Any:
-        return self.tracer.start_as_current_span("GET", context, SpanKind.SERVER, attributes or HTTP)
+    def entry(self, attributes: Mapping[str, str] = HTTP, context: Context | None = None) -> Any:
+        return self.tracer.start_as_current_span("GET", context, SpanKind.SERVER, attributes)
 
     def codes(self) -> list[str]:
         """Return the line of each entry span that has ended, "" of none."""
@@ -69,7 +69,7 @@ def test_a_thread(setup: Setup) -> None:
 
 
 def test_an_rpc(setup: Setup) -> None:
-    with setup.entry(**{"rpc.system": "grpc", "rpc.service": "my.Scorer", "rpc.method": "Predict"}):
+    with setup.entry({"rpc.system": "grpc", "rpc.service": "my.Scorer", "rpc.method": "Predict"}):
         wait_until_sampled()
     assert setup.codes()[0].endswith("in wait_until_sampled")
 
@@ -98,9 +98,9 @@ def test_a_task(setup: Setup) -> None:
 
 def test_a_route_with_time_left_is_not_sampled(setup: Setup) -> None:
     """While one that is late is."""
-    with setup.entry(**{**HTTP, "http.route": "/unhurried"}):
+    with setup.entry({**HTTP, "http.route": "/unhurried"}):
         (record,) = entries.values()
-        with setup.entry(Context()):
+        with setup.entry(context=Context()):
             wait_until_sampled()
         assert record.stalls == ()
     assert [code for code in setup.codes() if code] == setup.codes()[:1]

@@ -55,10 +55,13 @@ _ENTRIES: Final = tuple(
 )
 # So, but only this function of the file.
 _ENTRY_CALLS: Final = ((_OURS + "instrumentation/thread_pools/executors.py".replace("/", os.sep), "__call__"),)
-_GREEN_SLEEPERS: Final = f"{os.sep}gevent{os.sep}thread.py"
-_SLEEPERS: Final = tuple(
-    str(Path(os.__file__).parent / name) for name in ("threading.py", "queue.py", f"concurrent{os.sep}futures{os.sep}")
-)
+# Where code stands that waits for another thread: for a future, a queue, an event, the end of a thread.
+_WAITS_FOR_THREAD: Final = {
+    "wait": ("threading.py",),
+    "join": ("threading.py",),
+    "_wait_for_tstate_lock": ("threading.py",),
+    "acquire": ("gevent/thread.py",),
+}
 # What gives a thread its work: an event loop, or the loop of a pool's thread. By the function, and how its path ends.
 _ANYIO: Final = "anyio/_backends/_asyncio.py"
 _TRIO: Final = "trio/_core/_thread_cache.py"
@@ -140,8 +143,7 @@ def _is_entry(code: CodeType | NamedCode) -> bool:
 
 def waits_for_thread(stack: Stack) -> bool:
     """Return whether code stands where it waits for another thread, by the means of the standard library or gevent."""
-    file = stack[0][0].co_filename if stack else ""
-    return file.startswith(_SLEEPERS) or file.endswith(_GREEN_SLEEPERS)
+    return bool(stack) and bool(_found(stack[0][0], _WAITS_FOR_THREAD))
 
 
 def of_greenlet(greenlet: Any, thread_frame: FrameType | None) -> Stack:
@@ -177,7 +179,7 @@ def _giver(code: CodeType) -> str:
     return ""
 
 
-def _found(code: CodeType, known: Mapping[str, tuple[str, ...]]) -> str:
+def _found(code: CodeType | NamedCode, known: Mapping[str, tuple[str, ...]]) -> str:
     """Return how the path of one of these functions ends, "" where the code is none of them."""
     path = code.co_filename
     return next((end for end in known.get(code.co_name, ()) if path.endswith(end)), "")
