@@ -223,8 +223,10 @@ def test_without_code_of_the_application_there_is_a_library_alone() -> None:
     assert (found.line, found.library) == ("sqlalchemy/engine/base.py:1967 in _execute", None)
 
 
-def test_of_our_own_code_alone_there_is_no_line() -> None:
-    assert line_of(stalls((10, ((JOB, 1),)), (20, ()))) is None
+def test_of_our_own_code_alone_there_is_no_line_and_no_event() -> None:
+    samples = stalls((10, ((JOB, 1),)), (20, ()))
+    assert line_of(samples) is None
+    assert events_of(samples) == ([], 0)
 
 
 def test_an_event_for_each_distinct_stack_at_its_first_sample() -> None:

@@ -105,22 +105,23 @@ def code_of_collections(runs: Sequence[Stall]) -> Code | None:
 
 def _most(stalls: Sequence[Stall], order: Sequence[str], end: int) -> Code | None:
     """Return the line that took most of the time, by the first kind of `order` that there is at each time."""
-    stalls = [one for one in stalls if one.of in order and _line_of(one)]
-    if not stalls:
+    by_time: dict[int, list[tuple[str, Stall]]] = {}
+    for one in stalls:
+        if one.of in order and (line := _line_of(one)):
+            by_time.setdefault(one.at, []).append((line, one))
+    if not by_time:
         return None
-    times = sorted({one.at for one in stalls})
+    times = sorted(by_time)
     weights: dict[tuple[str, str], float] = {}
     seen: dict[tuple[str, str], list[Stall]] = {}
     out_of = 0
     for at, until in zip(times, [*times[1:], end], strict=True):
-        then = [one for one in stalls if one.at == at]
-        of = next(of for of in order if any(one.of == of for one in then))
-        then = [one for one in then if one.of == of]
-        for one in then:
-            key = of, _line_of(one)
-            weights[key] = weights.get(key, 0) + max(until - at, 1) * one.threads / one.out_of
-            seen.setdefault(key, []).append(one)
-        out_of += max(one.out_of for one in then)
+        first = min((one.of for _, one in by_time[at]), key=order.index)
+        then = [(line, one) for line, one in by_time[at] if one.of == first]
+        for line, one in then:
+            weights[first, line] = weights.get((first, line), 0) + max(until - at, 1) * one.threads / one.out_of
+            seen.setdefault((first, line), []).append(one)
+        out_of += max(one.out_of for _, one in then)
     of, line = max(weights, key=lambda key: weights[key])
     alike = seen[of, line]
     stacks = [one.stack for one in alike]
@@ -171,13 +172,17 @@ def _library_below(stacks: Sequence[Stack]) -> str | None:
 def events_of(stalls: Sequence[Stall]) -> tuple[list[Event], int]:
     """Return an event for each distinct stack, and how many there was no room for."""
     groups: dict[Any, list[Stall]] = {}
-    totals: dict[str, int] = {}
+    looked: dict[tuple[str, int], int] = {}  # threads, by whose they are and when
     for one in stalls:
+        if application_place(one.stack) is None:
+            continue
         # Code objects are equal if the same code is in another file.
         key = one.of, *((code.co_filename, code.co_name, line) for code, line in one.stack)
         groups.setdefault(key, []).append(one)
-    for of, at in {(one.of, one.at) for one in stalls}:
-        totals[of] = totals.get(of, 0) + max(one.out_of for one in stalls if (one.of, one.at) == (of, at))
+        looked[one.of, one.at] = max(looked.get((one.of, one.at), 0), one.out_of)
+    totals: dict[str, int] = {}
+    for (of, _), count in looked.items():
+        totals[of] = totals.get(of, 0) + count
     events: list[Event] = []
     size = 0
     for alike in sorted(groups.values(), key=len, reverse=True):

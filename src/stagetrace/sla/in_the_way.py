@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stagetrace.sources.stacks import NamedCode, Place, Stack
 
 MAX_RECENT: Final = 256  # stacks of threads
+MAX_MEANWHILE: Final = 64  # of these, that a request takes
 MAX_THREADS: Final = 64  # of a pool, which are looked at: 20 us each
 MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
 SHORT_NS: Final = 2_000_000  # two looks within this say nothing of who computes
@@ -151,10 +152,14 @@ def waited_behind(record: RequestRecord, visits: Iterable[Segment]) -> list[Stal
         reason = visit.attributes.get(QUEUE_REASON) if visit.stage == QUEUE else None
         if reason not in (SOCKET, SERVER_THREADS):
             continue
+        meanwhile = [
+            one
+            for one in copied(_recent)
+            if visit.start <= one.at < visit.end and (reason == SERVER_THREADS or one.thread == record.thread)
+        ]
         seen: dict[int, list[Seen]] = {}
-        for one in copied(_recent):
-            if visit.start <= one.at < visit.end and (reason == SERVER_THREADS or one.thread == record.thread):
-                seen.setdefault(one.at, []).append(one)
+        for one in meanwhile[:: len(meanwhile) // MAX_MEANWHILE + 1]:
+            seen.setdefault(one.at, []).append(one)
         for at, then in seen.items():
             of = BLOCKER if reason == SOCKET else POOL
             found += by_line(at, of, [one.stack for one in then], max(one.gil_ns for one in then))
