@@ -313,3 +313,26 @@ def test_no_race_hides_a_late_request(watched: tuple[InFlight, list[Any]]) -> No
         sys.setswitchinterval(interval)
     assert not missed
     assert not in_flight.records
+
+
+def test_work_for_a_request_is_found_when_that_is_late(simulated: Simulated) -> None:
+    """Which may be sooner than a request of this process would be, or later; and not what has ended before."""
+    now = simulated.clock.now
+    soon, ended, later = Record(now), Record(now), Record(now)
+    for record, late_ns in ((later, 3 * BOUND), (soon, BOUND // 4), (ended, BOUND)):
+        simulated.in_flight.begin_part(record, now + late_ns)  # type: ignore[arg-type]
+    simulated.in_flight.end_part(ended)  # type: ignore[arg-type]
+    simulated.advance(simulated.clock.ran + 10 * BOUND)
+    assert simulated.found == {soon: BOUND // 4, later: 3 * BOUND}
+    assert simulated.clock.ends_at is None
+
+
+def test_a_busy_worker_that_is_in_time_is_not_woken(simulated: Simulated) -> None:
+    clock = simulated.clock
+    for _ in range(1_000):
+        record = Record(clock.now)
+        simulated.in_flight.begin_part(record, clock.now + BOUND)  # type: ignore[arg-type]
+        simulated.advance(clock.ran + BOUND // 10)
+        simulated.in_flight.end_part(record)  # type: ignore[arg-type]
+    assert simulated.wake_ups == 0
+    assert clock.settings < 1_000 // 2

@@ -114,8 +114,12 @@ class InFlight:
 
     def end_part(self, record: RequestRecord) -> None:
         """Let go of it, if it is still kept."""
-        if self.parts.pop(record, NEVER) <= self.ends_at < NEVER:
-            self._move(time.time_ns())
+        if self.parts.pop(record, None) is None:
+            return
+        if self._clears and not self.parts:
+            self._clear()
+        elif (now := time.time_ns()) >= self._end_moves_at:
+            self._move(now)
 
     @guarded
     def _move(self, now: int) -> None:
