@@ -18,7 +18,7 @@ from stagetrace.sla import stall_sampler as module
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.stall_sampler import StallSampler
 from stagetrace.sources import stacks
-from stagetrace.sources.registry import silent, states
+from stagetrace.sources.registry import FAILED, silent, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,7 @@ def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(stacks.SOURCE._switch, "off", False)
     in_flight.stop()
     yield
+    log._logged.clear()
     in_flight.stop()
 
 
@@ -124,6 +125,21 @@ def test_a_policy_that_fails_is_logged_once_and_switches_the_sampler_off(
     assert log.count("switched off in this process") == 1
     with waiting() as record:
         assert record.stalls == ()
+    assert silent()[stacks.SOURCE.title] == FAILED
+
+
+def test_each_of_two_policies_has_its_requests_sampled_until_it_is_removed(sampler: StallSampler) -> None:
+    """As of two span processors, one of which is shut down."""
+    learned = Baselines()
+    sampler.add(Policy.parse("* within 60m"), learned)
+    for _ in range(2):
+        with waiting() as record:
+            sampler.look(time.time_ns())
+        assert len(record.stalls) == 1
+        sampler.remove(learned)
+    sampler.remove(sampler._judges[0].learned)
+    with waiting() as record:
+        assert (in_flight.is_watched, in_flight.records) == (False, set())
 
 
 def fails(*_: Any, **__: Any) -> Any:

@@ -158,6 +158,7 @@ class _RemoteBlock(_Block):
                 self._span.set_status(exceptions.status_of(error))
         finally:
             self._span.end(ended_at)
+            self._record.abandon()
 
     def _add_stages(self, stages: Stages) -> None:
         """Add the spans of stages and details below the block's own."""

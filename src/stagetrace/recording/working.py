@@ -6,13 +6,15 @@ import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 from stagetrace.real_threads import get_ident, sleep
 
 if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
 
-# By worker: the ident of a thread, a greenlet, or the coroutine of a task. A worker changes its own entry alone.
+# By worker: the ident of a thread, or a weak reference to a greenlet or to the coroutine of a task, which may be
+# discarded in the middle of its work. A worker changes its own entry alone.
 working: Final[dict[Any, RequestRecord]] = {}
 
 
@@ -46,22 +48,38 @@ def work_here(record: RequestRecord) -> None:
 
 def take_up(record: RequestRecord, worker: Any) -> RequestRecord | None:
     """Note that a worker works for a request from now on; return what it worked for before, to be restored."""
-    before = working.get(worker)
-    working[worker] = record
+    key = _key(worker)
+    before = working.get(key)
+    working[key] = record
     return before
 
 
 def put_down(worker: Any, before: RequestRecord | None) -> None:
     """Note that a worker works for what it worked for before."""
     if before is None:
-        working.pop(worker, None)
+        working.pop(_key(worker), None)
     else:
-        working[worker] = before
+        working[_key(worker)] = before
+
+
+def _key(worker: Any) -> Any:
+    if type(worker) is int:
+        return worker
+    try:
+        return ref(worker, _forget)
+    except TypeError:  # there is none to what somebody else has made a task of
+        return worker
+
+
+def _forget(gone: Any) -> None:
+    working.pop(gone, None)
 
 
 def workers_of(record: RequestRecord) -> list[Any]:
     """Return the workers of a request, the first one that began first."""
-    return [worker for worker, one in working.copy().items() if one is record]
+    keys = [key for key, one in working.copy().items() if one is record]
+    workers = [key() if type(key) is ref else key for key in keys]
+    return [worker for worker in workers if worker is not None]
 
 
 if hasattr(os, "register_at_fork"):
