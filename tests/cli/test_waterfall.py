@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from stagetrace import semconv
+from stagetrace.output.stalls import stalls_of
 from stagetrace.output.waterfall import ASCII, BLOCKS, render
+from stagetrace.recording.stall import KINDS
 from stagetrace.store import SpanRow, Trace
 from stagetrace.store.base import SpanEvent
 
@@ -144,6 +146,15 @@ def test_stacks_with_few_samples_are_counted() -> None:
         *(f"  stall: a thread of the pool at app.py:41 in Model.predict, {9 - number} of 30" for number in range(4)),
         "  stall: 2 more stacks; --json has all",
     ]
+
+
+def test_each_kind_of_stack_has_words_and_a_place() -> None:
+    """Every kind that services record, in its order: the request first."""
+    events = tuple(stall(1, of, 1, 1, "") for of in reversed(KINDS))
+    found = stalls_of(replace(ENTRY, events=events))
+    assert found[0].of == KINDS[0]
+    assert all(one.whose not in KINDS for one in found)
+    assert len({one.whose for one in found}) == len(KINDS)
 
 
 def test_an_event_without_its_attributes_is_shown_all_the_same() -> None:

@@ -20,6 +20,7 @@ _WHOSE: Final = {
     "blocker": "what it waited for",
     "rival": "a thread that computed meanwhile",
     "pool": "a thread of the pool",
+    "resumed": "a block of resume in another process",
 }
 _ORDER: Final = {of: place for place, of in enumerate(_WHOSE)}
 _PLACE: Final = re.compile(r'\s*File "(.+)", line (\d+), in (.+)')
