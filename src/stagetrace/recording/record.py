@@ -399,7 +399,7 @@ class RequestRecord(Marks):
             self.late = None
         self.drop()
         self.details = self.work = self.greenlet = self.batch = None
-        self.stalls = ()
+        self.stalls = self.pools = ()
         self.stages = NO_STAGES  # somebody's context may keep this record for long
         if in_flight.is_watched:
             in_flight.end(self)
