@@ -186,6 +186,12 @@ def test_ignored_times_of_a_load_balancer_are_warned_of() -> None:
     assert ignored.found.endswith("were not plausible, and ignored: 3 in the future, 1 unreadable")
 
 
+def test_stacks_that_were_not_sampled_are_shown() -> None:
+    one = status.Found(Path("7-7.json"), {"skipped_stalls": 12}, alive=True)
+    _, skipped = processes.checks(one)
+    assert skipped.found.startswith("stacks of late requests that were not sampled: 12;")
+
+
 @pytest.mark.usefixtures("services")
 def test_sources_that_a_unix_socket_lacks_are_shown_for_the_process(tmp_path: Path) -> None:
     folder, path = tmp_path / "status", tmp_path / "socket"

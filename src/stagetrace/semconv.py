@@ -166,6 +166,7 @@ STALL_SAMPLES: Final = _attribute("stagetrace.stall.samples", INT, "event `stall
 STALL_OUT_OF: Final = _attribute("stagetrace.stall.out_of", INT, "event `stall`: samples of that kind in all")
 STALL_GIL_MS: Final = _attribute("stagetrace.stall.gil_ms", DOUBLE, "event `stall`: for how long the sampler itself could not run Python before its sample, since another thread held the GIL, ms; absent below 5 ms")
 STAGETRACE_DROPPED_STALLS: Final = _attribute("stagetrace.dropped_stalls", INT, "breached entry span, where there are any: stacks that were sampled and are no event, beyond 16 KB")
+STAGETRACE_SKIPPED_STALLS: Final = _attribute("stagetrace.skipped_stalls", INT, "breached entry span, where there are any: times at which the request was late and no stack of it was sampled, since the sampler had used its share of a CPU, could not run, or watched 200 requests already")
 
 # Any span: what could not be recorded of it.
 STAGETRACE_TRUNCATED_ATTRIBUTES: Final = _attribute("stagetrace.truncated_attributes", INT, "any span: values, of its events and links too, that were cut at the limit")

@@ -82,6 +82,7 @@ def rehearse(target: str) -> None:
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
+    from stagetrace.sla.stall_sampler import stall_sampler
     from stagetrace.sources.registry import silent
 
     return {
@@ -100,6 +101,7 @@ def collect(target: str) -> dict[str, Any]:
         "waits": dict(crowded_waits),
         "ignored_headers": dict(ignored_headers),
         "silent_sources": silent(),
+        "skipped_stalls": stall_sampler.skipped,
     }
 
 

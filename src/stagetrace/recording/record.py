@@ -114,6 +114,7 @@ class RequestRecord(Marks):
     batch: RequestRecord | None = None  # that a consumer of the service's own works for, and in which it is
     pools: Sequence[Any] = ()  # for one of which it waits now: sets of threads; WORKER_THREADS for anyio's
     stalls: Sequence[Stall] = ()  # stacks that were sampled while it was late
+    skipped_stalls = 0  # times at which it was late, and none was sampled
     # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
     # the process's own. None where nobody tells.
     peer_waits: Sequence[tuple[int, int]] | None = None
@@ -291,8 +292,10 @@ class RequestRecord(Marks):
         return (None, "") if exchange is None else exchange.method_and_route()
 
     def add_stalls(self, stalls: Sequence[Stall]) -> None:
-        """Note where it stood while it was late."""
-        self.stalls = (*self.stalls, *stalls)[-MOST_KEPT:]
+        """Note where it stood while it was late; equal stacks are one."""
+        for one in stalls:
+            same = next((known.stack for known in reversed(self.stalls) if known.stack == one.stack), one.stack)
+            self.stalls = (*self.stalls, one._replace(stack=same))[-MOST_KEPT:]
 
     def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
         """Report where it stands to those for which it is done, if it is a part."""

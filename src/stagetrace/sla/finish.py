@@ -21,6 +21,7 @@ from stagetrace.semconv import (
     SLA_BREACH_STAGE,
     SLA_UPGRADED,
     STAGETRACE_DROPPED_STALLS,
+    STAGETRACE_SKIPPED_STALLS,
     stage_total_ms,
 )
 from stagetrace.sla.breakdown import breakdown_of
@@ -230,6 +231,8 @@ def _placed(
     events, dropped = code.events_of([*stalls, *runs])
     if dropped:
         found[STAGETRACE_DROPPED_STALLS] = dropped
+    if record.skipped_stalls:
+        found[STAGETRACE_SKIPPED_STALLS] = record.skipped_stalls
     stage = found.get(SLA_BREACH_STAGE)
     line = code.code_of_collections(runs)
     if line is None and stage is not None:

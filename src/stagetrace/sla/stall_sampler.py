@@ -18,6 +18,7 @@ from stagetrace.recording.timer import NO_CLOCKS
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.in_the_way import Look
 from stagetrace.sla.request_stack import RequestStacks
+from stagetrace.sla.sampler_budget import Budget
 from stagetrace.sources.stacks import SOURCE
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class StallSampler:
         self._judges: list[Judge] = []
         self._late: list[Late] = []  # the thread's alone
         self._bound_ns, self._bound_at = NEVER, 0
+        self._budget = Budget()  # the thread's alone
+        self.skipped = 0  # times at which a request was late, and no stack of it was sampled
 
     @guarded
     def add(self, policy: Policy, learned: Baselines) -> None:
@@ -80,7 +83,7 @@ class StallSampler:
             in_flight.stop()
 
     def _start(self, timer: Timer) -> None:
-        self._late = []
+        self._late, self._budget = [], Budget()
         try:
             start(lambda: self._run(timer), "stagetrace-stalls")
         except Exception as error:
@@ -119,7 +122,11 @@ class StallSampler:
 
     def look(self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS) -> None:
         """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
-        self._late = self._sampled([*self._late, *self._new(now)], now, gil_ns, computed)
+        self._budget.begin()
+        try:
+            self._late = self._sampled([*self._late, *self._new(now)], now, gil_ns, computed)
+        finally:
+            in_flight.rest_until = self._budget.end()
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
         in_flight.set_timer(now)
 
@@ -127,23 +134,38 @@ class StallSampler:
         """Return the requests that may be late since now."""
         found: list[Late] = []
         for record in in_flight.take(now):
-            if not record.closed and len(self._late) + len(found) < MOST_LATE:
-                try:
-                    found.append(self._watched(record))
-                except Exception as error:  # noqa: BLE001 -- the tenth switches all off
-                    SOURCE.failed(error)
+            if record.closed:
+                continue
+            if len(self._late) + len(found) >= MOST_LATE:
+                self._skip(record, 1)
+                continue
+            try:
+                found.append(self._watched(record))
+            except Exception as error:  # noqa: BLE001 -- the tenth switches all off
+                SOURCE.failed(error)
         return found
 
+    def _skip(self, record: RequestRecord, times: int) -> None:
+        record.skipped_stalls += times
+        self.skipped += times
+
     def _sampled(self, late: list[Late], now: int, gil_ns: int, computed: Mapping[int, int]) -> list[Late]:
-        """Sample requests; return those that are to be sampled again."""
+        """Sample requests; return those that are to be sampled again, first those for which there was no time now."""
         seen: Look | None = None  # let go of with this call
         stacks = RequestStacks()  # and this
-        kept = []
+        kept: list[Late] = []
+        skipped: list[Late] = []
         for one in late:
             try:
                 if one.record.closed or not (later := _after_chunk(one)).times:
                     continue
+                due = sum(later.since <= at <= now for at in later.times)
+                if not self._budget.is_left():
+                    self._skip(later.record, due)
+                    skipped.append(later._replace(times=tuple(at for at in later.times if at > now)))
+                    continue
                 if later.times[0] <= now:
+                    self._skip(later.record, max(due - 1, 0))
                     seen = seen or Look(now, gil_ns, computed)
                     if later.since <= now:
                         _sample(later.record, seen, stacks)
@@ -153,7 +175,7 @@ class StallSampler:
                     kept.append(later)
             except Exception as error:  # noqa: BLE001 -- as above
                 SOURCE.failed(error)
-        return kept
+        return [*(one for one in skipped if one.times), *kept]
 
     def _bound(self, now: int) -> int:
         """Return how long a request takes at least that is late at `now`, whichever its route."""
