@@ -67,9 +67,6 @@ def checks(one: files.Found) -> Iterator[Check]:
     silent = ", ".join(f"{title} ({why})" for title, why in _dict(status, "silent_sources").items())
     if silent:
         yield Check(name, OK, f"not measured for some requests: {silent}")
-    if skipped := _number(status, "skipped_stalls"):
-        why = "the sampler had used its share of a CPU, could not run, or watched 200 requests already"
-        yield Check(name, OK, f"stacks of late requests that were not sampled: {skipped}; {why}")
     for state, what, fix in [
         *_delivery(status),
         *_patches(status),
@@ -79,6 +76,9 @@ def checks(one: files.Found) -> Iterator[Check]:
         *_costs(status),
     ]:
         yield Check(name, state, what, fix)
+    if skipped := _number(status, "skipped_stalls"):
+        why = "the sampler had used its share of a CPU, could not run, or watched 200 requests already"
+        yield Check(name, OK, f"stacks of late requests that were not sampled: {skipped}; {why}")
 
 
 def table(status: dict[str, Any]) -> Iterable[Table | str]:

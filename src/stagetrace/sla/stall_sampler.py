@@ -160,7 +160,7 @@ class StallSampler:
                 if one.record.closed or not (later := _after_chunk(one)).times:
                     continue
                 due = sum(later.since <= at <= now for at in later.times)
-                if not self._budget.is_left():
+                if seen is not None and not self._budget.is_left():
                     self._skip(later.record, due)
                     skipped.append(later._replace(times=tuple(at for at in later.times if at > now)))
                     continue
