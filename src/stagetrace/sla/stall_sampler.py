@@ -242,7 +242,8 @@ def _after_chunk(late: Late) -> Late:
     stream = late.record.stream
     if not late.gap or stream is None or not stream.count or stream.last == late.chunk:
         return late
-    return late._replace(times=sample_times(stream.last, late.gap, late.gap), chunk=stream.last)
+    times = sample_times(stream.last, late.gap, late.gap)
+    return late._replace(times=times, since=times[0], chunk=stream.last)
 
 
 def _gap(objective: Objective) -> int:
