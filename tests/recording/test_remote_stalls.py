@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from stagetrace.recording import remote_socket, remote_stages
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_stages import bounds_of, entry_of, hand_on, report_stages
+from stagetrace.recording.remote_stages import MAX_KEYS, bounds_of, entry_of, hand_on, report_stages
 from stagetrace.recording.remote_stalls import MOST_BYTES, RemoteStalls, StallReporter
 from stagetrace.recording.request_ref import RequestRef
 from stagetrace.recording.stall import BLOCKER, MOST_KEPT, REQUEST, RESUMED, Stall
@@ -182,6 +182,25 @@ def test_a_batch_has_one_stack_for_all_of_its_requests(*, is_here: bool) -> None
     for one in records:
         one.close(now, now + 100)
         assert lines(one) == [(REQUEST, 41)]
+
+
+def test_a_batch_may_be_of_more_requests_than_a_message_holds() -> None:
+    now = time.time_ns()
+    records = [request(now) for _ in range(2 * MAX_KEYS + 1)]
+    references = [RequestRef(hand_on(one, "batch", now), ENTRY) for one in records]
+    with in_a_fork(lambda: Batch(references, len(records), start=now + 10).add_stalls([stall(now + 30, 41)])):
+        for one in records:
+            one.close(now, now + 100)
+    assert {tuple(lines(one)) for one in records} == {((REQUEST, 41),)}
+
+
+def test_equal_code_of_two_files_is_not_taken_for_the_same() -> None:
+    source = "def predict():\n    pass\n"
+    codes = [next(iter(compile(source, path, "exec").co_consts)) for path in ("/srv/one.py", "/srv/two.py")]
+    assert codes[0] == codes[1]
+    reporter, taken = StallReporter(), RemoteStalls()
+    found = taken.read(reporter.reports(Stall(at, REQUEST, ((code, 2),)) for at, code in enumerate(codes)))
+    assert [one.stack[0][0].co_filename for one in found] == ["/srv/one.py", "/srv/two.py"]
 
 
 def test_a_batch_of_requests_of_another_process_is_known_once() -> None:

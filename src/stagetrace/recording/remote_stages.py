@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
     StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
 
+MAX_KEYS = 256  # in a message: those of a batch
 # What was handed on, by its key, as long as it lives without us.
 _records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
@@ -158,7 +159,8 @@ def report_stalls(
             by_word.setdefault(key.partition("-")[0], []).append(key)
     reports = reporter.reports(stalls) if by_word else []
     for word, theirs in by_word.items():
-        remote_socket.send(word, (theirs, reports, until), is_optional=True)
+        for at in range(0, len(theirs), MAX_KEYS):
+            remote_socket.send(word, (theirs[at : at + MAX_KEYS], reports, until), is_optional=True)
 
 
 @guarded

@@ -31,20 +31,21 @@ class StallReporter:
     """Reports the stalls of one piece of work, with at most 16 KB of stacks."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Stack, int] = {}
+        self._numbers: dict[Any, int] = {}  # of stacks, by files, functions and lines: equal code may be in two files
         self._left = MOST_BYTES
 
     def reports(self, stalls: Iterable[Stall]) -> list[StallReport]:
         """Return stalls as JSON holds them; without those that have a new stack for which there is no room."""
         found: list[StallReport] = []
         for one in stalls:
-            number, stack = self._numbers.get(one.stack), None
+            key = tuple((code.co_filename, code.co_name, line) for code, line in one.stack)
+            number, stack = self._numbers.get(key), None
             if number is None:
                 stack, size = _stack_report(one.stack)
                 if size > self._left:
                     continue
                 self._left -= size
-                number = self._numbers[one.stack] = random.getrandbits(48)  # others may report for the same key
+                number = self._numbers[key] = random.getrandbits(48)  # others may report for the same key
             found.append((one.at, one.of, number, stack, one[3:]))
         return found
 

@@ -197,6 +197,7 @@ class StallSampler:
     def _objectives(self) -> Iterator[Objective]:
         return (one for judge in self._judges for one in judge.policy.objectives if not one.excludes)
 
+    @guarded
     def bounds_of(self, record: RequestRecord) -> Bounds | None:
         """Return when a request is late, as far as that is known by now; None for never."""
         return record.bounds if record.is_part else self._bounds(record)[0]
