@@ -6,11 +6,12 @@ import asyncio
 import threading
 from typing import Any
 
-import greenlet
 import pytest
 
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.working import put_down, take_up, worker_here, workers_of, working
+
+greenlet: Any = pytest.importorskip("greenlet")
 
 
 @pytest.fixture(autouse=True)
