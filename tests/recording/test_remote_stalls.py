@@ -96,7 +96,12 @@ def test_a_request_that_stays_here_says_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["0123456789abcdef-1-0000000000000002", "", "of-some-other-kind", "a-b-c.d-e", "a-b--e"]
+    "key",
+    [
+        "0123456789abcdef-1-0000000000000002",
+        *("", "of-some-other-kind", "a-b-c.d-e", "a-b--e", "a-b-1.2.3.4-e"),
+        *("a-b-1.0.3-e", "a-b-1.4.3-e", "a-b--1.2.3-e", f"a-b-1.2.{'f' * 16}-e", f"a-b-1.2.{'f' * 9_000}-e"),
+    ],
 )
 def test_the_key_of_an_older_process_does_not_say_it(key: str) -> None:
     """And nothing is sampled, or reported, for such a request."""

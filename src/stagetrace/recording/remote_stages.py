@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording import remote_socket
-from stagetrace.recording.in_flight import Bounds, in_flight
+from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.remote_stalls import RemoteStalls
 from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
     StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
 
+MAX_KEY = 256  # characters
 MAX_KEYS = 256  # in a message: those of a batch
 # What was handed on, by its key, as long as it lives without us.
 _records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
@@ -107,11 +108,17 @@ def entry_of(key: str, span: SpanContext) -> SpanContext:
     return SpanContext(span.trace_id, span_id, is_remote=True, trace_flags=span.trace_flags)
 
 
-@guarded
 def bounds_of(key: str) -> Bounds | None:
-    """Return when the request with a key is late; None where the key does not have that, as one of an older process."""
-    parts = key.split("-")
-    return Bounds(*(int(one, 16) for one in parts[2].split("."))) if len(parts) == 4 else None  # noqa: PLR2004
+    """Return when the request with a key is late; None where the key does not have that, as one of an older process.
+
+    A key comes with a message, and so may be anything.
+    """
+    try:
+        _, _, text, _ = key[:MAX_KEY].split("-")
+        start, late, bound = (int(one, 16) for one in text.split("."))
+    except ValueError:
+        return None
+    return Bounds(start, late, bound) if 0 <= start < NEVER - bound and 0 < late <= bound else None
 
 
 def is_here(key: str) -> bool:
