@@ -98,13 +98,12 @@ class InFlight:
     def end(self, record: RequestRecord) -> None:
         """Let go of a request that has ended, if it is still kept."""
         records = self.records
-        if record not in records:
-            return
         records.discard(record)
-        if self._clears and not records:
+        if records:
+            if (now := time.time_ns()) >= self._end_moves_at:
+                self._move(now)
+        elif self._clears and self.ends_at < self.due:
             self._clear()
-        elif (now := time.time_ns()) >= self._end_moves_at:
-            self._move(now)
 
     def begin_part(self, record: RequestRecord, late_at: int) -> None:
         """Keep what is done for a request that is late at a time that is known."""

@@ -193,7 +193,8 @@ class RequestRecord(Marks):
         if self.own is not None:
             self._entry, self.own = self.own.context if self.own.has_identity else None, None
         self.exchange = None
-        in_flight.end(self)  # where nobody judges it, nobody abandons it
+        if in_flight.is_watched:
+            in_flight.end(self)  # where nobody judges it, nobody abandons it
 
     def begin_tentative(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
         """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
