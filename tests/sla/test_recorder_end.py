@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, TraceIdRat
 from sla.recording import START, begun, recorder_of
 from stagetrace import Policy
 from stagetrace.recording.record import RequestRecord
-from stagetrace.sla import entry_recorder
+from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.sla import code, entry_recorder
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.finish import Decided, Request, decided, finish
 from stagetrace.sla.verdict_counter import MAX_COUNTED
@@ -99,6 +100,23 @@ def test_a_breach_without_a_culprit_is_one_all_the_same(monkeypatch: pytest.Monk
     found = {pair.key: pair.value for pair in entry.attributes}
     assert found["sla.breached"].bool_value
     assert (found["sla.threshold_ms"].double_value, found["sla.overrun_ms"].double_value) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("part", ["events_of", "code_of"])
+def test_a_breach_whose_line_of_code_cannot_be_told_keeps_verdict_cause_and_evidence(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, _, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
+    monkeypatch.setattr(code, part, failing)
+    entry = begun(recorder, "/a")
+    entry.record.stalls = [Stall(START + 1_500_000, REQUEST, ((failing.__code__, 1),))]
+    recorder.end(entry, START + 2_000_000, "GET", "/a")
+    span = ScopeSpans.FromString(sender.sent[0]).spans[-1]
+    found = {pair.key: pair.value for pair in span.attributes}
+    assert found["sla.breached"].bool_value
+    assert found["sla.breach.cause"].string_value
+    assert found["sla.breach.evidence"].string_value
+    assert "sla.breach.code" not in found
 
 
 @pytest.mark.parametrize("took", [1_000, 2_000_000])
