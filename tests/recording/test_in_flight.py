@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -336,3 +337,19 @@ def test_a_busy_worker_that_is_in_time_is_not_woken(simulated: Simulated) -> Non
         simulated.in_flight.end_part(record)  # type: ignore[arg-type]
     assert simulated.wake_ups == 0
     assert clock.settings < 1_000 // 2
+
+
+def test_a_timer_whose_descriptor_the_service_has_closed_has_a_successor(watched: tuple[InFlight, list[Any]]) -> None:
+    in_flight, _ = watched
+    first: Any = Waiting()
+    in_flight.begin(first)
+    assert first.is_taken.wait(GENEROUS_S)
+    lost = in_flight.timer
+    if not isinstance(lost, timers.KernelTimer):
+        return  # it has no descriptor
+    os.close(lost._number)
+    late: list[Any] = [Waiting(), Waiting()]
+    for record in late:
+        in_flight.begin(record)
+    assert all(record.is_taken.wait(GENEROUS_S) for record in late)
+    assert in_flight.timer is not lost
