@@ -30,22 +30,12 @@ _TYPED: Final = ("<stdin>", "<console>", "<ipython-input")
 _CALLERS: Final = frozenset(
     (
         *("cheroot", "daphne", "eventlet", "gevent", "granian", "greenlet", "grpc", "gunicorn", "h11", "h2"),
-        *(
-            "httptools",
-            "hypercorn",
-            "twisted",
-            "uvicorn",
-            "uvicorn_worker",
-            "uvloop",
-            "waitress",
-            "websockets",
-            "wsproto",
-        ),
+        *("httptools", "hypercorn", "twisted", "uvicorn", "uvicorn_worker", "uvloop", "waitress", "websockets"),
         *("_bentoml_sdk", "_bentoml_impl", "bentoml", "cog", "gradio", "litserve", "mlserver", "mosec", "ray"),
         *("aiohttp", "blacksheep", "bottle", "connexion", "django", "falcon", "fastapi", "flask", "litestar"),
         *("quart", "rest_framework", "sanic", "starlette", "tornado", "werkzeug"),
         *("a2wsgi", "anyio", "asgiref", "ddtrace", "newrelic", "opentelemetry", "prometheus_client"),
-        *("sentry_sdk", "sniffio", "trio"),
+        *("sentry_sdk", "sniffio", "trio", "wsproto"),
     )
 )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_TASKS: Final = 2_000  # of all loops; where there are more, none is looked at
 MAX_ATTRIBUTES: Final = 32  # of an object that is looked into
+_COLLECTIONS: Final = (list, dict, set, frozenset, tuple)
 
 
 def is_future(thing: Any) -> bool:
@@ -100,8 +101,10 @@ def _looked_into(callback: Any) -> Iterator[Any]:
 
 
 def _attributes(thing: Any) -> Iterator[Any]:
+    if type(thing) in _COLLECTIONS:  # of any size
+        return
     for part in gc.get_referents(thing)[:MAX_ATTRIBUTES]:
-        if type(part) is dict:
-            yield from list(part.values())[:MAX_ATTRIBUTES]
+        if type(part) is dict and len(part) <= MAX_ATTRIBUTES:
+            yield from list(part.values())
         else:
             yield part
