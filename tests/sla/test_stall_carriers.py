@@ -36,7 +36,7 @@ ASGI = {
     "daphne": ON_ASYNCIO,
 }
 WSGI = ("sleep", "computes", "pool", "stream")
-OFTEN = ("uvicorn", "hypercorn trio", "gunicorn gevent", "waitress")  # the others run with the heavy ones
+OFTEN = ("uvicorn", "gunicorn gevent")  # the others run with the heavy ones
 
 
 def lines(app: str, name: str) -> set[str]:
