@@ -164,7 +164,7 @@ CODE_STACKTRACE: Final = "code.stacktrace"
 STALL_OF: Final = _attribute("stagetrace.stall.of", STRING, "event `stall`: whose stack it is: `request`, `blocker` (what ran on the event loop or thread that the request waited for), `resumed` (a block of `stagetrace.resume` in another process, where the request may not have waited for it), `rival` (the thread that computed while the request waited for a lock or the GIL) or `pool` (a thread of the pool that had none free)")
 STALL_SAMPLES: Final = _attribute("stagetrace.stall.samples", INT, "event `stall`: samples with this stack")
 STALL_OUT_OF: Final = _attribute("stagetrace.stall.out_of", INT, "event `stall`: samples of that kind in all")
-STALL_GIL_MS: Final = _attribute("stagetrace.stall.gil_ms", DOUBLE, "event `stall`: for how long the sampler itself could not run Python before its sample, since another thread held the GIL, ms; absent below 5 ms")
+STALL_GIL_MS: Final = _attribute("stagetrace.stall.gil_ms", DOUBLE, "event `stall`: for how long the sampler itself could not run Python before its sample, since other threads held the GIL, ms; absent below 20 ms, for which it may change hands by turns")
 STAGETRACE_DROPPED_STALLS: Final = _attribute("stagetrace.dropped_stalls", INT, "breached entry span, where there are any: stacks that were sampled and are no event, beyond 16 KB")
 STAGETRACE_SKIPPED_STALLS: Final = _attribute("stagetrace.skipped_stalls", INT, "breached entry span, where there are any: times at which the request was late and no stack of it was sampled, since the sampler had used its share of a CPU, could not run, or watched 200 requests already")
 

@@ -14,6 +14,7 @@ import pytest
 from stagetrace.recording import in_flight as module
 from stagetrace.recording import timer as timers
 from stagetrace.recording.in_flight import CLEARS, NEVER, InFlight
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.timer import Late, PythonTimer
 
 if TYPE_CHECKING:
@@ -225,6 +226,20 @@ def test_the_sampler_is_let_rest(simulated: Simulated) -> None:
     record = simulated.begin()
     simulated.advance(10 * BOUND)
     assert simulated.found == {record: 3 * BOUND}
+
+
+def test_the_thread_is_there_before_the_first_request_where_any_is_watched() -> None:
+    in_flight = InFlight()
+    started: list[Timer] = []
+    in_flight.prepare()
+    assert in_flight.timer is None
+    in_flight.watch(lambda _: BOUND, started.append, lambda _: None)
+    in_flight.prepare()
+    assert started == [in_flight.timer]
+    in_flight.begin(RequestRecord())
+    in_flight.prepare()
+    assert started == [in_flight.timer]
+    in_flight.stop()
 
 
 def test_nothing_is_kept_once_the_thread_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:

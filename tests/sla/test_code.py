@@ -231,7 +231,7 @@ def test_of_our_own_code_alone_there_is_no_line_and_no_event() -> None:
 
 def test_an_event_for_each_distinct_stack_at_its_first_sample() -> None:
     deep = at(41, below=((EXECUTE, 1967),))
-    samples = [*stalls((30, at(5)), (10, deep), (20, deep)), Stall(15, RIVAL, deep, 7_500_000)]
+    samples = [*stalls((30, at(5)), (10, deep), (20, deep)), Stall(15, RIVAL, deep, 27_500_000)]
     events, dropped = events_of(sorted(samples))
     assert dropped == 0
     assert [(event.name, event.timestamp) for event in events] == [("stall", 10), ("stall", 15), ("stall", 30)]
@@ -249,7 +249,7 @@ def test_an_event_for_each_distinct_stack_at_its_first_sample() -> None:
     }
     assert own.items() >= expected.items()
     assert semconv.STALL_GIL_MS not in own
-    assert (rival[semconv.STALL_OF], rival[semconv.STALL_GIL_MS]) == ("rival", 7.5)
+    assert (rival[semconv.STALL_OF], rival[semconv.STALL_GIL_MS]) == ("rival", 27.5)
     assert (other[semconv.STALL_SAMPLES], other[semconv.CODE_LINE_NUMBER]) == (1, 5)
 
 

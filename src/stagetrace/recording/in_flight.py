@@ -68,8 +68,8 @@ class InFlight:
     ) -> None:
         """Keep requests from now on, none of which is late that has taken less than `bound` of the time now.
 
-        `start` is called, in a request's thread, with each timer: once in a process. `bounds_of` returns when a request
-        is late, as far as that is known by now; None for never.
+        `start` is called with each timer: once in a process, by its first request at the latest. `bounds_of` returns
+        when a request is late, as far as that is known by now; None for never.
         """
         self.bounds_of = bounds_of
         self._bound, self._start = bound, start
@@ -83,6 +83,11 @@ class InFlight:
         self.parts.clear()
         with self._setting:
             self._forget_timer()
+
+    def prepare(self) -> None:
+        """Have the timer and its thread before the first request, which would wait for the thread to begin."""
+        if self.is_watched:
+            self._move(time.time_ns())
 
     def begin(self, record: RequestRecord) -> None:
         """Keep a request that begins."""

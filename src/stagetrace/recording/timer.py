@@ -49,7 +49,7 @@ class Timer(Protocol):
 
 
 class PythonTimer:
-    """A `Timer` in Python. The waits for a CPU and for the GIL cannot be told apart here: all counts as the latter."""
+    """A `Timer` in Python. Waits for a CPU and for the GIL cannot be told apart here: none counts as the latter."""
 
     def __init__(self) -> None:
         self._woken = allocate_lock()  # released to wake the thread that waits
@@ -73,7 +73,7 @@ class PythonTimer:
             left = due - time.monotonic_ns()
             if left <= 0:
                 self.clear()
-                return Late(0, -left)
+                return Late(-left, 0)
             self._until = due
             self._woken.acquire(timeout=min(left / 1e9, _LONGEST_S))
             self._until = _NEVER  # who sets it from now on wakes

@@ -70,6 +70,7 @@ class Runtime:
                     self._prepared = True
                     self._prepare_first()
                 self.deliver_at_exit()
+                _prepare_sampling()
             finally:
                 self.ready = True  # not before: a request that arrived meanwhile would go unrecorded
         if self._delivers_immediately:
@@ -185,6 +186,13 @@ async def _in_thread(method: Callable[[], None]) -> None:
         await in_thread(method)
     except Exception as error:  # noqa: BLE001
         report(f"{__name__}.{method.__name__}", error)
+
+
+@guarded
+def _prepare_sampling() -> None:
+    from stagetrace.recording.in_flight import in_flight
+
+    in_flight.prepare()
 
 
 @guarded

@@ -27,7 +27,7 @@ MOST_BYTES: Final = 16_384  # of all events of a request
 MOST_OF_STACK: Final = 4_096  # characters, as of the next two
 MOST_OF_PATH: Final = 256
 MOST_OF_NAME: Final = 128
-SHOWN_GIL_NS: Final = 5_000_000
+SHOWN_GIL_NS: Final = 20_000_000  # threads that compute in Python keep it for 5 ms each
 # Whose stacks say the line, by the cause: at each time of a sample the first of them that there is. A request that
 # waits for another thread stands nowhere itself; for a pool, or a batch, it stands where it asked for it.
 _ORDER: Final = {
