@@ -82,19 +82,19 @@ async def _alone(client: Client, server: Server, stall: str) -> None:
     await server.ask(client, stall, truth=stall)
 
 
-async def _meet(client: Client, server: Server, name: str, victim: str = "ordinary") -> None:
+async def _meet(client: Client, server: Server, name: str) -> None:
     """Send a request while another blocks the event loop, or the only worker."""
-    blocker = asyncio.create_task(server.ask(client, "sleep"))
+    blocker = asyncio.create_task(server.ask(client, "sleep", 2 * MS))
     await asyncio.sleep(client.chance.uniform(*LATER_S))
-    await server.ask(client, victim, SHORT_MS, truth=name)
+    await server.ask(client, "ordinary", SHORT_MS, truth=name)
     await blocker
 
 
 async def _overtake(client: Client, server: Server, name: str) -> None:
-    """Block the event loop while a request awaits something short."""
-    victim = asyncio.create_task(server.ask(client, "await_deep", 40, truth=name))
-    await asyncio.sleep(0.005)
-    await server.ask(client, "sleep")
+    """Block the event loop while a request awaits the one that blocks it."""
+    victim = asyncio.create_task(server.ask(client, "await_blocker", 10 * MS, truth=name))
+    await asyncio.sleep(0.03)
+    await server.ask(client, "block_others")
     await victim
 
 
@@ -119,19 +119,21 @@ SOCKET: Final = "socket of a blocked loop"
 BLOCKED: Final = "await in a blocked loop"
 BUSY: Final = "socket of a busy worker"
 POOLED: Final = "full pool"
+COLLECTIONS: Final = ("collect", "allocate")  # the last: their heap makes every collection slow
+_NOT_ALONE: Final = ("ordinary", "block_others", "await_blocker", *COLLECTIONS)
+BLOCKERS: Final = tuple(name for name in BLOCKING if name not in _NOT_ALONE)
+AWAITS: Final = tuple(name for name in AWAITING if name not in _NOT_ALONE)
 STALLS: Final = {
-    **{name: Stall(name, name, partial(_alone, stall=name)) for name in (*BLOCKING, *AWAITING) if name != "ordinary"},
+    **{name: Stall(name, name, partial(_alone, stall=name)) for name in (*BLOCKERS, *AWAITS, *COLLECTIONS)},
     SOCKET: Stall(SOCKET, "sleep", partial(_meet, name=SOCKET)),
-    BLOCKED: Stall(BLOCKED, "sleep", partial(_overtake, name=BLOCKED)),
+    BLOCKED: Stall(BLOCKED, "block_others", partial(_overtake, name=BLOCKED)),
     BUSY: Stall(BUSY, "sleep", partial(_meet, name=BUSY)),
     POOLED: Stall(POOLED, "sleep", partial(_fill_pool, name=POOLED)),
 }
-COLLECTIONS: Final = ("collect", "allocate")  # the last: their heap makes every collection slow
-BLOCKERS: Final = tuple(name for name in BLOCKING if name not in ("ordinary", *COLLECTIONS))
 UVICORN: Final = ("-m", "uvicorn", "--no-access-log")
 GUNICORN: Final = ("-m", "gunicorn", "benchmarks.stalls.app_flask:app")
 CALL: Final = f"/{SERVICE}/{{stall}}?ms={{ms}}"
-IN_LOOP: Final = (*BLOCKERS, *AWAITING, SOCKET, BLOCKED, *COLLECTIONS)
+IN_LOOP: Final = (*BLOCKERS, *AWAITS, SOCKET, BLOCKED, *COLLECTIONS)
 
 SERVERS: Final = (
     Server(
@@ -189,7 +191,7 @@ SERVERS: Final = (
     Server(
         "MLServer, worker process",
         ("-m", "benchmarks.stalls.app_mlserver", "--port"),
-        (*BLOCKERS, *AWAITING),
+        (*BLOCKERS, *AWAITS),
         path="/v2/models/stalls/infer",
         method="POST",
         body=_tensor,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HERE: Final = "benchmarks/stalls/planted.py"
 POOL: Final = 4  # threads of those servers that have a pool
 weights = np.random.default_rng(1).random((400, 400))
+began = asyncio.Event()
 heap: list[list[int]] = []  # what the garbage collector has to traverse
 
 
@@ -70,6 +71,13 @@ def lock(ms: float) -> None:
 def sleep(ms: float) -> None:
     """Sleep."""
     time.sleep(ms / 1e3)  # stall: sleep
+
+
+def block_others(ms: float) -> None:
+    """Block the event loop, once another request awaits that."""
+    began.set()
+    time.sleep(ms / 1e3)  # stall: block_others
+    began.clear()
 
 
 def recv(ms: float) -> None:
@@ -193,6 +201,11 @@ async def await_lock(ms: float) -> None:
         pass
 
 
+async def await_blocker(ms: float) -> None:
+    """Await that another request begins, which then blocks the event loop; for `ms` at most."""
+    await asyncio.wait_for(began.wait(), ms / 1e3)
+
+
 async def executor(ms: float) -> None:
     """Sleep in a thread of the loop's executor."""
     await asyncio.get_running_loop().run_in_executor(None, _in_executor, ms)
@@ -224,12 +237,13 @@ async def stream(ms: float) -> None:
 BLOCKING: Final[dict[str, Callable[[float], None]]] = {
     one.__name__: one
     for one in (
-        *(ordinary, lock, sleep, recv, fifo, database, numpy),
+        *(ordinary, lock, sleep, block_others, recv, fifo, database, numpy),
         *(loop, regex, factorial, collect, allocate, process),
     )
 }
 AWAITING: Final[dict[str, Callable[[float], Awaitable[None]]]] = {
-    one.__name__: one for one in (await_deep, await_task, await_gather, await_lock, executor, to_thread, stream)
+    one.__name__: one
+    for one in (await_deep, await_task, await_gather, await_lock, await_blocker, executor, to_thread, stream)
 }
 
 

@@ -162,20 +162,24 @@ def tables(result: Result) -> list[Table]:
             right = sum(one.is_right for one in some)
             rows.append([stall, server, f"{right} of {len(some)}", f"{samples:.0f}", instead])
     columns = ("stall", "server", "right line", "samples (median)", "seen instead")
-    return [Table("Lines of code, by what was planted", columns, rows), _shares(result.seen)]
+    return [
+        Table("Lines of code, by what was planted", columns, rows),
+        *(_shares(of, result) for of in ("stall", "server")),
+    ]
 
 
-def _shares(seen: Sequence[Seen]) -> Table:
-    servers = dict.fromkeys(one.server for one in seen)
-    groups = {server: [one for one in seen if one.server == server] for server in servers} | {"all": list(seen)}
+def _shares(of: str, result: Result) -> Table:
+    """Return the share of right lines by the values of an attribute."""
+    groups: dict[str, list[Seen]] = {}
+    for one in result.seen:
+        groups.setdefault(getattr(one, of), []).append(one)
     rows = []
-    for name, some in groups.items():
+    for name, some in {**groups, "all": result.seen}.items():
         right = sum(one.is_right for one in some)
         least, most = wilson(right, len(some))
-        rows.append(
-            [name, str(len(some)), f"{right / len(some):.1%} ({right}/{len(some)})", f"{least:.1%} to {most:.1%}"]
-        )
-    return Table("Right lines, by server (Wilson's intervals)", ("server", "stalls", "right", "95 % interval"), rows)
+        share = f"{right / len(some):.1%} ({right}/{len(some)})"
+        rows.append([name, share, f"{least:.1%} to {most:.1%}"])
+    return Table(f"Right lines, by {of} (Wilson's intervals)", (of, "right", "95 % interval"), rows)
 
 
 def reading(result: Result) -> list[str]:
@@ -191,7 +195,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__, "python -m benchmarks.stalls.run --times 5 --only lock sleep")
     arguments.add_argument("--seed", type=int, default=1, help="from which the times of requests are drawn")
-    arguments.add_argument("--times", type=int, default=30, help="to plant each stall; 30 take twenty minutes")
+    arguments.add_argument("--times", type=int, default=30, help="to plant each stall; 30 take forty minutes")
     arguments.add_argument("--only", nargs="+", metavar="KIND", choices=list(STALLS), help=f"of {', '.join(STALLS)}")
     names = [server.name for server in SERVERS]
     arguments.add_argument("--server", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)}")
