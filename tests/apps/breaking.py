@@ -93,4 +93,5 @@ def forget_failures() -> None:
         recorder._processor.learned._seen = Seen()
         sampler, processor = sys.modules["stagetrace.sla.stall_sampler"].stall_sampler, recorder._processor
         sampler.remove(processor.learned)
-        sampler.add(processor.policy, processor.learned)
+        if processor.policy is not None:
+            sampler.add(processor.policy, processor.learned)

@@ -104,6 +104,8 @@ def told(span: Received) -> dict[str, Any]:
 
 
 def masked(text: str) -> str:
+    """Return evidence without its numbers and peers, and without its end, the line of code."""
+    text = text.partition("; ")[0]
     return NUMBER.sub("N", re.sub(r"127\.0\.0\.1:\d+", "PEER", text))
 
 

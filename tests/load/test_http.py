@@ -202,5 +202,6 @@ def test_timers_are_not_rounded_to_the_milliseconds_of_epoll(monkeypatch: pytest
         return select(*given)
 
     monkeypatch.setattr(loop, "select", noted)
-    loop.run(asyncio.sleep(0.00237))
+    for _ in range(20):  # a busy machine is late for one
+        loop.run(asyncio.sleep(0.00237))
     assert any(0.002 < one < 0.0024 for one in waits)

@@ -212,7 +212,7 @@ def take(step: tuple[Any, ...], tracer: trace.Tracer, now: Callable[[], int]) ->
     elif kind == "stalls":
         code = take.__code__.replace(co_filename="app.py")
         found = ((of, ((code.replace(co_name=name), line),)) for of, name, line in arguments[0])
-        record.stalls = [Stall(now(), of, stack, line * 3_000_000) for of, stack in found for _, line in stack]
+        record.stalls = [Stall(now(), of, stack, line * 10_000_000) for of, stack in found for _, line in stack]
     elif kind == "child":
         tracer.start_span(arguments[0], attributes=arguments[1], start_time=now()).end(now())
     else:
@@ -417,7 +417,7 @@ def test_a_breach_has_its_line_of_code_and_its_stacks_however_it_is_sent(
     assert [one[semconv.CODE_STACKTRACE].string_value for one in found] == [
         f'  File "app.py", line {line}, in {name}' for line, name in ((1, "predict"), (2, "load"), (3, "\\ud800"))
     ]
-    assert found[2][semconv.STALL_GIL_MS].double_value == 9.0
+    assert found[2][semconv.STALL_GIL_MS].double_value == 30.0
     good = {**request, "policy": "* within 1m", "parent": {}}
     entry = next(span for span in sent(monkeypatch, good, in_one_go=in_one_go)[0] if span.kind == SERVER)
     assert [event.name for event in entry.events] == ["mine"]
