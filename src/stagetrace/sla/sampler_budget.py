@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 ONE_OF: Final = 64  # of so many nanoseconds the sampler may use one: 1.6 % of one CPU
-SAVED_NS: Final = 5_000_000  # that it may use at once, after it has used none for a while
+SAVED_NS: Final = 30_000_000  # that it may use at once, after it has used none for a while
 MOST_OF_LOOK_NS: Final = 2_000_000  # it keeps the GIL meanwhile
 
 
