@@ -85,24 +85,7 @@ def add_selection(
         "may be repeated, all must hold",
     )
     if cause:
-        parser.add_argument(
-            "--cause",
-            metavar="NAME",
-            type=_cause,
-            action="append",
-            default=[],
-            help=f"only breaches with this cause ({_HELD['cause']}), one of {', '.join(CAUSES)}; "
-            "may be repeated, one must hold",
-        )
-        parser.add_argument(
-            "--code",
-            metavar="LINE",
-            type=_code,
-            action="append",
-            default=[],
-            help=f"only breaches at this line of code ({_HELD['code']}): app.py:41, all of a file: app.py, or with * "
-            "for any characters: '*in predict'; may be repeated, one must hold",
-        )
+        _add_breaches(parser)
     parser.add_argument(
         "--since",
         metavar="WHEN",
@@ -116,6 +99,28 @@ def add_selection(
     add_zone(parser)
     parser.add_argument("--limit", metavar="N", type=count, help=f"only the newest N requests; default: {limit}")
     add_json(parser)
+
+
+def _add_breaches(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select breaches, and no other requests."""
+    parser.add_argument(
+        "--cause",
+        metavar="NAME",
+        type=_cause,
+        action="append",
+        default=[],
+        help=f"only breaches with this cause ({_HELD['cause']}), one of {', '.join(CAUSES)}; "
+        "may be repeated, one must hold",
+    )
+    parser.add_argument(
+        "--code",
+        metavar="LINE",
+        type=_code,
+        action="append",
+        default=[],
+        help=f"only breaches at this line of code ({_HELD['code']}): app.py:41, all of a file: app.py, or with * "
+        "for any characters: '*in predict'; may be repeated, one must hold",
+    )
 
 
 def add_zone(parser: argparse.ArgumentParser) -> None:
