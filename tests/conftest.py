@@ -151,6 +151,15 @@ def _no_policy_is_left() -> Iterator[None]:
             loaded.stall_sampler.remove(judge.learned)
 
 
+@pytest.fixture(autouse=True)
+def _no_failure_is_left() -> Iterator[None]:
+    """Let no test see the faults that another one has injected in the same process."""
+    yield
+    loaded = sys.modules.get("stagetrace.guard")
+    if loaded is not None:
+        loaded.failures.clear()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let only tests that are marked `service` start one."""
