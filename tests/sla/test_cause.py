@@ -10,7 +10,7 @@ from stagetrace.sla import cause, evidence_machine
 from stagetrace.sla.baseline import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Baselines
 from stagetrace.sla.cause import Baseline, Breakdown, Cause, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
-from stagetrace.sla.policy import BREACH, Objective
+from stagetrace.sla.objective import BREACH, Objective
 from stagetrace.sla.verdict import Missed, Verdict
 from stagetrace.sources import machine, page_faults
 from stagetrace.sources.machine import Rise

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from stagetrace import PolicyError
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.sla.finish import streamed_in
-from stagetrace.sla.policy import EXCLUDING, GRAMMAR, NEVER_NS, WEBSOCKET, Objective, Policy
+from stagetrace.sla.inline import EXCLUDING, GRAMMAR
+from stagetrace.sla.objective import NEVER_NS, WEBSOCKET, Objective
+from stagetrace.sla.policy import Policy
 from stagetrace.sla.verdict import Streamed, Tokens, Verdict, decide, fallback, judge, peer_of
 from stagetrace.store.entries import missed
 
@@ -76,7 +78,7 @@ def test_the_first_rule_that_matches_judges() -> None:
     [
         (" ; ", "it holds no rule"),
         ("POST /predict", "the word `within` is missing"),
-        ("slo.yaml", "policy files are not read by this version"),
+        ("slo.yaml", "the word `within` is missing"),
         ("POST /predict within", "nothing follows `within`"),
         ("POST /predict within 50", "'50' has no unit (us, ms, s, m)"),
         ("POST /predict within fast", "'fast' is not a number with a unit"),

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from stagetrace import estimates
 from stagetrace.errors import PolicyError
 from stagetrace.estimates import Sample
-from stagetrace.sla.policy import DEFAULT_TARGET, DEFAULT_WINDOW_S, Policy
+from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
+from stagetrace.sla.policy import Policy
 
 # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
 Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"

@@ -22,7 +22,7 @@ from stagetrace.analysis.attainment import (
     target_of,
 )
 from stagetrace.analysis.source import Source, by_keys
-from stagetrace.sla.policy import EXCLUDED
+from stagetrace.sla.objective import EXCLUDED
 
 _NS: Final = 10**9
 MOST: Final = 5_000  # objectives and routes

@@ -22,7 +22,7 @@ from stagetrace.analysis.attainment import (
     target_of,
 )
 from stagetrace.analysis.source import Source, by_keys
-from stagetrace.sla.policy import DEFAULT_WINDOW_S
+from stagetrace.sla.objective import DEFAULT_WINDOW_S
 
 Row = dict[str, Any]
 _NS: Final = 10**9

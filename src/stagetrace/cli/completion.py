@@ -17,6 +17,8 @@ zsh:  eval "$(stagetrace completion zsh)" in ~/.zshrc, behind compinit
 fish: stagetrace completion fish > ~/.config/fish/completions/stagetrace.fish"""
 EXAMPLE: Final = 'eval "$(stagetrace completion bash)"'
 
+_OF_TWO_WORDS: Final = "commands of two words"
+
 
 class Option(NamedTuple):
     """An option or, where it has no flags, an argument of one verb."""
@@ -50,22 +52,27 @@ def _options(verb: str) -> Iterator[Option]:
 
 
 def _bash(options: list[Option]) -> str:
-    flags = [f"{verb}) words='{' '.join(_words(options, verb))}' ;;" for verb in VERBS]
+    firsts = list(dict.fromkeys(verb.partition(" ")[0] for verb in VERBS))
+    seconds = {first: [verb.partition(" ")[2] for verb in VERBS if verb.startswith(f"{first} ")] for first in firsts}
+    after = [f"{first}) words='{' '.join(found)}' ;;" for first, found in seconds.items() if found]
+    two = "|".join(first for first, found in seconds.items() if found) or "''"
+    flags = [f"'{verb}') words='{' '.join(_words(options, verb))}' ;;" for verb in VERBS]
     values = [
-        f"{option.verb}:{flag}) words='{' '.join(option.values)}' ;;"
+        f"'{option.verb}:{flag}') words='{' '.join(option.values)}' ;;"
         for option in options
         for flag in option.flags
         if option.takes_value and option.values
     ]
     return f"""_stagetrace() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} words=
+    case "$verb" in {two}) [ "$COMP_CWORD" -gt 2 ] && verb="$verb ${{COMP_WORDS[2]}}" ;; esac
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words='{" ".join(VERBS)} --help --version'
+        words='{" ".join(firsts)} --help --version'
     else
         case "$verb:$before" in
         {chr(10).join(values).replace(chr(10), chr(10) + "        ")}
         *) case "$verb" in
-            {chr(10).join(flags).replace(chr(10), chr(10) + "            ")}
+            {chr(10).join([*after, *flags]).replace(chr(10), chr(10) + "            ")}
             esac ;;
         esac
     fi
@@ -80,12 +87,18 @@ def _zsh(options: list[Option]) -> str:
 
 
 def _fish(options: list[Option]) -> str:
-    lines = [
-        f"complete -c stagetrace -n __fish_use_subcommand -f -a {verb} -d {_quoted(command.summary)}"
-        for verb, command in VERBS.items()
+    lines = []
+    for verb, command in VERBS.items():
+        first, _, second = verb.partition(" ")
+        when = f"'__fish_seen_subcommand_from {first}'" if second else "__fish_use_subcommand"
+        lines.append(f"complete -c stagetrace -n {when} -f -a {second or first} -d {_quoted(command.summary)}")
+    lines += [
+        f"complete -c stagetrace -n __fish_use_subcommand -f -a {first} -d {_quoted(_OF_TWO_WORDS)}"
+        for first in sorted({verb.partition(" ")[0] for verb in VERBS if " " in verb})
     ]
     for option in options:
-        when = f"complete -c stagetrace -n '__fish_seen_subcommand_from {option.verb}'"
+        seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in option.verb.split())
+        when = f"complete -c stagetrace -n '{seen}'"
         if not option.flags:
             lines += [f"{when} -a '{' '.join(option.values)}'"] if option.values else []
             continue

@@ -163,6 +163,7 @@ def parser_of(parser: argparse.ArgumentParser, verb: str) -> _Parser:
 
 def _run(given: list[str]) -> int:
     """Parse and run; argparse's own ways out (--help, --version, an error) become exit codes."""
+    given = _with_whole_verb(given)
     # Only --help and --version may stand before the verb, and both end there.
     verb = given[0] if given and given[0] in VERBS else None
     later = next((one for one in given if one in VERBS), None)
@@ -185,6 +186,12 @@ def _run(given: list[str]) -> int:
     from stagetrace.cli.ask import ask_store
 
     return ask_store(args, module.answer, getattr(module, "SINCE", None))
+
+
+def _with_whole_verb(given: list[str]) -> list[str]:
+    """Return the command line with the verb as one word, where it has two: `sla check`."""
+    whole = " ".join(given[:2])
+    return [whole, *given[2:]] if whole in VERBS else given
 
 
 def _warn_of_misspelt(verb: str) -> None:

@@ -1,4 +1,7 @@
-"""All verbs. A new one is a module `cli/NAME.py`, or `cli/NAME/command.py` (see `base.Verb`), and a line here."""
+"""All verbs. A new one is a module `cli/NAME.py`, or `cli/NAME/command.py` (see `base.Verb`), and a line here.
+
+A verb may have two words: `sla check` is `cli/sla/check.py`.
+"""
 
 from __future__ import annotations
 

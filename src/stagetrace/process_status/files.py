@@ -18,7 +18,7 @@ from stagetrace import config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.sla.policy import Objective
+    from stagetrace.sla.objective import Objective
 
 _NAME: Final = "stagetrace"
 _SUFFIX: Final = ".json"

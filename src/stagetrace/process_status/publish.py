@@ -159,7 +159,7 @@ def sampler() -> str | None:
 
 def _policy() -> dict[str, Any]:
     """Return the objectives in words, and what cannot be read in the policy."""
-    from stagetrace.sla.policy import HOW
+    from stagetrace.sla.inline import HOW
     from stagetrace.sla.process import policy, policy_problems
 
     used, problems = policy(), policy_problems()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.sla.policy import WEBSOCKET
+from stagetrace.sla.objective import WEBSOCKET
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

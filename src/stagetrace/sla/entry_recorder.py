@@ -18,7 +18,7 @@ from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
 from stagetrace.sla.finish import Request, finish, request_spans
 from stagetrace.sla.head_sampler import HeadSampler
-from stagetrace.sla.policy import BREACH
+from stagetrace.sla.objective import BREACH
 from stagetrace.sla.processor import mark_breach
 
 if TYPE_CHECKING:

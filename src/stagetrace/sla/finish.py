@@ -26,7 +26,7 @@ from stagetrace.semconv import (
 )
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import GC, NEXT, UNKNOWN
-from stagetrace.sla.policy import BREACH
+from stagetrace.sla.objective import BREACH
 from stagetrace.sla.verdict import GOOD, Streamed, Tokens, Verdict, decide, fallback, judge
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.cause import Breakdown
-    from stagetrace.sla.policy import Objective, Policy
+    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.policy import Policy
     from stagetrace.sla.verdict import Missed
 
 T = TypeVar("T")

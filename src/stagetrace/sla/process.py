@@ -43,7 +43,8 @@ def objectives_text() -> str:
 @functools.cache
 def _policy() -> tuple[Policy | None, tuple[str, ...]]:
     """Read STAGETRACE_SLA, and log once what of it cannot be read."""
-    from stagetrace.sla.policy import HOW, Policy
+    from stagetrace.sla.inline import HOW
+    from stagetrace.sla.policy import Policy
 
     text = config.SLA.read()
     if not text:

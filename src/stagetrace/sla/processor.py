@@ -19,7 +19,8 @@ from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.evidence_callee import report_in
 from stagetrace.sla.finish import Request, decided, finish, request_spans
-from stagetrace.sla.policy import BREACH, WEBSOCKET, Policy
+from stagetrace.sla.objective import BREACH, WEBSOCKET
+from stagetrace.sla.policy import Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
 from stagetrace.sla.stall_sampler import stall_sampler
 from stagetrace.sla.verdict import GOOD

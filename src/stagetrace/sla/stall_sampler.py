@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.timer import Timer
     from stagetrace.sla.baseline import Baselines
-    from stagetrace.sla.policy import Objective, Policy
+    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.policy import Policy
 
 MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
 MOST_LATE: Final = 200  # requests that are sampled at the same time

@@ -9,12 +9,12 @@ from stagetrace import semconv
 from stagetrace.semconv import STAGES
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.sla.evidence_callee import NO_CALLEE, Callee, callee_of
-from stagetrace.sla.policy import BREACH, EXCLUDED
+from stagetrace.sla.objective import BAD, BREACH, EXCLUDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from stagetrace.sla.policy import Objective
+    from stagetrace.sla.objective import Objective
 
 GOOD: Final = "good"
 MAJOR_FROM = 1.25
@@ -25,12 +25,18 @@ PER_CHUNK: Final = "per_chunk"
 FIRST_TOKEN: Final = "first_token"  # noqa: S105 -- no secret
 PER_TOKEN: Final = "per_token"  # noqa: S105
 DISCONNECT: Final = "disconnect"
+ERROR: Final = "error"
+# Why a request was excluded, besides a client that disconnected and an error.
+BY_RULE: Final = "rule"
+WARMUP: Final = "warmup"
+EXCLUSIONS: Final = (BY_RULE, WARMUP, ERROR, DISCONNECT)
 _WORDS: Final = {
     FIRST_CHUNK: "first chunk after {}",
     PER_CHUNK: "gap of {} between two chunks",
     FIRST_TOKEN: "first token after {}",
     PER_TOKEN: "{} for each token after the first",
     DISCONNECT: "client disconnected before the end of the response, after {}",
+    ERROR: "the response was a server's error, after {}",
 }
 
 
@@ -168,6 +174,8 @@ def decide(
     tokens: Tokens | None = None,
     *,
     disconnected: bool = False,
+    failed: bool = False,
+    age_s: float | None = None,
 ) -> tuple[str, Missed | None]:
     """Return the verdict's word, and which bound of the objective a breach has missed.
 
@@ -175,17 +183,35 @@ def decide(
     does not have that, they bound what `first_chunk` and `per_chunk` do: the time of the first chunk, and the longest
     gap between two. A response in one chunk meets them then; `fallback` returns which it was.
     A request whose client disconnected before the end of the response is never good: see Objective.disconnect.
+    `failed`: its response was a server's error (`Objective.errors`). `age_s`: how long the process had run as the
+    request began; None where that is not known, which is after any warm-up.
+    The objective is that of the request: `Objective.bounded_by` its deadlines.
     """
-    if objective.excludes or (disconnected and objective.disconnect == EXCLUDED):
+    if why_excluded(objective, disconnected=disconnected, failed=failed, age_s=age_s) is not None:
         return EXCLUDED, None
     missed = _missed(objective, duration_ns, streamed, tokens)
     if missed is not None:
         return BREACH, missed
+    if failed and objective.errors == BAD:
+        return BREACH, Missed(ERROR, duration_ns, objective.within_ns)
     if not disconnected:
         return GOOD, None
     if objective.disconnect == BREACH:
         return BREACH, Missed(DISCONNECT, duration_ns, objective.within_ns)
     return EXCLUDED, None
+
+
+def why_excluded(
+    objective: Objective, *, disconnected: bool = False, failed: bool = False, age_s: float | None = None
+) -> str | None:
+    """Return why a request is not judged, however long it took: one of the words of EXCLUSIONS; None if it is."""
+    if objective.excludes:
+        return BY_RULE
+    if age_s is not None and age_s < objective.warmup_s:
+        return WARMUP
+    if failed and objective.errors == EXCLUDED:
+        return ERROR
+    return DISCONNECT if disconnected and objective.disconnect == EXCLUDED else None
 
 
 def fallback(objective: Objective, streamed: Streamed | None, tokens: Tokens | None) -> str | None:

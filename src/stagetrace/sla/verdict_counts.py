@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from opentelemetry import metrics
 
-    from stagetrace.sla.policy import Objective
+    from stagetrace.sla.objective import Objective
 
 _logged: dict[tuple[str, str], int] = {}
 
@@ -22,7 +22,7 @@ def offer(meter: metrics.Meter) -> None:
 
     from stagetrace import semconv
     from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_OBJECTIVE
-    from stagetrace.sla.policy import NEVER_NS
+    from stagetrace.sla.objective import NEVER_NS
     from stagetrace.sla.process import counter
 
     def observe(_options: Any) -> list[metrics.Observation]:

@@ -17,7 +17,8 @@ from stagetrace.errors import PolicyError
 from stagetrace.installed_from import requirement
 from stagetrace.output.check import FAIL, OK, WARN, Check
 from stagetrace.process_status import files
-from stagetrace.sla.policy import HOW, Policy
+from stagetrace.sla.inline import HOW
+from stagetrace.sla.policy import Policy
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")

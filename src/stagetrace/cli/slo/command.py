@@ -15,7 +15,7 @@ from stagetrace.cli.slo import view
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer
 from stagetrace.output.times import Moment, Zone, shown
-from stagetrace.sla.policy import DEFAULT_WINDOW_S
+from stagetrace.sla.objective import DEFAULT_WINDOW_S
 from stagetrace.store.base import COUNTS, Reader, Relations, Selection
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.span_backend import SdkSpan
 from stagetrace.semconv import HTTP_REQUEST_BODY_SIZE, HTTP_RESPONSE_BODY_SIZE
-from stagetrace.sla.policy import WEBSOCKET
+from stagetrace.sla.objective import WEBSOCKET
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
