@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace import semconv
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -27,7 +29,7 @@ ERRORS: Final = (BAD, EXCLUDED, IGNORED)
 
 # Keys of conditions and segments that have a short name in a policy file.
 SERVICE_KEY: Final = "service.name"
-MODEL_KEY: Final = "ml.model.name"
+MODEL_KEY: Final = semconv.ML_MODEL_NAME
 HEADER: Final = "header:"  # in front of the lower-case name of a header, or of metadata of an RPC
 BAGGAGE: Final = "baggage:"  # in front of the name of an entry of W3C baggage
 
