@@ -89,7 +89,7 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("* within 1.5 Minutes", "has the unit 'minutes', which is none of us, ms, s, m: write 1.5m"),
         ("* within 5 parsecs", "has the unit 'parsecs', which is none of us, ms, s, m"),
         ("* within 1h", "has the unit 'h', which is none of us, ms, s, m"),
-        ("* within 1s over 28 days", "has the unit 'days', which is none of m, h, d, w: write 28d"),
+        ("* within 1s over 28 days", "has the unit 'days', which is none of s, m, h, d, w: write 28d"),
         ("POST /predict within 50ms please", "'please' is not one of within, first_chunk, per_chunk, first_token"),
         ("* within 5s ttft 100ms", "'ttft' is not one of within, first_chunk"),
         ("* within 5s ttft 100ms", "over: write first_token"),
@@ -304,8 +304,10 @@ def test_exactly_as_long_as_promised_is_good_and_no_match_is_no_verdict() -> Non
         (" for 99.9%", "99.9% over 28d"),
         (" over 36h", "99% over 36h"),
         (" for 99.9995% over 1w", "99.9995% over 7d"),
-        (" for 100% over 90.5m", "100% over 90.5m"),
-        (" for 95% over 0.01m", "95% over 0.01m"),
+        (" for 100% over 90.5m", "100% over 5430s"),
+        (" for 99% over 90s", "99% over 90s"),
+        (" for 99% over 120s", "99% over 2m"),
+        (" for 95% over 0.01m", "95% over 0.6s"),
     ],
 )
 @pytest.mark.parametrize("took", [MS, 60 * MS])

@@ -52,7 +52,7 @@ CALENDAR: Final[Mapping[str, int]] = {  # longest length in seconds
     "quarter": 92 * 86_400,
     "year": 366 * 86_400,
 }
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))  # in which windows are shown
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))  # in which windows are shown
 
 
 class Condition(NamedTuple):
@@ -144,7 +144,7 @@ class Objective:
         if self.calendar is not None:
             return f"{share} over {self.calendar.text}"
         sizes = ((unit, size) for unit, size in _UNITS if self.window_s % size == 0)
-        unit, size = next(sizes, ("m", 60))
+        unit, size = next(sizes, ("s", 1))
         return f"{share} over {self.window_s / size:.12g}{unit}"
 
     @property
