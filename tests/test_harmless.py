@@ -57,7 +57,7 @@ STARTING = [
 # pauses after a failure.
 PARTS = parts("""
     instrumentation.models.sklearn: description
-    sla.policy: Policy.objective
+    sla.policy: Policy.objective Policy.applying
     sources.socket_wait: waited_ms tcp_info
     recording.loop_blockers: get_ident
     sources.tcp_info: read_connection tcp_info
@@ -65,7 +65,8 @@ PARTS = parts("""
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     instrumentation.models.marked: attributes_of_call between
-    sla.finish: breakdown_of _cause _explained _breakdown _placed judge decide Decided.block Decided.with_culprit
+    sla.finish: breakdown_of _cause _explained _breakdown _placed _culprits
+    sla.decision: judge decide Decided.block Decided.with_culprit
     sla.breakdown: overlap
     sla.in_the_way: waited_behind of_threads
     sla.stall_sampler: StallSampler.look StallSampler._watched Look
@@ -89,8 +90,8 @@ PARTS = parts("""
     recording.record: SpanContext RequestRecord.close RequestRecord.freeze RequestRecord.stage_context _child
     recording.record: RequestRecord._catch_up RequestRecord._confirm_tentative RequestRecord.abandon RequestRecord.cuts
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
-    sla.entry_recorder: EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way _given _without
-    sla.entry_recorder: encode_notes entry_rest bounded
+    sla.entry_recorder: EntryRecorder._finish EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way
+    sla.entry_recorder: _given _without encode_notes entry_rest bounded
     sla.head_sampler: HeadSampler.identify HeadSampler.draw
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
@@ -138,7 +139,8 @@ PARTS_FOR_OTHERS = parts("""
     recording.own_span: OwnSpan.readable FinishedSpan OwnSpan.attributes
     sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on request_spans mark_breach
     recording.spans: SpanContext
-    sla.finish: FinishedSpan sampled stage_span judge
+    sla.finish: FinishedSpan sampled stage_span
+    sla.decision: judge
     otlp.encode.span_encoder: _event
 """)
 # Servers close the connection after an exception, and say so only where they are asked to.

@@ -14,7 +14,7 @@ from stagetrace import guard
 from stagetrace.instrumentation.models import generation, llama_cpp, marked, sglang, vllm
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
-from stagetrace.sla.finish import Request, decided
+from stagetrace.sla.decision import Request, decided
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.processor import _conclude_generation
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from stagetrace.sla.finish import Decided
+    from stagetrace.sla.decision import Decided
 
 STAND_INS = APPS / "stand_ins"
 MS = 1_000_000

@@ -17,6 +17,8 @@ from stagetrace.sla.entry_recorder import EntryRecorder
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
 
+    from stagetrace import Policy
+
 START = 10**18
 
 
@@ -40,7 +42,7 @@ class Sender:
         self.sent.append(encoded)
 
 
-def recorder_of(sampler: Sampler, objective: str) -> tuple[EntryRecorder, SLASpanProcessor, Sender]:
+def recorder_of(sampler: Sampler, objective: Policy | str) -> tuple[EntryRecorder, SLASpanProcessor, Sender]:
     provider = TracerProvider(KeepBreaches(sampler), Resource({}), shutdown_on_exit=False)
     processor = SLASpanProcessor(objective, provider._active_span_processor)
     processor.has_others = False

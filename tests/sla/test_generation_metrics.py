@@ -12,13 +12,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from stagetrace import gen_ai, guard
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import generation_metrics
-from stagetrace.sla.finish import Request
+from stagetrace.sla.decision import Request
 from stagetrace.sla.processor import SLASpanProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.sla.finish import Decided
+    from stagetrace.sla.decision import Decided
 
 START, MS = 1_700_000_000 * 10**9, 1_000_000
 MODEL = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stagetrace import PolicyError
 from stagetrace.recording.chunk_times import Stream
-from stagetrace.sla.finish import streamed_in
+from stagetrace.sla.decision import streamed_in
 from stagetrace.sla.inline import EXCLUDING, GRAMMAR
 from stagetrace.sla.objective import NEVER_NS, WEBSOCKET, Objective
 from stagetrace.sla.policy import Policy

@@ -23,6 +23,7 @@ from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context, use_s
 from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, semconv, stage
 from stagetrace.recording.current_record import entries
 from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.sla import decision as decision_module
 from stagetrace.sla import finish as finish_module
 from stagetrace.sla import processor as processor_module
 from stagetrace.sla import sampling
@@ -407,8 +408,8 @@ def test_our_own_failure_lets_the_span_pass(twin: str, monkeypatch: pytest.Monke
     def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError(f"{twin} is broken")
 
-    monkeypatch.setattr(finish_module, twin, failing)
-    finish_module._blocks.clear()
+    monkeypatch.setattr(decision_module if twin == "judge" else finish_module, twin, failing)
+    decision_module._blocks.clear()
     tracer, _, exporter = setup()
     request(tracer, 20)
     assert [span.name for span in entries_of(exporter)] == ["POST /predict"]

@@ -15,7 +15,8 @@ from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.stall import REQUEST, Stall
 from stagetrace.sla import code, entry_recorder
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.finish import Decided, Request, decided, finish
+from stagetrace.sla.decision import Decided, Request, decided
+from stagetrace.sla.finish import finish
 from stagetrace.sla.verdict_counter import MAX_COUNTED
 
 if TYPE_CHECKING:

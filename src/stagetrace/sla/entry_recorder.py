@@ -16,7 +16,8 @@ from stagetrace.otlp.encode.span_encoder import Block, encode_details, encode_ev
 from stagetrace.recording.details import placed_details
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
-from stagetrace.sla.finish import Request, finish, request_spans
+from stagetrace.sla.decision import Request
+from stagetrace.sla.finish import finish, request_spans
 from stagetrace.sla.head_sampler import HeadSampler
 from stagetrace.sla.objective import BREACH
 from stagetrace.sla.processor import mark_breach
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.recording.own_span import Identity, OwnSpan
     from stagetrace.recording.stages import Stages
-    from stagetrace.sla.finish import Decided
+    from stagetrace.sla.decision import Decided
+    from stagetrace.sla.finish import Finished
     from stagetrace.sla.processor import SLASpanProcessor
 
 NO_BLOCK = Block({})
@@ -113,23 +115,34 @@ class EntryRecorder:
             end_time = start  # the wall clock stepped back
         if self._head.reads_attributes:
             entry.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
-        request: Request = _tuple(Request, (start, end_time, method, route, record))
+        request: Request = _tuple(Request, (start, end_time, method, route, record, entry.failed))
         judged = processor.judge(request)
         breached = judged is not None and judged.word == BREACH
         if self._drops(entry, breached=breached):
             entry.end_time = end_time
             record.abandon()
             return
-        given = _given(entry, record.connection_attributes() if processor.is_of_interest(request, judged) else {})
-        entry.end_time = end_time
-        held: list[ReadableSpan] = []
-        if not entry.identity.is_sampled:
-            held = self._upgrade(entry, given)
-        if processor.has_others or not self._send(entry, request, judged, given, breached=breached):
-            self._hand_on(entry, request, judged, given, breached=breached)
+        finished: Finished[Any] | None = None
+        try:
+            finished, held = self._finish(entry, request, judged, breached=breached)
+        finally:
+            processor.conclude(request, judged, finished)
         record.abandon()
         for span in held:
             processor.hand_on(FinishedSpan(span, {}, sampled(span.context)))
+
+    def _finish(
+        self, entry: OwnSpan, request: Request, judged: Decided | None, *, breached: bool
+    ) -> tuple[Finished[Any] | None, Sequence[ReadableSpan]]:
+        """Send a request; return what is to be counted and learned of it, and the spans that were held for it."""
+        processor, record = self._processor, entry.record
+        given = _given(entry, record.connection_attributes() if processor.is_of_interest(request, judged) else {})
+        entry.end_time = request.end
+        held: Sequence[ReadableSpan] = () if entry.identity.is_sampled else self._upgrade(entry, given)
+        finished = None if processor.has_others else self._send(entry, request, judged, given, breached=breached)
+        if finished is None:
+            finished = self._hand_on(entry, request, judged, given, breached=breached)
+        return finished, held
 
     def _drops(self, entry: OwnSpan, *, breached: bool) -> bool:
         """Return whether the head sampler drops a request that is no breach; if not, it has an identity."""
@@ -150,19 +163,20 @@ class EntryRecorder:
             given.attributes[semconv.STAGETRACE_DROPPED_SPANS] = lost
         return held
 
-    def _send(self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool) -> bool:
-        """Send the request as bytes; return whether that could be done."""
+    def _send(
+        self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
+    ) -> Finished[Any] | None:
+        """Send the request as bytes; return None if that could not be done."""
         try:
             encode = partial(self._encoded, entry, request, given)
             finished = finish(request, judged, self._processor.learned, given.attributes, encode)
         except Exception as error:  # noqa: BLE001 -- the SDK's spans are left
             report("stagetrace.otlp.encode.request_encoder", error)
-            return False
-        self._processor.conclude(request, judged, finished)
+            return None
         resource = self._provider.resource  # another one after a fork
         for sender in self._senders:
             sender.put(resource, SCOPE, *finished.spans, breach=breached)
-        return True
+        return finished
 
     def _encoded(
         self,
@@ -171,7 +185,7 @@ class EntryRecorder:
         given: Given,
         stages: Stages,
         block: Block | None,
-        breach: Mapping[str, Any],
+        more: Mapping[str, Any],
         events: Sequence[Event],
     ) -> tuple[bytes, int]:
         """Return the request's spans as bytes, and how many they are."""
@@ -180,8 +194,8 @@ class EntryRecorder:
         details = placed_details(entry.record, stages, identity.context)
         if block is not None:
             blocks = [*blocks, block]
-        if breach:
-            attributes = {**attributes, **breach}
+        if more:
+            attributes = {**attributes, **more}
         rest, model, notes = self._rest(entry, blocks) + client.encoded, stages.model, entry.notes
         if notes is not None:
             model = _without(model, notes)
@@ -204,25 +218,25 @@ class EntryRecorder:
     @guarded
     def _hand_on(
         self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
-    ) -> None:
+    ) -> Finished[Any]:
         """Hand the request on as the spans that the SDK's processors know."""
         span = entry.readable(self._provider.resource)
         known = {key: value for block in (*given.blocks, given.client) for key, value in block.attributes.items()}
         known.update(given.attributes)
 
         def encode(
-            stages: Stages, block: Block | None, breach: Mapping[str, Any], events: Sequence[Event]
+            stages: Stages, block: Block | None, more: Mapping[str, Any], events: Sequence[Event]
         ) -> list[ReadableSpan]:
-            verdict = breach if block is None else block.attributes
+            verdict = more if block is None else {**block.attributes, **more}
             is_upgraded = not entry.identity.is_sampled
             return request_spans(span, stages, entry.record, known, verdict, events, upgraded=is_upgraded)
 
         finished = finish(request, judged, self._processor.learned, given.attributes, encode)
-        self._processor.conclude(request, judged, finished)
         if breached:
             mark_breach(finished.spans)
         for one in finished.spans:
             self._processor.hand_on(one)
+        return finished
 
 
 def _given(entry: OwnSpan, connection: Mapping[str, Any]) -> Given:

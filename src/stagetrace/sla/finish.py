@@ -1,15 +1,13 @@
-"""What becomes of a request that has ended: judge, tile, explain, encode. Nothing here counts, learns or sends.
+"""What becomes of a request that was judged: tile, explain, encode. Nothing here counts, learns or sends.
 
 `SLASpanProcessor.judge` and `conclude` count and learn, each with a result that is complete.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.recording.details import detail_span, placed_details
 from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
@@ -27,75 +25,23 @@ from stagetrace.semconv import (
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import GC, NEXT, UNKNOWN
 from stagetrace.sla.objective import BREACH
-from stagetrace.sla.verdict import GOOD, Streamed, Tokens, Verdict, decide, fallback, judge
+from stagetrace.sla.verdict import GOOD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.sdk.trace import Event, ReadableSpan
 
-    from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.generation import Generation
+    from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.cause import Breakdown
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.policy import Policy
-    from stagetrace.sla.verdict import Missed
+    from stagetrace.sla.decision import Decided, Request
+    from stagetrace.sla.verdict import Missed, Verdict
 
 T = TypeVar("T")
-# Objective, verdict and fallback -> what the entry span carries of them, where that is no breach: the same for all.
-_blocks: BoundedCache[tuple[str, str, str | None], Block] = BoundedCache(1_024)
-
-
-class Request(NamedTuple):
-    """A request that has ended. Times in nanoseconds since the epoch; method and route as the policy names them."""
-
-    start: int
-    end: int
-    method: str | None
-    route: str
-    record: RequestRecord | None  # None: nothing is known of it but its entry span
-
-
-class Decided(NamedTuple):
-    """The verdict on a request, and the objective that it is by."""
-
-    objective: Objective
-    word: str
-    missed: Missed | None
-    fallback: str | None = None  # how bounds on tokens were judged, where these were not known
-
-    def block(self) -> Block:
-        """Return what the entry span carries of a verdict that is no breach."""
-        key = (self.objective.name, self.word, self.fallback)
-        block = _blocks.get(key)
-        if block is None:
-            block = _blocks[key] = Block(self.without_culprit().attributes())
-        return block
-
-    def without_culprit(self) -> Verdict:
-        """Return the verdict alone."""
-        return judge(self.objective, self.word, self.missed, {}, fallback=self.fallback)
-
-    def with_culprit(self, request: Request, stages: Stages) -> Verdict:
-        """Return the verdict with the guilty stage."""
-        totals = stages.totals()
-        visits = [(segment.stage, segment.start, segment.end) for segment in stages.segments()]
-        missed = self.missed
-        if missed is not None and missed.end_ns is not None:  # the part of the request in which it was missed
-            since, until = request.start + missed.start_ns, request.start + missed.end_ns
-            visits = [(stage, max(begin, since), min(end, until)) for stage, begin, end in visits]
-            visits = [(stage, begin, end) for stage, begin, end in visits if begin < end]
-            totals = {}
-            for stage, begin, end in visits:
-                totals[stage] = totals.get(stage, 0) + end - begin
-        record = request.record
-        if record is None:
-            return judge(self.objective, self.word, missed, totals, visits, fallback=self.fallback)
-        reports = record.reports
-        return judge(self.objective, self.word, missed, totals, visits, record.calls, self.fallback, reports)
+NO_CULPRITS: Final[Mapping[str, str | None]] = {}
 
 
 class Finished(NamedTuple, Generic[T]):
@@ -104,37 +50,7 @@ class Finished(NamedTuple, Generic[T]):
     spans: T
     cause: str | None  # of a breach
     breakdown: Breakdown | None  # of a good request from which a baseline is to learn
-
-
-def decided(policy: Policy, request: Request) -> Decided | None:
-    """Return the verdict on a request, for which two times suffice; None where no objective matches."""
-    objective = policy.objective(request.method, request.route)
-    if objective is None:
-        return None
-    streamed, tokens, is_disconnected, record = None, None, False, request.record
-    if record is not None:
-        is_disconnected = record.disconnect is not None
-        streamed = None if record.stream is None else streamed_in(record.stream, request.start)
-        tokens = None if record.generation is None else tokens_in(record.generation, request.start)
-    word, missed = decide(objective, request.end - request.start, streamed, tokens, disconnected=is_disconnected)
-    if objective.first_token_ns is None and objective.per_token_ns is None:
-        return Decided(objective, word, missed)
-    return Decided(objective, word, missed, fallback(objective, streamed, tokens))
-
-
-def streamed_in(stream: Stream, start: int) -> Streamed | None:
-    """Return what a response can miss besides its duration, of a request that began at `start`; None if it is one."""
-    if not stream.is_stream:
-        return None
-    since, until = stream.widest
-    return Streamed(max(stream.first - start, 0), (since - start, until - start))
-
-
-def tokens_in(generation: Generation, start: int) -> Tokens:
-    """Return what is known of the tokens of a request that began at `start`."""
-    first, last = generation.first, generation.last
-    first_ns = None if first is None else max(first - start, 0)
-    return Tokens(first_ns, max(last - start, 0), generation.following, generation.following_ns)
+    culprits: Mapping[str, str | None] = NO_CULPRITS  # of a breach: the guilty stage by the objective that was missed
 
 
 def finish(
@@ -147,7 +63,7 @@ def finish(
     """Return the request's spans, and what is to be counted and learned of it.
 
     `known` are attributes of its entry span. `encode` makes the spans from the stages, the block of a verdict that is
-    no breach, and the attributes and events of a breach.
+    no breach, further attributes, and the events of a breach.
     """
     stages, record = NO_STAGES, request.record
     if record is not None:
@@ -165,7 +81,19 @@ def finish(
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
     if cause in NEXT and SLA_BREACH_CODE not in found:
         found[SLA_BREACH_EVIDENCE] += NEXT[cause]
-    return Finished(encode(stages, None, found, events), cause, None)
+    culprits = _culprits(request, judged, stages, found) or NO_CULPRITS
+    return Finished(encode(stages, None, found, events), cause, None, culprits)
+
+
+@guarded
+def _culprits(request: Request, judged: Decided, stages: Stages, found: Mapping[str, Any]) -> Mapping[str, str | None]:
+    """Return the guilty stage of each objective that was missed; that of the first one is on the entry span."""
+    culprits = {judged.objective.name: found.get(SLA_BREACH_STAGE)}
+    for one in judged.each:
+        if one.word == BREACH and one.objective.name not in culprits:
+            verdict = _with_culprit(request, one, stages)
+            culprits[one.objective.name] = None if verdict is None else verdict.stage
+    return culprits
 
 
 def request_spans(
@@ -211,7 +139,7 @@ def _explained(
 ) -> dict[str, Any]:
     """Return what the entry span of a breach carries of its verdict and its cause."""
     verdict = _with_culprit(request, judged, stages) or judged.without_culprit()
-    found = verdict.attributes()
+    found = {**verdict.attributes(), **judged.besides()}
     found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
     return found
 

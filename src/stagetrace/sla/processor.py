@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 
 from stagetrace import log, semconv
 from stagetrace.guard import guarded, report
@@ -16,9 +16,11 @@ from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.recording.working import task_here
 from stagetrace.sla.baseline import Baselines
+from stagetrace.sla.cause import UNKNOWN
+from stagetrace.sla.decision import Request, decided
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.evidence_callee import report_in
-from stagetrace.sla.finish import Request, decided, finish, request_spans
+from stagetrace.sla.finish import NO_CULPRITS, finish, request_spans
 from stagetrace.sla.objective import BREACH, WEBSOCKET
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.stages import Stages
-    from stagetrace.sla.finish import Decided, Finished
+    from stagetrace.sla.decision import Decided
+    from stagetrace.sla.finish import Finished
 
 SAY_UNMATCHED_AFTER = 100
 
@@ -132,7 +135,10 @@ class SLASpanProcessor(SpanProcessor):
         return self.learned.is_of_interest((request.method, request.route), request.start, request.end)
 
     def judge(self, request: Request) -> Decided | None:
-        """Return what is decided on a request, and count it; None where no objective matches. Never raises."""
+        """Return what is decided on a request; None where no objective matches. Never raises.
+
+        Counts what is no breach, which may be dropped by the head sampler; `conclude` counts breaches, by their stage.
+        """
         record = request.record
         if record is not None and record.generation is not None:
             _conclude_generation(record, request)
@@ -142,7 +148,8 @@ class SLASpanProcessor(SpanProcessor):
                 return None
             judged = decided(policy, request)
             if judged is not None:
-                self.counter.add(judged.objective.name, judged.word, request.route)
+                if judged.word != BREACH:
+                    self._count(request, judged)
             elif request.method != WEBSOCKET:
                 self.counter.add_unmatched(f"{request.method or ''} {request.route or '(no route)'}".strip())
                 if self.counter.unmatched == SAY_UNMATCHED_AFTER:
@@ -152,14 +159,28 @@ class SLASpanProcessor(SpanProcessor):
             return None
         return judged
 
-    def conclude(self, request: Request, judged: Decided | None, finished: Finished[Any]) -> None:
-        """Count the cause of a breach, learn from a good request. Never raises."""
+    def _count(self, request: Request, judged: Decided, culprits: Mapping[str, str | None] = NO_CULPRITS) -> None:
+        """Count the verdict of each objective; `culprits`: the guilty stage by the objective that was missed."""
+        took_ns = request.end - request.start
+        for one in judged.all:
+            name = one.objective.name
+            self.counter.add(name, one.word, request.route, culprits.get(name), None, took_ns)
+
+    def conclude(self, request: Request, judged: Decided | None, finished: Finished[Any] | None) -> None:
+        """Count a breach, with its causes, and learn from a good request. Never raises.
+
+        `finished` is None where the request could not be sent.
+        """
         if judged is None:
             return
         try:
-            if finished.cause is not None:
-                self.counter.add_cause(judged.objective.name, finished.cause)
-            elif judged.word == GOOD:
+            if judged.word == BREACH:
+                self._count(request, judged, NO_CULPRITS if finished is None else finished.culprits)
+                cause = None if finished is None else finished.cause
+                for one in judged.all:
+                    if one.word == BREACH:
+                        self.counter.add_cause(one.objective.name, cause or UNKNOWN)
+            elif judged.word == GOOD and finished is not None:
                 self.learned.add((request.method, request.route), request.end, finished.breakdown)
         except Exception as error:  # noqa: BLE001 -- as in `judge`
             report("stagetrace.sla.processor.SLASpanProcessor.conclude", error)
@@ -204,10 +225,30 @@ class SLASpanProcessor(SpanProcessor):
 
     def _finish(self, span: ReadableSpan) -> list[ReadableSpan]:
         record = entries.pop(span.context.span_id, None)
-        request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record)
+        failed = span.status.status_code is StatusCode.ERROR
+        request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record, failed)
         is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
         judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH
+        finished: Finished[list[ReadableSpan]] | None = None
+        try:
+            finished, held = self._finished(span, request, judged, breached=breached)
+        finally:
+            self.conclude(request, judged, finished)
+        if record is not None:
+            record.abandon()
+        if dropped(span) and not breached:
+            return []
+        spans = [*(FinishedSpan(one, {}, sampled(one.context)) for one in held), *finished.spans]
+        if breached:
+            mark_breach(spans)
+        return spans
+
+    def _finished(
+        self, span: ReadableSpan, request: Request, judged: Decided | None, *, breached: bool
+    ) -> tuple[Finished[list[ReadableSpan]], list[ReadableSpan]]:
+        """Return a request as spans, and the spans that were held for it."""
+        record = request.record
         known = {} if record is None else record.transfer_attributes(request.start)
         if record is not None and self.is_of_interest(request, judged):
             known.update(record.connection_attributes())
@@ -219,21 +260,12 @@ class SLASpanProcessor(SpanProcessor):
                 known[semconv.STAGETRACE_DROPPED_SPANS] = lost
 
         def encode(
-            stages: Stages, block: Block | None, breach: Mapping[str, Any], events: Sequence[Event]
+            stages: Stages, block: Block | None, more: Mapping[str, Any], events: Sequence[Event]
         ) -> list[ReadableSpan]:
-            verdict = breach if block is None else block.attributes
+            verdict = more if block is None else {**block.attributes, **more}
             return request_spans(span, stages, record, known, verdict, events, upgraded=upgraded)
 
-        finished = finish(request, judged, self.learned, known, encode)
-        self.conclude(request, judged, finished)
-        if record is not None:
-            record.abandon()
-        if upgraded and not breached:
-            return []
-        spans = [*(FinishedSpan(one, {}, sampled(one.context)) for one in held), *finished.spans]
-        if breached:
-            mark_breach(spans)
-        return spans
+        return finish(request, judged, self.learned, known, encode), held
 
     def _hold(self, span: ReadableSpan) -> list[ReadableSpan]:
         with self._lock:

@@ -26,8 +26,16 @@ class VerdictCounter:
         self.unmatched = 0
         self._routes: dict[str, None] = {}  # of unmatched requests, the first few
 
-    def add(self, objective: str, verdict: str, route: str = "") -> None:
-        """Count one judged request."""
+    def add(
+        self,
+        objective: str,
+        verdict: str,
+        route: str = "",
+        stage: str | None = None,  # noqa: ARG002 -- for metrics, so the next two
+        segment: str | None = None,  # noqa: ARG002
+        duration_ns: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Count one judged request; `stage` is the guilty one of a breach."""
         key = (objective, verdict, route)
         with self._lock:
             if key not in self._counts and len(self._counts) >= MAX_COUNTED:
