@@ -1,0 +1,316 @@
+"""What would a policy have decided on a stored request? By `sla.verdict.decide`, as the process itself does.
+
+Of a stored request less is known than of one in its process: no headers, no baggage, not how long the process had run.
+What depends on that is tried both ways: where the verdict is the same it is known, else `UNKNOWN` with the reasons.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from math import ceil, prod
+from typing import Any, Final, NamedTuple, TypedDict
+
+from stagetrace import gen_ai, semconv
+from stagetrace.columns import names_of
+from stagetrace.sla.entry_names import request_of
+from stagetrace.sla.objective import (
+    BAGGAGE,
+    EXCLUDED,
+    GRPC_TIMEOUT,
+    HEADER,
+    NEVER_NS,
+    NO_SEGMENT,
+    OF_FIRST_TOKEN,
+    OTHER_SEGMENT,
+    SERVICE_KEY,
+    Objective,
+)
+from stagetrace.sla.policy import Policy
+from stagetrace.sla.verdict import DISCONNECT, FIRST_TOKEN, PER_TOKEN, Missed, Streamed, Tokens, decide, why_excluded
+from stagetrace.span_attributes import number, text
+
+UNKNOWN: Final = "unknown"
+TOKENS: Final = "how many tokens followed the first ones is not stored"
+DEADLINE: Final = "the header `{}` is not stored"
+AGE: Final = "how long the process had run is not stored"
+RECORDED_HEADER: Final = "http.request.header."  # and the name: OpenTelemetry's attribute of a header, a list
+_VERDICT: Final = re.compile(r"(\w+): (.*) \([^()]*\)")  # of `sla.verdicts`
+_SERVER_ERROR: Final = 500
+_MOST_WAYS: Final = 256  # to try what is not known of one request
+_SHORTEST: Final = 1  # ns
+_NOISE: Final = 1e-4  # ns, by which a time in ms differs from the whole number of nanoseconds that it was
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The verdict that a stored request carries; `words` are those by the names of all objectives that judged it."""
+
+    word: str | None = None
+    objective: str | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+    threshold_ns: int | None = None
+    bound: str | None = None  # that the threshold is about; None: the whole request
+    segment: str | None = None
+    deadline: str | None = None  # where the threshold came from, if the request brought it along
+    excluded: str | None = None  # why
+    target: str | None = None
+
+    def of(self, name: str) -> str | None:
+        """Return the word that is comparable with that of an objective: its own, else that of the request."""
+        return self.words.get(name, self.word)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is stored of a request, as far as a verdict depends on it. Times in nanoseconds.
+
+    `values`: by keys of conditions, None where the request has no such value; a key that is not there is unknown.
+    `deadlines`: by their source, None where the request has none; likewise. `counts_tokens`: whether it is known
+    that `tokens` has the number of tokens after the first ones, if the process had it. `age_s`: how long its process
+    had run at least; None where nothing is known of that.
+    """
+
+    method: str | None
+    route: str
+    duration_ns: int
+    values: Mapping[str, str | None] = field(default_factory=dict)
+    streamed: Streamed | None = None
+    tokens: Tokens | None = None
+    counts_tokens: bool = True
+    disconnected: bool = False
+    failed: bool = False
+    deadlines: Mapping[str, int | None] = field(default_factory=dict)
+    age_s: float | None = None
+    recorded: Recorded = field(default_factory=Recorded)
+
+
+class Judged(NamedTuple):
+    """The verdict of one objective: GOOD, BREACH, EXCLUDED, or UNKNOWN for the reasons `why`."""
+
+    objective: Objective  # with the bounds of this request's deadlines, as far as they are known
+    word: str
+    missed: Missed | None = None  # of a breach; None where that is not known
+    excluded: str | None = None  # why it was
+    why: tuple[str, ...] = ()
+
+
+class _Ended(TypedDict):
+    disconnected: bool
+    failed: bool
+    age_s: float | None
+
+
+def replay(policy: Policy, request: Request) -> tuple[Judged, ...]:
+    """Return the verdicts of a policy on a stored request, in its order; empty where no objective matches."""
+    chains, why = _chains(policy, request)
+    found = []
+    for objective in policy.objectives if len(chains) > 1 else chains[0]:
+        having = sum(objective in chain for chain in chains)
+        if having == len(chains):
+            found.append(judged(objective, request))
+        elif having:
+            found.append(Judged(objective, UNKNOWN, why=why))
+    return tuple(found)
+
+
+def _chains(policy: Policy, request: Request) -> tuple[list[tuple[Objective, ...]], tuple[str, ...]]:
+    """Return the chains of objectives that may judge a request, and what is not known where there are several."""
+    known = {**_by_segment(policy, request.recorded), **request.values}
+    candidates = policy.candidates(request.method, request.route)
+    patterns: dict[str, dict[str, None]] = {}
+    for condition in (one for objective in candidates for one in objective.conditions if one.key not in known):
+        patterns.setdefault(condition.key, {})[condition.glob] = None
+    why = tuple(map(not_stored, patterns))
+    # Of each key: no value, one for each pattern, and one that fits none but `*`.
+    tried = [[None, "\0", *(one.replace("*", "\0") for one in globs)] for globs in patterns.values()]
+    if prod(map(len, tried)) > _MOST_WAYS:
+        return [(), *((one,) for one in candidates)], why
+    held = [one for objective in candidates if objective.name in request.recorded.words for one in objective.conditions]
+    chains: dict[tuple[Objective, ...], None] = {}
+    for values in product(*tried):
+        way = {**known, **dict(zip(patterns, values, strict=True))}
+        if all(one.holds(way.get(one.key)) for one in held if one.key in patterns):
+            chains[policy.applying(request.method, request.route, way.get)] = None
+    return list(chains) or [()], why
+
+
+def _by_segment(policy: Policy, recorded: Recorded) -> dict[str, str | None]:
+    """Return the values that a recorded segment has, where the policy still has the objective that it is of."""
+    keys = next((one.segment_by for one in policy.objectives if one.name == recorded.objective), ())
+    parts = [recorded.segment or ""] if len(keys) == 1 else (recorded.segment or "").split(", ")
+    if recorded.segment in (None, OTHER_SEGMENT) or len(parts) != len(keys):
+        return {}
+    return {key: None if part == NO_SEGMENT else part for key, part in zip(keys, parts, strict=True)}
+
+
+def not_stored(key: str) -> str:
+    """Return that the value of a key is not known, and how it will be."""
+    return f"`{key}` is not stored: segments by it would store it"
+
+
+def judged(objective: Objective, request: Request) -> Judged:
+    """Return the verdict of one objective that is about the request."""
+    bounds = [objective.bounded_by(one) for one in _deadlines(objective, request)]
+    tokens = [request.tokens]
+    if objective.per_token_ns is not None and request.tokens is not None and not request.counts_tokens:
+        tokens.append(request.tokens._replace(following=0))
+    ages = [request.age_s]
+    if objective.warmup_s > (request.age_s or 0):
+        ages = [None, 0.0]
+    found: dict[str, Judged] = {}
+    for bounded, generated, age_s in product(bounds, tokens, ages):
+        how = _Ended(disconnected=request.disconnected, failed=request.failed, age_s=age_s)
+        word, missed = decide(bounded, request.duration_ns, request.streamed, generated, **how)
+        excluded = (why_excluded(bounded, **how) or DISCONNECT) if word == EXCLUDED else None
+        before = found.setdefault(word, Judged(bounded, word, missed, excluded))
+        if before.missed is not None and missed is not None and before.missed.bound != missed.bound:
+            found[word] = before._replace(missed=None)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    sources = objective.deadline.sources if len(bounds) > 1 and objective.deadline is not None else ()
+    why = [DEADLINE.format(one) for one in sources if one not in request.deadlines]
+    why += [reason for reason, ways in ((TOKENS, tokens), (AGE, ages)) if len(ways) > 1]
+    return Judged(objective, UNKNOWN, why=tuple(why))
+
+
+def _deadlines(objective: Objective, request: Request) -> list[dict[str, int]]:
+    """Return the deadlines that a request may have had: first as if it had no unknown one, then the extremes."""
+    if objective.deadline is None:
+        return [{}]
+    sources = objective.deadline.sources
+    known = {one: took for one in sources if (took := request.deadlines.get(one)) is not None}
+    unknown = [one for one in sources if one not in request.deadlines]
+    if request.recorded.deadline in known:  # it was the first one that the request had
+        unknown = [one for one in unknown if sources.index(one) > sources.index(request.recorded.deadline)]
+    found = [known]
+    for of_first in (False, True):
+        which = [one for one in unknown if (one in OF_FIRST_TOKEN) == of_first]
+        found += [{**way, **dict.fromkeys(which, took)} for way in found if which for took in (_SHORTEST, NEVER_NS)]
+    return found
+
+
+def stored(span: Any, keys: Iterable[str], value: Callable[[str], str | None]) -> Request:
+    """Return what is known of an entry span, as `store.base.SpanRow` has it.
+
+    `keys`: those of a policy. `value` returns the text form of an attribute of the span, or else of its resource.
+    """
+    read: Mapping[str, Any] = span.attributes
+    method, route = request_of(span)
+    recorded = recorded_in(read)
+    status = number(read, "http.response.status_code") or number(read, "http.status_code") or 0
+    generated = _tokens(read)
+    return Request(
+        method,
+        route,
+        span.end_unix_nano - span.start_unix_nano,
+        known_values(keys, span.service, value),
+        _streamed(read),
+        generated,
+        counts_tokens=generated is None or generated.following is not None or _counts_tokens(read),
+        disconnected=_named(read, semconv.NETWORK_DISCONNECT) is not None,
+        failed=span.status == "ERROR" or status >= _SERVER_ERROR,
+        deadlines=deadlines_of(method, number(read, semconv.SLA_DEADLINE_REMAINING_MS), recorded),
+        recorded=recorded,
+    )
+
+
+def known_values(keys: Iterable[str], service: str, value: Callable[[str], str | None]) -> dict[str, str | None]:
+    """Return what a stored request has for keys of conditions; without those of which that is not known."""
+    found: dict[str, str | None] = {}
+    for key in keys:
+        if key == SERVICE_KEY:
+            found[key] = service
+        elif key.startswith(HEADER):
+            header = _of_list(value(RECORDED_HEADER + key.removeprefix(HEADER)))
+            if header is not None:
+                found[key] = header
+        elif not key.startswith(BAGGAGE):
+            found[key] = value(key)
+    return found
+
+
+def _of_list(found: str | None) -> str | None:
+    """Return the only text of a list, in the form that attributes have."""
+    try:
+        read = json.loads(found or "")
+    except ValueError:
+        return found
+    return read[0] if isinstance(read, list) and len(read) == 1 and isinstance(read[0], str) else None
+
+
+def deadlines_of(method: str | None, remaining_ms: float | None, recorded: Recorded) -> dict[str, int | None]:
+    """Return the deadlines that are known of a request: that of an RPC, and one that its threshold was."""
+    found: dict[str, int | None] = {}
+    if method is None and remaining_ms is not None:
+        found[GRPC_TIMEOUT] = ns(remaining_ms)
+    elif recorded.deadline != GRPC_TIMEOUT:
+        found[GRPC_TIMEOUT] = None
+    source = recorded.deadline
+    if source is not None and (recorded.bound == FIRST_TOKEN) == (source in OF_FIRST_TOKEN):
+        found.setdefault(source, recorded.threshold_ns)
+    return found
+
+
+def recorded_in(read: Mapping[str, Any]) -> Recorded:
+    """Return the verdict that attributes of an entry span carry."""
+    word, objective = text(read, semconv.SLA_VERDICT), text(read, semconv.SLA_OBJECTIVE)
+    several = words_of(text(read, semconv.SLA_VERDICTS))
+    threshold = number(read, semconv.SLA_THRESHOLD_MS)
+    return Recorded(
+        word,
+        objective,
+        several or ({objective: word} if objective is not None and word is not None else {}),
+        None if threshold is None else ns(threshold),
+        text(read, semconv.SLA_BREACH_PROMISE),
+        text(read, semconv.SLA_SEGMENT),
+        text(read, semconv.SLA_DEADLINE_SOURCE),
+        text(read, semconv.SLA_EXCLUDED_REASON),
+        text(read, semconv.SLA_TARGET),
+    )
+
+
+def words_of(verdicts: str | None) -> dict[str, str]:
+    """Return the words of several verdicts by the names of their objectives, out of the text that has them."""
+    found = (_VERDICT.fullmatch(one) for one in (verdicts or "").split("; "))
+    return {one[2]: one[1] for one in found if one is not None}
+
+
+def _streamed(read: Mapping[str, Any]) -> Streamed | None:
+    """Return what is stored of a response in several chunks; when its widest gap was is not."""
+    first, widest = (
+        _named_number(read, one) for one in (semconv.NETWORK_FIRST_BYTE_MS, semconv.NETWORK_CHUNK_GAP_MAX_MS)
+    )
+    return None if first is None else Streamed(ns(first), (0, ns(widest or 0)))
+
+
+def _tokens(read: Mapping[str, Any]) -> Tokens | None:
+    """Return what is stored of generated tokens: of those after the first ones, the mean time of each."""
+    first, mean = (number(read, one) for one in (semconv.TOKENS_FIRST_MS, semconv.TOKENS_GAP_MEAN_MS))
+    if first is None and mean is None and number(read, gen_ai.OUTPUT_TOKENS) is None:
+        return None
+    first_ns = None if first is None else ns(first)
+    return Tokens(first_ns) if mean is None else Tokens(first_ns, 0, 1, ns(mean, up=True))
+
+
+def _counts_tokens(read: Mapping[str, Any]) -> bool:
+    """Return whether no mean is stored since it was not known, and not since no token came after the first ones."""
+    outputs, calls = (number(read, one) for one in (gen_ai.OUTPUT_TOKENS, semconv.TOKENS_CALLS))
+    return PER_TOKEN in (text(read, semconv.SLA_FALLBACK) or "") or (outputs or 0) > (calls or 1)
+
+
+def ns(took_ms: float, *, up: bool = False) -> int:
+    """Return a stored time in nanoseconds, to the nearest one; `up`: a mean, which may lie between, rounded up."""
+    nearest = round(took_ms * 1e6)
+    return ceil(took_ms * 1e6) if up and abs(took_ms * 1e6 - nearest) > _NOISE else nearest
+
+
+def _named(read: Mapping[str, Any], attribute: str) -> str | None:
+    return next((found for name in names_of(attribute) if (found := text(read, name)) is not None), None)
+
+
+def _named_number(read: Mapping[str, Any], attribute: str) -> float | None:
+    return next((found for name in names_of(attribute) if (found := number(read, name)) is not None), None)
