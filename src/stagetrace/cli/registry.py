@@ -47,6 +47,7 @@ VERBS: Final[dict[str, Command]] = {
     "run": Command("run", "start a service with recording on, for installs that read no .pth file"),
     "segments": Command("segments.command", "show how tenants, tiers, regions or input sizes fare, against the rest"),
     "services": Command("services", "list the services that have spans"),
+    "sla rules": Command("sla.rules", "print what follows from a policy: alerts for Prometheus, and others"),
     "slo": Command("slo.command", "show whether each objective is kept, and how long its error budget lasts"),
     "stages": Command("stages", "show how long each stage takes, by route and model"),
     "tail": Command("tail", "show the newest requests, and new ones as they arrive"),

@@ -1,0 +1,1 @@
+"""`stagetrace sla ...`: commands about the policy itself."""

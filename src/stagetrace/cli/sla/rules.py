@@ -1,0 +1,74 @@
+"""`stagetrace sla rules`: what follows from a policy for Prometheus and other programs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Final
+
+from stagetrace import config
+from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.rules.base import REQUESTS, RulesOptions
+from stagetrace.rules.formats import FORMATS
+from stagetrace.sla.policy import Policy
+
+DESCRIPTION: Final = "Print what follows from a policy for another program:\n\n" + "\n".join(
+    f"  {one.name:<16} {one.summary}" for one in FORMATS.values()
+)
+EXAMPLE: Final = "stagetrace sla rules --policy sla.yaml --format prometheus --output rules.yaml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--policy", metavar="TEXT|FILE", help="the policy: objectives in one line, or a file; default: STAGETRACE_SLA"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, default="prometheus", help="what to print (above); default: prometheus"
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write to FILE in place of stdout")
+    parser.add_argument(
+        "--service",
+        metavar="NAME",
+        default="",
+        help="the objectives are those of this service alone; default: of each service whose requests have them",
+    )
+    parser.add_argument(
+        "--requests-metric",
+        metavar="NAME",
+        default=REQUESTS,
+        help=f"the counter of judged requests, as Prometheus has it; default: {REQUESTS}",
+    )
+    parser.add_argument(
+        "--scale",
+        metavar="FACTOR",
+        type=float,
+        default=1.0,
+        help="multiply all windows by FACTOR, for a trial in minutes (0.001 makes 1h 3.6s); default: 1",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the text and return the exit code."""
+    if not (math.isfinite(args.scale) and args.scale > 0):
+        raise UsageError(f"--scale is {args.scale:g}, and has to be more than 0\nwrite 1, or leave it out")
+    policy = _policy(args.policy)
+    options = RulesOptions(scale=args.scale, requests=args.requests_metric, service=args.service)
+    text = FORMATS[args.format].render(policy, options)
+    if args.output is None:
+        sys.stdout.write(text)
+        return ANSWERED
+    try:
+        args.output.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {args.output}: {error.strerror}\nname a file in a folder that exists") from None
+    return ANSWERED
+
+
+def _policy(given: str | None) -> Policy:
+    text = given or config.SLA.text()
+    if not text:
+        raise UsageError("there is no policy\ngive --policy TEXT|FILE, or set STAGETRACE_SLA")
+    return Policy.parse(text)

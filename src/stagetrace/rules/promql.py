@@ -1,0 +1,49 @@
+"""Parts of PromQL: strings, durations, selectors of series."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from stagetrace.sla.objective import SERVICE_KEY, Objective
+
+_UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+_ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+
+
+def quoted(text: str) -> str:
+    """Return a string of PromQL that stands for this text."""
+    return '"' + "".join(_ESCAPED.get(char, char if char.isprintable() else _code(char)) for char in text) + '"'
+
+
+def _code(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"  # noqa: PLR2004 -- of the first plane
+
+
+def duration(seconds: float) -> str:
+    """Return a duration, a millisecond at least: `5m`, `1h30m`, `3d`, `300ms`."""
+    left, parts = max(1, round(seconds * 1_000)), []
+    for unit, size in _UNITS:
+        count, left = divmod(left, size)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts)
+
+
+def number(value: float) -> str:
+    """Return a number in plain digits."""
+    return f"{value:.12f}".rstrip("0").rstrip(".") if 1e-9 < abs(value) < 1e15 else f"{value:.12g}"  # noqa: PLR2004
+
+
+def labels(objective: Objective, service: str = "") -> str:
+    """Return the matchers of an objective's series, without braces.
+
+    `job` is the service's name, behind its namespace where it has one.
+    """
+    globs = [one.glob for one in objective.conditions if one.key == SERVICE_KEY] or ([service] if service else [])
+    jobs = (f"(.*/)?{'.*'.join(map(re.escape, glob.split('*')))}" for glob in globs)
+    return ", ".join([f"sla_objective={quoted(objective.name)}", *(f"job=~{quoted(job)}" for job in jobs)])
+
+
+def template(text: str) -> str:
+    """Return text for a label or an annotation of an alert, in which Prometheus expands templates, as it is."""
+    return text.replace("{{", '{{ "{{" }}')

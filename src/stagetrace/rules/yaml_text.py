@@ -1,0 +1,24 @@
+"""YAML as people write it: keys in the given order, longer expressions as blocks of lines."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+WIDTH: Final = 1_000  # PromQL and sentences stay on their line
+
+
+def yaml_of(document: Any, comment: str = "") -> str:
+    """Return a document of dicts, lists and scalars as YAML, behind a comment of any number of lines."""
+    import yaml
+
+    class _Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            del data
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    _Dumper.add_representer(str, text)
+    lines = "".join(f"# {' '.join(line.split())}".rstrip() + "\n" for line in comment.splitlines())
+    return lines + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
