@@ -73,7 +73,10 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return `jaeger`, `otelcol` or `prometheus`: as STAGETRACE_<NAME> has it, else as built. Raise BackendMissing."""
+    """Return `jaeger`, `otelcol`, `prometheus` or `promtool`, as STAGETRACE_<NAME> has it or as built.
+
+    Raise BackendMissing.
+    """
     variable = f"STAGETRACE_{name.upper()}"
     path = Path(os.environ.get(variable) or cache() / name)
     if not os.access(path, os.X_OK):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build the real Jaeger, OpenTelemetry Collector and Prometheus from the Go module proxy, once, into a folder outside the work tree.
-# Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
-# STAGETRACE_OTELCOL or STAGETRACE_PROMETHEUS names.
+# Build the real Jaeger, OpenTelemetry Collector and Prometheus (with promtool) from the Go module proxy, once, into a folder outside
+# the work tree. Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
+# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS or STAGETRACE_PROMTOOL names.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,6 +9,7 @@ cache=${STAGETRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stagetrace}
 bin=$cache/bin
 jaeger_package=github.com/jaegertracing/jaeger/cmd/jaeger
 prometheus_package=github.com/prometheus/prometheus/cmd/prometheus
+promtool_package=github.com/prometheus/prometheus/cmd/promtool
 builder_package=go.opentelemetry.io/collector/cmd/builder
 build_flags=(-mod=readonly -trimpath -buildvcs=false -ldflags "-s -w")
 
@@ -53,17 +54,17 @@ is_named() {
   say "not built, since $1 names ${!1}"
 }
 
-# build_package NAME PACKAGE HOW_LONG [FLAG...]: of a module that has a folder here.
+# build_package NAME MODULE PACKAGE HOW_LONG [FLAG...]: of a module that has a folder here.
 build_package() {
-  local name=$1 package=$2 how_long=$3 stamp
-  shift 3
-  stamp=$(inputs "$here/$name/go.mod" "$here/$name/go.sum")
+  local name=$1 module=$2 package=$3 how_long=$4 stamp
+  shift 4
+  stamp=$(inputs "$here/$module/go.mod" "$here/$module/go.sum")
   if is_built "$name" "$stamp"; then
     say "$name is built already: $bin/$name"
     return
   fi
   say "building $name, about $how_long the first time ..."
-  (cd "$here/$name" && go build "${build_flags[@]}" "$@" -o "$work/$name" "$package")
+  (cd "$here/$module" && go build "${build_flags[@]}" "$@" -o "$work/$name" "$package")
   put "$name" "$stamp"
 }
 
@@ -86,11 +87,12 @@ build_otelcol() {
   put otelcol "$stamp"
 }
 
-jaeger=yes otelcol=yes prometheus=yes
+jaeger=yes otelcol=yes prometheus=yes promtool=yes
 is_named STAGETRACE_JAEGER && jaeger=
 is_named STAGETRACE_OTELCOL && otelcol=
 is_named STAGETRACE_PROMETHEUS && prometheus=
-[[ -n $jaeger$otelcol$prometheus ]] || exit 0
+is_named STAGETRACE_PROMTOOL && promtool=
+[[ -n $jaeger$otelcol$prometheus$promtool ]] || exit 0
 
 command -v go >/dev/null || fail \
   "The real Jaeger, OpenTelemetry Collector and Prometheus are to be built into $bin." \
@@ -101,7 +103,8 @@ mkdir -p "$bin"
 # Beside the final place, so that the renames are within one file system.
 work=$(mktemp -d "$cache/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-[[ -z $jaeger ]] || build_package jaeger "$jaeger_package" "4 minutes and 2 GB of Go's build cache"
+[[ -z $jaeger ]] || build_package jaeger jaeger "$jaeger_package" "4 minutes and 2 GB of Go's build cache"
 [[ -z $otelcol ]] || build_otelcol
 # Without the discovery of targets in clouds and clusters, which is most of it.
-[[ -z $prometheus ]] || build_package prometheus "$prometheus_package" "2 minutes" -tags remove_all_sd
+[[ -z $prometheus ]] || build_package prometheus prometheus "$prometheus_package" "2 minutes" -tags remove_all_sd
+[[ -z $promtool ]] || build_package promtool prometheus "$promtool_package" "half a minute" -tags remove_all_sd
