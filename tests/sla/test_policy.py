@@ -12,7 +12,7 @@ from stagetrace.sla.decision import streamed_in
 from stagetrace.sla.inline import EXCLUDING, GRAMMAR
 from stagetrace.sla.objective import NEVER_NS, WEBSOCKET, Objective
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.verdict import Streamed, Tokens, Verdict, decide, fallback, judge, peer_of
+from stagetrace.sla.verdict import Called, Streamed, Tokens, Verdict, decide, fallback, judge, peer_of
 from stagetrace.store.entries import missed
 
 MS = 1_000_000
@@ -257,7 +257,7 @@ def test_a_breach_whose_stage_waited_for_one_peer_names_it() -> None:
     visits = [("handler", 0, 40 * MS), ("network.send", 40 * MS, 50 * MS), ("handler", 50 * MS, 80 * MS)]
     calls = [("a:1", 10 * MS, 30 * MS), ("b:2", 0, 5 * MS), ("a:1", 20 * MS, 60 * MS)]
     objective = one("* within 50ms")
-    found = judge(objective, *decide(objective, 80 * MS), stages, visits, calls).attributes()
+    found = judge(objective, *decide(objective, 80 * MS), stages, Called(visits, calls)).attributes()
     assert found["sla.breach.peer"] == "a:1"
     assert found["sla.breach.cause"] == "downstream"
     assert found["sla.breach.evidence"] == ("handler took 70.0 ms of 80.0 ms, 50 ms allowed: 40.0 ms waiting for a:1")

@@ -11,7 +11,7 @@ from stagetrace import semconv
 from stagetrace.sla import evidence_machine
 from stagetrace.sla.cause import GC, Baseline, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
-from stagetrace.sla.verdict import WITHIN
+from stagetrace.sla.verdict import WITHIN, over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +129,12 @@ class Baselines:
             overall, of_this_size = (one.baseline() if one is not None else None for one in means)
             return overall, of_this_size
 
+    def stages(self, route: Route) -> Mapping[str, float]:
+        """Return what the stages of good requests of a route normally take, in nanoseconds; empty where not known."""
+        with self._lock:
+            means = self._routes.get(route, {}).get(None)
+            return dict(means.stages) if means is not None and means.count >= ENOUGH else {}
+
     def explain(
         self, route: Route, verdict: Verdict, breakdown: Breakdown, attributes: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -144,7 +150,8 @@ class Baselines:
             found[semconv.GC_PAUSE_MS] = breakdown.times[GC] / 1e6
         if verdict.peer is not None or verdict.stage is None:
             return found  # the verdict has the cause
-        stage = stage_of(cause, breakdown, of_this_size or baseline)
+        is_by_budget = bool(over_budget(verdict.objective, breakdown.stages))
+        stage = None if is_by_budget else stage_of(cause, breakdown, of_this_size or baseline)
         if stage is not None:
             verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages[stage])
         text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE]

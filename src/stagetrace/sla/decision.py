@@ -9,10 +9,10 @@ from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.semconv import SLA_EXCLUDED_REASON, SLA_VERDICTS
 from stagetrace.sla import verdict_list
 from stagetrace.sla.objective import BREACH, EXCLUDED
-from stagetrace.sla.verdict import DISCONNECT, Streamed, Tokens, Verdict, decide, fallback, judge, why_excluded
+from stagetrace.sla.verdict import DISCONNECT, Called, Streamed, Tokens, Verdict, decide, fallback, judge, why_excluded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from stagetrace.recording.chunk_times import Stream
@@ -75,8 +75,8 @@ class Decided(NamedTuple):
         """Return the verdict alone."""
         return judge(self.objective, self.word, self.missed, {}, fallback=self.fallback)
 
-    def with_culprit(self, request: Request, stages: Stages) -> Verdict:
-        """Return the verdict with the guilty stage."""
+    def with_culprit(self, request: Request, stages: Stages, expected: Mapping[str, float]) -> Verdict:
+        """Return the verdict with the culprit stage; `expected` is what the stages of its route normally take."""
         totals = stages.totals()
         visits = [(segment.stage, segment.start, segment.end) for segment in stages.segments()]
         missed = self.missed
@@ -88,10 +88,8 @@ class Decided(NamedTuple):
             for stage, begin, end in visits:
                 totals[stage] = totals.get(stage, 0) + end - begin
         record = request.record
-        if record is None:
-            return judge(self.objective, self.word, missed, totals, visits, fallback=self.fallback)
-        reports = record.reports
-        return judge(self.objective, self.word, missed, totals, visits, record.calls, self.fallback, reports)
+        called = Called(visits) if record is None else Called(visits, record.calls, record.reports)
+        return judge(self.objective, self.word, missed, totals, called, self.fallback, expected)
 
 
 class _Facts(NamedTuple):

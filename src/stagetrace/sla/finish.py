@@ -81,17 +81,19 @@ def finish(
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
     if cause in NEXT and SLA_BREACH_CODE not in found:
         found[SLA_BREACH_EVIDENCE] += NEXT[cause]
-    culprits = _culprits(request, judged, stages, found) or NO_CULPRITS
+    culprits = _culprits(request, judged, stages, learned, found) or NO_CULPRITS
     return Finished(encode(stages, None, found, events), cause, None, culprits)
 
 
 @guarded
-def _culprits(request: Request, judged: Decided, stages: Stages, found: Mapping[str, Any]) -> Mapping[str, str | None]:
-    """Return the guilty stage of each objective that was missed; that of the first one is on the entry span."""
+def _culprits(
+    request: Request, judged: Decided, stages: Stages, learned: Baselines, found: Mapping[str, Any]
+) -> Mapping[str, str | None]:
+    """Return the culprit stage of each objective that was missed; that of the first one is on the entry span."""
     culprits = {judged.objective.name: found.get(SLA_BREACH_STAGE)}
     for one in judged.each:
         if one.word == BREACH and one.objective.name not in culprits:
-            verdict = _with_culprit(request, one, stages)
+            verdict = _with_culprit(request, one, stages, learned)
             culprits[one.objective.name] = None if verdict is None else verdict.stage
     return culprits
 
@@ -138,7 +140,7 @@ def _explained(
     request: Request, judged: Decided, stages: Stages, learned: Baselines, known: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the entry span of a breach carries of its verdict and its cause."""
-    verdict = _with_culprit(request, judged, stages) or judged.without_culprit()
+    verdict = _with_culprit(request, judged, stages, learned) or judged.without_culprit()
     found = {**verdict.attributes(), **judged.besides()}
     found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
     return found
@@ -173,8 +175,8 @@ def _placed(
 
 
 @guarded
-def _with_culprit(request: Request, judged: Decided, stages: Stages) -> Verdict:
-    return judged.with_culprit(request, stages)
+def _with_culprit(request: Request, judged: Decided, stages: Stages, learned: Baselines) -> Verdict:
+    return judged.with_culprit(request, stages, learned.stages((request.method, request.route)))
 
 
 @guarded

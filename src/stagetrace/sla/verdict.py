@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
@@ -41,6 +42,7 @@ _WORDS: Final = {
 
 
 _OF_RESPONSE: Final = (FIRST_CHUNK, PER_CHUNK, FIRST_TOKEN, PER_TOKEN)
+NOTHING_EXPECTED: Final[Mapping[str, float]] = MappingProxyType({})
 _NOT_JUDGED: Final = "not judged"
 
 
@@ -62,6 +64,20 @@ class Tokens(NamedTuple):
     last_ns: int = 0
     following: int | None = None
     following_ns: int = 0
+
+
+class Called(NamedTuple):
+    """The stages of the time in question, and the calls to other services by their peer: each with its begin and end.
+
+    `reports`, by place in `calls`: what the peers reported of their time.
+    """
+
+    visits: Iterable[tuple[str, int, int]] = ()
+    calls: Sequence[tuple[str, int, int]] = ()
+    reports: Mapping[int, Mapping[str, Any]] | None = None
+
+
+NOTHING_CALLED: Final = Called()
 
 
 class Missed(NamedTuple):
@@ -90,7 +106,7 @@ class Missed(NamedTuple):
 class Verdict:
     """Whether one request met its objective; `missed` is the bound that it missed first.
 
-    `stage` is the culprit of a breach: the stage that took the most of the time in question.
+    `stage` is the culprit of a breach (`culprit_of`), and took `stage_ns` of the time in question.
     """
 
     objective: Objective
@@ -158,6 +174,10 @@ class Verdict:
             allowed += f" ({self.fallback})"
         peer = "" if self.peer is None else f"{self.peer_ns / 1e6:.1f} ms waiting for {self.peer}{self.callee.text}"
         if missed.bound == WITHIN:
+            budget = next(
+                (f" (budget {ns / 1e6:g} ms)" for name, ns in self.objective.stages if name == self.stage), ""
+            )
+            stage += budget
             return f"{self.stage} took {stage} of {took}, {allowed}{peer and ': '}{peer}"
         return f"{_WORDS[missed.bound].format(took)}, {allowed}: {stage} in {self.stage}{peer and ', of which '}{peer}"
 
@@ -267,25 +287,48 @@ def judge(
     word: str,
     missed: Missed | None,
     stages: Mapping[str, int],
-    visits: Iterable[tuple[str, int, int]] = (),
-    calls: Sequence[tuple[str, int, int]] = (),
+    called: Called = NOTHING_CALLED,
     fallback: str | None = None,
-    reports: Mapping[int, Mapping[str, Any]] | None = None,
+    expected: Mapping[str, float] = NOTHING_EXPECTED,
 ) -> Verdict:
-    """Return the verdict of `decide`, with the culprit.
+    """Return the verdict of `decide`, with the culprit: see `culprit_of`.
 
     `stages` maps a stage to its summed duration in nanoseconds, in that part of the request in which the bound was
-    missed; the largest is the culprit, the earlier of equals. `visits` are the stages of that part, and `calls`
-    those to other services by their peer, each with its begin and end; `reports`, by place in `calls`, what the peers
-    reported of their time.
+    missed. `expected` is what the stages of the route normally take.
     """
-    stage = max(stages, key=lambda name: (stages[name], -_order(name))) if missed is not None and stages else None
+    is_whole = missed is not None and missed.end_ns is None  # budgets and baselines are those of whole requests
+    stage = (
+        None if missed is None else culprit_of(objective if is_whole else None, stages, expected if is_whole else {})
+    )
     if stage is None:
         return Verdict(objective, word, missed, None, 0, fallback=fallback)
+    visits, calls, reports = called
     times = [(begin, end) for name, begin, end in visits if name == stage]
     peer, peer_ns = peer_of(times, calls)
     callee = callee_of(peer, times, calls, reports) if peer is not None and reports else NO_CALLEE
     return Verdict(objective, word, missed, stage, stages[stage], peer, peer_ns, fallback, callee)
+
+
+def culprit_of(
+    objective: Objective | None, stages: Mapping[str, int], expected: Mapping[str, float] = NOTHING_EXPECTED
+) -> str | None:
+    """Return the stage to blame; None where there are no stages. Of equals it is the earlier one.
+
+    It is the one that exceeds its budget by the most. Where none does, or there are no budgets, it is the one that
+    exceeds by the most what it normally takes, and where none does or that is not known, the one that took the most.
+    """
+    over = over_budget(objective, stages) if objective is not None else ()
+    if over:
+        return over[0]
+    excess = {stage: took - expected.get(stage, 0) for stage, took in stages.items()} if expected else {}
+    by_time: Mapping[str, float] = excess if max(excess.values(), default=0) > 0 else stages
+    return max(by_time, key=lambda stage: (by_time[stage], -_order(stage)), default=None)
+
+
+def over_budget(objective: Objective, stages: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the stages that exceed their budget, the one with the most excess first."""
+    over = {stage: took - budget for stage, budget in objective.stages if (took := stages.get(stage, 0)) > budget}
+    return tuple(sorted(over, key=lambda stage: (-over[stage], _order(stage))))
 
 
 def peer_of(visits: Iterable[tuple[int, int]], calls: Iterable[tuple[str, int, int]]) -> tuple[str | None, int]:
