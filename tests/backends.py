@@ -1,4 +1,4 @@
-"""Run the real Jaeger, Collector and Prometheus on free loopback ports, with the files of collector-config/.
+"""Run the real Jaeger, Collector, Prometheus and Alertmanager on free ports, with the files of collector-config/.
 
 For the tests and for examples/demo.py; needs nothing but the standard library and what `make backends` built.
 """
@@ -9,6 +9,7 @@ import http.client
 import itertools
 import os
 import random
+import re
 import socket
 import subprocess
 import time
@@ -73,7 +74,7 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return `jaeger`, `otelcol`, `prometheus` or `promtool`, as STAGETRACE_<NAME> has it or as built.
+    """Return `jaeger`, `otelcol`, `prometheus`, `promtool` or `alertmanager`, as STAGETRACE_<NAME> has it or as built.
 
     Raise BackendMissing.
     """
@@ -187,6 +188,22 @@ def run_prometheus(folder: Path, collector: Collector, port: int) -> Iterator[st
         *(f"--web.listen-address={LOOPBACK}:{port}", "--enable-feature=exemplar-storage"),
     ]
     with _process("prometheus", command, {}, folder, (port, "/-/ready")):
+        yield f"http://{LOOPBACK}:{port}"
+
+
+@contextmanager
+def run_alertmanager(folder: Path, webhook: str = "") -> Iterator[str]:
+    """Run an Alertmanager that posts to the URL `webhook`, within a second, until the block ends; yield its address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "alertmanager.yaml"
+    text = re.sub(r"(group_wait|group_interval): \w+", r"\1: 1s", (CONFIG / "alertmanager.yaml").read_text("utf-8"))
+    config.write_text(text + (f"    webhook_configs: [{{url: '{webhook}'}}]\n" if webhook else ""), "utf-8")
+    port = free_port()
+    command = [
+        *(str(binary("alertmanager")), f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}"),
+        *(f"--web.listen-address={LOOPBACK}:{port}", "--cluster.listen-address="),
+    ]
+    with _process("alertmanager", command, {}, folder, (port, "/-/ready")):
         yield f"http://{LOOPBACK}:{port}"
 
 

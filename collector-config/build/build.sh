@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build the real Jaeger, OpenTelemetry Collector and Prometheus (with promtool) from the Go module proxy, once, into a folder outside
-# the work tree. Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
-# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS or STAGETRACE_PROMTOOL names.
+# Build the real Jaeger, OpenTelemetry Collector, Prometheus (with promtool) and Alertmanager from the Go module proxy, once, into a
+# folder outside the work tree. Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
+# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS, STAGETRACE_PROMTOOL or STAGETRACE_ALERTMANAGER names.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -10,6 +10,7 @@ bin=$cache/bin
 jaeger_package=github.com/jaegertracing/jaeger/cmd/jaeger
 prometheus_package=github.com/prometheus/prometheus/cmd/prometheus
 promtool_package=github.com/prometheus/prometheus/cmd/promtool
+alertmanager_package=github.com/prometheus/alertmanager/cmd/alertmanager
 builder_package=go.opentelemetry.io/collector/cmd/builder
 build_flags=(-mod=readonly -trimpath -buildvcs=false -ldflags "-s -w")
 
@@ -87,15 +88,16 @@ build_otelcol() {
   put otelcol "$stamp"
 }
 
-jaeger=yes otelcol=yes prometheus=yes promtool=yes
+jaeger=yes otelcol=yes prometheus=yes promtool=yes alertmanager=yes
 is_named STAGETRACE_JAEGER && jaeger=
 is_named STAGETRACE_OTELCOL && otelcol=
 is_named STAGETRACE_PROMETHEUS && prometheus=
 is_named STAGETRACE_PROMTOOL && promtool=
-[[ -n $jaeger$otelcol$prometheus$promtool ]] || exit 0
+is_named STAGETRACE_ALERTMANAGER && alertmanager=
+[[ -n $jaeger$otelcol$prometheus$promtool$alertmanager ]] || exit 0
 
 command -v go >/dev/null || fail \
-  "The real Jaeger, OpenTelemetry Collector and Prometheus are to be built into $bin." \
+  "The real Jaeger, OpenTelemetry Collector, Prometheus and Alertmanager are to be built into $bin." \
   "Go is missing: there is no 'go' on the PATH." \
   "Install Go 1.25 or newer (https://go.dev/dl), then run 'make backends' again."
 
@@ -108,3 +110,5 @@ trap 'rm -rf "$work"' EXIT
 # Without the discovery of targets in clouds and clusters, which is most of it.
 [[ -z $prometheus ]] || build_package prometheus prometheus "$prometheus_package" "2 minutes" -tags remove_all_sd
 [[ -z $promtool ]] || build_package promtool prometheus "$promtool_package" "half a minute" -tags remove_all_sd
+# After Prometheus, most of whose packages it has in the same versions: alone it takes a minute.
+[[ -z $alertmanager ]] || build_package alertmanager alertmanager "$alertmanager_package" "10 seconds"
