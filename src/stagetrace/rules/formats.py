@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.rules import prometheus, prometheusrule
+from stagetrace.rules import prometheus, prometheusrule, pyrra, sloth
 
 if TYPE_CHECKING:
     from stagetrace.rules.base import Format
@@ -14,5 +14,8 @@ FORMATS: Final[dict[str, Format]] = {
     for one in (
         prometheus.FORMAT,
         prometheusrule.FORMAT,
+        sloth.FORMAT,
+        sloth.WINDOWS_FORMAT,
+        pyrra.FORMAT,
     )
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.rules import burn, recorded
 from stagetrace.rules.base import Format, RulesOptions
 from stagetrace.rules.prometheus_alerts import alert_rules
-from stagetrace.rules.promql import duration, labels, number
+from stagetrace.rules.promql import counted, duration, labels, number
 from stagetrace.rules.yaml_text import yaml_of
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def _window(
 
 def _counted(own: str, verdict: str, window_s: float, options: RulesOptions) -> str:
     """Return how much each counter has counted in a window."""
-    window, series = duration(window_s), f"{options.requests}{{{own}, {verdict}}}"
-    before = duration(YOUNG_S * options.scale)
-    began = f"last_over_time({series}[{window}]) unless present_over_time({series}[{before}] offset {window})"
-    return f"  ({began})\n  or increase({series}[{window}])"
+    series = f"{options.requests}{{{own}, {verdict}}}"
+    return counted(series, duration(window_s), duration(YOUNG_S * options.scale))
 
 
 def _budget(objective: Objective, options: RulesOptions, recorded_already: set[float]) -> list[Group]:

@@ -44,6 +44,21 @@ def labels(objective: Objective, service: str = "") -> str:
     return ", ".join([f"sla_objective={quoted(objective.name)}", *(f"job=~{quoted(job)}" for job in jobs)])
 
 
+def service_of(objective: Objective, service: str = "") -> str:
+    """Return the one service that an objective is about, as far as it names one; else `service`."""
+    named = (one.glob for one in objective.conditions if one.key == SERVICE_KEY and "*" not in one.glob)
+    return next(named, service)
+
+
+def counted(series: str, window: str, before: str) -> str:
+    """Return how much each counter has counted in a window: the first value, too, of one that has begun within it.
+
+    One without a sample in the time `before` the window has begun within the window.
+    """
+    began = f"last_over_time({series}[{window}]) unless present_over_time({series}[{before}] offset {window})"
+    return f"  ({began})\n  or increase({series}[{window}])"
+
+
 def template(text: str) -> str:
     """Return text for a label or an annotation of an alert, in which Prometheus expands templates, as it is."""
     return text.replace("{{", '{{ "{{" }}')

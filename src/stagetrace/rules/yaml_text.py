@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WIDTH: Final = 1_000  # PromQL and sentences stay on their line
 
 
 def yaml_of(document: Any, comment: str = "") -> str:
     """Return a document of dicts, lists and scalars as YAML, behind a comment of any number of lines."""
+    return yaml_of_all([document], comment)
+
+
+def yaml_of_all(documents: Sequence[Any], comment: str = "") -> str:
+    """Return documents as one text of YAML, behind a comment of any number of lines."""
     import yaml
 
     class _Dumper(yaml.SafeDumper):
@@ -21,4 +29,5 @@ def yaml_of(document: Any, comment: str = "") -> str:
 
     _Dumper.add_representer(str, text)
     lines = "".join(f"# {' '.join(line.split())}".rstrip() + "\n" for line in comment.splitlines())
-    return lines + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
+    written = (yaml.dump(one, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH) for one in documents)
+    return lines + "---\n".join(written)
