@@ -46,14 +46,14 @@ def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
     assert processor.counter.counts() == {(OBJECTIVE, "good"): 3}
 
 
-def test_verdicts_are_counted_without_the_route_where_there_are_too_many() -> None:
+def test_verdicts_beyond_the_limit_are_counted_in_one_point_that_reports_the_overflow() -> None:
     recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
     for number in range(MAX_COUNTED - 1):
         processor.counter.add(OBJECTIVE, "good", f"/{number}")
     for route in ("/a", "/b", "/a", "/unknown", "/unknown"):
         end(recorder, route)
-    found = {key[2]: count for key, count in processor.counter.by_route().items() if not key[2][1:].isdigit()}
-    assert found == {"/a": 2, "": 3}
+    found = {(key.route, key.overflow): n for key, n in processor.counter.points().items() if not key[2][1:].isdigit()}
+    assert found == {("/a", False): 2, ("", True): 3}
     assert processor.counter.counts() == {(OBJECTIVE, "good"): MAX_COUNTED + 4}
     assert len(sender.sent) == 5
 

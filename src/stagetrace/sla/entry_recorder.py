@@ -118,15 +118,15 @@ class EntryRecorder:
         request: Request = _tuple(Request, (start, end_time, method, route, record, entry.failed))
         judged = processor.judge(request)
         breached = judged is not None and judged.word == BREACH
-        if self._drops(entry, breached=breached):
-            entry.end_time = end_time
-            record.abandon()
-            return
         finished: Finished[Any] | None = None
         try:
+            if self._drops(entry, breached=breached):
+                entry.end_time = end_time
+                record.abandon()
+                return
             finished, held = self._finish(entry, request, judged, breached=breached)
         finally:
-            processor.conclude(request, judged, finished)
+            processor.conclude(request, judged, finished, None if finished is None else entry.identity.context)
         record.abandon()
         for span in held:
             processor.hand_on(FinishedSpan(span, {}, sampled(span.context)))

@@ -50,6 +50,7 @@ class Finished(NamedTuple, Generic[T]):
     spans: T
     cause: str | None  # of a breach
     breakdown: Breakdown | None  # of a good request from which a baseline is to learn
+    stages: Stages
     culprits: Mapping[str, str | None] = NO_CULPRITS  # of a breach: the guilty stage by the objective that was missed
 
 
@@ -72,17 +73,18 @@ def finish(
         except Exception as error:  # noqa: BLE001 -- without them, the entry span goes with its verdict
             report("stagetrace.recording.record.RequestRecord.close", error)
     if judged is None:
-        return Finished(encode(stages, None, {}, ()), None, None)
+        return Finished(encode(stages, None, {}, ()), None, None, stages)
     if judged.word != BREACH:
         learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
-        return Finished(encode(stages, judged.block(), {}, ()), None, _breakdown(request, stages) if learns else None)
+        breakdown = _breakdown(request, stages) if learns else None
+        return Finished(encode(stages, judged.block(), {}, ()), None, breakdown, stages)
     found = _explained(request, judged, stages, learned, known) or {}
     events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
     if cause in NEXT and SLA_BREACH_CODE not in found:
         found[SLA_BREACH_EVIDENCE] += NEXT[cause]
     culprits = _culprits(request, judged, stages, learned, found) or NO_CULPRITS
-    return Finished(encode(stages, None, found, events), cause, None, culprits)
+    return Finished(encode(stages, None, found, events), cause, None, stages, culprits)
 
 
 @guarded

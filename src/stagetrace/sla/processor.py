@@ -12,7 +12,7 @@ from stagetrace.guard import guarded, report
 from stagetrace.real_threads import allocate_lock
 from stagetrace.recording.current_record import current, entries, recording
 from stagetrace.recording.limits import bounded
-from stagetrace.recording.record import RequestRecord
+from stagetrace.recording.record import NO_STAGES, RequestRecord
 from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.recording.working import task_here
 from stagetrace.sla.baseline import Baselines
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Event
+    from opentelemetry.trace import SpanContext
 
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.recording.stages import Stages
@@ -135,10 +136,7 @@ class SLASpanProcessor(SpanProcessor):
         return self.learned.is_of_interest((request.method, request.route), request.start, request.end)
 
     def judge(self, request: Request) -> Decided | None:
-        """Return what is decided on a request; None where no objective matches. Never raises.
-
-        Counts what is no breach, which may be dropped by the head sampler; `conclude` counts breaches, by their stage.
-        """
+        """Return what is decided on a request; None where no objective matches. `conclude` counts it. Never raises."""
         record = request.record
         if record is not None and record.generation is not None:
             _conclude_generation(record, request)
@@ -147,10 +145,7 @@ class SLASpanProcessor(SpanProcessor):
             if policy is None:
                 return None
             judged = decided(policy, request)
-            if judged is not None:
-                if judged.word != BREACH:
-                    self._count(request, judged)
-            elif request.method != WEBSOCKET:
+            if judged is None and request.method != WEBSOCKET:
                 self.counter.add_unmatched(f"{request.method or ''} {request.route or '(no route)'}".strip())
                 if self.counter.unmatched == SAY_UNMATCHED_AFTER:
                     self.counter.say_unmatched(policy)
@@ -159,31 +154,41 @@ class SLASpanProcessor(SpanProcessor):
             return None
         return judged
 
-    def _count(self, request: Request, judged: Decided, culprits: Mapping[str, str | None] = NO_CULPRITS) -> None:
-        """Count the verdict of each objective; `culprits`: the guilty stage by the objective that was missed."""
-        took_ns = request.end - request.start
-        for one in judged.all:
-            name = one.objective.name
-            self.counter.add(name, one.word, request.route, culprits.get(name), None, took_ns)
+    def conclude(
+        self,
+        request: Request,
+        judged: Decided | None,
+        finished: Finished[Any] | None = None,
+        trace: SpanContext | None = None,
+    ) -> None:
+        """Count a request and how long it took, and learn from a good one. Never raises.
 
-    def conclude(self, request: Request, judged: Decided | None, finished: Finished[Any] | None) -> None:
-        """Count a breach, with its causes, and learn from a good request. Never raises.
-
-        `finished` is None where the request could not be sent.
+        `finished` is None where the head sampler dropped it, or it could not be sent; `trace`, where it is not kept.
         """
         if judged is None:
             return
         try:
-            if judged.word == BREACH:
-                self._count(request, judged, NO_CULPRITS if finished is None else finished.culprits)
-                cause = None if finished is None else finished.cause
-                for one in judged.all:
-                    if one.word == BREACH:
-                        self.counter.add_cause(one.objective.name, cause or UNKNOWN)
-            elif judged.word == GOOD and finished is not None:
+            self._count(request, judged, finished, trace)
+            if judged.word == GOOD and finished is not None:
                 self.learned.add((request.method, request.route), request.end, finished.breakdown)
         except Exception as error:  # noqa: BLE001 -- as in `judge`
             report("stagetrace.sla.processor.SLASpanProcessor.conclude", error)
+
+    def _count(
+        self, request: Request, judged: Decided, finished: Finished[Any] | None, trace: SpanContext | None
+    ) -> None:
+        """Count the verdict of each objective, a breach with its culprit and its cause."""
+        stages, culprits, cause = (
+            (NO_STAGES, NO_CULPRITS, None) if finished is None else (finished.stages, finished.culprits, finished.cause)
+        )
+        took_ns, counter = request.end - request.start, self.counter
+        for objective, word, *_ in judged.all:
+            name = objective.name
+            if word == BREACH:
+                counter.add(name, word, request.route, culprits.get(name), None, took_ns, stages, trace)
+                counter.add_cause(name, cause or UNKNOWN)
+            else:
+                counter.add(name, word, request.route, None, None, took_ns, stages, trace)
 
     @guarded
     def _is_dropped(self, span: ReadableSpan) -> bool:
@@ -234,7 +239,8 @@ class SLASpanProcessor(SpanProcessor):
         try:
             finished, held = self._finished(span, request, judged, breached=breached)
         finally:
-            self.conclude(request, judged, finished)
+            is_kept = span.context.trace_flags.sampled or (breached and dropped(span))
+            self.conclude(request, judged, finished, span.context if is_kept else None)
         if record is not None:
             record.abandon()
         if dropped(span) and not breached:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stagetrace import log
 from stagetrace.real_threads import allocate_lock
+from stagetrace.recording.record import NO_STAGES
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from stagetrace.recording.stages import Stages
     from stagetrace.sla.policy import Policy
 
 MAX_ROUTES_SHOWN = 5
-MAX_COUNTED = 10_000  # combinations of objective, verdict and route; more are counted without their route
+MAX_COUNTED = 10_000  # combinations of what requests are counted by; more are counted as OVERFLOW
+
+
+class Counted(NamedTuple):
+    """What a judged request is counted by: the attributes of the metric `sla.requests`, empty where there is none."""
+
+    objective: str
+    verdict: str
+    route: str = ""  # of an RPC its method
+    stage: str = ""  # of a breach
+    segment: str = ""
+    overflow: bool = False  # whether it stands for all combinations beyond MAX_COUNTED
 
 
 class VerdictCounter:
@@ -20,7 +35,8 @@ class VerdictCounter:
 
     def __init__(self) -> None:
         self._lock = allocate_lock()  # guards all below
-        self._counts: dict[tuple[str, str, str], int] = {}
+        self._counts: dict[Counted, int] = {}
+        self._segment_overflow: dict[str, int] = {}
         self.since_ns = time_ns()
         self._causes: dict[tuple[str, str], int] = {}
         self.unmatched = 0
@@ -31,16 +47,32 @@ class VerdictCounter:
         objective: str,
         verdict: str,
         route: str = "",
-        stage: str | None = None,  # noqa: ARG002 -- for metrics, so the next two
-        segment: str | None = None,  # noqa: ARG002
-        duration_ns: int = 0,  # noqa: ARG002
+        stage: str | None = None,
+        segment: str | None = None,
+        duration_ns: int | None = None,  # noqa: ARG002 -- for histograms, so the next two
+        stages: Stages = NO_STAGES,  # noqa: ARG002
+        trace: SpanContext | None = None,  # noqa: ARG002
     ) -> None:
-        """Count one judged request; `stage` is the guilty one of a breach."""
-        key = (objective, verdict, route)
+        """Count one judged request, and how long it and its stages took.
+
+        `stage` is the culprit of a breach. `trace` is the context of an entry span that is kept; None for one that the
+        head sampler drops, or that cannot be sent.
+        """
+        key = Counted(objective, verdict, route, stage or "", segment or "")
         with self._lock:
             if key not in self._counts and len(self._counts) >= MAX_COUNTED:
-                key = (objective, verdict, "")
+                key = Counted(objective, verdict, overflow=True)
             self._counts[key] = self._counts.get(key, 0) + 1
+
+    def add_segment_overflow(self, objective: str) -> None:
+        """Count one request that belongs to the segment `other`, since its objective has as many as it may."""
+        with self._lock:
+            self._segment_overflow[objective] = self._segment_overflow.get(objective, 0) + 1
+
+    def segment_overflow(self) -> dict[str, int]:
+        """Return the number of requests in the segment `other` by objective."""
+        with self._lock:
+            return dict(self._segment_overflow)
 
     def add_cause(self, objective: str, cause: str) -> None:
         """Count one breach, which `add` has counted too, by its cause."""
@@ -57,12 +89,12 @@ class VerdictCounter:
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the number of requests by (objective, verdict)."""
         counts: dict[tuple[str, str], int] = {}
-        for (objective, verdict, _), count in self.by_route().items():
-            counts[objective, verdict] = counts.get((objective, verdict), 0) + count
+        for key, count in self.points().items():
+            counts[key[:2]] = counts.get(key[:2], 0) + count
         return counts
 
-    def by_route(self) -> dict[tuple[str, str, str], int]:
-        """Return the number of requests by (objective, verdict, route)."""
+    def points(self) -> dict[Counted, int]:
+        """Return the number of requests by all that they are counted by."""
         with self._lock:
             return dict(self._counts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from opentelemetry import metrics
 
     from stagetrace.sla.objective import Objective
+    from stagetrace.sla.verdict_counter import Counted
+
+OVERFLOW: Final = "otel.metric.overflow"  # OpenTelemetry's own name
 
 _logged: dict[tuple[str, str], int] = {}
 
@@ -26,10 +29,7 @@ def offer(meter: metrics.Meter) -> None:
     from stagetrace.sla.process import counter
 
     def observe(_options: Any) -> list[metrics.Observation]:
-        return [
-            metrics.Observation(count, attributes(objective, verdict, route))
-            for (objective, verdict, route), count in counter().by_route().items()
-        ]
+        return [metrics.Observation(count, attributes(key)) for key, count in counter().points().items()]
 
     def observe_causes(_options: Any) -> list[metrics.Observation]:
         return [
@@ -63,12 +63,20 @@ def _objectives() -> Iterable[Objective]:
     return {rule.name: rule for rule in reversed(rules)}.values()
 
 
-def attributes(objective: str, verdict: str, route: str) -> dict[str, str]:
-    """Return the metric's attributes for one objective, verdict and route (the route of an RPC is its method)."""
-    from stagetrace.semconv import SLA_OBJECTIVE, SLA_VERDICT
+def attributes(key: Counted) -> dict[str, Any]:
+    """Return the attributes of one point of the metric `sla.requests`."""
+    from stagetrace import semconv
 
-    place = {"http.route" if route.startswith("/") else "rpc.method": route} if route else {}
-    return {SLA_OBJECTIVE: objective, SLA_VERDICT: verdict, **place}
+    found: dict[str, Any] = {semconv.SLA_OBJECTIVE: key.objective, semconv.SLA_VERDICT: key.verdict}
+    if key.route:
+        found["http.route" if key.route.startswith("/") else "rpc.method"] = key.route
+    if key.stage:
+        found[semconv.SLA_BREACH_STAGE] = key.stage
+    if key.segment:
+        found[semconv.SLA_SEGMENT] = key.segment
+    if key.overflow:
+        found[OVERFLOW] = True
+    return found
 
 
 def log_counts() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.resources import Resource
 
-    from stagetrace.sla.verdict_counter import VerdictCounter
+    from stagetrace.sla.verdict_counter import Counted, VerdictCounter
 
 EVERY_S = 10.0
 _LOGGERS = (
@@ -40,7 +40,7 @@ class VerdictCountsSender:
         self._exporter: Any = None
         self._begin(counter.since_ns, {})
 
-    def _begin(self, since_ns: int, before: dict[tuple[str, str, str], int]) -> None:
+    def _begin(self, since_ns: int, before: dict[Counted, int]) -> None:
         self._since_ns = since_ns
         self._before = before  # what the parent of a forked process had counted
         self._due = time.monotonic() + EVERY_S
@@ -71,7 +71,7 @@ class VerdictCountsSender:
     @guarded
     def send(self) -> None:
         """Send the counts now, unless there are none."""
-        counts = self._counter.by_route()
+        counts = self._counter.points()
         if not counts:
             return
         from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
@@ -89,7 +89,7 @@ class VerdictCountsSender:
                 logger.removeFilter(quiet[logger])
             detach(token)
 
-    def _message(self, counts: dict[tuple[str, str, str], int]) -> Any:
+    def _message(self, counts: dict[Counted, int]) -> Any:
         from opentelemetry.sdk.metrics.export import (
             AggregationTemporality,
             Metric,
@@ -104,7 +104,7 @@ class VerdictCountsSender:
 
         now = time.time_ns()
         points = [
-            NumberDataPoint(attributes(*key), self._since_ns, now, count - self._before.get(key, 0))
+            NumberDataPoint(attributes(key), self._since_ns, now, count - self._before.get(key, 0))
             for key, count in counts.items()
         ]
         metric = Metric(
