@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,13 +17,20 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 16_384  # routes that are no templates, or made up by clients, are without end
 MAX_REMEMBERED_VALUES = 1_024  # of one route
-FILES = (".yaml", ".yml")
+FILES = (".yaml", ".yml", ".json")
 NO_ALERTS = AlertOptions()
 
 
 def absent(key: str) -> str | None:  # noqa: ARG001
     """Return the value of a key for a request of which nothing is known but its method and route."""
     return None
+
+
+def file_named(text: str) -> str | None:
+    """Return the path that a text is in place of an inline policy: one word with an ending of FILES, or a file's."""
+    text = text.strip()
+    is_path = text.lower().endswith(FILES) and len(text.split()) == 1
+    return text if is_path or os.path.isfile(text) else None  # noqa: PTH113 -- raises for no text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,32 @@ class Policy:
             PolicyError: where no rule can, as `parse` does.
         """
         return cls(*inline.readable(text))
+
+    @classmethod
+    def read(cls, text: str, where: str) -> Policy:
+        """Read the text of a policy file; `where` is the name of the file, also in messages.
+
+        Raises:
+            PolicyFileError: with all that is wrong, by line and column.
+        """
+        from stagetrace.sla.policy_document import document
+
+        found = document(text, where)
+        return cls(found.objectives, alerts=found.alerts, source=where)
+
+    @classmethod
+    def load(cls, text: str) -> Policy:
+        """Read an inline policy, or the file that `text` names (`file_named`).
+
+        Raises:
+            PolicyError: with what is wrong, and how to write it.
+        """
+        path = file_named(text)
+        if path is None:
+            return cls.parse(text)
+        from stagetrace.sla.policy_document import content, decoded
+
+        return cls.read(decoded(content(path), path), path)
 
     @property
     def keys(self) -> tuple[str, ...]:

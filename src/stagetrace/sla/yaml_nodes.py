@@ -1,0 +1,176 @@
+"""A YAML text as nodes that know their place. Of YAML it has what JSON has too: no anchors, aliases, tags, merges.
+
+Without aliases no text grows as it is read. Plain scalars are resolved as in YAML 1.2: `yes` and `12:30` are texts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from stagetrace.sla.policy_problem import At, Problem, Problems, WrongError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_LEVELS: Final = 20
+_NUMBER: Final = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+_CONSTANTS: Final = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_MERGE: Final = "<<"
+
+
+class Scalar(NamedTuple):
+    """A text, number, truth value or null."""
+
+    at: At
+    text: str
+    value: str | float | bool | None
+
+    @property
+    def kind(self) -> str:
+        """Return what it is, in words."""
+        if self.value is None:
+            return "nothing"
+        if isinstance(self.value, bool):
+            return self.text
+        return f"the text {self.text[:80]!r}" if isinstance(self.value, str) else f"the number {self.text[:80]}"
+
+
+class Sequence(NamedTuple):
+    """A list."""
+
+    at: At
+    items: list[Node]
+    kind: str = "a list"
+
+
+class Mapping(NamedTuple):
+    """Keys with values; `places` are those of the keys."""
+
+    at: At
+    entries: dict[str, Node]
+    places: dict[str, At]
+    kind: str = "a mapping"
+
+
+Node: TypeAlias = "Scalar | Sequence | Mapping"
+
+
+def parse(text: str, problems: Problems) -> Node | None:
+    """Return the one document of a text; None for an empty one. Keys that stand twice are added to `problems`.
+
+    Raises:
+        WrongError: where the rest of the text cannot be read.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        events = yaml.parse(text, Loader=loader)
+        return _document(iter(events), problems)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = At(1, 1) if mark is None else At(mark.line + 1, mark.column + 1)
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        fix = "indent with spaces" if "\\t" in said or "tab" in said else ""
+        raise WrongError(at, f"this is not YAML: {said}", fix) from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise WrongError(_first_unprintable(text), "this character is not allowed in YAML", "remove it") from error
+
+
+def _first_unprintable(text: str) -> At:
+    allowed = re.compile("[\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+    found = allowed.match(text)
+    return place_of(text, found.end() if found else 0)
+
+
+def place_of(text: str, offset: int) -> At:
+    """Return the place of a character of a text."""
+    before = text[:offset]
+    return At(before.count("\n") + 1, offset - before.rfind("\n"))
+
+
+def _refuse(event: Any, at: At) -> None:
+    """Refuse a node that has what JSON has not."""
+    import yaml
+
+    if isinstance(event, yaml.AliasEvent):
+        raise WrongError(at, "an alias is not read", f"write in place of *{event.anchor} what it stands for")
+    if event.anchor is not None:
+        raise WrongError(at, "an anchor is not read", f"remove &{event.anchor}, and write out what repeats")
+    raise WrongError(at, f"the tag {str(event.tag)[:80]!r} is not read", "remove it")
+
+
+def _document(events: Iterator[Any], problems: Problems) -> Node | None:
+    import yaml
+
+    found: Node | None = None
+    documents = 0
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise WrongError(_at(event), "a second document begins", "put one policy into one file")
+        elif isinstance(event, yaml.NodeEvent):
+            found = _node(event, events, problems, MOST_LEVELS)
+    return found
+
+
+def _at(event: Any) -> At:
+    mark = event.start_mark
+    return At(mark.line + 1, mark.column + 1)
+
+
+def _node(event: Any, events: Iterator[Any], problems: Problems, levels: int) -> Node:
+    import yaml
+
+    one: Any
+    at = _at(event)
+    if event.anchor is not None or event.tag is not None:  # an alias has an anchor
+        _refuse(event, at)
+    if isinstance(event, yaml.ScalarEvent):
+        return Scalar(at, event.value, resolved(event.value) if event.implicit[0] else event.value)
+    if not levels:
+        raise WrongError(at, f"more than {MOST_LEVELS} levels lie within each other", "a policy needs fewer")
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(one := next(events), yaml.SequenceEndEvent):
+            items.append(_node(one, events, problems, levels - 1))
+        return Sequence(at, items)
+    return _mapping(at, events, problems, levels)
+
+
+def _mapping(at: At, events: Iterator[Any], problems: Problems, levels: int) -> Mapping:
+    import yaml
+
+    one: Any
+    entries: dict[str, Node] = {}
+    places: dict[str, At] = {}
+    while not isinstance(one := next(events), yaml.MappingEndEvent):
+        key = _node(one, events, problems, levels - 1)
+        if not isinstance(key, Scalar):
+            raise WrongError(key.at, f"a key is {key.kind}", "write a word")
+        if key.text == _MERGE:
+            problems.add(Problem(key.at, "a merge key is not read", "write out what it would merge"))
+        value = _node(next(events), events, problems, levels - 1)
+        if key.text in entries:
+            problems.add(Problem(key.at, f"{key.text[:80]!r} stands twice", f"first in line {places[key.text].line}"))
+        elif key.text != _MERGE:
+            entries[key.text], places[key.text] = value, key.at
+    return Mapping(at, entries, places)
+
+
+def resolved(text: str) -> str | float | bool | None:
+    """Return what a plain scalar stands for."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _NUMBER.fullmatch(text) is None:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
