@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Tests that use one of these fixtures, directly or not, get the marker.
 MARKERS = {
     "service": {"services", "up"},
-    "backend": {"backends", "jaeger", "collector", "storage"},
+    "backend": {"backends", "jaeger", "collector", "storage", "promtool"},
 }
 # A busy machine draws slowly. The same cases in each run, or a failure could be one of chance.
 settings.register_profile("all", suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=not HEAVY)
@@ -197,6 +197,12 @@ def backends() -> None:
     """Need both binaries, for tests that run processes of their own."""
     need("jaeger")
     need("otelcol")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> None:
+    """Need promtool (`rules.promtool`)."""
+    need("promtool")
 
 
 @pytest.fixture(scope="session")

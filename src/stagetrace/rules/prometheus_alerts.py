@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.rules import recorded
 from stagetrace.rules.links import breaches_url
-from stagetrace.rules.promql import duration, labels, number, quoted, template
+from stagetrace.rules.promql import YOUNG_S, counted, duration, labels, number, quoted, template
 from stagetrace.sla.alert_options import TICKET
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Rule = dict[str, Any]
 BURN: Final = "SlaErrorBudgetBurn"
 BREACH: Final = "SlaBreach"  # of an objective that allows none
+SEGMENT_BURN: Final = "SlaSegmentErrorBudgetBurn"
+SEGMENT_BREACH: Final = "SlaSegmentBreach"
 NO_DATA: Final = "SlaNoData"
 SILENT_S: Final = 86_400  # a service that has been silent for longer is no longer named by an alert
 _OBJECTIVE: Final = "{{ $labels.sla_objective }}"
@@ -41,12 +43,13 @@ def alert_rules(
 
 
 def _burn_rule(alert: Alert, policy: AlertOptions, options: RulesOptions, *, segmented: bool) -> Rule:
-    name = BREACH if alert.factor is None else BURN
+    names = (BREACH, SEGMENT_BREACH) if alert.factor is None else (BURN, SEGMENT_BURN)
+    name = names[segmented]
     own = {"severity": alert.severity, **_windows(alert)}
     return {
         "alert": name,
         "expr": _burn_expr(alert, name, own, options, segmented=segmented),
-        "labels": _labels(policy, own),
+        "labels": _labels(alert.objective, policy, own),
         "annotations": _annotations(alert.objective, policy, _text(alert), alert.long_s),
     }
 
@@ -60,16 +63,15 @@ def _burn_expr(alert: Alert, name: str, own: dict[str, str], options: RulesOptio
     """Return what `burn.is_burning` computes: both windows exceed, or nothing shows that an alert is over."""
     matchers = labels(alert.objective, options.service)
     long, short = (f"{recorded.ratio(one, segmented=segmented)}{{{matchers}}}" for one in (alert.long_s, alert.short_s))
-    count = f"{recorded.requests(alert.long_s, segmented=segmented)}{{{matchers}}}"
+    count = f"sum without (sla_verdict) ({recorded.counts(alert.long_s, segmented=segmented)}{{{matchers}}})"
     above = f"> {number(alert.threshold)}"
     lines = [f"{long} {above}"]
     lines += [f"and {short} {above}"] if short != long else []
     lines += [f"and {count} >= {alert.min_requests}"] if alert.min_requests > 1 else []
     if short == long:
         return "\n".join(lines)
-    segment = f'{recorded.SEGMENT}{"!=" if segmented else "="}""'
     matched = [f"{key}={quoted(value)}" for key, value in own.items()]
-    fires = ", ".join([f"alertname={quoted(name)}", 'alertstate="firing"', matchers, segment, *matched])
+    fires = ", ".join([f"alertname={quoted(name)}", 'alertstate="firing"', matchers, *matched])
     on = recorded.by(segmented=segmented)
     return "\n".join([*lines, "or", long, f"and on ({on}) ALERTS{{{fires}}}", f"unless {short}"])
 
@@ -97,10 +99,10 @@ def _no_data_rule(objective: Objective, policy: AlertOptions, options: RulesOpti
     matchers = labels(objective, options.service)
     series = f'{options.requests}{{{matchers}, sla_verdict=~"good|breach"}}'
     by, whole = recorded.by(), duration(policy.no_data_s * options.scale)
-    counted = f"    ({series} unless {series} offset {half})\n    or increase({series}[{half}])"
+    recent = counted(series, half, duration(YOUNG_S * options.scale))
     expr = (
-        f"(\n  group by ({by}) (present_over_time({series}[{silent}]))\n  unless\n"
-        f"  sum by ({by}) (\n{counted}\n  ) > 0\n)\nor absent_over_time({series}[{silent}])"
+        f"group by ({by}) (present_over_time({series}[{silent}]))\nunless sum by ({by}) (\n{recent}\n) > 0\n"
+        f"or absent_over_time({series}[{silent}])"
     )
     text = (
         f"{{{{ with $labels.job }}}}{{{{ . }}}}: {{{{ end }}}}no request was judged by {_OBJECTIVE} for {whole}:"
@@ -110,15 +112,15 @@ def _no_data_rule(objective: Objective, policy: AlertOptions, options: RulesOpti
         "alert": NO_DATA,
         "expr": expr,
         "for": half,
-        "labels": _labels(policy, {"sla_objective": template(objective.name), "severity": TICKET}),
+        "labels": _labels(objective, policy, {"severity": TICKET}),
         "annotations": _annotations(objective, policy, {"summary": text}, None),
     }
 
 
-def _labels(policy: AlertOptions, own: dict[str, str]) -> dict[str, str]:
+def _labels(objective: Objective, policy: AlertOptions, own: dict[str, str]) -> dict[str, str]:
     """Return the labels of an alert; those that the policy names do not replace its own."""
     named = {name: template(value) for name, value in policy.labels}
-    return {**named, "service": "{{ $labels.job }}", **own}
+    return {**named, "sla_objective": template(objective.name), "service": "{{ $labels.job }}", **own}
 
 
 def _annotations(

@@ -7,6 +7,7 @@ from typing import Final
 
 from stagetrace.sla.objective import SERVICE_KEY, Objective
 
+YOUNG_S: Final = 3_600  # a series without a sample in this time before a window has begun within the window
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 _ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 
@@ -51,12 +52,18 @@ def service_of(objective: Objective, service: str = "") -> str:
 
 
 def counted(series: str, window: str, before: str) -> str:
-    """Return how much each counter has counted in a window: the first value, too, of one that has begun within it.
+    """Return how much each counter has counted in a window: exactly, between the last scrapes before its two ends.
 
-    One without a sample in the time `before` the window has begun within the window.
+    The first value counts, too, of a series that has begun within the window: one without a sample in the time
+    `before` it. `increase` alone would lose it, and with it the first breach of each process, stage and segment; it
+    also extrapolates. It remains for a counter that was reset within the window, or missing at its begin.
     """
-    began = f"last_over_time({series}[{window}]) unless present_over_time({series}[{before}] offset {window})"
-    return f"  ({began})\n  or increase({series}[{window}])"
+    last, reset = f"last_over_time({series}[{window}])", f"resets({series}[{window}]) > 0"
+    young = f"{last} unless present_over_time({series}[{before}] offset {window})"
+    return (
+        f"  (\n    (\n      {last} - {series} offset {window} >= 0\n      or {young}\n    )\n"
+        f"    unless {reset}\n  )\n  or increase({series}[{window}])"
+    )
 
 
 def template(text: str) -> str:

@@ -8,7 +8,6 @@ from stagetrace.rules.promql import duration
 
 LABELS: Final = ("job", "sla_objective")
 SEGMENT: Final = "sla_segment"
-BUDGET_LEFT: Final = "job_objective:sla_error_budget_remaining:ratio"
 
 
 def by(*, segmented: bool = False) -> str:
@@ -16,9 +15,9 @@ def by(*, segmented: bool = False) -> str:
     return ", ".join((*LABELS, SEGMENT) if segmented else LABELS)
 
 
-def requests(window_s: float, *, segmented: bool = False) -> str:
-    """Return the name of the number of judged requests in a window."""
-    return f"{_level(segmented)}:sla_requests:increase{duration(window_s)}"
+def counts(window_s: float, *, segmented: bool = False) -> str:
+    """Return the name of the number of requests in a window, by their verdict: `good` or `breach`."""
+    return f"{_level(segmented)}_verdict:sla_requests:increase{duration(window_s)}"
 
 
 def ratio(window_s: float, *, segmented: bool = False) -> str:
@@ -26,9 +25,24 @@ def ratio(window_s: float, *, segmented: bool = False) -> str:
     return f"{_level(segmented)}:sla_breaches:ratio_increase{duration(window_s)}"
 
 
+def counts_since(unit: str, *, segmented: bool = False) -> str:
+    """Return the name of the number of requests by verdict since the begin of the calendar's day, week, month ..."""
+    return f"{_level(segmented)}_verdict:sla_requests:increase_{unit}"
+
+
+def ratio_since(unit: str, *, segmented: bool = False) -> str:
+    """Return the name of the share of breaches since then."""
+    return f"{_level(segmented)}:sla_breaches:ratio_increase_{unit}"
+
+
+def step(*, segmented: bool = False) -> str:
+    """Return the name of the number of requests in five minutes by verdict, with the period of the calendar."""
+    return f"{_level(segmented)}_verdict_period:sla_requests:increase5m"
+
+
 def budget_left(*, segmented: bool = False) -> str:
     """Return the name of the share of the error budget that is left of the objective's window; negative: overspent."""
-    return BUDGET_LEFT.replace("job_objective", _level(segmented))
+    return f"{_level(segmented)}:sla_error_budget_remaining:ratio"
 
 
 def _level(segmented: bool) -> str:

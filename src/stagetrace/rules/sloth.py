@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.rules import burn, dns_names
 from stagetrace.rules.base import Format, RulesError, RulesOptions
 from stagetrace.rules.links import breaches_url
-from stagetrace.rules.prometheus import YOUNG_S, comment
+from stagetrace.rules.prometheus import comment
 from stagetrace.rules.prometheus_alerts import BURN
-from stagetrace.rules.promql import counted, duration, labels, service_of, template
+from stagetrace.rules.promql import YOUNG_S, counted, duration, labels, service_of, template
 from stagetrace.rules.yaml_text import yaml_of, yaml_of_all
 from stagetrace.sla.alert_options import PAGE, TICKET, BurnAlert
 
