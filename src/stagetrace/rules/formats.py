@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.rules import prometheus, prometheusrule, pyrra, sloth
+from stagetrace.rules import collector, prometheus, prometheusrule, pyrra, sloth
 
 if TYPE_CHECKING:
     from stagetrace.rules.base import Format
@@ -14,6 +14,7 @@ FORMATS: Final[dict[str, Format]] = {
     for one in (
         prometheus.FORMAT,
         prometheusrule.FORMAT,
+        collector.FORMAT,
         sloth.FORMAT,
         sloth.WINDOWS_FORMAT,
         pyrra.FORMAT,
