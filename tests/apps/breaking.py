@@ -89,7 +89,7 @@ def forget_failures() -> None:
     recorder = loaded.runtime.recorder if loaded is not None else None
     if recorder is not None:
         recorder._rests.clear()
-        sys.modules["stagetrace.sla.finish"]._blocks.clear()
+        sys.modules["stagetrace.sla.decision"]._blocks.clear()
         recorder._processor.learned._seen = Seen()
         sampler, processor = sys.modules["stagetrace.sla.stall_sampler"].stall_sampler, recorder._processor
         sampler.remove(processor.learned)

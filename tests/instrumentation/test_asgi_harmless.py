@@ -33,7 +33,7 @@ PARTS = {
     ("any_starlette", "uvicorn"): """
         recording.chunk_times: Stream.add Stream.attributes
         instrumentation.asgi.websocket: current_task Messages.counts
-        sla.finish: decide
+        sla.decision: decide
     """,
     ("any_litestar", "uvicorn"): """
         instrumentation.frameworks.litestar: _function_of
