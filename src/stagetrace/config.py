@@ -175,6 +175,16 @@ RETENTION = Verbatim(
 RETENTION_SIZE = Verbatim("STAGETRACE_RETENTION_SIZE", READING, "drop the oldest beyond this (500MB, 20GiB)")
 MAX_REQUEST = Verbatim("STAGETRACE_MAX_REQUEST", READING, "largest request, decompressed", "64MiB")
 MAX_IN_FLIGHT = Verbatim("STAGETRACE_MAX_IN_FLIGHT", READING, "largest sum of requests held at one time", "256MiB")
+SLA_ALERTS = Text(
+    "STAGETRACE_SLA_ALERTS", READING, "evaluate the alerts of this policy: one line, or a file as sla.yaml"
+)
+WEBHOOK = Text("STAGETRACE_WEBHOOK", READING, "post these alerts to this URL; default: `webhook` of the policy file")
+ALERTMANAGER = Text(
+    "STAGETRACE_ALERTMANAGER", READING, "post them to this Alertmanager; default: `alertmanager` of the policy file"
+)
+WEBHOOK_TOKEN = Verbatim("STAGETRACE_WEBHOOK_TOKEN", READING, "bearer token for the webhook")
+WEBHOOK_SECRET = Verbatim("STAGETRACE_WEBHOOK_SECRET", READING, "signs what is posted to the webhook (HMAC, SHA-256)")
+ALERTMANAGER_TOKEN = Verbatim("STAGETRACE_ALERTMANAGER_TOKEN", READING, "bearer token for the Alertmanager")
 
 # OpenTelemetry's, as far as we read them ourselves: its SDK and its exporters read these and others.
 SDK_DISABLED = Text("OTEL_SDK_DISABLED", READING, "`true` records nothing")

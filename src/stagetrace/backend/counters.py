@@ -28,6 +28,12 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     ),
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
     "failed_queries": ("transport", TRANSPORTS, "Queries that failed."),
+    "alert_looks": ("result", ("done", "failed"), "Times that the alerts of the policy (--sla) were evaluated."),
+    "alert_messages": (
+        "result",
+        ("sent", "failed", "limited", "dropped"),
+        "Alerts to receivers: taken; not taken and sent again; held back by the rate; over before they were sent.",
+    ),
     "logins": ("result", ("accepted", "refused", "throttled"), "Logins at the page, by the token."),
     "connections": ("port", (*HTTP_PORTS, PAGE_PORT), "Connections that were accepted."),
     "closed_connections": ("reason", tuple(one.value for one in Closed), "Connections over HTTP that a limit closed."),
@@ -69,6 +75,7 @@ class Counters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.gauges: dict[str, Callable[[], int]] = {}  # beside those of the store; filled before any is read
+        self.lines: list[Callable[[], Iterable[str]]] = []  # likewise: more of the text form
         self._values = {(name, label): 0 for name, (_, labels, _help) in _FAMILIES.items() for label in labels}
 
     def add(self, name: str, label: str, count: int = 1) -> None:
@@ -83,7 +90,8 @@ class Counters:
 
     def text(self, gauges: Mapping[str, int]) -> str:
         """Return everything in Prometheus' text format, with the store's own figures as gauges."""
-        return "\n".join([*_counter_lines(self._now()), *_gauge_lines(self._gauges(gauges).items()), ""])
+        more = (line for lines in self.lines for line in lines())
+        return "\n".join([*_counter_lines(self._now()), *_gauge_lines(self._gauges(gauges).items()), *more, ""])
 
     def figures(self, gauges: Mapping[str, int]) -> list[Figure]:
         """Return everything, with what it means."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stagetrace.errors import StagetraceError
 from stagetrace.hosts import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stagetrace.sla.policy import Policy
 
 MIB: Final = 1 << 20
 _SHORT: Final = 16  # characters of a token
@@ -59,6 +64,21 @@ class Listening:
 
 
 @dataclass(frozen=True)
+class Alerting:
+    """Which objectives are watched, and where their alerts are posted; empty: nowhere, or without a secret.
+
+    `policy` returns the policy in force: the same object as long as it has not changed.
+    """
+
+    policy: Callable[[], Policy]
+    webhook: str = field(default="", repr=False)
+    webhook_token: str = field(default="", repr=False)
+    webhook_secret: str = field(default="", repr=False)
+    alertmanager: str = field(default="", repr=False)
+    alertmanager_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
 class Options(Listening):
     """All options of one back end."""
 
@@ -67,6 +87,7 @@ class Options(Listening):
     retention_s: float | None = None
     retention_bytes: int | None = None
     limits: Limits = Limits()
+    alerting: Alerting | None = None
 
     def store(self, ports: Ports) -> str:
         """Return the URL by which the commands read it from another machine."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.backend import query_calls, receiver_grpc
 from stagetrace.backend.access import Access
+from stagetrace.backend.alerts.start import watch
 from stagetrace.backend.control import serve_commands
 from stagetrace.backend.counters import HTTP_PORTS, Counters
 from stagetrace.backend.descriptors import connections_of_ports
@@ -101,6 +102,8 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
     )
     web = [HttpServer(app, options, port, counters, most=most.http) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)
+    if options.alerting is not None:
+        watch(options.alerting, f"{options.url(ports.query_http)}/", store, counters, stack)
     return _Servers(intake, [receiver, query], list(zip(web, sockets, strict=True)), ports)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config, log, setting_problems
 from stagetrace.backend.options import Limits, Options, Ports, check_back_end, risks, seconds, size
+from stagetrace.cli.arguments.alerting import ALERTING, alerting, posted_to
 from stagetrace.cli.arguments.listening import (
     ACCESS,
     HOST,
@@ -30,6 +31,7 @@ from stagetrace.cli.arguments.listening import (
 from stagetrace.cli.base import ANSWERED
 from stagetrace.cli.output.lines import show_json
 from stagetrace.hosts import is_loopback
+from stagetrace.rules.burn import judged
 from stagetrace.store.url import default_folder
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ _FLAGS: Final[Flags] = {
     "--retention-size": (config.RETENTION_SIZE, "SIZE"),
     "--max-request": (config.MAX_REQUEST, "SIZE"),
     "--max-in-flight": (config.MAX_IN_FLIGHT, "SIZE"),
+    **ALERTING,
 }
 
 
@@ -126,6 +129,7 @@ def _options(args: argparse.Namespace) -> Options:
         limits=Limits(
             given("--max-request", config.MAX_REQUEST, size), given("--max-in-flight", config.MAX_IN_FLIGHT, size)
         ),
+        alerting=alerting(args),
         **listening(args),
     )
 
@@ -194,7 +198,23 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
         "store": options.store(ports),
         "tls": options.tls_cert is not None,
         "token": options.token is not None,
+        **_watched(options),
     }
+
+
+def _watched(options: Options) -> dict[str, Any]:
+    """Return which alerts are evaluated, for the object that `--json` prints."""
+    if options.alerting is None:
+        return {}
+    return {"objectives": len(judged(options.alerting.policy())), "alerts_to": posted_to(options.alerting)}
+
+
+def _alerts_line(options: Options) -> Iterator[str]:
+    if options.alerting is not None:
+        count = len(judged(options.alerting.policy()))
+        to = posted_to(options.alerting)
+        where = f"are posted to {' and '.join(to)}" if to else "are shown in /metrics, and posted nowhere (--webhook)"
+        yield f"Alerts of {count} {'objective' if count == 1 else 'objectives'} {where}"
 
 
 def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
@@ -206,6 +226,7 @@ def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
         lines = [
             f"stagetrace is ready; spans go to {options.data.absolute()}",
             *(f"  {name:<16} {address}" for name, address in addresses(options, ports)),
+            *_alerts_line(options),
             f"Ask it: stagetrace breaches --store {options.data.absolute()}",
         ]
         sys.stdout.write("\n".join([*lines, ""]))

@@ -1,0 +1,209 @@
+"""Looks at the store at each interval, decides which alerts fire, and offers them to the receivers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from stagetrace import log
+from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts.counting import Found, count
+from stagetrace.backend.alerts.outbox import Outbox
+from stagetrace.backend.throttled_log import ThrottledLog
+from stagetrace.errors import StagetraceError
+from stagetrace.rules import alert_clock, alert_seen
+from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels, advance
+from stagetrace.rules.base import RulesError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from stagetrace.backend.counters import Counters
+    from stagetrace.backend.notify.base import Receiver
+    from stagetrace.sla.policy import Policy
+    from stagetrace.store.base import Reader
+
+INTERVAL_S: Final = 30.0
+_OF_SHORTEST: Final = 5  # looks in the shortest window
+_LEAST_S: Final = 1.0
+_IDLE: Final = 9  # times as long as a look takes nothing is done after it: looks take a tenth of one CPU
+_SAVE_S: Final = 60.0  # at most so much of how long a condition has held is lost in a crash
+_MOST_RESOLVED: Final = 200
+_MOST_SERIES: Final = 1_000  # of objective and severity
+UNKNOWN: Final = "unknown"  # besides its state: the last look could not tell whether its condition holds
+STATES: Final = (PENDING, FIRING, UNKNOWN)
+_ORDER: Final = (FIRING, PENDING, RESOLVED)
+_STOP_S: Final = 2.0
+_ELAPSED: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A policy and what is looked at for it."""
+
+    policy: Policy
+    rules: list[alert_seen.Watched] = field(default_factory=list)
+    windows: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, policy: Policy) -> Plan:
+        """Return the plan for a policy. Raise RulesError where an alert could never fire."""
+        rules = alert_seen.watched(policy)
+        return cls(policy, rules, alert_seen.windows(rules))
+
+    @property
+    def interval_s(self) -> float:
+        """Return the time from one look to the next."""
+        return max(_LEAST_S, min([INTERVAL_S, *(one / _OF_SHORTEST for one in self.windows)]))
+
+
+class Watcher:
+    """The alerts of one back end. `_lock` guards `_alerts`, and writing the file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        open_reader: Callable[[], Reader],
+        policy: Callable[[], Policy],
+        receivers: Sequence[Receiver],
+        counters: Counters,
+    ) -> None:
+        """`policy` returns the policy in force: the same object as long as it has not changed."""
+        self._folder = folder
+        self._open_reader = open_reader
+        self._policy = policy
+        self._counters = counters
+        self._log = ThrottledLog(_SAVE_S)
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        before = saved.load(folder)
+        self._alerts: dict[Labels, Alert] = dict(before.alerts)
+        self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self._save) for one in receivers]
+        self._asked = policy()  # the newest policy, in force or not
+        self._plan = Plan.of(self._asked)
+        self._times = _since(before.looked_unix_nano)
+        self._saved_at = time.monotonic()
+        self._reader: Reader | None = None
+        self._thread = threading.Thread(target=self._work, name="stagetrace-alerts", daemon=True)
+
+    def start(self) -> None:
+        """Look in a thread of its own."""
+        for one in self._outboxes:
+            one.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and save how things are."""
+        self._stopping.set()
+        for one in self._outboxes:
+            one.stop(_STOP_S)
+        self._thread.join(_STOP_S)
+        self._save()
+
+    def alerts(self) -> list[Alert]:
+        """Return the alerts, those that fire first, then the newest first."""
+        with self._lock:
+            found = list(self._alerts.values())
+        return sorted(found, key=lambda one: (_ORDER.index(one.state), -one.started_unix_nano, one.labels))
+
+    def counts(self) -> dict[tuple[str, str, str], int]:
+        """Return how many alerts there are, by objective, severity and state."""
+        severities = {(one.objective.name, one.texts["labels"].get("severity", "")) for one in self._plan.rules}
+        found = {(*of, state): 0 for of in sorted(severities)[:_MOST_SERIES] for state in STATES}
+        for one in self.alerts():
+            labels = dict(one.labels)
+            for state in [one.state] if one.is_known else [one.state, UNKNOWN]:
+                of = labels.get("sla_objective", ""), labels.get("severity", ""), state
+                if of in found:
+                    found[of] += 1
+        return found
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 -- the next look may find the store as it should be
+                self._log.error("look", f"alerts could not be evaluated: {type(error).__name__}: {error}")
+            took_s = time.monotonic() - began
+            self._stopping.wait(max(self._plan.interval_s - took_s, _IDLE * took_s))
+        if self._reader is not None:
+            self._reader.close()
+
+    def _look(self) -> None:
+        """Count, decide, save what has changed, and offer it to the receivers."""
+        self._renew()
+        now, plan = time.time_ns(), self._plan
+        self._times = times = alert_clock.look(self._times, now, _passed_ns(), 2 * plan.interval_s)
+        found = self._count(now)
+        seen = [] if found is None else alert_seen.seen(plan.rules, found.counts, times.is_spoilt)
+        is_partial = found is None or found.left > 0
+        unknown = {one.rule for one in plan.rules if is_partial or times.is_spoilt(max(one.windows))}
+        with self._lock:
+            before = self._alerts
+            self._alerts = after = _bounded(advance(before, seen, unknown, times.elapsed_s, now))
+        if _states(before) != _states(after) or time.monotonic() > self._saved_at + _SAVE_S:
+            self._save()
+        for one in self._outboxes:
+            one.offer(after, times.elapsed_s)
+
+    def _renew(self) -> None:
+        """Take the policy in force; one whose alerts cannot be evaluated leaves the one before in force."""
+        policy = self._policy()
+        if policy is self._asked:
+            return
+        self._asked = policy
+        try:
+            self._plan = Plan.of(policy)
+        except RulesError as error:
+            log.warning(f"the alerts of the policy before stay in force: {error}")
+
+    def _count(self, now: int) -> Found | None:
+        """Return the counts; None where the store cannot be read."""
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            found = count(self._reader, self._plan.policy, self._plan.windows, now)
+        except StagetraceError as error:
+            self._counters.add("alert_looks", "failed")
+            self._log.warning("store", f"alerts stay as they are, since the store cannot be read: {error}")
+            return None
+        self._counters.add("alert_looks", "done")
+        return found
+
+    def _save(self) -> None:
+        """Write the file. A disk that is full costs messages that are sent twice, after a crash, and nothing else."""
+        told = {one.receiver.key: one.told() for one in self._outboxes}
+        looked = 0 if self._times is None else self._times.now_unix_nano
+        with self._lock:
+            self._saved_at = time.monotonic()
+            try:
+                saved.save(self._folder, saved.Saved(self._alerts, told, looked))
+            except OSError as error:
+                self._log.warning("save", f"{self._folder / saved.FILE} cannot be written: {error.strerror}")
+
+
+def _since(looked_unix_nano: int) -> alert_clock.Times | None:
+    """Return the times of the last look before this start, if the clock has been set back since."""
+    if time.time_ns() >= looked_unix_nano:
+        return None
+    return alert_clock.Times(looked_unix_nano, _passed_ns())
+
+
+def _passed_ns() -> int:
+    return time.clock_gettime_ns(_ELAPSED)
+
+
+def _states(alerts: Mapping[Labels, Alert]) -> set[tuple[Labels, str, int]]:
+    return {(labels, one.state, one.started_unix_nano) for labels, one in alerts.items()}
+
+
+def _bounded(alerts: dict[Labels, Alert]) -> dict[Labels, Alert]:
+    """Return the alerts without the resolved ones beyond the newest few, which are only shown."""
+    over = sorted((one for one in alerts.values() if one.state == RESOLVED), key=lambda one: one.ended_unix_nano)
+    for one in over[: max(0, len(over) - _MOST_RESOLVED)]:
+        del alerts[one.labels]
+    return alerts

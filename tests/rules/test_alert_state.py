@@ -1,0 +1,155 @@
+"""The life of alerts and what receivers are told of it, against a model that looks at the whole history each time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stagetrace.rules.alert_clock import STEP_S, Step, Times, look
+from stagetrace.rules.alert_messages import Message, Told, aged, delivered, due, untold
+from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels, Seen, advance
+
+S = 10**9
+ONE: Labels = (("alertname", "A"), ("sla_objective", "predict"))
+OTHER: Labels = (("alertname", "A"), ("sla_objective", "other"))
+HISTORIES = st.lists(st.tuples(st.sampled_from([True, True, False, None]), st.integers(0, 60)), max_size=40)
+
+
+HOLDS, ENDS = Seen("rule", ONE, holds=True), Seen("rule", ONE, holds=False)
+
+
+def lived(history: list[tuple[bool | None, int]], for_s: float) -> list[Alert | None]:
+    """Return the alert after each look of a history."""
+    alerts: dict[Labels, Alert] = {}
+    found = []
+    for number, (holds, elapsed_s) in enumerate(history):
+        alerts = advance(alerts, [Seen("rule", ONE, holds, for_s)], {"rule"}, elapsed_s, (number + 1) * S)
+        found.append(alerts.get(ONE))
+    return found
+
+
+def expected(history: list[tuple[bool | None, int]], for_s: float) -> str | None:
+    """Return the state at the end of a history, cut at the looks that found the condition not to hold."""
+    runs: list[list[int]] = [[]]  # the times of the looks that found it to hold
+    for holds, elapsed_s in history:
+        if holds is False:
+            runs.append([])
+        elif holds:
+            runs[-1].append(elapsed_s)
+    last = next((run for run in reversed(runs) if run), [])
+    has_fired = bool(last) and sum(last[1:]) >= for_s
+    if runs[-1]:
+        return FIRING if has_fired else PENDING
+    return RESOLVED if has_fired else None
+
+
+@given(HISTORIES, st.sampled_from([0, 30, 90]))
+def test_its_state_is_that_of_the_whole_history(history: list[tuple[bool | None, int]], for_s: float) -> None:
+    for number, alert in enumerate(lived(history, for_s), 1):
+        assert (alert and alert.state) == expected(history[:number], for_s)
+
+
+@given(HISTORIES, st.sampled_from([0, 30]))
+def test_unknown_changes_no_state(history: list[tuple[bool | None, int]], for_s: float) -> None:
+    for before, after, (holds, _) in zip([None, *lived(history, for_s)], lived(history, for_s), history, strict=False):
+        if holds is None:
+            assert (before and before.state) == (after and after.state)
+            assert after is None or after.state == RESOLVED or not after.is_known
+
+
+@given(HISTORIES, st.integers(1, 10))
+def test_no_time_without_a_look_makes_an_alert_fire(history: list[tuple[bool | None, int]], most_s: int) -> None:
+    """A process that was stopped, or a clock that was set, adds no more than `most_s` to how long a condition held."""
+    times = look(None, 0, 0, most_s)
+    for number, (_, elapsed_s) in enumerate(history, 1):
+        times = look(times, number * S, times.passed_ns + elapsed_s * S, most_s)
+        assert times.elapsed_s <= min(elapsed_s, most_s)
+
+
+def test_an_alert_whose_rule_is_gone_resolves_and_one_that_is_not_reported_is_kept() -> None:
+    alerts = advance({}, [HOLDS, HOLDS._replace(labels=OTHER)], {"rule"}, 0, 1 * S)
+    kept = advance(alerts, [HOLDS], {"rule"}, 30, 2 * S)
+    assert [(kept[one].state, kept[one].is_known) for one in (ONE, OTHER)] == [(FIRING, True), (FIRING, False)]
+    gone = advance(kept, [], {"another"}, 30, 3 * S)
+    assert {(one.state, one.ended_unix_nano) for one in gone.values()} == {(RESOLVED, 3 * S)}
+
+
+def test_each_time_that_an_alert_is_active_has_a_start_of_its_own() -> None:
+    """Also where the clock stands still, or goes back: a receiver tells times apart by their start."""
+    alerts: dict[Labels, Alert] = {}
+    for holds in (True, False, True):
+        alerts = advance(alerts, [Seen("rule", ONE, holds)], {"rule"}, 30, 5 * S)
+    assert alerts[ONE].started_unix_nano != 5 * S
+    ended = advance(alerts, [ENDS], {"rule"}, 30, 1 * S)[ONE]
+    assert ended.ended_unix_nano >= ended.started_unix_nano
+
+
+@dataclass
+class Receiver:
+    """A receiver that is away at some times; what it heard, and what that makes it believe."""
+
+    told: dict[Labels, Told] = field(default_factory=dict)
+    heard: list[Message] = field(default_factory=list)
+
+    def get(self, alerts: dict[Labels, Alert], elapsed_s: float, now: int, *, away: bool) -> None:
+        self.told = aged(self.told, elapsed_s)
+        if not away:
+            messages = due(alerts, self.told, 100, now)
+            self.heard += messages
+            self.told = delivered(self.told, messages)
+
+
+@given(st.lists(st.tuples(st.sampled_from([True, False, None]), st.integers(0, 60), st.booleans()), max_size=40))
+def test_a_receiver_that_is_there_knows_what_fires_and_hears_each_change_once(
+    history: list[tuple[bool | None, int, bool]],
+) -> None:
+    receiver, alerts, lost, fired = Receiver(), dict[Labels, Alert](), 0, set[int]()
+    for number, (holds, elapsed_s, away) in enumerate(history, 1):
+        before, alerts = alerts, advance(alerts, [Seen("rule", ONE, holds)], {"rule"}, elapsed_s, number * S)
+        lost += untold(before, alerts, receiver.told)
+        receiver.get(alerts, elapsed_s, number * S, away=away)
+        if ONE in alerts:
+            fired.add(alerts[ONE].started_unix_nano)
+        if not away:
+            assert bool(receiver.told) == (ONE in alerts and alerts[ONE].state == FIRING)
+    new = [one.started_unix_nano for one in receiver.heard if one.status == FIRING and not one.is_repeated]
+    resolved = [one.started_unix_nano for one in receiver.heard if one.status == RESOLVED]
+    assert len(new) == len(set(new))
+    assert len(resolved) == len(set(resolved))
+    assert set(resolved) <= set(new)
+    still = {alerts[ONE].started_unix_nano} if ONE in alerts and alerts[ONE].state == FIRING else set()
+    assert len(fired - set(new) - still) == lost
+
+
+def test_what_fires_is_repeated_after_the_interval_and_no_sooner() -> None:
+    receiver = Receiver()
+    alerts = advance({}, [HOLDS], {"rule"}, 0, 1 * S)
+    for number in range(2, 23):
+        receiver.get(alerts, 10, number * S, away=False)
+    assert [one.is_repeated for one in receiver.heard] == [False, True, True]
+
+
+@given(st.integers(-1000, 1000), st.lists(st.integers(1, 100), max_size=30), st.integers(1, 600))
+def test_a_window_is_spoilt_as_long_as_a_step_of_the_clock_is_wide_and_at_most_its_length(
+    size_s: int, passed: list[int], window_s: int
+) -> None:
+    before = look(None, 10_000 * S, 0, 60)
+    times = look(before, (10_000 + 30 + size_s) * S, 30 * S, 60)
+    assert times.elapsed_s == 30
+    since = 0
+    for one in passed:
+        since += one
+        times = look(times, times.now_unix_nano + one * S, times.passed_ns + one * S, 60)
+        is_step = abs(size_s) > STEP_S
+        assert times.is_spoilt(window_s) == (is_step and since < min(abs(size_s), window_s))
+
+
+def test_a_clock_that_is_set_again_and_again_takes_bounded_memory() -> None:
+    times = look(None, 0, 0, 60)
+    for number in range(300):
+        times = look(times, (number % 2) * 10**9 * S, times.passed_ns + S, 60)
+    assert len(times.steps) <= 100
+    assert times.is_spoilt(60)
+    assert Times(0, 0, 0, (Step(1000, 61),)).is_spoilt(60) is False
