@@ -56,9 +56,7 @@ def alert_receiver() -> Iterator[AlertReceiver]:
                     self.send_header(name, text)
                 self.end_headers()
 
-        do_GET = do_POST
-
-        def log_message(self, format: str, *args: Any) -> None: ...
+        def log_message(self, *_args: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

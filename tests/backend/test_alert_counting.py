@@ -1,0 +1,195 @@
+"""What `stagetrace up` counts for its alerts is what one gets by counting, and decides what `burn.is_burning` does."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from answers.made import MS, NOON, Made, store
+from rules.policies import policy
+from stagetrace.backend.alerts.counting import count
+from stagetrace.rules import alert_seen, burn
+from stagetrace.rules.alert_seen import Group
+from stagetrace.rules.burn import Counts
+from stagetrace.rules.prometheus_alerts import NO_DATA, SILENT_S
+from stagetrace.sla import verdict_list
+from stagetrace.sla.alert_options import BurnAlert
+from stagetrace.sla.objective import SERVICE_KEY, Condition, Objective
+from stagetrace.store import open_store
+from stagetrace.store.local.counts import CountStore, Point
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+S = 1000 * MS
+END = NOON + 10 * 86_400 * S
+PREDICT = Objective("predict", "POST", "/predict", 50 * MS, 0.9, 3_600, segment_by=("tier",), continues=True)
+FAST = Objective("fast", "POST", "/predict", 10 * MS, 0.5, 3_600)
+EMBED = Objective("embed", "POST", "/embed", 50 * MS, 0.9, 3_600, conditions=(Condition(SERVICE_KEY, "shop*"),))
+POLICY = policy(PREDICT, FAST, EMBED, burns=(BurnAlert(1.5, 600, 60), BurnAlert(1.1, 3_600, 300)), no_data_s=120)
+WINDOWS = alert_seen.windows(alert_seen.watched(POLICY))
+
+
+def traffic(count: int = 3_000) -> list[Made]:
+    """Return requests of two hours; half of them are judged by two objectives, and carry both verdicts."""
+    chance = random.Random(7)
+    made = []
+    for number in range(1, count + 1):
+        start = END - round(7_200 * S * chance.random() ** 3) - 1
+        one = Made(number, start, service=chance.choice(["shop", "depot"]), resource={"service.namespace": "eu"})
+        word = "breach" if chance.random() < 0.3 else "excluded" if chance.random() < 0.1 else "good"
+        if chance.random() < 0.5:
+            more = {"sla.objective": "predict", "sla.segment": chance.choice(["gold", "other"])}
+            other = "good" if word == "breach" and chance.random() < 0.5 else word
+            several = [(word, "predict", "90% over 1h"), (other, "fast", "50% over 1h")]
+            more["sla.verdicts"] = verdict_list.write(several)
+        else:
+            more = {"sla.objective": chance.choice(["embed", "of another policy"])}
+        breached = {} if word == "excluded" else {"sla.breached": word == "breach"}
+        made.append(replace(one, verdict=word, attributes={**more, **breached}))
+    return made
+
+
+def by_counting(requests: list[Made]) -> dict[Group, dict[float, Counts]]:
+    """Return the judged requests of each group and window, one by one."""
+    found: dict[Group, dict[float, Counter[str]]] = {}
+    for one in requests:
+        first = str(one.attributes["sla.objective"])
+        text = one.attributes.get("sla.verdicts")
+        words = {each.objective: each.word for each in verdict_list.read(text)[0]} if text else {first: str(one.word)}
+        for name, word in words.items():
+            group = Group("eu", one.service, name)
+            segments = [group._replace(segment=one.attributes["sla.segment"])] if name == "predict" else []
+            for key in (group, *segments):
+                for window in WINDOWS:
+                    if one.start_unix_nano >= END - window * S:
+                        found.setdefault(key, {}).setdefault(window, Counter())[word] += 1
+    return {
+        group: {window: Counts(of["good"], of["breach"]) for window, of in windows.items()}
+        for group, windows in found.items()
+        if group.objective != "of another policy"
+    }
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[Made]:
+    return traffic()
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory, requests: list[Made]) -> alert_seen.Counted:
+    folder = store(tmp_path_factory.mktemp("alerts") / "store", requests)
+    with open_store(str(folder)) as reader:
+        found = count(reader, POLICY, WINDOWS, END)
+    assert found.left == 0
+    return found.counts
+
+
+def test_counts_of_all_windows_are_those_by_counting(counts: alert_seen.Counted, requests: list[Made]) -> None:
+    expected = by_counting(requests)
+    assert len(expected) == 10
+    assert {group: dict(windows) for group, windows in counts.items()} == expected
+
+
+def test_an_alert_burns_where_the_rule_says_so_by_these_counts(
+    counts: alert_seen.Counted, requests: list[Made]
+) -> None:
+    expected = by_counting(requests)
+    rules = alert_seen.watched(POLICY)
+    seen = [(dict(one.labels), one.holds) for one in alert_seen.seen(rules, counts)]
+    compared = set()
+    for group, of in expected.items():
+        if group.objective == "embed" and group.service != "shop":  # its condition
+            continue
+        objective = next(one for one in POLICY.objectives if one.name == group.objective)
+        about = {"sla_objective": objective.name, "job": f"eu/{group.service}", "sla_segment": group.segment or ""}
+        for alert in burn.alerts(objective, POLICY.alerts):
+            own = {**about, "burn_rate": f"{alert.factor:g}"}.items()
+            (holds,) = (holds for labels, holds in seen if own <= {"sla_segment": "", **labels}.items())
+            assert holds == burn.is_burning(alert, of)
+            compared.add(holds)
+    assert compared == {True, False}
+    assert not any(of["sla_objective"] == "embed" and "depot" in of.get("job", "") for of, _ in seen)
+
+
+def judged(counts: dict[float, Counts | None], objective: Objective = EMBED) -> dict[str, bool | None]:
+    """Return what is to be said of the alerts of one service, by long window or name."""
+    group = Group("", "shop", objective.name)
+    seen = alert_seen.seen(alert_seen.watched(policy(objective, **ALERTS)), {group: counts} if counts else {})
+    return {dict(one.labels).get("long_window", dict(one.labels)["alertname"]): one.holds for one in seen}
+
+
+ALERTS = {"burns": (BurnAlert(1.5, 600, 60),), "no_data_s": 120}
+BAD, GOOD = Counts(50, 50), Counts(100, 0)
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "holds"),
+    [
+        (BAD, BAD, True),
+        (GOOD, BAD, False),
+        (Counts(), BAD, None),  # nothing shows that the fault is over
+        (Counts(), Counts(), False),
+        (Counts(1, 5), Counts(4, 5), False),  # fewer than min_requests
+        (None, BAD, None),  # it is not known of how many the stored ones are a sample
+        (BAD, None, None),
+    ],
+)
+def test_without_judged_requests_in_the_short_window_an_alert_stays_as_it_is(
+    short: Counts | None, long: Counts | None, holds: bool | None
+) -> None:
+    assert judged({60: short, 600: long, SILENT_S: BAD})["10m"] is holds
+
+
+def test_no_data_is_an_alert_of_its_own_of_each_service_that_was_heard_of() -> None:
+    assert judged({60: Counts(), 600: BAD, SILENT_S: BAD})[NO_DATA] is True
+    assert judged({60: GOOD, 600: BAD, SILENT_S: BAD})[NO_DATA] is False
+    assert judged({60: None, 600: BAD, SILENT_S: BAD})[NO_DATA] is False
+    assert judged({}) == {NO_DATA: True}
+
+
+def test_a_window_that_a_set_clock_has_spoilt_says_nothing() -> None:
+    counts: alert_seen.Counted = {Group("", "shop", "embed"): {60: BAD, 600: BAD, SILENT_S: BAD}}
+    rules = alert_seen.watched(policy(EMBED, **ALERTS))
+    assert {one.holds for one in alert_seen.seen(rules, counts, lambda window_s: window_s >= 60)} == {None}
+    assert True in {one.holds for one in alert_seen.seen(rules, counts, lambda window_s: window_s > 600)}
+
+
+SAMPLED = [
+    replace(Made(number, END - number * S), objective="embed", within_ms=50.0, probability=0.25, verdict=word)
+    for number, word in enumerate(["breach", "good", "good", "good"] * 10, 1)
+]
+
+
+def test_of_a_service_that_samples_stored_requests_count_by_their_weight(tmp_path: Path) -> None:
+    """And its own counts as soon as it has sent them, together with what it has not counted yet."""
+    folder = store(tmp_path / "store", SAMPLED)
+    group = Group("", "shop", "embed")
+    with open_store(str(folder)) as reader:
+        assert count(reader, POLICY, WINDOWS, END).counts[group][60] == Counts(4 * 30, 10)
+    exact = CountStore(folder)
+    begin, until = END - 3_000 * S, END - 20 * S
+    exact.append([Point("shop", "1", begin, "/predict", "embed", word, 0, begin) for word in ("good", "breach")])
+    exact.append(
+        [
+            Point("shop", "1", begin, "/predict", "embed", "good", 500, until),
+            Point("shop", "1", begin, "/predict", "embed", "breach", 7, until),
+        ]
+    )
+    exact.close()
+    later = [one for one in SAMPLED if one.start_unix_nano + one.took_ms * MS >= until]
+    good, breaches = (sum(one.word == word for one in later) for word in ("good", "breach"))
+    with open_store(str(folder)) as reader:
+        found = count(reader, POLICY, WINDOWS, END).counts[group][3_600]
+    assert found == Counts(500 + 4 * good, 7 + breaches)
+
+
+def test_where_it_is_not_known_how_a_service_samples_nothing_is_said(tmp_path: Path) -> None:
+    folder = store(tmp_path / "store", [replace(one, probability=0.0) for one in SAMPLED])
+    with open_store(str(folder)) as reader:
+        found = count(reader, POLICY, WINDOWS, END).counts[Group("", "shop", "embed")]
+    assert set(found.values()) == {None}
