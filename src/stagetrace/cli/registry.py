@@ -48,6 +48,7 @@ VERBS: Final[dict[str, Command]] = {
     "segments": Command("segments.command", "show how tenants, tiers, regions or input sizes fare, against the rest"),
     "services": Command("services", "list the services that have spans"),
     "sla rules": Command("sla.rules", "print what follows from a policy: alerts for Prometheus, and others"),
+    "sla suggest": Command("sla.suggest", "suggest objectives that observed traffic could keep"),
     "slo": Command("slo.command", "show whether each objective is kept, and how long its error budget lasts"),
     "stages": Command("stages", "show how long each stage takes, by route and model"),
     "tail": Command("tail", "show the newest requests, and new ones as they arrive"),
