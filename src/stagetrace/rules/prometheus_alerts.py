@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.rules import recorded
+from stagetrace.rules.base import RulesError
 from stagetrace.rules.links import breaches_url
 from stagetrace.rules.promql import YOUNG_S, counted, duration, labels, number, quoted, template
 from stagetrace.sla.alert_options import TICKET
@@ -24,6 +25,10 @@ SEGMENT_BURN: Final = "SlaSegmentErrorBudgetBurn"
 SEGMENT_BREACH: Final = "SlaSegmentBreach"
 NO_DATA: Final = "SlaNoData"
 SILENT_S: Final = 86_400  # a service that has been silent for longer is no longer named by an alert
+_OWN_LABELS: Final = (
+    *("alertname", "alertstate", "job", "sla_objective", "sla_segment", "service", "severity"),
+    *("burn_rate", "long_window", "short_window"),
+)
 _OBJECTIVE: Final = "{{ $labels.sla_objective }}"
 _SEGMENT: Final = "{{ with $labels.sla_segment }} of {{ . }}{{ end }}"
 # The service, as traces have it: `job` without the namespace.
@@ -118,7 +123,10 @@ def _no_data_rule(objective: Objective, policy: AlertOptions, options: RulesOpti
 
 
 def _labels(objective: Objective, policy: AlertOptions, own: dict[str, str]) -> dict[str, str]:
-    """Return the labels of an alert; those that the policy names do not replace its own."""
+    """Return the labels of an alert: those that the policy names, and its own. Raise RulesError for one of these."""
+    for name, _ in policy.labels:
+        if name in _OWN_LABELS:
+            raise RulesError(f"the label {name!r} of alerts.labels is one that the rules set\nname it otherwise")
     named = {name: template(value) for name, value in policy.labels}
     return {**named, "sla_objective": template(objective.name), "service": "{{ $labels.job }}", **own}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_STRING: Final = "tag:yaml.org,2002:str"
 WIDTH: Final = 1_000  # PromQL and sentences stay on their line
 
 
@@ -27,7 +28,8 @@ def yaml_of_all(documents: Sequence[Any], comment: str = "") -> str:
             return True
 
     def text(dumper: Any, value: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        node: yaml.ScalarNode = dumper.represent_scalar(_STRING, value, style="|" if "\n" in value else None)
+        return node
 
     _Dumper.add_representer(str, text)
     lines = "".join(f"# {' '.join(line.split())}".rstrip() + "\n" for line in comment.splitlines())

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Final
 
-from stagetrace import config
+from stagetrace.cli.arguments.policy import add_policy, policy_of
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.rules.base import REQUESTS, RulesOptions
 from stagetrace.rules.formats import FORMATS
-from stagetrace.sla.policy import Policy
 
 DESCRIPTION: Final = "Print what follows from a policy for another program:\n\n" + "\n".join(
     f"  {one.name:<16} {one.summary}" for one in FORMATS.values()
 )
+_METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 EXAMPLE: Final = "stagetrace sla rules --policy sla.yaml --format prometheus --output rules.yaml"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "--policy", metavar="TEXT|FILE", help="the policy: objectives in one line, or a file; default: STAGETRACE_SLA"
-    )
+    add_policy(parser)
     parser.add_argument(
         "--format", choices=FORMATS, default="prometheus", help="what to print (above); default: prometheus"
     )
@@ -54,9 +53,13 @@ def run(args: argparse.Namespace) -> int:
     """Write the text and return the exit code."""
     if not (math.isfinite(args.scale) and args.scale > 0):
         raise UsageError(f"--scale is {args.scale:g}, and has to be more than 0\nwrite 1, or leave it out")
-    policy = _policy(args.policy)
+    if not _METRIC.fullmatch(args.requests_metric):
+        raise UsageError(
+            f"--requests-metric is {args.requests_metric!r}, which is no name of a metric in Prometheus\n"
+            f"write letters, digits, _ and :, as in {REQUESTS}"
+        )
     options = RulesOptions(scale=args.scale, requests=args.requests_metric, service=args.service)
-    text = FORMATS[args.format].render(policy, options)
+    text = FORMATS[args.format].render(policy_of(args), options)
     if args.output is None:
         sys.stdout.write(text)
         return ANSWERED
@@ -65,10 +68,3 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"cannot write {args.output}: {error.strerror}\nname a file in a folder that exists") from None
     return ANSWERED
-
-
-def _policy(given: str | None) -> Policy:
-    text = given or config.SLA.text()
-    if not text:
-        raise UsageError("there is no policy\ngive --policy TEXT|FILE, or set STAGETRACE_SLA")
-    return Policy.parse(text)

@@ -1,0 +1,256 @@
+"""The generated rules, evaluated by the real promtool: which alerts fire, which do not, and what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from rules.policies import policy
+from rules.promtool import INTERVAL_S, Case, check, evaluate
+from stagetrace.rules import prometheus, prometheusrule, recorded
+from stagetrace.rules.base import RulesOptions
+from stagetrace.sla.alert_options import BurnAlert
+from stagetrace.sla.objective import Calendar, Objective
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from stagetrace.sla.policy import Policy
+
+PREDICT = Objective("predict", "POST", "/predict", 250_000_000, 0.99, 28 * 86_400)
+STRICT = replace(PREDICT, name="strict", target=1.0)
+QUICK = BurnAlert(10, 1_800, 300)
+BURN, NO_DATA = "SlaErrorBudgetBurn", "SlaNoData"
+HOSTILE = 'a "b" \\ {{ $labels.job }} {c="d"}\té\U0001f600 $value %s #\': *'
+
+pytestmark = pytest.mark.usefixtures("promtool")
+
+
+def counter(verdict: str, name: str = "predict", job: str = "churn-api", **labels: str) -> str:
+    """Return the name of a series."""
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    more = "".join(f', {key}="{value}"' for key, value in labels.items())
+    return f'sla_requests_total{{job="{job}", sla_objective="{quoted}", sla_verdict="{verdict}"{more}}}'
+
+
+def counted(*parts: tuple[int, float], interval_s: int = INTERVAL_S) -> list[float | str | None]:
+    """Return the values of a counter that goes for so many minutes at so many requests a minute each."""
+    values = [0.0]
+    for minutes, a_minute in parts:
+        last = values[-1]
+        values += [last + a_minute * (step + 1) * interval_s / 60 for step in range(minutes * 60 // interval_s)]
+    return list(values)
+
+
+def evaluated(tmp_path: Path, rules: Policy, *cases: Case, **options: Any) -> None:
+    """Evaluate the rules of a policy over the series of each case."""
+    evaluate(tmp_path, prometheus.render(rules, RulesOptions(**options)), cases)
+
+
+def firing(
+    name: str, at_minutes: Sequence[int], silent: Sequence[int] = (), by: str = ""
+) -> dict[tuple[int, str], float | None]:
+    """Return that one alert of a name fires at some minutes, and none at others."""
+    expr = f'ALERTS{{alertname="{name}", alertstate="firing"{by}}}'
+    return {(60 * at, expr): 1 for at in at_minutes} | {(60 * at, expr): None for at in silent}
+
+
+def test_an_alert_fires_in_both_windows_tells_what_is_wrong_and_resolves(tmp_path: Path) -> None:
+    rules = policy(
+        replace(PREDICT, description="{{ all }} of them"),
+        burns=(QUICK,),
+        labels=(("team", "{{ml}}"),),
+        runbook="https://wiki.example.com/predict",
+        traces="http://127.0.0.1:16686",
+    )
+    labels = {
+        "job": "shop/churn-api",
+        "sla_objective": "predict",
+        "service": "shop/churn-api",
+        "severity": "page",
+        "burn_rate": "10",
+        "long_window": "30m",
+        "short_window": "5m",
+        "team": "{{ml}}",
+    }
+    annotations = {
+        "summary": "shop/churn-api: 16.67% of the requests in 30m missed predict; 1% may (99% over 28d)",
+        "description": (
+            "Over 30m and over 5m more than 10% of the requests missed the objective. At that rate, 10 times what the"
+            " objective allows, its whole error budget is spent within 2d19h12m."
+        ),
+        "objective_description": "{{ all }} of them",
+        "runbook_url": "https://wiki.example.com/predict",
+        "traces": (
+            "http://127.0.0.1:16686/search?service=churn-api&tags=%7B%22sla.breached%22%3A%20%22true%22%2C%20%22"
+            "sla.objective%22%3A%20%22predict%22%7D&lookback=1h"
+        ),
+    }
+    series = {
+        counter("good", job="shop/churn-api"): counted((40, 10), (5, 0), (30, 10)),
+        counter("breach", job="shop/churn-api"): counted((40, 0), (5, 10), (30, 0)),
+    }
+    case = Case(
+        "an outage of five minutes",
+        series,
+        firing(BURN, [44, 45, 48], [30, 40, 42, 50, 60]),
+        {(45 * 60, BURN): [(labels, annotations)], (50 * 60, BURN): []},
+    )
+    evaluated(tmp_path, rules, case)
+
+
+def test_one_window_alone_few_requests_and_excluded_ones_raise_no_alert(tmp_path: Path) -> None:
+    never = firing(BURN, [], [10, 30, 40, 42, 50, 60, 70])
+    cases = [
+        Case(
+            "short alone",
+            {counter("good"): counted((70, 100)), counter("breach"): counted((40, 0), (2, 100), (28, 0))},
+            never,
+        ),
+        Case("few requests", {counter("breach"): counted((1, 4), (69, 0.15))}, never),
+        Case("excluded", {counter("good"): counted((70, 1)), counter("excluded"): counted((70, 100))}, never),
+        Case("others", {counter("breach", "other"): counted((70, 100))}, never),
+    ]
+    evaluated(tmp_path, policy(PREDICT, burns=(QUICK,)), *cases)
+
+
+def test_an_alert_stays_while_no_request_shows_that_the_fault_is_over(tmp_path: Path) -> None:
+    """For as long as the long window has one: no value becomes NaN or 0 by a lack of requests. Silence is an alert."""
+    rules = policy(PREDICT, burns=(QUICK,), no_data_s=600)
+    gone = [*counted((40, 10)), *["stale"] * (50 * 60 // INTERVAL_S)]
+    short = f'{recorded.ratio(300)}{{sla_objective="predict"}}'
+    cases = [
+        Case(
+            "the counter stands still",
+            {counter("breach"): counted((40, 10), (50, 0))},
+            {
+                **firing(BURN, [39, 50, 60, 69], [70, 80]),
+                **firing(NO_DATA, [50, 60, 80], [39, 49]),
+                (44 * 60, short): 1.0,
+                (46 * 60, short): None,
+            },
+        ),
+        Case(
+            "the process is gone",
+            {counter("breach"): gone},
+            firing(BURN, [39, 50, 60, 69], [70, 80]) | firing(NO_DATA, [50, 60, 80], [39, 49]),
+        ),
+        Case("nothing ever came", {"up": [1.0] * 200}, firing(NO_DATA, [6, 80], [0, 4])),
+        Case(
+            "it is over, and then silence",
+            {counter("good"): counted((40, 0), (30, 10), (20, 0)), counter("breach"): counted((40, 10), (50, 0))},
+            firing(BURN, [39, 41], [50, 75]),
+        ),
+    ]
+    evaluated(tmp_path, rules, *cases)
+
+
+def test_counters_may_be_reset_and_begin_at_any_number(tmp_path: Path) -> None:
+    """Prometheus' `increase` is what counts over a reset; the first value of a new series is counted whole."""
+    ratio = f'{recorded.ratio(1_800)}{{sla_objective="predict"}}'
+    reset = [*counted((30, 10)), *counted((40, 10))]
+    cases = [
+        Case(
+            "a restart under the same name",
+            {counter("good"): reset, counter("breach"): [value and float(value) / 9 for value in reset]},
+            {(minute * 60, ratio): 0.1 for minute in (10, 29, 31, 45, 70)},
+        ),
+        Case(
+            "a first breach of a stage",
+            {counter("good"): counted((70, 10)), counter("breach", sla_breach_stage="queue"): [None] * 120 + [3] * 40},
+            {
+                (61 * 60, ratio): 3 / 303,
+                (61 * 60, f"{recorded.ratio(300)} > 0"): 3 / 53,
+                (66 * 60, f"{recorded.ratio(300)} > 0"): None,
+            },
+        ),
+    ]
+    evaluated(tmp_path, policy(PREDICT, burns=(QUICK,)), *cases)
+
+
+def test_an_objective_of_all_requests_alerts_on_any_breach(tmp_path: Path) -> None:
+    breach: list[float | str | None] = [None] * 60 + [1] * 60
+    series = {counter("good", "strict"): counted((60, 100)), counter("breach", "strict"): breach}
+    case = Case(
+        "one breach", series, firing("SlaBreach", [30, 34], [29, 35, 60]) | {(1_800, recorded.budget_left()): None}
+    )
+    evaluated(tmp_path, policy(STRICT), case)
+
+
+def test_each_segment_and_all_together_have_alerts_of_their_own(tmp_path: Path) -> None:
+    rules = policy(replace(PREDICT, segment_by=("tenant.tier",)), burns=(QUICK,))
+    series = {
+        counter("good", sla_segment="free"): counted((60, 200)),
+        counter("good", sla_segment="gold"): counted((40, 1), (20, 0)),
+        counter("breach", sla_segment="gold"): counted((40, 0), (20, 1)),
+    }
+    gold = firing("SlaSegmentErrorBudgetBurn", [50, 59], [40], ', sla_segment="gold"')
+    others = firing("SlaSegmentErrorBudgetBurn", [], [50, 59], ', sla_segment!="gold"')
+    left = {(3_600, f'{recorded.budget_left(segmented=True)}{{sla_segment="gold"}}'): 1 - 20 / 60 / 0.01}
+    evaluated(tmp_path, rules, Case("gold", series, gold | others | left | firing(BURN, [], [50, 59])))
+
+
+def test_the_month_of_a_time_zone_begins_there(tmp_path: Path) -> None:
+    """In Berlin, October ends at 23:00 UTC. What was scraped five minutes before counts in November, and no more."""
+    rules = policy(replace(PREDICT, calendar=Calendar("month", "Europe/Berlin"), window_s=31 * 86_400), burns=())
+    series = {
+        counter("good"): counted((180, 10), interval_s=300),
+        counter("breach"): counted((60, 10), (120, 0), interval_s=300),
+    }
+    good = f'{recorded.counts_since("month")}{{sla_verdict="good"}}'
+    values: dict[tuple[int, str], float | None] = {
+        (55 * 60, recorded.ratio_since("month")): 0.5,
+        (55 * 60, good): 550,
+        (65 * 60, recorded.ratio_since("month")): 50 / 150,
+        (170 * 60, good): 23 * 50,
+        (170 * 60, recorded.budget_left()): 1 - 50 / 1_200 / 0.01,
+    }
+    case = Case("October to November", series, values, start="2026-10-31T22:00:00Z")
+    evaluate(tmp_path, prometheus.render(rules, RulesOptions()), [case], interval_s=300)
+
+
+def test_windows_may_be_seconds(tmp_path: Path) -> None:
+    """The rules of a trial: an hour is 36 seconds."""
+    series = {counter("good"): counted((10, 60)), counter("breach"): counted((5, 0), (5, 60))}
+    case = Case("a hundredth", series, firing(BURN, [10], [4], ', long_window="36s"'))
+    evaluated(tmp_path, policy(PREDICT), case, scale=0.01)
+
+
+def test_names_of_any_text_reach_the_alert_as_they_are(tmp_path: Path) -> None:
+    rules = policy(replace(PREDICT, name=HOSTILE), burns=(QUICK,), no_data_s=600)
+    label = {"sla_objective": HOSTILE, "severity": "ticket"}
+    summary = f"no request was judged by {HOSTILE} for 10m: whether it is met is unknown"
+    cases = [
+        Case("breaches", {counter("breach", HOSTILE): counted((60, 10))}, firing(BURN, [59])),
+        Case("silence", {"up": [1.0] * 60}, alerts={(1_200, NO_DATA): [(label, {"summary": summary})]}),
+    ]
+    evaluated(tmp_path, rules, *cases)
+
+
+def test_promtool_finds_nothing_wrong_in_any_output(tmp_path: Path) -> None:
+    rules = policy(
+        PREDICT,
+        STRICT,
+        replace(PREDICT, name=HOSTILE, segment_by=("tenant.tier",), calendar=Calendar("week", "Asia/Kathmandu")),
+        replace(PREDICT, name="excluded", excludes=True),
+        replace(PREDICT, name="quarters", calendar=Calendar("quarter")),
+        *(
+            replace(PREDICT, name=f"{unit}s", calendar=Calendar(unit, "America/New_York"))
+            for unit in ("day", "month", "year")
+        ),
+        no_data_s=300,
+        traces="http://127.0.0.1:16688",
+    )
+    files = []
+    for number, options in enumerate((RulesOptions(), RulesOptions(0.001, "other_total", 'a"b\\c'))):
+        files += [tmp_path / f"{number}.yaml", tmp_path / f"{number}-resource.yaml"]
+        files[-2].write_text(prometheus.render(rules, options), "utf-8")
+        resource = yaml.safe_load(prometheusrule.render(rules, options))
+        files[-1].write_text(yaml.safe_dump(resource["spec"]), "utf-8")
+        assert resource["metadata"]["name"] == ("stagetrace-sla", "stagetrace-sla-a-b-c")[number]
+        assert resource["spec"] == yaml.safe_load(prometheus.render(rules, options))
+    check(*files)
