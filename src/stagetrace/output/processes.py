@@ -214,6 +214,8 @@ def _policy(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if problem:
         what, _, fix = str(problem).partition("\n")
         used = "used in part" if _list(status, "policy") else "not used"
+        if status.get("policy_file") and _list(status, "policy"):
+            used = "used as it was before its file changed"
         yield FAIL, f"its STAGETRACE_SLA is {used}: {what}", fix.replace("\n", " ")
     elif _list(status, "policy") and not _dict(status, "judged") and _number(status, "unmatched"):
         rules = "; ".join(map(str, _list(status, "policy")))

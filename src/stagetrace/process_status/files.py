@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace import config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stagetrace.sla.objective import Objective
 
 _NAME: Final = "stagetrace"
 _SUFFIX: Final = ".json"
 _MOST_BYTES: Final = 1 << 20
+_MOST_OBJECTIVES: Final = 50
 
 
 class Identity(NamedTuple):
@@ -142,6 +143,13 @@ def clear(out_of: Path) -> int:
 def objective_text(objective: Objective) -> str:
     """Return an objective as a policy would write it, with what it leaves to the defaults."""
     return f"{objective.name} for {objective.target_text}"
+
+
+def objective_texts(objectives: Sequence[Objective]) -> list[str]:
+    """Return the first ones of a policy, and how many more there are."""
+    shown = [objective_text(one) for one in objectives[:_MOST_OBJECTIVES]]
+    more = len(objectives) - len(shown)
+    return [*shown, f"{more} more"] if more else shown
 
 
 def samples_all(sampler: str | None) -> bool:

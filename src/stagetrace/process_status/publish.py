@@ -88,6 +88,7 @@ def collect(target: str) -> dict[str, Any]:
     return {
         "service": _resource().get("service.name"),
         "target": target,
+        **_policy(),
         **_judged(),
         **_spans(),
         "patches": {
@@ -118,7 +119,6 @@ def _fixed(me: files.Identity) -> dict[str, Any]:
         "versions": {"stagetrace": __version__, **_versions()},
         "native": bool(getattr(request_encoder, "NATIVE", False)),
         "spool": config.SPOOL.read() or None,
-        **_policy(),
     }
 
 
@@ -159,12 +159,14 @@ def sampler() -> str | None:
 
 def _policy() -> dict[str, Any]:
     """Return the objectives in words, and what cannot be read in the policy."""
-    from stagetrace.sla.inline import HOW
-    from stagetrace.sla.process import policy, policy_problems
+    from stagetrace.sla.process import policy, policy_file, policy_fix, policy_problems
 
     used, problems = policy(), policy_problems()
-    rules = [files.objective_text(objective) for objective in used.objectives] if used is not None else []
-    return {"policy": rules, "policy_problem": f"{'; '.join(problems)}.\n{HOW}" if problems else None}
+    return {
+        "policy": files.objective_texts(used.objectives) if used is not None else [],
+        "policy_file": policy_file(),
+        "policy_problem": f"{'; '.join(problems)}.\n{policy_fix()}" if problems else None,
+    }
 
 
 def _judged() -> dict[str, Any]:

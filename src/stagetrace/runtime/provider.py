@@ -107,11 +107,11 @@ def verdict_counts_sender() -> VerdictCountsSender | None:
     from opentelemetry import trace
 
     from stagetrace.process_status.publish import sampler
-    from stagetrace.sla.process import counter, policy
+    from stagetrace.sla.process import counter, is_given
     from stagetrace.sla.verdict_counts_sender import VerdictCountsSender
 
     resource = getattr(trace.get_tracer_provider(), "resource", None)
-    if policy() is None or resource is None or not _wants_verdict_counts(sampler()):
+    if not is_given() or resource is None or not _wants_verdict_counts(sampler()):
         return None
     made = VerdictCountsSender(counter(), resource)
     if hasattr(os, "register_at_fork"):

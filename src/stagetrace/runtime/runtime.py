@@ -18,7 +18,7 @@ from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
 from stagetrace.runtime.shutdown import BoundedFlush
 from stagetrace.runtime.worker import Worker
 from stagetrace.sla import verdict_counts
-from stagetrace.sla.process import counter, objectives_text, policy
+from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +69,8 @@ class Runtime:
                 if not self._prepared:
                     self._prepared = True
                     self._prepare_first()
+                else:
+                    self._worker.put(self._report_status)  # in a forked child, which has no thread yet
                 self.deliver_at_exit()
                 _prepare_sampling()
             finally:
@@ -168,6 +170,7 @@ class Runtime:
         unrecognised_models.log_new()
         if self._counts_sender is not None:
             self._counts_sender.tick()
+        self._worker.run_blocking(look_at_file)
         if self._publisher is not None:
             self._worker.run_blocking(self._publisher.publish)
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import TYPE_CHECKING
 
 from stagetrace import config, log
 from stagetrace.errors import PolicyError
+from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
+    from stagetrace.sla.followed_file import FollowedFile
     from stagetrace.sla.policy import Policy
+    from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.verdict_counter import VerdictCounter
+
+MOST_SHOWN = 20  # objectives in a text
+
+_followers: list[weakref.ref[SLASpanProcessor]] = []  # those that judge by the policy of this process
 
 
 @functools.cache
@@ -22,26 +30,92 @@ def counter() -> VerdictCounter:
 
 
 def policy() -> Policy | None:
-    """Return the policy of STAGETRACE_SLA; None if there is none, or no rule of it can be read."""
-    return _policy()[0]
+    """Return the policy of STAGETRACE_SLA; None if there is none, or no rule of it can be read.
+
+    Of a file it is that of the newest content that can be used.
+    """
+    file = _file()
+    return _inline()[0] if file is None else file.policy
 
 
 def policy_problems() -> tuple[str, ...]:
     """Return what cannot be read in STAGETRACE_SLA, and why."""
-    return _policy()[1]
+    file = _file()
+    if file is None:
+        return _inline()[1]
+    return tuple(file.problem.splitlines()[:1])
+
+
+def policy_fix() -> str:
+    """Return what fixes that."""
+    from stagetrace.sla.inline import HOW
+
+    file = _file()
+    return HOW if file is None else "\n".join(file.problem.splitlines()[1:])
+
+
+def policy_file() -> str | None:
+    """Return the file that STAGETRACE_SLA names."""
+    file = _file()
+    return None if file is None else file.path
+
+
+def is_given() -> bool:
+    """Return whether there are objectives, or may be as soon as their file can be read."""
+    return policy() is not None or _file() is not None
 
 
 def objectives_text() -> str:
     """Return the objectives in words, and which rules of STAGETRACE_SLA cannot be read (the reason is logged)."""
-    used, problems = _policy()
+    used, problems = policy(), policy_problems()
     if used is None and not problems:
         return "no objective given (STAGETRACE_SLA)"
-    names = "; ".join(rule.name for rule in used.objectives) if used else "no objective"
-    return "; ".join([names, *(problem.partition(": ")[0] for problem in problems)])
+    names = [rule.name for rule in used.objectives] if used else ["no objective"]
+    more = [f"{len(names) - MOST_SHOWN} more"] if len(names) > MOST_SHOWN else []
+    unread = [problem if _file() else problem.partition(": ")[0] for problem in problems]
+    return "; ".join([*names[:MOST_SHOWN], *more, *unread])
+
+
+def follow(processor: SLASpanProcessor) -> None:
+    """Have a span processor, which has the policy of this process, judge by a new one as soon as there is one."""
+    _followers.append(weakref.ref(processor))
+
+
+@guarded
+def look_at_file() -> None:
+    """Take over what is new in the file of STAGETRACE_SLA. May take long, where its disk does."""
+    file = _file()
+    if file is None:
+        return
+    file.look()
+    for reference in [*_followers]:
+        processor = reference()
+        if processor is None:
+            _followers.remove(reference)
+        elif file.policy is not None and processor.policy is not file.policy:
+            processor.replace_policy(file.policy)
 
 
 @functools.cache
-def _policy() -> tuple[Policy | None, tuple[str, ...]]:
+def _file() -> FollowedFile | None:
+    """Return the file that STAGETRACE_SLA names, read for the first time; None if it is an inline policy."""
+    text = config.SLA.read()
+    if not text:
+        return None
+    from stagetrace.sla.policy import file_named
+
+    path = file_named(text)
+    if path is None:
+        return None
+    from stagetrace.sla.followed_file import FollowedFile
+
+    file = FollowedFile(path)
+    file.read()
+    return file
+
+
+@functools.cache
+def _inline() -> tuple[Policy | None, tuple[str, ...]]:
     """Read STAGETRACE_SLA, and log once what of it cannot be read."""
     from stagetrace.sla.inline import HOW
     from stagetrace.sla.policy import Policy

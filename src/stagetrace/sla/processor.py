@@ -63,12 +63,19 @@ class SLASpanProcessor(SpanProcessor):
         if self.policy is not None:
             stall_sampler.add(self.policy, self.learned)
         self._next = processor
+        self._is_shut_down = False
         self._lock = allocate_lock()  # guards _held
         self._held = HeldSpans()
         self.is_bounded = False  # whether this package's limits hold: it has set the provider
         self.has_others = True  # whether other processors than the provider's own are to see the spans
         # Of the process's provider: what sends its spans as long as the wrapped processor sends none.
         self.standby: Sequence[SpanProcessor] | None = None
+
+    def replace_policy(self, policy: Policy) -> None:
+        """Judge by another policy what ends from now on; counts and what is learned of routes stay."""
+        self.policy = policy
+        if not self._is_shut_down:
+            stall_sampler.replace(policy, self.learned)
 
     @property
     def sends(self) -> bool:
@@ -291,6 +298,7 @@ class SLASpanProcessor(SpanProcessor):
 
     def shutdown(self) -> None:
         """Shut the wrapped processor down."""
+        self._is_shut_down = True
         stall_sampler.remove(self.learned)
         self._next.shutdown()
 

@@ -76,6 +76,17 @@ class StallSampler:
         in_flight.watch(self._bound, self._start, self.bounds_of)
 
     @guarded
+    def replace(self, policy: Policy, learned: Baselines) -> None:
+        """Sample by this policy from now on in place of the one that was added with these."""
+        if not any(one.learned is learned for one in self._judges):
+            self.add(policy, learned)
+        elif all(one.excludes for one in policy.objectives):
+            self.remove(learned)
+        else:
+            self._judges = [one._replace(policy=policy) if one.learned is learned else one for one in self._judges]
+            self._bound_at = 0
+
+    @guarded
     def remove(self, learned: Baselines) -> None:
         """Sample no request from now on that is late by the policy which was added with these."""
         self._judges = [one for one in self._judges if one.learned is not learned]

@@ -18,7 +18,7 @@ from stagetrace.installed_from import requirement
 from stagetrace.output.check import FAIL, OK, WARN, Check
 from stagetrace.process_status import files
 from stagetrace.sla.inline import HOW
-from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy import Policy, file_named
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")
@@ -136,16 +136,17 @@ def policy() -> Check:
     if not text:
         fix = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
         return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", fix)
+    file = file_named(text)
     try:
-        policy = Policy.readable(text)
+        policy = Policy.readable(text) if file is None else Policy.load(file)
     except PolicyError as error:
         found, _, fix = str(error).partition("\n")
         return Check("policy", FAIL, f"STAGETRACE_SLA is not used: {found}", fix.replace("\n", " "))
-    rules = "; ".join(map(files.objective_text, policy.objectives))
+    rules = "; ".join(files.objective_texts(policy.objectives))
     if policy.problems:
         problems = "; ".join(policy.problems)
         return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; its usable rules: {rules}", HOW)
-    return Check("policy", OK, rules)
+    return Check("policy", OK, rules if file is None else f"{file}: {rules}")
 
 
 def libraries(patches: Iterable[str]) -> Check:

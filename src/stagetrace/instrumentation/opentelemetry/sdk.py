@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.sla.process import counter, policy
+from stagetrace.sla.process import counter, follow, policy
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,5 +31,7 @@ def _join(provider: Any) -> None:
     from stagetrace.sla.sampling import KeepBreaches
 
     # Private, and the only place at which a processor can stand before those that export (docs/decisions/003).
-    provider._active_span_processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
+    processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
+    follow(processor)
+    provider._active_span_processor = processor
     provider.sampler = KeepBreaches(provider.sampler)
