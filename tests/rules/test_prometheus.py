@@ -86,8 +86,8 @@ def test_an_alert_fires_in_both_windows_tells_what_is_wrong_and_resolves(tmp_pat
         "objective_description": "{{ all }} of them",
         "runbook_url": "https://wiki.example.com/predict",
         "traces": (
-            "http://127.0.0.1:16686/search?service=churn-api&tags=%7B%22sla.breached%22%3A%20%22true%22%2C%20%22"
-            "sla.objective%22%3A%20%22predict%22%7D&lookback=1h"
+            "http://127.0.0.1:16686/search?service=churn-api&tags=%7B%22sla.breached%22%3A%22true%22%2C%22"
+            "sla.objective%22%3A%22predict%22%7D&lookback=1h"
         ),
     }
     series = {
@@ -173,7 +173,7 @@ def test_counters_may_be_reset_and_begin_at_any_number(tmp_path: Path) -> None:
 
 
 def test_an_objective_of_all_requests_alerts_on_any_breach(tmp_path: Path) -> None:
-    breach: list[float | str | None] = [None] * 60 + [1] * 60
+    breach: list[float | str | None] = [*[None] * 60, *[1.0] * 60]
     series = {counter("good", "strict"): counted((60, 100)), counter("breach", "strict"): breach}
     case = Case(
         "one breach", series, firing("SlaBreach", [30, 34], [29, 35, 60]) | {(1_800, recorded.budget_left()): None}

@@ -20,7 +20,7 @@ def breaches_url(traces: str, objective: str, service: str, window_s: float) -> 
     """
     base = traces.rstrip("/")
     if _is_jaeger(base):
-        tags = quote(json.dumps({SLA_BREACHED: "true", SLA_OBJECTIVE: objective}), safe="")
+        tags = quote(json.dumps({SLA_BREACHED: "true", SLA_OBJECTIVE: objective}, separators=(",", ":")), safe="")
         return f"{base.removesuffix('/search')}/search?service={service}&tags={tags}&lookback={_lookback(window_s)}"
     since = duration(max(60, window_s))
     segment = quote(f"{SLA_OBJECTIVE}={objective}", safe="")

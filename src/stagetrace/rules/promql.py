@@ -9,6 +9,8 @@ from stagetrace.sla.objective import SERVICE_KEY, Objective
 
 YOUNG_S: Final = 3_600  # a series without a sample in this time before a window has begun within the window
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+_SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")  # of Go's regular expressions
+_ESCAPE: Final = r"\\\g<0>"
 _ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 
 
@@ -41,7 +43,7 @@ def labels(objective: Objective, service: str = "") -> str:
     `job` is the service's name, behind its namespace where it has one.
     """
     globs = [one.glob for one in objective.conditions if one.key == SERVICE_KEY] or ([service] if service else [])
-    jobs = (f"(.*/)?{'.*'.join(map(re.escape, glob.split('*')))}" for glob in globs)
+    jobs = (f"(.*/)?{'.*'.join(_SPECIAL.sub(_ESCAPE, part) for part in glob.split('*'))}" for glob in globs)
     return ", ".join([f"sla_objective={quoted(objective.name)}", *(f"job=~{quoted(job)}" for job in jobs)])
 
 
