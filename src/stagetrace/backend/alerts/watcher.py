@@ -81,7 +81,7 @@ class Watcher:
         self._lock = threading.Lock()
         before = saved.load(folder)
         self._alerts: dict[Labels, Alert] = dict(before.alerts)
-        self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self._save) for one in receivers]
+        self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self.save) for one in receivers]
         self._asked = policy()  # the newest policy, in force or not
         self._plan = Plan.of(self._asked)
         self._times = _since(before.looked_unix_nano)
@@ -101,7 +101,7 @@ class Watcher:
         for one in self._outboxes:
             one.stop(_STOP_S)
         self._thread.join(_STOP_S)
-        self._save()
+        self.save()
 
     def alerts(self) -> list[Alert]:
         """Return the alerts, those that fire first, then the newest first."""
@@ -125,7 +125,7 @@ class Watcher:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                self._look()
+                self.look()
             except Exception as error:  # noqa: BLE001 -- the next look may find the store as it should be
                 self._log.error("look", f"alerts could not be evaluated: {type(error).__name__}: {error}")
             took_s = time.monotonic() - began
@@ -133,7 +133,7 @@ class Watcher:
         if self._reader is not None:
             self._reader.close()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Count, decide, save what has changed, and offer it to the receivers."""
         self._renew()
         now, plan = time.time_ns(), self._plan
@@ -146,7 +146,7 @@ class Watcher:
             before = self._alerts
             self._alerts = after = _bounded(advance(before, seen, unknown, times.elapsed_s, now))
         if _states(before) != _states(after) or time.monotonic() > self._saved_at + _SAVE_S:
-            self._save()
+            self.save()
         for one in self._outboxes:
             one.offer(after, times.elapsed_s)
 
@@ -174,7 +174,7 @@ class Watcher:
         self._counters.add("alert_looks", "done")
         return found
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Write the file. A disk that is full costs messages that are sent twice, after a crash, and nothing else."""
         told = {one.receiver.key: one.told() for one in self._outboxes}
         looked = 0 if self._times is None else self._times.now_unix_nano

@@ -1,0 +1,286 @@
+"""`stagetrace up --sla`: a service misses its objective, the webhook hears of it, and of its end; kill -9 included."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from backend.alert_receiver import alert_receiver
+from backend.processes import until
+from backend.running import MS, Up, fail_to_start, post, run_up
+from messages import add_scope, put
+from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts.watcher import Watcher
+from stagetrace.backend.counters import Counters
+from stagetrace.errors import StoreError
+from stagetrace.rules.alert_messages import Told
+from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels
+from stagetrace.sla.policy import Policy
+from stagetrace.store.local.store import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+POLICY = """
+version: 1
+objectives:
+  - {name: predict, match: {route: POST /predict}, within: 50ms, target: 90%, window: 10m}
+  - {name: embed, match: {route: POST /embed}, within: 50ms, target: 90%, window: 10m}
+alerts:
+  burn: [{factor: 2, long: 20s, short: 4s}]
+  min_requests: 5
+  labels: {team: ml}
+"""
+S = 10**9
+
+
+def spans(count: int, verdict: str, objective: str = "predict", start_ns: int | None = None) -> bytes:
+    """Return an export of requests that one objective has just judged."""
+    message = ExportTraceServiceRequest()
+    scope = add_scope(message, "shop")
+    for _ in range(count):
+        start = time.time_ns() - 60 * MS if start_ns is None else start_ns
+        span = scope.spans.add(
+            trace_id=secrets.token_bytes(16),
+            span_id=secrets.token_bytes(8),
+            name=f"POST /{objective}",
+            kind=2,
+            start_time_unix_nano=start,
+            end_time_unix_nano=start + 60 * MS,
+        )
+        put(span, {"sla.objective": objective, "sla.verdict": verdict, "sla.breached": verdict == "breach"})
+    serialized: bytes = message.SerializeToString()
+    return serialized
+
+
+def send(up: Up, verdict: str, objective: str = "predict") -> None:
+    post(up, spans(10, verdict, objective)).raise_for_status()
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "sla.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_across_kill_9(
+    policy: Path, tmp_path: Path
+) -> None:
+    with alert_receiver() as hook:
+        flags = (f"--sla={policy}", f"--webhook={hook.url}/s3cret/path")
+        with run_up(tmp_path, *flags) as up:
+            assert (up.ready["objectives"], up.ready["alerts_to"]) == (2, [hook.url])
+            series = 'stagetrace_alerts{objective="predict", severity="page", state="firing"}'
+            assert up.metric(series) == 0
+
+            def fires() -> bool:
+                send(up, "breach")
+                send(up, "good", "embed")
+                time.sleep(0.2)
+                return bool(hook.posted)
+
+            until(fires)
+            assert hook.alerts() == [("firing", "predict")]
+            assert up.metric(series) == 1
+            until(lambda: any(saved.load(tmp_path / "data").told.values()))
+            up.process.send_signal(signal.SIGKILL)
+            up.process.wait()
+        with run_up(tmp_path, *flags) as up:
+            assert hook.alerts() == [("firing", "predict")]
+
+            def ends() -> bool:
+                send(up, "good")
+                time.sleep(0.2)
+                return len(hook.posted) > 1
+
+            until(ends)
+            assert hook.alerts() == [("firing", "predict"), ("resolved", "predict")]
+            assert hook.posted[1].document["alerts"][0]["labels"]["team"] == "ml"
+            assert up.metric(series) == 0
+    assert "s3cret" not in (tmp_path / "up.log").read_text()
+
+
+class Clock:
+    """The clocks of a machine, of which one can be set."""
+
+    def __init__(self) -> None:
+        self.now, self.passed = time.time_ns(), 1_000 * S
+
+    def time_ns(self) -> int:
+        return self.now
+
+    def clock_gettime_ns(self, _which: int) -> int:
+        return self.passed
+
+    def monotonic(self) -> float:
+        return self.passed / S
+
+    def goes_on(self, seconds: float) -> None:
+        self.now += round(seconds * S)
+        self.passed += round(seconds * S)
+
+
+class Watched:
+    """A watcher over a store, looking when a test wants it to."""
+
+    def __init__(self, folder: Path, clock: Clock, policy: Policy) -> None:
+        self.clock = clock
+        self.policy = policy
+        self.counters = Counters()
+        self.store = LocalStore.open(folder)
+        self.watcher = Watcher(folder, self.store.reader, lambda: self.policy, [], self.counters)
+
+    def look(self, after_s: float = 5) -> dict[str, tuple[str, bool]]:
+        """Look after a while; return state by objective, and whether the look could tell."""
+        self.clock.goes_on(after_s)
+        self.watcher.look()
+        return {dict(one.labels)["sla_objective"]: (one.state, one.is_known) for one in self.watcher.alerts()}
+
+    def send(self, verdict: str, objective: str = "predict", ago_s: float = 1) -> None:
+        self.store.append(spans(10, verdict, objective, self.clock.now - round(ago_s * S)))
+
+
+@contextmanager
+def watched(folder: Path, clock: Clock, text: str = POLICY) -> Iterator[Watched]:
+    found = Watched(folder, clock, Policy.read(text, "sla.yaml"))
+    with found.store:
+        yield found
+        found.watcher.save()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr("stagetrace.backend.alerts.watcher.time", found)
+    return found
+
+
+KNOWN, OPEN = (FIRING, True), (FIRING, False)
+
+
+def test_a_clock_that_is_set_neither_fires_nor_resolves_an_alert(tmp_path: Path, clock: Clock) -> None:
+    """The long window has 20 s: so long nothing is known, then it holds what came since.
+
+    The clock is set back to a time at which another objective was missed.
+    """
+    with watched(tmp_path / "data", clock) as one:
+        one.send("breach", "embed", ago_s=3_600)
+        one.send("breach")
+        assert one.look(0) == {"predict": KNOWN}
+        clock.now -= 3_600 * S - 2 * S
+        one.send("good")
+        assert [one.look() for _ in range(4)] == [{"predict": OPEN}] * 4
+        one.send("breach", ago_s=-4)
+        assert one.look() == {"predict": KNOWN}
+        clock.now += 86_400 * S
+        one.send("good")
+        assert [one.look() for _ in range(4)] == [{"predict": OPEN}] * 4
+        one.send("good", ago_s=-4)
+        assert one.look() == {"predict": (RESOLVED, True)}
+
+
+def test_a_clock_that_was_set_back_while_nothing_ran_is_noticed(tmp_path: Path, clock: Clock) -> None:
+    with watched(tmp_path / "data", clock) as one:
+        one.send("breach", "embed", ago_s=100)
+        one.send("breach", ago_s=0)
+        assert one.look(1) == {"predict": KNOWN}
+    clock.now -= 99 * S
+    with watched(tmp_path / "data", clock) as one:
+        assert one.look() == {"predict": OPEN}
+
+
+def test_an_alert_stays_as_it_is_while_the_store_cannot_be_read(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watched(tmp_path / "data", clock) as one:
+        one.send("breach")
+        assert one.look(0) == {"predict": KNOWN}
+        with monkeypatch.context() as patch:
+            patch.setattr("stagetrace.backend.alerts.watcher.count", fails)
+            assert one.look(600) == {"predict": OPEN}
+        assert one.counters.value("alert_looks", "failed") == 1
+        assert one.look() == {"predict": (RESOLVED, True)}
+
+
+def fails(*_: Any) -> None:
+    raise StoreError("the disk is gone")
+
+
+def test_a_policy_that_changes_ends_alerts_that_it_no_longer_has(tmp_path: Path, clock: Clock) -> None:
+    """One whose alerts could never fire leaves the one before in force."""
+    with watched(tmp_path / "data", clock) as one:
+        one.send("breach")
+        one.send("breach", "embed")
+        assert one.look(0) == {"predict": KNOWN, "embed": KNOWN}
+        one.policy = Policy.read(POLICY.replace("factor: 2", "factor: 20"), "sla.yaml")
+        assert one.look(1) == {"predict": KNOWN, "embed": KNOWN}
+        one.policy = Policy.read(POLICY.replace("name: embed", "name: other"), "sla.yaml")
+        assert one.look(1) == {"predict": KNOWN, "embed": (RESOLVED, True)}
+
+
+def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
+    labels: Labels = (("a", "größer"), ("b", "\\"))
+    alerts = [
+        Alert(f"rule {one}", (*labels, ("c", one)), labels, one, 1.5, 7, 9) for one in (PENDING, FIRING, RESOLVED)
+    ]
+    told = {"key": {labels: Told(labels, labels, 3, 2.5)}}
+    found = saved.Saved({one.labels: one for one in alerts}, told, 11)
+    saved.save(tmp_path, found)
+    assert saved.load(tmp_path) == found
+    assert (tmp_path / saved.FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 2}',
+        '{"version": 1, "alerts": [{"state": "firing"}]}',
+        '{"version": 1, "alerts": 7, "told": [], "looked_unix_nano": 0}',
+        '{"version": 1, "alerts": [], "told": {"key": [[]]}, "looked_unix_nano": 0}',
+        "[" * 100_000,
+    ],
+)
+def test_a_file_that_is_damaged_is_reported_and_alerts_begin_anew(
+    tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / saved.FILE).write_text(text)
+    assert saved.load(tmp_path) == saved.Saved()
+    assert "cannot be read, and alerts begin anew" in capfd.readouterr().err
+
+
+def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.write_text("{}")
+    (folder / saved.FILE).symlink_to(elsewhere)
+    assert saved.load(folder) == saved.Saved()
+    saved.save(folder, saved.Saved())
+    assert elsewhere.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--webhook", "https://h/"], "alerts have a receiver, and no objectives"),
+        (["--sla", "* within 1s", "--webhook", "h/s3cret"], "--webhook: it is no address of a receiver over HTTP"),
+        (["--sla", "* within 1s for 90%"], "can never fire"),
+        (["--sla", "nowhere.yaml"], "nowhere.yaml"),
+        (["--sla", "* within"], "nothing follows `within`"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused_at_the_start(tmp_path: Path, flags: list[str], problem: str) -> None:
+    refused = fail_to_start("--data", str(tmp_path / "data"), *flags)
+    assert problem in refused
+    assert "s3cret" not in refused
+    assert not (tmp_path / "data").exists()
