@@ -73,6 +73,11 @@ SCHEMA: Final[tuple[Column, ...]] = (
     _column("verdict", _BOTH, semconv.SLA_VERDICT),
     _column("objective", _BOTH, semconv.SLA_OBJECTIVE),
     _column("target", _BOTH, semconv.SLA_TARGET, since=1),  # NULL: 99 % over 28 days
+    _column("verdicts", _BOTH, semconv.SLA_VERDICTS, since=4),  # NULL: at most one objective judged it
+    _column("segment", _BOTH, semconv.SLA_SEGMENT, since=4),
+    _column("excluded_reason", _BOTH, semconv.SLA_EXCLUDED_REASON, since=4),
+    _column("over_budget", _BOTH, semconv.SLA_OVER_BUDGET, since=4),
+    _column("deadline_source", _BOTH, semconv.SLA_DEADLINE_SOURCE, since=4),
     _column("threshold_ms", _BOTH, semconv.SLA_THRESHOLD_MS),
     _column("overrun_ms", _BOTH, semconv.SLA_OVERRUN_MS),
     _column("severity", _BOTH, semconv.SLA_SEVERITY),

@@ -23,7 +23,7 @@ DAY = 86_400 * 10**9
 HOUR = 3600 * 10**9
 MINUTE = 60 * 10**9
 END = NOON + 40 * DAY
-OLD, NEW = "POST /predict within 50ms", "POST /predict within 40ms"
+OLD, NEW, EMBED = "POST /predict within 50ms", "POST /predict within 40ms", "* within 50ms"
 CHANGED = END - 11 * DAY
 
 
@@ -35,10 +35,12 @@ def traffic(count: int = 5000) -> list[Made]:
         ago = round(40 * DAY * chance.random() ** 6)
         route = chance.choice(["/predict", "/predict", "/embed", "/free", "/health"])
         start = END - ago - 1
-        objective = {"/predict": NEW if start >= CHANGED else OLD, "/embed": "* within 50ms for 90% over 7d"}.get(route)
+        objective = {"/predict": NEW if start >= CHANGED else OLD, "/embed": EMBED}.get(route)
         more: dict[str, Any] = {"within_ms": None if route == "/free" else 50.0, "objective": objective}
         if route == "/health" or number % 41 == 0:
             more["verdict"] = "excluded"
+        if route == "/embed":
+            more["attributes"] = {"sla.target": "90% over 7d"}
         if route == "/predict" and start >= CHANGED:
             more["attributes"] = {"sla.target": "99.9% over 36h", "tenant.id": chance.choice(["a", "b"])}
         took = 80.0 if chance.random() < 0.03 else 20.0
@@ -92,7 +94,7 @@ def test_each_objective_has_its_own_window_target_and_burn_rates(folder: Path, r
     """By definition: the share of breaches, over the share that is allowed."""
     until = END - 2 * HOUR
     answer = found(folder, "--until", at(until), code=1)
-    wanted = {NEW: (0.999, 36 * HOUR), "* within 50ms for 90% over 7d": (0.9, 7 * DAY), OLD: (0.99, 28 * DAY)}
+    wanted = {NEW: (0.999, 36 * HOUR), EMBED: (0.9, 7 * DAY), OLD: (0.99, 28 * DAY)}
     assert {one["objective"] for one in answer["objectives"]} == set(wanted)
     for one in answer["objectives"]:
         target, window = wanted[one["objective"]]
@@ -171,7 +173,7 @@ def test_a_store_that_reaches_back_far_enough_does_not_mention_it(tmp_path: Path
 
 def test_no_request_in_a_window_is_unknown_and_not_good(tmp_path: Path) -> None:
     """Exit code 2: nothing can be said of an objective over five minutes whose requests are of yesterday."""
-    made = many(100, 0, within_ms=50.0, objective="POST /predict within 50ms over 5m")
+    made = many(100, 0, within_ms=50.0, attributes={"sla.target": "99% over 5m"})
     folder = store(tmp_path / "store", made)
     answer = found(folder, "--until", at(NOON + DAY), code=2)
     (one,) = answer["objectives"]
@@ -181,8 +183,8 @@ def test_no_request_in_a_window_is_unknown_and_not_good(tmp_path: Path) -> None:
 
 
 def test_a_longer_window_than_usual_is_read_too(tmp_path: Path) -> None:
-    made = many(10, 1, within_ms=50.0, objective="POST /predict within 50ms over 90d")
-    late = [Made(100, NOON + 80 * DAY, within_ms=50.0, objective="POST /predict within 50ms over 90d")]
+    over: dict[str, Any] = {"within_ms": 50.0, "attributes": {"sla.target": "99% over 90d"}}
+    made, late = many(10, 1, **over), [Made(100, NOON + 80 * DAY, **over)]
     folder = store(tmp_path / "store", [*made, *late])
     (one,) = found(folder, "--until", at(NOON + 85 * DAY))["objectives"]
     assert (one["judged"], one["breaches"], one["window_s"]) == (11, 1, 90 * 86_400)

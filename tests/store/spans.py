@@ -17,6 +17,7 @@ BASE = recent()
 CODES = ("app.py:4 in predict", "app.py:41 in Model.predict", "lib/odd (1).py:4 in <lambda>", None)
 CAUSES = ("unknown", "gc", "cpu_wait")
 RENAMED = ("network.disconnect", semconv.NETWORK_DISCONNECT)  # as an older version recorded it, and this one
+VERDICTS = "good: predict-p99 (99% over 28d); breach: predict (50% over 7d)"
 MODELS = ("Ranker", "Tagger", NASTY)
 
 
@@ -48,6 +49,8 @@ def _request(number: int) -> list[Made]:
         attributes[semconv.SLA_BREACH_CAUSE] = CAUSES[number // 3 % 3]
         if (code := CODES[number // 3 % 4]) is not None:
             attributes[semconv.SLA_BREACH_CODE] = code
+        attributes |= {semconv.SLA_SEGMENT: "gold, eu", semconv.SLA_OVER_BUDGET: "inference, queue"}
+        attributes |= {semconv.SLA_VERDICTS: VERDICTS, semconv.SLA_DEADLINE_SOURCE: "grpc-timeout"}
     service = f"contract-{number % 2}"
     resource = {"pod": f"pod-{number % 2}", "tier": "resource", "mark": "made-by-feed"}
     made = entry(service, start, breached=breached, ms=ms, attributes=attributes, resource=resource)
@@ -70,7 +73,10 @@ def _spans() -> list[Made]:
     odd = {"http.route": 7, "http.response.status_code": "many", semconv.ML_BATCH_SIZE: 1.5, semconv.SLA_VERDICT: True}
     bare = Made("odd", "contract-odd", BASE, BASE + 5 * MS, attributes=odd, resource=mark)
     excluded = entry("contract-back", BASE + 3200 * MS, breached=None, ms=3, resource=mark)
-    excluded = replace(excluded, attributes={**excluded.attributes, semconv.SLA_VERDICT: "excluded"})
+    excluded = replace(
+        excluded,
+        attributes={**excluded.attributes, semconv.SLA_VERDICT: "excluded", semconv.SLA_EXCLUDED_REASON: "rule"},
+    )
     return [*made, call, back, inner, bare, OLD, *_downstream(), *_rpc(), excluded]
 
 

@@ -25,7 +25,7 @@ from stagetrace.store.relations import REQUESTS, SPANS
 from store import members
 from store.feed import MS
 from store.oracle import BASIC, SELECTIONS, meant, tally, text_of
-from store.spans import ALL, BASE, END, ENTRIES, NASTY, OLD, RENAMED, RPC, WHOLE
+from store.spans import ALL, BASE, END, ENTRIES, NASTY, OLD, RENAMED, RPC, VERDICTS, WHOLE
 
 if TYPE_CHECKING:
     from stagetrace.store import Reader
@@ -132,6 +132,10 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "breached": True,
         "verdict": "breach",
         "objective": "POST /predict within 50ms",
+        "verdicts": VERDICTS,
+        "segment": "gold, eu",
+        "over_budget": "inference, queue",
+        "deadline_source": "grpc-timeout",
         "threshold_ms": 50.0,
         "overrun_ms": -10.0,
         "severity": "major",
@@ -144,7 +148,7 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "inference_ms": 20.0,
         "other_ms": 10.0,
         "start_time": datetime(1970, 1, 1) + timedelta(microseconds=made.start // 1000),  # noqa: DTZ001
-        **dict.fromkeys(("request_bytes", "target", "upgraded", "sampling_probability", "url_path")),
+        **dict.fromkeys(("request_bytes", "target", "excluded_reason", "upgraded", "sampling_probability", "url_path")),
         **dict.fromkeys(("network_receive_ms", "queue_ms", "handler_ms", "postprocess_ms", "network_send_ms")),
         "stages": {"preprocess": 10.0, "inference": 20.0, "mine": 5.0, "yours": 5.0},
         "attributes": {key: text_of(value) for key, value in made.attributes.items()},

@@ -27,6 +27,8 @@ CALLS = Path(__file__).parent / "reductions"
 NAMES: Final = sorted(path.name.removesuffix(".clickhouse.sql") for path in SQL.glob("*.clickhouse.sql"))
 EVER = Selection(0, 2**63 - 1)
 DIGITS = 1e-9
+SEVERAL: Final = "good: predict-p99 (99% over 28d); breach: predict p50 (50% over month@Europe/Berlin)"
+MANY: Final = "excluded: POST /predict within 50ms (99% over 28d); good: it's (90% over 7d); and 3 more"
 RENAMED: Final = ("network.disconnect", "stagetrace.network.disconnect")
 
 
@@ -57,6 +59,8 @@ def requests() -> Iterator[Made]:
                     number % 3
                 ],
                 "sla.breach.code": ("app.py:41 in predict", "app.py:7 in load", None)[number % 3],
+                "sla.verdicts": (SEVERAL if number % 7 == 0 else MANY) if number % 6 == 0 else None,
+                "sla.excluded.reason": ("rule", "error", "warmup", "disconnect", None)[number % 5],
                 "tenant.id": chance.choice(["gold", "free", 'o"neil', "ünï"]) if number % 5 else None,
                 "http.request.body.size": chance.randrange(10, 10**6),
                 "gen_ai.usage.input_tokens": chance.choice([None, 10, 200, "many"]),

@@ -7,29 +7,37 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from stagetrace import estimates
-from stagetrace.errors import PolicyError
 from stagetrace.estimates import Sample
-from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
-from stagetrace.sla.policy import Policy
+from stagetrace.sla import quantities
+from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
 
 # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
 Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"
 
 REDUCTION: Final = "verdicts"
 KEYS: Final = ("service", "path", "objective", "target")
+EXCLUDED_BY: Final = (
+    "by_rule",
+    "by_warmup",
+    "by_error",
+    "by_disconnect",
+    "by_others",
+)  # of which each request is in one
 COLUMNS: Final = (  # of the reduction, which no attribute can be grouped by under the same name
     *("band", "requests", "good", "breaches", "excluded", "spread", "most", "stored", "sampled", "unknown"),
+    *("once", *EXCLUDED_BY),
     *("first_unix_nano", "last_unix_nano", "groups"),
 )
 _TAIL: Final = 0.025  # of a 95 % interval
 
 
 class Target(NamedTuple):
-    """The share of requests that is to meet an objective, in (0, 1], and over how long."""
+    """The share of requests that is to meet an objective, in (0, 1], and over how long, a calendar window at most."""
 
     share: float
     window_s: float
-    is_from_policy: bool = True  # False: the objective is no rule of a policy, and the defaults of rules are taken
+    is_from_policy: bool = True  # False: what is recorded of it cannot be read, and the defaults of rules are taken
+    calendar: Calendar | None = None
 
     @property
     def budget(self) -> float:
@@ -39,15 +47,12 @@ class Target(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def target_of(objective: str | None, target: str | None) -> Target:
-    """Return the target of an objective, by its text and `target`, which entry spans carry if it is not the default.
-
-    No percentage means 99 %, no window 28 days.
-    """
+    """Return the target of an objective by `target`, which entry spans carry if it is not 99 % over 28 days."""
     try:
-        (rule,) = Policy.parse(f"{objective} for {target}" if target else objective or "").objectives
-    except (PolicyError, ValueError):
+        read = quantities.target(target or "")
+    except ValueError:
         return Target(DEFAULT_TARGET, DEFAULT_WINDOW_S, is_from_policy=False)
-    return Target(rule.target, rule.window_s)
+    return Target(read.share, read.window.length_s, objective is not None, read.window.calendar)
 
 
 class Counts(NamedTuple):

@@ -7,7 +7,6 @@ What depends on that is tried both ways: where the verdict is the same it is kno
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from stagetrace import gen_ai, semconv
 from stagetrace.columns import names_of
+from stagetrace.sla import verdict_list
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.objective import (
     BAGGAGE,
@@ -38,7 +38,6 @@ TOKENS: Final = "how many tokens followed the first ones is not stored"
 DEADLINE: Final = "the header `{}` is not stored"
 AGE: Final = "how long the process had run is not stored"
 RECORDED_HEADER: Final = "http.request.header."  # and the name: OpenTelemetry's attribute of a header, a list
-_VERDICT: Final = re.compile(r"(\w+): (.*) \([^()]*\)")  # of `sla.verdicts`
 _SERVER_ERROR: Final = 500
 _MOST_WAYS: Final = 256  # to try what is not known of one request
 _SHORTEST: Final = 1  # ns
@@ -258,7 +257,7 @@ def deadlines_of(method: str | None, remaining_ms: float | None, recorded: Recor
 def recorded_in(read: Mapping[str, Any]) -> Recorded:
     """Return the verdict that attributes of an entry span carry."""
     word, objective = text(read, semconv.SLA_VERDICT), text(read, semconv.SLA_OBJECTIVE)
-    several = words_of(text(read, semconv.SLA_VERDICTS))
+    several = {one.objective: one.word for one in verdict_list.read(text(read, semconv.SLA_VERDICTS) or "")[0]}
     threshold = number(read, semconv.SLA_THRESHOLD_MS)
     return Recorded(
         word,
@@ -271,12 +270,6 @@ def recorded_in(read: Mapping[str, Any]) -> Recorded:
         text(read, semconv.SLA_EXCLUDED_REASON),
         text(read, semconv.SLA_TARGET),
     )
-
-
-def words_of(verdicts: str | None) -> dict[str, str]:
-    """Return the words of several verdicts by the names of their objectives, out of the text that has them."""
-    found = (_VERDICT.fullmatch(one) for one in (verdicts or "").split("; "))
-    return {one[2]: one[1] for one in found if one is not None}
 
 
 def _streamed(read: Mapping[str, Any]) -> Streamed | None:

@@ -33,9 +33,17 @@ LEAST: Final = 2  # breaches that make a bucket bad
 MOST_SHARE: Final = 0.5  # of breaches that a bucket may have and not be bad
 BY_POLICY: Final = "the policy excludes the route"
 BY_DISCONNECT: Final = "the client disconnected, or the request was cancelled"
+BY_WARMUP: Final = "the process had just started (warm-up)"
+BY_ERROR: Final = "the response was a server's error"
 BY_OTHERS: Final = "the verdict is `excluded`, and no reason is recorded"
 NO_OBJECTIVE: Final = "no objective matches"
 NO_VERDICT: Final = "the span carries no verdict: stagetrace did not write it"
+_REASONS: Final = {  # by the column that has the requests with this reason
+    "by_rule": BY_POLICY,
+    "by_warmup": BY_WARMUP,
+    "by_error": BY_ERROR,
+    "by_disconnect": BY_DISCONNECT,
+}
 _SUMS: Final = ("first_sum", "second_sum")
 
 
@@ -159,12 +167,12 @@ def ask(source: Source, options: Options) -> Found:
     for key, of in by_keys(rows, KEYS).items():
         for row in of:
             if row["band"] in reasons:
-                excluded[reasons[row["band"]]] += row["requests"]
-        counted = counts(row for row in of if row["band"] not in reasons)
-        objective = key[2]
-        if counted.excluded:
-            why = _why_excluded(objective)
-            excluded[why] = excluded.get(why, 0.0) + counted.excluded
+                excluded[reasons[row["band"]]] += row["once"]
+        counting = [row for row in of if row["band"] not in reasons]
+        counted = counts(counting)
+        for column, why in (*_REASONS.items(), ("by_others", _why_excluded(key[2]))):
+            if number := sum(row[column] for row in counting):
+                excluded[why] = excluded.get(why, 0.0) + number
         rest += counted.requests - counted.judged - counted.excluded
         if counted.judged:
             lines.append(_line(key, counted, options))
@@ -173,7 +181,7 @@ def ask(source: Source, options: Options) -> Found:
     (digest,) = source.reduce("digest")
     return Found(
         tuple(sorted(lines, key=lambda one: (one.service, one.route, one.objective or "", one.target_text or ""))),
-        counts(rows),
+        counts(rows)._replace(requests=float(sum(row["once"] for row in rows))),
         excluded,
         unjudged,
         *incidents,
@@ -194,7 +202,7 @@ def _unjudged(source: Source, count: float, cuts: list[int], excluded: Mapping[i
 
 
 def _why_excluded(objective: str | None) -> str:
-    """Return why verdicts under an objective are `excluded`: the reasons that a policy can have."""
+    """Return why verdicts under an objective are `excluded`, where that is not recorded: by its text."""
     words = (objective or "").lower().split()
     return BY_POLICY if words[-1:] == [EXCLUDED] else BY_DISCONNECT if "within" in words else BY_OTHERS
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from stagetrace.analysis.attainment import (
+    EXCLUDED_BY,
     KEYS,
     REDUCTION,
     Attained,
@@ -189,11 +190,18 @@ def ask(
     start = windows.start(DEFAULT_WINDOW_S) if since_ns is None else since_ns
     return Found(
         tuple(sorted(kept, key=_worst_first)),
-        counts(row for row in windows.rows(rows, start) if not _is_judged(row)),
+        _unjudged(row for row in windows.rows(rows, start) if not _is_judged(row)),
         changes,
         max(lengths, default=0),
         max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys)),
     )
+
+
+def _unjudged(rows: Iterable[Row]) -> Counts:
+    """Return the requests that no objective judged: one that another one judged too is none of them."""
+    found = list(rows)
+    excluded = sum(row[name] for row in found for name in EXCLUDED_BY)
+    return counts(found)._replace(requests=float(sum(row["once"] for row in found)), excluded=float(excluded))
 
 
 def _text(value: object) -> str | None:

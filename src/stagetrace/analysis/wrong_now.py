@@ -111,20 +111,21 @@ def ask(source: Source, since_ns: int, until_ns: int) -> Found:
     first, last = since_ns // width, max(ends)
     last = min(last, first + 2 * BUCKETS)
     window = range(first, last + 1)
-    of_kind = by_keys([row for row in rows if row["breaches"]], ("stage", "cause", "is_rest_kind"))
+    shown = [row for row in rows if row["is_shown"]]  # each request once
+    of_kind = by_keys([row for row in shown if row["breaches"]], ("stage", "cause", "is_rest_kind"))
     groups = by_keys([row for row in rows if not row["is_rest"]], KEYS)
     lines = [_line(key, of, width, until_ns) for key, of in groups.items() if any(map(_judged, of))]
     return Found(
         first * width,
         width,
-        tuple(_over_time(rows, "requests", window)),
-        tuple(map(round, _over_time(rows, "breaches", window))),
+        tuple(_over_time(shown, "requests", window)),
+        tuple(map(round, _over_time(shown, "breaches", window))),
         {Kind(*key): tuple(map(round, _over_time(of, "breaches", window))) for key, of in of_kind.items()},
-        tuple(sorted(_losses(rows), key=lambda one: (-one.over_ms, -one.breaches, _text(one.kind)))),
+        tuple(sorted(_losses(shown), key=lambda one: (-one.over_ms, -one.breaches, _text(one.kind)))),
         tuple(
             sorted(lines, key=lambda one: (not one.missed, -one.excess, one.service, one.route, one.objective or ""))
         ),
-        counts(rows),
+        counts(shown),
         any(row["is_rest"] for row in rows),
     )
 
@@ -146,7 +147,8 @@ def _over_time(rows: Iterable[Mapping[str, Any]], column: str, window: range) ->
 
 def _losses(rows: Iterable[dict[str, Any]]) -> list[Loss]:
     """Return the kinds of breaches, most breaches first."""
-    of_kind = by_keys([row for row in rows if row["breaches"]], ("stage", "cause", "is_rest_kind"))
+    shown = [row for row in rows if row["is_shown"]]  # each request once
+    of_kind = by_keys([row for row in shown if row["breaches"]], ("stage", "cause", "is_rest_kind"))
     found = [
         Loss(Kind(*key), round(sum(row["breaches"] for row in of)), round(sum(row["over_ms"] for row in of), 6))
         for key, of in of_kind.items()

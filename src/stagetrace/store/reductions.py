@@ -1,12 +1,14 @@
 """Named SQL that runs where the data is: one text for each engine, the rows of which are all that an analysis reads.
 
-A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, and `{by}` the
-columns that its rows are grouped by, with a comma behind them; values are bound, as each engine writes that.
-`{resource}` is the map of the attributes of the resource, in text form.
+A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, `{verdicts}` the same
+with a row for each objective that judged one (`sql/each_verdict_ENGINE.sql`), and `{by}` the columns that its rows are
+grouped by, with a comma behind them; values are bound, as each engine writes that. `{attribute:KEY}` is the text form
+of an attribute of a request, `{resource}` the map of the attributes of the resource, in text form.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from stagetrace.columns import names_of
 from stagetrace.store.relations import REQUESTS
 
 _FOLDER: Final = Path(__file__).parent / "sql"
+_ATTRIBUTE: Final = re.compile(r"\{attribute:([^{}]+)\}")
 PATH: Final = "path"  # the route or, of requests without one, their name
 
 
@@ -34,7 +37,9 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
     made += [f"{engine.attribute(key)} AS {_quoted(key)}" for key in by if key not in REQUESTS and key != PATH]
     requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
     grouped = "".join(f"{_quoted(key)}, " for key in by)
-    text = _text(name, engine.name).replace("{resource}", engine.resource)
+    verdicts = _text(f"each_verdict_{engine.name}")
+    text = _text(f"{name}.{engine.name}").replace("{resource}", engine.resource)
+    text = _ATTRIBUTE.sub(lambda found: engine.attribute(found[1]), text.replace("{verdicts}", verdicts))
     return text.replace("{requests}", requests).replace("{by}", grouped)
 
 
@@ -53,8 +58,8 @@ def _quoted(name: str) -> str:
 
 
 @cache
-def _text(name: str, engine: str) -> str:
-    return (_FOLDER / f"{name}.{engine}.sql").read_text(encoding="utf-8")
+def _text(name: str) -> str:
+    return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
 
 
 CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps, "resource")

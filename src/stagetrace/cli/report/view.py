@@ -21,8 +21,8 @@ _NAMED: Final = 2  # causes of an incident in the table
 _TRACES: Final = 3
 _CONSTRUCTION: Final = (
     "SHA-256 of the options, of the number of requests, and of two sums, modulo 2^64, of the first and second quarter "
-    "of each request's SHA-256 (trace id, span id, service, start, verdict, route, objective, target): order, copies "
-    "and kind of store do not change it"
+    "of each request's SHA-256 (trace id, span id, service, start, verdict, route, objective, target, and the verdicts "
+    "of several objectives): order, copies and kind of store do not change it"
 )
 
 

@@ -12,7 +12,7 @@ FROM (
                 char(31), assumeNotNull(trace_id), assumeNotNull(span_id), assumeNotNull(service), toString(assumeNotNull(start_unix_nano)),
                 multiIf(breached, 'breach', NOT breached, 'good', coalesce(verdict, '')),
                 coalesce(path, ''), coalesce(objective, ''), coalesce(target, '')
-            )
+            ) || coalesce(char(31) || verdicts, '')
         ) AS hash
     FROM {requests}
 )

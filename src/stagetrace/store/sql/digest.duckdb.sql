@@ -12,7 +12,7 @@ FROM (
             concat_ws(
                 chr(31), trace_id, span_id, service, start_unix_nano,
                 CASE WHEN breached THEN 'breach' WHEN NOT breached THEN 'good' ELSE coalesce(verdict, '') END,
-                coalesce(path, ''), coalesce(objective, ''), coalesce(target, '')
+                coalesce(path, ''), coalesce(objective, ''), coalesce(target, ''), verdicts
             )
         ) AS hash
     FROM {requests}

@@ -13,7 +13,7 @@ WITH listed AS (
 SELECT
     incident, stage, cause, toInt64(count()) AS breaches, coalesce(sum(overrun_ms), 0) AS over_ms,
     argMax(trace_id, (coalesce(overrun_ms, 0), -start_unix_nano, trace_id)) AS trace_id
-FROM {requests} AS request
+FROM {verdicts} AS request
 JOIN listed ON service = listed_service AND path = listed_path
 WHERE
     breached AND start_unix_nano >= since AND start_unix_nano < until

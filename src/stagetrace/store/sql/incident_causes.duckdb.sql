@@ -9,7 +9,7 @@ WITH listed AS (
 SELECT
     incident, stage, cause, count(*) AS breaches, coalesce(sum(overrun_ms), 0) AS over_ms,
     arg_max(trace_id, (coalesce(overrun_ms, 0), -start_unix_nano, trace_id)) AS trace_id
-FROM {requests} AS request
+FROM {verdicts} AS request
 JOIN listed USING (service, path)
 WHERE
     breached AND start_unix_nano >= since AND start_unix_nano < until

@@ -3,7 +3,7 @@ WITH buckets AS (
     SELECT
         service, path, objective, target, intDiv(start_unix_nano - {since_ns:Int64}, {width_ns:Int64}) AS bucket,
         sum(weight) AS judged, coalesce(sumIf(weight, breached), 0) AS breaches
-    FROM {requests}
+    FROM {verdicts}
     WHERE breached IS NOT NULL AND arrayCount(edge -> edge <= start_unix_nano, {excluded:Array(Int64)}) % 2 = 0
     GROUP BY ALL
 ),

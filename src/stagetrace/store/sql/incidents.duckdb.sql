@@ -7,7 +7,7 @@ WITH buckets AS (
     SELECT
         service, path, objective, target, (start_unix_nano - $since_ns) // $width_ns AS bucket, sum(weight) AS judged,
         coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches
-    FROM {requests}
+    FROM {verdicts}
     WHERE breached IS NOT NULL AND len(list_filter($excluded::BIGINT[], lambda edge: edge <= start_unix_nano)) % 2 = 0
     GROUP BY ALL
 ),

@@ -1,7 +1,7 @@
 -- As for DuckDB. A sum of no row is NULL where the column may be, and not 0.
 WITH counted AS (
     SELECT
-        service, path, objective, target, intDiv(start_unix_nano, {width:Int64}) AS bucket, coalesce(breached, false) AS is_breach,
+        service, path, objective, target, is_shown, intDiv(start_unix_nano, {width:Int64}) AS bucket, coalesce(breached, false) AS is_breach,
         if(breached, stage, NULL) AS breach_stage, if(breached, cause, NULL) AS breach_cause,
         sum(weight) AS requests, coalesce(sumIf(weight, NOT breached), 0) AS good,
         coalesce(sumIf(weight, breached), 0) AS breaches,
@@ -12,13 +12,13 @@ WITH counted AS (
         max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
         max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
         min(start_unix_nano) AS first_start, max(start_unix_nano) AS last_start
-    FROM {requests}
+    FROM {verdicts}
     GROUP BY ALL
 ),
 summed AS (
     SELECT
         *, sum(breaches) OVER one AS all_breaches, sum(requests) OVER one AS all_requests,
-        sum(breaches) OVER (PARTITION BY is_breach, breach_stage, breach_cause) AS of_kind
+        sum(CASE WHEN is_shown THEN breaches ELSE 0 END) OVER (PARTITION BY is_breach, breach_stage, breach_cause) AS of_kind
     FROM counted
     WINDOW one AS (PARTITION BY service, path, objective, target)
 ),
@@ -32,7 +32,7 @@ ranked AS (
 ),
 folded AS (
     SELECT
-        bucket, is_rest, is_rest_kind, if(is_rest, NULL, service) AS of_service,
+        bucket, is_shown, is_rest, is_rest_kind, if(is_rest, NULL, service) AS of_service,
         if(is_rest, NULL, path) AS of_path, if(is_rest, NULL, objective) AS of_objective,
         if(is_rest, NULL, target) AS of_target, if(is_rest_kind, NULL, breach_stage) AS stage,
         if(is_rest_kind, NULL, breach_cause) AS cause, requests, good, breaches, excluded, spread, most, over_ms,
@@ -40,7 +40,8 @@ folded AS (
     FROM ranked
 )
 SELECT
-    bucket, CAST(folded.is_rest, 'Bool') AS is_rest, CAST(folded.is_rest_kind, 'Bool') AS is_rest_kind,
+    bucket, CAST(folded.is_shown, 'Bool') AS is_shown, CAST(folded.is_rest, 'Bool') AS is_rest,
+    CAST(folded.is_rest_kind, 'Bool') AS is_rest_kind,
     of_service AS service, of_path AS path, of_objective AS objective, of_target AS target,
     stage, cause, sum(folded.requests) AS requests, sum(folded.good) AS good, sum(folded.breaches) AS breaches,
     sum(folded.excluded) AS excluded, sum(folded.spread) AS spread, max(folded.most) AS most, sum(folded.over_ms) AS over_ms,

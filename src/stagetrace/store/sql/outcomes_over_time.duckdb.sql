@@ -1,10 +1,10 @@
 -- What became of the requests over time: of each objective of a service and path, each bucket of `width` ns (numbered from 1970
 -- on) and each stage and cause of breaches, the counts that `counts` has, by how much breaches were over in all, and the first
 -- and last start. Objectives beyond the `objectives` with most breaches, and stages with causes beyond the `kinds` with most,
--- come as one each: `is_rest`, `is_rest_kind`.
+-- come as one each: `is_rest`, `is_rest_kind`. Each request is shown (`is_shown`) under one of the objectives that judged it.
 WITH counted AS (
     SELECT
-        service, path, objective, target, start_unix_nano // $width AS bucket, coalesce(breached, false) AS is_breach,
+        service, path, objective, target, is_shown, start_unix_nano // $width AS bucket, coalesce(breached, false) AS is_breach,
         CASE WHEN breached THEN stage END AS breach_stage, CASE WHEN breached THEN cause END AS breach_cause,
         sum(weight) AS requests, coalesce(sum(weight) FILTER (WHERE NOT breached), 0) AS good,
         coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches,
@@ -15,13 +15,13 @@ WITH counted AS (
         bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
         bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
         min(start_unix_nano) AS first_start, max(start_unix_nano) AS last_start
-    FROM {requests}
+    FROM {verdicts}
     GROUP BY ALL
 ),
 summed AS (
     SELECT
         *, sum(breaches) OVER one AS all_breaches, sum(requests) OVER one AS all_requests,
-        sum(breaches) OVER (PARTITION BY is_breach, breach_stage, breach_cause) AS of_kind
+        sum(CASE WHEN is_shown THEN breaches ELSE 0 END) OVER (PARTITION BY is_breach, breach_stage, breach_cause) AS of_kind
     FROM counted
     WINDOW one AS (PARTITION BY service, path, objective, target)
 ),
@@ -35,7 +35,7 @@ ranked AS (
 ),
 folded AS (
     SELECT
-        bucket, is_rest, is_rest_kind, CASE WHEN NOT is_rest THEN service END AS of_service,
+        bucket, is_shown, is_rest, is_rest_kind, CASE WHEN NOT is_rest THEN service END AS of_service,
         CASE WHEN NOT is_rest THEN path END AS of_path, CASE WHEN NOT is_rest THEN objective END AS of_objective,
         CASE WHEN NOT is_rest THEN target END AS of_target, CASE WHEN NOT is_rest_kind THEN breach_stage END AS stage,
         CASE WHEN NOT is_rest_kind THEN breach_cause END AS cause, requests, good, breaches, excluded, spread, most, over_ms,
@@ -43,7 +43,7 @@ folded AS (
     FROM ranked
 )
 SELECT
-    bucket, is_rest, is_rest_kind, of_service AS service, of_path AS path, of_objective AS objective, of_target AS target,
+    bucket, is_shown, is_rest, is_rest_kind, of_service AS service, of_path AS path, of_objective AS objective, of_target AS target,
     stage, cause, sum(folded.requests) AS requests, sum(folded.good) AS good, sum(folded.breaches) AS breaches,
     sum(folded.excluded) AS excluded, sum(folded.spread) AS spread, max(folded.most) AS most, sum(folded.over_ms) AS over_ms,
     sum(folded.stored) AS stored, bool_or(folded.sampled) AS sampled, bool_or(folded.unknown) AS unknown,

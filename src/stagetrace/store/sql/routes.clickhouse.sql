@@ -15,6 +15,6 @@ FROM (
         max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
         max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unsure,
         min(weight) < max(weight) AS uneven
-    FROM {requests}
+    FROM {verdicts}
     GROUP BY ALL
 )

@@ -17,6 +17,6 @@ FROM (
         bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
         bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
         min(weight) < max(weight) AS uneven
-    FROM {requests}
+    FROM {verdicts}
     GROUP BY ALL
 )

@@ -5,6 +5,6 @@ SELECT
     coalesce(sum(weight) FILTER (WHERE verdict = 'excluded'), 0) AS excluded,
     coalesce(sum(weight * (weight - 1)) FILTER (WHERE verdict = 'good'), 0) AS spread,
     coalesce(1 / min(sampling_probability) FILTER (WHERE sampling_probability > 0), 1) AS most
-FROM {requests}
+FROM {verdicts}
 WHERE service = $service AND (end_unix_nano < $since_ns OR end_unix_nano >= $until_ns) AND objective IS NOT NULL
 GROUP BY ALL

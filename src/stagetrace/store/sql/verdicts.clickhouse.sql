@@ -5,13 +5,24 @@ WITH counted AS (
         coalesce(sumIf(weight, NOT breached), 0) AS good,
         coalesce(sumIf(weight, breached), 0) AS breaches,
         coalesce(sumIf(weight, breached IS NULL AND verdict = 'excluded'), 0) AS excluded,
+        coalesce(sumIf(weight, is_shown), 0) AS once,
+        coalesce(sumIf(weight, is_excluded AND excluded_reason = 'rule'), 0) AS by_rule,
+        coalesce(sumIf(weight, is_excluded AND excluded_reason = 'warmup'), 0) AS by_warmup,
+        coalesce(sumIf(weight, is_excluded AND excluded_reason = 'error'), 0) AS by_error,
+        coalesce(sumIf(weight, is_excluded AND excluded_reason = 'disconnect'), 0) AS by_disconnect,
+        coalesce(
+            sumIf(
+                weight, is_excluded AND coalesce(excluded_reason NOT IN ('rule', 'warmup', 'error', 'disconnect'), true)
+            ),
+            0
+        ) AS by_others,
         coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
         coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
         toInt64(count()) AS stored,
         max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
         max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
         min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
-    FROM {requests}
+    FROM (SELECT *, is_shown AND isNull(breached) AND verdict = 'excluded' AS is_excluded FROM {verdicts})
     GROUP BY ALL
 ),
 summed AS (
@@ -25,7 +36,7 @@ ranked AS (
 ),
 measured AS (SELECT *, max(place) OVER () AS groups FROM ranked)
 SELECT
-    {by} band, requests, good, breaches, excluded, spread, most, stored, sampled, unknown, first_unix_nano,
-    last_unix_nano, groups
+    {by} band, requests, good, breaches, excluded, once, by_rule, by_warmup, by_error, by_disconnect, by_others, spread, most,
+    stored, sampled, unknown, first_unix_nano, last_unix_nano, groups
 FROM measured
 WHERE place <= {most:UInt32}

@@ -5,6 +5,6 @@ FROM (
         {by} duration_ms,
         sum(weight) OVER (PARTITION BY {by} true ORDER BY duration_ms ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
         / sum(weight) OVER (PARTITION BY {by} true) + 1e-9 AS below
-    FROM {requests}
+    FROM {verdicts}
 )
 GROUP BY ALL

@@ -6,7 +6,7 @@ FROM (
         {by} duration_ms,
         -- A little more, since sums of fractions may fall short by a rounding.
         sum(weight) OVER (each ORDER BY duration_ms ROWS UNBOUNDED PRECEDING) / sum(weight) OVER each + 1e-9 AS below
-    FROM {requests}
+    FROM {verdicts}
     WINDOW each AS (PARTITION BY {by} true)
 )
 GROUP BY ALL
