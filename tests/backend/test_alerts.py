@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -105,6 +106,9 @@ def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_ac
             assert hook.alerts() == [("firing", "predict"), ("resolved", "predict")]
             assert hook.posted[1].document["alerts"][0]["labels"]["team"] == "ml"
             assert up.metric(series) == 0
+            policy.write_text(POLICY.replace("name: embed", "name: other"))
+            metrics = f"{up.url('query_http_port')}/metrics"
+            until(lambda: 'stagetrace_alerts{objective="other"' in httpx.get(metrics).text)
     assert "s3cret" not in (tmp_path / "up.log").read_text()
 
 

@@ -67,10 +67,11 @@ class Listening:
 class Alerting:
     """Which objectives are watched, and where their alerts are posted; empty: nowhere, or without a secret.
 
-    `policy` returns the policy in force: the same object as long as it has not changed.
+    `renewed` returns the policy in force: the same object as long as it has not changed. One thread calls it.
     """
 
-    policy: Callable[[], Policy]
+    policy: Policy  # at the start
+    renewed: Callable[[], Policy]
     webhook: str = field(default="", repr=False)
     webhook_token: str = field(default="", repr=False)
     webhook_secret: str = field(default="", repr=False)

@@ -206,12 +206,12 @@ def _watched(options: Options) -> dict[str, Any]:
     """Return which alerts are evaluated, for the object that `--json` prints."""
     if options.alerting is None:
         return {}
-    return {"objectives": len(judged(options.alerting.policy())), "alerts_to": posted_to(options.alerting)}
+    return {"objectives": len(judged(options.alerting.policy)), "alerts_to": posted_to(options.alerting)}
 
 
 def _alerts_line(options: Options) -> Iterator[str]:
     if options.alerting is not None:
-        count = len(judged(options.alerting.policy()))
+        count = len(judged(options.alerting.policy))
         to = posted_to(options.alerting)
         where = f"are posted to {' and '.join(to)}" if to else "are shown in /metrics, and posted nowhere (--webhook)"
         yield f"Alerts of {count} {'objective' if count == 1 else 'objectives'} {where}"

@@ -27,7 +27,7 @@ _ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 
 def watch(alerting: Alerting, page: str, store: LocalStore, counters: Counters, stack: ExitStack) -> Watcher:
     """Start to watch the objectives over an open store, until the stack ends; `page` is the URL of the page."""
-    watcher = Watcher(store.folder, store.reader, alerting.policy, list(_receivers(alerting, page)), counters)
+    watcher = Watcher(store.folder, store.reader, alerting.renewed, list(_receivers(alerting, page)), counters)
     counters.lines.append(lambda: _lines(watcher))
     stack.callback(watcher.stop)
     watcher.start()
@@ -35,12 +35,11 @@ def watch(alerting: Alerting, page: str, store: LocalStore, counters: Counters, 
 
 
 def _receivers(alerting: Alerting, page: str) -> Iterator[Receiver]:
-    policy = alerting.policy()
-    page = policy.alerts.traces or page
+    page = alerting.policy.alerts.traces or page
     if alerting.webhook:
         yield Webhook(alerting.webhook, alerting.webhook_token, alerting.webhook_secret, page)
     if alerting.alertmanager:
-        interval_s = Plan.of(policy).interval_s
+        interval_s = Plan.of(alerting.policy).interval_s
         yield Alertmanager(alerting.alertmanager, alerting.alertmanager_token, page, interval_s)
 
 

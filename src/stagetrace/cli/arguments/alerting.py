@@ -10,10 +10,12 @@ from stagetrace.backend.options import Alerting
 from stagetrace.cli.arguments.listening import Flags
 from stagetrace.cli.base import UsageError
 from stagetrace.rules.alert_seen import watched
-from stagetrace.sla.policy import Policy
+from stagetrace.sla.followed_file import FollowedFile
+from stagetrace.sla.policy import Policy, file_named
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 ALERTING: Final[Flags] = {
     "--sla": (config.SLA_ALERTS, "TEXT|FILE"),
@@ -30,17 +32,33 @@ def alerting(args: argparse.Namespace) -> Alerting | None:
         if args.webhook or args.alertmanager:
             raise UsageError('alerts have a receiver, and no objectives\nadd --sla sla.yaml, or --sla "* within 1s"')
         return None
-    policy = Policy.load(text)
+    policy, renewed = _policy(text)
     watched(policy)  # here is where an alert that could never fire is reported
     tokens = config.WEBHOOK_TOKEN.read(), config.ALERTMANAGER_TOKEN.read()
     return Alerting(
-        lambda: policy,
+        policy,
+        renewed,
         _checked("--webhook", webhook or policy.alerts.webhook, tokens[0]),
         tokens[0],
         config.WEBHOOK_SECRET.read(),
         _checked("--alertmanager", alertmanager or policy.alerts.alertmanager, tokens[1]),
         tokens[1],
     )
+
+
+def _policy(text: str) -> tuple[Policy, Callable[[], Policy]]:
+    """Return a policy, and a function for what its file has become. Raise PolicyError."""
+    policy, path = Policy.load(text), file_named(text)
+    if path is None:
+        return policy, lambda: policy
+    followed = FollowedFile(path)
+    followed.read()
+
+    def renewed() -> Policy:
+        followed.look()
+        return followed.policy or policy
+
+    return followed.policy or policy, renewed
 
 
 def _checked(flag: str, url: str, token: str) -> str:
