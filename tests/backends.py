@@ -176,13 +176,21 @@ def run_collector(
 
 
 @contextmanager
-def run_prometheus(folder: Path, collector: Collector, port: int) -> Iterator[str]:
-    """Run a Prometheus that reads the metrics of `collector` until the block ends, each second; yield its address."""
+def run_prometheus(
+    folder: Path, collector: Collector, port: int, *, rules: str = "", alertmanager: str = ""
+) -> Iterator[str]:
+    """Run a Prometheus that reads the metrics of `collector` until the block ends, each second; yield its address.
+
+    `rules`: the text of a rule file, evaluated each second. `alertmanager`: the address to which it sends alerts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    text = (CONFIG / "prometheus.yaml").read_text("utf-8")
-    config = folder / "prometheus.yaml"
-    target = collector.metrics.removeprefix("http://").removesuffix("/metrics")
-    config.write_text(text.replace("collector:8889", target).replace("_interval: 15s", "_interval: 1s"), "utf-8")
+    config, rule_file = folder / "prometheus.yaml", folder / "rules.yaml"
+    rule_file.write_text(rules, "utf-8")
+    text = (CONFIG / "prometheus.yaml").read_text("utf-8").replace("_interval: 15s", "_interval: 1s")
+    text = text.replace("collector:8889", collector.metrics.removeprefix("http://").removesuffix("/metrics"))
+    text = text.replace("/etc/stagetrace/rules/rules.yaml", str(rule_file))
+    text = text.replace("alertmanager:9093", alertmanager.removeprefix("http://") or f"{LOOPBACK}:9")
+    config.write_text(text, "utf-8")
     command = [
         *(str(binary("prometheus")), f"--config.file={config}", f"--storage.tsdb.path={folder / 'prometheus'}"),
         *(f"--web.listen-address={LOOPBACK}:{port}", "--enable-feature=exemplar-storage"),

@@ -191,6 +191,9 @@ MOUNTED = {
     "jaeger": {"jaeger.yaml", "jaeger-ui.json"},
     "collector": {"collector.yaml"},
     "prometheus": {"prometheus.yaml"},
+    "alertmanager": {"alertmanager.yaml"},
+    "alert-rules": {"sla.yaml"},
+    "ticket-router": {"sla.yaml"},
     "grafana": {"grafana/datasources.yaml", "grafana/boards.yaml", "grafana/stagetrace.json"},
 }
 
@@ -228,16 +231,32 @@ def test_grafana_finds_what_it_is_given() -> None:
         "http://prometheus:9090",
         SERVICES["jaeger"]["environment"]["JAEGER_PROMETHEUS_URL"].replace("prometheus:9090", "jaeger:16686"),
     }
-    (scraped,) = yaml.safe_load((CONFIG / "prometheus.yaml").read_text("utf-8"))["scrape_configs"]
+    prometheus = yaml.safe_load((CONFIG / "prometheus.yaml").read_text("utf-8"))
+    (scraped,) = prometheus["scrape_configs"]
     assert scraped["static_configs"] == [{"targets": ["collector:8889"]}]
     assert "COLLECTOR_METRICS_PORT:-8889" in (CONFIG / "collector.yaml").read_text("utf-8")
+
+
+def test_prometheus_finds_the_rules_and_alertmanager() -> None:
+    """It reads the file that another service writes into a volume, and sends alerts to where Alertmanager listens."""
+    prometheus = yaml.safe_load((CONFIG / "prometheus.yaml").read_text("utf-8"))
+    folders = {}
+    for service in ("alert-rules", "prometheus"):
+        (folders[service],) = [
+            one.split(":")[1] for one in SERVICES[service]["volumes"] if one.startswith("alert-rules:")
+        ]
+    written = SERVICES["alert-rules"]["command"][-1]
+    assert written.replace(folders["alert-rules"], folders["prometheus"], 1) in prometheus["rule_files"]
+    (one,) = prometheus["alerting"]["alertmanagers"]
+    assert one["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    assert SERVICES["alertmanager"]["ports"] == ["127.0.0.1:9093:9093"]
 
 
 def test_addresses_in_links_are_published() -> None:
     """Jaeger's page and Grafana link to each other, and to `stagetrace page` at its own default port."""
     texts = [
         (CONFIG / name).read_text("utf-8")
-        for name in ("jaeger-ui.json", "grafana/stagetrace.json", "grafana/datasources.yaml")
+        for name in ("jaeger-ui.json", "grafana/stagetrace.json", "grafana/datasources.yaml", "sla.yaml")
     ]
     linked = {port for text in texts for port in re.findall(r"http://127\.0\.0\.1:(\d+)", text)}
     published = {str(port).split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])}
@@ -316,6 +335,10 @@ def test_compose_runs_the_versions_that_are_built() -> None:
     assert (
         f"\tgithub.com/prometheus/prometheus v0.{major}{rest.split('.')[0].zfill(2)}.{rest.split('.')[1]} " in modules
     )
+
+    alertmanager = SERVICES["alertmanager"]["image"].rpartition(":")[2]
+    modules = (CONFIG / "build/alertmanager/go.mod").read_text("utf-8")
+    assert f"\tgithub.com/prometheus/alertmanager {alertmanager} " in modules
 
 
 def test_go_modules_are_those_of_the_manifest() -> None:

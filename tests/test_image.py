@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from cli.running import cli
 from dockerfile import instructions, replay
 from services import run_service
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from sink import Sink
 
 ROOT = Path(__file__).parent.parent
-SERVICE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["ticket-router"]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+SERVICE: dict[str, Any] = COMPOSE["ticket-router"]
 # Prints the groups of functions in C that can be used.
 PREPARED = """
 import stagetrace.instrumentation.asgi.request, stagetrace.sla.entry_recorder
@@ -26,6 +28,7 @@ from stagetrace.native import native
 print(*(group for group in _native.GROUPS if native(group)))
 """
 SOURCES = ROOT / "src"
+POLICY = "collector-config/sla.yaml"
 
 
 @pytest.mark.usefixtures("services")
@@ -44,7 +47,10 @@ def test_the_image_of_the_example_records_with_its_native_code(sink: Sink, tmp_p
     assert "0.0.0.0" in argv  # noqa: S104 -- in a container, which publishes on loopback
     argv[argv.index("0.0.0.0")] = "127.0.0.1"  # noqa: S104
     argv[argv.index("--port") + 1] = "{port}"
-    env = {**SERVICE["environment"], "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    assert SERVICE["volumes"] == [f"./{POLICY}:{SERVICE['environment']['STAGETRACE_SLA']}:ro"]
+    policy = str(ROOT / POLICY)
+    env = {**SERVICE["environment"], "STAGETRACE_SLA": policy, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
+    env["OTEL_BSP_SCHEDULE_DELAY"] = "50"
     with run_service(tmp_path, argv=argv, env={**env, "PYTHONPATH": str(image.folder)}) as service:
         body = {"text": "I was charged twice for order A-1"}
         request, response = sink.traced(service, "POST", "/predict", json=body)
@@ -52,6 +58,14 @@ def test_the_image_of_the_example_records_with_its_native_code(sink: Sink, tmp_p
     assert "inference" in request.names
     assert request.entry.service == SERVICE["environment"]["OTEL_SERVICE_NAME"]
     assert request.entry.attributes["sla.objective"] == "POST /predict within 50ms"
+
+    program, *arguments = COMPOSE["alert-rules"]["command"]
+    written = tmp_path / "rules.yaml"
+    arguments = [
+        {"/rules/rules.yaml": str(written), "/etc/stagetrace/sla.yaml": policy}.get(one, one) for one in arguments
+    ]
+    subprocess.run([image.venv / "bin" / program, *arguments], env=image.environment(), check=True)
+    assert written.read_text("utf-8") == cli("sla", "rules", "--policy", policy).stdout
 
 
 def test_the_image_serves_where_compose_publishes() -> None:
