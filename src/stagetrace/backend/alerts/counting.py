@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import semconv
 from stagetrace.analysis.attainment import REDUCTION
 from stagetrace.rules.alert_seen import Group
 from stagetrace.rules.burn import Counts
-from stagetrace.sla import verdict_list
 from stagetrace.sla.objective import BREACH
 from stagetrace.sla.verdict import GOOD
 from stagetrace.store.base import COUNTS, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stagetrace.rules import alert_seen
     from stagetrace.sla.policy import Policy
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 NAMESPACE: Final = "service.namespace"
+SEGMENT: Final = "segment"
 MOST_GROUPS: Final = 10_000  # of the reduction: those with the most breaches
 _NS: Final = 10**9
 _KEYS: Final = ("service", NAMESPACE, "objective")
@@ -41,34 +40,27 @@ def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nan
     Where a service samples, its own counts are taken, as far as it has sent them; else what is stored, by weight. Of
     segments it sends none.
     """
-    keys = [*_KEYS, *_keys_of(policy)]
+    segmented = {one.name for one in policy.objectives if one.segment_by}
+    keys = [*_KEYS, *([SEGMENT] if segmented else [])]
     cuts = {max(0, now_unix_nano - round(window * _NS)): window for window in windows}
     starts = sorted(cuts)
     with reader.relations(Selection(starts[0], now_unix_nano)) as relations:
         rows = relations.reduce(REDUCTION, keys, cuts=starts, most=MOST_GROUPS)
-    names = {one.name for one in policy.objectives if not one.excludes}
+    names = {one.name: one.name in segmented for one in policy.objectives if not one.excludes}
     found: dict[Group, dict[float, Counts | None]] = defaultdict(dict)
     weights = _weights(rows, names)
     for place, start in enumerate(starts, 1):
         within = [row for row in rows if row["band"] >= place]
         counts = _summed(within, names, weights)
         if COUNTS in reader.capabilities and any(row["sampled"] for row in within):
-            counts |= _exact(reader, Selection(start, now_unix_nano), counts, keys)
+            counts |= _exact(reader, Selection(start, now_unix_nano), counts)
         for group, of in counts.items():
             found[group][cuts[start]] = of
     places = {tuple(row[key] for key in keys) for row in rows}
     return Found(dict(found), max((row["groups"] for row in rows), default=0) - len(places))
 
 
-def _keys_of(policy: Policy) -> Iterator[str]:
-    """Yield the attributes by which to group besides, which cost more than columns."""
-    if any(one.continues for one in policy.objectives):
-        yield semconv.SLA_VERDICTS
-    if any(one.segment_by for one in policy.objectives):
-        yield semconv.SLA_SEGMENT
-
-
-def _weights(rows: Iterable[Row], names: Collection[str]) -> dict[Group, float]:
+def _weights(rows: Iterable[Row], names: Mapping[str, bool]) -> dict[Group, float]:
     """Return the greatest weight that a request of each group can have, in these windows."""
     found: dict[Group, float] = defaultdict(lambda: 1.0)
     for row in rows:
@@ -77,7 +69,9 @@ def _weights(rows: Iterable[Row], names: Collection[str]) -> dict[Group, float]:
     return found
 
 
-def _summed(rows: Iterable[Row], names: Collection[str], weights: Mapping[Group, float]) -> dict[Group, Counts | None]:
+def _summed(
+    rows: Iterable[Row], names: Mapping[str, bool], weights: Mapping[Group, float]
+) -> dict[Group, Counts | None]:
     """Return the requests that each objective judged; None where they are a sample, and it is not known of how many."""
     found: dict[Group, Counts | None] = {}
     for row in rows:
@@ -92,25 +86,17 @@ def _sum(one: Counts, other: Counts) -> Counts:
     return Counts(one.good + other.good, one.breaches + other.breaches)
 
 
-def _judged(row: Row, names: Collection[str]) -> Iterator[tuple[Group, Counts]]:
-    """Yield who judged the requests of a row; of segments the one that requests carry, which is the first one's."""
-    first, text = row["objective"], row.get(semconv.SLA_VERDICTS)
-    words = {one.objective: one.word for one in verdict_list.read(text)[0]} if text else {first: None}
-    judged = row["good"] + row["breaches"] + row["excluded"]
-    for name in words.keys() & names:
-        word = words[name]
-        good, breaches = row["good"], row["breaches"]
-        if word is not None:  # all requests of the row have this verdict
-            good, breaches = judged * (word == GOOD), judged * (word == BREACH)
-        group = Group(row[NAMESPACE] or "", row["service"], name)
-        yield group, Counts(good, breaches)
-        if name == first and row.get(semconv.SLA_SEGMENT) is not None:
-            yield group._replace(segment=row[semconv.SLA_SEGMENT]), Counts(good, breaches)
+def _judged(row: Row, names: Mapping[str, bool]) -> Iterator[tuple[Group, Counts]]:
+    """Yield who judged the requests of a row, and their segment, where the objective has any."""
+    name = row["objective"]
+    if name in names:
+        group, counts = Group(row[NAMESPACE] or "", row["service"], name), Counts(row["good"], row["breaches"])
+        yield group, counts
+        if names[name] and row[SEGMENT] is not None:
+            yield group._replace(segment=row[SEGMENT]), counts
 
 
-def _exact(
-    reader: Reader, selection: Selection, stored: Mapping[Group, Counts | None], keys: Sequence[str]
-) -> dict[Group, Counts]:
+def _exact(reader: Reader, selection: Selection, stored: Mapping[Group, Counts | None]) -> dict[Group, Counts]:
     """Return what services have counted in a window themselves, with the stored requests that they had not yet."""
     found: dict[Group, Counts] = {}
     namespaces: dict[str, set[str]] = defaultdict(set)
@@ -126,11 +112,11 @@ def _exact(
             own[group] = _sum(own[group], Counts(number * (word == GOOD), number * (word == BREACH)))
         window = {"service": one.service, "since_ns": one.since_ns, "until_ns": one.until_ns}
         with reader.relations(selection) as relations:
-            besides = relations.reduce("uncounted", keys, **window)
+            besides = relations.reduce("uncounted", _KEYS, **window)
         for row in besides:
-            for group, counts in _judged(row, {one.objective for one in own}):
-                if group in own:
-                    own[group] = _sum(own[group], counts)
+            group = Group(namespace, one.service, row["objective"])
+            if group in own and (row[NAMESPACE] or "") == namespace:
+                own[group] = _sum(own[group], Counts(row["good"], row["breaches"]))
         found |= {group: of for group, of in own.items() if group in stored and _has_all(of, stored[group])}
     return found
 
