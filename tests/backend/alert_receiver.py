@@ -34,6 +34,7 @@ class AlertReceiver:
     posted: list[Posted] = field(default_factory=list)
     respond: Callable[[BaseHTTPRequestHandler], int] = lambda _handler: 200
     headers: dict[str, str] = field(default_factory=dict)  # of each response
+    page: Callable[[], str] = str  # what a GET gets
 
     def alerts(self) -> list[tuple[str, str]]:
         """Return status and objective of each alert of a webhook, in the order in which they came."""
@@ -55,6 +56,12 @@ def alert_receiver() -> Iterator[AlertReceiver]:
                 for name, text in {"content-length": "0", **receiver.headers}.items():
                     self.send_header(name, text)
                 self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(receiver.page().encode())
 
         def log_message(self, *_args: Any) -> None: ...
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import signal
 import time
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from backend.alert_receiver import alert_receiver
 from backend.processes import until
 from backend.running import MS, Up, fail_to_start, post, run_up
+from backends import Collector, free_port, run_alertmanager, run_prometheus
+from conftest import need
 from messages import add_scope, put
 from stagetrace.backend.alerts import saved
 from stagetrace.backend.alerts.watcher import Watcher
 from stagetrace.backend.counters import Counters
+from stagetrace.backend.notify import shape
 from stagetrace.errors import StoreError
 from stagetrace.rules.alert_messages import Told
 from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels
+from stagetrace.rules.base import RulesOptions
+from stagetrace.rules.formats import FORMATS
 from stagetrace.sla.policy import Policy
 from stagetrace.store.local.store import LocalStore
 
@@ -40,6 +47,8 @@ alerts:
   labels: {team: ml}
 """
 S = 10**9
+FIRES = 'stagetrace_alerts{objective="predict", severity="page", state="firing"}'
+SENT = 'stagetrace_alert_messages_total{result="sent"}'
 
 
 def spans(count: int, verdict: str, objective: str = "predict", start_ns: int | None = None) -> bytes:
@@ -79,8 +88,7 @@ def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_ac
         flags = (f"--sla={policy}", f"--webhook={hook.url}/s3cret/path")
         with run_up(tmp_path, *flags) as up:
             assert (up.ready["objectives"], up.ready["alerts_to"]) == (2, [hook.url])
-            series = 'stagetrace_alerts{objective="predict", severity="page", state="firing"}'
-            assert up.metric(series) == 0
+            assert up.metric(FIRES) == 0
 
             def fires() -> bool:
                 send(up, "breach")
@@ -90,7 +98,7 @@ def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_ac
 
             until(fires)
             assert hook.alerts() == [("firing", "predict")]
-            assert up.metric(series) == 1
+            assert up.metric(FIRES) == 1
             until(lambda: any(saved.load(tmp_path / "data").told.values()))
             up.process.send_signal(signal.SIGKILL)
             up.process.wait()
@@ -105,11 +113,52 @@ def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_ac
             until(ends)
             assert hook.alerts() == [("firing", "predict"), ("resolved", "predict")]
             assert hook.posted[1].document["alerts"][0]["labels"]["team"] == "ml"
-            assert up.metric(series) == 0
+            assert up.metric(FIRES) == 0
             policy.write_text(POLICY.replace("name: embed", "name: other"))
             metrics = f"{up.url('query_http_port')}/metrics"
             until(lambda: 'stagetrace_alerts{objective="other"' in httpx.get(metrics).text)
     assert "s3cret" not in (tmp_path / "up.log").read_text()
+
+
+@pytest.mark.usefixtures("backends")
+def test_the_real_alertmanager_has_one_alert_that_prometheus_and_up_both_report(policy: Path, tmp_path: Path) -> None:
+    """Both evaluate the same rules: their labels are the same. It is resolved once both say so."""
+    need("prometheus")
+    need("alertmanager")
+    counts = Counter({"good": 0, "breach": 0})
+    series = 'sla_requests_total{job="shop", sla_objective="predict", sla_verdict="'
+    rules = FORMATS["prometheus"].render(Policy.load(str(policy)), RulesOptions())
+    with alert_receiver() as hook:
+        hook.page = lambda: "".join(f'{series}{verdict}"}} {count}\n' for verdict, count in counts.items())
+        scraped = Collector(otlp_grpc="", otlp_http="", metrics=f"{hook.url}/metrics", pid=0)
+        with (
+            run_alertmanager(tmp_path, hook.url) as alertmanager,
+            run_prometheus(tmp_path, scraped, free_port(), rules=rules, alertmanager=alertmanager) as prometheus,
+            run_up(tmp_path, f"--sla={policy}", f"--alertmanager={alertmanager}") as up,
+        ):
+
+            def alerts() -> list[Any]:
+                found: list[Any] = httpx.get(f"{alertmanager}/api/v2/alerts").raise_for_status().json()
+                return found
+
+            def report(verdict: str) -> tuple[bool, bool]:
+                """Report more requests, and return whether Prometheus and up have an alert that fires."""
+                send(up, verdict)
+                counts[verdict] += 10
+                time.sleep(0.2)
+                known = httpx.get(f"{prometheus}/api/v1/alerts").json()["data"]["alerts"]
+                return bool(known), up.metric(FIRES) == 1
+
+            until(lambda: report("breach") == (True, True) and up.metric(SENT) >= 1)
+            sent = re.compile(r"^prometheus_notifications_sent_total\{.*\} [1-9]", re.MULTILINE)
+            until(lambda: sent.search(httpx.get(f"{prometheus}/metrics").text) and alerts())
+            (alert,) = alerts()
+            assert alert["fingerprint"] == shape.fingerprint(tuple(alert["labels"].items()))
+            assert alert["labels"]["team"] == "ml"
+            assert alert["annotations"]["summary"].startswith("shop: 100% of the requests in 20s missed predict")
+            until(lambda: report("good") == (False, False) and not alerts())
+            until(lambda: ("resolved", "predict") in hook.alerts())
+            assert {len(one.document["alerts"]) for one in hook.posted} == {1}
 
 
 class Clock:
