@@ -48,7 +48,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 SERVERS = ("gunicorn gthread", "waitress")
 PARTS = parts("""
     instrumentation.wsgi.serve: _begin _excluded _url adopts
-    instrumentation.wsgi.request: path_of _decoded _carried _fields _headers _in_bytes _key known _known with_span
+    instrumentation.wsgi.request: path_of decoded _carried _fields _headers _in_bytes known _known with_span
     instrumentation.wsgi.request: time_in_queue_ms note_route note_failure WsgiRequest.__init__ OwnSpan.__init__
     instrumentation.wsgi.request: OwnSpan.rename OwnSpan.end_request OwnSpan.release WsgiRequest._come_in
     instrumentation.wsgi.request: WsgiRequest._add_rest WsgiRequest._requested RequestRecord.release

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import isfinite
+import base64
+import json
+from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
@@ -17,6 +19,37 @@ def text(attributes: Mapping[str, object], key: str) -> str | None:
     """Return a text attribute, or None if it is absent or of another type."""
     found = attributes.get(key)
     return found if isinstance(found, str) else None
+
+
+def as_text(found: Any) -> str:
+    """Return a value's text form, which filters compare: `true`, `3`, `0.5`, text itself, base64 of bytes.
+
+    Lists and maps are JSON without spaces. A whole float has no fraction (`50`), as Jaeger shows it.
+    """
+    if isinstance(found, str):
+        return found
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, int):
+        return str(found)
+    if isinstance(found, float):
+        return str(json_value(found)).removesuffix(".0")
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    return "" if found is None else json.dumps(json_value(found), ensure_ascii=False, separators=(",", ":"))
+
+
+def json_value(found: Any) -> Any:
+    """Return a value as JSON has it; like OTLP, bytes in base64 and NaN and infinities as words."""
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    if isinstance(found, float) and not isfinite(found):
+        return "NaN" if isnan(found) else "Infinity" if found > 0 else "-Infinity"
+    if isinstance(found, list | tuple):
+        return [json_value(item) for item in found]
+    if isinstance(found, dict):
+        return {key: json_value(item) for key, item in found.items()}
+    return found
 
 
 def number(attributes: Mapping[str, object], key: str) -> float | None:

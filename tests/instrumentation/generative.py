@@ -14,9 +14,10 @@ from stagetrace import guard
 from stagetrace.instrumentation.models import generation, llama_cpp, marked, sglang, vllm
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
-from stagetrace.sla.decision import Request, decided
+from stagetrace.sla.decision import decided
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.processor import _conclude_generation
+from stagetrace.sla.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from stagetrace import gen_ai, guard
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import generation_metrics
-from stagetrace.sla.decision import Request
 from stagetrace.sla.processor import SLASpanProcessor
+from stagetrace.sla.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -58,6 +58,12 @@ class Adapter:
     def has_unacked(self) -> bool:
         return False
 
+    def header(self, name: str) -> str | None:  # noqa: ARG002
+        return None
+
+    def deadline_ns(self) -> int | None:
+        return None
+
     def known_attributes(self) -> dict[str, Any]:
         return self.known
 

@@ -15,8 +15,9 @@ from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.stall import REQUEST, Stall
 from stagetrace.sla import code, entry_recorder
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.decision import Decided, Request, decided
+from stagetrace.sla.decision import Decided, decided
 from stagetrace.sla.finish import finish
+from stagetrace.sla.request import Request
 from stagetrace.sla.verdict_counter import MAX_COUNTED
 
 if TYPE_CHECKING:

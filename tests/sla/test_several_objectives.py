@@ -16,8 +16,9 @@ from sla.recording import START, begun, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import entry_recorder, finish, verdict_list
-from stagetrace.sla.decision import Decided, Request, decided
+from stagetrace.sla.decision import Decided, decided
 from stagetrace.sla.objective import Objective
+from stagetrace.sla.request import Request
 from stagetrace.sla.verdict_list import Listed
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def test_an_excluded_verdict_is_shown_only_where_no_objective_judges() -> None:
     alone = decided(Policy((policy.objectives[0],)), Request(START, START + MS, "GET", "/a", None))
     assert alone is not None
     assert (alone.word, alone.reason, alone.each) == ("excluded", "rule", ())
-    assert alone.block().attributes["sla.excluded.reason"] == "rule"
+    assert alone.attributes()["sla.excluded.reason"] == "rule"
 
 
 def test_one_objective_has_no_list() -> None:

@@ -14,8 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from stagetrace.otlp.decode import native
 from stagetrace.otlp.decode.columns import DOUBLE, INT, STRING
+from stagetrace.span_attributes import as_text
 from stagetrace.store import stored
-from stagetrace.store.rows import as_text
 
 pytestmark = pytest.mark.native
 NUMBERS: Final = (

@@ -12,8 +12,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from stagetrace.backend import storage_api
 from stagetrace.backend.query import Queries, Query, search_of
+from stagetrace.span_attributes import as_text
 from stagetrace.store.jaeger import api_v3
-from stagetrace.store.rows import as_text, value
+from stagetrace.store.rows import value
 
 if TYPE_CHECKING:
     from stagetrace.backend.grpc_calls import Handlers

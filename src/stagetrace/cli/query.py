@@ -18,9 +18,9 @@ from stagetrace.cli.output.terminal import watched
 from stagetrace.output.keys import completeness
 from stagetrace.output.table_layout import Column, Table
 from stagetrace.printable import spreadsheet_cell
+from stagetrace.span_attributes import json_value
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations
-from stagetrace.store.rows import json_value
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

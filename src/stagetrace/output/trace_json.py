@@ -7,8 +7,8 @@ from typing import Any
 
 from stagetrace.analysis.critical_path import on_path
 from stagetrace.output.keys import completeness, keys_of
+from stagetrace.span_attributes import json_value
 from stagetrace.store.base import SpanRow, Trace, Value
-from stagetrace.store.rows import json_value
 
 
 def as_json(trace: Trace) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class Recorder(Protocol):
     def has_others(self) -> bool:
         """Whether other processors are to know that a span begins."""
 
+    @property
+    def resource(self) -> Resource:
+        """The resource of the spans."""
+
     def begin(self, entry: OwnSpan, parent_context: Context) -> None:
         """Let other processors know that a span begins."""
 
@@ -103,6 +107,7 @@ class OwnSpan(Span):
     failed = False  # the response was a server's error
     notes: ReadableSpan | None = None
     may_give_way = False
+    _described: tuple[list[Any], Any, dict[str, Any]] | None = None
 
     def __init__(
         self, record: RequestRecord, adapter: Described, name: str, recorder: Recorder, parent_context: Context
@@ -294,6 +299,17 @@ class OwnSpan(Span):
         """Return the status set by the request's code, else what the response says."""
         status = self.notes.status if self.notes is not None else UNSET
         return Status(StatusCode.ERROR) if self.failed and status.is_unset else status
+
+    def described(self) -> tuple[list[Any], Any, dict[str, Any]]:
+        """Return what the adapter describes of the request, which it is asked for once."""
+        if self._described is None and self.adapter is not None:
+            self._described = self.adapter.describe()
+        return self._described or ([], None, {})
+
+    @property
+    def resource(self) -> Resource:
+        """The resource that its span has."""
+        return self._recorder.resource
 
     def readable(self, resource: Resource) -> ReadableSpan:
         """Return the ended span as the SDK's processors know it, with what was set on it."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.details import Details
+    from stagetrace.recording.exchange import Caller, Exchange
     from stagetrace.recording.generation import Generation
     from stagetrace.recording.in_flight import Bounds
     from stagetrace.recording.own_span import OwnSpan
@@ -46,28 +47,6 @@ if TYPE_CHECKING:
 MAX_CALLS = 100
 NO_STAGES = Marks().tile(0, 0)  # of either implementation
 LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
-
-
-class Exchange(Protocol):
-    """What passes between a server and the other side: a request's record asks the adapter of the protocol."""
-
-    def time_in_kernel_ns(self) -> int:
-        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
-
-    def fits_buffer(self, activity: str) -> bool:
-        """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
-
-    def has_unacked(self) -> bool:
-        """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
-
-    def method_and_route(self) -> tuple[str | None, str]:
-        """Return method and route as the policy names them, as far as they are known by now."""
-
-    def transfer_attributes(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how request and response passed."""
-
-    def connection_attributes(self) -> dict[str, Any]:
-        """Return what the kernel reports of the connection now, as the request ends."""
 
 
 class LateReadings(Protocol):
@@ -92,6 +71,8 @@ class RequestRecord(Marks):
     own: OwnSpan | None = None  # the request's entry span, where that is ours
     _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
     exchange: Exchange | None = None  # with the other side of the connection
+    caller: Caller | None = None  # what else is known of that side, where there is no such
+    baggage: Mapping[str, object] = NOTHING  # that came with the request, where its entry span is somebody else's
     remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
     late: LateReadings | None = None  # of calls of the request
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
@@ -402,7 +383,7 @@ class RequestRecord(Marks):
             self.late.conclude(self)
             self.late = None
         self.drop()
-        self.details = self.work = self.greenlet = self.batch = None
+        self.details = self.work = self.greenlet = self.batch = self.caller = None
         self.stalls = self.pools = ()
         self.stages = NO_STAGES  # somebody's context may keep this record for long
         if in_flight.is_watched:
@@ -422,6 +403,16 @@ class RequestRecord(Marks):
         """Return what the kernel reports of the connection now, as the request ends: it explains, and is not free."""
         exchange = self.exchange
         return {} if exchange is None else exchange.connection_attributes()
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header of the request, its name in lower case; None if it is not known."""
+        caller = self.exchange or self.caller
+        return None if caller is None else caller.header(name)
+
+    def deadline_ns(self) -> int | None:
+        """Return for how long from its start the caller waits, where the protocol itself says so."""
+        caller = self.exchange or self.caller
+        return None if caller is None else caller.deadline_ns()
 
     def response(self, start: int) -> dict[str, Any]:
         """Return what every protocol's entry span carries of its response."""

@@ -19,6 +19,7 @@ from stagetrace.runtime.shutdown import BoundedFlush
 from stagetrace.runtime.worker import Worker
 from stagetrace.sla import verdict_counts
 from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
+from stagetrace.sla.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,7 @@ class Runtime:
                 else:
                     self._worker.put(self._report_status)  # in a forked child, which has no thread yet
                 self.deliver_at_exit()
+                serving.begin()
                 _prepare_sampling()
             finally:
                 self.ready = True  # not before: a request that arrived meanwhile would go unrecorded

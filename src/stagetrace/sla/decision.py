@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace import log
 from stagetrace.bounded_cache import BoundedCache
+from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.semconv import SLA_EXCLUDED_REASON, SLA_VERDICTS
+from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS
 from stagetrace.sla import verdict_list
-from stagetrace.sla.objective import BREACH, EXCLUDED
-from stagetrace.sla.verdict import DISCONNECT, Called, Streamed, Tokens, Verdict, decide, fallback, judge, why_excluded
+from stagetrace.sla.deadlines import deadlines
+from stagetrace.sla.objective import BREACH, EXCLUDED, OF_FIRST_TOKEN
+from stagetrace.sla.policy import absent
+from stagetrace.sla.request_values import Values
+from stagetrace.sla.serving import serving
+from stagetrace.sla.verdict import (
+    DISCONNECT,
+    FIRST_CHUNK,
+    FIRST_TOKEN,
+    Called,
+    Streamed,
+    Tokens,
+    Verdict,
+    decide,
+    fallback,
+    judge,
+    why_excluded,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.generation import Generation
-    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
+    from stagetrace.sla.request import Request
+    from stagetrace.sla.segments import Segments
     from stagetrace.sla.verdict import Missed
+    from stagetrace.sla.verdict_counter import VerdictCounter
 
+NO_DEADLINES: Final[Mapping[str, int]] = {}
 # What the entry span carries of a verdict that is no breach: the same for all requests that it is equal for.
 _blocks: BoundedCache[tuple[Any, ...], Block] = BoundedCache(1_024)
-
-
-class Request(NamedTuple):
-    """A request that has ended. Times in nanoseconds since the epoch; method and route as the policy names them."""
-
-    start: int
-    end: int
-    method: str | None
-    route: str
-    record: RequestRecord | None  # None: nothing is known of it but its entry span
-    failed: bool = False  # the response was a server's error
 
 
 class Decided(NamedTuple):
     """The verdict of one objective on a request."""
 
-    objective: Objective
+    objective: Objective  # with the bounds that the request has brought along
     word: str
     missed: Missed | None
     fallback: str | None = None  # how bounds on tokens were judged, where these were not known
     reason: str | None = None  # why it was excluded
+    segment: str | None = None
+    deadlines: Mapping[str, int] = NO_DEADLINES  # those that bound it, in nanoseconds by their source
     each: tuple[Decided, ...] = ()  # the verdicts of all objectives in the policy's order, where there are several
 
     @property
@@ -53,23 +64,48 @@ class Decided(NamedTuple):
         """The verdicts of all objectives that judge the request, in the policy's order."""
         return self.each or (self,)
 
-    def block(self) -> Block:
-        """Return what the entry span carries of a verdict that is no breach."""
-        key: tuple[Any, ...] = (self.objective, self.word, self.fallback, self.reason)
+    def block(self) -> Block | None:
+        """Return what the entry span carries of a verdict that is no breach; None where that is the request's own."""
+        key: tuple[Any, ...] = (self.objective, self.word, self.fallback, self.reason, self.segment)
         if self.each:
             key = (*key, *((one.objective, one.word) for one in self.each))
+        if any(one.deadlines for one in self.all):
+            return None
         block = _blocks.get(key)
         if block is None:
-            block = _blocks[key] = Block({**self.without_culprit().attributes(), **self.besides()})
+            block = _blocks[key] = Block(self.attributes())
         return block
 
+    def attributes(self) -> dict[str, Any]:
+        """Return what the entry span carries of the verdict, but for the culprit."""
+        return {**self.without_culprit().attributes(), **self.besides()}
+
     def besides(self) -> dict[str, Any]:
-        """Return what the entry span carries besides the verdict of one objective: that of each; why it is excluded."""
-        reason = {} if self.reason is None else {SLA_EXCLUDED_REASON: self.reason}
-        if not self.each:
-            return reason
-        texts = ((one.word, one.objective.name, one.objective.target_text) for one in self.each)
-        return {SLA_VERDICTS: verdict_list.write(texts), **reason}
+        """Return what it carries that the verdict itself does not have."""
+        found: dict[str, Any] = {}
+        if self.each:
+            texts = ((one.word, one.objective.name, one.objective.target_text) for one in self.each)
+            found[SLA_VERDICTS] = verdict_list.write(texts)
+        if self.reason is not None:
+            found[SLA_EXCLUDED_REASON] = self.reason
+        if self.segment is not None:
+            found[SLA_SEGMENT] = self.segment
+        source = self._deadline_source()
+        if source is not None:
+            found[SLA_DEADLINE_SOURCE] = source
+        return found
+
+    def _deadline_source(self) -> str | None:
+        """Return where the threshold that the entry span shows came from, if the request has brought it along."""
+        if not self.deadlines or self.word == EXCLUDED:
+            return None
+        missed = self.missed
+        of_first = missed is not None and missed.bound in (FIRST_TOKEN, FIRST_CHUNK)
+        threshold_ns = self.objective.within_ns if missed is None else missed.threshold_ns
+        return next(
+            (one for one, ns in self.deadlines.items() if (one in OF_FIRST_TOKEN) == of_first and ns == threshold_ns),
+            None,
+        )
 
     def without_culprit(self) -> Verdict:
         """Return the verdict alone."""
@@ -95,25 +131,29 @@ class Decided(NamedTuple):
 class _Facts(NamedTuple):
     """What verdicts depend on, besides their objectives."""
 
-    duration_ns: int
+    request: Request
+    values: Callable[[str], str | None]
     streamed: Streamed | None
     tokens: Tokens | None
     is_disconnected: bool
-    failed: bool
 
 
-def decided(policy: Policy, request: Request) -> Decided | None:
+def decided(
+    policy: Policy, request: Request, segments: Segments | None = None, counter: VerdictCounter | None = None
+) -> Decided | None:
     """Return the verdict on a request; None where no objective matches.
 
-    Of several, the first that was missed, else the first that is good; `each` has them all.
+    Of several, the first that was missed, else the first that is good; `each` has them all. `segments` are those that
+    there have been; `counter` counts what had to be left out.
     """
-    chain = policy.applying(request.method, request.route)
+    values = Values(request) if policy.reads else absent
+    chain = policy.applying(request.method, request.route, values)
     if not chain:
         return None
-    facts = _facts(request)
+    facts = _facts(request, values)
     if len(chain) == 1:
-        return _decided(chain[0], facts)
-    each = tuple([_decided(one, facts) for one in chain])
+        return _decided(chain[0], facts, segments, counter)
+    each = tuple([_decided(one, facts, segments, counter) for one in chain])
     return _shown(each)._replace(each=each)
 
 
@@ -123,25 +163,73 @@ def _shown(each: Sequence[Decided]) -> Decided:
     return breach or next((one for one in each if one.word != EXCLUDED), each[0])
 
 
-def _facts(request: Request) -> _Facts:
+def _facts(request: Request, values: Callable[[str], str | None]) -> _Facts:
     streamed, tokens, is_disconnected, record = None, None, False, request.record
     if record is not None:
         is_disconnected = record.disconnect is not None
         streamed = None if record.stream is None else streamed_in(record.stream, request.start)
         tokens = None if record.generation is None else tokens_in(record.generation, request.start)
-    return _Facts(request.end - request.start, streamed, tokens, is_disconnected, request.failed)
+    return _Facts(request, values, streamed, tokens, is_disconnected)
 
 
-def _decided(objective: Objective, facts: _Facts) -> Decided:
-    duration_ns, streamed, tokens, is_disconnected, failed = facts
-    word, missed = decide(objective, duration_ns, streamed, tokens, disconnected=is_disconnected, failed=failed)
+def _decided(objective: Objective, facts: _Facts, segments: Segments | None, counter: VerdictCounter | None) -> Decided:
+    request, values, streamed, tokens, is_disconnected = facts
+    brought, segment, age_s = NO_DEADLINES, None, None
+    duration_ns, failed = request.end - request.start, request.failed
+    if objective.deadline is not None:
+        objective, brought = _bounded(objective, facts, counter)
+    if objective.warmup_s:
+        age_s = serving.age_s(duration_ns)
+    word, missed = decide(
+        objective, duration_ns, streamed, tokens, disconnected=is_disconnected, failed=failed, age_s=age_s
+    )
     if word == EXCLUDED:
         # A disconnected request is excluded by default, too, unless it had missed its objective by then.
-        reason = why_excluded(objective, disconnected=is_disconnected, failed=failed) or DISCONNECT
-        return Decided(objective, word, missed, None, reason)
+        reason = why_excluded(objective, disconnected=is_disconnected, failed=failed, age_s=age_s) or DISCONNECT
+        return Decided(objective, word, missed, None, reason, None, brought)
+    if objective.segment_by and segments is not None:
+        segment = _segment(objective, segments, values, counter)
     if objective.first_token_ns is None and objective.per_token_ns is None:
-        return Decided(objective, word, missed)
-    return Decided(objective, word, missed, fallback(objective, streamed, tokens))
+        return Decided(objective, word, missed, None, None, segment, brought)
+    return Decided(objective, word, missed, fallback(objective, streamed, tokens), None, segment, brought)
+
+
+def _bounded(
+    objective: Objective, facts: _Facts, counter: VerdictCounter | None
+) -> tuple[Objective, Mapping[str, int]]:
+    """Return the objective for the request's own deadlines, and these; as it is where they cannot be read."""
+    try:
+        return _bounded_by_its_own(objective, facts, counter)
+    except Exception as error:  # noqa: BLE001 -- as `guarded`, which would hide the objective
+        report("stagetrace.sla.decision._bounded", error)
+        return objective, NO_DEADLINES
+
+
+def _bounded_by_its_own(
+    objective: Objective, facts: _Facts, counter: VerdictCounter | None
+) -> tuple[Objective, Mapping[str, int]]:
+    record = facts.request.record
+    sources = () if objective.deadline is None else objective.deadline.sources
+    found = deadlines(sources, facts.values, None if record is None else record.deadline_ns())
+    for source in found.unusable:
+        log.once(f"deadline {source}", f"a request had no usable time in {source}: it has no deadline by that.")
+        if counter is not None:
+            counter.add_unusable_deadline(source)
+    bounded = objective.bounded_by(found.ns)
+    return (objective, NO_DEADLINES) if bounded is objective else (bounded, found.ns)
+
+
+@guarded
+def _segment(
+    objective: Objective,
+    segments: Segments,
+    values: Callable[[str], str | None],
+    counter: VerdictCounter | None,
+) -> str | None:
+    segment, is_other = segments.of(objective, values)
+    if is_other and counter is not None:
+        counter.add_segment_overflow(objective.name)
+    return segment
 
 
 def streamed_in(stream: Stream, start: int) -> Streamed | None:

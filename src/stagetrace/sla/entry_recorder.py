@@ -16,16 +16,17 @@ from stagetrace.otlp.encode.span_encoder import Block, encode_details, encode_ev
 from stagetrace.recording.details import placed_details
 from stagetrace.recording.limits import bounded
 from stagetrace.recording.spans import SCOPE, UNSET, FinishedSpan, sampled
-from stagetrace.sla.decision import Request
 from stagetrace.sla.finish import finish, request_spans
 from stagetrace.sla.head_sampler import HeadSampler
 from stagetrace.sla.objective import BREACH
 from stagetrace.sla.processor import mark_breach
+from stagetrace.sla.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import Event, TracerProvider
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
@@ -69,6 +70,11 @@ class EntryRecorder:
     def has_others(self) -> bool:
         """Whether other processors are to know that a span begins."""
         return self._processor.has_others
+
+    @property
+    def resource(self) -> Resource:
+        """The resource of the spans: another one after a fork."""
+        return self._provider.resource
 
     def begin(self, entry: OwnSpan, parent_context: Context) -> None:
         """Let other processors know that a span begins."""
@@ -115,7 +121,7 @@ class EntryRecorder:
             end_time = start  # the wall clock stepped back
         if self._head.reads_attributes:
             entry.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
-        request: Request = _tuple(Request, (start, end_time, method, route, record, entry.failed))
+        request: Request = _tuple(Request, (start, end_time, method, route, record, entry.failed, entry))
         judged = processor.judge(request)
         breached = judged is not None and judged.word == BREACH
         finished: Finished[Any] | None = None
@@ -241,7 +247,7 @@ class EntryRecorder:
 
 def _given(entry: OwnSpan, connection: Mapping[str, Any]) -> Given:
     """Return what the adapter and the head sampler say of the request, without what its code has set itself."""
-    given = Given(*entry.adapter.describe()) if entry.adapter else Given([], NO_BLOCK, {})
+    given = Given(*entry.described()) if entry.adapter else Given([], NO_BLOCK, {})
     given.attributes.update(connection)
     if entry.probability is not None:
         given.attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability

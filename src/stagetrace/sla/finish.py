@@ -17,6 +17,7 @@ from stagetrace.semconv import (
     SLA_BREACH_CODE,
     SLA_BREACH_EVIDENCE,
     SLA_BREACH_STAGE,
+    SLA_OVER_BUDGET,
     SLA_UPGRADED,
     STAGETRACE_DROPPED_STALLS,
     STAGETRACE_SKIPPED_STALLS,
@@ -24,7 +25,7 @@ from stagetrace.semconv import (
 )
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import GC, NEXT, UNKNOWN
-from stagetrace.sla.objective import BREACH
+from stagetrace.sla.objective import BREACH, EXCLUDED
 from stagetrace.sla.verdict import GOOD
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.cause import Breakdown
-    from stagetrace.sla.decision import Decided, Request
+    from stagetrace.sla.decision import Decided
+    from stagetrace.sla.request import Request
     from stagetrace.sla.verdict import Missed, Verdict
 
 T = TypeVar("T")
@@ -77,7 +79,10 @@ def finish(
     if judged.word != BREACH:
         learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
         breakdown = _breakdown(request, stages) if learns else None
-        return Finished(encode(stages, judged.block(), {}, ()), None, breakdown, stages)
+        block, more = judged.block(), _over_budget(judged, stages) or {}
+        if block is None:
+            more = {**judged.attributes(), **more}
+        return Finished(encode(stages, block, more, ()), None, breakdown, stages)
     found = _explained(request, judged, stages, learned, known) or {}
     events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
@@ -133,6 +138,18 @@ def request_spans(
 
 
 @guarded
+def _over_budget(judged: Decided, stages: Stages) -> dict[str, str]:
+    """Return, of a judged request, the stages that exceeded their budget, the one with most excess first."""
+    budgets = judged.objective.stages
+    if not budgets or judged.word == EXCLUDED:
+        return {}
+    totals = stages.totals()
+    excess = {stage: totals.get(stage, 0) - allowed for stage, allowed in budgets}
+    over = sorted((stage for stage in excess if excess[stage] > 0), key=lambda stage: -excess[stage])
+    return {SLA_OVER_BUDGET: ", ".join(over)} if over else {}
+
+
+@guarded
 def _breakdown(request: Request, stages: Stages) -> Breakdown | None:
     return None if request.record is None else breakdown_of(stages.segments(), request.record, stages.model)
 
@@ -143,7 +160,7 @@ def _explained(
 ) -> dict[str, Any]:
     """Return what the entry span of a breach carries of its verdict and its cause."""
     verdict = _with_culprit(request, judged, stages, learned) or judged.without_culprit()
-    found = {**verdict.attributes(), **judged.besides()}
+    found = {**verdict.attributes(), **judged.besides(), **(_over_budget(judged, stages) or {})}
     found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
     return found
 

@@ -133,6 +133,10 @@ class Objective:
     base: str | None = None
     description: str = ""
 
+    def __hash__(self) -> int:
+        """Return the hash of the name: as good, and each request asks for it."""
+        return hash(self.name)
+
     @property
     def has_default_target(self) -> bool:
         """Return whether share and window are those of a rule that does not name them."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stagetrace.bounded_cache import BoundedCache
 from stagetrace.sla import inline
 from stagetrace.sla.alert_options import AlertOptions
+from stagetrace.sla.objective import BAGGAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,17 @@ class Policy:
     )
     alerts: AlertOptions = NO_ALERTS
     source: str = field(default="", compare=False)
+    # The keys of all conditions and segments: what has to be known of a request beside method and route.
+    keys: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    reads: bool = field(default=False, init=False, repr=False, compare=False)  # whether anything has to be known
+    reads_baggage: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find what has to be known of requests."""
+        keys = tuple(dict.fromkeys(key for one in self.objectives for key in (*one.keys, *one.segment_by)))
+        object.__setattr__(self, "keys", keys)
+        object.__setattr__(self, "reads", bool(keys) or any(one.deadline for one in self.objectives))
+        object.__setattr__(self, "reads_baggage", any(key.startswith(BAGGAGE) for key in keys))
 
     @classmethod
     def parse(cls, text: str) -> Policy:
@@ -93,11 +105,6 @@ class Policy:
         from stagetrace.sla.policy_document import content, decoded
 
         return cls.read(decoded(content(path), path), path)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Return the keys of all conditions and segments: what has to be known of a request beside method and route."""
-        return tuple(dict.fromkeys(key for one in self.objectives for key in (*one.keys, *one.segment_by)))
 
     def objective(self, method: str | None, route: str) -> Objective | None:
         """Return the first objective of a request of which no more is known; None also for one that cannot be read."""

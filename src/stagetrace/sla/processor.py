@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import baggage
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -17,13 +18,15 @@ from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.recording.working import task_here
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.cause import UNKNOWN
-from stagetrace.sla.decision import Request, decided
+from stagetrace.sla.decision import decided
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.evidence_callee import report_in
 from stagetrace.sla.finish import NO_CULPRITS, finish, request_spans
 from stagetrace.sla.objective import BREACH, WEBSOCKET
 from stagetrace.sla.policy import Policy
+from stagetrace.sla.request import Request
 from stagetrace.sla.sampling import HeldSpans, dropped
+from stagetrace.sla.segments import Segments
 from stagetrace.sla.stall_sampler import stall_sampler
 from stagetrace.sla.verdict import GOOD
 from stagetrace.sla.verdict_counter import VerdictCounter
@@ -60,6 +63,7 @@ class SLASpanProcessor(SpanProcessor):
         self.policy = Policy.parse(policy) if isinstance(policy, str) else policy
         self.counter = counter or VerdictCounter()
         self.learned = Baselines()
+        self.segments = Segments()
         if self.policy is not None:
             stall_sampler.add(self.policy, self.learned)
         self._next = processor
@@ -86,7 +90,7 @@ class SLASpanProcessor(SpanProcessor):
         """Bind the request's record to its entry span."""
         if not self._is_dropped(span):
             _show(self._next.on_start, span, parent_context)
-        self._open(span)
+        self._open(span, parent_context)
 
     def _on_ending(self, span: Span) -> None:
         """Pass on what the SDK does not offer to everybody yet."""
@@ -151,7 +155,7 @@ class SLASpanProcessor(SpanProcessor):
             policy = self.policy
             if policy is None:
                 return None
-            judged = decided(policy, request)
+            judged = decided(policy, request, self.segments, self.counter)
             if judged is None and request.method != WEBSOCKET:
                 self.counter.add_unmatched(f"{request.method or ''} {request.route or '(no route)'}".strip())
                 if self.counter.unmatched == SAY_UNMATCHED_AFTER:
@@ -189,13 +193,13 @@ class SLASpanProcessor(SpanProcessor):
             (NO_STAGES, NO_CULPRITS, None) if finished is None else (finished.stages, finished.culprits, finished.cause)
         )
         took_ns, counter = request.end - request.start, self.counter
-        for objective, word, *_ in judged.all:
-            name = objective.name
+        for one in judged.all:
+            name, word = one.objective.name, one.word
             if word == BREACH:
-                counter.add(name, word, request.route, culprits.get(name), None, took_ns, stages, trace)
+                counter.add(name, word, request.route, culprits.get(name), one.segment, took_ns, stages, trace)
                 counter.add_cause(name, cause or UNKNOWN)
             else:
-                counter.add(name, word, request.route, None, None, took_ns, stages, trace)
+                counter.add(name, word, request.route, None, one.segment, took_ns, stages, trace)
 
     @guarded
     def _is_dropped(self, span: ReadableSpan) -> bool:
@@ -203,7 +207,7 @@ class SLASpanProcessor(SpanProcessor):
         return dropped(span)
 
     @guarded
-    def _open(self, span: Span) -> None:
+    def _open(self, span: Span, parent_context: Context | None) -> None:
         context = span.get_span_context()
         if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
             return
@@ -217,6 +221,8 @@ class SLASpanProcessor(SpanProcessor):
             record.work = task_here()
         record.bind(context, span.start_time or 0)
         record.adopted = span
+        if self.policy is not None and self.policy.reads_baggage:
+            record.baggage = baggage.get_all(parent_context)
         entries[context.span_id] = record
         if dropped(span):
             self.hold(context.trace_id)
@@ -238,7 +244,7 @@ class SLASpanProcessor(SpanProcessor):
     def _finish(self, span: ReadableSpan) -> list[ReadableSpan]:
         record = entries.pop(span.context.span_id, None)
         failed = span.status.status_code is StatusCode.ERROR
-        request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record, failed)
+        request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record, failed, span)
         is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
         judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH

@@ -163,8 +163,8 @@ class Verdict:
         return attributes
 
     def _cause(self, missed: Missed) -> str:
-        if missed.bound == DISCONNECT:
-            return DISCONNECT
+        if missed.bound in (DISCONNECT, ERROR):
+            return missed.bound
         return UNKNOWN if self.peer is None else DOWNSTREAM
 
     def _evidence(self, missed: Missed) -> str:

@@ -37,6 +37,7 @@ class VerdictCounter:
         self._lock = allocate_lock()  # guards all below
         self._counts: dict[Counted, int] = {}
         self._segment_overflow: dict[str, int] = {}
+        self._unusable_deadlines: dict[str, int] = {}
         self.since_ns = time_ns()
         self._causes: dict[tuple[str, str], int] = {}
         self.unmatched = 0
@@ -73,6 +74,16 @@ class VerdictCounter:
         """Return the number of requests in the segment `other` by objective."""
         with self._lock:
             return dict(self._segment_overflow)
+
+    def add_unusable_deadline(self, source: str) -> None:
+        """Count one request whose deadline, in a header of this name, is no usable time."""
+        with self._lock:
+            self._unusable_deadlines[source] = self._unusable_deadlines.get(source, 0) + 1
+
+    def unusable_deadlines(self) -> dict[str, int]:
+        """Return the number of such requests by the name of the header."""
+        with self._lock:
+            return dict(self._unusable_deadlines)
 
     def add_cause(self, objective: str, cause: str) -> None:
         """Count one breach, which `add` has counted too, by its cause."""

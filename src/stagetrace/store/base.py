@@ -52,7 +52,7 @@ class Selection:
     service: str | None = None
     route: str | None = None  # or the text of a request in lists: `entries.request_text`
     model: str | None = None
-    # Attribute of the entry span or, if that has none, of its resource -> its value in text form (`rows.as_text`).
+    # Attribute of the entry span or, if that has none, of its resource -> its value's text form (`as_text`).
     segments: Mapping[str, str] = field(default_factory=dict)
     breached: bool | None = None  # False: those not breached, judged or not
     causes: tuple[str, ...] = ()  # only breaches that have one of these

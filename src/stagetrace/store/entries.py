@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
-from stagetrace.span_attributes import number, stage_totals, text
+from stagetrace.span_attributes import as_text, number, stage_totals, text
 from stagetrace.store import code_lines
 from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
-from stagetrace.store.rows import ServiceSpan, as_text
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+    from stagetrace.store.rows import ServiceSpan
 
 
 HTTP_ROUTE: Final = "http.route"

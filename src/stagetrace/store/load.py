@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
-from stagetrace.span_attributes import named_stages
+from stagetrace.span_attributes import as_text, named_stages
 from stagetrace.store import code_lines, stored
 from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import connect, lock, sql
 from stagetrace.store.entries import path, route
 from stagetrace.store.relations import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
-from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

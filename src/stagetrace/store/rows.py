@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -108,37 +105,6 @@ def value(any_value: AnyValue) -> Value:
         return values(any_value.kvlist_value.values)
     plain: Value = getattr(any_value, kind)
     return plain
-
-
-def as_text(found: Value) -> str:
-    """Return a value's text form, which filters compare: `true`, `3`, `0.5`, text itself, base64 of bytes.
-
-    Lists and maps are JSON without spaces. A whole float has no fraction (`50`), as Jaeger shows it.
-    """
-    if isinstance(found, str):
-        return found
-    if isinstance(found, bool):
-        return "true" if found else "false"
-    if isinstance(found, int):
-        return str(found)
-    if isinstance(found, float):
-        return str(json_value(found)).removesuffix(".0")
-    if isinstance(found, bytes):
-        return base64.b64encode(found).decode()
-    return "" if found is None else json.dumps(json_value(found), ensure_ascii=False, separators=(",", ":"))
-
-
-def json_value(found: Value) -> Value:
-    """Return a value as JSON has it; like OTLP, bytes in base64 and NaN and infinities as words."""
-    if isinstance(found, bytes):
-        return base64.b64encode(found).decode()
-    if isinstance(found, float) and not math.isfinite(found):
-        return "NaN" if math.isnan(found) else "Infinity" if found > 0 else "-Infinity"
-    if isinstance(found, list):
-        return [json_value(item) for item in found]
-    if isinstance(found, dict):
-        return {key: json_value(item) for key, item in found.items()}
-    return found
 
 
 def _service(attributes: Iterable[KeyValue]) -> str:

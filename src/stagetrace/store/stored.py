@@ -28,11 +28,11 @@ from stagetrace.otlp.decode.columns import (
 )
 from stagetrace.otlp.decode.native import STRANGE, find
 from stagetrace.otlp.decode.to_otlp import resource_spans, shallow_row
-from stagetrace.span_attributes import named_stages
+from stagetrace.span_attributes import as_text, named_stages
 from stagetrace.store.database import needs
 from stagetrace.store.reductions import Engine
 from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
-from stagetrace.store.rows import as_text, value, values
+from stagetrace.store.rows import value, values
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -132,7 +132,7 @@ def _quoted(text: str) -> str:
 
 
 def column_text(column: str, kind: str) -> str:
-    """Return the expression of a value's text form, as `rows.as_text` has it: of whole numbers without a fraction."""
+    """Return the expression of a value's text form, as `as_text` has it: of whole numbers without a fraction."""
     return f"regexp_replace({column}::VARCHAR, '\\.0$', '')" if kind == "DOUBLE" else f"{column}::VARCHAR"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,13 +16,15 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.grpc_server.request import CANCELLED, current
+from stagetrace.instrumentation.grpc_server.request import CANCELLED, FOREVER_S, current, metadata_value
 from stagetrace.instrumentation.grpc_server.threads import KINDS
 from stagetrace.recording.context import RequestSpan, attach, get_current, with_span
 from stagetrace.recording.current_record import entries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from stagetrace.recording.record import RequestRecord
 
 
 class Adopter(grpc.ServerInterceptor):  # type: ignore[type-arg]
@@ -54,7 +57,7 @@ def _adopted(handler: Any, wrap: Callable[[Any, bool], Any]) -> Any:
 
 def _in_thread(behaviour: Any, answers_stream: bool) -> Any:
     def answer(request: Any, context: Any) -> Any:
-        entered = _enter()
+        entered = _enter(context)
         try:
             return behaviour(request, context)
         finally:
@@ -62,7 +65,7 @@ def _in_thread(behaviour: Any, answers_stream: bool) -> Any:
             _leave(entered)
 
     def answers(request: Any, context: Any) -> Iterator[Any]:
-        entered = _enter()
+        entered = _enter(context)
         try:
             yield from behaviour(request, context)
         finally:
@@ -74,7 +77,7 @@ def _in_thread(behaviour: Any, answers_stream: bool) -> Any:
 
 def _in_task(behaviour: Any, answers_stream: bool) -> Any:
     async def answer(request: Any, context: Any) -> Any:
-        entered = _enter()
+        entered = _enter(context)
         try:
             return await behaviour(request, context)
         except asyncio.CancelledError:
@@ -84,7 +87,7 @@ def _in_task(behaviour: Any, answers_stream: bool) -> Any:
             _leave(entered)
 
     async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
-        entered = _enter()
+        entered = _enter(context)
         answers = behaviour(request, context)
         try:
             async for one in answers:
@@ -104,15 +107,40 @@ def _in_task(behaviour: Any, answers_stream: bool) -> Any:
     return answers if answers_stream and inspect.isasyncgenfunction(behaviour) else None
 
 
+class AdoptedCaller:
+    """What gRPC knows of the caller of an RPC whose entry span is somebody else's."""
+
+    def __init__(self, context: Any, started: int) -> None:
+        self._metadata = context.invocation_metadata
+        left_s = context.time_remaining()
+        self._deadline_ns = None
+        if left_s is not None and left_s < FOREVER_S:
+            self._deadline_ns = max(int(left_s * 1e9) + time_ns() - started, 0)
+
+    def header(self, name: str) -> str | None:
+        """Return the value of metadata, its name in lower case; None if there is none."""
+        return metadata_value(self._metadata() or (), name)
+
+    def deadline_ns(self) -> int | None:
+        """Return what was left of the caller's deadline on arrival; None where it has set none."""
+        return self._deadline_ns
+
+
 @guarded
-def _enter() -> Any:
+def _enter(context: Any) -> Any:
     """Enter the context in which the entry span that is open hands on its stages; return what to leave it by."""
     span = trace.get_current_span()
     record = entries.get(span.get_span_context().span_id)
     if record is None:
         return None
     current.set(record)
+    _note_caller(record, context)
     return record, attach(with_span(RequestSpan(span, record), get_current()))
+
+
+@guarded
+def _note_caller(record: RequestRecord, context: Any) -> None:
+    record.caller = AdoptedCaller(context, record.started)
 
 
 @guarded_end

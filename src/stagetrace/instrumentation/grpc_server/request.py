@@ -152,6 +152,11 @@ def read_metadata(metadata: Metadata, textmap: Any) -> Context:
     return context
 
 
+def metadata_value(metadata: Metadata, name: str) -> str | None:
+    """Return the value of metadata, its name in lower case; None if there is none."""
+    return ", ".join(value for key, value in metadata if key == name and type(value) is str) or None
+
+
 @functools.lru_cache(maxsize=4)
 def _fields(textmap: Any) -> frozenset[str]:
     return frozenset(field.lower() for field in textmap.fields)
@@ -241,7 +246,11 @@ class Rpc:
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
-        return ", ".join(value for key, value in self._metadata if key == name and type(value) is str) or None
+        return metadata_value(self._metadata, name)
+
+    def deadline_ns(self) -> int | None:
+        """Return what was left of the caller's deadline on arrival; None where it has set none."""
+        return None if self._remaining_s is None else int(self._remaining_s * 1e9)
 
     def known_attributes(self) -> dict[str, Any]:
         """Return all that is known as the RPC arrives."""

@@ -41,6 +41,10 @@ class HttpRequest(InScope):
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
         raise NotImplementedError
 
+    def deadline_ns(self) -> int | None:
+        """Return None: HTTP has no deadlines of its own, only headers."""
+        return None
+
     def method_and_route(self) -> tuple[str | None, str]:
         """Return method and route as the policy names them, as far as they are known by now."""
         return self._method, self._route or self.mount

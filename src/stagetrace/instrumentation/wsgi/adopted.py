@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.base import SCOPE_KEY
+from stagetrace.instrumentation.wsgi.environ import header_in
 from stagetrace.instrumentation.wsgi.response import Transfer, incomplete_reason
 from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.record import RequestRecord
@@ -49,6 +50,14 @@ class AdoptedRequest(Transfer):
         """Return method and route as the policy names them, as far as they are known by now."""
         span = self.record.adopted
         return self._method, str((getattr(span, "attributes", None) or {}).get("http.route", ""))
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header of the request, its name in lower case; None if there is no such header."""
+        return None if self._environ is None else header_in(self._environ, name)
+
+    def deadline_ns(self) -> int | None:
+        """Return None: HTTP has no deadlines of its own, only headers."""
+        return None
 
     def set_route(self, template: str) -> None:
         """Note the route, where they do not: plain WSGI middleware."""

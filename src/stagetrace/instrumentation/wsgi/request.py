@@ -18,6 +18,7 @@ from stagetrace.instrumentation.http.conventions import PROPAGATORS
 from stagetrace.instrumentation.http.pickled_scope import adapter_of, below
 from stagetrace.instrumentation.http.queue_headers import HEADERS, time_in_queue_ms
 from stagetrace.instrumentation.http.request import HttpRequest
+from stagetrace.instrumentation.wsgi.environ import OTHERS, decoded, header_in, key_of
 from stagetrace.instrumentation.wsgi.response import Transfer, incomplete_reason, status_code
 from stagetrace.recording import exceptions
 from stagetrace.recording.context import NO_CONTEXT, with_span
@@ -32,26 +33,12 @@ if TYPE_CHECKING:
     from stagetrace.otlp.encode.span_encoder import Block
     from stagetrace.sla.entry_recorder import EntryRecorder
 
-OTHERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # the headers that go without a prefix
-
-
-def _key(name: str) -> str:
-    """Return under which key of an environ the header of that name is."""
-    key = name.upper().replace("-", "_")
-    return key if key in OTHERS else f"HTTP_{key}"
-
-
-STARTS = tuple(map(_key, HEADERS))
+STARTS = tuple(map(key_of, HEADERS))
 
 
 def path_of(environ: Any) -> str:
     """Return the whole path of a request."""
-    return _decoded(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
-
-
-def _decoded(text: str) -> str:
-    """Return what WSGI hands over as if its bytes were latin-1."""
-    return text if text.isascii() else text.encode("latin-1").decode(errors="replace")
+    return decoded(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
 
 
 def _carried(environ: Any) -> Context:
@@ -65,7 +52,7 @@ def _carried(environ: Any) -> Context:
 
 @functools.lru_cache(maxsize=4)
 def _fields(textmap: Any) -> frozenset[str]:
-    return frozenset(map(_key, textmap.fields))
+    return frozenset(map(key_of, textmap.fields))
 
 
 def _headers(environ: Any) -> list[tuple[str, str]]:
@@ -153,8 +140,7 @@ class WsgiRequest(Transfer, HttpRequest):
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
-        value = self._environ.get(_key(name))
-        return _decoded(value) if value else None
+        return header_in(self._environ, name)
 
     def _requested(self, asked_for: http.AskedFor) -> dict[str, Any]:
         query = self._environ.get("QUERY_STRING", "").encode("latin-1")
@@ -171,7 +157,7 @@ class WsgiRequest(Transfer, HttpRequest):
         """Note that a framework within gets the request, perhaps mounted under a part of the path."""
         script = environ.get("SCRIPT_NAME", "")
         if script != self._script and script.startswith(self._script):
-            self.mount = _decoded(script[len(self._script) :])
+            self.mount = decoded(script[len(self._script) :])
             self._rename(self.mount)
 
     def _note_headers(self, status: str, headers: Any) -> Any:

@@ -16,9 +16,9 @@ from stagetrace.output.units import milliseconds
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import Part, View
 from stagetrace.page.templates import stage_class
+from stagetrace.span_attributes import as_text
 from stagetrace.store.reductions import PATH
 from stagetrace.store.relations import REQUESTS, TYPED
-from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
     from stagetrace.analysis.stage_shares import Course, Group, Shares, Whole

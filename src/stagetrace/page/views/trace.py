@@ -24,10 +24,10 @@ from stagetrace.page.span_keys import key_of, spans_by_key
 from stagetrace.page.trace_picture import picture
 from stagetrace.page.trace_stalls import Stood, stood_of
 from stagetrace.printable import printable_json, printable_lines
+from stagetrace.span_attributes import as_text
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
 from stagetrace.store.entries import path, request_text, route
 from stagetrace.store.follow import latest
-from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
