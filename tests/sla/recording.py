@@ -42,8 +42,10 @@ class Sender:
         self.sent.append(encoded)
 
 
-def recorder_of(sampler: Sampler, objective: Policy | str) -> tuple[EntryRecorder, SLASpanProcessor, Sender]:
-    provider = TracerProvider(KeepBreaches(sampler), Resource({}), shutdown_on_exit=False)
+def recorder_of(
+    sampler: Sampler, objective: Policy | str, resource: Resource | None = None
+) -> tuple[EntryRecorder, SLASpanProcessor, Sender]:
+    provider = TracerProvider(KeepBreaches(sampler), resource or Resource({}), shutdown_on_exit=False)
     processor = SLASpanProcessor(objective, provider._active_span_processor)
     processor.has_others = False
     sender = Sender()
