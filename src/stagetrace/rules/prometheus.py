@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.rules import burn, calendars
 from stagetrace.rules.base import Format, RulesOptions
 from stagetrace.rules.prometheus_alerts import alert_rules
-from stagetrace.rules.prometheus_recording import budget_rules, window_rules
+from stagetrace.rules.prometheus_recording import STEP_S, budget_rules, step_rules, window_rules
 from stagetrace.rules.promql import duration
 from stagetrace.rules.yaml_text import yaml_of
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.policy import Policy
 
 Group = dict[str, Any]
-BUDGET_INTERVAL_S: Final = 300  # the objective's whole window is read anew at this interval
+# The objective's whole window is read anew at this interval. After 5 minutes, Prometheus takes a series for ended.
+BUDGET_INTERVAL_S: Final = 240
 
 
 def render(policy: Policy, options: RulesOptions) -> str:
@@ -37,7 +38,7 @@ def groups(policy: Policy, options: RulesOptions) -> list[Group]:
     objectives = burn.judged(policy)
     used = {one.calendar for one in objectives if one.calendar is not None} if options.scale == 1 else set()
     rules = calendars.rules(used)
-    first = [{"name": "sla calendars", "interval": _interval(options), "rules": rules}] if rules else []
+    first = [{"name": "sla calendars", "rules": rules}] if rules else []
     return first + [group for one in objectives for group in _of(one, policy, options)]
 
 
@@ -50,14 +51,15 @@ def _of(objective: Objective, policy: Policy, options: RulesOptions) -> Iterator
         rules += [rule for one in sorted(needed) for rule in window_rules(objective, options, one, segmented=True)]
     rules += alert_rules(objective, alerts, policy.alerts, options)
     yield {"name": f"sla windows and alerts: {objective.name}", "rules": rules}
+    levels = (False, True) if objective.segment_by else (False,)
+    steps = [rule for segmented in levels for rule in step_rules(objective, options, segmented=segmented)]
+    if steps:
+        yield {"name": f"sla steps: {objective.name}", "interval": duration(STEP_S), "rules": steps}
     rules = budget_rules(objective, options, windows)
     if objective.segment_by:
         rules += budget_rules(objective, options, needed, segmented=True)
-    yield {"name": f"sla error budget: {objective.name}", "interval": _interval(options), "rules": rules}
-
-
-def _interval(options: RulesOptions) -> str:
-    return duration(max(1, BUDGET_INTERVAL_S * options.scale))
+    interval = duration(max(1, BUDGET_INTERVAL_S * options.scale))
+    yield {"name": f"sla error budget: {objective.name}", "interval": interval, "rules": rules}
 
 
 FORMAT = Format("prometheus", "a rule file for Prometheus: recording rules and alerts", ".yaml", render)

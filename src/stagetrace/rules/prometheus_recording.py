@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from stagetrace.rules.base import RulesOptions
-    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.objective import Calendar, Objective
 
 Rule = dict[str, Any]
 STEP_S: Final = burn.STANDARD_WINDOWS[0]  # of calendar windows
@@ -38,7 +38,7 @@ def budget_rules(
     """Return the rules of the objective's own window, and of its error budget; `windows` are recorded already."""
     if objective.calendar is not None and options.scale == 1:
         ratio = recorded.ratio_since(objective.calendar.unit, segmented=segmented)
-        rules = list(_calendar_rules(objective, options, segmented=segmented))
+        rules = list(_calendar_rules(objective, objective.calendar, options, segmented=segmented))
     else:
         window_s = objective.window_s * options.scale
         ratio = recorded.ratio(window_s, segmented=segmented)
@@ -51,18 +51,22 @@ def budget_rules(
     return rules
 
 
-def _calendar_rules(objective: Objective, options: RulesOptions, *, segmented: bool) -> Iterator[Rule]:
-    """Yield the rules of a calendar window: the sum of five minutes each, which bear the name of their period."""
-    calendar = objective.calendar
-    if calendar is None:
-        return
-    own, by = labels(objective, options.service), recorded.by(segmented=segmented)
-    now, step = calendars.current(calendar), recorded.step(segmented=segmented)
-    counts = f"{recorded.counts(STEP_S, segmented=segmented)}{{{own}}}"
-    yield _rule(objective, step, f"{counts} * on () group_left ({calendars.PERIOD}) {now}")
+def step_rules(objective: Objective, options: RulesOptions, *, segmented: bool = False) -> Iterator[Rule]:
+    """Yield the rule of what a calendar window is the sum of: `STEP_S` each, to be recorded once in that time."""
+    if objective.calendar is not None and options.scale == 1:
+        counts = f"{recorded.counts(STEP_S, segmented=segmented)}{{{labels(objective, options.service)}}}"
+        period = f"* on () group_left ({calendars.PERIOD}) {calendars.current(objective.calendar)}"
+        yield _rule(objective, recorded.step(segmented=segmented), f"{counts} {period}")
+
+
+def _calendar_rules(
+    objective: Objective, calendar: Calendar, options: RulesOptions, *, segmented: bool
+) -> Iterator[Rule]:
+    by, step = recorded.by(segmented=segmented), recorded.step(segmented=segmented)
+    steps = f"sum_over_time({step}{{{labels(objective, options.service)}}}[{duration(objective.window_s)}])"
+    in_period = f"and on ({calendars.PERIOD}) {calendars.current(calendar)}"
     whole = recorded.counts_since(calendar.unit, segmented=segmented)
-    summed = f"sum_over_time({step}{{{own}}}[{duration(objective.window_s)}])\n  and on ({calendars.PERIOD}) {now}"
-    yield _rule(objective, whole, f"sum by ({by}, sla_verdict) (\n  {summed}\n)")
+    yield _rule(objective, whole, f"sum by ({by}, sla_verdict) (\n  {steps}\n  {in_period}\n)")
     yield _ratio(objective, options, whole, recorded.ratio_since(calendar.unit, segmented=segmented))
 
 
