@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.rules import collector, prometheus, prometheusrule, pyrra, sloth
+from stagetrace.rules import collector, openslo, policy_yaml, prometheus, prometheusrule, pyrra, sloth
 
 if TYPE_CHECKING:
     from stagetrace.rules.base import Format
@@ -18,5 +18,7 @@ FORMATS: Final[dict[str, Format]] = {
         sloth.FORMAT,
         sloth.WINDOWS_FORMAT,
         pyrra.FORMAT,
+        openslo.FORMAT,
+        policy_yaml.FORMAT,
     )
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.sla.yaml_nodes import resolved
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,8 @@ def yaml_of_all(documents: Sequence[Any], comment: str = "") -> str:
             return True
 
     def text(dumper: Any, value: str) -> yaml.ScalarNode:
-        node: yaml.ScalarNode = dumper.represent_scalar(_STRING, value, style="|" if "\n" in value else None)
+        quotes = None if isinstance(resolved(value), str) else '"'  # YAML 1.2 takes more for numbers than PyYAML does
+        node: yaml.ScalarNode = dumper.represent_scalar(_STRING, value, style="|" if "\n" in value else quotes)
         return node
 
     _Dumper.add_representer(str, text)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -41,6 +42,7 @@ MOST_SEGMENTS: Final = 1_000
 PERCENTILES: Final = ("p50", "p75", "p90", "p95", "p99", "p99.5", "p99.9", "p99.99")  # a bound and its target in one
 BOUNDS: Final = ("within", "first_chunk", "per_chunk", "first_token", "per_token")
 _IN_NAME: Final = (*BOUNDS, "disconnect")
+_OPENSLO: Final = re.compile(r"""^(?:\{\s*)?["']?apiVersion["']?\s*:\s*["']?openslo""", re.MULTILINE)
 _OF_EXCLUDED: Final = ("name", "description", "match", "excluded", "when")
 
 
@@ -59,11 +61,15 @@ def document(text: str, where: str) -> Document:
     Raises:
         PolicyFileError: with all that is wrong in it.
     """
+    if is_openslo(text):
+        what = "it is an OpenSLO file, which commands read, and a service does not"
+        fix = f"stagetrace sla rules --policy {where} --format policy --output sla.yaml"
+        raise PolicyError(f"cannot read the policy {where}: {what}\nconvert it: {fix}", problem=f"{where}: {what}")
     problems = Problems()
     found = None
     try:
         node = parse(text, problems)
-        found = _document(node, problems)
+        found = document_of(node, problems)
     except WrongError as error:
         problems.add(error.problem)
     except ImportError as error:
@@ -71,6 +77,11 @@ def document(text: str, where: str) -> Document:
     if found is None or problems.found:
         raise PolicyFileError(where, problems)
     return found
+
+
+def is_openslo(text: str) -> bool:
+    """Return whether a text looks like documents of OpenSLO."""
+    return _OPENSLO.search(text) is not None
 
 
 def content(path: str) -> bytes:
@@ -101,7 +112,8 @@ def decoded(data: bytes, where: str) -> str:
         raise PolicyFileError(where, problems) from None
 
 
-def _document(node: Node | None, problems: Problems) -> Document:
+def document_of(node: Node | None, problems: Problems) -> Document:
+    """Read a policy out of nodes; what is wrong is added to `problems`, or raised as WrongError."""
     if node is None:
         raise WrongError(At(1, 1), "the file is empty", "write objectives: and below it - within: 250ms")
     table = {
@@ -376,8 +388,8 @@ def _burn(node: Node, problems: Problems) -> BurnAlert | None:
         raise WrongError(node.at, f"{missing[0]} is missing", "write {factor: 14.4, long: 1h, short: 5m}")
     if not {"factor", "long", "short"} <= found.keys():
         return None
-    if found["short"] >= found["long"]:
-        raise WrongError(_place(node, "short"), "the short window is not shorter than the long one", "swap the two")
+    if found["short"] > found["long"]:  # equal ones are one window
+        raise WrongError(_place(node, "short"), "the short window is longer than the long one", "swap the two")
     return BurnAlert(found["factor"], found["long"], found["short"], found.get("severity", PAGE))
 
 

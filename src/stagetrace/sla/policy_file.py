@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WIDTH: Final = 1 << 20  # lines are not folded
 _UNITS: Final = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
-_WINDOWS: Final = (("d", 86_400), ("h", 3_600), ("m", 60))
+_WINDOWS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _NONE: Final = Objective("", None, "*", 0)
 # Fields that are written as they are.
 _PLAIN: Final = ("disconnect", "errors", "description")
@@ -54,12 +54,16 @@ def write(policy: Policy) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
-    alerts = _alerts(policy.alerts)
-    content = {"version": 1, "objectives": _objectives(policy.objectives), **({"alerts": alerts} if alerts else {})}
-    written = yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
+    written = yaml.dump(content_of(policy), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
     if len(written.encode()) > MOST_BYTES or not _is_same(read(written, "the policy"), policy):
         raise PolicyError("the policy cannot be written as a file: read back, it would not be the same")
     return str(written)
+
+
+def content_of(policy: Policy) -> dict[str, Any]:
+    """Return what a file says, as mappings, lists and texts. Raise PolicyError where no file can say it."""
+    alerts = _alerts(policy.alerts)
+    return {"version": 1, "objectives": _objectives(policy.objectives), **({"alerts": alerts} if alerts else {})}
 
 
 def _is_same(one: Policy, other: Policy) -> bool:
@@ -158,13 +162,13 @@ def _alerts(options: AlertOptions) -> dict[str, Any]:
     default = AlertOptions()
     if options.burns != default.burns:
         made["burn"] = [
-            {"factor": one.factor, "long": _span(one.long_s), "short": _span(one.short_s), "severity": one.severity}
+            {"factor": one.factor, "long": window(one.long_s), "short": window(one.short_s), "severity": one.severity}
             for one in options.burns
         ]
     if options.min_requests != default.min_requests:
         made["min_requests"] = options.min_requests
     if options.no_data_s:
-        made["no_data"] = _span(options.no_data_s)
+        made["no_data"] = window(options.no_data_s)
     if options.labels:
         made["labels"] = dict(options.labels)
     urls = {key: getattr(options, key) for key in ("runbook", "webhook", "alertmanager", "traces")}
@@ -181,11 +185,6 @@ def window(seconds: float) -> str:
     """Return a window as a policy has it."""
     unit, size = next(((unit, size) for unit, size in _WINDOWS if seconds % size == 0), _WINDOWS[-1])
     return f"{_plain(Decimal(repr(float(seconds))) / size)}{unit}"
-
-
-def _span(seconds: int) -> str:
-    """Return a window of an alert."""
-    return window(seconds) if seconds % _WINDOWS[-1][1] == 0 else f"{seconds}s"
 
 
 def share(target: float) -> str:

@@ -60,18 +60,34 @@ class Mapping(NamedTuple):
 Node: TypeAlias = "Scalar | Sequence | Mapping"
 
 
+def mapping_of(at: At, entries: dict[str, Node]) -> Mapping:
+    """Return a mapping that was made out of nodes of a text: its keys have the places of their values."""
+    return Mapping(at, entries, {key: node.at for key, node in entries.items()})
+
+
+def scalar_of(at: At, text: str, *, is_text: bool = False) -> Scalar:
+    """Return a scalar that was made out of what stands at a place of a text."""
+    return Scalar(at, text, text if is_text else resolved(text))
+
+
 def parse(text: str, problems: Problems) -> Node | None:
     """Return the one document of a text; None for an empty one. Keys that stand twice are added to `problems`.
 
     Raises:
         WrongError: where the rest of the text cannot be read.
     """
+    documents = parse_all(text, problems, most=1)
+    return documents[0] if documents else None
+
+
+def parse_all(text: str, problems: Problems, most: int = 1_000_000) -> list[Node]:
+    """Return the documents of a text. Raise WrongError as `parse` does, and for more than `most`."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         events = yaml.parse(text, Loader=loader)
-        return _document(iter(events), problems)
+        return _documents(iter(events), problems, most)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = At(1, 1) if mark is None else At(mark.line + 1, mark.column + 1)
@@ -105,18 +121,18 @@ def _refuse(event: Any, at: At) -> None:
     raise WrongError(at, f"the tag {str(event.tag)[:80]!r} is not read", "remove it")
 
 
-def _document(events: Iterator[Any], problems: Problems) -> Node | None:
+def _documents(events: Iterator[Any], problems: Problems, most: int) -> list[Node]:
     import yaml
 
-    found: Node | None = None
-    documents = 0
+    found: list[Node] = []
+    begun = 0
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
+            begun += 1
+            if begun > most:
                 raise WrongError(_at(event), "a second document begins", "put one policy into one file")
         elif isinstance(event, yaml.NodeEvent):
-            found = _node(event, events, problems, MOST_LEVELS)
+            found.append(_node(event, events, problems, MOST_LEVELS))
     return found
 
 

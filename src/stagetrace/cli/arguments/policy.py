@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from stagetrace import config
 from stagetrace.cli.base import UsageError
-from stagetrace.sla.policy import Policy
+from stagetrace.rules import openslo_read
+from stagetrace.sla.policy import Policy, file_named
+from stagetrace.sla.policy_document import content, decoded, is_openslo
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:
     """Add the option."""
-    about = "the objectives: an inline policy, or a policy file such as sla.yaml; default: $STAGETRACE_SLA"
+    about = "the objectives: an inline policy, or a file (sla.yaml, or OpenSLO v1); default: $STAGETRACE_SLA"
     parser.add_argument("--policy", metavar="TEXT|FILE", help=about)
 
 
@@ -22,4 +25,15 @@ def policy_of(args: argparse.Namespace) -> Policy:
         raise UsageError(
             'no objectives are given\nadd --policy sla.yaml or --policy "* within 1s", or set STAGETRACE_SLA'
         )
-    return Policy.load(text)
+    path = file_named(text)
+    return Policy.parse(text) if path is None else _of_file(path)
+
+
+def _of_file(path: str) -> Policy:
+    text = decoded(content(path), path)
+    if not is_openslo(text):
+        return Policy.read(text, path)
+    found = openslo_read.read(text, path)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return found.policy

@@ -1,0 +1,191 @@
+"""The policy as OpenSLO v1: each objective an SLO, each burn alert an AlertPolicy with its AlertCondition.
+
+An SLO's `ratioMetric` counts by the counter of judged requests, in PromQL: `spec.query` of `good` and `total`. What the
+standard has no field for stands beside the query of `good`, as `spec.objective`, in the words of a policy file; what
+concerns all objectives in the `connectionDetails` of the DataSource `stagetrace`. Each thing is said once, so that an
+editor of the standard's fields changes the policy that `openslo_read` reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.rules import burn, dns_names
+from stagetrace.rules.base import Format, RulesError, RulesOptions
+from stagetrace.rules.openslo_windows import shorthand, time_window
+from stagetrace.rules.prometheus import comment
+from stagetrace.rules.promql import labels, service_of
+from stagetrace.rules.yaml_text import yaml_of_all
+from stagetrace.sla import policy_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stagetrace.sla.alert_options import AlertOptions, BurnAlert
+    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.policy import Policy
+
+Document = dict[str, Any]
+API: Final = "openslo/v1"
+OURS: Final = "stagetrace"  # the type of our metric source, and the name of its DataSource
+ANY_SERVICE: Final = "any-service"  # of an objective that is about all services
+NEARLY_ALL: Final = 0.999999999  # stands for 100 %, which OpenSLO does not allow
+SHORT_WINDOW: Final = "stagetrace.dev/short-window"
+LONG_WINDOW: Final = "stagetrace.dev/long-window"  # where it is no whole number of minutes
+URL: Final = "stagetrace.dev/url"
+TARGETS: Final = ("webhook", "alertmanager")  # of notifications, where stagetrace posts
+_LONGEST_SHOWN: Final = 63  # characters of a displayName
+_SAID_ELSEWHERE: Final = ("name", "description", "target", "window")  # in fields of the standard
+_OF_TARGETS: Final = (*TARGETS, "burn")
+
+
+def render(policy: Policy, options: RulesOptions) -> str:
+    """Return the documents: DataSource, services, SLOs, alerts."""
+    if options.scale != 1:
+        raise RulesError("OpenSLO has no windows below a minute\nremove --scale")
+    for one in burn.judged(policy):
+        burn.alerts(one, policy.alerts)  # raises where one could never fire
+    return yaml_of_all(list(_documents(policy, options)), comment(policy))
+
+
+def _documents(policy: Policy, options: RulesOptions) -> Iterator[Document]:
+    content = policy_file.content_of(policy)
+    entries = list(_flat(content["objectives"]))
+    names = dns_names.labels((one.name for one in policy.objectives if not one.excludes), "objective")
+    alerts = list(_alerts(policy.alerts))
+    references = [{"alertPolicyRef": one["metadata"]["name"]} for one in alerts if one["kind"] == "AlertPolicy"]
+    rules = list(zip(entries, policy.objectives, strict=True))
+    slos = [
+        _slo(one, _said(entry, one, names, options), names[one.name], options)
+        for entry, one in rules
+        if not one.excludes
+    ]
+    yield _data_source(_excluded(rules, names), content.get("alerts", {}))
+    for name in dict.fromkeys(slo["spec"]["service"] for slo in slos):
+        yield _document("Service", name, {"description": "Any service" if name == ANY_SERVICE else f"Service {name}"})
+    for slo in slos:
+        slo["spec"].update({"alertPolicies": references} if references else {})
+        yield slo
+    yield from alerts
+
+
+def _document(kind: str, name: str, spec: Document, **metadata: Any) -> Document:
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec}
+
+
+def _flat(entries: list[Document]) -> Iterator[Document]:
+    """Yield the entries of all rules in order: overrides in front of what they override."""
+    for entry in entries:
+        yield from entry.get("overrides", ())
+        yield {key: value for key, value in entry.items() if key != "overrides"}
+
+
+def _excluded(rules: list[tuple[Document, Objective]], names: dict[str, str]) -> Iterator[Document]:
+    """Yield what is excluded, each with the name of the SLO in front of which it stands."""
+    for place, (entry, one) in enumerate(rules):
+        if one.excludes:
+            following = (other for _, other in rules[place + 1 :] if not other.excludes)
+            before = next(({"before": names[other.name]} for other in following), {})
+            yield {**before, **_base(one, names), **{key: entry[key] for key in entry if key != "excluded"}}
+
+
+def _base(one: Objective, names: dict[str, str]) -> Document:
+    return {} if one.base is None else {"override_of": names.get(one.base, one.base)}
+
+
+def _data_source(excluded: Iterator[Document], alerts: Document) -> Document:
+    """Return the DataSource: what is excluded, and what all alerts share."""
+    details: Document = {"version": 1}
+    if rules := list(excluded):
+        details["excluded"] = rules
+    if shared := {key: value for key, value in alerts.items() if key not in _OF_TARGETS}:
+        details["alerts"] = shared
+    return _document("DataSource", OURS, {"type": OURS, "connectionDetails": details})
+
+
+def _said(entry: Document, one: Objective, names: dict[str, str], options: RulesOptions) -> Document:
+    """Return what the fields of the standard leave unsaid of an objective."""
+    # A name that follows from the rest is not given; an empty one stands for it.
+    name = {} if names[one.name] == one.name else {"name": entry.get("name", "")}
+    said = {key: value for key, value in entry.items() if key not in _SAID_ELSEWHERE}
+    if "match" in said:
+        said["match"] = dict(said["match"])
+        if options.service:
+            said["match"].setdefault("service", options.service)
+        if said["match"].get("service", ANY_SERVICE) == _service(one, options) != ANY_SERVICE:
+            del said["match"]["service"]
+    if one.target > NEARLY_ALL:
+        said["target"] = policy_file.share(one.target)
+    if one.calendar is None and not shorthand(one.window_s).is_exact:
+        said["window"] = policy_file.window(one.window_s)
+    return {**_base(one, names), **name, **said}
+
+
+def _slo(one: Objective, said: Document, name: str, options: RulesOptions) -> Document:
+    own = labels(one, options.service)
+    counted = {
+        "good": {"query": f'sum({options.requests}{{{own}, sla_verdict="good"}})', "objective": said},
+        "total": {"query": f'sum({options.requests}{{{own}, sla_verdict=~"good|breach"}})'},
+    }
+    ratio = {
+        key: {"metricSource": {"metricSourceRef": OURS, "type": OURS, "spec": spec}} for key, spec in counted.items()
+    }
+    shown = {"displayName": one.name} if one.name != name and len(one.name) <= _LONGEST_SHOWN else {}
+    spec: Document = {
+        **({"description": one.description} if one.description else {}),
+        "service": _service(one, options),
+        "indicator": {"metadata": {"name": name}, "spec": {"ratioMetric": {"counter": True, **ratio}}},
+        "timeWindow": [time_window(one.window_s, one.calendar)],
+        "budgetingMethod": "Occurrences",
+        "objectives": [{"target": min(one.target, NEARLY_ALL)}],
+    }
+    return _document("SLO", name, spec, **shown)
+
+
+def _service(one: Objective, options: RulesOptions) -> str:
+    """Return the service of an SLO: the one that the objective names, where OpenSLO allows its name."""
+    name = service_of(one, options.service)
+    return name if dns_names.is_label(name) else dns_names.label(name, ANY_SERVICE)
+
+
+def _alerts(options: AlertOptions) -> Iterator[Document]:
+    targets = list(_targets(options))
+    for place, one in enumerate(options.burns, 1):
+        name = f"burn-{place}-{one.severity}"
+        policy = {
+            "description": f"The error budget burns more than {one.factor:g} times too fast.",
+            "alertWhenBreaching": True,
+            "alertWhenResolved": True,
+            "alertWhenNoData": options.no_data_s > 0,
+            "conditions": [{"conditionRef": name}],
+            "notificationTargets": [{"targetRef": target["metadata"]["name"]} for target in targets],
+        }
+        yield _document("AlertPolicy", name, policy)
+        yield _condition(name, one)
+    yield from targets if options.burns else ()
+
+
+def _condition(name: str, one: BurnAlert) -> Document:
+    long = shorthand(one.long_s)
+    annotations = {SHORT_WINDOW: policy_file.window(one.short_s)}
+    if not long.is_exact:
+        annotations[LONG_WINDOW] = policy_file.window(one.long_s)
+    condition = {"kind": "burnrate", "op": "gt", "threshold": one.factor, "lookbackWindow": long.text}
+    spec = {"severity": one.severity, "condition": condition}
+    return _document("AlertCondition", name, spec, annotations=annotations)
+
+
+def _targets(options: AlertOptions) -> Iterator[Document]:
+    """Yield where alerts go; without anything else the Alertmanager that Prometheus is configured with."""
+    urls = {"webhook": options.webhook, "alertmanager": options.alertmanager}
+    for target, url in urls.items():
+        if url:
+            yield _document("AlertNotificationTarget", target, {"target": target}, annotations={URL: url})
+    if not any(urls.values()):
+        description = "The Alertmanager that Prometheus is configured with"
+        yield _document(
+            "AlertNotificationTarget", "alertmanager", {"description": description, "target": "alertmanager"}
+        )
+
+
+FORMAT = Format("openslo", "OpenSLO v1: SLOs and alert policies, read back without loss", ".yaml", render)

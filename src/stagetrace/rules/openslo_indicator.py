@@ -1,0 +1,128 @@
+"""The indicator of an SLO as entries of a policy file: one of ours, or a histogram's buckets in Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.rules import openslo_promql
+from stagetrace.rules.openslo import OURS
+from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, mapping_of, scalar_of
+
+if TYPE_CHECKING:
+    from stagetrace.rules.openslo_objects import Object, Objects
+
+_PROMETHEUS: Final = "prometheus"
+_QUERIES: Final = ("query", "promql")
+
+
+class Indicator(NamedTuple):
+    """What is good: `entries` of an objective. `is_threshold`: the bound is the value of each objective of the SLO."""
+
+    entries: dict[str, Node]
+    is_ours: bool
+    is_threshold: bool = False
+
+
+def indicator(slo: Object, objects: Objects) -> Indicator | None:
+    """Return the indicator of an SLO; None, with a problem, where a policy cannot express it."""
+    inline, name = slo.look("spec", "indicator"), slo.text("spec", "indicatorRef")
+    if (inline is None) == (name is None):
+        at = slo.at if name is None else name.at
+        which = "neither" if inline is None else "both"
+        slo.wrong("spec", at, f"has {which} indicator and indicatorRef", "write one of the two")
+        return None
+    if name is not None:
+        sli = objects.get("SLI", name.text)
+        if sli is None:
+            slo.wrong("spec.indicatorRef", name.at, f"is {name.text[:80]!r}, and no SLI of the file has that name")
+            return None
+        return _read(sli, ("spec",))
+    slo.take("spec", "indicator", "metadata", "name")
+    return _read(slo, ("spec", "indicator", "spec"))
+
+
+def _read(holder: Object, path: tuple[str, ...]) -> Indicator | None:
+    threshold, ratio = holder.look(*path, "thresholdMetric"), holder.look(*path, "ratioMetric")
+    if (threshold is None) == (ratio is None):
+        what = f"has {'neither' if ratio is None else 'both'} ratioMetric and thresholdMetric"
+        holder.wrong(".".join(path), holder.at, what, "write one of the two")
+        return None
+    if threshold is not None:
+        return _threshold(holder, (*path, "thresholdMetric"))
+    return _ratio(holder, (*path, "ratioMetric"))
+
+
+def _threshold(holder: Object, path: tuple[str, ...]) -> Indicator | None:
+    """Return a bound that each objective of an SLO has as its value; only of requests that stagetrace records."""
+    said = _ours(holder, path)
+    if said is None:
+        kind = holder.look(*path, "metricSource", "type")
+        what = f"reads values from {_shown(kind)}, of which it is unknown whether each is that of one request"
+        at = holder.at if kind is None else kind.at
+        holder.wrong(f"{'.'.join(path)}.metricSource", at, what, f"write type: {OURS}, and spec.objective.match")
+        return None
+    return Indicator(said, is_ours=False, is_threshold=True)
+
+
+def _ratio(holder: Object, path: tuple[str, ...]) -> Indicator | None:
+    field = ".".join(path)
+    for key in ("raw", "bad"):
+        node = holder.look(*path, key)
+        if node is not None:
+            holder.wrong(f"{field}.{key}", node.at, "cannot be expressed: an objective says which requests are good")
+            return None
+    said = _ours(holder, (*path, "good"))
+    if said is not None:
+        holder.take(*path, "counter")
+        for key in ("metricSourceRef", "type", "spec"):
+            holder.take(*path, "total", "metricSource", key)
+        return Indicator(said, is_ours=True)
+    return _buckets(holder, path)
+
+
+def _ours(holder: Object, path: tuple[str, ...]) -> dict[str, Node] | None:
+    """Return `spec.objective` of a metric source of ours."""
+    source = (*path, "metricSource")
+    found = holder.look(*source, "spec", "objective")
+    kind = holder.look(*source, "type")
+    is_named = isinstance(kind, Scalar) and kind.text.lower() in (OURS, _PROMETHEUS)
+    if not isinstance(found, Mapping) or not is_named:
+        return None
+    for key in ("metricSourceRef", "type", "spec"):
+        holder.take(*source, key)
+    return dict(found.entries)
+
+
+def _buckets(holder: Object, path: tuple[str, ...]) -> Indicator | None:
+    """Return the share of fast requests out of a histogram that another program records."""
+    field = ".".join(path)
+    queries = []
+    for key in ("good", "total"):
+        source = (*path, key, "metricSource")
+        kind = holder.text(*source, "type")
+        if kind is None or kind.text.lower() != _PROMETHEUS:
+            node = kind or holder.look(*path, key)
+            what = f"is a query to {_shown(kind)}, which stagetrace cannot judge a request by"
+            fix = f"write type: {OURS}, and spec.objective with match and within"
+            holder.wrong(f"{field}.{key}.metricSource", holder.at if node is None else node.at, what, fix)
+            return None
+        query = next(filter(None, (holder.text(*source, "spec", one) for one in _QUERIES)), None)
+        if query is None:
+            holder.wrong(f"{field}.{key}.metricSource.spec", kind.at, "has no query", "write query:")
+            return None
+        holder.take(*source, "metricSourceRef")
+        queries.append(query)
+    holder.take(*path, "counter")
+    good, total = queries
+    try:
+        share = openslo_promql.share(good.text, total.text)
+    except ValueError as error:
+        holder.wrong(f"{field}.good.metricSource.spec", good.at, f"cannot be expressed: {error}")
+        return None
+    match: dict[str, Node] = {key: scalar_of(good.at, value, is_text=True) for key, value in share.match.items()}
+    entries: dict[str, Node] = {"within": scalar_of(good.at, share.within)}
+    return Indicator({**entries, **({"match": mapping_of(good.at, match)} if match else {})}, is_ours=False)
+
+
+def _shown(kind: Node | None) -> str:
+    return f"{kind.text[:80]}" if isinstance(kind, Scalar) else "a source without a type"

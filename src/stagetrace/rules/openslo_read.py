@@ -1,0 +1,332 @@
+"""Read OpenSLO v1: documents that `openslo` has written, and others as far as a policy can express them.
+
+The documents are turned into the nodes of a policy file, which keep their places; `sla.policy_document` reads these.
+So both forms have the same rules and messages. What cannot be expressed and would change a verdict is a problem, with
+which the file is refused; what else of it is not expressed is a note.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stagetrace.rules import openslo_alerts
+from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS
+from stagetrace.rules.openslo_indicator import indicator
+from stagetrace.rules.openslo_objects import Object, Objects
+from stagetrace.rules.openslo_windows import calendar_of, seconds_of, shorthand
+from stagetrace.sla import policy_file, quantities
+from stagetrace.sla.objective import SERVICE_KEY
+from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy_document import document_of
+from stagetrace.sla.policy_problem import At, PolicyFileError, Problem, Problems, WrongError
+from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, parse_all, scalar_of
+
+if TYPE_CHECKING:
+    from stagetrace.rules.openslo_indicator import Indicator
+
+_OVERRIDE_OF: Final = "override_of"
+_BEFORE: Final = "before"
+
+
+class Found(NamedTuple):
+    """The policy of an OpenSLO file; `notes` say in a line each what of the documents it does not express."""
+
+    policy: Policy
+    notes: tuple[str, ...]
+
+
+class _Rule(NamedTuple):
+    """An objective, override or exclusion, as an entry of a policy file; `name`: of its SLO."""
+
+    name: str
+    node: Mapping
+    base: Scalar | None
+
+
+def read(text: str, where: str) -> Found:
+    """Read the text of an OpenSLO file; `where` is its name.
+
+    Raises:
+        PolicyFileError: with all that is wrong in it, or that a policy cannot express.
+    """
+    problems = Problems()
+    found, notes = None, []
+    try:
+        objects = Objects(parse_all(text, problems), problems)
+        node = _policy_node(objects, problems)
+        notes = objects.notes
+        if not problems.count:
+            found = document_of(node, problems)
+    except WrongError as error:
+        problems.add(error.problem)
+    if found is None or problems.count:
+        raise PolicyFileError(where, problems)
+    policy = Policy(found.objectives, alerts=found.alerts, source=where)
+    return Found(policy, tuple(one.text(where) for one in sorted(notes)))
+
+
+def _policy_node(objects: Objects, problems: Problems) -> Mapping:
+    """Return the policy as nodes of a policy file."""
+    slos = objects.of("SLO")
+    ours = _details(objects)
+    rules = [rule for slo in slos for rule in _rules_of(slo, objects)]
+    rules = _with_excluded(rules, ours, problems)
+    if not rules and not problems.count:
+        raise WrongError(At(1, 1), "there is no SLO in the file", "add a document of kind: SLO")
+    shared = ours.entries.get("alerts") if ours is not None else None
+    alerts = openslo_alerts.alerts(objects, slos, shared if isinstance(shared, Mapping) else None)
+    for one in objects.all:
+        if one.kind not in ("Service", "DataSource") or one.name == OURS:
+            one.leave_rest()
+        elif one.kind == "DataSource":
+            one.leaves("spec", one.at, "stagetrace records what it judges, and reads no source")
+    at = rules[0].node.at if rules else At(1, 1)
+    entries: dict[str, Node] = {"objectives": Sequence(at, _nested(rules, problems))}
+    return mapping_of(at, {**entries, **({"alerts": alerts} if alerts is not None else {})})
+
+
+def _details(objects: Objects) -> Mapping | None:
+    """Return the connectionDetails of our DataSource."""
+    source = objects.get("DataSource", OURS)
+    kind = source.text("spec", "type") if source is not None else None
+    if source is None or kind is None or kind.text != OURS:
+        return None
+    found = source.take("spec", "connectionDetails")
+    return found if isinstance(found, Mapping) else None
+
+
+def _rules_of(slo: Object, objects: Objects) -> list[_Rule]:
+    """Return the rules of an SLO: one for each of its objectives."""
+    said = indicator(slo, objects)
+    method = slo.text("spec", "budgetingMethod")
+    if method is not None and method.text != "Occurrences":
+        what = f"is {method.text[:80]!r}: stagetrace counts requests, not slices of time"
+        slo.wrong("spec.budgetingMethod", method.at, what, "write Occurrences")
+    elif method is None:
+        slo.leaves("spec.budgetingMethod", slo.at, "it is missing: read as Occurrences")
+    common = {**_described(slo), **_window(slo, said)}
+    listed = slo.take("spec", "objectives")
+    if not isinstance(listed, Sequence) or not listed.items:
+        slo.wrong("spec.objectives", slo.at if listed is None else listed.at, "is no list", "write - target: 0.99")
+        return []
+    if said is None:
+        for place, node in enumerate(listed.items):
+            _check_objective(slo, node, place)
+        return []
+    rules = []
+    for place, node in enumerate(listed.items):
+        entries = _objective(slo, said, node, place)
+        is_last = place == len(listed.items) - 1
+        name = _name(slo, said, node, place if len(listed.items) > 1 else None)
+        rules.append(_rule(slo, name, {**_match(slo, said), **common, **entries}, is_last=is_last, said=said))
+    return rules
+
+
+def _rule(slo: Object, name: Scalar, entries: dict[str, Node], *, said: Indicator, is_last: bool) -> _Rule:
+    base = entries.pop(_OVERRIDE_OF, None)
+    entries.pop("name", None)
+    if name.text:
+        entries["name"] = name
+    if not said.is_ours or not is_last:
+        # SLOs are independent: each counts all of its requests, whatever others do.
+        entries["continue"] = scalar_of(name.at, "true")
+    if isinstance(base, Scalar):
+        entries.pop("match", None)
+    return _Rule(slo.name, mapping_of(slo.at, entries), base if isinstance(base, Scalar) else None)
+
+
+def _name(slo: Object, said: Indicator, node: Node, place: int | None) -> Scalar:
+    """Return the name of an objective: of several, with their `displayName` or number behind it."""
+    given = said.entries.get("name")
+    metadata = slo.look("metadata", "name")
+    own = given if isinstance(given, Scalar) else metadata
+    shown = slo.look("metadata", "displayName")
+    if isinstance(own, Scalar) and isinstance(shown, Scalar) and said.is_ours and own.text in (shown.text, ""):
+        slo.took(shown)
+    name = own if isinstance(own, Scalar) else scalar_of(slo.at, slo.name)
+    if place is None:
+        return name
+    name = name if name.text else scalar_of(slo.at, slo.name)
+    display = node.entries.get("displayName") if isinstance(node, Mapping) else None
+    ending = display.text if isinstance(display, Scalar) else str(place + 1)
+    return scalar_of(name.at, f"{name.text} {ending}")
+
+
+def _described(slo: Object) -> dict[str, Node]:
+    found = slo.text("spec", "description")
+    return {} if found is None else {"description": found}
+
+
+def _match(slo: Object, said: Indicator) -> dict[str, Node]:
+    """Return what an indicator says, its match with the SLO's service."""
+    service = slo.text("spec", "service")
+    entries = dict(said.entries)
+    match = entries.get("match")
+    if service is None:
+        slo.wrong("spec.service", slo.at, "is missing", f"write the name of the service, or {ANY_SERVICE}")
+    elif service.text != ANY_SERVICE and _OVERRIDE_OF not in entries and not _names_service(match):
+        before = dict(match.entries) if isinstance(match, Mapping) else {}
+        entries["match"] = mapping_of(service.at, {**before, "service": service})
+    return entries
+
+
+def _names_service(match: Node | None) -> bool:
+    if not isinstance(match, Mapping):
+        return False
+    attributes = match.entries.get("attributes")
+    return "service" in match.entries or (isinstance(attributes, Mapping) and SERVICE_KEY in attributes.entries)
+
+
+def _objective(slo: Object, said: Indicator, node: Node, place: int) -> dict[str, Node]:
+    """Return the target of an objective, and its bound where the indicator is a threshold."""
+    _check_objective(slo, node, place)
+    if not isinstance(node, Mapping):
+        return {}
+    field = f"spec.objectives[{place}]"
+    found = {**_target(slo, said, node, field)}
+    value, operator = node.entries.get("value"), node.entries.get("op")
+    if not said.is_threshold:
+        for key, one in (("value", value), ("op", operator)):
+            if one is not None:
+                slo.leaves(f"{field}.{key}", one.at, "a ratio is compared with its target alone")
+        return found
+    if not isinstance(operator, Scalar) or operator.text != "lte":
+        at = node.at if operator is None else operator.at
+        slo.wrong(f"{field}.op", at, "is not lte: a request is good within its bound", "write op: lte")
+    if not isinstance(value, Scalar) or not isinstance(value.value, (int, float)):
+        slo.wrong(f"{field}.value", node.at, "is missing", "write the milliseconds that a request may take")
+        return found
+    return {**found, "within": scalar_of(value.at, f"{value.text}ms")}
+
+
+def _check_objective(slo: Object, node: Node, place: int) -> None:
+    """Add what a policy cannot express of an objective."""
+    if not isinstance(node, Mapping):
+        slo.wrong(f"spec.objectives[{place}]", node.at, f"is {node.kind}", "write target: 0.99")
+        return
+    why = {
+        "timeSliceTarget": "stagetrace counts requests, not slices of time",
+        "timeSliceWindow": "stagetrace counts requests, not slices of time",
+        "indicator": "a composite SLO cannot be expressed",
+        "indicatorRef": "a composite SLO cannot be expressed",
+        "compositeWeight": "a composite SLO cannot be expressed",
+    }
+    known = ("displayName", "op", "value", "target", "targetPercent")
+    for key, one in node.entries.items():
+        if key not in known:
+            what = why.get(key, "no such field is known")
+            slo.wrong(f"spec.objectives[{place}].{key}", node.places.get(key, one.at), f"cannot be read: {what}")
+
+
+def _target(slo: Object, said: Indicator, node: Mapping, field: str) -> dict[str, Node]:
+    """Return the target as a percentage."""
+    target, percent = node.entries.get("target"), node.entries.get("targetPercent")
+    given = target if percent is None else percent
+    if (target is None) == (percent is None):
+        at = node.at if target is None else target.at
+        slo.wrong(field, at, f"has {'neither' if target is None else 'both'} target and targetPercent", "write one")
+        return {}
+    if not isinstance(given, Scalar) or isinstance(given.value, (bool, str)) or given.value is None:
+        slo.wrong(field, node.at, "has a target that is no number", "write target: 0.99")
+        return {}
+    share = given.value / 100 if target is None else given.value
+    if not 0 < share < 1:
+        slo.wrong(
+            field, given.at, f"has the target {given.text[:80]}", "write one between 0 and 1, or percent up to 100"
+        )
+        return {}
+    exact = said.entries.get("target")
+    if exact is not None:
+        if share != NEARLY_ALL:
+            what = f"has the target {given.text[:80]}, and its indicator another one"
+            slo.wrong(field, given.at, what, "remove target from spec.objective of the indicator")
+        return {}
+    text = f"{given.text}%" if target is None else policy_file.share(share)
+    return {"target": scalar_of(given.at, text)}
+
+
+def _window(slo: Object, said: Indicator | None) -> dict[str, Node]:
+    """Return the time window; without one an objective has the default window."""
+    listed = slo.take("spec", "timeWindow")
+    if listed is None:
+        slo.leaves("spec.timeWindow", slo.at, "it is missing: read as 28d")
+        return {}
+    one = listed.items[0] if isinstance(listed, Sequence) and len(listed.items) == 1 else None
+    length = one.entries.get("duration") if isinstance(one, Mapping) else None
+    if not isinstance(one, Mapping) or not isinstance(length, Scalar):
+        slo.wrong("spec.timeWindow", listed.at, "is no list of one window", "write - duration: 28d")
+        return {}
+    try:
+        text = _window_text(one, length)
+    except ValueError as error:
+        what, _, fix = str(error).partition(": ")
+        slo.wrong("spec.timeWindow", length.at, what, fix)
+        return {}
+    exact = said.entries.get("window") if said is not None else None
+    if isinstance(exact, Scalar):
+        if _nearest(exact.text) != length.text:
+            slo.wrong("spec.timeWindow", length.at, "is not the window of the indicator", "remove one of the two")
+        return {}
+    return {"window": scalar_of(length.at, text)}
+
+
+def _window_text(one: Mapping, length: Scalar) -> str:
+    rolling, calendar = one.entries.get("isRolling"), one.entries.get("calendar")
+    if calendar is None:
+        if isinstance(rolling, Scalar) and rolling.value is False:
+            raise ValueError("a window that is not rolling has no calendar: write isRolling: true, or a calendar")
+        return policy_file.window(seconds_of(length.text))
+    if isinstance(rolling, Scalar) and rolling.value is True:
+        raise ValueError("a rolling window has a calendar: remove one of the two")
+    start, zone = (
+        calendar.entries.get(key) if isinstance(calendar, Mapping) else None for key in ("startTime", "timeZone")
+    )
+    if isinstance(start, Scalar) and isinstance(zone, Scalar):
+        return calendar_of(length.text, start.text, zone.text)
+    raise ValueError("the calendar has no startTime or timeZone: write both")
+
+
+def _nearest(window: str) -> str:
+    try:
+        return shorthand(quantities.window(window).length_s).text
+    except ValueError:
+        return ""
+
+
+def _with_excluded(rules: list[_Rule], ours: Mapping | None, problems: Problems) -> list[_Rule]:
+    """Return all rules in order: what our DataSource excludes stands before the objectives that it names."""
+    listed = ours.entries.get("excluded") if ours is not None else None
+    found = list(rules)
+    for node in listed.items if isinstance(listed, Sequence) else ():
+        if not isinstance(node, Mapping):
+            problems.add(Problem(node.at, f"what is excluded is {node.kind}", "write match: and a route"))
+            continue
+        entries = dict(node.entries)
+        before, base = entries.pop(_BEFORE, None), entries.pop(_OVERRIDE_OF, None)
+        entries["excluded"] = scalar_of(node.at, "true")
+        rule = _Rule("", mapping_of(node.at, entries), base if isinstance(base, Scalar) else None)
+        places = [place for place, one in enumerate(found) if isinstance(before, Scalar) and one.name == before.text]
+        if before is not None and not places:
+            problems.add(Problem(before.at, "no SLO has this name", "write that of an SLO, or remove before:"))
+        found.insert(places[0] if places else len(found), rule)
+    return found
+
+
+def _nested(rules: list[_Rule], problems: Problems) -> list[Node]:
+    """Return the objectives of a policy file, with the overrides that stand in front of each."""
+    found: list[Node] = []
+    waiting: list[_Rule] = []
+    for rule in rules:
+        if rule.base is not None:
+            waiting.append(rule)
+            continue
+        own = [one for one in waiting if one.base is not None and one.base.text == rule.name]
+        waiting = [one for one in waiting if one not in own]
+        overrides: dict[str, Node] = {}
+        if own:
+            overrides["overrides"] = Sequence(own[0].node.at, [one.node for one in own])
+        found.append(mapping_of(rule.node.at, {**rule.node.entries, **overrides}))
+    for one in waiting:
+        at = one.node.at if one.base is None else one.base.at
+        problems.add(Problem(at, "no later SLO has the name that this one overrides", "put that SLO behind it"))
+    return found
