@@ -1,12 +1,14 @@
 """Alerts of a real service: its metrics through the real Collector into Prometheus, and on to Alertmanager.
 
-The windows are seconds. A service breaks its objective, keeps it again, and stops; Alertmanager posts what it is told.
-Its spans are sampled as the Collector's section has it, by the Collector in Jaeger, whose parts include that.
+All windows are a hundredth of what the policy says: seconds. A service breaks its objective, keeps it again, and stops;
+Alertmanager posts what it is told. Spans are sampled as the Collector's section has it, by the Collector in Jaeger,
+whose parts include that.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,13 +46,14 @@ objectives:
     within: 200ms
     target: 90%
 alerts:
-  burn: [{factor: 3, long: 8s, short: 3s, severity: page}]
+  burn: [{factor: 3, long: 800s, short: 5m, severity: page}]
   min_requests: 10
-  no_data: 6s
+  no_data: 10m
   labels: {team: ml}
   runbook: https://runbooks.example/latency
   traces: TRACES/search
 """
+SCALE: Final = "0.01"
 KEPT_PERCENT: Final = 30
 SLOW_S: Final = 0.25
 BURN: Final = "SlaErrorBudgetBurn"
@@ -63,6 +66,7 @@ class Course:
     """What happened, and those that can still be asked about it."""
 
     prometheus: str = ""
+    board: str = ""
     jaeger: str = ""
     counted: str = ""  # metrics of spans of the Collector that samples
     alerts: list[Alert] = field(default_factory=list)  # as Alertmanager has posted them, in order
@@ -99,6 +103,7 @@ def course(services: None, backends: None, tmp_path_factory: pytest.TempPathFact
             folder, collector, port, rules=rules(folder, jaeger.query_http, "prometheus"), alertmanager=alertmanager
         ) as found.prometheus,
     ):
+        found.board = rules(folder, jaeger.query_http, "grafana")
         found.jaeger, found.counted = jaeger.query_http, f"http://127.0.0.1:{metrics_port}/metrics"
         with run_service(folder, env=environment(collector.otlp_grpc, folder)) as service:
             for inference_s in (0.0, SLOW_S):
@@ -114,7 +119,7 @@ def rules(folder: Path, traces: str, form: str) -> str:
     """Return what the command writes for the policy, which then lies in the folder."""
     policy = folder / "sla.yaml"
     policy.write_text(POLICY.replace("TRACES", traces), "utf-8")
-    done = cli("sla", "rules", "--policy", str(policy), "--format", form)
+    done = cli("sla", "rules", "--policy", str(policy), "--format", form, "--scale", SCALE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -241,6 +246,23 @@ def test_all_breaches_are_kept_and_of_others_the_share(course: Course) -> None:
     spans = [line for line in httpx.get(course.counted).text.splitlines() if 'http_route="/predict"' in line]
     assert sum(counts(spans, "_bucket{", 'le="180"')) == verdicts["good"]
     assert sum(counts(spans, "_count{")) == sum(verdicts.values())
+
+
+def test_each_query_of_the_board_has_an_answer(course: Course) -> None:
+    """What names a series is a label of it; of the time since the start, as a chart shows it."""
+    board = json.loads(course.board)
+    targets = [target for panel in board["panels"] for target in panel.get("targets", []) if "expr" in target]
+    targets = [target for target in targets if "sla_duration_seconds" not in target["expr"]]  # no service sends it yet
+    assert len(targets) > 10
+    values = {"$service": SERVICE, "$objective": ".*", "$__rate_interval": "20s"}
+    for target in targets:
+        query = target["expr"]
+        for name, value in values.items():
+            query = query.replace(name, value)
+        found = course.ask(f"last_over_time(({query})[5m:1s])")
+        assert found, query
+        for series in found:
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= series["metric"].keys(), query
 
 
 def counts(lines: list[str], *parts: str) -> list[int]:

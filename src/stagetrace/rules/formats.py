@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.rules import collector, openslo, policy_yaml, prometheus, prometheusrule, pyrra, sloth
+from stagetrace.rules import collector, grafana, openslo, policy_yaml, prometheus, prometheusrule, pyrra, sloth
 
 if TYPE_CHECKING:
     from stagetrace.rules.base import Format
@@ -15,6 +15,7 @@ FORMATS: Final[dict[str, Format]] = {
         prometheus.FORMAT,
         prometheusrule.FORMAT,
         collector.FORMAT,
+        grafana.FORMAT,
         sloth.FORMAT,
         sloth.WINDOWS_FORMAT,
         pyrra.FORMAT,

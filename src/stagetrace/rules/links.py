@@ -19,7 +19,7 @@ def breaches_url(traces: str, objective: str, service: str, window_s: float) -> 
     it, and one of stagetrace's page otherwise.
     """
     base = traces.rstrip("/")
-    if _is_jaeger(base):
+    if is_jaeger(base):
         tags = quote(json.dumps({SLA_BREACHED: "true", SLA_OBJECTIVE: objective}, separators=(",", ":")), safe="")
         return f"{base.removesuffix('/search')}/search?service={service}&tags={tags}&lookback={_lookback(window_s)}"
     since = duration(max(60, window_s))
@@ -27,7 +27,8 @@ def breaches_url(traces: str, objective: str, service: str, window_s: float) -> 
     return f"{base.removesuffix('/breaches')}/breaches?service={service}&segment={segment}&since={since}"
 
 
-def _is_jaeger(base: str) -> bool:
+def is_jaeger(base: str) -> bool:
+    """Return whether an address is one of Jaeger's page."""
     parts = urlsplit(base)
     return parts.path.endswith("/search") or f":{_JAEGER_PORT}" in parts.netloc or "jaeger" in parts.netloc
 

@@ -23,6 +23,11 @@ def _code(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) < 0x1_0000 else f"\\U{ord(char):08x}"  # noqa: PLR2004 -- of the first plane
 
 
+def literal(text: str) -> str:
+    """Return a regular expression that matches this text alone."""
+    return _SPECIAL.sub(_ESCAPE, text)
+
+
 def duration(seconds: float) -> str:
     """Return a duration, a millisecond at least: `5m`, `1h30m`, `3d`, `300ms`."""
     left, parts = max(1, round(seconds * 1_000)), []
@@ -43,7 +48,7 @@ def labels(objective: Objective, service: str = "") -> str:
     `job` is the service's name, behind its namespace where it has one.
     """
     globs = [one.glob for one in objective.conditions if one.key == SERVICE_KEY] or ([service] if service else [])
-    jobs = (f"(.*/)?{'.*'.join(_SPECIAL.sub(_ESCAPE, part) for part in glob.split('*'))}" for glob in globs)
+    jobs = (f"(.*/)?{'.*'.join(map(literal, glob.split('*')))}" for glob in globs)
     return ", ".join([f"sla_objective={quoted(objective.name)}", *(f"job=~{quoted(job)}" for job in jobs)])
 
 
