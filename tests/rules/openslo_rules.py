@@ -36,9 +36,8 @@ def check(documents: list[dict[str, Any]]) -> None:
         assert set(one["spec"]) <= SPEC[one["kind"]]
         assert len(one["spec"].get("description", "")) <= 1_050
         _metadata(one["metadata"])
-        {"SLO": _slo, "AlertPolicy": _policy, "AlertCondition": _condition}.get(one["kind"], lambda *_: None)(
-            one["spec"], names
-        )
+        if one["kind"] in CHECKS:
+            CHECKS[one["kind"]](one["spec"], names)
 
 
 def _metadata(metadata: dict[str, Any]) -> None:
@@ -90,3 +89,6 @@ def _condition(spec: dict[str, Any], names: set[tuple[str, str]]) -> None:
     assert (spec["condition"]["kind"], spec["condition"]["op"]) == ("burnrate", "gt")
     assert spec["condition"]["threshold"] > 0
     assert SHORTHAND.fullmatch(spec["condition"]["lookbackWindow"])
+
+
+CHECKS: Final = {"SLO": _slo, "AlertPolicy": _policy, "AlertCondition": _condition}

@@ -113,7 +113,7 @@ def _objectives(draw: st.DrawFn, names: list[str]) -> list[Objective]:
 def _overrides(draw: st.DrawFn, base: Objective, name: str) -> Objective:
     when = draw(_CONDITIONS.filter(bool))
     about = draw(st.one_of(st.just(""), _TEXT))
-    common = {"conditions": (*base.conditions, *when), "base": base.name}
+    common: dict[str, Any] = {"conditions": (*base.conditions, *when), "base": base.name}
     if draw(st.integers(0, 9)) == 0:
         bare = Objective(name, base.method, base.route, NEVER_NS, continues=base.continues, excludes=True)
         return replace(bare, **common)

@@ -71,8 +71,8 @@ def _policy_node(objects: Objects, problems: Problems) -> Mapping:
     ours = _details(objects)
     rules = [rule for slo in slos for rule in _rules_of(slo, objects)]
     rules = _with_excluded(rules, ours, problems)
-    if not rules and not problems.count:
-        raise WrongError(At(1, 1), "there is no SLO in the file", "add a document of kind: SLO")
+    if not slos and not rules and not problems.count:
+        problems.add(Problem(At(1, 1), "there is no SLO in the file", "add a document of kind: SLO"))
     shared = ours.entries.get("alerts") if ours is not None else None
     alerts = openslo_alerts.alerts(objects, slos, shared if isinstance(shared, Mapping) else None)
     for one in objects.all:
@@ -144,10 +144,12 @@ def _name(slo: Object, said: Indicator, node: Node, place: int | None) -> Scalar
     if isinstance(own, Scalar) and isinstance(shown, Scalar) and said.is_ours and own.text in (shown.text, ""):
         slo.took(shown)
     name = own if isinstance(own, Scalar) else scalar_of(slo.at, slo.name)
+    display = node.entries.get("displayName") if isinstance(node, Mapping) else None
     if place is None:
+        if display is not None:
+            slo.leaves("spec.objectives[0].displayName", display.at, "the objective has the name of its SLO")
         return name
     name = name if name.text else scalar_of(slo.at, slo.name)
-    display = node.entries.get("displayName") if isinstance(node, Mapping) else None
     ending = display.text if isinstance(display, Scalar) else str(place + 1)
     return scalar_of(name.at, f"{name.text} {ending}")
 
