@@ -80,7 +80,12 @@ def evaluate(folder: Path, rules: str, cases: Sequence[Case], *, interval_s: int
         "tests": [case.document(interval_s) for case in cases],
     }
     (folder / "tests.yaml").write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
-    _run("test", "rules", str(folder / "tests.yaml"))
+    run_tests(folder / "tests.yaml")
+
+
+def run_tests(file: Path) -> None:
+    """Have promtool run the tests of a file."""
+    _run("test", "rules", str(file))
 
 
 def _run(*arguments: str) -> None:

@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from rules.policies import policy
-from rules.promtool import INTERVAL_S, Case, check, evaluate
+from rules.promtool import INTERVAL_S, Case, check, evaluate, run_tests
 from stagetrace.rules import prometheus, prometheusrule, recorded
 from stagetrace.rules.base import RulesOptions
+from stagetrace.rules.formats import FORMATS
 from stagetrace.sla.alert_options import BurnAlert
-from stagetrace.sla.objective import Calendar, Objective
+from stagetrace.sla.objective import Calendar, Condition, Objective
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -256,3 +257,17 @@ def test_promtool_finds_nothing_wrong_in_any_output(tmp_path: Path) -> None:
         assert resource["metadata"]["name"] == ("stagetrace-sla", "stagetrace-sla-a-b-c")[number]
         assert resource["spec"] == yaml.safe_load(prometheus.render(rules, options))
     check(*files)
+
+
+def test_the_tests_that_are_written_for_promtool_pass_and_find_a_wrong_rule(tmp_path: Path) -> None:
+    named = replace(PREDICT, name=HOSTILE, conditions=(Condition("service.name", "churn-*"),))
+    rules = policy(PREDICT, STRICT, named, replace(PREDICT, name="x", excludes=True), no_data_s=600, min_requests=20)
+    for options in (RulesOptions(), RulesOptions(0.01, service="churn")):
+        written = FORMATS["prometheus"].render(rules, options)
+        (tmp_path / "rules.yaml").write_text(written, "utf-8")
+        (tmp_path / "tests.yaml").write_text(FORMATS["promtool"].render(rules, options), "utf-8")
+        run_tests(tmp_path / "tests.yaml")
+    for right, wrong in (("> 0.01\n", "> 0.009\n"), ("> 0.144", "> 1.44"), ("> 0\n", "> 1\n")):
+        (tmp_path / "rules.yaml").write_text(written.replace(right, wrong), "utf-8")
+        with pytest.raises(AssertionError, match="FAILED"):
+            run_tests(tmp_path / "tests.yaml")

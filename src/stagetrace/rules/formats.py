@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.rules import collector, grafana, openslo, policy_yaml, prometheus, prometheusrule, pyrra, sloth
+from stagetrace.rules import (
+    collector,
+    grafana,
+    openslo,
+    policy_yaml,
+    prometheus,
+    prometheusrule,
+    promtool,
+    pyrra,
+    sloth,
+)
 
 if TYPE_CHECKING:
     from stagetrace.rules.base import Format
@@ -14,6 +24,7 @@ FORMATS: Final[dict[str, Format]] = {
     for one in (
         prometheus.FORMAT,
         prometheusrule.FORMAT,
+        promtool.FORMAT,
         collector.FORMAT,
         grafana.FORMAT,
         sloth.FORMAT,
