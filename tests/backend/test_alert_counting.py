@@ -11,7 +11,8 @@ import pytest
 
 from answers.made import MS, NOON, Made, store
 from rules.policies import policy
-from stagetrace.backend.alerts.counting import count
+from stagetrace.backend.alerts.counting import added, count
+from stagetrace.backend.alerts.replayed import Replayed
 from stagetrace.rules import alert_seen, burn
 from stagetrace.rules.alert_seen import Group
 from stagetrace.rules.burn import Counts
@@ -21,6 +22,7 @@ from stagetrace.sla.alert_options import BurnAlert
 from stagetrace.sla.objective import SERVICE_KEY, Condition, Objective
 from stagetrace.store import open_store
 from stagetrace.store.local.counts import CountStore, Point
+from stagetrace.store.local.reader import LocalReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,3 +195,79 @@ def test_where_it_is_not_known_how_a_service_samples_nothing_is_said(tmp_path: P
     with open_store(str(folder)) as reader:
         found = count(reader, POLICY, WINDOWS, END).counts[Group("", "shop", "embed")]
     assert set(found.values()) == {None}
+
+
+UNJUDGED = [
+    replace(
+        one,
+        verdict=None,
+        duration_ms=chance.choice([5.0, 20.0, 80.0]),
+        route=chance.choice(["/predict", "/embed", "/health"]),
+        attributes=chance.choice(
+            [{}, {"sla.objective": "of another policy", "sla.verdict": "good", "sla.breached": False}]
+        ),
+    )
+    for chance in [random.Random(3)]
+    for one in traffic(1_500)
+]
+
+
+def replayed(requests: list[Made], now: int = END) -> dict[Group, dict[float, Counts]]:
+    """Return what the policy says of requests, one by one; windows begin with their bucket."""
+    found: dict[Group, dict[float, Counts]] = {}
+    width = round(min(WINDOWS) / 10 * S)
+    for one in requests:
+        within = {"/predict": {"predict": 50, "fast": 10}, "/embed": {"embed": 50} if one.service == "shop" else {}}
+        for name, bound in within.get(str(one.route), {}).items():
+            counts = found.setdefault(Group("eu", one.service, name), dict.fromkeys(WINDOWS, Counts()))
+            for window in WINDOWS:
+                if one.start_unix_nano // width >= (now - round(window * S)) // width:
+                    good = one.took_ms <= bound
+                    counts[window] = Counts(counts[window].good + good, counts[window].breaches + (not good))
+    return found
+
+
+def test_requests_without_a_verdict_of_the_policy_are_judged_by_it(tmp_path: Path) -> None:
+    """Each once, look by look, or all at once after a restart; those that it has judged already are not among them."""
+    looks = Replayed(POLICY, WINDOWS)
+    named = [one for one in traffic(300) if one.attributes["sla.objective"] != "of another policy"]
+    judged_before = [replace(one, number=one.number + 10_000) for one in named]
+    first, second = UNJUDGED[:700], UNJUDGED[700:]
+    for part in (first, [*second, *judged_before]):
+        folder = store(tmp_path / "store", part)
+        with LocalReader.open(folder) as reader:
+            found = looks.counts(reader, END)
+    expected = replayed(UNJUDGED)
+    assert found == expected
+    assert (looks.judged, looks.skipped) == (len(UNJUDGED), 0)
+    with LocalReader.open(folder) as reader:
+        assert Replayed(POLICY, WINDOWS).counts(reader, END) == expected
+        assert count(reader, POLICY, WINDOWS, END).has_others
+        later = END + 3_000 * S
+        assert looks.counts(reader, later) == replayed(UNJUDGED, later)
+
+
+def test_of_requests_that_are_too_many_windows_are_known_as_far_as_all_were_judged(tmp_path: Path) -> None:
+    folder = store(tmp_path / "store", UNJUDGED)
+    with LocalReader.open(folder) as reader:
+        looks = Replayed(POLICY, WINDOWS, 900)
+        found = looks.counts(reader, END)[Group("eu", "shop", "predict")]
+    assert looks.skipped
+    expected = replayed(UNJUDGED)[Group("eu", "shop", "predict")]
+    assert {found[window] == expected[window] for window in (60, 300)} == {True}
+    assert found[3_600] is None
+
+
+def test_a_verdict_that_depends_on_what_is_not_stored_is_unknown(tmp_path: Path) -> None:
+    folder = store(tmp_path / "store", [replace(Made(1, END - S), service="shop", route="/predict")])
+    gold = policy(replace(FAST, conditions=(Condition("header:x-plan", "gold"),)))
+    with LocalReader.open(folder) as reader:
+        assert Replayed(gold, [60]).counts(reader, END) == {Group("", "shop", "fast"): {60: None}}
+
+
+def test_counts_of_the_same_objective_are_added() -> None:
+    one, other = Group("", "a", "predict"), Group("", "b", "predict")
+    found = added(
+        {one: {60: Counts(1, 2), 300: None}}, {one: {60: Counts(3, 4), 300: Counts()}, other: {60: Counts(5, 6)}}
+    )
+    assert found == {one: {60: Counts(4, 6), 300: None}, other: {60: Counts(5, 6)}}

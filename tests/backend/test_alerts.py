@@ -52,7 +52,7 @@ SENT = 'stagetrace_alert_messages_total{result="sent"}'
 
 
 def spans(count: int, verdict: str, objective: str = "predict", start_ns: int | None = None) -> bytes:
-    """Return an export of requests that one objective has just judged."""
+    """Return an export of requests of 60 ms that one objective has just judged; without a verdict, none has."""
     message = ExportTraceServiceRequest()
     scope = add_scope(message, "shop")
     for _ in range(count):
@@ -65,7 +65,9 @@ def spans(count: int, verdict: str, objective: str = "predict", start_ns: int | 
             start_time_unix_nano=start,
             end_time_unix_nano=start + 60 * MS,
         )
-        put(span, {"sla.objective": objective, "sla.verdict": verdict, "sla.breached": verdict == "breach"})
+        put(span, {"http.request.method": "POST", "http.route": f"/{objective}"})
+        if verdict:
+            put(span, {"sla.objective": objective, "sla.verdict": verdict, "sla.breached": verdict == "breach"})
     serialized: bytes = message.SerializeToString()
     return serialized
 
@@ -267,8 +269,20 @@ def fails(*_: Any) -> None:
     raise StoreError("the disk is gone")
 
 
+def test_what_no_service_has_judged_is_judged_by_the_policy(tmp_path: Path, clock: Clock) -> None:
+    """It allows 50 ms; the alert outlives a restart, after which all requests of its windows are judged again."""
+    with watched(tmp_path / "data", clock) as one:
+        one.send("")
+        assert one.look(0) == {"predict": KNOWN}
+    with watched(tmp_path / "data", clock) as one:
+        assert one.look(1) == {"predict": KNOWN}
+        assert one.counters.value("alert_replayed_requests", "judged") == 10
+        one.send("good", ago_s=0)
+        assert one.look(4) == {"predict": (RESOLVED, True)}
+
+
 def test_a_policy_that_changes_ends_alerts_that_it_no_longer_has(tmp_path: Path, clock: Clock) -> None:
-    """One whose alerts could never fire leaves the one before in force."""
+    """One whose alerts could never fire leaves the one before in force. A new name is that of a new alert."""
     with watched(tmp_path / "data", clock) as one:
         one.send("breach")
         one.send("breach", "embed")
@@ -276,7 +290,7 @@ def test_a_policy_that_changes_ends_alerts_that_it_no_longer_has(tmp_path: Path,
         one.policy = Policy.read(POLICY.replace("factor: 2", "factor: 20"), "sla.yaml")
         assert one.look(1) == {"predict": KNOWN, "embed": KNOWN}
         one.policy = Policy.read(POLICY.replace("name: embed", "name: other"), "sla.yaml")
-        assert one.look(1) == {"predict": KNOWN, "embed": (RESOLVED, True)}
+        assert one.look(1) == {"predict": KNOWN, "embed": (RESOLVED, True), "other": KNOWN}
 
 
 def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "queries": ("transport", TRANSPORTS, "Questions put to jaeger.api_v3."),
     "failed_queries": ("transport", TRANSPORTS, "Queries that failed."),
     "alert_looks": ("result", ("done", "failed"), "Times that the alerts of the policy (--sla) were evaluated."),
+    "alert_replayed_requests": (
+        "result",
+        ("judged", "skipped"),
+        "Requests without a verdict of the policy (--sla), judged here; skipped: at least so many were too many.",
+    ),
     "alert_messages": (
         "result",
         ("sent", "failed", "limited", "dropped"),

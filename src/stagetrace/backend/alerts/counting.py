@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.attainment import REDUCTION
+from stagetrace.backend.alerts.replayed import NAMESPACE
 from stagetrace.rules.alert_seen import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.sla.objective import BREACH
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader
 
 Row = dict[str, Any]
-NAMESPACE: Final = "service.namespace"
 SEGMENT: Final = "segment"
 MOST_GROUPS: Final = 10_000  # of the reduction: those with the most breaches
 _NS: Final = 10**9
@@ -28,10 +28,11 @@ _KEYS: Final = ("service", NAMESPACE, "objective")
 
 
 class Found(NamedTuple):
-    """The counts, and how many groups of the reduction were left out."""
+    """The counts, how many groups of the reduction were left out, and whether others have judged requests."""
 
     counts: alert_seen.Counted
     left: int
+    has_others: bool
 
 
 def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nano: int) -> Found:
@@ -57,7 +58,23 @@ def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nan
         for group, of in counts.items():
             found[group][cuts[start]] = of
     places = {tuple(row[key] for key in keys) for row in rows}
-    return Found(dict(found), max((row["groups"] for row in rows), default=0) - len(places))
+    left = max((row["groups"] for row in rows), default=0) - len(places)
+    return Found(dict(found), left, any(row["objective"] not in names for row in rows))
+
+
+def added(one: alert_seen.Counted, other: alert_seen.Counted) -> dict[Group, Mapping[float, Counts | None]]:
+    """Return the sum of two counts of different requests."""
+    return {
+        group: {
+            window: _sum_known(*(counts.get(group, {}).get(window, Counts()) for counts in (one, other)))
+            for window in one.get(group, {}).keys() | other.get(group, {}).keys()
+        }
+        for group in one.keys() | other.keys()
+    }
+
+
+def _sum_known(one: Counts | None, other: Counts | None) -> Counts | None:
+    return None if one is None or other is None else _sum(one, other)
 
 
 def _weights(rows: Iterable[Row], names: Mapping[str, bool]) -> dict[Group, float]:

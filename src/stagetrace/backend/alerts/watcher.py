@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
 from stagetrace.backend.alerts import saved
-from stagetrace.backend.alerts.counting import Found, count
+from stagetrace.backend.alerts.counting import Found, added, count
 from stagetrace.backend.alerts.outbox import Outbox
+from stagetrace.backend.alerts.replayed import Replayed
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.errors import StagetraceError
 from stagetrace.rules import alert_clock, alert_seen
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
     from stagetrace.backend.notify.base import Receiver
     from stagetrace.sla.policy import Policy
-    from stagetrace.store.base import Reader
+    from stagetrace.store.local.reader import LocalReader
 
 INTERVAL_S: Final = 30.0
 _OF_SHORTEST: Final = 5  # looks in the shortest window
@@ -66,7 +67,7 @@ class Watcher:
     def __init__(
         self,
         folder: Path,
-        open_reader: Callable[[], Reader],
+        open_reader: Callable[[], LocalReader],
         policy: Callable[[], Policy],
         receivers: Sequence[Receiver],
         counters: Counters,
@@ -84,9 +85,10 @@ class Watcher:
         self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self.save) for one in receivers]
         self._asked = policy()  # the newest policy, in force or not
         self._plan = Plan.of(self._asked)
+        self._replayed = Replayed(self._asked, self._plan.windows)
         self._times = _since(before.looked_unix_nano)
         self._saved_at = time.monotonic()
-        self._reader: Reader | None = None
+        self._reader: LocalReader | None = None
         self._thread = threading.Thread(target=self._work, name="stagetrace-alerts", daemon=True)
 
     def start(self) -> None:
@@ -158,6 +160,7 @@ class Watcher:
         self._asked = policy
         try:
             self._plan = Plan.of(policy)
+            self._replayed = Replayed(policy, self._plan.windows)
         except RulesError as error:
             log.warning(f"the alerts of the policy before stay in force: {error}")
 
@@ -167,11 +170,24 @@ class Watcher:
             if self._reader is None:
                 self._reader = self._open_reader()
             found = count(self._reader, self._plan.policy, self._plan.windows, now)
+            if found.has_others:
+                found = found._replace(counts=added(found.counts, self._replay(self._reader, now)))
         except StagetraceError as error:
             self._counters.add("alert_looks", "failed")
             self._log.warning("store", f"alerts stay as they are, since the store cannot be read: {error}")
             return None
         self._counters.add("alert_looks", "done")
+        return found
+
+    def _replay(self, reader: LocalReader, now: int) -> alert_seen.Counted:
+        """Return the counts of requests that have no verdict of the policy."""
+        one = self._replayed
+        judged, skipped = one.judged, one.skipped
+        found = one.counts(reader, now)
+        self._counters.add("alert_replayed_requests", "judged", one.judged - judged)
+        self._counters.add("alert_replayed_requests", "skipped", one.skipped - skipped)
+        if one.skipped > skipped:
+            self._log.warning("skipped", "more requests have no verdict of the policy than can be judged here")
         return found
 
     def save(self) -> None:

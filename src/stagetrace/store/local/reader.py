@@ -299,6 +299,25 @@ class LocalReader(Closing):
         found = self._rows(query, [cursor, newest, not entries], entries=entries or None)
         return distinct(_span_rows(found)), newest
 
+    def others_after(
+        self, cursor: int | None, since_ns: int, objectives: Sequence[str], most: int
+    ) -> tuple[list[SpanRow], int]:
+        """Return entry spans acknowledged after `cursor` that show none of these objectives, and the next cursor.
+
+        They began at `since_ns` or later; of more than `most` the newest. None: of any time of acknowledgement.
+        """
+        view = self._view()
+        if cursor is not None and view.last <= cursor:
+            return [], view.last
+        query = (
+            f"SELECT * FROM ({{spans}}) WHERE {SEQUENCE} > $1 AND {SEQUENCE} <= $2 AND is_entry "
+            "AND start_unix_nano >= $3 AND (objective IS NULL OR NOT list_contains($4::VARCHAR[], objective)) "
+            "ORDER BY start_unix_nano DESC LIMIT $5"
+        )
+        values = [-1 if cursor is None else cursor, view.last, since_ns, list(objectives), most]
+        window = (since_ns, ALL_TIME[1])
+        return distinct(_span_rows(self._rows(query, values, window, entries=True, view=view))), view.last
+
     def counted(self, selection: Selection) -> list[Counted]:
         """Return counts that services have sent in the selection's time."""
         found = counts.read(self._folder, selection.since_ns, selection.until_ns)
