@@ -33,7 +33,8 @@ def test_an_alert_that_can_never_fire_is_refused_with_one_that_can() -> None:
         burn.alerts(replace(PREDICT, target=0.9), AlertOptions())
     assert str(refused.value) == (
         "the alert at 14.4 times the budget of 'predict' can never fire: with a target of 90 %, a burn rate is at most"
-        " 10, when all requests are breaches\nwrite a factor of at most 9.9, or a target above 93.06 %"
+        " 10, when all requests are breaches\n"
+        "write a factor of at most 9.9 into alerts.burn of a policy file, or a target above 93.06 %"
     )
     assert len(list(burn.unable(policy(PREDICT, replace(PREDICT, name="b", target=0.8))))) == 2
 

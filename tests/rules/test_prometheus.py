@@ -217,10 +217,13 @@ def test_the_month_of_a_time_zone_begins_there(tmp_path: Path) -> None:
 
 
 def test_windows_may_be_seconds(tmp_path: Path) -> None:
-    """The rules of a trial: an hour is 36 seconds."""
+    """Those of a trial, in which an hour is 36 seconds, and those of a policy."""
     series = {counter("good"): counted((10, 60)), counter("breach"): counted((5, 0), (5, 60))}
     case = Case("a hundredth", series, firing(BURN, [10], [4], ', long_window="36s"'))
     evaluated(tmp_path, policy(PREDICT), case, scale=0.01)
+    rules = policy(replace(PREDICT, window_s=90), burns=(BurnAlert(10, 60, 30),))
+    evaluated(tmp_path, rules, Case("of a policy", series, firing(BURN, [10], [4])))
+    assert "is spent within 9s" in prometheus.render(rules, RulesOptions())
 
 
 def test_names_of_any_text_reach_the_alert_as_they_are(tmp_path: Path) -> None:

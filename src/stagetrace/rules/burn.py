@@ -151,7 +151,7 @@ def _cannot_fire(objective: Objective, factor: float) -> str:
     return (
         f"the alert at {factor:g} times the budget of {objective.name!r} can never fire: with a target of {share}, "
         f"a burn rate is at most {1 / budget(objective):.4g}, when all requests are breaches\n"
-        f"write a factor of at most {nearest_factor(objective):g}, or a target above "
+        f"write a factor of at most {nearest_factor(objective):g} into alerts.burn of a policy file, or a target above "
         f"{100 * (1 - 1 / factor):.4g} %"
     )
 

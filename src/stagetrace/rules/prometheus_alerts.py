@@ -24,6 +24,7 @@ BREACH: Final = "SlaBreach"  # of an objective that allows none
 SEGMENT_BURN: Final = "SlaSegmentErrorBudgetBurn"
 SEGMENT_BREACH: Final = "SlaSegmentBreach"
 NO_DATA: Final = "SlaNoData"
+_HOUR_S: Final = 3_600
 SILENT_S: Final = 86_400  # a service that has been silent for longer is no longer named by an alert
 _OWN_LABELS: Final = (
     *("alertname", "alertstate", "job", "sla_objective", "sla_segment", "service", "severity"),
@@ -87,7 +88,8 @@ def _text(alert: Alert) -> dict[str, str]:
     missed = f"{{{{ $labels.job }}}}: {share} of the requests in {long} missed {_OBJECTIVE}{_SEGMENT}"
     if alert.factor is None:
         return {"summary": f"{missed}, which allows none ({target})"}
-    spent = duration(round(alert.objective.window_s / alert.factor / 60) * 60)
+    spent_s = alert.objective.window_s / alert.factor
+    spent = duration(round(spent_s / 60) * 60 if spent_s > _HOUR_S else spent_s)
     return {
         "summary": f"{missed}; {number(100 * (1 - alert.objective.target))}% may ({target})",
         "description": (
