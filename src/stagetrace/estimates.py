@@ -6,6 +6,7 @@ from math import sqrt
 from typing import Final, NamedTuple
 
 _QUANTILES: Final = (-1.959963984540054, 1.959963984540054)  # of the normal distribution, at 2.5 and 97.5 %
+_OF_TWO: Final = (-2.241402727604947, 2.241402727604947)  # at 1.25 and 98.75 %
 
 
 class Sample(NamedTuple):
@@ -56,12 +57,39 @@ def attainment(sample: Sample, good: float, spread: float, most: float, breaches
     return Attainment(value, min(low, value), max(high, value))
 
 
-def _interval(total: float, variance: float, most: float) -> tuple[float, float]:
-    low = total if variance == 0 else variance / (2 * total) * _chi_squared(0, 2 * total * total / variance)
+class Weighed(NamedTuple):
+    """Requests as a sum of weights w, and `spread`, the sum of w (w - 1)."""
+
+    total: float = 0
+    spread: float = 0
+
+
+def attainment_of_both(good: Weighed, breaches: Weighed, kept: float, most: float) -> Attainment | None:
+    """Return the attainment where breaches, too, were kept by chance, besides `kept` ones that were all kept.
+
+    The interval holds wherever two do, each with 97.5 %: of the good ones, and of those breaches (Bonferroni). None
+    where nothing was judged.
+    """
+    bad = kept + breaches.total
+    if good.total + bad == 0:
+        return None
+    low, high = _interval(*good, most, _OF_TWO)
+    few, many = _interval(*breaches, most, _OF_TWO)
+    value = good.total / (good.total + bad)
+    least, greatest = (
+        one / (one + kept + other) if one + kept + other else value for one, other in ((low, many), (high, few))
+    )
+    return Attainment(value, min(least, value), max(greatest, value))
+
+
+def _interval(
+    total: float, variance: float, most: float, quantiles: tuple[float, float] = _QUANTILES
+) -> tuple[float, float]:
+    low = total if variance == 0 else variance / (2 * total) * _chi_squared(quantiles[0], 2 * total * total / variance)
     above, wider = total + most, variance + most * most
-    return low, wider / (2 * above) * _chi_squared(1, 2 * above * above / wider)
+    return low, wider / (2 * above) * _chi_squared(quantiles[1], 2 * above * above / wider)
 
 
-def _chi_squared(which: int, degrees: float) -> float:
+def _chi_squared(quantile: float, degrees: float) -> float:
     part = 2 / (9 * degrees)
-    return degrees * max(0.0, 1 - part + _QUANTILES[which] * sqrt(part)) ** 3
+    return degrees * max(0.0, 1 - part + quantile * sqrt(part)) ** 3

@@ -34,6 +34,7 @@ COMMANDS = {
     "segments": ["segments", "--by", HOSTILE, *EVER],
     "requests-sorted": ["requests", "--sort", STAGE, *EVER],
     "services": ["services"],
+    "sla-replay": ["sla replay", *EVER, "--policy", "* within 5ms"],
     "sla-suggest": ["sla suggest", *EVER, "--target", "1%"],
     "tail": ["tail", *EVER],
     "trace": ["trace", f"{1:032x}"],

@@ -61,6 +61,16 @@ def requests() -> Iterator[Made]:
                 "sla.breach.code": ("app.py:41 in predict", "app.py:7 in load", None)[number % 3],
                 "sla.verdicts": (SEVERAL if number % 7 == 0 else MANY) if number % 6 == 0 else None,
                 "sla.excluded.reason": ("rule", "error", "warmup", "disconnect", None)[number % 5],
+                "sla.deadline.source": ("grpc-timeout", "x-request-timeout-ms")[number % 2]
+                if number % 9 == 0
+                else None,
+                "sla.deadline.remaining_ms": chance.uniform(1, 80) if number % 13 == 0 else None,
+                "sla.breach.promise": "first_chunk" if number % 17 == 0 else None,
+                "stagetrace.network.first_byte_ms": chance.choice([None, 5.0, 5.000001, 80.5]),
+                "network.chunk_gap.max_ms": chance.choice([None, 10.0, 9.999999]),
+                "stagetrace.tokens.first_ms": chance.choice([None, 7.0, 7.000001]),
+                "stagetrace.tokens.gap.mean_ms": chance.choice([None, 1.0, 1.0000001, 2.5]),
+                "url.scheme": chance.choice(["http", "https", "ws"]),
                 "tenant.id": chance.choice(["gold", "free", 'o"neil', "ünï"]) if number % 5 else None,
                 "http.request.body.size": chance.randrange(10, 10**6),
                 "gen_ai.usage.input_tokens": chance.choice([None, 10, 200, "many"]),

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from stagetrace import gen_ai, semconv
 from stagetrace.columns import names_of
+from stagetrace.redaction import is_secret
 from stagetrace.sla import verdict_list
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.objective import (
@@ -22,22 +23,23 @@ from stagetrace.sla.objective import (
     EXCLUDED,
     GRPC_TIMEOUT,
     HEADER,
+    MOST_CHARACTERS,
     NEVER_NS,
     NO_SEGMENT,
     OF_FIRST_TOKEN,
     OTHER_SEGMENT,
+    RECORDED_HEADERS,
     SERVICE_KEY,
     Objective,
 )
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.verdict import DISCONNECT, FIRST_TOKEN, PER_TOKEN, Missed, Streamed, Tokens, decide, why_excluded
+from stagetrace.sla.verdict import DISCONNECT, PER_TOKEN, Missed, Streamed, Tokens, decide, why_excluded
 from stagetrace.span_attributes import number, text
 
 UNKNOWN: Final = "unknown"
 TOKENS: Final = "how many tokens followed the first ones is not stored"
 DEADLINE: Final = "the header `{}` is not stored"
 AGE: Final = "how long the process had run is not stored"
-RECORDED_HEADER: Final = "http.request.header."  # and the name: OpenTelemetry's attribute of a header, a list
 _SERVER_ERROR: Final = 500
 _MOST_WAYS: Final = 256  # to try what is not known of one request
 _SHORTEST: Final = 1  # ns
@@ -223,34 +225,38 @@ def known_values(keys: Iterable[str], service: str, value: Callable[[str], str |
     for key in keys:
         if key == SERVICE_KEY:
             found[key] = service
-        elif key.startswith(HEADER):
-            header = _of_list(value(RECORDED_HEADER + key.removeprefix(HEADER)))
-            if header is not None:
-                found[key] = header
-        elif not key.startswith(BAGGAGE):
+        elif not key.startswith((HEADER, BAGGAGE)):
             found[key] = value(key)
-    return found
+        elif is_secret(key.partition(":")[2]):  # which the process does not read
+            found[key] = None
+        else:
+            header = next((one for name in recorded_as(key) if (one := value(name)) is not None), None)
+            if header is not None:
+                found[key] = _of_list(header)
+    return {key: None if one is None else one[:MOST_CHARACTERS] for key, one in found.items()}
 
 
-def _of_list(found: str | None) -> str | None:
-    """Return the only text of a list, in the form that attributes have."""
+def recorded_as(key: str) -> tuple[str, ...]:
+    """Return the attributes in which OpenTelemetry's instrumentations record a header, if they are asked to."""
+    return tuple(prefix + key.removeprefix(HEADER) for prefix in RECORDED_HEADERS) if key.startswith(HEADER) else ()
+
+
+def _of_list(found: str) -> str:
+    """Return the texts of a list, in the form that attributes have, as the process puts them together."""
     try:
-        read = json.loads(found or "")
+        read = json.loads(found)
     except ValueError:
         return found
-    return read[0] if isinstance(read, list) and len(read) == 1 and isinstance(read[0], str) else None
+    return ", ".join(map(str, read)) if isinstance(read, list) else found
 
 
 def deadlines_of(method: str | None, remaining_ms: float | None, recorded: Recorded) -> dict[str, int | None]:
     """Return the deadlines that are known of a request: that of an RPC, and one that its threshold was."""
-    found: dict[str, int | None] = {}
+    found: dict[str, int | None] = {GRPC_TIMEOUT: None}
     if method is None and remaining_ms is not None:
         found[GRPC_TIMEOUT] = ns(remaining_ms)
-    elif recorded.deadline != GRPC_TIMEOUT:
-        found[GRPC_TIMEOUT] = None
-    source = recorded.deadline
-    if source is not None and (recorded.bound == FIRST_TOKEN) == (source in OF_FIRST_TOKEN):
-        found.setdefault(source, recorded.threshold_ns)
+    if recorded.deadline is not None and (recorded.deadline != GRPC_TIMEOUT or found[GRPC_TIMEOUT] is None):
+        found[recorded.deadline] = recorded.threshold_ns
     return found
 
 

@@ -47,6 +47,7 @@ VERBS: Final[dict[str, Command]] = {
     "run": Command("run", "start a service with recording on, for installs that read no .pth file"),
     "segments": Command("segments.command", "show how tenants, tiers, regions or input sizes fare, against the rest"),
     "services": Command("services", "list the services that have spans"),
+    "sla replay": Command("sla.replay", "show what a policy would have said of stored requests"),
     "sla rules": Command("sla.rules", "print what follows from a policy: alerts for Prometheus, and others"),
     "sla suggest": Command("sla.suggest", "suggest objectives that observed traffic could keep"),
     "slo": Command("slo.command", "show whether each objective is kept, and how long its error budget lasts"),

@@ -34,6 +34,10 @@ MODEL_KEY: Final = semconv.ML_MODEL_NAME
 HEADER: Final = "header:"  # in front of the lower-case name of a header, or of metadata of an RPC
 BAGGAGE: Final = "baggage:"  # in front of the name of an entry of W3C baggage
 
+MOST_CHARACTERS: Final = 256  # of a value; the rest is cut
+# Attributes in which OpenTelemetry's instrumentations record headers, and metadata of an RPC, if asked to.
+RECORDED_HEADERS: Final = ("http.request.header.", "rpc.request.metadata.", "rpc.grpc.request.metadata.")
+
 # Names of the limit on segments of an objective.
 DEFAULT_MAX_SEGMENTS: Final = 50
 OTHER_SEGMENT: Final = "other"  # what comes beyond that limit

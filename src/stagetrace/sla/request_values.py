@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from stagetrace import log
 from stagetrace.guard import report
 from stagetrace.redaction import is_secret
-from stagetrace.sla.objective import BAGGAGE, HEADER
+from stagetrace.sla.objective import BAGGAGE, HEADER, MOST_CHARACTERS, RECORDED_HEADERS
 from stagetrace.span_attributes import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from stagetrace.sla.request import Request
-
-MOST_CHARACTERS: Final = 256  # of a value; the rest is cut
-# Attributes in which OpenTelemetry's instrumentations record headers, and metadata of an RPC, if asked to.
-_RECORDED: Final = ("http.request.header.", "rpc.request.metadata.", "rpc.grpc.request.metadata.")
 
 
 class Values:
@@ -73,7 +69,7 @@ def _header(request: Request, key: str) -> str | None:
     found = None if record is None else record.header(name)
     if found is None and request.span is not None:
         own = request.span.attributes or {}
-        found = next((own[prefix + name] for prefix in _RECORDED if prefix + name in own), None)
+        found = next((own[prefix + name] for prefix in RECORDED_HEADERS if prefix + name in own), None)
     return ", ".join(map(str, found)) if isinstance(found, list | tuple) else found
 
 
