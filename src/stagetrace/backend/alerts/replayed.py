@@ -14,9 +14,8 @@ from stagetrace.columns import names_of
 from stagetrace.rules.alert_seen import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.sla.objective import BREACH, EXCLUDED
-from stagetrace.span_attributes import number
+from stagetrace.span_attributes import as_text, number
 from stagetrace.store.relations import probability_of, weight_of
-from stagetrace.store.rows import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
