@@ -188,7 +188,7 @@ def run_prometheus(
     rule_file.write_text(rules, "utf-8")
     text = (CONFIG / "prometheus.yaml").read_text("utf-8").replace("_interval: 15s", "_interval: 1s")
     text = text.replace("collector:8889", collector.metrics.removeprefix("http://").removesuffix("/metrics"))
-    text = text.replace("/etc/stagetrace/rules/rules.yaml", str(rule_file))
+    text = text.replace("/etc/stagetrace/rules/*.yaml", str(rule_file))
     text = text.replace("alertmanager:9093", alertmanager.removeprefix("http://") or f"{LOOPBACK}:9")
     config.write_text(text, "utf-8")
     command = [
