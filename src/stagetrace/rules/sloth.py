@@ -6,7 +6,6 @@ period of all objectives of a run. The factors of the alerts are those of the po
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.rules import burn, dns_names
@@ -15,7 +14,7 @@ from stagetrace.rules.links import breaches_url
 from stagetrace.rules.prometheus import comment
 from stagetrace.rules.prometheus_alerts import BURN
 from stagetrace.rules.promql import YOUNG_S, counted, duration, labels, service_of, template
-from stagetrace.rules.yaml_text import yaml_of, yaml_of_all
+from stagetrace.rules.yaml_text import yaml_of
 from stagetrace.sla.alert_options import PAGE, TICKET, BurnAlert
 
 if TYPE_CHECKING:
@@ -37,18 +36,20 @@ class _Pairs(NamedTuple):
 
 
 def render(policy: Policy, options: RulesOptions) -> str:
-    """Return one document for each service."""
+    """Return one document for all services: of the rules that Sloth makes of several, Prometheus reads the first."""
     objectives = burn.judged(policy)
     for one in objectives:
         burn.alerts(one, policy.alerts)  # raises where one could never fire
     _pairs(policy)
     names = dns_names.labels((one.name for one in objectives), "objective")
-    documents = []
-    for service, group in groupby(objectives, lambda one: service_of(one, options.service)):
-        slos = [_slo(one, names[one.name], policy, options) for one in group]
-        name = dns_names.label(service, ANY_SERVICE) if service else ANY_SERVICE
-        documents.append({"version": "prometheus/v1", "service": name, "slos": slos})
-    return yaml_of_all(documents, _comment(policy, options))
+    services = {service_of(one, options.service) for one in objectives}
+    service = services.pop() if len(services) == 1 else ""
+    document = {
+        "version": "prometheus/v1",
+        "service": dns_names.label(service, ANY_SERVICE),
+        "slos": [_slo(one, names[one.name], policy, options) for one in objectives],
+    }
+    return yaml_of(document, _comment(policy, options))
 
 
 def _comment(policy: Policy, options: RulesOptions) -> str:
@@ -78,14 +79,14 @@ def _omitted(policy: Policy, period: str, options: RulesOptions) -> Iterator[str
 
 
 def _slo(objective: Objective, name: str, policy: Policy, options: RulesOptions) -> dict[str, Any]:
-    own = labels(objective, options.service)
+    own, service = labels(objective, options.service), service_of(objective, options.service)
     total = _query(f'{options.requests}{{{own}, sla_verdict=~"good|breach"}}', options)
     breaches = _query(f'{options.requests}{{{own}, sla_verdict="breach"}}', options)
     return {
         "name": name,
         "objective": float(f"{100 * objective.target:.12g}"),
         **({"description": objective.description} if objective.description else {}),
-        "labels": {"sla_objective": objective.name},
+        "labels": {"sla_objective": objective.name, **({"service": service} if service else {})},
         "sli": {"events": {"error_query": f"{breaches}\nor\n0 * {total}", "total_query": f"{total} > 0"}},
         "alerting": _alerting(objective, policy),
     }
@@ -158,7 +159,7 @@ def _period_s(policy: Policy) -> float:
     return max(windows, key=windows.count)
 
 
-FORMAT = Format("sloth", "a file for Sloth (prometheus/v1), for each service a document", ".yaml", render)
+FORMAT = Format("sloth", "a file for Sloth (prometheus/v1)", ".yaml", render)
 WINDOWS_FORMAT = Format(
     "sloth-windows", "the windows of the alerts, for Sloth's --slo-period-windows-path", ".yaml", render_windows
 )

@@ -1,0 +1,143 @@
+"""Sloth: its own rules out of our file alert as ours do, and as a count by hand does, on the same series."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from backends import binary
+from rules.policies import OTHERS, PREDICT, policy
+from rules.promtool import Case, evaluate
+from stagetrace.rules import burn, prometheus
+from stagetrace.rules.base import RulesError, RulesOptions
+from stagetrace.rules.burn import Counts
+from stagetrace.rules.sloth import render, render_windows
+from stagetrace.sla.alert_options import PAGE, TICKET, BurnAlert
+from stagetrace.sla.objective import Calendar
+
+VECTORS: Final = Path(__file__).parent / "vectors" / "sloth"
+OPTIONS: Final = RulesOptions()
+BURNS: Final = (
+    BurnAlert(14.4, 3_600, 300, PAGE),
+    BurnAlert(6.0, 2 * 3_600, 900, PAGE),
+    BurnAlert(3.0, 3 * 3_600, 1_800, TICKET),
+    BurnAlert(1.5, 4 * 3_600, 3_600, TICKET),
+)
+POLICY: Final = policy(PREDICT, burns=BURNS, min_requests=1)
+FILES: Final = {"slos.yaml": render, "windows/30d.yaml": render_windows}
+INTERVAL_S: Final = 60
+# How many requests a minute, of which how many are breaches, for how many minutes.
+PHASES: Final = (
+    *((20, 0, 30), (20, 4, 4), (20, 0, 60), (20, 9, 25), (20, 1, 70), (0, 0, 12)),
+    *((20, 0, 90), (50, 1, 60), (20, 0, 30), (20, 20, 15), (20, 0, 60)),
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_recorded_files_are_what_is_written_today(name: str) -> None:
+    """Sloth's rules beside them were made out of these: after a change run the heavy test, which shows the new ones."""
+    assert FILES[name](POLICY, OPTIONS) == (VECTORS / name).read_text("utf-8")
+
+
+@pytest.mark.usefixtures("promtool")
+def test_sloths_rules_and_ours_alert_at_the_same_times_as_a_count_by_hand(tmp_path: Path) -> None:
+    ours = [one for one in prometheus.groups(POLICY, OPTIONS) if "alerts" in one["name"]]
+    theirs = yaml.safe_load((VECTORS / "rules.yaml").read_text("utf-8"))["groups"]
+    series, minutes = _series()
+    values: dict[tuple[int, str], float | None] = {}
+    fired = dict.fromkeys((PAGE, TICKET), 0)
+    for at_s in range(600, 60 * (len(minutes) - 1), 300):
+        for severity in (PAGE, TICKET):
+            fires = _fires(minutes, at_s // 60, severity)
+            fired[severity] += fires
+            for label in ("severity", "sloth_severity"):
+                others = 'sloth_severity=""' if label == "severity" else 'sloth_id!=""'
+                alerts = f'ALERTS{{alertstate="firing", {label}="{severity}", sla_objective="predict", {others}}}'
+                values[at_s, f"(count({alerts}) > bool 0) or vector(0)"] = float(fires)
+    assert min(fired.values()) > 5  # of some 90: both kinds of alert come and go
+    text = yaml.safe_dump({"groups": [*ours, *theirs]}, sort_keys=False)
+    evaluate(tmp_path, text, [Case("alike", series, values)], interval_s=INTERVAL_S)
+
+
+def _series() -> tuple[dict[str, list[float | str | None]], list[Counts]]:
+    """Return the counters, a sample a minute, and the requests of each minute before a sample."""
+    good, breaches = [1_000.0], [10.0]
+    minutes = [Counts(good[0], breaches[0])]  # what a counter begins with counts, too
+    for requests, bad, length in PHASES:
+        for _ in range(length):
+            good.append(good[-1] + requests - bad)
+            breaches.append(breaches[-1] + bad)
+            minutes.append(Counts(requests - bad, bad))
+    labels = 'job="shop/churn-api", sla_objective="predict"'
+    found: dict[str, list[float | str | None]] = {
+        f'sla_requests_total{{{labels}, sla_verdict="good"}}': list(good),
+        f'sla_requests_total{{{labels}, sla_verdict="breach", sla_breach_stage="inference"}}': list(breaches),
+    }
+    return found, minutes
+
+
+def _fires(minutes: list[Counts], now: int, severity: str) -> bool:
+    """Return whether an alert of this severity fires, counting the requests of each window one by one."""
+
+    def counted(window_s: float) -> Counts:
+        window = minutes[max(0, now + 1 - round(window_s / 60)) : now + 1]
+        return Counts(sum(one.good for one in window), sum(one.breaches for one in window))
+
+    alerts = [one for one in burn.alerts(PREDICT, POLICY.alerts) if one.severity == severity]
+    return any(burn.is_burning(one, {window: counted(window) for window in one.windows}) for one in alerts)
+
+
+@pytest.mark.heavy
+def test_the_recorded_rules_are_what_the_real_sloth_makes_of_our_files(tmp_path: Path) -> None:
+    """It takes over a minute to build Sloth, so the other tests have what it wrote."""
+    for name, write in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(write(POLICY, OPTIONS), "utf-8")
+    windows = ["--slo-period-windows-path", str(tmp_path / "windows"), "--default-slo-period", "30d", "--no-log"]
+    slos = str(tmp_path / "slos.yaml")
+    subprocess.run([str(binary("sloth")), "validate", *windows, "--input", slos], check=True, capture_output=True)
+    made = subprocess.run(
+        [str(binary("sloth")), "generate", *windows, "--input", slos], check=True, capture_output=True, text=True
+    ).stdout
+    assert made == (VECTORS / "rules.yaml").read_text("utf-8")
+
+
+def test_what_sloth_cannot_express_is_named_and_a_third_pair_of_windows_refused() -> None:
+    month = replace(
+        OTHERS, calendar=Calendar("month", "Europe/Berlin"), window_s=31 * 86_400, segment_by=("tenant.tier",)
+    )
+    text = render(policy(PREDICT, PREDICT, month, no_data_s=600), OPTIONS)
+    assert [line for line in text.splitlines() if line.startswith("# Not expressed")] == [
+        "# Not expressed: the window of every request, month@Europe/Berlin: Sloth counts all over the rolling 30d",
+        "# Not expressed: the segments of every request: Sloth alerts on all requests together",
+        "# Not expressed: alerts.min_requests: 10",
+        "# Not expressed: alerts.no_data: 10m",
+    ]
+    three = policy(burns=[BurnAlert(factor, 3_600, 300) for factor in (9.0, 6.0, 3.0)])
+    for write in FILES.values():
+        with pytest.raises(RulesError, match="the policy has 3 alerts of severity page, and Sloth has two for each"):
+            write(three, OPTIONS)
+
+
+def test_a_file_is_one_document_with_names_that_sloth_allows() -> None:
+    others = [replace(OTHERS, name=name) for name in ("Every request", "every request?", "漢", "{{.window}}", "a" * 80)]
+    document: dict[str, Any] = yaml.safe_load(render(policy(PREDICT, *others), OPTIONS))
+    assert document["service"] == "any-service"
+    assert yaml.safe_load(render(policy(PREDICT), OPTIONS))["service"] == "churn-api"
+    slos = document["slos"]
+    assert [one["name"] for one in slos] == [
+        "predict",
+        "every-request",
+        "every-request-2",
+        "objective",
+        "window",
+        "a" * 63,
+    ]
+    assert slos[0]["labels"] == {"sla_objective": "predict", "service": "churn-api"}
+    query = slos[4]["sli"]["events"]["total_query"]
+    assert 'sla_objective="{{ "{{" }}.window}}"' in query  # Sloth's template gives the name back
