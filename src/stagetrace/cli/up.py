@@ -205,7 +205,7 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
 def _watched(options: Options) -> dict[str, Any]:
     """Return which alerts are evaluated, for the object that `--json` prints."""
     if options.alerting is None:
-        return {}
+        return {"objectives": 0, "alerts_to": []}
     return {"objectives": len(judged(options.alerting.policy)), "alerts_to": posted_to(options.alerting)}
 
 
