@@ -34,6 +34,7 @@ COMMANDS = {
     "segments": ["segments", "--by", HOSTILE, *EVER],
     "requests-sorted": ["requests", "--sort", STAGE, *EVER],
     "services": ["services"],
+    "sla-explain": ["sla explain", f"{1:032x}", "--policy", "* within 5ms"],
     "sla-replay": ["sla replay", *EVER, "--policy", "* within 5ms"],
     "sla-suggest": ["sla suggest", *EVER, "--target", "1%"],
     "tail": ["tail", *EVER],

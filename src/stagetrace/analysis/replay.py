@@ -120,7 +120,7 @@ def replay(policy: Policy, request: Request) -> tuple[Judged, ...]:
 
 def _chains(policy: Policy, request: Request) -> tuple[list[tuple[Objective, ...]], tuple[str, ...]]:
     """Return the chains of objectives that may judge a request, and what is not known where there are several."""
-    known = {**_by_segment(policy, request.recorded), **request.values}
+    known = known_of(policy, request)
     candidates = policy.candidates(request.method, request.route)
     patterns: dict[str, dict[str, None]] = {}
     for condition in (one for objective in candidates for one in objective.conditions if one.key not in known):
@@ -137,6 +137,11 @@ def _chains(policy: Policy, request: Request) -> tuple[list[tuple[Objective, ...
         if all(one.holds(way.get(one.key)) for one in held if one.key in patterns):
             chains[policy.applying(request.method, request.route, way.get)] = None
     return list(chains) or [()], why
+
+
+def known_of(policy: Policy, request: Request) -> dict[str, str | None]:
+    """Return what is known of a request by the keys of conditions, also by the segment that it was recorded with."""
+    return {**_by_segment(policy, request.recorded), **request.values}
 
 
 def _by_segment(policy: Policy, recorded: Recorded) -> dict[str, str | None]:

@@ -47,6 +47,7 @@ VERBS: Final[dict[str, Command]] = {
     "run": Command("run", "start a service with recording on, for installs that read no .pth file"),
     "segments": Command("segments.command", "show how tenants, tiers, regions or input sizes fare, against the rest"),
     "services": Command("services", "list the services that have spans"),
+    "sla explain": Command("sla.explain", "show why a request has its verdict, and which one a policy gives it"),
     "sla replay": Command("sla.replay", "show what a policy would have said of stored requests"),
     "sla rules": Command("sla.rules", "print what follows from a policy: alerts for Prometheus, and others"),
     "sla suggest": Command("sla.suggest", "suggest objectives that observed traffic could keep"),

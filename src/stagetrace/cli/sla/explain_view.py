@@ -1,0 +1,175 @@
+"""The output of `stagetrace sla explain`: lines for each request, or one object of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from stagetrace import semconv
+from stagetrace.analysis.explain import JUDGES, NO_MATCH, NOT_ASKED, Bound, Explained, Step
+from stagetrace.analysis.replay import UNKNOWN
+from stagetrace.output.keys import completeness, keys_of
+from stagetrace.output.times import shown
+from stagetrace.output.units import milliseconds, threshold
+from stagetrace.span_attributes import text
+
+if TYPE_CHECKING:
+    from stagetrace.analysis.replay import Request as Stored
+    from stagetrace.output.times import Zone
+    from stagetrace.output.verdicts import Verdict
+    from stagetrace.sla.policy import Policy
+    from stagetrace.store.base import SpanRow, Trace
+
+_STEPS: Final = 20  # objectives that do not judge the request, of which each has a line
+_NONE: Final = "not judged"
+_RECORDED: Final = (
+    ("all verdicts", semconv.SLA_VERDICTS),
+    ("target", semconv.SLA_TARGET),
+    ("segment", semconv.SLA_SEGMENT),
+    ("excluded for", semconv.SLA_EXCLUDED_REASON),
+    ("threshold from", semconv.SLA_DEADLINE_SOURCE),
+    ("stages over their budget", semconv.SLA_OVER_BUDGET),
+    ("judged otherwise", semconv.SLA_FALLBACK),
+)
+
+
+class Request(NamedTuple):
+    """One request: its entry span, the recorded verdict, what is known of it, what the policy says, if there is one."""
+
+    span: SpanRow
+    recorded: Verdict
+    stored: Stored
+    explained: Explained | None
+
+
+def parts(policy: Policy | None, found: Sequence[Request], zone: Zone) -> Iterator[str]:
+    """Yield the lines."""
+    for place, one in enumerate(found):
+        if place:
+            yield ""
+        at = f"{shown(one.span.start_unix_nano, zone)} {zone.name}"
+        yield f"{one.recorded.sentence} ({at}, trace {one.span.trace_id})"
+        yield f"  recorded: {one.recorded.word.lower()}{_under(one)}"
+        for name, value in _details(one):
+            yield f"    {name}: {value}"
+        if policy is None or one.explained is None:
+            yield "  Give --policy to see which objectives are about it, and why."
+            continue
+        yield f"  by {policy.source or 'the policy given'}: {_now(one)}"
+        yield from _steps(one.explained.steps)
+
+
+def _under(one: Request) -> str:
+    name = one.stored.recorded.objective
+    return "" if name is None else f" by `{name}`"
+
+
+def _details(one: Request) -> Iterator[tuple[str, str]]:
+    for name, attribute in _RECORDED:
+        value = text(one.span.attributes, attribute)
+        if value is not None:
+            yield name, value
+    for name, value in one.recorded.reasons:
+        if name != "objective":
+            yield name, value
+
+
+def _now(one: Request) -> str:
+    """Return the verdicts by the policy, and whether they are the recorded ones."""
+    verdicts = () if one.explained is None else one.explained.verdicts
+    if not verdicts:
+        differs = "" if one.stored.recorded.word is None else ", which differs from what was recorded"
+        return f"{_NONE}: no objective is about it{differs}"
+    words = [f"{each.word} by `{each.objective.name}`{_why(each.excluded)}" for each in verdicts]
+    differ = [each for each in verdicts if each.word not in (UNKNOWN, one.stored.recorded.of(each.objective.name))]
+    return f"{'; '.join(words)}{', which differs from what was recorded' if differ else ''}"
+
+
+def _why(excluded: str | None) -> str:
+    return "" if excluded is None else f" ({excluded})"
+
+
+def _steps(steps: Sequence[Step]) -> Iterator[str]:
+    others = [step for step in steps if step.outcome in (NO_MATCH, NOT_ASKED)]
+    left = {id(step) for step in others[_STEPS:]}
+    for place, step in enumerate(steps, 1):
+        if id(step) in left:
+            continue
+        kind = f" (override of {step.objective.base})" if step.objective.base is not None else ""
+        yield f"    {place}. {step.objective.name}{kind}: {step.outcome}, {_reason(step)}"
+        for looked in step.conditions:
+            value = "not stored" if looked.holds is None else "absent" if looked.value is None else looked.value
+            yield f"         {looked.key} is to be {looked.glob}: {value}"
+        yield from map(_bound, step.bounds)
+        for stage, took, allowed in step.over_budget:
+            yield f"         stage {stage}: {milliseconds(took)}, over its budget of {threshold(allowed)}"
+    if left:
+        yield f"    {len(left):,} more objectives are not about it; --json has all."
+
+
+def _reason(step: Step) -> str:
+    if step.outcome != JUDGES or step.judged is None:
+        return step.why
+    missed = step.judged.missed
+    return f"{step.why}{'' if missed is None else f': {missed.text}'}{_why(step.judged.excluded)}"
+
+
+def _bound(bound: Bound) -> str:
+    took = "not known" if bound.took_ms is None else milliseconds(bound.took_ms)
+    word = {None: "", True: ", missed", False: ", met"}[bound.is_missed]
+    return f"         {bound.name}: {took} of {threshold(bound.allowed_ms)} that {bound.source} allows{word}"
+
+
+def as_json(trace: Trace, policy: Policy | None, found: Sequence[Request]) -> dict[str, Any]:
+    """Return the object that `--json` prints."""
+    return {
+        **completeness(trace.reason),
+        "trace_id": trace.trace_id,
+        "policy": None if policy is None else policy.source or "inline",
+        "requests": [_request_json(one) for one in found],
+    }
+
+
+def _request_json(one: Request) -> dict[str, Any]:
+    recorded, explained = one.stored.recorded, one.explained
+    verdicts = () if explained is None else explained.verdicts
+    return {
+        "span_id": one.span.span_id,
+        "service": one.span.service,
+        "name": one.span.name,
+        "method": one.stored.method,
+        "route": one.stored.route,
+        "start_unix_nano": one.span.start_unix_nano,
+        "duration_ms": one.span.duration_ns / 1e6,
+        "recorded": {
+            "verdict": recorded.word,
+            "objective": recorded.objective,
+            "verdicts": dict(recorded.words),
+            **{attribute: text(one.span.attributes, attribute) for _, attribute in _RECORDED},
+            "reasons": dict(one.recorded.reasons),
+        },
+        "verdicts": [
+            {
+                "objective": each.objective.name,
+                "verdict": each.word,
+                "excluded": each.excluded,
+                "unknown": list(each.why),
+            }
+            for each in verdicts
+        ],
+        "objectives": [_step_json(step) for step in (() if explained is None else explained.steps)],
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return keys_of(
+        step,
+        "judged",
+        objective=step.objective.name,
+        base=step.objective.base,
+        conditions=[each._asdict() for each in step.conditions],
+        bounds=[each._asdict() for each in step.bounds],
+        over_budget=[
+            {"stage": stage, "took_ms": took, "allowed_ms": allowed} for stage, took, allowed in step.over_budget
+        ],
+    )
