@@ -192,8 +192,8 @@ def _requests(options: RulesOptions) -> Piece:
 def _heatmap() -> Piece:
     return heatmap(
         "Durations",
-        "Judged requests by their duration: exact, counted before any sampling. The heat map of stagetrace names what"
-        " distinguishes a box of it.",
+        "Judged requests by their duration, for each objective. Exact: counted before any sampling. The heat map of"
+        " stagetrace names what distinguishes a box of it.",
         Query(f"sum (increase({_DURATION}{{{_OWN}}}{_RATE}))", "requests", {"format": "heatmap", "exemplar": True}),
         "s",
     )
