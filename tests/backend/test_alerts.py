@@ -101,6 +101,8 @@ def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_ac
             until(fires)
             assert hook.alerts() == [("firing", "predict")]
             assert up.metric(FIRES) == 1
+            board = httpx.get(f"{up.url('query_http_port')}/board/alerts").raise_for_status().text
+            assert "shop: 100% of the requests in 20s missed predict; 10% may" in board
             until(lambda: any(saved.load(tmp_path / "data").told.values()))
             up.process.send_signal(signal.SIGKILL)
             up.process.wait()

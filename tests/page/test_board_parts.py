@@ -13,9 +13,10 @@ from answers.made import MS, NOON, Made, store
 from stagetrace.analysis import wrong_now
 from stagetrace.cli.ask import answer_of
 from stagetrace.page.asked import Asked
-from stagetrace.page.base import Part, Site
+from stagetrace.page.base import File, Part, Site
 from stagetrace.page.templates import render
 from stagetrace.page.views import board
+from stagetrace.rules.alert_state import FIRING, RESOLVED, Alert
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ def text_of(name: str, folder: Path, requests: Iterable[Made], *more: tuple[str,
     with open_store(path) as reader:
         site = Site(path, partial(open_store, path), partial(answer_of, path))
         asked = Asked.of((*HOUR, *more), {}, "1h")
-        part = board.VIEW.parts[name](asked, reader, site)
-        assert isinstance(part, Part)
-        html = render("part.html", asked=asked, site=site, part=part, took_s=0.0, **part.values)
+        return read_part(board.VIEW.parts[name](asked, reader, site), asked, site)
+
+
+def read_part(part: Part | File, asked: Asked, site: Site) -> str:
+    assert isinstance(part, Part)
+    html = render("part.html", asked=asked, site=site, part=part, took_s=0.0, **part.values)
     html = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>|<br>", " ", html))).split())
 
@@ -113,3 +117,19 @@ def test_an_objective_without_requests_in_the_window_keeps_its_budget(tmp_path: 
 def test_stages_and_causes_by_the_users_own_names(tmp_path: Path, by: str, expected: str) -> None:
     made = some(2, stages={"tokenize": 80.0, "inference": 5.0}, cause="gc")
     assert expected in text_of("now", tmp_path, made, ("by", by))
+
+
+def test_alerts_are_listed_as_they_are() -> None:
+    """Whatever their labels hold."""
+    labels = (("alertname", "SlaNoData"), ("sla_objective", "<b>predict</b>"), ("severity", "ticket"))
+    burn = (*labels[1:], ("alertname", "Burn"), ("service", "a b"), ("long_window", "1h"), ("short_window", "5m"))
+    summary = (("summary", "5% of the requests missed it"),)
+    alerts = [
+        Alert("r", burn, summary, FIRING, 60, NOON, is_known=False),
+        Alert("r", labels, (), RESOLVED, 60, NOON, NOON + 60_000 * MS),
+    ]
+    site = Site("store", partial(open_store, "store"), partial(answer_of, "store"), alerts=lambda: alerts)
+    asked = Asked.of(HOUR, {}, "1h")
+    told = read_part(board.alerts(asked, None, site), asked, site)  # type: ignore[arg-type]
+    assert "firing no data now <b>predict</b> of a b Burn over 1h and 5m ticket 2026-03-01 12:00:00 5% of the" in told
+    assert "resolved <b>predict</b> SlaNoData ticket 2026-03-01 12:00:00 until 2026-03-01 12:01:00" in told

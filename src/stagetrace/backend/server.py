@@ -33,10 +33,11 @@ from stagetrace.store.local import LocalStore
 if TYPE_CHECKING:
     import grpc
 
+    from stagetrace.backend.alerts.watcher import Watcher
     from stagetrace.backend.web import Pages
 
-    # The page over an open store, at these ports; the stack closes what it holds.
-    MakePages = Callable[[LocalStore, Ports, Counters, ExitStack], Pages]
+    # The page over an open store, at these ports, with the alerts if there are any; the stack closes what it holds.
+    MakePages = Callable[[LocalStore, Ports, Counters, Watcher | None, ExitStack], Pages]
 
 # Requests of one moment share one fsync, so receiving wants more threads than there are cores.
 _RECEIVING: Final = 16
@@ -91,6 +92,9 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
         sockets.append(listen(options.host, port, flag))
         stack.callback(sockets[-1].close)
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
+    watcher = None
+    if options.alerting is not None:
+        watcher = watch(options.alerting, f"{options.url(ports.query_http)}/", store, counters, stack)
     access = Access.of(options)
     # Threads apart from each other and from gRPC's: slow queries delay no spans.
     counts = (_RECEIVING, _HEAVY, _QUERYING)
@@ -98,12 +102,10 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
     receiving, heavy, querying = (stack.enter_context(Threads(count, most.http // 4)) for count in counts)
     apps = (
         receiver_app(intake, access, receiving, heavy),
-        query_app(queries, counters, access, querying, intake.metrics, pages(store, ports, counters, stack)),
+        query_app(queries, counters, access, querying, intake.metrics, pages(store, ports, counters, watcher, stack)),
     )
     web = [HttpServer(app, options, port, counters, most=most.http) for port, app in zip(HTTP_PORTS, apps, strict=True)]
     serve_commands(store, counters, stack)
-    if options.alerting is not None:
-        watch(options.alerting, f"{options.url(ports.query_http)}/", store, counters, stack)
     return _Servers(intake, [receiver, query], list(zip(web, sockets, strict=True)), ports)
 
 

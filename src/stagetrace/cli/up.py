@@ -37,6 +37,7 @@ from stagetrace.store.url import default_folder
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from stagetrace.backend.alerts.watcher import Watcher
     from stagetrace.backend.counters import Counters
     from stagetrace.page.app import Page
     from stagetrace.store.local import LocalStore
@@ -95,7 +96,15 @@ def run(args: argparse.Namespace) -> int:
     return ANSWERED
 
 
-def _page(options: Options, jaeger: str, store: LocalStore, ports: Ports, counters: Counters, stack: ExitStack) -> Page:
+def _page(
+    options: Options,
+    jaeger: str,
+    store: LocalStore,
+    ports: Ports,
+    counters: Counters,
+    watcher: Watcher | None,
+    stack: ExitStack,
+) -> Page:
     """Return the page over the open store."""
     from stagetrace.cli.ask import answer_of, options_of
     from stagetrace.page.app import Page
@@ -112,6 +121,7 @@ def _page(options: Options, jaeger: str, store: LocalStore, ports: Ports, counte
         jaeger_ui=jaeger,
         figures=lambda: counters.figures({f"store_{name}": value for name, value in store.stats().items()}),
         send=to_send(options, ports),
+        alerts=None if watcher is None else watcher.alerts,
         commands=to_ask(options, ports),
     )
     return Page(site, Login(options, ports.query_http, counters), stack)
@@ -213,7 +223,7 @@ def _alerts_line(options: Options) -> Iterator[str]:
     if options.alerting is not None:
         count = len(judged(options.alerting.policy))
         to = posted_to(options.alerting)
-        where = f"are posted to {' and '.join(to)}" if to else "are shown in /metrics, and posted nowhere (--webhook)"
+        where = f"are posted to {' and '.join(to)}" if to else "are shown on the page, and posted nowhere (--webhook)"
         yield f"Alerts of {count} {'objective' if count == 1 else 'objectives'} {where}"
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stagetrace.output.answer import Answer
     from stagetrace.output.times import Zone
     from stagetrace.page.asked import Asked
+    from stagetrace.rules.alert_state import Alert
     from stagetrace.store.base import Reader, Selection
 
 # The answer of a verb: its name, a reader, the selection, options as on a command line, the zone of times. Raises
@@ -51,6 +52,7 @@ class Site:
     figures: Callable[[], Sequence[Figure]] = lambda: ()  # what the back end counts
     send: Sequence[str] = ()  # the lines of a command with which a service sends its spans here
     commands: Sequence[str] = ()  # that ask it
+    alerts: Callable[[], Sequence[Alert]] | None = None  # those of objectives, where they are evaluated here
     jaeger_ui: str = ""  # the address of a Jaeger UI, or a template of its URLs with `{trace_id}`; empty: there is none
 
     def jaeger(self, trace_id: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis import routes, wrong_now
 from stagetrace.output import objectives as texts
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from stagetrace.analysis.wrong_now import Found, Kind, Loss
     from stagetrace.page.asked import Asked
     from stagetrace.page.base import Site
+    from stagetrace.rules.alert_state import Alert
     from stagetrace.store.base import Reader
 
 _BY: Final = ("cause", "stage")
 _SERIES: Final = 8  # told apart in the picture
 _LOSSES: Final = 6
 _NEWEST: Final = 6
+_ALERTS: Final = 50
 _NAMES: Final = 1_000  # combinations of service, route and model that names are taken from
 _NS: Final = 10**9
 _DAY_NS: Final = 86_400 * _NS
@@ -72,6 +74,49 @@ def now(asked: Asked, reader: Reader, site: Site) -> Part:
         "seconds": _seconds,
     }
     return Part("board_now.html", values, reason)
+
+
+class ShownAlert(NamedTuple):
+    """An alert of an objective as it is shown."""
+
+    state: str
+    is_known: bool
+    name: str
+    objective: str
+    service: str
+    segment: str
+    severity: str
+    windows: str
+    summary: str
+    started_unix_nano: int
+    ended_unix_nano: int
+
+    @classmethod
+    def of(cls, alert: Alert) -> ShownAlert:
+        """Return the form of an alert."""
+        labels = dict(alert.labels)
+        windows = (labels.get(name) for name in ("long_window", "short_window"))
+        return cls(
+            alert.state,
+            alert.is_known,
+            labels.get("alertname", ""),
+            labels.get("sla_objective", ""),
+            labels.get("service", ""),
+            labels.get("sla_segment", ""),
+            labels.get("severity", ""),
+            " and ".join(filter(None, windows)),
+            dict(alert.annotations).get("summary", ""),
+            alert.started_unix_nano,
+            alert.ended_unix_nano,
+        )
+
+
+def alerts(asked: Asked, reader: Reader, site: Site) -> Part:
+    """Return the alerts of objectives: those that fire, those that may, and those that did."""
+    del asked, reader
+    found = [] if site.alerts is None else list(site.alerts())
+    shown = [ShownAlert.of(one) for one in found[:_ALERTS]]
+    return Part("board_alerts.html", {"alerts": shown, "all_alerts": len(found)})
 
 
 def _by(asked: Asked) -> str:
@@ -241,6 +286,6 @@ VIEW: Final = View(
     "Board",
     "/board",
     "board.html",
-    {"now": now, "objectives": objectives, "newest": newest, "names": names},
+    {"now": now, "alerts": alerts, "objectives": objectives, "newest": newest, "names": names},
     keeps=("by",),
 )
