@@ -49,6 +49,7 @@ VERBS: Final[dict[str, Command]] = {
     "services": Command("services", "list the services that have spans"),
     "sla explain": Command("sla.explain", "show why a request has its verdict, and which one a policy gives it"),
     "sla replay": Command("sla.replay", "show what a policy would have said of stored requests"),
+    "sla check": Command("sla.check", "check a policy: errors and warnings by line and column, and what it says"),
     "sla rules": Command("sla.rules", "print what follows from a policy: alerts for Prometheus, and others"),
     "sla suggest": Command("sla.suggest", "suggest objectives that observed traffic could keep"),
     "slo": Command("slo.command", "show whether each objective is kept, and how long its error budget lasts"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.rules.base import RulesError
+from stagetrace.sla import alert_options
 from stagetrace.sla.alert_options import PAGE, AlertOptions, can_fire
 
 if TYPE_CHECKING:
@@ -141,9 +142,7 @@ def unable(policy: Policy) -> Iterable[str]:
 
 def nearest_factor(objective: Objective) -> float:
     """Return the largest factor, in two digits, with which an alert on an objective can fire."""
-    most = 1 / budget(objective)
-    step = 0.1 if most > 1.1 else 0.01  # noqa: PLR2004 -- next to 1 a step of a tenth has nothing to offer
-    return _rounded((int(_rounded(most / step)) - (_rounded(most / step) % 1 == 0)) * step)
+    return alert_options.nearest_factor(objective.target)
 
 
 def _cannot_fire(objective: Objective, factor: float) -> str:

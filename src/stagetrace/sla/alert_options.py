@@ -48,6 +48,19 @@ class AlertOptions:
     traces: str = ""
 
 
+def nearest_factor(target: float) -> float:
+    """Return the largest factor, in two digits, with which an alert on an objective with this target can fire."""
+    most = rounded(1 / rounded(1 - target))
+    step = 0.1 if most > 1.1 else 0.01  # noqa: PLR2004 -- next to 1 a step of a tenth has nothing to offer
+    steps = rounded(most / step)
+    return rounded((int(steps) - (steps % 1 == 0)) * step)
+
+
+def rounded(value: float) -> float:
+    """Return a number without the last digits, in which floating-point arithmetic differs from that of people."""
+    return float(f"{value:.12g}")
+
+
 def can_fire(factor: float, target: float) -> bool:
     """Return whether a burn rate above `factor` exists: if all requests are breaches it is 1 / (1 - target)."""
     return factor * (1 - target) < 1

@@ -195,4 +195,8 @@ class Objective:
 @lru_cache(maxsize=4096)
 def glob(pattern: str) -> re.Pattern[str]:
     """Return the pattern in which `*` stands for any text, slashes and nothing included."""
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
+    first, *middle = map(re.escape, pattern.split("*"))
+    last = middle.pop() if middle else None
+    # Each part at its first place, for good: to try others would find no more, and take long with many parts.
+    parts = (rf"(?=(.*?{part}))\{number}" for number, part in enumerate(filter(None, middle), start=1))
+    return re.compile("".join([first, *parts, "" if last is None else f".*{last}"]), re.DOTALL)

@@ -27,7 +27,6 @@ _NAME: Final = re.compile(r"[^;()\x00-\x1f\x7f]+")
 _WORD: Final = re.compile(r"\S+")
 _GAP: Final = re.compile(r"(?<=\d) +(?=[a-zA-Zµ%])")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-_SECONDS: Final = re.compile(r"\d+(?:\.\d+)?s", re.IGNORECASE)
 # What people write for a key, where its spelling is not near.
 _MEANT: Final = {
     **dict.fromkeys(("threshold", "latency", "max_latency", "timeout"), "within"),
@@ -203,9 +202,8 @@ def _share(given: str) -> float:
 
 
 def _span_s(given: str) -> int:
-    """Return a window of an alert, or how long it waits: as a window, or in seconds."""
-    in_seconds = _SECONDS.fullmatch(given) is not None
-    found = quantities.Window(quantities.duration_ns(given) / 1e9) if in_seconds else quantities.window(given)
+    """Return a window of an alert, or how long it waits, in whole seconds."""
+    found = quantities.window(given)
     if found.calendar is not None or found.length_s != int(found.length_s):
         raise ValueError(f"{given!r} is no whole number of seconds")
     return int(found.length_s)

@@ -1,0 +1,89 @@
+"""`stagetrace sla check`: what a policy says, and what is wrong in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from stagetrace.cli.base import ANSWERED, NO_ANSWER
+from stagetrace.output import policy_text
+from stagetrace.printable import printable
+from stagetrace.sla.policy import Policy, file_named
+from stagetrace.sla.policy_document import content, decoded, document
+from stagetrace.sla.policy_lint import ERROR, Finding, inline_places, lint
+from stagetrace.sla.policy_problem import PolicyFileError
+
+DESCRIPTION: Final = (
+    "Check a policy: whether it can be read, and what is probably not meant as it stands there. "
+    "The exit code is 2 if there is an error; warnings do not count."
+)
+EXAMPLE: Final = "stagetrace sla check sla.yaml"
+_INLINE: Final = "policy"  # stands for the file of an inline policy
+
+
+class _Checked(NamedTuple):
+    where: str
+    objectives: tuple[Any, ...]
+    findings: list[Finding]
+    more: int  # findings beyond those
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("policy", metavar="FILE", help="a policy file, or an inline policy")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, on one line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the policy says on stdout, what is wrong on stderr; return the exit code."""
+    found = _check(args.policy.strip())
+    is_wrong = any(one.level == ERROR for one in found.findings)
+    if args.json:
+        print(json.dumps(_keys(found, is_wrong=is_wrong), ensure_ascii=False))
+    else:
+        for line in _texts(found):
+            print(line)
+        for one in found.findings:
+            print(printable(one.text(found.where)), file=sys.stderr)
+        if found.more:
+            print(f"{found.where}: and {found.more} more", file=sys.stderr)
+    return NO_ANSWER if is_wrong else ANSWERED
+
+
+def _check(text: str) -> _Checked:
+    """Return what a policy says and what is wrong. Raise PolicyError where there is no text to point at."""
+    path = file_named(text)
+    if path is None:
+        policy = Policy.parse(text)
+        return _Checked(_INLINE, policy.objectives, *lint(policy.objectives, policy.alerts, inline_places(text)))
+    data = content(path)
+    try:
+        found = document(decoded(data, path), path)
+    except PolicyFileError as error:
+        problems = [Finding(one.at, ERROR, one.what, one.fix) for one in error.problems]
+        return _Checked(path, (), problems, error.more)
+    return _Checked(path, found.objectives, *lint(found.objectives, found.alerts, found.places, found.alert_places))
+
+
+def _texts(found: _Checked) -> Iterable[str]:
+    for one in found.objectives:
+        first, *others = policy_text.lines(one)
+        yield printable(f"{one.name}: {first}")
+        yield from (printable(f"    {line}") for line in others)
+
+
+def _keys(found: _Checked, *, is_wrong: bool) -> dict[str, Any]:
+    return {
+        "complete": not found.more,
+        **({"reason": f"{found.more} more findings are left off"} if found.more else {}),
+        "ok": not is_wrong,
+        "file": found.where,
+        "objectives": [{"name": one.name, "says": list(policy_text.lines(one))} for one in found.objectives],
+        "findings": [
+            {"line": one.at.line, "column": one.at.column, "level": one.level, "what": one.what, "fix": one.fix}
+            for one in found.findings
+        ],
+    }
