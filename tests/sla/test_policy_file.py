@@ -251,7 +251,7 @@ RULE = "objectives:\n  - match: {route: POST /predict}\n    within: 250ms\n    "
         (RULE + "\nalerts: {burn: [{factor: 1, long: 5m, short: 1h}]}", "the short window is longer than the long one"),
         (RULE + "\nalerts: {burn: [{factor: 1, long: 5m}]}", "short is missing"),
         (RULE + "\nalerts: {burn: [{factor: 1, long: 5, short: 1m}]}", "long: the window '5' has no unit"),
-        (RULE + "\nalerts: {burn: [{factor: 1, long: month, short: 1m}]}", "long: 'month' is no whole number"),
+        (RULE + "\nalerts: {burn: [{factor: 1, long: month, short: 1m}]}", "long: 'month' is a calendar window"),
         (RULE + "\nalerts: {labels: {a-b: c}}", "'a-b' is no name of a label"),
         (RULE + "\nalerts: {runbook: example.com}", "runbook: 'example.com' is no URL"),
         (RULE + "\nalerts: {webhook: 'file:///etc/passwd'}", "is no URL"),

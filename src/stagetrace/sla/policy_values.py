@@ -165,9 +165,9 @@ def whole(low: int, high: int) -> Callable[..., int]:
 
     def read(node: Node, problems: Problems | None = None) -> int:  # noqa: ARG001 -- a reader
         value = node.value if isinstance(node, Scalar) else None
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if isinstance(value, (bool, str)) or value is None or value % 1 or not low <= value <= high:
             raise WrongError(node.at, f"there stands {node.kind}", f"write {wanted}")
-        return value
+        return int(value)
 
     return read
 
@@ -203,8 +203,10 @@ def _share(given: str) -> float:
 
 def _span_s(given: str) -> int:
     """Return a window of an alert, or how long it waits, in whole seconds."""
+    if given.partition("@")[0].lower() in CALENDAR:
+        raise ValueError(f"{given!r} is a calendar window, and alerts look back over a length of time")
     found = quantities.window(given)
-    if found.calendar is not None or found.length_s != int(found.length_s):
+    if found.length_s != int(found.length_s):
         raise ValueError(f"{given!r} is no whole number of seconds")
     return int(found.length_s)
 

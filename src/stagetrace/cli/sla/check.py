@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from stagetrace.cli.base import ANSWERED, NO_ANSWER
+from stagetrace.cli.base import ANSWERED, NO_ANSWER, UsageError
 from stagetrace.output import policy_text
 from stagetrace.printable import printable
+from stagetrace.sla import policy_document
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_document import content, decoded, document
 from stagetrace.sla.policy_lint import ERROR, Finding, inline_places, lint
@@ -33,12 +35,18 @@ class _Checked(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("policy", metavar="FILE", help="a policy file, or an inline policy")
+    parser.add_argument("policy", metavar="FILE", nargs="?", help="a policy file, or an inline policy")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of policy files, for editors")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on one line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what the policy says on stdout, what is wrong on stderr; return the exit code."""
+    if args.schema:
+        print(Path(policy_document.__file__).with_name("policy.schema.json").read_text("utf-8"), end="")
+        return ANSWERED
+    if args.policy is None:
+        raise UsageError("no policy is given\nname a file, as in: stagetrace sla check sla.yaml")
     found = _check(args.policy.strip())
     is_wrong = any(one.level == ERROR for one in found.findings)
     if args.json:

@@ -1,0 +1,127 @@
+"""The JSON Schema of policy files: editors accept and refuse by it what the reader does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.running import printed
+from sla.test_policy_file import EVERYTHING
+from stagetrace.semconv import STAGES
+from stagetrace.sla import objective, policy_document
+from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy_problem import PolicyFileError
+
+SCHEMA = json.loads(Path(policy_document.__file__).with_name("policy.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+# What no schema can say, or ours does not: of several values at once, of time zones, of sizes.
+BEYOND = re.compile(
+    r"is taken by|is no time zone|not shorter|stands at the top|stands beside model|stands beside service"
+    r"|no whole number of seconds|the list repeats|a source stands twice|its name, made of its match"
+)
+WHOLE = yaml.safe_load(EVERYTHING)
+VALUES: list[Any] = [
+    None, True, False, 0, 1, 5, 2.0, 2.5, -1, 10**10, "", " ", "x", "a b", "a;b", "a(b)", "yes", [], {}, [1], ["a"],
+    ["a", "a"], ["a b"], {"a": "b"}, {"a": 1}, {"a": None}, {"a b": "c"}, {"": "c"}, "250ms", "250 ms", "1.5S", "0ms",
+    "1h", "5", "1e3ms", "99%", "99.9 %", "0%", "0.0%", "100%", "100.0%", "100.1%", "28d", "1.5m", "0d", "month",
+    "Month@UTC", "month@", "moon", "year@Europe/Berlin", {"calendar": "month"},
+    {"calendar": "month", "timezone": "UTC"}, {"timezone": "UTC"}, {"calendar": "moon"}, "POST /a", "/a",
+    "POST GET /a", " /a ", "P1 /a", "/a/b", "pkg.Svc/Do", "GET", "bad", "excluded", "breach", "ignored", "page",
+    {"inference": "1ms"}, {"inference": 1}, {"inferense": "1ms"}, {"by": "a"}, {"by": ["a", "header:X"]}, {"by": []},
+    {"by": ["header:"]}, {"by": "a", "max": 5}, {"by": "a", "max": 5000}, {"max": 1}, {"from": "grpc-timeout"},
+    {"from": ["x"]}, {"from": ["x-slo-ttft-ms"]}, {"from": "grpc-timeout", "mode": "tighten"}, {"mode": "tighten"},
+    "http://a", "https://a:80/b?c", "ftp://a", "http://", "http://a b", "http:///x", "header:x", "header:",
+    "baggage:", "x" * 1001, [{"within": "1s"}], [{"excluded": True}], [{"when": {"a": "b"}}],
+    [{"when": {"a": "b"}, "within": "1s", "p99": "1s"}], [{"when": {"a": "b"}, "excluded": True, "within": "1s"}],
+    [{"factor": 2, "long": "1h", "short": "5m"}], [{"factor": 0, "long": "1h", "short": "5m"}],
+    [{"factor": 2, "long": "1h"}], {"route": "GET /x", "method": "GET"}, {"route": "/x", "method": "get"},
+    {"rpc": "a/b", "route": "x"}, {"rpc": "a/b", "model": "m"},
+]  # fmt: skip
+KEYS = [
+    *policy_document._OBJECTIVE,
+    *policy_document._OVERRIDE,
+    "version",
+    "service",
+    "alerts",
+    "burn",
+    "labels",
+    "model",
+]
+KEYS += ["route", "rpc", "method", "attributes", "withn", "by", "max", "from", "mode", "factor", "severity", "a-b"]
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all values of a document."""
+    below: list[tuple[Any, Any]] = []
+    if isinstance(node, (dict, list)):
+        below = list(node.items() if isinstance(node, dict) else enumerate(node))
+    return [path, *(found for key, value in below for found in places(value, (*path, key)))]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> Any:
+    """Return a document with one to three changes: a value replaced or removed, a key added."""
+    document = copy.deepcopy(WHOLE)
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(places(document)))
+        parent = document
+        for key in path[:-1]:
+            parent = parent[key]
+        how = draw(st.sampled_from(["replace", "remove", "add", "trim"]))
+        node = parent[path[-1]] if path else document
+        if how == "add" and isinstance(node, dict):
+            node[draw(st.sampled_from(KEYS))] = draw(st.sampled_from(VALUES))
+        elif how == "trim" and isinstance(node, dict) and node:
+            for key in draw(st.lists(st.sampled_from(sorted(node)), unique=True)):
+                del node[key]
+        elif path and how == "remove":
+            del parent[path[-1]]
+        elif path:
+            parent[path[-1]] = copy.deepcopy(draw(st.sampled_from(VALUES)))
+    return document
+
+
+def refusal(document: Any) -> list[str]:
+    """Return why the reader refuses a document, without what no schema can say; empty if it does not."""
+    try:
+        Policy.read(json.dumps(document), "")
+    except PolicyFileError as error:
+        return [one.what for one in error.problems if not BEYOND.search(one.what)]
+    return []
+
+
+@given(mutated())
+def test_the_schema_accepts_what_the_reader_accepts(document: Any) -> None:
+    why = refusal(document)
+    errors = [one.message for one in VALIDATOR.iter_errors(document)]
+    assert bool(errors) is bool(why), (document, errors, why)
+
+
+@pytest.mark.parametrize("path", [*Path("docs").glob("*.md"), *Path("examples").rglob("*.yaml")], ids=str)
+def test_the_examples_keep_to_the_schema(path: Path) -> None:
+    text = path.read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if path.suffix == ".md" else [text]
+    for block in blocks:
+        if re.search(r"^objectives:", block, re.MULTILINE):
+            VALIDATOR.validate(yaml.safe_load(block))
+            assert Policy.read(block, str(path)).objectives
+
+
+def test_the_schema_is_one_and_names_what_the_code_names() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    defs = SCHEMA["$defs"]
+    assert defs["objective"]["properties"]["stages"]["propertyNames"]["enum"] == list(STAGES)
+    assert defs["source"]["enum"] == list(objective.DEADLINES)
+    assert set(defs["objective"]["properties"]) == set(policy_document._OBJECTIVE)
+    assert set(defs["override"]["properties"]) == set(policy_document._OVERRIDE)
+    assert defs["objective"]["properties"]["segments"]["properties"]["max"]["maximum"] == policy_document.MOST_SEGMENTS
+    assert json.loads(printed("sla", "check", "--schema")) == SCHEMA
