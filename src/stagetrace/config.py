@@ -124,7 +124,7 @@ class Number(Setting):
 
 
 SWITCH = Switch("STAGETRACE", BOTH, "switches recording on")
-SLA = Text("STAGETRACE_SLA", RECORDING, "the objectives, as an inline policy")
+SLA = Text("STAGETRACE_SLA", RECORDING, "the objectives: an inline policy, or a file")
 SPOOL = Text("STAGETRACE_SPOOL", RECORDING, "folder for spans that cannot be delivered")
 SPOOL_MAX_BYTES = Number("STAGETRACE_SPOOL_MAX_BYTES", RECORDING, "limit of its size", 1 << 30)
 RECORD_QUERY = Switch("STAGETRACE_RECORD_QUERY", RECORDING, "records the query string as `url.query`")
