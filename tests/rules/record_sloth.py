@@ -1,4 +1,4 @@
-"""Record what Sloth makes of our files today, after `make sloth`: PYTHONPATH=tests python tests/rules/record_sloth.py."""
+"""Record what Sloth makes of our files: `PYTHONPATH=tests python tests/rules/record_sloth.py`, after `make sloth`."""
 
 from __future__ import annotations
 

@@ -85,12 +85,16 @@ def _ours(holder: Object, path: tuple[str, ...]) -> dict[str, Node] | None:
     source = (*path, "metricSource")
     found = holder.look(*source, "spec", "objective")
     kind = holder.look(*source, "type")
-    is_named = isinstance(kind, Scalar) and kind.text.lower() in (OURS, _PROMETHEUS)
-    if not isinstance(found, Mapping) or not is_named:
+    if not isinstance(found, Mapping) or not is_ours(kind):
         return None
     for key in ("metricSourceRef", "type", "spec"):
         holder.take(*source, key)
     return dict(found.entries)
+
+
+def is_ours(kind: Node | None) -> bool:
+    """Return whether a type of a source is ours, or what people make of it for a tool that asks Prometheus."""
+    return isinstance(kind, Scalar) and kind.text.lower() in (OURS, _PROMETHEUS)
 
 
 def _buckets(holder: Object, path: tuple[str, ...]) -> Indicator | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.rules import openslo_alerts
 from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS
-from stagetrace.rules.openslo_indicator import indicator
+from stagetrace.rules.openslo_indicator import indicator, is_ours
 from stagetrace.rules.openslo_objects import Object, Objects
 from stagetrace.rules.openslo_windows import calendar_of, seconds_of, shorthand
 from stagetrace.sla import policy_file, quantities
@@ -89,7 +89,7 @@ def _details(objects: Objects) -> Mapping | None:
     """Return the connectionDetails of our DataSource."""
     source = objects.get("DataSource", OURS)
     kind = source.text("spec", "type") if source is not None else None
-    if source is None or kind is None or kind.text != OURS:
+    if source is None or kind is None or not is_ours(kind):
         return None
     found = source.take("spec", "connectionDetails")
     return found if isinstance(found, Mapping) else None
