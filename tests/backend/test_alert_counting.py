@@ -167,27 +167,41 @@ SAMPLED = [
 ]
 
 
+def counted(folder: Path, until: int, good: int, breaches: int) -> None:
+    """Have the service send what it has counted since 3,000 s ago."""
+    exact, begin = CountStore(folder), END - 3_000 * S
+    for at, numbers in ((begin, (0, 0)), (until, (good, breaches))):
+        each = zip(("good", "breach"), numbers, strict=True)
+        exact.append([Point("shop", "1", begin, "/predict", "embed", word, number, at) for word, number in each])
+    exact.close()
+
+
 def test_of_a_service_that_samples_stored_requests_count_by_their_weight(tmp_path: Path) -> None:
     """And its own counts as soon as it has sent them, together with what it has not counted yet."""
     folder = store(tmp_path / "store", SAMPLED)
     group = Group("", "shop", "embed")
     with open_store(str(folder)) as reader:
         assert count(reader, POLICY, WINDOWS, END).counts[group][60] == Counts(4 * 30, 10)
-    exact = CountStore(folder)
-    begin, until = END - 3_000 * S, END - 20 * S
-    exact.append([Point("shop", "1", begin, "/predict", "embed", word, 0, begin) for word in ("good", "breach")])
-    exact.append(
-        [
-            Point("shop", "1", begin, "/predict", "embed", "good", 500, until),
-            Point("shop", "1", begin, "/predict", "embed", "breach", 7, until),
-        ]
-    )
-    exact.close()
+    until = END - 20 * S
+    counted(folder, until, 500, 7)
     later = [one for one in SAMPLED if one.start_unix_nano + one.took_ms * MS >= until]
     good, breaches = (sum(one.word == word for one in later) for word in ("good", "breach"))
     with open_store(str(folder)) as reader:
         found = count(reader, POLICY, WINDOWS, END).counts[group][3_600]
     assert found == Counts(500 + 4 * good, 7 + breaches)
+
+
+def test_what_a_collector_has_dropped_is_counted_by_the_service(tmp_path: Path) -> None:
+    """As the Collector does that keeps all breaches; but a count that lacks what is stored is not taken."""
+    folder = store(tmp_path / "store", [replace(one, probability=None) for one in SAMPLED if one.word == "breach"])
+    group = Group("", "shop", "embed")
+    counted(folder, END - 30 * S, 400, 9)
+    with open_store(str(folder)) as reader:
+        assert count(reader, POLICY, WINDOWS, END).counts[group][3_600] == Counts(400, 9 + 8)
+    other = store(tmp_path / "other", [replace(one, probability=None) for one in SAMPLED])
+    counted(other, END, 4, 10)
+    with open_store(str(other)) as reader:
+        assert count(reader, POLICY, WINDOWS, END).counts[group][3_600] == Counts(30, 10)
 
 
 def test_where_it_is_not_known_how_a_service_samples_nothing_is_said(tmp_path: Path) -> None:

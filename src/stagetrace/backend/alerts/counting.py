@@ -14,8 +14,10 @@ from stagetrace.sla.verdict import GOOD
 from stagetrace.store.base import COUNTS, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from stagetrace.analysis.source import Source
+    from stagetrace.estimates import Counted
     from stagetrace.rules import alert_seen
     from stagetrace.sla.policy import Policy
     from stagetrace.store.base import Reader
@@ -38,8 +40,8 @@ class Found(NamedTuple):
 def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nano: int) -> Found:
     """Return the judged requests of each objective of a policy, service and segment, in each window.
 
-    Where a service samples, its own counts are taken, as far as it has sent them; else what is stored, by weight. Of
-    segments it sends none.
+    A service's own counts are taken where it sends them, and they are not fewer than what is stored: it or a Collector
+    may sample. Else what is stored counts, by weight; and so do segments.
     """
     segmented = {one.name for one in policy.objectives if one.segment_by}
     keys = [*_KEYS, *([SEGMENT] if segmented else [])]
@@ -50,11 +52,12 @@ def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nan
     names = {one.name: one.name in segmented for one in policy.objectives if not one.excludes}
     found: dict[Group, dict[float, Counts | None]] = defaultdict(dict)
     weights = _weights(rows, names)
+    exact = _Exact.of(reader, names, rows, Selection(starts[0], now_unix_nano))
     for place, start in enumerate(starts, 1):
         within = [row for row in rows if row["band"] >= place]
         counts = _summed(within, names, weights)
-        if COUNTS in reader.capabilities and any(row["sampled"] for row in within):
-            counts |= _exact(reader, Selection(start, now_unix_nano), counts)
+        if exact is not None:
+            counts |= exact.counts(Selection(start, now_unix_nano), counts)
         for group, of in counts.items():
             found[group][cuts[start]] = of
     places = {tuple(row[key] for key in keys) for row in rows}
@@ -113,31 +116,54 @@ def _judged(row: Row, names: Mapping[str, bool]) -> Iterator[tuple[Group, Counts
             yield group._replace(segment=row[SEGMENT]), counts
 
 
-def _exact(reader: Reader, selection: Selection, stored: Mapping[Group, Counts | None]) -> dict[Group, Counts]:
-    """Return what services have counted in a window themselves, with the stored requests that they had not yet."""
-    found: dict[Group, Counts] = {}
-    namespaces: dict[str, set[str]] = defaultdict(set)
-    for group in stored:
-        namespaces[group.service].add(group.namespace)
-    for one in reader.counted(selection):  # type: ignore[attr-defined]  # of the capability COUNTS
-        if len(namespaces[one.service]) != 1:  # counts have no namespace
-            continue
-        (namespace,) = namespaces[one.service]
-        own: dict[Group, Counts] = defaultdict(Counts)
+class _Exact(NamedTuple):
+    """What services have counted themselves."""
+
+    reader: Reader
+    names: Collection[str]  # of objectives
+    namespaces: Mapping[str, str]  # by service; counts have none, so a service with several is not among them
+    sampled: Collection[Group]  # of which good requests are stored as a sample, by their service
+
+    @classmethod
+    def of(cls, reader: Reader, names: Mapping[str, bool], rows: Iterable[Row], longest: Selection) -> _Exact | None:
+        """Return them; None where no service of these rows has sent any."""
+        if COUNTS not in reader.capabilities:
+            return None
+        every: dict[str, set[str]] = defaultdict(set)
+        sampled: set[Group] = set()
+        for row in rows:
+            every[row["service"]].add(row[NAMESPACE] or "")
+            sampled |= {group for group, _ in _judged(row, names) if row["sampled"]}
+        counting = {one.service for one in reader.counted(longest)}  # type: ignore[attr-defined]
+        namespaces = {name: next(iter(of)) for name, of in every.items() if name in counting and len(of) == 1}
+        return cls(reader, names, namespaces, sampled) if namespaces else None
+
+    def counts(self, selection: Selection, stored: Mapping[Group, Counts | None]) -> dict[Group, Counts]:
+        """Return the counts of a window, with the stored requests that their services had not counted yet."""
+        found: dict[Group, Counts] = {}
+        with self.reader.relations(selection) as relations:
+            for one in self.reader.counted(selection):  # type: ignore[attr-defined]
+                if one.service in self.namespaces:
+                    own = self._of(one, relations)
+                    found |= {group: of for group, of in own.items() if self._has_all(group, of, stored)}
+        return found
+
+    def _of(self, one: Counted, relations: Source) -> dict[Group, Counts]:
+        namespace = self.namespaces[one.service]
+        own: dict[Group, Counts] = {}
         for (_, name, word), number in one.counts.items():
-            group = Group(namespace, one.service, name)
-            own[group] = _sum(own[group], Counts(number * (word == GOOD), number * (word == BREACH)))
+            if name in self.names:
+                group = Group(namespace, one.service, name)
+                counts = Counts(number * (word == GOOD), number * (word == BREACH))
+                own[group] = _sum(own.get(group, Counts()), counts)
         window = {"service": one.service, "since_ns": one.since_ns, "until_ns": one.until_ns}
-        with reader.relations(selection) as relations:
-            besides = relations.reduce("uncounted", _KEYS, **window)
-        for row in besides:
+        for row in relations.reduce("uncounted", _KEYS, **window):
             group = Group(namespace, one.service, row["objective"])
-            if group in own and (row[NAMESPACE] or "") == namespace:
+            if group in own:
                 own[group] = _sum(own[group], Counts(row["good"], row["breaches"]))
-        found |= {group: of for group, of in own.items() if group in stored and _has_all(of, stored[group])}
-    return found
+        return own
 
-
-def _has_all(own: Counts, stored: Counts | None) -> bool:
-    """Return whether counts of a service are not fewer than what is stored, of which breaches are all there."""
-    return stored is None or own.breaches >= stored.breaches
+    def _has_all(self, group: Group, own: Counts, stored: Mapping[Group, Counts | None]) -> bool:
+        """Return whether counts are not fewer than what is stored; what good requests stand for is only an estimate."""
+        of = stored.get(group, Counts())
+        return of is None or (own.breaches >= of.breaches and (group in self.sampled or own.judged >= of.judged))
