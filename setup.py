@@ -111,6 +111,7 @@ def main() -> None:
         depends=sorted(str(path) for path in Path("native").glob("*.h")),
         define_macros=[] if FREE_THREADED else [("Py_LIMITED_API", "0x030A0000")],
         py_limited_api=FOR_ALL,
+        libraries=["m"] if os.name == "posix" else [],
         optional=True,
     )
     with tempfile.TemporaryDirectory() as folder:  # a `build` folder in the source tree keeps what no longer is there

@@ -1,4 +1,4 @@
-"""Receive spans by a real OTLP gRPC receiver, for tests that check span trees and need no Jaeger."""
+"""Receive spans and metrics by a real OTLP gRPC receiver, for tests that need no Jaeger and no Collector."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Sink:
     spans: list[Received] = field(default_factory=list)
     protos: list[Any] = field(default_factory=list)  # the same spans, in order of arrival
     exports: list[bytes] = field(default_factory=list)  # all requests as received
+    metrics: list[Any] = field(default_factory=list)  # requests of metrics, in order of arrival
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait_for(self, ready: Callable[[list[Received]], bool], timeout_s: float = 60) -> list[Received]:
@@ -129,6 +131,16 @@ class Sink:
             assert_tiled(request)
         return requests
 
+    def points(self, name: str) -> list[Any]:
+        """Return the latest points of a metric, those of each process that has sent any."""
+        found: dict[bytes, Any] = {}
+        for request in list(self.metrics):
+            for resource in request.resource_metrics:
+                for metric in resource.scope_metrics[0].metrics:
+                    if metric.name == name:
+                        found[resource.resource.SerializeToString(deterministic=True)] = metric
+        return [point for metric in found.values() for point in getattr(metric, metric.WhichOneof("data")).data_points]
+
     def traces(self) -> set[str]:
         with self.lock:
             return {span.trace_id for span in self.spans}
@@ -167,7 +179,8 @@ def _value(value: Any) -> Any:
     return getattr(value, kind) if kind else None
 
 
-def _attributes(pairs: Any) -> dict[str, Any]:
+def attributes_in(pairs: Any) -> dict[str, Any]:
+    """Return attributes as a dict."""
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
@@ -178,7 +191,7 @@ class _Service(trace_service_pb2_grpc.TraceServiceServicer):
     def Export(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 -- named by the protocol
         self._sink.exports.append(request.SerializeToString())
         for resource_spans in request.resource_spans:
-            service = _attributes(resource_spans.resource.attributes).get("service.name", "")
+            service = attributes_in(resource_spans.resource.attributes).get("service.name", "")
             for scope_spans in resource_spans.scope_spans:
                 received = [
                     Received(
@@ -190,7 +203,7 @@ class _Service(trace_service_pb2_grpc.TraceServiceServicer):
                         span.start_time_unix_nano,
                         span.end_time_unix_nano,
                         span.status.code,
-                        _attributes(span.attributes),
+                        attributes_in(span.attributes),
                         scope_spans.scope.name,
                         service,
                     )
@@ -202,12 +215,22 @@ class _Service(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 -- named by the protocol
+        self._sink.metrics.append(request)
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
 @contextmanager
 def run_sink() -> Iterator[Sink]:
     """Serve a sink on a free loopback port."""
     sink = Sink()
     server = grpc.server(ThreadPoolExecutor(4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Service(sink), server)  # type: ignore[no-untyped-call]
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(sink), server)  # type: ignore[no-untyped-call]
     sink.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from backends import free_port
 from instrumentation.grpc_client import dump, load
 from services import AT_END, PYTHON, run_service
-from sink import _attributes, run_sink
+from sink import attributes_in, run_sink
 from stagetrace import gen_ai, semconv
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def left(folder: Path, kind: str, env: Mapping[str, str]) -> Left:
             written = status.read_text()
             service.stop()
         events = [event for span in sink.protos for event in span.events]
-        attributes = [_attributes(one.attributes) for one in (*sink.protos, *events)]
+        attributes = [attributes_in(one.attributes) for one in (*sink.protos, *events)]
         lines = [line for line in service.log.splitlines() if line.startswith("stagetrace: ")]
         return Left(
             canaries(*sink.exports),

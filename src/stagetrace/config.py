@@ -189,6 +189,7 @@ ALERTMANAGER_TOKEN = Verbatim("STAGETRACE_ALERTMANAGER_TOKEN", READING, "bearer 
 # OpenTelemetry's, as far as we read them ourselves: its SDK and its exporters read these and others.
 SDK_DISABLED = Text("OTEL_SDK_DISABLED", READING, "`true` records nothing")
 TRACES_EXPORTER = Text("OTEL_TRACES_EXPORTER", RECORDING, "exporters of spans", "otlp")
+METRIC_INTERVAL = Number("OTEL_METRIC_EXPORT_INTERVAL", RECORDING, "milliseconds between exports of metrics", 10_000)
 METRICS_EXPORTER = Text("OTEL_METRICS_EXPORTER", RECORDING, "exporters of metrics")
 PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_PROTOCOL", RECORDING, "`grpc` or `http/protobuf`", "grpc")
 TRACES_PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", RECORDING, "the same for spans alone")
@@ -198,6 +199,7 @@ TRACES_ENDPOINT = Verbatim("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", RECORDING, "the
 METRICS_ENDPOINT = Text("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", RECORDING, "the receiver of metrics alone")
 TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_TIMEOUT", RECORDING, "seconds that an export may take")
 TRACES_TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", RECORDING, "the same for spans alone")
+METRICS_TIMEOUT = Verbatim("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", RECORDING, "the same for metrics alone")
 for _name, _about in (
     ("HEADERS", "headers of each request"),
     ("COMPRESSION", "`gzip`, over HTTP `deflate` too, or `none`"),
@@ -208,7 +210,8 @@ for _name, _about in (
 ):
     Text(f"OTEL_EXPORTER_OTLP_{_name}", RECORDING, _about)
     Text(f"OTEL_EXPORTER_OTLP_TRACES_{_name}", RECORDING, f"{_about}; for spans alone")
-for _name in ("GRPC_TRACES", "GRPC", "HTTP_TRACES", "HTTP"):
+    Text(f"OTEL_EXPORTER_OTLP_METRICS_{_name}", RECORDING, f"{_about}; for metrics alone")
+for _name in ("GRPC_TRACES", "GRPC_METRICS", "GRPC", "HTTP_TRACES", "HTTP_METRICS", "HTTP"):
     Text(f"OTEL_PYTHON_EXPORTER_OTLP_{_name}_CREDENTIAL_PROVIDER", RECORDING, "entry point that makes credentials")
 RETRYABLE_CODES = Words("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", RECORDING, "codes to be tried again")
 SAMPLER = Text("OTEL_TRACES_SAMPLER", RECORDING, "head sampler")
@@ -272,19 +275,20 @@ def exporters(signal: str, default: str) -> list[str]:
     `signal` is `TRACES` or `METRICS`. The plain name `otlp` is resolved by the protocol variables, gRPC by default.
     """
     names = (SETTINGS[f"OTEL_{signal}_EXPORTER"].text() or default).split(",")
-    return [_resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
+    return [resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
 
 
-def _resolved(signal: str, name: str) -> str:
+def resolved(signal: str, name: str) -> str:
+    """Return the entry point name of an exporter: `otlp` is resolved by the protocol variables."""
     if name != "otlp":
         return name
     protocol = (SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"].raw() or PROTOCOL.read()).strip()
     return {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}.get(protocol, f"otlp ({protocol})")
 
 
-def otlp(name: str) -> str:
-    """Return OTEL_EXPORTER_OTLP_TRACES_`name`, else OTEL_EXPORTER_OTLP_`name`; empty where neither is set."""
-    return SETTINGS[f"OTEL_EXPORTER_OTLP_TRACES_{name}"].text() or SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text()
+def otlp(name: str, signal: str = "TRACES") -> str:
+    """Return OTEL_EXPORTER_OTLP_`signal`_`name`, else OTEL_EXPORTER_OTLP_`name`; empty where neither is set."""
+    return SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_{name}"].text() or SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text()
 
 
 def endpoint() -> str:

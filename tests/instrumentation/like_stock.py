@@ -15,7 +15,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from services import AS_STOCK, PYTHON, run_service
-from sink import SERVER, _attributes, run_sink
+from sink import SERVER, attributes_in, run_sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,7 +115,7 @@ class Recorded:
         trace_ids = {case.trace_id} | {
             span.trace_id.hex()
             for span in self.spans
-            if _attributes(span.attributes).get("user_agent.original") == f"case {case.name}"
+            if attributes_in(span.attributes).get("user_agent.original") == f"case {case.name}"
         }
         spans = [span for span in self.spans if span.trace_id.hex() in trace_ids]
         return sorted(spans, key=lambda span: span.start_time_unix_nano)
@@ -232,7 +232,7 @@ def both(
 
 def shown(span: Any) -> dict[str, Any]:
     """Return all that a span says but for ids and times of its own, and ports, which are free ones."""
-    attributes = _attributes(span.attributes)
+    attributes = attributes_in(span.attributes)
     for port in ("client.port", "server.port"):
         if attributes.get(port, 0) > 1:
             attributes[port] = "a port"
@@ -243,9 +243,9 @@ def shown(span: Any) -> dict[str, Any]:
         "flags": span.flags,
         "state": span.trace_state,
         "status": (span.status.code, span.status.message),
-        "events": [(event.name, _comparable(_attributes(event.attributes))) for event in span.events],
+        "events": [(event.name, _comparable(attributes_in(event.attributes))) for event in span.events],
         "links": [
-            (link.trace_id.hex(), link.span_id.hex(), link.flags, _attributes(link.attributes)) for link in span.links
+            (link.trace_id.hex(), link.span_id.hex(), link.flags, attributes_in(link.attributes)) for link in span.links
         ],
         "dropped": (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count),
         "keys": len(span.attributes) - len(attributes),  # more than none: an attribute sent twice

@@ -18,7 +18,7 @@ from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.decision import Decided, decided
 from stagetrace.sla.finish import finish
 from stagetrace.sla.request import Request
-from stagetrace.sla.verdict_counter import MAX_COUNTED
+from stagetrace.sla.verdict_counter import MAX_POINTS
 
 if TYPE_CHECKING:
     from stagetrace.recording.own_span import OwnSpan
@@ -49,13 +49,13 @@ def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
 
 def test_verdicts_beyond_the_limit_are_counted_in_one_point_that_reports_the_overflow() -> None:
     recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
-    for number in range(MAX_COUNTED - 1):
+    for number in range(MAX_POINTS - 1):
         processor.counter.add(OBJECTIVE, "good", f"/{number}")
     for route in ("/a", "/b", "/a", "/unknown", "/unknown"):
         end(recorder, route)
     found = {(key.route, key.overflow): n for key, n in processor.counter.points().items() if not key[2][1:].isdigit()}
     assert found == {("/a", False): 2, ("", True): 3}
-    assert processor.counter.counts() == {(OBJECTIVE, "good"): MAX_COUNTED + 4}
+    assert processor.counter.counts() == {(OBJECTIVE, "good"): MAX_POINTS + 4}
     assert len(sender.sent) == 5
 
 

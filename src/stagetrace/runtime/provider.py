@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import atexit
-import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stagetrace import config, log
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.sla.entry_recorder import EntryRecorder
-    from stagetrace.sla.verdict_counts_sender import VerdictCountsSender
+    from stagetrace.sla.metrics_sender import MetricsSender
 
 Bounded: TypeAlias = "Callable[[Callable[[], Any]], bool]"
 
@@ -102,33 +102,39 @@ def set_meter_provider(bounded: Bounded) -> None:
 
 
 @guarded
-def verdict_counts_sender() -> VerdictCountsSender | None:
-    """Return what sends the exact counts of verdicts, in forked children too; None where they are not wanted."""
+def metrics_sender() -> MetricsSender | None:
+    """Return what sends the metrics of verdicts, in forked children too; None where they are not wanted."""
     from opentelemetry import trace
 
-    from stagetrace.process_status.publish import sampler
+    from stagetrace.otlp.export.client import ExportClient
+    from stagetrace.otlp.export.factory import OTLP_EXPORTERS, open_transport
     from stagetrace.sla.process import counter, is_given
-    from stagetrace.sla.verdict_counts_sender import VerdictCountsSender
 
-    resource = getattr(trace.get_tracer_provider(), "resource", None)
-    if not is_given() or resource is None or not _wants_verdict_counts(sampler()):
+    name = next((one for one in config.exporters("METRICS", "otlp") if one.startswith("otlp")), None)
+    name = name or config.resolved("METRICS", "otlp")
+    is_switched_off = config.METRICS_EXPORTER.read() == "none"
+    has_resource = hasattr(trace.get_tracer_provider(), "resource")
+    if not is_given() or is_switched_off or name not in OTLP_EXPORTERS or not has_resource or not _goes_with_spans():
         return None
-    made = VerdictCountsSender(counter(), resource)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=made.begin_again)
-    return made
+    from stagetrace.sla.metrics_sender import MetricsSender
+
+    def resource() -> Any:
+        return trace.get_tracer_provider().resource  # type: ignore[attr-defined]
+
+    return MetricsSender(counter(), ExportClient(partial(open_transport, name, "METRICS"), name), resource)
 
 
-def _wants_verdict_counts(sampler: str | None) -> bool:
-    """Return whether there is a head sampler, and no variable says where metrics go."""
+def _goes_with_spans() -> bool:
+    """Return whether spans go by OTLP to a receiver that may take metrics, too."""
+    from stagetrace.otlp.export.factory import processors
     from stagetrace.process_status.files import samples_all
+    from stagetrace.process_status.publish import sampler
 
-    return (
-        not samples_all(sampler)
-        and not config.METRICS_EXPORTER.read()
-        and any(name.startswith("otlp") for name in config.exporters("TRACES", "otlp"))
-        and (not config.TRACES_ENDPOINT.text() or bool(config.METRICS_ENDPOINT.text()))
-    )
+    # Of a tracer provider that the service has set it is not known where it sends spans; but if its head sampler drops
+    # some, only the counts can be exact.
+    by_otlp = processors() or (not samples_all(sampler()) and config.exporters("TRACES", "otlp"))
+    only_spans = config.TRACES_ENDPOINT.text() and not (config.METRICS_ENDPOINT.text() or config.ENDPOINT.text())
+    return bool(by_otlp) and not only_spans
 
 
 def _installed_sampler() -> Sampler | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stagetrace.process_status.publish import Publisher
     from stagetrace.sla.entry_recorder import EntryRecorder
-    from stagetrace.sla.verdict_counts_sender import VerdictCountsSender
+    from stagetrace.sla.metrics_sender import MetricsSender
 
 WITHDRAW_BOUND_S = 0.5
 # A client that has its response may send SIGTERM before the request has ended, which is then a matter of a thread's
@@ -47,7 +47,7 @@ class Runtime:
         self._delivers_immediately = False
         self._delivering_pid = 0  # the process in which `multiprocessing` delivers at exit
         self._publisher: Publisher | None = None
-        self._counts_sender: VerdictCountsSender | None = None
+        self._metrics_sender: MetricsSender | None = None
         self._worker = Worker(self._report_status)
         self._flush = BoundedFlush(self._worker)
 
@@ -95,14 +95,28 @@ class Runtime:
         else:
             target = provider.complete(current, self._flush.run) or "the tracer provider that this service set"
         provider.set_meter_provider(self._flush.run)
-        _offer_metrics()
-        self._counts_sender = provider.verdict_counts_sender()
+        self._offer_metrics()
         gc_pauses.start()
         if has_greenlets():
-            _import_now(target)
+            _import_now(target, self._metrics_sender)
         _log_start(target)
         setting_problems.log_misspelt()
         self._publish_from_now_on(target)
+
+    def _offer_metrics(self) -> None:
+        """Offer our counts as metrics to whatever meter provider there is or will be, and send what it cannot."""
+        from opentelemetry import metrics
+
+        from stagetrace.otlp.export.factory import offer_counts
+        from stagetrace.runtime import loop_lag, provider
+
+        meter = metrics.get_meter("stagetrace")
+        offer_counts(meter)
+        verdict_counts.offer(meter)
+        self._metrics_sender = provider.metrics_sender()
+        if self._metrics_sender is not None:
+            self._worker.idle_every_s = min(self._metrics_sender.every_s, self._worker.idle_every_s)
+        loop_lag.measure(meter, is_sent=self._metrics_sender is not None)
 
     def _begin_again(self) -> None:
         """Be ready in a forked child when a server is about to serve there, too."""
@@ -150,8 +164,8 @@ class Runtime:
     def flush_now(self) -> None:
         """Flush the current providers within the bound, log what was judged and lost, withdraw the status file."""
         self._flush.flush_providers()
-        if self._counts_sender is not None:
-            self._flush.run(self._counts_sender.send)
+        if self._metrics_sender is not None:
+            self._flush.run(self._metrics_sender.send_last)
         if (objectives := policy()) is not None:
             counter().say_unmatched(objectives)
         verdict_counts.log_counts()
@@ -170,8 +184,8 @@ class Runtime:
 
     def _report_status(self) -> None:
         unrecognised_models.log_new()
-        if self._counts_sender is not None:
-            self._counts_sender.tick()
+        if self._metrics_sender is not None:
+            self._metrics_sender.tick()
         self._worker.run_blocking(look_at_file)
         if self._publisher is not None:
             self._worker.run_blocking(self._publisher.publish)
@@ -201,7 +215,7 @@ def _prepare_sampling() -> None:
 
 
 @guarded
-def _import_now(target: str) -> None:
+def _import_now(target: str, sender: MetricsSender | None) -> None:
     """Import all that our threads would.
 
     Where greenlets are, they have the locks of imports: one that wants what a real thread imports just now fails, or
@@ -218,17 +232,8 @@ def _import_now(target: str) -> None:
     rehearse(target)
     for processor in processors():
         processor.load()
-
-
-def _offer_metrics() -> None:
-    """Offer our counts as metrics to whatever meter provider there is or will be."""
-    from opentelemetry import metrics
-
-    from stagetrace.otlp.export.factory import offer_counts
-
-    meter = metrics.get_meter("stagetrace")
-    offer_counts(meter)
-    verdict_counts.offer(meter)
+    if sender is not None:
+        sender.load()
 
 
 def _log_start(target: str) -> None:

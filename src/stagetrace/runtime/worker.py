@@ -18,7 +18,7 @@ IDLE_EVERY_S = 2.0
 
 
 class Worker:
-    """Runs jobs in one thread, and `when_idle` after each IDLE_EVERY_S without a job.
+    """Runs jobs in one thread, and `when_idle` after each `idle_every_s` without a job.
 
     The first job starts the thread; a forked child starts its own. That is to be before the interpreter ends: from 3.12
     on no thread can be started then. No lock guards the state: two threads that race start a thread too many, which
@@ -29,6 +29,7 @@ class Worker:
         self._when_idle = when_idle
         self._jobs: Queue[Callable[[], None]] | None = None
         self._pid = 0  # the process that `_jobs` belongs to
+        self.idle_every_s = IDLE_EVERY_S
         self._may_hang = False  # whether a job of `run_blocking` runs
 
     def put(self, job: Callable[[], None]) -> None:
@@ -69,7 +70,7 @@ class Worker:
     def _work(self, jobs: Queue[Callable[[], None]]) -> None:
         while jobs is self._jobs or not jobs.empty():
             try:
-                job = jobs.get(timeout=IDLE_EVERY_S)
+                job = jobs.get(timeout=self.idle_every_s)
             except Empty:
                 job = self._when_idle
             job()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import weakref
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,10 @@ def counter() -> VerdictCounter:
     """Return the one counter of this process."""
     from stagetrace.sla.verdict_counter import VerdictCounter
 
-    return VerdictCounter()
+    made = VerdictCounter()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=made.begin_again)
+    return made
 
 
 def policy() -> Policy | None:

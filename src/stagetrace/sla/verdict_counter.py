@@ -1,13 +1,15 @@
-"""How many requests were judged, by objective and verdict: exact under any sampling."""
+"""How many requests were judged, and how long they took, by objective and verdict: exact under any sampling."""
 
 from __future__ import annotations
 
 from time import time_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import log
 from stagetrace.real_threads import allocate_lock
 from stagetrace.recording.record import NO_STAGES
+from stagetrace.sla.latency_histogram import Collected, Histogram, Series
+from stagetrace.sla.objective import BREACH, EXCLUDED
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.policy import Policy
 
-MAX_ROUTES_SHOWN = 5
-MAX_COUNTED = 10_000  # combinations of what requests are counted by; more are counted as OVERFLOW
+MAX_ROUTES_SHOWN: Final = 5
+MAX_POINTS: Final = 2_000  # of each metric, as OpenTelemetry's SDKs have by default; what exceeds them is one point
 
 
 class Counted(NamedTuple):
@@ -27,19 +29,38 @@ class Counted(NamedTuple):
     route: str = ""  # of an RPC its method
     stage: str = ""  # of a breach
     segment: str = ""
-    overflow: bool = False  # whether it stands for all combinations beyond MAX_COUNTED
+    overflow: bool = False  # whether it stands for what exceeds MAX_POINTS
+
+
+class Timed(NamedTuple):
+    """What durations are measured by: `of` is a verdict or a stage; both are empty for what exceeds MAX_POINTS."""
+
+    objective: str
+    of: str
+
+
+OVERFLOW: Final = Timed("", "")
 
 
 class VerdictCounter:
-    """Exact count of judged requests by objective and verdict, taken before any sampling."""
+    """Exact count of judged requests by objective and verdict, taken before any sampling, and how long they took."""
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()  # guards all below
-        self._counts: dict[Counted, int] = {}
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Count from 0 on: as it is made, and in a forked child, where another thread may have held the lock."""
+        self._lock = allocate_lock()  # guards all below, but what is in a Series or a Histogram
+        self.since_ns = time_ns()
+        self._series: dict[tuple[str, str, str, str | None, str | None], Any] = {}
+        self._overflowing: dict[Counted, Any] = {}  # series, too, of objective and verdict
+        self._durations: dict[Timed, Any] = {}
+        self._stages: dict[str, dict[str, Any]] = {}  # by objective and stage
+        self._stage_count = 0
+        self._stage_overflow: Any = None
+        self._causes: dict[tuple[str, str], int] = {}
         self._segment_overflow: dict[str, int] = {}
         self._unusable_deadlines: dict[str, int] = {}
-        self.since_ns = time_ns()
-        self._causes: dict[tuple[str, str], int] = {}
         self.unmatched = 0
         self._routes: dict[str, None] = {}  # of unmatched requests, the first few
 
@@ -50,20 +71,57 @@ class VerdictCounter:
         route: str = "",
         stage: str | None = None,
         segment: str | None = None,
-        duration_ns: int | None = None,  # noqa: ARG002 -- for histograms, so the next two
-        stages: Stages = NO_STAGES,  # noqa: ARG002
-        trace: SpanContext | None = None,  # noqa: ARG002
+        duration_ns: int | None = None,
+        stages: Stages = NO_STAGES,
+        trace: SpanContext | None = None,
     ) -> None:
         """Count one judged request, and how long it and its stages took.
 
         `stage` is the culprit of a breach. `trace` is the context of an entry span that is kept; None for one that the
         head sampler drops, or that cannot be sent.
         """
-        key = Counted(objective, verdict, route, stage or "", segment or "")
+        series = self._series.get((objective, verdict, route, stage, segment))
+        if series is None:
+            series = self._new_series(objective, verdict, route, stage, segment)
+        missing = series.add(duration_ns, stages, trace)
+        if missing:
+            for name, took_ns in missing.items():
+                self._histogram_of_stage(objective, name).add(took_ns, trace, verdict == BREACH)
+
+    def _new_series(self, objective: str, verdict: str, route: str, stage: str | None, segment: str | None) -> Any:
+        key = (objective, verdict, route, stage, segment)
         with self._lock:
-            if key not in self._counts and len(self._counts) >= MAX_COUNTED:
-                key = Counted(objective, verdict, overflow=True)
-            self._counts[key] = self._counts.get(key, 0) + 1
+            if (found := self._series.get(key)) is not None:
+                return found
+            if len(self._series) < MAX_POINTS:
+                made = self._series[key] = self._made(objective, verdict)
+                return made
+            beyond = Counted(objective, verdict, overflow=True)
+            if beyond not in self._overflowing:
+                self._overflowing[beyond] = self._made(objective, verdict)
+            return self._overflowing[beyond]
+
+    def _made(self, objective: str, verdict: str) -> Any:
+        if verdict == EXCLUDED:  # nobody asks how long these took
+            return Series(None, None, False)  # noqa: FBT003 -- of C, takes no names
+        key = Timed(objective, verdict)
+        if key not in self._durations and len(self._durations) >= MAX_POINTS:
+            key = OVERFLOW
+        whole = self._durations.get(key)
+        if whole is None:
+            whole = self._durations[key] = Histogram()
+        return Series(whole, self._stages.setdefault(objective, {}), verdict == BREACH)
+
+    def _histogram_of_stage(self, objective: str, stage: str) -> Any:
+        with self._lock:
+            of_objective = self._stages.setdefault(objective, {})
+            found = of_objective.get(stage)
+            if found is None and self._stage_count < MAX_POINTS:
+                self._stage_count += 1
+                found = of_objective[stage] = Histogram()
+            elif found is None:
+                found = self._stage_overflow = self._stage_overflow or Histogram()
+            return found
 
     def add_segment_overflow(self, objective: str) -> None:
         """Count one request that belongs to the segment `other`, since its objective has as many as it may."""
@@ -107,7 +165,33 @@ class VerdictCounter:
     def points(self) -> dict[Counted, int]:
         """Return the number of requests by all that they are counted by."""
         with self._lock:
-            return dict(self._counts)
+            found = [
+                (Counted(objective, verdict, route, stage or "", segment or ""), series)
+                for (objective, verdict, route, stage, segment), series in self._series.items()
+            ]
+            found += self._overflowing.items()
+        counts: dict[Counted, int] = {}
+        for key, series in found:  # None and "" are the same attribute
+            counts[key] = counts.get(key, 0) + series.count
+        return counts
+
+    def durations(self) -> dict[Timed, Collected]:
+        """Return how long requests took by objective and verdict, with the exemplars since the last call."""
+        with self._lock:
+            found = list(self._durations.items())
+        return {key: Collected(*histogram.collect()) for key, histogram in found}
+
+    def stage_durations(self) -> dict[Timed, Collected]:
+        """Return how long stages took by objective and stage, with the exemplars since the last call."""
+        with self._lock:
+            found = [
+                (Timed(objective, stage), histogram)
+                for objective, of_objective in self._stages.items()
+                for stage, histogram in of_objective.items()
+            ]
+            if self._stage_overflow is not None:
+                found.append((OVERFLOW, self._stage_overflow))
+        return {key: Collected(*histogram.collect()) for key, histogram in found}
 
     def causes(self) -> dict[tuple[str, str], int]:
         """Return the number of breaches by (objective, cause)."""
@@ -117,7 +201,7 @@ class VerdictCounter:
     def say_unmatched(self, policy: Policy) -> None:
         """Warn, once, if requests came and the policy judged none of them."""
         with self._lock:
-            if self._counts or not self.unmatched:
+            if self._series or not self.unmatched:
                 return
             rules = "; ".join(objective.name for objective in policy.objectives)
             message = (

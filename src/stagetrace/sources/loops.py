@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.real_threads import local
+from stagetrace.sources import loop_lag
 from stagetrace.sources.thread_cpu import AT, between, sample, with_native_threads
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def record(now: int) -> None:
 
 
 def _record(now: int | None) -> None:
+    if now is not None:
+        loop_lag.watch()
     kept: list[CpuSample] | None = getattr(_own, "kept", None)
     if kept is None:
         kept = _own.kept = []

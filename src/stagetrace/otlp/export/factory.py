@@ -39,12 +39,15 @@ def otlp_processor(name: str, target: str) -> EncodingSpanProcessor:
     return processor
 
 
-def open_transport(name: str) -> Transport:
-    """Open the transport in place of one of OTLP_EXPORTERS; raise where a setting, a package or room is missing."""
+def open_transport(name: str, signal: str = "TRACES") -> Transport:
+    """Open the transport in place of one of OTLP_EXPORTERS; raise where a setting, a package or room is missing.
+
+    `signal`: what it sends, TRACES or METRICS.
+    """
     require(grpc=name == "otlp_proto_grpc")
     from stagetrace.otlp.export.transport import TRANSPORTS
 
-    return TRANSPORTS[name]()
+    return TRANSPORTS[name](signal)
 
 
 def _spool(target: str) -> Spool | None:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
     import grpc
 
-_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_SERVICE: Final = "/opentelemetry.proto.collector"
+# By signal, as the names of variables have it.
+_METHODS: Final = {
+    "TRACES": f"{_SERVICE}.trace.v1.TraceService/Export",
+    "METRICS": f"{_SERVICE}.metrics.v1.MetricsService/Export",
+}
 _USER_AGENT: Final = f"stagetrace/{__version__}"
 _TIMEOUT_S: Final = 10.0
 _RETRYABLE: Final = ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
@@ -34,7 +39,7 @@ class Transport(Protocol):
     """A connection to one OTLP receiver."""
 
     def send(self, request: bytes) -> Outcome:
-        """Send a serialized ExportTraceServiceRequest once; return what the receiver made of it."""
+        """Send a serialized request for the export of its signal once; return what the receiver made of it."""
 
     def close(self) -> None:
         """Close the connection; a gRPC call that is under way ends."""
@@ -43,13 +48,14 @@ class Transport(Protocol):
 class GrpcTransport:
     """The service's Export method, called with bytes on a channel of grpcio."""
 
-    def __init__(self) -> None:
+    def __init__(self, signal: str = "TRACES") -> None:
         import grpc
 
         response.load()
         self._grpc = grpc
-        self._timeout_s = _timeout_s()
-        self._metadata = tuple(_headers().items())
+        self._signal = signal
+        self._timeout_s = _timeout_s(signal)
+        self._metadata = tuple(_headers(signal).items())
         self._retryable = frozenset(code.upper() for code in config.RETRYABLE_CODES.read() or _RETRYABLE)
         self._closed = False
         self._open_channel = self._channel_opener()
@@ -57,25 +63,25 @@ class GrpcTransport:
 
     def _connect(self) -> None:
         self._channel = self._open_channel()
-        self._export = self._channel.unary_unary(_METHOD, None, None)  # bytes in, bytes out
+        self._export = self._channel.unary_unary(_METHODS[self._signal], None, None)  # bytes in, bytes out
 
     def _channel_opener(self) -> Callable[[], grpc.Channel]:
-        url = urlparse(endpoint := config.otlp("ENDPOINT") or "http://localhost:4317")
+        url = urlparse(endpoint := config.otlp("ENDPOINT", self._signal) or "http://localhost:4317")
         address = url.netloc or endpoint
         options = (("grpc.primary_user_agent", _USER_AGENT),)
-        gzipped = _compression(("gzip",)) == "gzip"
+        gzipped = _compression(("gzip",), self._signal) == "gzip"
         compression = self._grpc.Compression.Gzip if gzipped else self._grpc.Compression.NoCompression
-        if _is_insecure(url.scheme):
+        if _is_insecure(url.scheme, self._signal):
             return partial(self._grpc.insecure_channel, address, options, compression)
         return partial(self._grpc.secure_channel, address, self._credentials(), options, compression)
 
     def _credentials(self) -> grpc.ChannelCredentials:
-        provided: grpc.ChannelCredentials | None = _provided("GRPC", self._grpc.ChannelCredentials)
+        provided: grpc.ChannelCredentials | None = _provided("GRPC", self._grpc.ChannelCredentials, self._signal)
         if provided is not None:
             return provided
         names = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
-        files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_TRACES_{name}"].text() for name in names]
-        if not files[0]:  # then the others are not those of traces either
+        files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_{self._signal}_{name}"].text() for name in names]
+        if not files[0]:  # then the others are not those of the signal either
             files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text() for name in names]
         if not files[0]:  # the official exporter then ignores the other two
             return self._grpc.ssl_channel_credentials()
@@ -104,22 +110,28 @@ class GrpcTransport:
 class HttpTransport:
     """POST by a session of requests, which brings proxies, authorities and idle connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, signal: str = "TRACES") -> None:
         import requests
 
         response.load()
         self._connection_error = requests.ConnectionError
         base = config.ENDPOINT.text() or "http://localhost:4318"
-        self._url = config.TRACES_ENDPOINT.text() or f"{base.removesuffix('/')}/v1/traces"
-        self._timeout_s = _timeout_s()
-        compression = _compression(("gzip", "deflate"))
+        own = config.SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"].text()
+        self._url = own or f"{base.removesuffix('/')}/v1/{signal.lower()}"
+        self._timeout_s = _timeout_s(signal)
+        compression = _compression(("gzip", "deflate"), signal)
         self._compress = _COMPRESS.get(compression)
         encoding = {"content-encoding": compression} if self._compress is not None else {}
-        self._headers = {"content-type": "application/x-protobuf", "user-agent": _USER_AGENT, **encoding, **_headers()}
-        self._session = _provided("HTTP", requests.Session) or requests.Session()
+        self._headers = {
+            "content-type": "application/x-protobuf",
+            "user-agent": _USER_AGENT,
+            **encoding,
+            **_headers(signal),
+        }
+        self._session = _provided("HTTP", requests.Session, signal) or requests.Session()
         # Given with each request: a session's own authority gives way to REQUESTS_CA_BUNDLE.
-        self._authority = config.otlp("CERTIFICATE") or None
-        key, certificate = config.otlp("CLIENT_KEY"), config.otlp("CLIENT_CERTIFICATE")
+        self._authority = config.otlp("CERTIFICATE", signal) or None
+        key, certificate = config.otlp("CLIENT_KEY", signal), config.otlp("CLIENT_CERTIFICATE", signal)
         if certificate:
             self._session.cert = (certificate, key) if key else certificate
 
@@ -156,20 +168,20 @@ class HttpTransport:
 
 
 # By the names of the official exporters' entry points, to which `otlp` in OTEL_TRACES_EXPORTER resolves.
-TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {
+TRANSPORTS: Final[dict[str, Callable[[str], Transport]]] = {
     "otlp_proto_grpc": GrpcTransport,
     "otlp_proto_http": HttpTransport,
 }
 
 
-def _headers() -> dict[str, str]:
+def _headers(signal: str) -> dict[str, str]:
     from opentelemetry.util.re import parse_env_headers
 
-    return dict(parse_env_headers(config.otlp("HEADERS"), liberal=True))
+    return dict(parse_env_headers(config.otlp("HEADERS", signal), liberal=True))
 
 
-def _timeout_s() -> float:
-    text = config.otlp("TIMEOUT")
+def _timeout_s(signal: str) -> float:
+    text = config.otlp("TIMEOUT", signal)
     try:
         return float(text) if text else _TIMEOUT_S
     except ValueError:
@@ -177,16 +189,16 @@ def _timeout_s() -> float:
         return _TIMEOUT_S
 
 
-def _compression(known: tuple[str, ...]) -> str:
-    name = config.otlp("COMPRESSION").lower() or "none"
+def _compression(known: tuple[str, ...], signal: str) -> str:
+    name = config.otlp("COMPRESSION", signal).lower() or "none"
     if name not in ("none", *known):
         can_be = ", ".join(("none", *known))
         log.once("otlp compression", f"OTEL_EXPORTER_OTLP_COMPRESSION={name} can be {can_be}; sending uncompressed.")
     return name if name in known else "none"
 
 
-def _is_insecure(scheme: str) -> bool:
-    asked = config.otlp("INSECURE").lower()
+def _is_insecure(scheme: str, signal: str) -> bool:
+    asked = config.otlp("INSECURE", signal).lower()
     return scheme != "https" and (asked == "true" if asked else scheme == "http")
 
 
@@ -201,9 +213,9 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def _provided(kind: str, wanted: type) -> Any:
+def _provided(kind: str, wanted: type, signal: str) -> Any:
     """Return what the credential provider makes that OTEL_PYTHON_EXPORTER_OTLP_* names, or None; raise if it fails."""
-    settings = [f"OTEL_PYTHON_EXPORTER_OTLP_{one}_CREDENTIAL_PROVIDER" for one in (f"{kind}_TRACES", kind)]
+    settings = [f"OTEL_PYTHON_EXPORTER_OTLP_{one}_CREDENTIAL_PROVIDER" for one in (f"{kind}_{signal}", kind)]
     name = next(filter(None, (config.SETTINGS[setting].text() for setting in settings)), None)
     if name is None:
         return None
