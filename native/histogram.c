@@ -8,7 +8,7 @@ enum { MAX_BUCKETS = 160, MAX_SCALE = 20, EXEMPLARS = 4 }; /* as in latency_hist
 typedef struct {
     PyObject *trace;
     int64_t took, at;
-    bool is_preferred;
+    bool is_preferred, is_old; /* old: collected before */
 } Exemplar;
 
 typedef struct {
@@ -98,12 +98,13 @@ static void take_value(State *self, int64_t took) {
 }
 
 static bool is_below(const Exemplar *one, const Exemplar *other) {
+    if (one->is_old != other->is_old) return one->is_old;
     return one->is_preferred != other->is_preferred ? other->is_preferred : one->took < other->took;
 }
 
 /* Keep an exemplar, if there is room or it is above one that is kept. Return the trace that makes room, or NULL. */
 static PyObject *take_exemplar(State *self, PyObject *trace, int64_t took, bool is_preferred) {
-    Exemplar made = {trace, took, 0, is_preferred};
+    Exemplar made = {trace, took, 0, is_preferred, false};
     int at = 0;
     PyObject *before = NULL;
     if (self->kept < EXEMPLARS) {
@@ -175,8 +176,12 @@ static PyObject *list_exemplars(const State *state) {
 static PyObject *collect(PyObject *self, PyObject *Py_UNUSED(none)) {
     State copy; /* making the objects below may run anything */
     LOCK(self);
-    copy = ((Histogram *)self)->state;
-    ((Histogram *)self)->state.kept = 0;
+    State *state = &((Histogram *)self)->state;
+    copy = *state;
+    for (int i = 0; i < copy.kept; i++) {
+        Py_INCREF(copy.exemplars[i].trace);
+        state->exemplars[i].is_old = true;
+    }
     UNLOCK();
     PyObject *buckets = list_buckets(&copy), *exemplars = buckets ? list_exemplars(&copy) : NULL, *made = NULL;
     if (exemplars != NULL)
@@ -190,7 +195,7 @@ static PyObject *collect(PyObject *self, PyObject *Py_UNUSED(none)) {
 
 static PyMethodDef histogram_methods[] = {
     {"add", (PyCFunction)(void (*)(void))histogram_add, METH_FASTCALL, "add(took_ns, trace, is_preferred)"},
-    {"collect", collect, METH_NOARGS, "Return what was added, and the exemplars since the last call."},
+    {"collect", collect, METH_NOARGS, "Return what was added, and exemplars."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot histogram_slots[] = {

@@ -190,6 +190,7 @@ METRIC_INFO: Final = "sla.objective.info"
 METRIC_DURATION: Final = "sla.duration"  # s, exponential histogram by objective
 METRIC_STAGE_DURATION: Final = "sla.stage.duration"  # s, the same by objective and stage
 METRIC_SEGMENT_OVERFLOW: Final = "sla.segments.overflow"  # requests counted as `other` by objective
+METRIC_UNUSABLE_DEADLINES: Final = "sla.deadlines.unusable"  # requests by where their deadline came from
 METRIC_LOOP_LAG: Final = "stagetrace.event_loop.lag"  # s
 METRIC_SPANS: Final = "stagetrace.spans"
 METRIC_SPANS_OUTCOME: Final = "outcome"

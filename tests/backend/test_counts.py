@@ -77,6 +77,16 @@ def test_over_http_in_either_form(up: Up, kind: str) -> None:
     assert stored(up, service) == {("/x", "* within 1s", "good"): 7}
 
 
+def test_points_that_differ_in_other_attributes_are_summed_by_route_objective_and_verdict(up: Up) -> None:
+    message = request("stages", 7, attributes={"sla.verdict": "breach", "sla.breach.stage": "queue"})
+    more = request("stages", 5, attributes={"sla.verdict": "breach", "sla.breach.stage": "x" * 5_000}, start=1)
+    points = message.resource_metrics[0].scope_metrics[0].metrics[0].sum.data_points
+    points.append(more.resource_metrics[0].scope_metrics[0].metrics[0].sum.data_points[0])
+    points[1].start_time_unix_nano = points[0].start_time_unix_nano
+    assert post(up, message.SerializeToString()).status_code == 200
+    assert stored(up, "stages") == {("/x", "* within 1s", "breach"): 12}
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_official_exporters_are_understood(up: Up, protocol: str) -> None:
     exporter: Any = (

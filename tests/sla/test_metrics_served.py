@@ -14,6 +14,7 @@ from backend.processes import until
 from backends import free_port, run_collector, run_jaeger
 from services import PYTHON, UVICORN, recorded, run_service
 from sink import attributes_in, run_sink
+from stagetrace.sla.latency_histogram import EXEMPLARS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,7 @@ def test_a_sampled_service_sends_all_it_has_counted_and_exemplars_of_kept_traces
         (slow,) = [one for one in durations if attributes_in(one.attributes)["sla.verdict"] == "breach"]
         assert 0.05 < slow.min <= slow.max < 30
         assert sum(slow.positive.bucket_counts) == SLOW
+        assert len(slow.exemplars) == min(SLOW, EXEMPLARS)
         # Of requests that the sampler dropped the stages are not worked out; the breaches are all there.
         stages = summed(sink.points("sla.stage.duration"), "sla.objective", "ml.stage")
         assert stages[RULES[1], "inference"] == SLOW

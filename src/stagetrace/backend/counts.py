@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
@@ -33,6 +33,8 @@ LARGEST: Final = 4 << 20
 MOST_PARTS: Final = 100_000  # resources, scopes, metrics, and data points of `sla.requests`
 MOST_JSON_VALUES: Final = 200_000
 _GREATEST: Final = 2**63
+_READ: Final = {semconv.SLA_OBJECTIVE, semconv.SLA_VERDICT, HTTP_ROUTE, RPC_METHOD}
+_LONGEST: Final = 1_000  # of the other attributes
 _RESOURCE_METRICS: Final = {"resourceMetrics", "resource_metrics"}
 _WHY: Final = "stagetrace keeps the counter sla.requests and no other metric"
 
@@ -127,6 +129,7 @@ def _points(resource: ResourceMetrics, metric: Metric) -> Iterator[Point]:
         attributes = values(point.attributes)
         objective, verdict = attributes.get(semconv.SLA_OBJECTIVE), attributes.get(semconv.SLA_VERDICT)
         route = attributes.get(HTTP_ROUTE, attributes.get(RPC_METHOD, ""))
+        rest = {name: attributes[name] for name in sorted(attributes.keys() - _READ)}
         value = _whole(point)
         times = (point.start_time_unix_nano, point.time_unix_nano)
         if (
@@ -136,7 +139,14 @@ def _points(resource: ResourceMetrics, metric: Metric) -> Iterator[Point]:
         ):
             continue
         name = service if isinstance(service, str) else ""
-        yield Point(name, instance, times[0], route, objective, verdict, value, times[1], temporality == known[0])
+        of = (name, instance, times[0], route, objective, verdict)
+        yield Point(*of, value, times[1], temporality == known[0], _short(rest))
+
+
+def _short(rest: dict[str, Any]) -> str:
+    """Return attributes as one text, the same for the same ones."""
+    text = json.dumps(rest, default=str) if rest else ""
+    return text if len(text) <= _LONGEST else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _whole(point: NumberDataPoint) -> int | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_BUCKETS: Final = 160  # OpenTelemetry's default
 MAX_SCALE: Final = 20
-EXEMPLARS: Final = 4  # of one histogram, between two exports
+EXEMPLARS: Final = 4  # of one histogram
 
 
 class Collected(NamedTuple):
@@ -49,10 +49,13 @@ class _Histogram:
         self._sum = self._least = self._most = 0.0
         self._scale = MAX_SCALE
         self._buckets: dict[int, int] = {}
-        self._exemplars: list[tuple[bool, int, int, Any]] = []
+        self._exemplars: list[tuple[bool, bool, int, int, Any]] = []  # whether it is new, and preferred
 
     def add(self, took_ns: int, trace: Any, is_preferred: bool) -> None:
-        """Add a time. Its `trace` becomes an exemplar, unless it is None, or all kept are preferred or took longer."""
+        """Add a time. Its `trace`, unless it is None, becomes an exemplar in place of one that is below it.
+
+        Below are those that were collected before, then those that are not preferred, then the shortest.
+        """
         value = took_ns / 1e9 if took_ns > 0 else 0.0
         with self._lock:
             self._least = min(self._least, value) if self._count else value
@@ -64,7 +67,7 @@ class _Histogram:
             else:
                 self._zeros += 1
             if trace is not None:
-                self._keep((is_preferred, took_ns, time_ns(), trace))
+                self._keep((True, is_preferred, took_ns, time_ns(), trace))
 
     def _put(self, value: float) -> None:
         while True:
@@ -81,20 +84,20 @@ class _Histogram:
             self._buckets, self._scale = merged, self._scale - by
         self._buckets[at] = self._buckets.get(at, 0) + 1
 
-    def _keep(self, made: tuple[bool, int, int, Any]) -> None:
+    def _keep(self, made: tuple[bool, bool, int, int, Any]) -> None:
         kept = self._exemplars
         if len(kept) < EXEMPLARS:
             kept.append(made)
             return
-        lowest = min(range(EXEMPLARS), key=lambda at: kept[at][:2])
-        if kept[lowest][:2] < made[:2]:
+        lowest = min(range(EXEMPLARS), key=lambda at: kept[at][:3])
+        if kept[lowest][:3] < made[:3]:
             kept[lowest] = made
 
     def collect(self) -> tuple[Any, ...]:
-        """Return what was added, in the order of `Collected`, and the exemplars since the last call."""
+        """Return what was added, in the order of `Collected`, and its exemplars, which new ones may replace."""
         with self._lock:
-            exemplars = [one[1:] for one in self._exemplars]
-            self._exemplars = []
+            exemplars = [one[2:] for one in self._exemplars]
+            self._exemplars = [(False, *one[1:]) for one in self._exemplars]
             first, last = min(self._buckets, default=0), max(self._buckets, default=-1)
             buckets = [self._buckets.get(at, 0) for at in range(first, last + 1)]
             sums = (self._sum, self._least, self._most)

@@ -33,7 +33,7 @@ class Numbers(NamedTuple):
 
 
 class Times(NamedTuple):
-    """An exponential histogram of seconds; `read` returns each point, with the exemplars since the last call."""
+    """An exponential histogram of seconds; `read` returns each point, with its exemplars."""
 
     name: str
     description: str
@@ -65,6 +65,11 @@ def _breaches() -> Iterator[tuple[Mapping[str, Any], int]]:
 def _segment_overflow() -> Iterator[tuple[Mapping[str, Any], int]]:
     for objective, count in process.counter().segment_overflow().items():
         yield {SLA_OBJECTIVE: objective}, count
+
+
+def _unusable_deadlines() -> Iterator[tuple[Mapping[str, Any], int]]:
+    for source, count in process.counter().unusable_deadlines().items():
+        yield {semconv.SLA_DEADLINE_SOURCE: source}, count
 
 
 def _objectives() -> Iterable[Objective]:
@@ -126,7 +131,14 @@ NUMBERS: Final = (
         is_counter=True,
     ),
     Numbers(
-        semconv.METRIC_INFO, "1", "1 for each objective, whose attributes are what it demands.", _info, is_counter=False
+        semconv.METRIC_UNUSABLE_DEADLINES,
+        "{request}",
+        "Requests whose deadline could not be read, by where it came from.",
+        _unusable_deadlines,
+        is_counter=True,
+    ),
+    Numbers(
+        semconv.METRIC_INFO, "", "1 for each objective, whose attributes are what it demands.", _info, is_counter=False
     ),
     Numbers(
         semconv.METRIC_TARGET,

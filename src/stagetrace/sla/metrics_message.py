@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.otlp.encode.span_encoder import resource_spans, span_prefix
@@ -72,7 +73,8 @@ def _point(attributes: Mapping[str, Any], found: Collected, since_ns: int, now_n
             trace_id=trace[0].to_bytes(16, "big"),
             span_id=trace[1].to_bytes(8, "big"),
         )
-        for took_ns, at_ns, trace in found.exemplars
+        # In order of time: Prometheus discards a series' exemplars where one is older than that before it.
+        for took_ns, at_ns, trace in sorted(found.exemplars, key=itemgetter(1))
     ]
     return ExponentialHistogramDataPoint(
         attributes=_pairs(attributes),

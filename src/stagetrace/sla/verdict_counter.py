@@ -176,13 +176,13 @@ class VerdictCounter:
         return counts
 
     def durations(self) -> dict[Timed, Collected]:
-        """Return how long requests took by objective and verdict, with the exemplars since the last call."""
+        """Return how long requests took by objective and verdict, with exemplars."""
         with self._lock:
             found = list(self._durations.items())
         return {key: Collected(*histogram.collect()) for key, histogram in found}
 
     def stage_durations(self) -> dict[Timed, Collected]:
-        """Return how long stages took by objective and stage, with the exemplars since the last call."""
+        """Return how long stages took by objective and stage, with exemplars."""
         with self._lock:
             found = [
                 (Timed(objective, stage), histogram)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,3 +127,34 @@ def test_what_is_no_database_is_refused_in_words(tmp_path: Path, store: CountSto
         read(tmp_path, 0, T)
     with pytest.raises(StoreError, match="cannot store counts"):
         store.append([point(1, 1)])
+
+
+def test_what_differs_in_other_attributes_adds_up_and_begins_when_its_process_has_not_counted_it_yet(
+    tmp_path: Path, store: CountStore
+) -> None:
+    """A breach of another stage is a series of its own, whose first point is of the requests since the one before."""
+    queue, inference = (point(1, 60, verdict="breach")._replace(rest=stage) for stage in ("queue", "inference"))
+    store.append([queue])
+    store.append([queue._replace(value=3, time_ns=T + 120 * S), inference._replace(value=5, time_ns=T + 120 * S)])
+    breaches = {("/x", "* within 1s", "breach"): 8}
+    assert counted(tmp_path, -1, 1000) == Counted("api", T, T + 120 * S, is_exact=True, counts=breaches)
+    assert counted(tmp_path, 60, 120).counts == {("/x", "* within 1s", "breach"): 7}
+    assert counted(tmp_path, 60, 120).is_exact
+    assert counted(tmp_path, 0, 60) == Counted(
+        "api", T, T + 60 * S, is_exact=True, counts={("/x", "* within 1s", "breach"): 1}
+    )
+
+
+def test_counts_of_an_older_version_are_read_and_go_on(tmp_path: Path) -> None:
+    """Its series had no further attributes, and rows no time of receipt."""
+    columns = "service TEXT, instance TEXT, start INTEGER, route TEXT, objective TEXT, verdict TEXT"
+    with closing(sqlite3.connect(tmp_path / counts.FILE)) as older:
+        older.execute(f"CREATE TABLE counts ({columns}, value INTEGER, first INTEGER, last INTEGER)")
+        series = ("api", "a", T, "/x", "* within 1s", "good")
+        older.execute("INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*series, 7, T + 60 * S, T + 60 * S))
+        older.commit()
+    assert counted(tmp_path, -1, 1000).counts == {GOOD: 7}
+    store = CountStore(tmp_path)
+    store.append([point(9, 120)])
+    store.close()
+    assert counted(tmp_path, -1, 1000).counts == {GOOD: 9}

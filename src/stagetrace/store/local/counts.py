@@ -1,7 +1,8 @@
 """The exact counts of judged requests that services send as the metric `sla.requests`, kept beside the spans.
 
-One SQLite file, which is on disk before an export is acknowledged. A series is what one process counts under one route,
-objective and verdict, from a start on; a row of it is a value with the first and the last time at which it was so.
+One SQLite file, which is on disk before an export is acknowledged. A series is what one process counts under one set
+of attributes, from a start on; a row of it is a value with the first and the last time at which it was so. Readers get
+the sums by route, objective and verdict.
 """
 
 # ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
@@ -31,14 +32,19 @@ _REMEDY: Final = "put it back from a copy, or delete it: services count on"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS counts (
     service TEXT, instance TEXT, start INTEGER, route TEXT, objective TEXT, verdict TEXT,
-    value INTEGER, first INTEGER, last INTEGER, received INTEGER
+    value INTEGER, first INTEGER, last INTEGER, received INTEGER, rest TEXT NOT NULL DEFAULT ''
 );
-CREATE INDEX IF NOT EXISTS by_series ON counts (service, instance, start, route, objective, verdict, last);
 CREATE INDEX IF NOT EXISTS by_time ON counts (last);
 """
 _COLUMNS: Final = "SELECT name FROM pragma_table_info('counts')"
-_OLDER: Final = "ALTER TABLE counts ADD COLUMN received INTEGER"  # before, retention went by the times of the senders
-_SERIES: Final = "service, instance, start, route, objective, verdict"
+# What older versions lack. Their retention went by the times of the senders; a series had no other attributes.
+_ADDED: Final = {"received": "INTEGER", "rest": "TEXT NOT NULL DEFAULT ''"}
+_INDEX: Final = """
+DROP INDEX IF EXISTS by_series;
+CREATE INDEX IF NOT EXISTS by_attributes ON counts (service, instance, start, route, objective, verdict, rest, last);
+"""
+_SERIES: Final = "service, instance, start, route, objective, verdict, rest"
+_MARKS: Final = "(?, ?, ?, ?, ?, ?, ?)"
 
 
 class Point(NamedTuple):
@@ -53,6 +59,7 @@ class Point(NamedTuple):
     value: int
     time_ns: int
     is_delta: bool = False
+    rest: str = ""  # its other attributes
 
 
 class CountStore:
@@ -74,8 +81,9 @@ class CountStore:
                 self._open()
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
+                    known = {process: self._last_of(*process) for process in {point[:3] for point in points}}
                     for point in sorted(points, key=lambda one: one.time_ns):
-                        self._add(point)
+                        self._add(point, known[point[:3]])
                     self._forget()
                     self._connection.execute("COMMIT")
                 except BaseException:
@@ -94,8 +102,10 @@ class CountStore:
             try:
                 opened.execute("PRAGMA synchronous = FULL")
                 opened.executescript(_SCHEMA)
-                if ("received",) not in opened.execute(_COLUMNS).fetchall():
-                    opened.execute(_OLDER)
+                has = {name for (name,) in opened.execute(_COLUMNS)}
+                for name in _ADDED.keys() - has:
+                    opened.execute(f"ALTER TABLE counts ADD COLUMN {name} {_ADDED[name]}")
+                opened.executescript(_INDEX)
             except sqlite3.Error:
                 opened.close()
                 raise
@@ -106,12 +116,19 @@ class CountStore:
         assert self._opened is not None  # noqa: S101
         return self._opened
 
-    def _add(self, point: Point) -> None:
+    def _last_of(self, *process: str | int) -> int | None:
+        """Return the time of the last counts of a process."""
+        found = "SELECT max(last) FROM counts WHERE (service, instance, start) = (?, ?, ?)"
+        (last,) = self._connection.execute(found, process).fetchone()
+        return last  # type: ignore[no-any-return]
+
+    def _add(self, point: Point, known_until: int | None) -> None:
+        """Add a point; `known_until`: the time of the counts that its process has sent before."""
         received = self._now() * 1_000_000
         start = 0 if point.is_delta else point.start_ns
-        series = (point.service, point.instance, start, point.route, point.objective, point.verdict)
+        series = (point.service, point.instance, start, point.route, point.objective, point.verdict, point.rest)
         found = self._connection.execute(
-            f"SELECT rowid, value, last FROM counts WHERE ({_SERIES}) = (?, ?, ?, ?, ?, ?) ORDER BY last DESC LIMIT 1",
+            f"SELECT rowid, value, last FROM counts WHERE ({_SERIES}) = {_MARKS} ORDER BY last DESC LIMIT 1",
             series,
         ).fetchone()
         row, before, last = found or (None, 0, None)
@@ -120,6 +137,10 @@ class CountStore:
         value = before + point.value if point.is_delta else point.value
         if row is None and point.is_delta:  # counted from its own start on
             self._connection.execute(_INSERT, (*series, 0, point.start_ns, point.start_ns, received))
+        if (
+            row is None and known_until is not None and 0 < start < known_until < point.time_ns
+        ):  # it had not begun by then
+            self._connection.execute(_INSERT, (*series, 0, start, known_until, received))
         if row is not None and value == before:
             update = "UPDATE counts SET last = ?, received = ? WHERE rowid = ?"
             self._connection.execute(update, (point.time_ns, received, row))
@@ -145,7 +166,9 @@ class CountStore:
                 self._opened.close()
 
 
-_INSERT: Final = f"INSERT INTO counts ({_SERIES}, value, first, last, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = (
+    f"INSERT INTO counts ({_SERIES}, value, first, last, received) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
@@ -155,16 +178,17 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
         return []
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rest = "rest" if ("rest",) in connection.execute(_COLUMNS).fetchall() else "''"  # of an older version
+            key = _SERIES.replace("rest", rest)
             rows = connection.execute(
-                f"SELECT {_SERIES}, value, first, last FROM counts WHERE last >= ? AND first <= ? "
-                f"ORDER BY {_SERIES}, last",
+                f"SELECT {key}, value, first, last FROM counts WHERE last >= ? AND first <= ? ORDER BY {key}, last",
                 (since_ns, until_ns),
             ).fetchall()
-            every = [_Series(key, [row[6:] for row in of]) for key, of in groupby(rows, key=lambda row: row[:6])]
+            every = [_Series(of, [row[7:] for row in found]) for of, found in groupby(rows, key=lambda row: row[:7])]
             for series in every:  # and its counts before and after the window
                 for place, which, edge, order in ((0, "last <", since_ns, "DESC"), (-1, "first >", until_ns, "ASC")):
                     near = connection.execute(
-                        f"SELECT value, first, last FROM counts WHERE ({_SERIES}) = (?, ?, ?, ?, ?, ?) "
+                        f"SELECT value, first, last FROM counts WHERE ({key}) = {_MARKS} "
                         f"AND {which} ? ORDER BY last {order} LIMIT 1",
                         (*series.key, edge),
                     ).fetchall()
@@ -176,7 +200,7 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
 
 
 class _Series(NamedTuple):
-    key: tuple[str, str, int, str, str, str]  # as `_SERIES`
+    key: tuple[str, str, int, str, str, str, str]  # as `_SERIES`
     values: list[tuple[int, int, int]]  # value, first and last time, in this order
 
 
@@ -197,7 +221,7 @@ def _counted(service: str, every: list[_Series], since: int, until: int) -> Coun
             points += (first, value), (last, value)
         (low, low_is_exact), (high, high_is_exact) = _at(points, since), _at(points, until)
         is_exact = is_exact and low_is_exact and high_is_exact
-        of = series.key[3:]
+        of = series.key[3:6]
         counts[of] = counts.get(of, 0) + max(0, round(high - low))
     return Counted(service, since, until, is_exact, counts)
 
