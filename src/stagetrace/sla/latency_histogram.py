@@ -6,6 +6,7 @@ An histogram begins with the finest scale, and merges buckets in pairs whenever 
 
 from __future__ import annotations
 
+from bisect import insort
 from math import floor, frexp, ldexp, log
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -49,7 +50,10 @@ class _Histogram:
         self._sum = self._least = self._most = 0.0
         self._scale = MAX_SCALE
         self._buckets: dict[int, int] = {}
-        self._exemplars: list[tuple[bool, bool, int, int, Any]] = []  # whether it is new, and preferred
+        self._first, self._last = 0, -1  # indices of the first and the last bucket
+        self._exemplars: list[
+            tuple[bool, bool, int, int, Any]
+        ] = []  # of each first whether it is new, and preferred; the lowest first
 
     def add(self, took_ns: int, trace: Any, is_preferred: bool) -> None:
         """Add a time. Its `trace`, unless it is None, becomes an exemplar in place of one that is below it.
@@ -67,12 +71,12 @@ class _Histogram:
             else:
                 self._zeros += 1
             if trace is not None:
-                self._keep((True, is_preferred, took_ns, time_ns(), trace))
+                self._keep(is_preferred, took_ns, trace)
 
     def _put(self, value: float) -> None:
         while True:
             at = index_of(value, self._scale)
-            low, high = min(at, *self._buckets, at), max(at, *self._buckets, at)
+            low, high = (min(at, self._first), max(at, self._last)) if self._buckets else (at, at)
             if high - low < MAX_BUCKETS:
                 break
             by = 0
@@ -82,26 +86,30 @@ class _Histogram:
             for index, count in self._buckets.items():
                 merged[index >> by] = merged.get(index >> by, 0) + count
             self._buckets, self._scale = merged, self._scale - by
+            self._first, self._last = self._first >> by, self._last >> by
+        self._first, self._last = low, high
         self._buckets[at] = self._buckets.get(at, 0) + 1
 
-    def _keep(self, made: tuple[bool, bool, int, int, Any]) -> None:
-        kept = self._exemplars
-        if len(kept) < EXEMPLARS:
-            kept.append(made)
-            return
-        lowest = min(range(EXEMPLARS), key=lambda at: kept[at][:3])
-        if kept[lowest][:3] < made[:3]:
-            kept[lowest] = made
+    def _keep(self, is_preferred: bool, took_ns: int, trace: Any) -> None:
+        kept, rank = self._exemplars, (True, is_preferred, took_ns)
+        if len(kept) == EXEMPLARS:
+            if kept[0][:3] >= rank:
+                return
+            del kept[0]
+        insort(kept, (*rank, time_ns(), trace), key=_rank)
 
     def collect(self) -> tuple[Any, ...]:
         """Return what was added, in the order of `Collected`, and its exemplars, which new ones may replace."""
         with self._lock:
             exemplars = [one[2:] for one in self._exemplars]
-            self._exemplars = [(False, *one[1:]) for one in self._exemplars]
-            first, last = min(self._buckets, default=0), max(self._buckets, default=-1)
-            buckets = [self._buckets.get(at, 0) for at in range(first, last + 1)]
+            self._exemplars = sorted([(False, *one[1:]) for one in self._exemplars], key=_rank)
+            buckets = [self._buckets.get(at, 0) for at in range(self._first, self._last + 1)]
             sums = (self._sum, self._least, self._most)
-            return (self._count, self._zeros, *sums, self._scale, first, buckets, exemplars)
+            return (self._count, self._zeros, *sums, self._scale, self._first, buckets, exemplars)
+
+
+def _rank(exemplar: tuple[Any, ...]) -> tuple[Any, ...]:
+    return exemplar[:3]
 
 
 class _Series:
