@@ -95,6 +95,7 @@ PARTS = parts("""
     sla.head_sampler: HeadSampler.identify HeadSampler.draw
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
+    sources.loop_lag: _set
     recording.limits: plain cut
     recording.exceptions: record name_of
     instrumentation.http.request: redacted_path

@@ -76,7 +76,10 @@ def _objectives() -> Iterable[Objective]:
     """Return what judges requests, MAX_POINTS at most; of objectives with one name the first, which alone does."""
     used = process.policy()
     rules = [rule for rule in used.objectives if not rule.excludes and rule.problem is None] if used else []
-    return islice({rule.name: rule for rule in reversed(rules)}.values(), MAX_POINTS)
+    by_name: dict[str, Objective] = {}
+    for rule in rules:
+        by_name.setdefault(rule.name, rule)
+    return islice(by_name.values(), MAX_POINTS)
 
 
 def _info() -> Iterator[tuple[Mapping[str, Any], int]]:

@@ -102,7 +102,9 @@ class MetricsSender:
             outcome = self._client.send(request)
         self._refused = not outcome.delivered and not outcome.retryable
         self._failures = 0 if outcome.delivered else self._failures + 1
-        if self._failures:
+        if not self._failures:
+            self._due = min(self._due, time.monotonic() + self.every_s)
+        else:
             first, last = REFUSED_S if self._refused else (self.every_s, UNREACHABLE_S)
             pause_s = min(first * 2.0 ** min(self._failures - 1, 16), last)
             self._due = time.monotonic() + max(pause_s, outcome.wait_s, self.every_s)

@@ -44,8 +44,8 @@ def watch() -> None:
     loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 -- as in recording.working
     _own.began_at = time.monotonic_ns()
     if loop is not None and getattr(_own, "loop", None) is not loop:  # the one before has ended
-        _own.loop = loop
         _set(loop)
+        _own.loop = loop
 
 
 def _set(loop: Any) -> None:
@@ -61,5 +61,5 @@ def _measure(loop: Any, due: int) -> None:
         return
     taken(max(now - due, 0))
     if now - _own.began_at < IDLE_AFTER_NS:
-        _own.loop = loop
         _set(loop)
+        _own.loop = loop
