@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rules.policies import PREDICT, policy
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.openslo import render
 from stagetrace.rules.openslo_read import read
 from stagetrace.sla.alert_options import AlertOptions, BurnAlert
-from stagetrace.sla.objective import SERVICE_KEY, Calendar, Condition, Objective
+from stagetrace.sla.objective import NEVER_NS, SERVICE_KEY, Calendar, Condition, Objective
 from stagetrace.sla.policy_problem import PolicyFileError
 
 VECTORS: Final = Path(__file__).parent / "vectors" / "openslo"
@@ -281,3 +285,70 @@ def test_all_slos_have_the_same_alerts_since_those_of_a_policy_are_for_all() -> 
     assert problem.endswith(
         "SLO every-request: spec.alertPolicies differ from those of SLO predict: give all SLOs the same ones"
     )
+
+
+OURS: Final = render(
+    policy(
+        replace(PREDICT, conditions=(Condition(SERVICE_KEY, "Churn API"),)),
+        Objective("health excluded", None, "/health", NEVER_NS, excludes=True),
+        replace(PREDICT, name="gold", base="rest", conditions=(Condition("tenant.tier", "gold"),)),
+        Objective("rest", "POST", "/predict", 9 * MS, conditions=()),
+        no_data_s=600,
+        webhook="http://hook/",
+    ),
+    RulesOptions(),
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("service: churn-api\n", "service: shop\n", "is 'shop', and the match of its indicator names 'Churn API'"),
+        ("service: any-service\n", "service: shop\n", "the SLO gold overrides rest, and is about another service"),
+        ("override_of: rest", "override_of: other", "no later SLO has the name that this one overrides"),
+        (
+            "    version: 1\n",
+            "    version: 1\n    exclude: []\n",
+            "connectionDetails.exclude is not known",
+        ),
+        ("      no_data: 10m", "      burn: []\n      no_data: 10m", "burn stands in the DataSource, too"),
+        ("    isRolling: true", "    isrolling: true", "spec.timeWindow.isrolling is not known: write isRolling"),
+        ("- targetRef: webhook", "- targetRef: webhook\n    name: x", "name stands beside targetRef"),
+        ("kind: AlertCondition", "kind: SLI", "no AlertCondition of the file has that name"),
+        ("name: rest\n", "name: predict\n", "metadata.name is that of the one in line"),
+        ("before: ", "before: no-", "no SLO has this name"),
+    ],
+)
+def test_what_contradicts_itself_in_a_file_of_ours_is_refused(old: str, new: str, message: str) -> None:
+    assert old in OURS
+    assert any(message in problem for problem in said(OURS.replace(old, new, 1)))
+
+
+def test_an_edited_query_is_noted_since_the_objective_beside_it_decides() -> None:
+    (note,) = read(OURS.replace("sum(sla_requests_total{sla_objective", "sum(mine{own", 1), "slo.yaml").notes
+    assert "SLO predict: spec.indicator.spec.ratioMetric.good.metricSource.spec.query is not expressed" in note
+
+
+@given(st.sampled_from([OURS, HAND, ALL]), st.data())
+def test_any_broken_file_is_refused_by_line_and_column(text: str, data: st.DataObject) -> None:
+    """A value of another kind, a missing or an unknown key, anywhere: a policy, or a refusal, and no other error."""
+    documents = list(yaml.safe_load_all(text.replace("2024-02-01 00:00:00", "'2024-02-01 00:00:00'")))
+    node: Any = documents
+    while True:
+        key = data.draw(st.sampled_from(list(node) if isinstance(node, dict) else list(range(len(node)))))
+        if not isinstance(node[key], (dict, list)) or not node[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        node = node[key]
+    if data.draw(st.booleans()):
+        del node[key]
+    else:
+        node[key] = data.draw(
+            st.sampled_from([None, "", "x", 0, -1.5, True, [], {}, [[]], [None], {"a": {}}, "9" * 400])
+        )
+    refused = ""
+    try:
+        assert read(yaml.safe_dump_all(documents), "slo.yaml").policy.objectives
+    except PolicyFileError as error:
+        refused = str(error)
+    assert len(refused.splitlines()) <= 3
+    assert refused == "" or refused.startswith("cannot read the policy slo.yaml:")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import yaml
 from hypothesis import given
 

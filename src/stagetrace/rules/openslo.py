@@ -36,7 +36,7 @@ URL: Final = "stagetrace.dev/url"
 TARGETS: Final = ("webhook", "alertmanager")  # of notifications, where stagetrace posts
 _LONGEST_SHOWN: Final = 63  # characters of a displayName
 _SAID_ELSEWHERE: Final = ("name", "description", "target", "window")  # in fields of the standard
-_OF_TARGETS: Final = (*TARGETS, "burn")
+ELSEWHERE: Final = (*TARGETS, "burn")  # of a policy's alerts, in objects of the standard
 
 
 def render(policy: Policy, options: RulesOptions) -> str:
@@ -98,7 +98,7 @@ def _data_source(excluded: Iterator[Document], alerts: Document) -> Document:
     details: Document = {"version": 1}
     if rules := list(excluded):
         details["excluded"] = rules
-    if shared := {key: value for key, value in alerts.items() if key not in _OF_TARGETS}:
+    if shared := {key: value for key, value in alerts.items() if key not in ELSEWHERE}:
         details["alerts"] = shared
     return _document("DataSource", OURS, {"type": OURS, "connectionDetails": details})
 
@@ -143,9 +143,15 @@ def _slo(one: Objective, said: Document, name: str, options: RulesOptions) -> Do
 
 
 def _service(one: Objective, options: RulesOptions) -> str:
-    """Return the service of an SLO: the one that the objective names, where OpenSLO allows its name."""
-    name = service_of(one, options.service)
-    return name if dns_names.is_label(name) else dns_names.label(name, ANY_SERVICE)
+    """Return the service of an SLO: the one that the objective names, as OpenSLO allows its name."""
+    return service_name(service_of(one, options.service))
+
+
+def service_name(service: str) -> str:
+    """Return how an SLO names a service; one that is a glob is any."""
+    if "*" in service or not service:
+        return ANY_SERVICE
+    return service if dns_names.is_label(service) else dns_names.label(service, ANY_SERVICE)
 
 
 def _alerts(options: AlertOptions) -> Iterator[Document]:

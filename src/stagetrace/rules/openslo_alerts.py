@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.rules.openslo import LONG_WINDOW, SHORT_WINDOW, TARGETS, URL
+from stagetrace.rules.openslo import ELSEWHERE, LONG_WINDOW, SHORT_WINDOW, TARGETS, URL
 from stagetrace.rules.openslo_windows import seconds_of, shorthand
 from stagetrace.sla import policy_file, quantities
 from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, scalar_of
@@ -19,6 +19,9 @@ def alerts(objects: Objects, slos: list[Object], shared: Mapping | None) -> Mapp
     """Return the alerts of a policy file; `shared` is what our DataSource says of them. None for the default ones."""
     policies = _policies(objects, slos)
     entries: dict[str, Node] = dict(shared.entries) if shared is not None else {}
+    for key in ELSEWHERE:
+        if key in entries and policies:
+            policies[0].wrong(key, entries[key].at, "stands in the DataSource, too", "remove it there")
     burns: list[Node] = []
     for policy in policies:
         burn = _burn(objects, policy)

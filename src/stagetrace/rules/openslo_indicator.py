@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.rules import openslo_promql
 from stagetrace.rules.openslo import OURS
+from stagetrace.semconv import SLA_OBJECTIVE
 from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, mapping_of, scalar_of
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def _ratio(holder: Object, path: tuple[str, ...]) -> Indicator | None:
     said = _ours(holder, (*path, "good"))
     if said is not None:
         holder.take(*path, "counter")
-        for key in ("metricSourceRef", "type", "spec"):
-            holder.take(*path, "total", "metricSource", key)
+        for key in ("good", "total"):
+            _query_of_ours(holder, (*path, key, "metricSource"))
         return Indicator(said, is_ours=True)
     return _buckets(holder, path)
 
@@ -87,9 +88,19 @@ def _ours(holder: Object, path: tuple[str, ...]) -> dict[str, Node] | None:
     kind = holder.look(*source, "type")
     if not isinstance(found, Mapping) or not is_ours(kind):
         return None
-    for key in ("metricSourceRef", "type", "spec"):
+    for key in ("metricSourceRef", "type"):
         holder.take(*source, key)
+    holder.took(found)
     return dict(found.entries)
+
+
+def _query_of_ours(holder: Object, source: tuple[str, ...]) -> None:
+    """Count a query as read that other tools get the counts of the objective by; any other one is left."""
+    for key in ("metricSourceRef", "type"):
+        holder.take(*source, key)
+    query = holder.look(*source, "spec", "query")
+    if isinstance(query, Scalar) and SLA_OBJECTIVE.replace(".", "_") in query.text:
+        holder.took(query)
 
 
 def is_ours(kind: Node | None) -> bool:

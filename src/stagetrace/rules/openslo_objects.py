@@ -164,6 +164,9 @@ class Objects:
         name = node.entries.get(reference)
         if name is None:
             return self.include(kind, node)
+        for key, value in node.entries.items():
+            if key != reference:
+                holder.wrong(key, value.at, f"stands beside {reference}", "remove one of the two")
         found = self.get(kind, name.text) if isinstance(name, Scalar) else None
         if found is None:
             shown = name.text[:80] if isinstance(name, Scalar) else name.kind

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.rules import openslo_alerts
-from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS
+from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, service_name
 from stagetrace.rules.openslo_indicator import indicator, is_ours
 from stagetrace.rules.openslo_objects import Object, Objects
 from stagetrace.rules.openslo_windows import calendar_of, seconds_of, shorthand
@@ -19,6 +19,7 @@ from stagetrace.sla.objective import SERVICE_KEY
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.policy_document import document_of
 from stagetrace.sla.policy_problem import At, PolicyFileError, Problem, Problems, WrongError
+from stagetrace.sla.policy_values import nearest
 from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, parse_all, scalar_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _OVERRIDE_OF: Final = "override_of"
 _BEFORE: Final = "before"
+_DETAILS: Final = ("version", "excluded", "alerts")
+_OF_WINDOW: Final = ("duration", "isRolling", "calendar")
+_OF_CALENDAR: Final = ("startTime", "timeZone")
 
 
 class Found(NamedTuple):
@@ -41,6 +45,7 @@ class _Rule(NamedTuple):
     name: str
     node: Mapping
     base: Scalar | None
+    service: str = ""
 
 
 def read(text: str, where: str) -> Found:
@@ -92,7 +97,12 @@ def _details(objects: Objects) -> Mapping | None:
     if source is None or kind is None or not is_ours(kind):
         return None
     found = source.take("spec", "connectionDetails")
-    return found if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    for key, node in found.entries.items():
+        if key not in _DETAILS:
+            source.wrong(f"spec.connectionDetails.{key}", node.at, "is not known", nearest(key, _DETAILS))
+    return found
 
 
 def _rules_of(slo: Object, objects: Objects) -> list[_Rule]:
@@ -132,7 +142,9 @@ def _rule(slo: Object, name: Scalar, entries: dict[str, Node], *, said: Indicato
         entries["continue"] = scalar_of(name.at, "true")
     if isinstance(base, Scalar):
         entries.pop("match", None)
-    return _Rule(slo.name, mapping_of(slo.at, entries), base if isinstance(base, Scalar) else None)
+    service = slo.look("spec", "service")
+    own = service.text if isinstance(service, Scalar) else ""
+    return _Rule(slo.name, mapping_of(slo.at, entries), base if isinstance(base, Scalar) else None, own)
 
 
 def _name(slo: Object, said: Indicator, node: Node, place: int | None) -> Scalar:
@@ -166,17 +178,26 @@ def _match(slo: Object, said: Indicator) -> dict[str, Node]:
     match = entries.get("match")
     if service is None:
         slo.wrong("spec.service", slo.at, "is missing", f"write the name of the service, or {ANY_SERVICE}")
-    elif service.text != ANY_SERVICE and _OVERRIDE_OF not in entries and not _names_service(match):
-        before = dict(match.entries) if isinstance(match, Mapping) else {}
-        entries["match"] = mapping_of(service.at, {**before, "service": service})
+    elif _OVERRIDE_OF not in entries:
+        named = _service_of(match)
+        if named is not None:
+            if service.text != service_name(named.text):
+                what = f"is {service.text[:80]!r}, and the match of its indicator names {named.text[:80]!r}"
+                slo.wrong("spec.service", service.at, what, "remove the service from the match")
+        elif service.text != ANY_SERVICE:
+            before = dict(match.entries) if isinstance(match, Mapping) else {}
+            entries["match"] = mapping_of(service.at, {**before, "service": service})
     return entries
 
 
-def _names_service(match: Node | None) -> bool:
+def _service_of(match: Node | None) -> Scalar | None:
+    """Return the service that a match names."""
     if not isinstance(match, Mapping):
-        return False
+        return None
     attributes = match.entries.get("attributes")
-    return "service" in match.entries or (isinstance(attributes, Mapping) and SERVICE_KEY in attributes.entries)
+    of_attributes = attributes.entries.get(SERVICE_KEY) if isinstance(attributes, Mapping) else None
+    found = match.entries.get("service", of_attributes)
+    return found if isinstance(found, Scalar) else None
 
 
 def _objective(slo: Object, said: Indicator, node: Node, place: int) -> dict[str, Node]:
@@ -258,6 +279,11 @@ def _window(slo: Object, said: Indicator | None) -> dict[str, Node]:
     if not isinstance(one, Mapping) or not isinstance(length, Scalar):
         slo.wrong("spec.timeWindow", listed.at, "is no list of one window", "write - duration: 28d")
         return {}
+    calendar = one.entries.get("calendar")
+    for node, known in ((one, _OF_WINDOW), (calendar, _OF_CALENDAR)):
+        for key, value in node.entries.items() if isinstance(node, Mapping) else ():
+            if key not in known:
+                slo.wrong(f"spec.timeWindow.{key}", value.at, "is not known", nearest(key, known))
     try:
         text = _window_text(one, length)
     except ValueError as error:
@@ -323,6 +349,10 @@ def _nested(rules: list[_Rule], problems: Problems) -> list[Node]:
             waiting.append(rule)
             continue
         own = [one for one in waiting if one.base is not None and one.base.text == rule.name]
+        for one in own:
+            if one.service and one.service != rule.service:
+                what = f"the SLO {one.name} overrides {rule.name}, and is about another service"
+                problems.add(Problem(one.node.at, what, f"write service: {rule.service}"))
         waiting = [one for one in waiting if one not in own]
         overrides: dict[str, Node] = {}
         if own:
