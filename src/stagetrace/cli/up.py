@@ -50,7 +50,10 @@ a token and TLS.
 --retention counts from when a span was received, whatever its own times are, on a clock of the store that goes on with
 the time that passes: setting the system's clock changes nothing, and while the store is closed half of AGE counts at
 most. --retention-size drops first what was received first. A span that starts more than an hour in the future is
-refused. Files of the store are for this user alone."""
+refused. Files of the store are for this user alone.
+
+--sla evaluates the alerts of a policy every 30 seconds, without Prometheus, and posts them to --webhook, in the form of
+Alertmanager's webhooks, or to --alertmanager."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _NEEDED: Final = ("uvicorn", "starlette", "jinja2", "zstandard", "duckdb", "numpy", "pyarrow")
