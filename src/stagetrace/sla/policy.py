@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,7 @@ from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.objective import BAGGAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from stagetrace.sla.objective import Objective
 
@@ -115,7 +116,7 @@ class Policy:
     ) -> tuple[Objective, ...]:
         """Return the objectives that judge a request; `value` returns what it has for the key of a condition.
 
-        None where the first one that matches cannot be read.
+        Empty where none matches, or the first one that does cannot be read.
         """
         key = (method, route)
         of_route = self._found.get(key)
@@ -128,9 +129,8 @@ class Policy:
         values = tuple(map(value, of_route.keys))
         found = of_route.by_values.get(values)
         if found is None:
-            found = of_route.by_values[values] = _chain(
-                of_route.fulfilled(dict(zip(of_route.keys, values, strict=True)))
-            )
+            held = of_route.fulfilled(dict(zip(of_route.keys, values, strict=True)))
+            found = of_route.by_values[values] = _chain(held)
         return found
 
     def candidates(self, method: str | None, route: str) -> Sequence[Objective]:
@@ -146,31 +146,78 @@ class _OfRoute(NamedTuple):
     keys: tuple[str, ...]
     always: tuple[Objective, ...]
     by_values: BoundedCache[tuple[str | None, ...], tuple[Objective, ...]]
-    # Places of rules by their first condition, where that names one value; and of the other rules.
-    exact: dict[tuple[str, str | None], list[int]]
-    others: list[int]
+    by_condition: _Index
 
-    def fulfilled(self, values: dict[str, str | None]) -> list[Objective]:
-        """Return the rules whose conditions hold, in order; of a thousand rules it looks at few."""
-        places = sorted([*self.others, *(place for item in values.items() for place in self.exact.get(item, ()))])
-        rules = map(self.rules.__getitem__, places)
-        return [one for one in rules if all(condition.holds(values[condition.key]) for condition in one.conditions)]
+    def fulfilled(self, values: Mapping[str, str | None]) -> Iterator[Objective]:
+        """Yield the rules whose conditions hold, in order; of a thousand rules it looks at few."""
+        for place in self.by_condition.places(values):
+            rule = self.rules[place]
+            if all(condition.holds(values[condition.key]) for condition in rule.conditions):
+                yield rule
+
+
+class _Index:
+    """Places of rules by one of their conditions: the one that the fewest rules share, of those that help."""
+
+    def __init__(self, rules: Sequence[Objective]) -> None:
+        self._exact: dict[tuple[str, str], list[int]] = {}  # by key and value
+        self._starts: dict[tuple[str, str], list[int]] = {}  # by key and what stands before the first `*`
+        self._ends: dict[tuple[str, str], list[int]] = {}  # by key and what stands behind the last `*`
+        self._inside: dict[str, list[tuple[str, int]]] = {}  # by key: a text that a value must have in it
+        self._others: list[int] = []
+        uses = Counter(condition for rule in rules for condition in rule.conditions)
+        for place, rule in enumerate(rules):
+            helpful = [one for one in rule.conditions if one.glob.strip("*")]
+            if helpful:
+                self._add(place, *min(helpful, key=lambda one: (uses[one], "*" in one.glob)))
+            else:
+                self._others.append(place)
+        self._lengths_of_starts, self._lengths_of_ends = _lengths(self._starts), _lengths(self._ends)
+
+    def _add(self, place: int, key: str, glob: str) -> None:
+        first, *between, last = glob.split("*") if "*" in glob else (glob, "")
+        if "*" not in glob:
+            self._exact.setdefault((key, glob), []).append(place)
+        elif first:
+            self._starts.setdefault((key, first), []).append(place)
+        elif last:
+            self._ends.setdefault((key, last), []).append(place)
+        else:
+            self._inside.setdefault(key, []).append((max(between, key=len), place))
+
+    def places(self, values: Mapping[str, str | None]) -> list[int]:
+        """Return the places of all rules whose conditions may hold for these values, in order."""
+        found = self._others.copy()
+        for key, value in values.items():
+            if value is None:
+                continue
+            found += self._exact.get((key, value), ())
+            size = len(value)
+            for length in self._lengths_of_starts.get(key, ()):
+                found += self._starts.get((key, value[:length]), ()) if length <= size else ()
+            for length in self._lengths_of_ends.get(key, ()):
+                found += self._ends.get((key, value[size - length :]), ()) if length <= size else ()
+            if key in self._inside:
+                found += [place for text, place in self._inside[key] if text in value]
+        found.sort()
+        return found
+
+
+def _lengths(texts: Iterable[tuple[str, str]]) -> dict[str, set[int]]:
+    """Return the lengths of the texts by their key."""
+    lengths: dict[str, set[int]] = {}
+    for key, text in texts:
+        lengths.setdefault(key, set()).add(len(text))
+    return lengths
 
 
 def _of_route(rules: list[Objective]) -> _OfRoute:
     keys = tuple(dict.fromkeys(key for one in rules for key in one.keys))
-    exact: dict[tuple[str, str | None], list[int]] = {}
-    others = []
-    for place, rule in enumerate(rules):
-        if rule.conditions and "*" not in rule.conditions[0].glob:
-            exact.setdefault((rule.conditions[0].key, rule.conditions[0].glob), []).append(place)
-        else:
-            others.append(place)
     always = () if keys else _chain(rules)
-    return _OfRoute(rules, keys, always, BoundedCache(MAX_REMEMBERED_VALUES), exact, others)
+    return _OfRoute(rules, keys, always, BoundedCache(MAX_REMEMBERED_VALUES), _Index(rules))
 
 
-def _chain(rules: Sequence[Objective]) -> tuple[Objective, ...]:
+def _chain(rules: Iterable[Objective]) -> tuple[Objective, ...]:
     """Return the rules that judge, of those that match: up to the first that does not continue."""
     found: list[Objective] = []
     bases: set[str] = set()

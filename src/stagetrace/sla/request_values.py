@@ -85,15 +85,17 @@ def _baggage(request: Request, name: str) -> Any:
 def _attributes(request: Request) -> Iterator[Mapping[str, Any]]:
     """Yield the attributes of the entry span, what its code has set first, then of its model, and of the resource."""
     span, record = request.span, request.record
+    is_ours = getattr(span, "adapter", None) is not None
     if span is not None:
         yield span.attributes or {}
-        if getattr(span, "adapter", None) is not None:
-            blocks, client, rest = span.described()
-            yield from (one.attributes for one in (*blocks, client))
-            yield rest
-            yield span.added or {}
+    if is_ours:
+        blocks, client, rest = span.described()
+        yield from (one.attributes for one in (*blocks, client))
+        yield rest
+        yield span.added or {}
     if record is not None:
         yield record.close(request.start, request.end).model
-        yield record.transfer_attributes(request.start)
+        if not is_ours:
+            yield record.transfer_attributes(request.start)
     if span is not None:
         yield span.resource.attributes
