@@ -107,7 +107,7 @@ class OwnSpan(Span):
     failed = False  # the response was a server's error
     notes: ReadableSpan | None = None
     may_give_way = False
-    _described: tuple[list[Any], Any, dict[str, Any]] | None = None
+    description: tuple[list[Any], Any, dict[str, Any]] | None = None  # by the adapter, once somebody has asked for it
 
     def __init__(
         self, record: RequestRecord, adapter: Described, name: str, recorder: Recorder, parent_context: Context
@@ -302,9 +302,9 @@ class OwnSpan(Span):
 
     def described(self) -> tuple[list[Any], Any, dict[str, Any]]:
         """Return what the adapter describes of the request, which it is asked for once."""
-        if self._described is None and self.adapter is not None:
-            self._described = self.adapter.describe()
-        return self._described or ([], None, {})
+        if self.description is None and self.adapter is not None:
+            self.description = self.adapter.describe()
+        return self.description or ([], None, {})
 
     @property
     def resource(self) -> Resource:

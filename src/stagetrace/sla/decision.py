@@ -42,9 +42,17 @@ if TYPE_CHECKING:
     from stagetrace.sla.verdict import Missed
     from stagetrace.sla.verdict_counter import VerdictCounter
 
+    _Facts = tuple[Streamed | None, Tokens | None, bool]
+    # What the verdict of an objective is asked of, and what it may use for that.
+    _Asked = tuple[Request, _Facts, Callable[[str], str | None], Segments | None, VerdictCounter | None]
+
 NO_DEADLINES: Final[Mapping[str, int]] = {}
 # What the entry span carries of a verdict that is no breach: the same for all requests that it is equal for.
-_blocks: BoundedCache[tuple[Any, ...], Block] = BoundedCache(1_024)
+_blocks: BoundedCache[tuple[str | None, ...], tuple[Objective, Block]] = BoundedCache(1_024)
+_blocks_of_several: BoundedCache[tuple[Any, ...], Block] = BoundedCache(256)
+_tuple: Any = tuple.__new__  # what a named tuple's own call does, with nothing left to check
+# Of a request whose response is in one chunk, without generated tokens, and whose client has it.
+_NO_FACTS: Final = None, None, False
 
 
 class Decided(NamedTuple):
@@ -66,14 +74,20 @@ class Decided(NamedTuple):
 
     def block(self) -> Block | None:
         """Return what the entry span carries of a verdict that is no breach; None where that is the request's own."""
-        key: tuple[Any, ...] = (self.objective, self.word, self.fallback, self.reason, self.segment)
-        if self.each:
-            key = (*key, *((one.objective, one.word) for one in self.each))
-        if any(one.deadlines for one in self.all):
-            return None
-        block = _blocks.get(key)
+        if self.deadlines or self.each:
+            return None if any(one.deadlines for one in self.all) else self._block_of_several()
+        objective = self.objective
+        key = (objective.name, self.word, self.fallback, self.reason, self.segment)
+        found = _blocks.get(key)
+        if found is None or found[0] is not objective:  # of a policy that was replaced
+            found = _blocks[key] = objective, Block(self.attributes())
+        return found[1]
+
+    def _block_of_several(self) -> Block:
+        key = (self.fallback, self.reason, self.segment, *((one.objective, one.word) for one in self.each))
+        block = _blocks_of_several.get(key)
         if block is None:
-            block = _blocks[key] = Block(self.attributes())
+            block = _blocks_of_several[key] = Block(self.attributes())
         return block
 
     def attributes(self) -> dict[str, Any]:
@@ -128,16 +142,6 @@ class Decided(NamedTuple):
         return judge(self.objective, self.word, missed, totals, called, self.fallback, expected)
 
 
-class _Facts(NamedTuple):
-    """What verdicts depend on, besides their objectives."""
-
-    request: Request
-    values: Callable[[str], str | None]
-    streamed: Streamed | None
-    tokens: Tokens | None
-    is_disconnected: bool
-
-
 def decided(
     policy: Policy, request: Request, segments: Segments | None = None, counter: VerdictCounter | None = None
 ) -> Decided | None:
@@ -150,10 +154,10 @@ def decided(
     chain = policy.applying(request.method, request.route, values)
     if not chain:
         return None
-    facts = _facts(request, values)
+    asked = request, _facts(request), values, segments, counter
     if len(chain) == 1:
-        return _decided(chain[0], facts, segments, counter)
-    each = tuple([_decided(one, facts, segments, counter) for one in chain])
+        return _decided(chain[0], asked)
+    each = tuple([_decided(one, asked) for one in chain])
     return _shown(each)._replace(each=each)
 
 
@@ -163,21 +167,22 @@ def _shown(each: Sequence[Decided]) -> Decided:
     return breach or next((one for one in each if one.word != EXCLUDED), each[0])
 
 
-def _facts(request: Request, values: Callable[[str], str | None]) -> _Facts:
-    streamed, tokens, is_disconnected, record = None, None, False, request.record
-    if record is not None:
-        is_disconnected = record.disconnect is not None
-        streamed = None if record.stream is None else streamed_in(record.stream, request.start)
-        tokens = None if record.generation is None else tokens_in(record.generation, request.start)
-    return _Facts(request, values, streamed, tokens, is_disconnected)
+def _facts(request: Request) -> _Facts:
+    """Return what the response can miss besides its duration, its tokens, and whether the client disconnected."""
+    record = request.record
+    if record is None or (record.stream is None and record.generation is None and record.disconnect is None):
+        return _NO_FACTS
+    streamed = None if record.stream is None else streamed_in(record.stream, request.start)
+    tokens = None if record.generation is None else tokens_in(record.generation, request.start)
+    return streamed, tokens, record.disconnect is not None
 
 
-def _decided(objective: Objective, facts: _Facts, segments: Segments | None, counter: VerdictCounter | None) -> Decided:
-    request, values, streamed, tokens, is_disconnected = facts
+def _decided(objective: Objective, asked: _Asked) -> Decided:
+    request, (streamed, tokens, is_disconnected), _, segments, _ = asked
     brought, segment, age_s = NO_DEADLINES, None, None
     duration_ns, failed = request.end - request.start, request.failed
     if objective.deadline is not None:
-        objective, brought = _bounded(objective, facts, counter)
+        objective, brought = _bounded(objective, asked)
     if objective.warmup_s:
         age_s = serving.age_s(duration_ns)
     word, missed = decide(
@@ -188,29 +193,27 @@ def _decided(objective: Objective, facts: _Facts, segments: Segments | None, cou
         reason = why_excluded(objective, disconnected=is_disconnected, failed=failed, age_s=age_s) or DISCONNECT
         return Decided(objective, word, missed, None, reason, None, brought)
     if objective.segment_by and segments is not None:
-        segment = _segment(objective, segments, values, counter)
-    if objective.first_token_ns is None and objective.per_token_ns is None:
-        return Decided(objective, word, missed, None, None, segment, brought)
-    return Decided(objective, word, missed, fallback(objective, streamed, tokens), None, segment, brought)
+        segment = _segment(objective, asked)
+    judged_otherwise = None
+    if objective.first_token_ns is not None or objective.per_token_ns is not None:
+        judged_otherwise = fallback(objective, streamed, tokens)
+    found: Decided = _tuple(Decided, (objective, word, missed, judged_otherwise, None, segment, brought, ()))
+    return found
 
 
-def _bounded(
-    objective: Objective, facts: _Facts, counter: VerdictCounter | None
-) -> tuple[Objective, Mapping[str, int]]:
+def _bounded(objective: Objective, asked: _Asked) -> tuple[Objective, Mapping[str, int]]:
     """Return the objective for the request's own deadlines, and these; as it is where they cannot be read."""
     try:
-        return _bounded_by_its_own(objective, facts, counter)
+        return _bounded_by_its_own(objective, asked)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, which would hide the objective
         report("stagetrace.sla.decision._bounded", error)
         return objective, NO_DEADLINES
 
 
-def _bounded_by_its_own(
-    objective: Objective, facts: _Facts, counter: VerdictCounter | None
-) -> tuple[Objective, Mapping[str, int]]:
-    record = facts.request.record
+def _bounded_by_its_own(objective: Objective, asked: _Asked) -> tuple[Objective, Mapping[str, int]]:
+    request, _, values, _, counter = asked
     sources = () if objective.deadline is None else objective.deadline.sources
-    found = deadlines(sources, facts.values, None if record is None else record.deadline_ns())
+    found = deadlines(sources, values, None if request.record is None else request.record.deadline_ns())
     for source in found.unusable:
         log.once(f"deadline {source}", f"a request had no usable time in {source}: it has no deadline by that.")
         if counter is not None:
@@ -220,12 +223,10 @@ def _bounded_by_its_own(
 
 
 @guarded
-def _segment(
-    objective: Objective,
-    segments: Segments,
-    values: Callable[[str], str | None],
-    counter: VerdictCounter | None,
-) -> str | None:
+def _segment(objective: Objective, asked: _Asked) -> str | None:
+    _, _, values, segments, counter = asked
+    if segments is None:
+        return None
     segment, is_other = segments.of(objective, values)
     if is_other and counter is not None:
         counter.add_segment_overflow(objective.name)

@@ -247,7 +247,7 @@ class EntryRecorder:
 
 def _given(entry: OwnSpan, connection: Mapping[str, Any]) -> Given:
     """Return what the adapter and the head sampler say of the request, without what its code has set itself."""
-    given = Given(*entry.described()) if entry.adapter else Given([], NO_BLOCK, {})
+    given = Given(*(entry.description or entry.adapter.describe())) if entry.adapter else Given([], NO_BLOCK, {})
     given.attributes.update(connection)
     if entry.probability is not None:
         given.attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability

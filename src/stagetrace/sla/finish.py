@@ -79,10 +79,10 @@ def finish(
     if judged.word != BREACH:
         learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
         breakdown = _breakdown(request, stages) if learns else None
-        block, more = judged.block(), _over_budget(judged, stages) or {}
+        block, more = judged.block(), _over_budget(judged, stages) if judged.objective.stages else None
         if block is None:
-            more = {**judged.attributes(), **more}
-        return Finished(encode(stages, block, more, ()), None, breakdown, stages)
+            more = {**judged.attributes(), **(more or {})}
+        return Finished(encode(stages, block, more or {}, ()), None, breakdown, stages)
     found = _explained(request, judged, stages, learned, known) or {}
     events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)

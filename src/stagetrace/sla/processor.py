@@ -193,7 +193,7 @@ class SLASpanProcessor(SpanProcessor):
             (NO_STAGES, NO_CULPRITS, None) if finished is None else (finished.stages, finished.culprits, finished.cause)
         )
         took_ns, counter = request.end - request.start, self.counter
-        for one in judged.all:
+        for one in judged.each or (judged,):
             name, word = one.objective.name, one.word
             if word == BREACH:
                 counter.add(name, word, request.route, culprits.get(name), one.segment, took_ns, stages, trace)
