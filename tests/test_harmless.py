@@ -57,7 +57,8 @@ STARTING = [
 # pauses after a failure.
 PARTS = parts("""
     instrumentation.models.sklearn: description
-    sla.policy: Policy.objective Policy.applying
+    sla.policy: Policy.candidates Policy.applying
+    sla.shortest_bounds: ShortestBounds.of Shortest.for_request may_judge
     sources.socket_wait: waited_ms tcp_info
     recording.loop_blockers: get_ident
     sources.tcp_info: read_connection tcp_info

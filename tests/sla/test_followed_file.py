@@ -124,7 +124,7 @@ def test_a_new_content_is_taken_over_however_it_comes(
         look_twice()
         assert within_ms() == bound
         assert processor.policy is process.policy()
-        assert sampler._judges == [(process.policy(), learned)]
+        assert [(one.bounds.policy, one.learned) for one in sampler._judges] == [(process.policy(), learned)]
     assert logged == [f"the policy file {path} has changed, judging by: 1 objectives"] * 2
     assert process.policy_problems() == ()
 
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_read_at_first_is_used_as_soon_as_it_can(
     path.write_text(SLOW)
     look_twice()
     assert processor.policy is process.policy() is not None
-    assert [*map(tuple, sampler._judges)] == [(processor.policy, processor.learned)]
+    assert [(one.bounds.policy, one.learned) for one in sampler._judges] == [(processor.policy, processor.learned)]
     path.write_text("objectives: [{match: {route: GET /x}, excluded: true}]")
     look_twice()
     assert not sampler._judges

@@ -115,7 +115,7 @@ def test_what_looks_like_a_coroutine_and_is_none_is_harmless(sampler: StallSampl
 def test_a_policy_that_fails_is_logged_once_and_switches_the_sampler_off(
     sampler: StallSampler, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Policy, "objective", fails)
+    monkeypatch.setattr(Policy, "candidates", fails)
     for number in range(guard.LIMIT + 2):
         assert stacks.SOURCE.is_used is (number < guard.LIMIT)
         with waiting():

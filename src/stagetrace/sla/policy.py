@@ -119,11 +119,7 @@ class Policy:
         Empty where none matches, or the first one that does cannot be read.
         """
         key = (method, route)
-        of_route = self._found.get(key)
-        if of_route is None:
-            of_route = self._found[key] = _of_route(
-                [one for one in self._rules or self.objectives if one.matches(*key)]
-            )
+        of_route = self._found.get(key) or self._find(key)
         if not of_route.keys:
             return of_route.always
         values = tuple(map(value, of_route.keys))
@@ -135,8 +131,12 @@ class Policy:
 
     def candidates(self, method: str | None, route: str) -> Sequence[Objective]:
         """Return the objectives that may judge a request, whatever it has for the keys of their conditions."""
-        self.applying(method, route)
-        return self._found[method, route].rules
+        key = (method, route)
+        return (self._found.get(key) or self._find(key)).rules
+
+    def _find(self, key: tuple[str | None, str]) -> _OfRoute:
+        found = self._found[key] = _of_route([one for one in self._rules or self.objectives if one.matches(*key)])
+        return found
 
 
 class _OfRoute(NamedTuple):

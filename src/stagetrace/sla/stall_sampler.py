@@ -19,15 +19,15 @@ from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.in_the_way import Look
 from stagetrace.sla.request_stack import RequestStacks
 from stagetrace.sla.sampler_budget import Budget
+from stagetrace.sla.shortest_bounds import ShortestBounds
 from stagetrace.sources.stacks import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.timer import Timer
     from stagetrace.sla.baseline import Baselines
-    from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
 
 MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
@@ -40,9 +40,9 @@ FIRST_PART: Final = 16  # the first distance after the objective is so small a p
 
 
 class Judge(NamedTuple):
-    """What says when a request is late: the policy, and what has been learned of routes."""
+    """What says when a request is late: the bounds of a policy, and what has been learned of routes."""
 
-    policy: Policy
+    bounds: ShortestBounds
     learned: Baselines
 
 
@@ -71,7 +71,7 @@ class StallSampler:
         """Sample the requests that are late by this policy from now on."""
         if not SOURCE.is_used or not any(not one.excludes for one in policy.objectives):
             return
-        self._judges.append(Judge(policy, learned))
+        self._judges.append(Judge(ShortestBounds(policy), learned))
         self._bound_at = 0
         in_flight.watch(self._bound, self._start, self.bounds_of)
 
@@ -83,7 +83,8 @@ class StallSampler:
         elif all(one.excludes for one in policy.objectives):
             self.remove(learned)
         else:
-            self._judges = [one._replace(policy=policy) if one.learned is learned else one for one in self._judges]
+            new = Judge(ShortestBounds(policy), learned)
+            self._judges = [new if one.learned is learned else one for one in self._judges]
             self._bound_at = 0
 
     @guarded
@@ -202,12 +203,10 @@ class StallSampler:
         bounds, gap = self._bounds(record)
         times = () if bounds is None else sample_times(bounds.start, bounds.bound, bounds.late)
         since = times[0] if times else NEVER
-        shortest = min((_within(one) for one in self._objectives()), default=NEVER)
+        of_all = (judge.bounds.of_all for judge in self._judges)
+        shortest = min((one.first for one in of_all if one is not None), default=NEVER)
         before = (record.started + shortest * 2**step for step in range(LOOKS_BEFORE))
         return Late(record, (*(at for at in before if at < since), *times), since, gap)
-
-    def _objectives(self) -> Iterator[Objective]:
-        return (one for judge in self._judges for one in judge.policy.objectives if not one.excludes)
 
     @guarded
     def bounds_of(self, record: RequestRecord) -> Bounds | None:
@@ -220,13 +219,13 @@ class StallSampler:
         found: Bounds | None = None
         chunks = 0
         for judge in self._judges:
-            objective = judge.policy.objective(method, route)
-            if objective is None and not route:  # not known yet
+            shortest = judge.bounds.of(method, route)
+            if shortest is None and not route:  # not known yet
                 bound, gap = _shortest(judge), 0
-            elif objective is None or objective.excludes:
+            elif shortest is None:
                 continue
             else:
-                bound, gap = _bound(objective, record), _gap(objective)
+                bound, gap = shortest.for_request(record), shortest.gap
             late = _late_ns(bound, judge.learned.slow_ns((method, route)))
             one = Bounds(record.started, late, bound)
             found, chunks = min(found or one, one), gap or chunks
@@ -259,11 +258,6 @@ def _after_chunk(late: Late) -> Late:
     return late._replace(times=times, since=times[0], chunk=stream.last)
 
 
-def _gap(objective: Objective) -> int:
-    """Return the bound of the time between two chunks, 0 if there is none."""
-    return min((one for one in (objective.per_chunk_ns, objective.per_token_ns) if one is not None), default=0)
-
-
 def _late_ns(bound: int, usual: int | None) -> int:
     """Return after how long a request is late, by its bound, and its route's p99 if that is known.
 
@@ -274,23 +268,13 @@ def _late_ns(bound: int, usual: int | None) -> int:
 
 def _shortest(judge: Judge) -> int:
     """Return the shortest time after which a request is late, of those whose route is known and of others."""
-    policy, learned = judge
-    bounds = [_within(one) for one in policy.objectives if not one.excludes]
+    of_all, learned = judge.bounds.of_all, judge.learned
+    bounds = [] if of_all is None else [of_all.first]
     for route, usual in learned.slow_routes().items():
-        objective = policy.objective(*route)
-        if objective is not None and not objective.excludes:
-            bounds.append(_late_ns(_within(objective), usual))
+        shortest = judge.bounds.of(*route)
+        if shortest is not None:
+            bounds.append(_late_ns(shortest.first, usual))
     return min(*bounds, NEVER)
-
-
-def _within(objective: Objective) -> int:
-    bounds = (objective.within_ns, objective.first_chunk_ns, objective.first_token_ns)
-    return min(one for one in bounds if one is not None)
-
-
-def _bound(objective: Objective, record: RequestRecord) -> int:
-    """Return after how many nanoseconds a request misses its objective, as far as that is known by now."""
-    return objective.within_ns if record.stream is not None else _within(objective)
 
 
 def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
