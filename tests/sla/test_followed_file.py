@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_read_at_first_is_used_as_soon_as_it_can(
     path.write_text(SLOW)
     look_twice()
     assert processor.policy is process.policy() is not None
-    assert [(one.bounds.policy, one.learned) for one in sampler._judges] == [(processor.policy, processor.learned)]
+    assert [(one.bounds.policy, one.learned) for one in sampler._judges] == [(process.policy(), processor.learned)]
     path.write_text("objectives: [{match: {route: GET /x}, excluded: true}]")
     look_twice()
     assert not sampler._judges
