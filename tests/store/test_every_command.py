@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WINDOW = ("--since", time_of(BASE), "--until", time_of(END))
 OPEN = ("--since", time_of(BASE))  # for commands that go on
+POLICY = "POST /predict within 50ms per_chunk 1ms for 1%; POST /rank within 45ms for 1%; * within 60ms for 1%"
 # Jaeger holds a span of the feed itself too, so where that would count, a service is named.
 COMMANDS = {
     "breaches": ["breaches", *WINDOW],
@@ -31,6 +32,8 @@ COMMANDS = {
     "tail": ["tail", *OPEN, "--service", "contract-1"],
     "watch": ["watch", *OPEN, "--service", "contract-0"],
     "query": ["query", "SELECT stage, count(*), sum(duration_ms) FROM spans GROUP BY 1 ORDER BY 1", *WINDOW],
+    "sla-explain": ["sla explain", ALL[4].trace_id, "--policy", POLICY],
+    "sla-replay": ["sla replay", *WINDOW, "--service", "contract-1", "--policy", POLICY],
     "trace": ["trace", ALL[4].trace_id],
 }
 

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from stagetrace import estimates
 from stagetrace.estimates import Sample
 from stagetrace.sla import quantities
-from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
+from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar, Objective
+from stagetrace.sla.policy import Policy
 
 # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
 Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"
@@ -53,6 +54,35 @@ def target_of(objective: str | None, target: str | None) -> Target:
     except ValueError:
         return Target(DEFAULT_TARGET, DEFAULT_WINDOW_S, is_from_policy=False)
     return Target(read.share, read.window.length_s, objective is not None, read.window.calendar)
+
+
+class Wanted(NamedTuple):
+    """What a policy says of the objective with this name, and whether it has one; without a policy that is None."""
+
+    target: Target
+    text: str | None  # as entry spans carry it
+    description: str = ""
+    is_in_policy: bool | None = None
+
+
+def named(policy: Policy | None) -> Mapping[str, Objective] | None:
+    """Return the objectives of a policy by their names."""
+    return None if policy is None else {one.name: one for one in policy.objectives}
+
+
+def wanted(known: Mapping[str, Objective] | None, objective: str | None, text: str | None) -> Wanted:
+    """Return what is wanted of an objective: by the policy whose objectives are `known`, else as it was recorded."""
+    own = (known or {}).get(objective or "")
+    if own is None:
+        return Wanted(target_of(objective, text), text, is_in_policy=None if known is None else False)
+    target = Target(own.target, own.window_s, calendar=own.calendar)
+    return Wanted(target, None if own.has_default_target else own.target_text, own.description, is_in_policy=True)
+
+
+def unused(known: Mapping[str, Objective] | None, recorded: Iterable[str | None]) -> tuple[str, ...]:
+    """Return the objectives of a policy that no request was recorded under, those that exclude requests aside."""
+    names = set(recorded)
+    return tuple(name for name, one in (known or {}).items() if not one.excludes and name not in names)
 
 
 class Counts(NamedTuple):

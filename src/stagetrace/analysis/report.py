@@ -16,13 +16,17 @@ from stagetrace.analysis.attainment import (
     Attained,
     Counts,
     Target,
+    Wanted,
     attained,
     counts,
     is_missed,
-    target_of,
+    named,
+    unused,
+    wanted,
 )
 from stagetrace.analysis.source import Source, by_keys
 from stagetrace.sla.objective import EXCLUDED
+from stagetrace.sla.policy import Policy
 
 _NS: Final = 10**9
 MOST: Final = 5_000  # objectives and routes
@@ -86,6 +90,8 @@ class Line(NamedTuple):
     attained: Attained | None
     missed: bool | None
     credit: Fraction | None
+    description: str = ""
+    is_in_policy: bool | None = None  # None: there is no policy to compare with
 
 
 class Cause(NamedTuple):
@@ -128,6 +134,7 @@ class Found:
     sums: tuple[int, ...]  # as the reduction `digest`
     first_unix_nano: int | None
     last_unix_nano: int | None
+    unused: tuple[str, ...] = ()  # objectives of the policy without a request
 
     @property
     def missed(self) -> list[Line]:
@@ -155,29 +162,37 @@ def flattened(windows: Sequence[Window], since_ns: int, until_ns: int) -> list[t
     return made
 
 
-def ask(source: Source, options: Options) -> Found:
-    """Return the report of the requests that began in the period; `source` holds no others."""
+def ask(source: Source, options: Options, policy: Policy | None = None) -> Found:
+    """Return the report of the requests that began in the period; `source` holds no others.
+
+    Targets are those of `policy` where it has the objective, else the recorded ones.
+    """
+    known = named(policy)
     stretches = flattened(options.excluded, options.since_ns, options.until_ns)
     cuts = sorted({edge for begin, end, _ in stretches for edge in (begin, end)})
     reasons: dict[int, str] = {cuts.index(begin) + 1: reason for begin, _, reason in stretches}
     rows = source.reduce(REDUCTION, list(KEYS), cuts=cuts, most=MOST)
     excluded: dict[str, float] = dict.fromkeys((one.reason for one in options.excluded), 0.0)
     rest = 0.0
-    lines = []
+    recorded: dict[str, Target] = {}  # of what has judged requests, by what entry spans carry
+    counting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for key, of in by_keys(rows, KEYS).items():
         for row in of:
             if row["band"] in reasons:
                 excluded[reasons[row["band"]]] += row["once"]
-        counting = [row for row in of if row["band"] not in reasons]
-        counted = counts(counting)
+        own = [row for row in of if row["band"] not in reasons]
+        counted = counts(own)
         for column, why in (*_REASONS.items(), ("by_others", _why_excluded(key[2]))):
-            if number := sum(row[column] for row in counting):
+            if number := sum(row[column] for row in own):
                 excluded[why] = excluded.get(why, 0.0) + number
         rest += counted.requests - counted.judged - counted.excluded
         if counted.judged:
-            lines.append(_line(key, counted, options))
+            meant = wanted(known, key[2], key[3])
+            recorded[_whole(key[2], key[3])] = meant.target
+            counting.setdefault((*key[:3], meant), []).extend(own)
+    lines = [_line(key, counts(own), options) for key, own in counting.items()]
     unjudged = _unjudged(source, rest, cuts, reasons)
-    incidents = _incidents(source, lines, options, stretches)
+    incidents = _incidents(source, recorded, options, stretches)
     (digest,) = source.reduce("digest")
     return Found(
         tuple(sorted(lines, key=lambda one: (one.service, one.route, one.objective or "", one.target_text or ""))),
@@ -190,6 +205,7 @@ def ask(source: Source, options: Options) -> Found:
         tuple(digest[name] for name in _SUMS),
         digest["first_unix_nano"],
         digest["last_unix_nano"],
+        unused(known, (row["objective"] for row in rows)),
     )
 
 
@@ -207,13 +223,14 @@ def _why_excluded(objective: str | None) -> str:
     return BY_POLICY if words[-1:] == [EXCLUDED] else BY_DISCONNECT if "within" in words else BY_OTHERS
 
 
-def _line(key: tuple[Any, ...], counted: Counts, options: Options) -> Line:
-    service, route, objective, text = key
-    target = target_of(objective, text)
+def _line(key: tuple[str, str, str | None, Wanted], counted: Counts, options: Options) -> Line:
+    service, route, objective, (target, text, description, is_in_policy) = key
     known = attained(counted)
     return Line(
         *(objective, text, service, route, target, counted, known, is_missed(known, target)),
         credit_of(known, counted, options.tiers),
+        description,
+        is_in_policy,
     )
 
 
@@ -233,10 +250,9 @@ def _credit(share: Fraction, tiers: Sequence[Tier]) -> Fraction:
 
 
 def _incidents(
-    source: Source, lines: Sequence[Line], options: Options, stretches: Iterable[tuple[int, int, str]]
+    source: Source, texts: Mapping[str, Target], options: Options, stretches: Iterable[tuple[int, int, str]]
 ) -> tuple[tuple[Incident, ...], int]:
-    """Return the incidents by time, and how many there are beside them."""
-    texts = {_whole(one.objective, one.target_text): one.target for one in lines}
+    """Return the incidents by time, and how many there are beside them; `texts`: objectives with their targets."""
     shares = [min(MOST_SHARE, options.burn * target.budget) for target in texts.values()]
     edges = _merged(stretches)
     rows = source.reduce(

@@ -20,10 +20,15 @@ from stagetrace.analysis.attainment import (
     budget_left,
     counts,
     is_missed,
-    target_of,
+    named,
+    unused,
+    wanted,
 )
+from stagetrace.analysis.calendar_window import began_ns
 from stagetrace.analysis.source import Source, by_keys
-from stagetrace.sla.objective import DEFAULT_WINDOW_S
+from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
+from stagetrace.sla.objective import Objective as Rule
+from stagetrace.sla.policy import Policy
 
 Row = dict[str, Any]
 _NS: Final = 10**9
@@ -33,6 +38,7 @@ RATE: Final = "1h"  # the burn rate by which the remaining time of the budget is
 # Factor, long and short window of the alerts that Google's SRE workbook recommends (chapter 5, table 5-8).
 ALERTS: Final = ((14.4, "1h", "5m"), (6.0, "6h", "30m"), (1.0, "3d", "6h"))
 MOST: Final = 2_000  # groups, those with the most breaches
+DEFAULT: Final = Target(DEFAULT_TARGET, DEFAULT_WINDOW_S)
 _ALL_OF_IT: Final = 0.99  # share of a window from which on the store holds it whole
 
 
@@ -79,6 +85,8 @@ class Objective:
     alerts: tuple[Alert, ...]
     first_unix_nano: int  # requests under this objective, of all that was read
     last_unix_nano: int
+    description: str = ""
+    is_in_policy: bool | None = None  # None: there is no policy to compare with
 
     @property
     def whole_text(self) -> str:
@@ -115,6 +123,7 @@ class Found:
     changes: tuple[Change, ...] = ()
     longest_s: float = 0  # the longest window of an objective
     left: int = 0  # groups beyond MOST, with fewer breaches each
+    unused: tuple[str, ...] = ()  # objectives of the policy without a request
 
     @property
     def missed(self) -> list[Objective]:
@@ -133,18 +142,20 @@ class _Windows:
 
     until_ns: int
     since_ns: int | None  # the same for all objectives, if given
-    lengths_s: Iterable[float]
+    targets: Iterable[Target]
     cuts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        starts = {self.start(length) for length in (*BURNS.values(), *self.lengths_s)}
+        starts = {*map(self.start, BURNS.values()), *map(self.of, self.targets)}
         object.__setattr__(self, "cuts", sorted(starts | ({self.since_ns} if self.since_ns is not None else set())))
 
     def start(self, length_s: float) -> int:
         return max(0, self.until_ns - round(length_s * _NS))
 
     def of(self, target: Target) -> int:
-        return self.start(target.window_s) if self.since_ns is None else self.since_ns
+        if self.since_ns is not None:
+            return self.since_ns
+        return self.start(target.window_s) if target.calendar is None else began_ns(target.calendar, self.until_ns)
 
     @property
     def earliest(self) -> int:
@@ -162,25 +173,28 @@ def ask(
     since_ns: int | None = None,
     by: str | None = None,
     exact: Exact | None = None,
+    policy: Policy | None = None,
 ) -> Found:
     """Return how each objective does, in its own window up to `until_ns` or, if given, from `since_ns` on.
 
     `source` holds what began before `until_ns`, at least three days of it, and `longest_s` of the answer, or else it
     is to be asked again with more. `by`: a column or attribute of which each value is a segment. `exact` is asked
-    where requests were sampled.
+    where requests were sampled. Targets are those of `policy` where it has the objective, else the recorded ones.
     """
-    keys = ([by] if by else []) + list(KEYS)
-    windows = _Windows(until_ns, since_ns, (DEFAULT_WINDOW_S,))
+    keys, known = ([by] if by else []) + list(KEYS), named(policy)
+    windows = _Windows(until_ns, since_ns, (DEFAULT,))
     rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
-    lengths = {target_of(row["objective"], row["target"]).window_s for row in rows if _is_judged(row)}
-    if since_ns is None and not {windows.start(length) for length in lengths} <= set(windows.cuts):
-        windows = _Windows(until_ns, None, (DEFAULT_WINDOW_S, *lengths))
+    targets = {wanted(known, row["objective"], row["target"]).target for row in rows if _is_judged(row)}
+    if since_ns is None and not set(map(windows.of, targets)) <= set(windows.cuts):
+        windows = _Windows(until_ns, None, (DEFAULT, *targets))
         rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
+    left = max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys))
+    rows = [{**row, "target": wanted(known, row["objective"], row["target"]).text} for row in rows]
     oldest: dict[str, int] = defaultdict(lambda: until_ns)
     for row in rows:
         oldest[row["service"]] = min(oldest[row["service"]], row["first_unix_nano"])
     made = [
-        _objective((_text(key[0]) if by else None, *key[-4:]), _Group(of, windows, key[-4:-1], exact), oldest)
+        _objective((_text(key[0]) if by else None, *key[-4:]), _Group(of, windows, key[-4:-1], exact, known), oldest)
         for key, of in by_keys(rows, keys).items()
         if any(map(_is_judged, windows.rows(of, windows.earliest)))
     ]
@@ -192,8 +206,9 @@ def ask(
         tuple(sorted(kept, key=_worst_first)),
         _unjudged(row for row in windows.rows(rows, start) if not _is_judged(row)),
         changes,
-        max(lengths, default=0),
-        max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys)),
+        max(((until_ns - windows.of(one)) / _NS for one in targets), default=0),
+        left,
+        unused(known, (row["objective"] for row in rows)),
     )
 
 
@@ -227,6 +242,7 @@ class _Group(NamedTuple):
     windows: _Windows
     key: tuple[str, str, str | None]
     exact: Exact | None
+    known: Mapping[str, Rule] | None  # the objectives of the policy
 
     def counts(self, start: int) -> Counts:
         """Return the outcomes of its requests from a start on: the service's own counts, or else weighted ones."""
@@ -239,7 +255,7 @@ class _Group(NamedTuple):
 def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -> Objective:
     segment, service, route, objective, text = key
     rows, windows = group.rows, group.windows
-    target = target_of(objective, text)
+    target, _, description, is_in_policy = wanted(group.known, objective, text)
     since = windows.of(target)
     own = group.counts(since)
     found = attained(own)
@@ -265,6 +281,8 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -
         tuple(_alert(target, burn, *one) for one in ALERTS),
         min(row["first_unix_nano"] for row in rows),
         max(row["last_unix_nano"] for row in rows),
+        description,
+        is_in_policy,
     )
 
 

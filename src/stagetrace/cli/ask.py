@@ -36,6 +36,7 @@ _SHARED: Final = (
     "tz",
     "limit",
     "json",
+    "policy",
 )
 
 

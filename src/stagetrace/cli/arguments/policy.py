@@ -7,6 +7,7 @@ import sys
 
 from stagetrace import config
 from stagetrace.cli.base import UsageError
+from stagetrace.errors import PolicyError
 from stagetrace.rules import openslo_read
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_document import content, decoded, is_openslo
@@ -37,3 +38,19 @@ def _of_file(path: str) -> Policy:
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     return found.policy
+
+
+def policy_if_any(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
+    """Return the policy that a command line or STAGETRACE_SLA names, or None without one.
+
+    And what is wrong where that of STAGETRACE_SLA cannot be read: a command that does without it goes on. Raise
+    PolicyError for an unreadable one of the command line.
+    """
+    if args.policy is None and not config.SLA.read().strip():
+        return None, None
+    try:
+        return policy_of(args), None
+    except PolicyError as error:
+        if args.policy is not None:
+            raise
+        return None, f"{config.SLA.name} is not used: {str(error).splitlines()[0]}"

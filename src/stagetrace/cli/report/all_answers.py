@@ -59,6 +59,8 @@ def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
         raise UsageError("--period, --exclude and --credits are of the report alone\nleave them or --all out")
     asked, bench = _asked(args), _of_bench(args.bench)
     window = argparse.Namespace(**{**vars(args), "since": Moment(wanted.since_ns, ago=False)})
+    if args.policy is None:  # that of `--with` counts
+        del window.policy
     with open_store(url) as reader, watched(reader):
         answers = dict(_answers(reader, wanted, window, asked))
     answers[BENCH] = bench

@@ -11,6 +11,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
+from stagetrace.cli.arguments.policy import add_policy, policy_if_any
 from stagetrace.cli.ask import ask_store
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.formats import add_format
@@ -72,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=300.0,
         help="such minutes that are no further apart are one incident; default: 5m",
     )
+    add_policy(parser)
     add_all(parser)
     add_format(parser)
 
@@ -93,9 +95,10 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     now = time.time_ns()
     name, options = _options(args, wanted, now)
     wanted = replace(wanted, since_ns=options.since_ns, until_ns=options.until_ns)
+    policy, unread = policy_if_any(args)
     with reader.relations(wanted) as relations:
-        found = report.ask(relations, options)
-        reasons = [] if relations.reason is None else [relations.reason]
+        found = report.ask(relations, options, policy)
+        reasons = [one for one in (relations.reason, unread) if one is not None]
     if options.until_ns > now:
         reasons.append(f"the period ends at {shown(options.until_ns, args.tz, 0)} {args.tz.name}, which is to come")
     if found.lines_left:
@@ -103,7 +106,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if found.incidents_left:
         reasons.append(f"{found.incidents_left:,} incidents with fewer breaches are not listed")
     reason = "; ".join(reasons) or None
-    keys = view.keys(found, options, wanted, name, args.tz)
+    keys = view.keys(found, options, wanted, name, args.tz, policy)
     return Answer(
         f"Report of service levels: {name} ({args.tz.name})",
         view.sentence(found, name, args.tz),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.report import LEAST, MOST_SHARE, Cause, Found, Incident, Line, Options, digest_of
 from stagetrace.output import objectives
@@ -13,6 +13,9 @@ from stagetrace.output.keys import keys_of
 from stagetrace.output.table_layout import COMMON, TIME, Column, Table, numeric, table_of
 from stagetrace.output.times import Zone, shown
 from stagetrace.store.base import Selection
+
+if TYPE_CHECKING:
+    from stagetrace.sla.policy import Policy
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up
 _LISTED: Final = 100  # incidents in the table
@@ -44,7 +47,9 @@ def sentence(found: Found, name: str, zone: Zone) -> str:
     return f"{of}: {about}{objectives.requests(judged)} judged, {late}, {incidents}{rest}."
 
 
-def keys(found: Found, options: Options, wanted: Selection, name: str, zone: Zone) -> dict[str, Any]:
+def keys(
+    found: Found, options: Options, wanted: Selection, name: str, zone: Zone, policy: Policy | None = None
+) -> dict[str, Any]:
     """Return the keys of `--json`; the digest of the result is of all others."""
     result = {
         "period": {
@@ -60,6 +65,7 @@ def keys(found: Found, options: Options, wanted: Selection, name: str, zone: Zon
         "excluded": _reasons(found.excluded),
         "unjudged": _reasons(found.unjudged),
         "objectives": [_line(one, options) for one in found.lines],
+        **({} if policy is None else {"unused": list(found.unused)}),
         "incidents": [_incident(one) for one in found.incidents],
         "stored": found.stored,
         "first_unix_nano": found.first_unix_nano,
@@ -71,6 +77,7 @@ def keys(found: Found, options: Options, wanted: Selection, name: str, zone: Zon
         "excluded": [list(one) for one in options.excluded],
         "credits": [[str(part) for part in one] for one in options.tiers],
         "incidents": [options.burn, options.gap_s],
+        **({} if policy is None else {"targets": [[one.name, one.target_text] for one in policy.objectives]}),
         "selection": [wanted.service, wanted.route, wanted.model, sorted(wanted.segments.items()), wanted.limit],
     }
     inputs = digest_of(meant, found.stored, [str(one) for one in found.sums])
@@ -86,6 +93,7 @@ def _line(one: Line, options: Options) -> dict[str, Any]:
     return keys_of(
         one,
         *("target_text", "counts", "attained", "credit"),
+        *(("description", "is_in_policy") if one.is_in_policy is None else ()),
         target=one.target.share,
         judged=round(one.counts.judged),
         breaches=round(one.counts.breaches),
@@ -114,6 +122,7 @@ def parts(
     if found.lines:
         yield _objectives(found, options)
         yield Bars("Error budget of the period that was spent", list(_spent(found)))
+        yield from _of_policy(found)
     counted = [(reason, count) for listed in (found.excluded, found.unjudged) for reason, count in listed.items()]
     if counted:
         rows = [(why, f"{count:,.0f}") for why, count in counted]
@@ -145,6 +154,22 @@ def _objectives(found: Found, options: Options) -> Table:
     heads += [Column("95 %", leaves=2), Column("met")]
     heads += [Column("credit", is_number=True)] if options.tiers else []
     return Table(heads, [(*_cells(one), *([_credit(one.credit)] if options.tiers else [])) for one in found.lines])
+
+
+def _of_policy(found: Found) -> Iterator[str]:
+    """Yield what the policy says of the objectives, and where requests and policy have different ones."""
+    described = {one.objective: one.description for one in found.lines if one.description}
+    yield from (f"{name}: {description}" for name, description in described.items())
+    gone = dict.fromkeys(one.objective or "" for one in found.lines if one.is_in_policy is False)
+    if gone:
+        yield f"The policy has no such objectives, and their targets are the recorded ones: {_names(gone)}."
+    if found.unused:
+        yield f"No request under these objectives of the policy: {_names(found.unused)}."
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    return f"{', '.join(listed[:_LISTED])}{f' and {len(listed) - _LISTED:,} more' if len(listed) > _LISTED else ''}"
 
 
 def _spent(found: Found) -> Iterator[tuple[str, float | None, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.analysis.attainment import COLUMNS, Counts, Exact
 from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
+from stagetrace.cli.arguments.policy import add_policy, policy_if_any
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.slo import view
 from stagetrace.output import objectives
@@ -25,8 +26,9 @@ TITLE: Final = "Service level objectives"
 DESCRIPTION: Final = (
     "Say of each objective, service and route whether it is kept: attainment with its 95 % interval, what is left of\n"
     "the error budget, how fast that burns, and which alerts would fire. Each objective is taken over its own window\n"
-    "(`over 28d`), which ends with --until, else now, of a file with its newest request. Exits with 1 if one is\n"
-    "missed, with 2 if the result of one is unknown."
+    "(`over 28d`), which ends with --until, else now, of a file with its newest request; one of the calendar\n"
+    "(`over month`) is the current month so far. With a policy, targets are its own, and the requests those that\n"
+    "were recorded under its objectives. Exits with 1 if one is missed, with 2 if the result of one is unknown."
 )
 EXAMPLE: Final = "stagetrace slo --service api --by tenant.id"
 _NS: Final = 10**9
@@ -42,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_attribute,
         help="each value of this attribute, or column of `requests`, by itself",
     )
+    add_policy(parser)
     add_format(parser)
 
 
@@ -56,6 +59,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     """Return the answer: of each objective's own window, or, where `--since` is given, from then on."""
     from stagetrace.analysis import slo
 
+    policy, unread = policy_if_any(args)
     since = wanted.since_ns if args.since else None
     end = wanted.until_ns if args.until else min(time.time_ns(), wanted.until_ns)
     is_recording = args.until is None and is_file(store_url(args))
@@ -67,11 +71,13 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         with reader.relations(replace(wanted, since_ns=start, until_ns=until)) as relations:
             if is_recording:
                 end = _newest(relations, end)
-            found = slo.ask(relations, end, since, args.by, _exact(reader, wanted, end, args.by))
+            found = slo.ask(relations, end, since, args.by, _exact(reader, wanted, end, args.by), policy)
             reasons = [] if relations.reason is None else [relations.reason]
         if start == 0 or since is not None or found.longest_s <= read:
             break
         read = found.longest_s
+    if unread is not None:
+        reasons.append(unread)
     if found.left:
         reasons.append(f"{found.left:,} groups with fewer breaches are not listed: select fewer, or drop --by")
     is_told = bool(found.objectives) and not found.undetermined
@@ -82,6 +88,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
             "until_unix_nano": end,
             "told": is_told,
             "objectives": [view.as_json(one, args.by) for one in found.objectives],
+            **({} if policy is None else {"unused": list(found.unused)}),
             "changes": [one._asdict() for one in found.changes],
             "unjudged": round(found.unjudged.requests - found.unjudged.excluded),
             "excluded": round(found.unjudged.excluded),

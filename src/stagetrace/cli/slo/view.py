@@ -77,10 +77,12 @@ def _why_undetermined(one: Objective) -> str:
 def as_json(one: Objective, by: str | None) -> dict[str, Any]:
     """Return one objective as `--json` prints it."""
     known = one.attained
-    unlisted = ("target_text", "counts", "attained", "first_unix_nano", "last_unix_nano")
+    unlisted = ["target_text", "counts", "attained", "first_unix_nano", "last_unix_nano"]
+    unlisted += [] if by else ["segment"]
+    unlisted += ["description", "is_in_policy"] if one.is_in_policy is None else []
     return keys_of(
         one,
-        *(unlisted if by else (*unlisted, "segment")),
+        *unlisted,
         judged=round(one.counts.judged),
         breaches=round(one.counts.breaches),
         attainment=None if known is None else known.value,
@@ -133,6 +135,10 @@ def _lines(found: Found, zone: Zone) -> Iterator[str]:
     """Yield the lines below the table."""
     for one in found.objectives[:_ROWS]:
         yield from _notes(one)
+    if found.unused:
+        listed = ", ".join(found.unused[:_ROWS])
+        more = f" and {len(found.unused) - _ROWS:,} more" if len(found.unused) > _ROWS else ""
+        yield f"No request under these objectives of the policy: {listed}{more}."
     for change in found.changes:
         at = f"{shown(change.at_unix_nano, zone, 0)} {zone.name}"
         yield f"{change.route} of {change.service} was under `{change.before}` before {at}, then `{change.after}`."
@@ -141,15 +147,25 @@ def _lines(found: Found, zone: Zone) -> Iterator[str]:
         yield f"Not judged: {found.unjudged.excluded:,.0f} excluded, {rest:,.0f} that no objective matches."
 
 
+def _of_policy(one: Objective, name: str) -> Iterator[str]:
+    if one.description:
+        yield f"{name}: {one.description}"
+    if one.is_in_policy is False:
+        yield f"{name}: the policy has no such objective; the target is the recorded one."
+    if one.target.calendar is not None:
+        yield f"{name}: its window is the current {one.target.calendar.text}, {objectives.length(one.window_s)} so far."
+
+
 def _notes(one: Objective) -> Iterator[str]:
     name = _name(one)
+    yield from _of_policy(one, name)
     for alert in one.alerts:
         if alert.fires:
             yield f"Alert: {name} burns over {alert.factor:g} times over {alert.long} and {alert.short}."
     if not one.is_held:
         yield f"{name}: {_held(one)}; share and budget are of these."
     if not one.target.is_from_policy:
-        yield f"{name}: its objective is no rule of a policy; 99 % over 28 days are taken."
+        yield f"{name}: its target is not recorded; 99 % over 28 days are taken."
     if one.counts.is_counted:
         yield f"{name}: judged and breaches are as the service has counted them, before it sampled."
     elif one.attained is None:
