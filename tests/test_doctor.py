@@ -75,6 +75,21 @@ def test_wrong_usage_is_exit_code_two(arguments: list[str], tmp_path: Path) -> N
     assert len(done.stderr.splitlines()) <= 3
 
 
+def test_a_policy_file_is_read_as_a_service_would_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sla.yaml"
+    monkeypatch.setenv("STAGETRACE_SLA", str(path))
+    path.write_text("objectives:" + "".join(f"\n- {{name: r{i}, within: 1s}}" for i in range(60)))
+    found = installation.policy()
+    assert (found.state, found.found[:60]) == (OK, f"{path}: r0 for 99% over 28d; "[:60])
+    assert found.found.endswith("; 10 more")
+    path.write_text("objectives: [{within: 1}]")
+    found = installation.policy()
+    assert (found.state, found.fix) == (FAIL, "write 1ms")
+    assert found.found.startswith(
+        f"STAGETRACE_SLA is not used: cannot read the policy {path}:1:23: within: the duration"
+    )
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Check]]:
     """Return the checks without an exporter and with some sources switched off."""

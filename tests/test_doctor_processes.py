@@ -167,6 +167,14 @@ def test_whatever_stands_in_a_file_is_no_traceback(text: str, form: list[str], t
     assert "\x1b" not in done.stdout
 
 
+def test_a_file_that_has_changed_and_cannot_be_used_is_a_failure() -> None:
+    problem = "sla.yaml:1:23: within: the duration '1' has no unit.\nwrite 1ms"
+    policy = {"policy": ["a for 99% over 28d"], "policy_file": "sla.yaml", "policy_problem": problem}
+    _, found = processes.checks(status.Found(Path("7-7.json"), policy, alive=True))
+    what = f"its STAGETRACE_SLA is used as it was before its file changed: {problem.splitlines()[0]}"
+    assert (found.state, found.found, found.fix) == (FAIL, what, "write 1ms")
+
+
 def test_losses_are_warned_of() -> None:
     counts = {"received": 100, "dropped": 5, "dropped_breaches": 2, "rejected": 3, "lost": 4, "spool_full": 1}
     one = status.Found(Path("7-7.json"), {"spans": counts}, alive=True)

@@ -51,6 +51,8 @@ def test_what_a_policy_says(tmp_path: Path) -> None:
         "GET /health excluded: requests of GET /health are not judged\n"
         "* within 2s: all requests: 99% within 2s, over 28d\n"
         "    budgets of stages: inference 3s\n"
+        "alerts: page at 14.4 times the budget over 1h and 5m; page at 6 times the budget over 6h and 30m; "
+        "ticket at 1 times the budget over 3d and 6h; none with fewer than 10 requests\n"
     )
 
 

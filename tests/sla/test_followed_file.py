@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor
 
-from services import PYTHON, run_service
+from backend.processes import until
+from services import APPS, PYTHON, run_service
 from sink import run_sink
 from stagetrace import guard, log
 from stagetrace.process_status import files
@@ -234,18 +236,22 @@ def test_a_forked_child_takes_over_what_its_parent_was_about_to(path: Path, monk
     assert (within_ms(), processor.policy) == (9, process.policy())
 
 
+def found(folder: Path) -> list[dict[str, object]]:
+    """Return the status of each process."""
+    return [one.status for one in files.read(folder) if one.status is not None]
+
+
 def statuses(folder: Path, count: int, text: str, problem: str | None = None) -> list[dict[str, object]]:
     """Return the status of each worker, as soon as all have this policy."""
     deadline = time.monotonic() + 60
-    found: list[dict[str, object]] = []
     while time.monotonic() < deadline:
-        found = [one.status for one in files.read(folder) if one.status is not None]
-        problems = [str(one["policy_problem"] or "") for one in found]
-        ready = all(text in str(one["policy"]) for one in found) and all((problem or "") in one for one in problems)
-        if len(found) == count and ready and (problem is not None or not any(problems)):
-            return found
+        all_ = found(folder)
+        problems = [str(one["policy_problem"] or "") for one in all_]
+        ready = all(text in str(one["policy"]) for one in all_) and all((problem or "") in one for one in problems)
+        if len(all_) == count and ready and (problem is not None or not any(problems)):
+            return all_
         time.sleep(0.05)
-    raise AssertionError(f"not within a minute: {found}")
+    raise AssertionError(f"not within a minute: {found(folder)}")
 
 
 @pytest.mark.usefixtures("services")
@@ -267,6 +273,46 @@ def test_the_workers_of_a_service_judge_by_the_new_file(tmp_path: Path) -> None:
             for one in statuses(folder, 2, "second", "has no unit"):
                 assert one["policy_file"] == str(path)
             traces.append(service.call("GET", "/plain")[0])
-        found = [sink.request(trace).entry.attributes["sla.objective"] for trace in traces]
-    assert found == ["first", "second", "second"]
+        names = [sink.request(trace).entry.attributes["sla.objective"] for trace in traces]
+    assert names == ["first", "second", "second"]
     assert service.log.count("has no unit") == 2
+
+
+FORKING = """
+import os, signal, sys
+import uvicorn
+from ml import app
+
+port = int(os.environ["PORT"])
+
+def serve():
+    server = uvicorn.Server(uvicorn.Config(app, port=port))
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(server, "should_exit", True))
+    server.run()
+
+serve()
+child = os.fork()
+if child == 0:
+    serve()
+    os._exit(0)
+signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.usefixtures("services")
+def test_a_child_forked_by_a_process_that_has_served_follows_the_file(tmp_path: Path) -> None:
+    """It has none of the threads of its parent, and writes its own status."""
+    path, folder, script = tmp_path / "sla.yaml", tmp_path / "status", tmp_path / "forking.py"
+    path.write_text("objectives:\n- name: first\n  within: 1m\n")
+    script.write_text(FORKING)
+    with run_sink() as sink:
+        env = sink.environment(STAGETRACE_STATUS=str(folder), STAGETRACE_SLA=str(path), PYTHONPATH=str(APPS))
+        with run_service(tmp_path, argv=[PYTHON, str(script)], env=env) as service:
+            (parent,) = (one["pid"] for one in statuses(folder, 1, "first"))
+            service.process.send_signal(signal.SIGUSR1)
+            until(lambda: [one["policy"] for one in found(folder) if one["pid"] != parent])
+            by_rename(path, "objectives:\n- name: second\n  within: 1m\n")
+            until(lambda: ["second for 99% over 28d"] in [one["policy"] for one in found(folder)])
+            trace = service.call("GET", "/plain")[0]
+        assert sink.request(trace).entry.attributes["sla.objective"] == "second"

@@ -253,8 +253,8 @@ RULE = "objectives:\n  - match: {route: POST /predict}\n    within: 250ms\n    "
         (RULE + "\nalerts: {burn: [{factor: 1, long: 5, short: 1m}]}", "long: the window '5' has no unit"),
         (RULE + "\nalerts: {burn: [{factor: 1, long: month, short: 1m}]}", "long: 'month' is a calendar window"),
         (RULE + "\nalerts: {labels: {a-b: c}}", "'a-b' is no name of a label"),
-        (RULE + "\nalerts: {runbook: example.com}", "runbook: 'example.com' is no URL"),
-        (RULE + "\nalerts: {webhook: 'file:///etc/passwd'}", "is no URL"),
+        (RULE + "\nalerts: {runbook: example.com}", "runbook: this is no URL"),
+        (RULE + "\nalerts: {webhook: 'file:///etc/passwd'}", "webhook: this is no URL"),
         (RULE + "\nalerts: {min_request: 1}", "'min_request' is no key of alerts: write min_requests"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ ALERTS = "\nalerts: {burn: [{factor: 2, long: 1h, short: 5m}]}\n"  # which can f
 
 def in_file(text: str, alerts: str = ALERTS) -> list[str]:
     """Return what is found in a policy file."""
-    found, more = lint(*document(text + alerts, "")[:3], document(text + alerts, "").alert_places)
+    found, more = lint(*document(text + alerts, ""))
     assert more == 0
     return [one.text("f").removeprefix("f:") for one in found]
 

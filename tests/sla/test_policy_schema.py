@@ -27,8 +27,8 @@ SCHEMA = json.loads(Path(policy_document.__file__).with_name("policy.schema.json
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 # What no schema can say, or ours does not: of several values at once, of time zones, of sizes.
 BEYOND = re.compile(
-    r"is taken by|is no time zone|not shorter|stands at the top|stands beside model|stands beside service"
-    r"|no whole number of seconds|the list repeats|a source stands twice|its name, made of its match"
+    r"is taken by|is no time zone|is longer than the long one|stands at the top|stands beside model"
+    r"|stands beside service|no whole number of seconds|the list repeats|a source stands twice|its name, made of"
 )
 WHOLE = yaml.safe_load(EVERYTHING)
 VALUES: list[Any] = [

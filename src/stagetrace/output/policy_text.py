@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stagetrace.sla.objective import BAD, EXCLUDED, IGNORED, MODEL_KEY, SERVICE_KEY, TIGHTEN
-from stagetrace.sla.policy_file import duration
+from stagetrace.sla.policy_file import duration, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stagetrace.sla.alert_options import AlertOptions
     from stagetrace.sla.objective import Condition, Objective
 
 _BOUNDS = {
@@ -40,6 +41,17 @@ def lines(one: Objective) -> Iterator[str]:
     rules = list(_rules(one))
     if rules:
         yield "; ".join(rules)
+
+
+def alerts(options: AlertOptions) -> str:
+    """Return when there are alerts, in a line; not where they go, since that may hold a password."""
+    burns = [
+        f"{one.severity} at {one.factor:g} times the budget over {window(one.long_s)} and {window(one.short_s)}"
+        for one in options.burns
+    ]
+    if options.no_data_s:
+        burns.append(f"after {window(options.no_data_s)} without a judged request")
+    return f"alerts: {'; '.join(burns)}; none with fewer than {options.min_requests} requests"
 
 
 def _rules(one: Objective) -> Iterator[str]:

@@ -165,7 +165,7 @@ def _policy() -> dict[str, Any]:
     return {
         "policy": files.objective_texts(used.objectives) if used is not None else [],
         "policy_file": policy_file(),
-        "policy_problem": f"{'; '.join(problems)}.\n{policy_fix()}" if problems else None,
+        "policy_problem": redacted(f"{'; '.join(problems)}.\n{policy_fix()}") if problems else None,
     }
 
 

@@ -48,12 +48,17 @@ class Problems:
         """Return how many there are."""
         return len(self.found) + self.more
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether more of them are only counted."""
+        return len(self.found) >= MOST_PROBLEMS
+
     def add(self, problem: Problem) -> None:
         """Add one."""
-        if len(self.found) < MOST_PROBLEMS:
-            self.found.append(problem)
-        else:
+        if self.is_full:
             self.more += 1
+        else:
+            self.found.append(problem)
 
 
 class PolicyFileError(PolicyError):

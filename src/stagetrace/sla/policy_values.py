@@ -56,7 +56,8 @@ def fields(node: Node, of: str, readers: AnyMapping[str, Any], problems: Problem
     for key, value in node.entries.items():
         reader = readers.get(key)
         if reader is None:
-            problems.add(Problem(node.places[key], f"{key[:80]!r} is no key of {of}", nearest(key, readers)))
+            fix = "" if problems.is_full else nearest(key, readers)  # takes a while
+            problems.add(Problem(node.places[key], f"{key[:80]!r} is no key of {of}", fix))
             continue
         try:
             found[key] = reader(value, problems)
@@ -276,5 +277,5 @@ def url(node: Node, problems: Problems | None = None) -> str:
     except ValueError:
         good = False
     if not good:
-        raise WrongError(node.at, f"{found[:80]!r} is no URL", "write it like https://host/path")
+        raise WrongError(node.at, "this is no URL", "write it like https://host/path")  # which may hold a password
     return found

@@ -50,8 +50,8 @@ class SLASpanProcessor(SpanProcessor):
     """Tile each ended entry span with its stages, judge it by `policy`, and hand all on to `processor`.
 
     Works in any SDK set-up: `provider.add_span_processor(SLASpanProcessor(policy, BatchSpanProcessor(exporter)))`.
-    `policy` may be an inline text; None records stages without a verdict. To judge what a head sampler drops, make
-    the provider's sampler `KeepBreaches(sampler)`.
+    `policy` may be an inline text, or the path of a policy file, which is read once; None records stages without a
+    verdict. To judge what a head sampler drops, make the provider's sampler `KeepBreaches(sampler)`.
 
     Raises:
         PolicyError: if `policy` is a text that cannot be read.
@@ -60,7 +60,7 @@ class SLASpanProcessor(SpanProcessor):
     def __init__(
         self, policy: Policy | str | None, processor: SpanProcessor, *, counter: VerdictCounter | None = None
     ) -> None:
-        self.policy = Policy.parse(policy) if isinstance(policy, str) else policy
+        self.policy = Policy.load(policy) if isinstance(policy, str) else policy
         self.counter = counter or VerdictCounter()
         self.learned = Baselines()
         self.segments = Segments()

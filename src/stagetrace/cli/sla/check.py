@@ -7,16 +7,20 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.base import ANSWERED, NO_ANSWER, UsageError
 from stagetrace.output import policy_text
 from stagetrace.printable import printable
 from stagetrace.sla import policy_document
+from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_document import content, decoded, document
 from stagetrace.sla.policy_lint import ERROR, Finding, inline_places, lint
 from stagetrace.sla.policy_problem import PolicyFileError
+
+if TYPE_CHECKING:
+    from stagetrace.sla.objective import Objective
 
 DESCRIPTION: Final = (
     "Check a policy: whether it can be read, and what is probably not meant as it stands there. "
@@ -28,7 +32,8 @@ _INLINE: Final = "policy"  # stands for the file of an inline policy
 
 class _Checked(NamedTuple):
     where: str
-    objectives: tuple[Any, ...]
+    objectives: tuple[Objective, ...]
+    alerts: AlertOptions
     findings: list[Finding]
     more: int  # findings beyond those
 
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     found = _check(args.policy.strip())
     is_wrong = any(one.level == ERROR for one in found.findings)
     if args.json:
-        print(json.dumps(_keys(found, is_wrong=is_wrong), ensure_ascii=False))
+        print(json.dumps(_keys(found, is_wrong=is_wrong)))
     else:
         for line in _texts(found):
             print(line)
@@ -66,14 +71,15 @@ def _check(text: str) -> _Checked:
     path = file_named(text)
     if path is None:
         policy = Policy.parse(text)
-        return _Checked(_INLINE, policy.objectives, *lint(policy.objectives, policy.alerts, inline_places(text)))
+        rules, alerts = policy.objectives, policy.alerts
+        return _Checked(_INLINE, rules, alerts, *lint(rules, alerts, inline_places(text)))
     data = content(path)
     try:
         found = document(decoded(data, path), path)
     except PolicyFileError as error:
         problems = [Finding(one.at, ERROR, one.what, one.fix) for one in error.problems]
-        return _Checked(path, (), problems, error.more)
-    return _Checked(path, found.objectives, *lint(found.objectives, found.alerts, found.places, found.alert_places))
+        return _Checked(path, (), AlertOptions(), problems, error.more)
+    return _Checked(path, found.objectives, found.alerts, *lint(*found))
 
 
 def _texts(found: _Checked) -> Iterable[str]:
@@ -81,6 +87,8 @@ def _texts(found: _Checked) -> Iterable[str]:
         first, *others = policy_text.lines(one)
         yield printable(f"{one.name}: {first}")
         yield from (printable(f"    {line}") for line in others)
+    if any(not one.excludes for one in found.objectives):
+        yield policy_text.alerts(found.alerts)
 
 
 def _keys(found: _Checked, *, is_wrong: bool) -> dict[str, Any]:
@@ -90,6 +98,7 @@ def _keys(found: _Checked, *, is_wrong: bool) -> dict[str, Any]:
         "ok": not is_wrong,
         "file": found.where,
         "objectives": [{"name": one.name, "says": list(policy_text.lines(one))} for one in found.objectives],
+        "alerts": policy_text.alerts(found.alerts) if found.objectives else None,
         "findings": [
             {"line": one.at.line, "column": one.at.column, "level": one.level, "what": one.what, "fix": one.fix}
             for one in found.findings
