@@ -83,6 +83,7 @@ def policy(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("services")
 def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_across_kill_9(
     policy: Path, tmp_path: Path
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
     assert elsewhere.read_text() == "{}"
 
 
+@pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
