@@ -98,3 +98,14 @@ def test_a_file_that_cannot_be_a_policy_is_refused_within_three_lines(rules: Cal
         "stagetrace: cannot read the policy slo.yaml:20:20: SLO predict-latency: spec.budgetingMethod is"
     )
     assert (fix, more) == ("write Occurrences", "1 more is wrong: stagetrace sla check slo.yaml")
+    checked = cli("sla", "check", "slo.yaml")
+    assert (checked.returncode, checked.stdout) == (2, "")
+    assert [line.split(": ")[:3] for line in checked.stderr.splitlines()] == [
+        ["slo.yaml:20:20", "error", "SLO predict-latency"],
+        ["slo.yaml:21:25", "error", "SLO predict-latency"],
+    ]
+    Path("slo.yaml").write_text(FOREIGN, "utf-8")
+    checked = cli("sla", "check", "slo.yaml")
+    assert checked.returncode == 0
+    assert checked.stdout.startswith("predict-latency: ")
+    assert "slo.yaml:21:45: warning: SLO predict-latency: spec.objectives[0].displayName" in checked.stderr

@@ -17,7 +17,7 @@ from stagetrace.rules.openslo_windows import calendar_of, seconds_of, shorthand
 from stagetrace.sla import policy_file, quantities
 from stagetrace.sla.objective import SERVICE_KEY
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_document import document_of
+from stagetrace.sla.policy_document import Document, document_of
 from stagetrace.sla.policy_problem import At, PolicyFileError, Problem, Problems, WrongError
 from stagetrace.sla.policy_values import nearest
 from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, parse_all, scalar_of
@@ -39,6 +39,13 @@ class Found(NamedTuple):
     notes: tuple[str, ...]
 
 
+class Documents(NamedTuple):
+    """The same with places in the file; a note's `fix` is its reason."""
+
+    policy: Document
+    notes: tuple[Problem, ...]
+
+
 class _Rule(NamedTuple):
     """An objective, override or exclusion, as an entry of a policy file; `name`: of its SLO."""
 
@@ -54,6 +61,13 @@ def read(text: str, where: str) -> Found:
     Raises:
         PolicyFileError: with all that is wrong in it, or that a policy cannot express.
     """
+    found = documents(text, where)
+    policy = Policy(found.policy.objectives, alerts=found.policy.alerts, source=where)
+    return Found(policy, tuple(one.text(where) for one in found.notes))
+
+
+def documents(text: str, where: str) -> Documents:
+    """Read it with the place of each thing. Raise PolicyFileError as `read` does."""
     problems = Problems()
     found, notes = None, []
     try:
@@ -66,8 +80,7 @@ def read(text: str, where: str) -> Found:
         problems.add(error.problem)
     if found is None or problems.count:
         raise PolicyFileError(where, problems)
-    policy = Policy(found.objectives, alerts=found.alerts, source=where)
-    return Found(policy, tuple(one.text(where) for one in sorted(notes)))
+    return Documents(found, tuple(sorted(notes)))
 
 
 def _policy_node(objects: Objects, problems: Problems) -> Mapping:

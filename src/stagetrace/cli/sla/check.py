@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.cli.base import ANSWERED, NO_ANSWER, UsageError
 from stagetrace.output import policy_text
 from stagetrace.printable import printable
+from stagetrace.rules import openslo_read
 from stagetrace.sla import policy_document
 from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.policy import Policy, file_named
-from stagetrace.sla.policy_document import content, decoded, document
-from stagetrace.sla.policy_lint import ERROR, Finding, inline_places, lint
-from stagetrace.sla.policy_problem import PolicyFileError
+from stagetrace.sla.policy_document import Document, content, decoded, document, is_openslo
+from stagetrace.sla.policy_lint import ERROR, WARNING, Finding, inline_places, lint
+from stagetrace.sla.policy_problem import PolicyFileError, Problem
 
 if TYPE_CHECKING:
     from stagetrace.sla.objective import Objective
@@ -40,7 +41,7 @@ class _Checked(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("policy", metavar="FILE", nargs="?", help="a policy file, or an inline policy")
+    parser.add_argument("policy", metavar="FILE", nargs="?", help="a policy file, an OpenSLO file, or an inline policy")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of policy files, for editors")
     parser.add_argument("--json", action="store_true", help="print one JSON object, on one line")
 
@@ -75,11 +76,18 @@ def _check(text: str) -> _Checked:
         return _Checked(_INLINE, rules, alerts, *lint(rules, alerts, inline_places(text)))
     data = content(path)
     try:
-        found = document(decoded(data, path), path)
+        found, notes = _document(decoded(data, path), path)
     except PolicyFileError as error:
         problems = [Finding(one.at, ERROR, one.what, one.fix) for one in error.problems]
         return _Checked(path, (), AlertOptions(), problems, error.more)
-    return _Checked(path, found.objectives, found.alerts, *lint(*found))
+    findings, more = lint(*found)
+    noted = [Finding(one.at, WARNING, one.what, one.fix) for one in notes]
+    return _Checked(path, found.objectives, found.alerts, [*findings, *noted], more)
+
+
+def _document(text: str, path: str) -> tuple[Document, Iterable[Problem]]:
+    """Return what a file says, and what of an OpenSLO file a policy does not express."""
+    return openslo_read.documents(text, path) if is_openslo(text) else (document(text, path), ())
 
 
 def _texts(found: _Checked) -> Iterable[str]:
