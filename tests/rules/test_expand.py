@@ -26,8 +26,8 @@ def test_no_template_of_any_rule_is_left() -> None:
     said = {"a {{ name }}", '{{ "not" }} a template', "https://r/{{x}}", "{{ ml }}", "{{ name }}", "{{x}}"}
     for text in texts:
         rest = text
-        for one in said:
-            rest = rest.replace(one, "")
+        for part in said:
+            rest = rest.replace(part, "")
         assert "{{" not in rest, text
         assert "$" not in rest, text
     assert "5.123%" in "".join(texts)
