@@ -17,6 +17,7 @@ NUMBER: Final = "DOUBLE"
 TRUTH: Final = "BOOLEAN"
 SPANS: Final = "spans"
 REQUESTS: Final = "requests"
+ATTRIBUTE: Final = "attribute:"  # in front of a key of groups that is an attribute, also where a column has its name
 _BOTH: Final = (SPANS, REQUESTS)
 _NEITHER: Final = ()
 

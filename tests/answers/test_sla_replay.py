@@ -29,7 +29,7 @@ WHOLE = Selection(0, 2**63 - 1)
 asked = partial(answered, "sla", "replay", *EVER)
 
 
-def requests(seed: int, count: int = 400) -> list[Made]:
+def requests(seed: int, count: int = 250) -> list[Made]:
     """Return requests of all kinds, their times often just at the bounds of `policies`."""
     chance = random.Random(seed)
     pick = chance.choice
@@ -192,6 +192,31 @@ def test_a_header_that_is_not_stored_leaves_verdicts_unknown(folder: Path, tmp_p
         assert one["unknown"] == [
             {"reason": "`header:x-plan` is not stored: segments by it would store it", "requests": 1_000}
         ]
+
+
+def test_a_condition_is_on_the_attribute_and_no_column_of_its_name(tmp_path: Path) -> None:
+    """Whatever its name; one that a column of the answer of the store has is not taken for it."""
+    names = ("model", "failed", "requests", "took_ns", "of_service", 'it\'s "so"', "attribute:x")
+    made = [Made(number, NOON + number, attributes=dict.fromkeys(names, f"v{number % 2}")) for number in range(1, 11)]
+    path = lines(tmp_path / "spans.jsonl", made)
+    rules = tuple(
+        Objective(name, None, "*", 50 * MS, conditions=(Condition(name, "v1"),), continues=True) for name in names
+    )
+    with open_store(str(path)) as reader, reader.relations(WHOLE) as relations:
+        found = policy_replay.ask(relations, Policy(rules), NOON, NOON + HOUR)
+    assert [one.judged for one in found.outcomes] == [5.0] * len(names)
+
+
+def test_a_policy_of_thousands_of_objectives(folder: Path) -> None:
+    tenants = [
+        Objective(f"t{number}", None, "*", (10 + number % 90) * MS, conditions=(Condition("tenant", f"t{number}"),))
+        for number in range(10_000)
+    ]
+    with open_store(str(folder)) as reader, reader.relations(WHOLE) as relations:
+        found = policy_replay.ask(
+            relations, Policy((*tenants, Objective("rest", None, "*", 50 * MS))), NOON, NOON + HOUR
+        )
+    assert [(one.objective.name, one.breaches) for one in found.outcomes if one.judged] == [("rest", 30)]
 
 
 def test_of_sampled_requests_the_new_breaches_are_an_estimate(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from stagetrace import semconv
 from stagetrace.analysis.attainment import Attained, Target, budget_left, exact_interval
 from stagetrace.analysis.replay import UNKNOWN, Judged, Request, recorded_as, replay, stored
 from stagetrace.analysis.source import Source
+from stagetrace.columns import ATTRIBUTE
 from stagetrace.estimates import Sample, Weighed, attainment, attainment_of_both
 from stagetrace.sla.objective import BAD, BAGGAGE, BREACH, EXCLUDED, HEADER, SERVICE_KEY, Objective
 from stagetrace.sla.policy import Policy
@@ -93,12 +94,13 @@ class _Sums:
 
 def ask(source: Source, policy: Policy, since_ns: int, until_ns: int) -> Found:
     """Return what the policy says of the requests of a source, all of which began from `since_ns` to `until_ns`."""
-    rows = source.reduce(REDUCTION, _keys(policy), **_bounds(policy), most=MOST)
+    bounds = _bounds(policy)
+    rows = source.reduce(REDUCTION, _keys(policy), **bounds, most=MOST)
     sums: dict[str, _Sums] = {one.name: _Sums() for one in policy.objectives}
     changes: dict[_Key, list[Row]] = defaultdict(list)
     unmatched = 0.0
     for row in rows:
-        request = _request(policy, row)
+        request = _request(policy, row, bounds["warmups"])
         verdicts = replay(policy, request)
         unmatched += 0 if verdicts else row["requests"]
         for one in verdicts:
@@ -123,7 +125,8 @@ def _keys(policy: Policy) -> list[str]:
     """Return by what else requests are grouped: the attributes that the conditions of a policy are about."""
     keys = dict.fromkeys(key for one in policy.objectives for key in one.keys)
     headers = [name for key in keys for name in recorded_as(key)]
-    return [key for key in keys if key != SERVICE_KEY and not key.startswith((HEADER, BAGGAGE))] + headers
+    attributes = [key for key in keys if key != SERVICE_KEY and not key.startswith((HEADER, BAGGAGE))]
+    return [f"{ATTRIBUTE}{key}" for key in attributes + headers]
 
 
 def _bounds(policy: Policy) -> dict[str, list[int]]:
@@ -143,7 +146,7 @@ def _bounds(policy: Policy) -> dict[str, list[int]]:
     }
 
 
-def _request(policy: Policy, row: Row) -> Request:
+def _request(policy: Policy, row: Row, warmups: Sequence[int]) -> Request:
     """Return the slowest request of a group, as an entry span has it: any of the group has the same verdict."""
     is_rpc = row["method"] is None and row["route"] is not None and not row["route"].startswith("/")
     read = {
@@ -177,8 +180,8 @@ def _request(policy: Policy, row: Row) -> Request:
         end_unix_nano=row["start_unix_nano"] + row["took_ns"],
         status="ERROR" if row["failed"] else "UNSET",
     )
-    ages = (0.0, *(one / _NS for one in _bounds(policy)["warmups"]))
-    return replace(stored(span, policy.keys, row.get), age_s=ages[row["warm"]])
+    age_ns = (0, *warmups)[row["warm"]]
+    return replace(stored(span, policy.keys, lambda key: row.get(ATTRIBUTE + key)), age_s=age_ns / _NS)
 
 
 def _add(sums: _Sums, one: Judged, row: Row, request: Request) -> None:

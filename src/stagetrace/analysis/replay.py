@@ -7,7 +7,7 @@ What depends on that is tried both ways: where the verdict is the same it is kno
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import ceil, prod
@@ -109,7 +109,7 @@ def replay(policy: Policy, request: Request) -> tuple[Judged, ...]:
     """Return the verdicts of a policy on a stored request, in its order; empty where no objective matches."""
     chains, why = _chains(policy, request)
     found = []
-    for objective in policy.objectives if len(chains) > 1 else chains[0]:
+    for objective in policy.candidates(request.method, request.route) if len(chains) > 1 else chains[0]:
         having = sum(objective in chain for chain in chains)
         if having == len(chains):
             found.append(judged(objective, request))
@@ -141,14 +141,17 @@ def _chains(policy: Policy, request: Request) -> tuple[list[tuple[Objective, ...
 
 def known_of(policy: Policy, request: Request) -> dict[str, str | None]:
     """Return what is known of a request by the keys of conditions, also by the segment that it was recorded with."""
-    return {**_by_segment(policy, request.recorded), **request.values}
+    recorded = request.recorded
+    if recorded.segment in (None, OTHER_SEGMENT):
+        return {**request.values}
+    of = (one for one in policy.candidates(request.method, request.route) if one.name == recorded.objective)
+    return {**_by_segment(next((one.segment_by for one in of), ()), recorded.segment), **request.values}
 
 
-def _by_segment(policy: Policy, recorded: Recorded) -> dict[str, str | None]:
-    """Return the values that a recorded segment has, where the policy still has the objective that it is of."""
-    keys = next((one.segment_by for one in policy.objectives if one.name == recorded.objective), ())
-    parts = [recorded.segment or ""] if len(keys) == 1 else (recorded.segment or "").split(", ")
-    if recorded.segment in (None, OTHER_SEGMENT) or len(parts) != len(keys):
+def _by_segment(keys: Sequence[str], segment: str | None) -> dict[str, str | None]:
+    """Return the values that a recorded segment has, by the keys of its objective."""
+    parts = [segment or ""] if len(keys) == 1 else (segment or "").split(", ")
+    if len(parts) != len(keys):
         return {}
     return {key: None if part == NO_SEGMENT else part for key, part in zip(keys, parts, strict=True)}
 

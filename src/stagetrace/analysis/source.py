@@ -15,7 +15,8 @@ class Source(Protocol):
         """Return the rows of a reduction, column -> value.
 
         `by`: the keys of their groups: columns of `requests`, `path` (route or name), or keys of attributes, which
-        are read of the entry span or else of its resource, in text form. `values` are the reduction's parameters.
+        are read of the entry span or else of its resource, in text form; `attribute:KEY` is one also where a column
+        has its name. `values` are the reduction's parameters.
         """
         ...
 

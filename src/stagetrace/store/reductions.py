@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from stagetrace.columns import names_of
+from stagetrace.columns import ATTRIBUTE, names_of
 from stagetrace.store.relations import REQUESTS
 
 _FOLDER: Final = Path(__file__).parent / "sql"
@@ -32,9 +32,13 @@ class Engine(NamedTuple):
 
 
 def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
-    """Return the SQL of a reduction, grouped by columns of `requests`, `path` or attributes."""
+    """Return the SQL of a reduction, grouped by columns of `requests`, `path` or attributes.
+
+    A key behind ATTRIBUTE is an attribute also where a column has its name.
+    """
     made = [f"coalesce(route, name) AS {PATH}"]
-    made += [f"{engine.attribute(key)} AS {_quoted(key)}" for key in by if key not in REQUESTS and key != PATH]
+    attributes = [key for key in by if key not in REQUESTS and key != PATH]
+    made += [f"{engine.attribute(key.removeprefix(ATTRIBUTE))} AS {_quoted(key)}" for key in attributes]
     requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
     grouped = "".join(f"{_quoted(key)}, " for key in by)
     verdicts = _text(f"each_verdict_{engine.name}")

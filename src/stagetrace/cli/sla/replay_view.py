@@ -18,13 +18,14 @@ _NOT_JUDGED: Final = "not judged"
 
 def sentence(found: Found) -> str:
     """Return the answer: how many objectives are kept, and how many verdicts differ."""
-    judged = [one for one in found.outcomes if one.attained is not None]
+    asked = [one for one in found.outcomes if not one.objective.excludes]
+    judged = [one for one in asked if one.attained is not None]
     missed = sum(one.missed is True for one in judged)
     open_ = sum(one.missed is None for one in judged)
-    kept = f"{len(judged) - missed - open_} of {objectives.requests(len(found.outcomes), 'objective')} would be kept"
+    kept = f"{len(judged) - missed - open_} of {objectives.requests(len(asked), 'objective')} would be kept"
     rest = [f"{missed} missed"] if missed else []
     rest += [f"{open_} unknown"] if open_ else []
-    rest += [f"{len(found.outcomes) - len(judged)} without a verdict"] if len(judged) < len(found.outcomes) else []
+    rest += [f"{len(asked) - len(judged)} without a verdict"] if len(judged) < len(asked) else []
     differ = objectives.requests(sum(one.requests for one in found.changes), "verdict")
     of = objectives.requests(found.requests)
     return f"{', '.join([kept, *rest])}; out of {of}, {differ} would differ from what was recorded."
