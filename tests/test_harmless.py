@@ -145,10 +145,21 @@ PARTS_FOR_OTHERS = parts("""
     sla.decision: judge
     otlp.encode.span_encoder: _event
 """)
+# Parts that work where the policy asks for more of a request than method and route.
+PARTS_OF_POLICY = parts("""
+    sla.decision: _bounded_by_its_own deadlines _segment Decided.besides Values
+    sla.request_values: Values.__call__ _value _header _baggage _attributes as_text is_secret
+    sla.segments: Segments.of redacted
+    sla.deadlines: deadline_ns
+    sla.finish: _over_budget
+    sla.objective: Objective.bounded_by Condition.holds
+    sla.shortest_bounds: Shortest.for_request
+    sla.verdict_counter: VerdictCounter.add_segment_overflow
+""")
 # Servers close the connection after an exception, and say so only where they are asked to.
 CLOSES = {"headers": {"connection": "close"}}
 PART_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
-    ("POST", "/predict", {"json": {"inference_s": 0.006}}),
+    ("POST", "/predict", {"json": {"inference_s": 0.006}, "headers": {"x-request-timeout-ms": "60000"}}),
     ("POST", "/predict", {"content": b"{"}),
     ("POST", "/async-predict", {"json": {"inference_s": 0.006}}),
     ("POST", "/echo-length", {"content": b"x" * 70_000}),
@@ -271,8 +282,7 @@ def breakable_service(folder: Path, exporters: str, argv: list[str] | None = Non
             OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST="x-asked",
             STAGETRACE_RECORD_QUERY="1",
             # So that two keep it, however busy the machine.
-            STAGETRACE_SLA="GET /plain within 1m; GET /annotate within 1m; * within 5ms",
-            **more,
+            **{"STAGETRACE_SLA": "GET /plain within 1m; GET /annotate within 1m; * within 5ms", **more},
         )
         with (
             run_service(folder, "switchable", env=env, argv=argv or UVICORN) as running,
@@ -286,6 +296,7 @@ BREAKABLE: dict[str, tuple[str, dict[str, str], list[str]]] = {
     "in C": ("otlp", {}, PARTS),
     "in Python": ("otlp", {"STAGETRACE_NATIVE": "0"}, PARTS_IN_PYTHON),
     "for others": ("otlp,console", {}, PARTS_FOR_OTHERS),
+    "by a policy file": ("otlp", {"STAGETRACE_SLA": "policy.yaml"}, PARTS_OF_POLICY),
 }
 
 

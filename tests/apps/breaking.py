@@ -78,6 +78,17 @@ def forget() -> None:
         wsgi_serve._excluded.cache_clear()
 
 
+def forget_verdicts(processor: Any) -> None:
+    """Let the processor work out anew which objectives judge a request, and what spans carry of a verdict."""
+    decision = sys.modules["stagetrace.sla.decision"]
+    decision._blocks.clear()
+    decision._blocks_of_several.clear()
+    sys.modules["stagetrace.sla.request_values"]._is_readable.cache_clear()
+    processor.segments = type(processor.segments)()
+    if processor.policy is not None:
+        processor.policy._found.clear()
+
+
 def forget_failures() -> None:
     """Switch on again what failures have switched off, and let the recorder work out anew what it remembers."""
     from stagetrace import guard
@@ -89,7 +100,7 @@ def forget_failures() -> None:
     recorder = loaded.runtime.recorder if loaded is not None else None
     if recorder is not None:
         recorder._rests.clear()
-        sys.modules["stagetrace.sla.decision"]._blocks.clear()
+        forget_verdicts(recorder._processor)
         recorder._processor.learned._seen = Seen()
         sampler, processor = sys.modules["stagetrace.sla.stall_sampler"].stall_sampler, recorder._processor
         sampler.remove(processor.learned)

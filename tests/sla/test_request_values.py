@@ -226,6 +226,13 @@ def test_segments_are_the_first_ones_that_come_and_the_rest_is_other_and_counted
     assert entry_of(sender.sent)["sla.segment"] == "other"
 
 
+def test_a_credential_that_is_known_by_its_form_is_redacted_in_a_segment() -> None:
+    recorder, _, sender = recorder_of(DEFAULT_ON, Policy((objective("its", segment_by=("header:x-plan",)),)))
+    for _ in range(2):
+        ended(recorder, 1, Asked({"x-plan": "Bearer abcdef0123456789"}))
+        assert entry_of(sender.sent)["sla.segment"] == "Bearer REDACTED"
+
+
 @pytest.mark.parametrize(
     ("mode", "headers", "remaining_ns", "threshold_ms", "source"),
     [
