@@ -28,6 +28,7 @@ LEAST: Final = {
     "opentelemetry-semantic-conventions": ("0.66b0", "opentelemetry.semconv"),
     "opentelemetry-util-http": ("0.66b0", "opentelemetry.util.http"),
     "protobuf": ("5", "google.protobuf"),
+    "pyyaml": ("5.1", "yaml"),
     "requests": ("2.28", "requests"),
 }
 # Without these nothing is recorded. The others only send spans, or are patched: some services go without gRPC.
