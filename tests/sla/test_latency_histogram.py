@@ -17,6 +17,8 @@ from stagetrace.recording.record import NO_STAGES, RequestRecord
 from stagetrace.sla import latency_histogram
 from stagetrace.sla.latency_histogram import EXEMPLARS, MAX_BUCKETS, MAX_SCALE, Collected
 
+pytestmark = pytest.mark.native
+
 START = 10**18
 GOOD, BREACH = False, True
 TIMES = st.one_of(
