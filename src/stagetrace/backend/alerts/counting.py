@@ -16,7 +16,6 @@ from stagetrace.store.base import COUNTS, Selection
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from stagetrace.analysis.source import Source
     from stagetrace.estimates import Counted
     from stagetrace.rules import alert_seen
     from stagetrace.sla.policy import Policy
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 SEGMENT: Final = "segment"
 MOST_GROUPS: Final = 10_000  # of the reduction: those with the most breaches
+_MORE: Final = (
+    1.1  # times as many: less is what counts at the edges of windows, which lie between two exports, differ by
+)
 _NS: Final = 10**9
 _KEYS: Final = ("service", NAMESPACE, "objective")
 
@@ -141,29 +143,37 @@ class _Exact(NamedTuple):
     def counts(self, selection: Selection, stored: Mapping[Group, Counts | None]) -> dict[Group, Counts]:
         """Return the counts of a window, with the stored requests that their services had not counted yet."""
         found: dict[Group, Counts] = {}
-        with self.reader.relations(selection) as relations:
-            for one in self.reader.counted(selection):  # type: ignore[attr-defined]
-                if one.service in self.namespaces:
-                    own = self._of(one, relations)
-                    found |= {group: of for group, of in own.items() if self._has_all(group, of, stored)}
+        for one in self.reader.counted(selection):  # type: ignore[attr-defined]
+            own = self._own(one)
+            if any(self._has_more(group, of, stored) for group, of in own.items()):  # else what is stored is enough
+                self._add_uncounted(one, selection, own)
+                found |= {group: of for group, of in own.items() if self._has_all(group, of, stored)}
         return found
 
-    def _of(self, one: Counted, relations: Source) -> dict[Group, Counts]:
-        namespace = self.namespaces[one.service]
+    def _own(self, one: Counted) -> dict[Group, Counts]:
         own: dict[Group, Counts] = {}
         for (_, name, word), number in one.counts.items():
-            if name in self.names:
-                group = Group(namespace, one.service, name)
+            if one.service in self.namespaces and name in self.names:
+                group = Group(self.namespaces[one.service], one.service, name)
                 counts = Counts(number * (word == GOOD), number * (word == BREACH))
                 own[group] = _sum(own.get(group, Counts()), counts)
-        window = {"service": one.service, "since_ns": one.since_ns, "until_ns": one.until_ns}
-        for row in relations.reduce("uncounted", _KEYS, **window):
-            group = Group(namespace, one.service, row["objective"])
-            if group in own:
-                own[group] = _sum(own[group], Counts(row["good"], row["breaches"]))
         return own
 
-    def _has_all(self, group: Group, own: Counts, stored: Mapping[Group, Counts | None]) -> bool:
-        """Return whether counts are not fewer than what is stored; what good requests stand for is only an estimate."""
+    def _add_uncounted(self, one: Counted, selection: Selection, own: dict[Group, Counts]) -> None:
+        window = {"service": one.service, "since_ns": one.since_ns, "until_ns": one.until_ns}
+        with self.reader.relations(selection) as relations:
+            rows = relations.reduce("uncounted", _KEYS, **window)
+        for row in rows:
+            group = Group(row[NAMESPACE] or "", one.service, row["objective"])
+            if group in own:
+                own[group] = _sum(own[group], Counts(row["good"], row["breaches"]))
+
+    def _has_more(self, group: Group, own: Counts, stored: Mapping[Group, Counts | None]) -> bool:
+        """Return whether clearly more requests were counted than are stored, or these are a sample anyway."""
         of = stored.get(group, Counts())
-        return of is None or (own.breaches >= of.breaches and (group in self.sampled or own.judged >= of.judged))
+        return of is None or group in self.sampled or own.judged > _MORE * of.judged
+
+    def _has_all(self, group: Group, own: Counts, stored: Mapping[Group, Counts | None]) -> bool:
+        """Return whether counts are to be taken: breaches are all stored, so there cannot be fewer."""
+        of = stored.get(group, Counts())
+        return of is None or (own.breaches >= of.breaches and self._has_more(group, own, stored))
