@@ -81,7 +81,7 @@ def mutated(draw: st.DrawFn) -> Any:
         how = draw(st.sampled_from(["replace", "remove", "add", "trim"]))
         node = parent[path[-1]] if path else document
         if how == "add" and isinstance(node, dict):
-            node[draw(st.sampled_from(KEYS))] = draw(st.sampled_from(VALUES))
+            node[draw(st.sampled_from(KEYS))] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         elif how == "trim" and isinstance(node, dict) and node:
             for key in draw(st.lists(st.sampled_from(sorted(node)), unique=True)):
                 del node[key]

@@ -30,6 +30,7 @@ from stagetrace.sla import sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from opentelemetry.trace import Tracer
 
@@ -448,3 +449,24 @@ def test_where_nothing_is_sent_nothing_is_judged() -> None:
     for each in (exporter, own):
         assert [span.name for span in each.get_finished_spans()] == ["handler", "POST /predict"]
     assert processor.counter.counts() == {("POST /predict within 50ms", "breach"): 2}
+
+
+def test_a_request_is_judged_by_the_policy_that_is_in_force_as_it_ends() -> None:
+    """Verdicts that were counted before stay."""
+    tracer, processor, exporter = setup("* within 1s")
+    request(tracer, 100)
+    span = tracer.start_span("POST /predict", kind=SpanKind.SERVER, start_time=START)
+    processor.replace_policy(Policy.parse("* within 50ms"))
+    span.end(START + 100 * MS)
+    assert [one.attributes["sla.verdict"] for one in entries_of(exporter) if one.attributes] == ["good", "breach"]
+    assert processor.counter.counts() == {("* within 1s", "good"): 1, ("* within 50ms", "breach"): 1}
+
+
+def test_the_policy_of_a_processor_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "sla.yaml"
+    path.write_text("objectives: [{name: mine, within: 1s}]")
+    tracer, _, exporter = setup(str(path))
+    request(tracer, 100)
+    assert [one.attributes["sla.objective"] for one in entries_of(exporter) if one.attributes] == ["mine"]
+    with pytest.raises(PolicyError, match=r"cannot read the policy nowhere\.yaml"):
+        SLASpanProcessor("nowhere.yaml", SpanProcessor())
