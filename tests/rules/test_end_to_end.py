@@ -213,7 +213,8 @@ def test_a_page_leads_to_the_traces_of_its_breaches(course: Course) -> None:
 def test_few_requests_are_no_alert(course: Course) -> None:
     """Half of two requests are breaches: five times the budget, of too little traffic."""
     ratio = 'max_over_time(job_objective:sla_breaches:ratio_increase8s{sla_objective="rare"}[5m])'
-    assert [one["value"][1] for one in course.ask(ratio)] == ["0.5"]
+    (highest,) = course.ask(ratio)
+    assert float(highest["value"][1]) >= 0.5  # 1 where a scrape was between the two, as the first leaves the window
     assert course.ask(f'last_over_time(ALERTS{{alertname="{BURN}", sla_objective="predict"}}[5m])')
     assert course.ask(f'last_over_time(ALERTS{{alertname="{BURN}", sla_objective="rare"}}[5m])') == []
     assert course.posted(BURN, "firing", "rare") == []
