@@ -78,10 +78,16 @@ def test_wrong_usage_is_exit_code_two(arguments: list[str], tmp_path: Path) -> N
 def test_a_policy_file_is_read_as_a_service_would_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sla.yaml"
     monkeypatch.setenv("STAGETRACE_SLA", str(path))
-    path.write_text("objectives:" + "".join(f"\n- {{name: r{i}, within: 1s}}" for i in range(60)))
+    path.write_text(
+        "objectives:" + "".join(f"\n- {{match: {{route: /{i}}}, name: r{i}, within: 1s}}" for i in range(60))
+    )
     found = installation.policy()
     assert (found.state, found.found[:60]) == (OK, f"{path}: r0 for 99% over 28d; "[:60])
     assert found.found.endswith("; 10 more")
+    path.write_text("objectives: [{within: 1s}, {name: dead, match: {route: POST /a}, within: 2s}]")
+    found = installation.policy()
+    assert (found.state, found.fix) == (WARN, f"stagetrace sla check {path} shows each with its place")
+    assert "probably not meant: 'dead' can never judge" in found.found
     path.write_text("objectives: [{within: 1}]")
     found = installation.policy()
     assert (found.state, found.fix) == (FAIL, "write 1ms")

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from stagetrace.sla.objective import CALENDAR, DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
+from stagetrace.sla.objective import CALENDAR, DEFAULT_TARGET, DEFAULT_WINDOW_S, NEVER_NS, Calendar
 
 NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)([a-zµ]*)")
@@ -45,6 +45,8 @@ def duration_ns(text: str) -> int:
     found = _quantity("duration", text, _DURATION_NS)
     if found < 1:
         raise ValueError("the duration must be more than zero")
+    if found >= NEVER_NS:
+        raise ValueError("the duration is too large")
     return round(found)
 
 

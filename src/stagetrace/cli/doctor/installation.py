@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from stagetrace import __version__, config, setting_problems, unrecognised_models, versions
@@ -19,6 +20,8 @@ from stagetrace.output.check import FAIL, OK, WARN, Check
 from stagetrace.process_status import files
 from stagetrace.sla.inline import HOW
 from stagetrace.sla.policy import Policy, file_named
+from stagetrace.sla.policy_lint import ERROR, lint
+from stagetrace.sla.policy_problem import At
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")
@@ -146,7 +149,13 @@ def policy() -> Check:
     if policy.problems:
         problems = "; ".join(policy.problems)
         return Check("policy", FAIL, f"STAGETRACE_SLA is used in part: {problems}; its usable rules: {rules}", HOW)
-    return Check("policy", OK, rules if file is None else f"{file}: {rules}")
+    rules = rules if file is None else f"{file}: {rules}"
+    findings, _ = lint(policy.objectives, policy.alerts, [{"": At(1, 1)} for _ in policy.objectives])
+    wrong = [one.what for one in findings if one.level == ERROR]
+    if wrong:
+        fix = f"stagetrace sla check {quote(text)} shows each with its place"
+        return Check("policy", WARN, f"{rules}; probably not meant: {'; '.join(wrong[:3])}", fix)
+    return Check("policy", OK, rules)
 
 
 def libraries(patches: Iterable[str]) -> Check:
