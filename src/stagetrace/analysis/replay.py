@@ -130,7 +130,9 @@ def _chains(policy: Policy, request: Request) -> tuple[list[tuple[Objective, ...
     tried = [[None, "\0", *(one.replace("*", "\0") for one in globs)] for globs in patterns.values()]
     if prod(map(len, tried)) > _MOST_WAYS:
         return [(), *((one,) for one in candidates)], why
-    held = [one for objective in candidates if objective.name in request.recorded.words for one in objective.conditions]
+    # The name of an override has its conditions, unless it has a name of its own, which may have meant others.
+    judging = [one for one in candidates if one.name in request.recorded.words]
+    held = [one for objective in judging for one in objective.conditions if f"{one.key}={one.glob}" in objective.name]
     chains: dict[tuple[Objective, ...], None] = {}
     for values in product(*tried):
         way = {**known, **dict(zip(patterns, values, strict=True))}
@@ -193,8 +195,6 @@ def _deadlines(objective: Objective, request: Request) -> list[dict[str, int]]:
     sources = objective.deadline.sources
     known = {one: took for one in sources if (took := request.deadlines.get(one)) is not None}
     unknown = [one for one in sources if one not in request.deadlines]
-    if request.recorded.deadline in known:  # it was the first one that the request had
-        unknown = [one for one in unknown if sources.index(one) > sources.index(request.recorded.deadline)]
     found = [known]
     for of_first in (False, True):
         which = [one for one in unknown if (one in OF_FIRST_TOKEN) == of_first]
