@@ -324,6 +324,12 @@ def test_what_contradicts_itself_in_a_file_of_ours_is_refused(old: str, new: str
     assert any(message in problem for problem in said(OURS.replace(old, new, 1)))
 
 
+@pytest.mark.parametrize("key", ["bad", "raw"])
+def test_an_indicator_of_bad_requests_or_of_ratios_is_refused(key: str) -> None:
+    (problem, *_) = said(ALL.replace("        good:\n", f"        {key}:\n"))
+    assert f"ratioMetric.{key} cannot be expressed: an objective says which requests are good" in problem
+
+
 def test_an_edited_query_is_noted_since_the_objective_beside_it_decides() -> None:
     (note,) = read(OURS.replace("sum(sla_requests_total{sla_objective", "sum(mine{own", 1), "slo.yaml").notes
     assert "SLO predict: spec.indicator.spec.ratioMetric.good.metricSource.spec.query is not expressed" in note

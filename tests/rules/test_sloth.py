@@ -5,20 +5,25 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
+from hypothesis import given, settings
 
 from backends import binary
-from rules.policies import OTHERS, PREDICT, policy
-from rules.promtool import Case, evaluate
+from rules.policies import OTHERS, PREDICT, policies, policy
+from rules.promtool import Case, check, evaluate
 from stagetrace.rules import burn, prometheus
 from stagetrace.rules.base import RulesError, RulesOptions
 from stagetrace.rules.burn import Counts
 from stagetrace.rules.sloth import render, render_windows
 from stagetrace.sla.alert_options import PAGE, TICKET, BurnAlert
 from stagetrace.sla.objective import Calendar
+
+if TYPE_CHECKING:
+    from stagetrace.sla.policy import Policy
 
 VECTORS: Final = Path(__file__).parent / "vectors" / "sloth"
 OPTIONS: Final = RulesOptions()
@@ -97,9 +102,28 @@ def test_the_recorded_rules_are_what_the_real_sloth_makes_of_our_files() -> None
     assert rules_of_sloth(VECTORS) == (VECTORS / "rules.yaml").read_text("utf-8")
 
 
+@pytest.mark.heavy
+@settings(max_examples=100)
+@given(policies())
+def test_the_real_sloth_makes_rules_of_any_policy_that_it_has_windows_for(given: Policy) -> None:
+    try:
+        texts = {name: write(given, OPTIONS) for name, write in FILES.items()}
+    except RulesError:
+        return  # more than two pairs of windows
+    if not burn.judged(given):
+        return
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "windows").mkdir()
+        for name, text in texts.items():
+            (Path(folder) / name).write_text(text, "utf-8")
+        (Path(folder) / "rules.yaml").write_text(rules_of_sloth(Path(folder)), "utf-8")
+        check(Path(folder) / "rules.yaml")
+
+
 def rules_of_sloth(folder: Path) -> str:
     """Return what the real Sloth makes of the files in a folder, once it has validated them."""
-    windows = ["--slo-period-windows-path", str(folder / "windows"), "--default-slo-period", "30d", "--no-log"]
+    period = yaml.safe_load((folder / "windows" / "30d.yaml").read_text("utf-8"))["spec"]["sloPeriod"]
+    windows = ["--slo-period-windows-path", str(folder / "windows"), "--default-slo-period", period, "--no-log"]
     slos = ["--input", str(folder / "slos.yaml")]
     subprocess.run([binary("sloth"), "validate", *windows, *slos], check=True, capture_output=True)
     made = subprocess.run([binary("sloth"), "generate", *windows, *slos], check=True, capture_output=True, text=True)
@@ -124,7 +148,9 @@ def test_what_sloth_cannot_express_is_named_and_a_third_pair_of_windows_refused(
 
 
 def test_a_file_is_one_document_with_names_that_sloth_allows() -> None:
-    others = [replace(OTHERS, name=name) for name in ("Every request", "every request?", "漢", "{{.window}}", "a" * 80)]
+    others = [
+        replace(OTHERS, name=name) for name in ("Every request", "every request?", "漢", "{{.window}}", "a", "a" * 80)
+    ]
     document: dict[str, Any] = yaml.safe_load(render(policy(PREDICT, *others), OPTIONS))
     assert document["service"] == "any-service"
     assert yaml.safe_load(render(policy(PREDICT), OPTIONS))["service"] == "churn-api"
@@ -135,6 +161,7 @@ def test_a_file_is_one_document_with_names_that_sloth_allows() -> None:
         "every-request-2",
         "objective",
         "window",
+        "objective-a",
         "a" * 63,
     ]
     assert slos[0]["labels"] == {"sla_objective": "predict", "service": "churn-api"}

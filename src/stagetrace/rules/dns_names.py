@@ -19,9 +19,13 @@ def is_label(text: str) -> bool:
 
 
 def label(text: str, default: str, ending: str = "") -> str:
-    """Return a name that resembles a text, or `default` where no character of it is allowed."""
-    found = _OTHERS.sub("-", text.lower()).strip("-")[: LONGEST - len(ending)].rstrip("-")
-    return f"{found or default}{ending}"
+    """Return a name that resembles a text, or `default` where no character of it is allowed.
+
+    Sloth allows no name of one character, so `default` stands in front of that.
+    """
+    found = _OTHERS.sub("-", text.lower()).strip("-")
+    found = f"{default}-{found}".strip("-") if len(found) <= 1 else found
+    return f"{found[: LONGEST - len(ending)].rstrip('-')}{ending}"
 
 
 def labels(texts: Iterable[str], default: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def render(policy: Policy, options: RulesOptions) -> str:
     service = services.pop() if len(services) == 1 else ""
     document = {
         "version": "prometheus/v1",
-        "service": dns_names.label(service, ANY_SERVICE),
+        "service": dns_names.label(service, "service") if service else ANY_SERVICE,
         "slos": [_slo(one, names[one.name], policy, options) for one in objectives],
     }
     return yaml_of(document, _comment(policy, options))
@@ -103,9 +103,9 @@ def _alerting(objective: Objective, policy: Policy) -> dict[str, Any]:
     if alerts.traces and pairs:
         longest = max(pair.slow.long_s for pair in pairs.values())
         annotations["traces"] = breaches_url(alerts.traces, objective.name, "{{ $labels.job }}", longest)
-    found: dict[str, Any] = {"name": BURN}
-    if alerts.labels:
-        found["labels"] = {key: template(value) for key, value in alerts.labels}
+    # The objective stands on the recorded series, too; promtool's linter takes alerts without it for one another.
+    own = {"sla_objective": template(objective.name)}
+    found: dict[str, Any] = {"name": BURN, "labels": {**{key: template(value) for key, value in alerts.labels}, **own}}
     if annotations:
         found["annotations"] = annotations
     for severity in (PAGE, TICKET):
@@ -154,9 +154,11 @@ def _pairs(policy: Policy) -> dict[str, _Pairs]:
 
 
 def _period_s(policy: Policy) -> float:
-    """Return the period of a run: the window that most objectives have."""
+    """Return the period of a run: the window that most objectives have, but longer than those of all alerts."""
     windows = [one.window_s for one in burn.judged(policy)] or [30 * 86_400.0]
-    return max(windows, key=windows.count)
+    longest = max((one.long_s for one in policy.alerts.burns), default=0)
+    common = max(windows, key=windows.count)
+    return common if common > longest else 2.0 * longest
 
 
 FORMAT = Format("sloth", "a file for Sloth (prometheus/v1)", ".yaml", render)
