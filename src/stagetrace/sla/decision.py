@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.chunk_times import Stream
     from stagetrace.recording.generation import Generation
+    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.stages import Stages
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
@@ -52,7 +53,7 @@ _blocks: BoundedCache[tuple[str | None, ...], tuple[Objective, Block]] = Bounded
 _blocks_of_several: BoundedCache[tuple[Any, ...], Block] = BoundedCache(256)
 _tuple: Any = tuple.__new__  # what a named tuple's own call does, with nothing left to check
 # Of a request whose response is in one chunk, without generated tokens, and whose client has it.
-_NO_FACTS: Final = None, None, False
+_NO_FACTS: Final[_Facts] = (None, None, False)
 
 
 class Decided(NamedTuple):
@@ -154,7 +155,10 @@ def decided(
     chain = policy.applying(request.method, request.route, values)
     if not chain:
         return None
-    asked = request, _facts(request), values, segments, counter
+    record, facts = request.record, _NO_FACTS
+    if record is not None and (record.stream or record.generation or record.disconnect):
+        facts = _facts(request, record)
+    asked = request, facts, values, segments, counter
     if len(chain) == 1:
         return _decided(chain[0], asked)
     each = tuple([_decided(one, asked) for one in chain])
@@ -167,11 +171,8 @@ def _shown(each: Sequence[Decided]) -> Decided:
     return breach or next((one for one in each if one.word != EXCLUDED), each[0])
 
 
-def _facts(request: Request) -> _Facts:
+def _facts(request: Request, record: RequestRecord) -> _Facts:
     """Return what the response can miss besides its duration, its tokens, and whether the client disconnected."""
-    record = request.record
-    if record is None or (record.stream is None and record.generation is None and record.disconnect is None):
-        return _NO_FACTS
     streamed = None if record.stream is None else streamed_in(record.stream, request.start)
     tokens = None if record.generation is None else tokens_in(record.generation, request.start)
     return streamed, tokens, record.disconnect is not None
