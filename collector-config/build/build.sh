@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Build the real Jaeger, OpenTelemetry Collector, Prometheus (with promtool) and Alertmanager from the Go module proxy, once, into a
 # folder outside the work tree. Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
-# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS, STAGETRACE_PROMTOOL or STAGETRACE_ALERTMANAGER names.
+# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS, STAGETRACE_PROMTOOL or STAGETRACE_ALERTMANAGER names. `build.sh sloth` builds Sloth
+# alone, or none where STAGETRACE_SLOTH names one.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 
 from rules.openslo_rules import LABEL
 from rules.policies import OTHERS, PREDICT, policies, policy
@@ -33,6 +33,7 @@ def closed(schema: Any) -> Any:
     return {**found, "additionalProperties": False} if isinstance(found.get("properties"), dict) else found
 
 
+@settings(max_examples=25)
 @given(policies())
 def test_the_objects_of_any_policy_keep_to_pyrras_schema(given: Policy) -> None:
     schema = closed(json.loads(SCHEMA.read_text("utf-8")))

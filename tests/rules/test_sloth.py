@@ -56,7 +56,7 @@ def test_sloths_rules_and_ours_alert_at_the_same_times_as_a_count_by_hand(tmp_pa
     series, minutes = _series()
     values: dict[tuple[int, str], float | None] = {}
     fired = dict.fromkeys((PAGE, TICKET), 0)
-    for at_s in range(600, 60 * (len(minutes) - 1), 300):
+    for at_s in range(600, 60 * (len(minutes) - 1), 420):
         for severity in (PAGE, TICKET):
             fires = _fires(minutes, at_s // 60, severity)
             fired[severity] += fires
@@ -64,7 +64,7 @@ def test_sloths_rules_and_ours_alert_at_the_same_times_as_a_count_by_hand(tmp_pa
                 others = 'sloth_severity=""' if label == "severity" else 'sloth_id!=""'
                 alerts = f'ALERTS{{alertstate="firing", {label}="{severity}", sla_objective="predict", {others}}}'
                 values[at_s, f"(count({alerts}) > bool 0) or vector(0)"] = float(fires)
-    assert min(fired.values()) > 5  # of some 90: both kinds of alert come and go
+    assert min(fired.values()) > 4  # of some 65: both kinds of alert come and go
     text = yaml.safe_dump({"groups": [*ours, *theirs]}, sort_keys=False)
     evaluate(tmp_path, text, [Case("alike", series, values)], interval_s=INTERVAL_S)
 
