@@ -21,8 +21,14 @@ class Sample(NamedTuple):
 NOTHING: Final = Sample(0, is_estimate=False, is_unknown=False)
 
 
+OVERFLOW: Final = "otel.metric.overflow"  # stands for the routes of requests beyond the limit of a service's counters
+
+
 class Counted(NamedTuple):
-    """How many requests of a service ended within [since, until), by its own counters."""
+    """How many requests of a service ended within [since, until), by its own counters.
+
+    Where an objective has counts of OVERFLOW, those of its routes may be too few; their sum is right.
+    """
 
     service: str
     since_ns: int

@@ -87,6 +87,12 @@ def test_points_that_differ_in_other_attributes_are_summed_by_route_objective_an
     assert stored(up, "stages") == {("/x", "* within 1s", "breach"): 12}
 
 
+def test_an_overflow_is_kept_apart_from_requests_without_a_route(up: Up) -> None:
+    message = request("beyond", 7, attributes={"otel.metric.overflow": True, "http.route": ""})
+    assert post(up, message.SerializeToString()).status_code == 200
+    assert stored(up, "beyond") == {("otel.metric.overflow", "* within 1s", "good"): 7}
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_official_exporters_are_understood(up: Up, protocol: str) -> None:
     exporter: Any = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -94,6 +96,45 @@ def test_each_metric_has_its_attributes(counter: VerdictCounter) -> None:
     (exemplar,) = breach[1].exemplars
     assert (exemplar.trace_id.hex(), exemplar.span_id.hex()) == (f"{0xABC:032x}", f"{0xDEF:016x}")
     assert exemplar.as_double == breach[1].sum == 0.08
+
+
+def test_objectives_that_a_new_policy_lacks_leave_the_gauges_and_their_counts_stay(
+    counter: VerdictCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter.add("POST /predict within 50ms", "good", "/predict", None, None, 1_000)
+    monkeypatch.setattr(process, "policy", lambda: Policy.parse("GET /other within 1s"))
+    found = read()
+    for gauge in ("sla.objective.info", "sla.target", "sla.threshold"):
+        assert [next(iter(one.values())) for one, _ in found[gauge]] == ["GET /other within 1s"]
+    assert [one["sla.objective"] for one, _ in found["sla.requests"]] == ["POST /predict within 50ms"]
+    assert [one["sla.objective"] for one, _ in found["sla.duration"]] == ["POST /predict within 50ms"]
+
+
+FORKED = """
+import os
+from stagetrace.sla.loop_lags import loop_lags
+from stagetrace.sla.process import counter
+counter().add("a", "good", "/", None, None, 5)
+loop_lags.add(5)
+before = counter().since_ns
+counter()._lock.acquire()  # as another thread may hold it
+if not os.fork():
+    counter().add("b", "breach", "/", "queue", None, 7)
+    found = counter().counts(), list(counter().durations()), loop_lags.collected().number, counter().since_ns > before
+    print(found, flush=True)
+    os._exit(0)
+os.wait()
+counter()._lock.release()
+print(counter().counts(), loop_lags.collected().number)
+"""
+
+
+def test_a_forked_child_counts_from_0() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [
+        "({('b', 'breach'): 1}, [Timed(objective='b', of='breach')], 0, True)",
+        "{('a', 'good'): 1} 1",
+    ]
 
 
 def test_what_exceeds_the_limit_is_one_point_and_totals_stay_exact(counter: VerdictCounter) -> None:

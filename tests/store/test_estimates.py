@@ -13,7 +13,7 @@ from messages import of_rows
 from stagetrace.analysis.routes import ask as routes
 from stagetrace.analysis.routes import exactly
 from stagetrace.analysis.stage_times import ask as stages
-from stagetrace.estimates import Attainment, Counted, Sample, Weighed, attainment, attainment_of_both
+from stagetrace.estimates import OVERFLOW, Attainment, Counted, Sample, Weighed, attainment, attainment_of_both
 from stagetrace.store.answers import request_of, tally
 from stagetrace.store.base import Selection, SpanRow
 from stagetrace.store.load import Loader
@@ -221,6 +221,11 @@ def replace_key(count: Counted, key: tuple[str, str]) -> Counted:
     return count._replace(counts={(*key, verdict): number for (_, _, verdict), number in count.counts.items()})
 
 
+def beyond(count: Counted) -> Counted:
+    """Return counts some of which are beyond a limit, so that it is not known of which route they are."""
+    return count._replace(counts={**count.counts, (OVERFLOW, "* within 50ms", "good"): 1})
+
+
 @pytest.mark.parametrize(
     "count",
     [
@@ -229,6 +234,7 @@ def replace_key(count: Counted, key: tuple[str, str]) -> Counted:
         replace_key(counted(1000, good=389, breach=11), ("/y", "* within 50ms")),
         replace_key(counted(1000, good=389, breach=11), ("/x", "* within 60ms")),
         counted(1000, good=389, breach=11)._replace(service="other"),
+        beyond(counted(1000, good=389, breach=11)),
     ],
 )
 def test_counts_that_cannot_be_these_are_left(count: Counted) -> None:

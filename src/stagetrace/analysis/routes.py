@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from stagetrace.analysis.source import Source, missing_first, sample_of
-from stagetrace.estimates import Attainment, Counted, Sample, attainment
+from stagetrace.estimates import OVERFLOW, Attainment, Counted, Sample, attainment
 
 _BY: Final = ("service", "path", "model", "objective")
 
@@ -59,7 +59,8 @@ def exactly(source: Source, found: Sequence[Route], counted: Iterable[Counted]) 
     """Return routes with the counts of their services in place of the estimates.
 
     Requests that ended before these counts begin or after they end are added by weight. A route with several models
-    stays as it is, since services do not count by model; so does one with fewer counted requests than stored ones.
+    stays as it is, since services do not count by model; so does one with fewer counted requests than stored ones, and
+    one of whose objective not all routes were counted.
     """
     made = list(found)
     for one in counted:
@@ -69,10 +70,11 @@ def exactly(source: Source, found: Sequence[Route], counted: Iterable[Counted]) 
         counts: dict[tuple[str, str], dict[str, int]] = {}
         for (path, objective, verdict), count in one.counts.items():
             counts.setdefault((path, objective), {})[verdict] = count
+        incomplete = {objective for path, objective in counts if path == OVERFLOW}
         for place, route in enumerate(made):
             key = (route.route, route.objective or "")
             alone = sum((other.service, other.route, other.objective) == (one.service, *key) for other in made) == 1
-            if route.service == one.service and key in counts and alone:
+            if route.service == one.service and key in counts and alone and key[1] not in incomplete:
                 made[place] = _exact(route, counts[key], besides.get(key), is_exact=one.is_exact)
     return made
 

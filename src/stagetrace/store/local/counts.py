@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from stagetrace.errors import StoreError
-from stagetrace.estimates import Counted
+from stagetrace.estimates import OVERFLOW, Counted
 from stagetrace.own_files import open_own
 from stagetrace.store.local.delta import now_ms
 from stagetrace.store.local.durable import sync_folder
@@ -221,7 +221,8 @@ def _counted(service: str, every: list[_Series], since: int, until: int) -> Coun
             points += (first, value), (last, value)
         (low, low_is_exact), (high, high_is_exact) = _at(points, since), _at(points, until)
         is_exact = is_exact and low_is_exact and high_is_exact
-        of = series.key[3:6]
+        route, objective, verdict, rest = series.key[3:]
+        of = (OVERFLOW if OVERFLOW in rest else route, objective, verdict)
         counts[of] = counts.get(of, 0) + max(0, round(high - low))
     return Counted(service, since, until, is_exact, counts)
 
