@@ -150,6 +150,7 @@ PARTS_OF_POLICY = parts("""
     sla.decision: _bounded_by_its_own deadlines _segment Decided.besides Values
     sla.request_values: Values.__call__ _value _header _baggage _attributes as_text is_secret
     sla.segments: Segments.of redacted
+    instrumentation.asgi.request: AsgiRequest.header AsgiRequest.deadline_ns
     sla.deadlines: deadline_ns
     sla.finish: _over_budget
     sla.objective: Objective.bounded_by Condition.holds

@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from sla.recording import START, Adapter, recorder_of
@@ -129,6 +129,23 @@ def test_a_condition_holds_for_what_the_request_has(key: str, value: str) -> Non
         (name, "good"): count for name, count in (("its", 1 + is_of_all), ("rest", 1 - is_of_all)) if count
     }
     assert not guard.failures
+
+
+def test_what_the_head_sampler_drops_is_judged_by_its_model_and_its_attributes() -> None:
+    policy = Policy(
+        (
+            objective("its", conditions=(Condition("ml.model.name", "churn-*"), Condition("url.path", "/a"))),
+            objective("rest"),
+        )
+    )
+    recorder, processor, sender = recorder_of(ParentBased(TraceIdRatioBased(0.0)), policy)
+    ended(recorder, act=infer)
+    ended(recorder)
+    assert sender.sent == []
+    assert processor.counter.counts() == {("its", "good"): 1, ("rest", "good"): 1}
+    ended(recorder, 20, act=infer)
+    found = entry_of(sender.sent)
+    assert (found["sla.objective"], found["sla.verdict"], found["ml.model.name"]) == ("its", "breach", "churn-7")
 
 
 def test_what_its_code_has_set_wins_over_what_the_adapter_describes() -> None:

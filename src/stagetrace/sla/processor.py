@@ -221,11 +221,11 @@ class SLASpanProcessor(SpanProcessor):
             record.work = task_here()
         record.bind(context, span.start_time or 0)
         record.adopted = span
-        if self.policy is not None and self.policy.reads_baggage:
-            record.baggage = baggage.get_all(parent_context)
         entries[context.span_id] = record
         if dropped(span):
             self.hold(context.trace_id)
+        if self.policy is not None and self.policy.reads_baggage:
+            record.baggage = baggage.get_all(parent_context)
 
     @guarded
     def _note_call(self, span: ReadableSpan) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace import log
 from stagetrace.guard import report
 from stagetrace.redaction import is_secret
-from stagetrace.sla.objective import BAGGAGE, HEADER, MOST_CHARACTERS, RECORDED_HEADERS
+from stagetrace.sla.objective import BAGGAGE, HEADER, MOST_CHARACTERS, RECORDED_HEADERS, SERVICE_KEY
 from stagetrace.span_attributes import as_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def _value(request: Request, key: str) -> str | None:
             return None
         found = _baggage(request, key.removeprefix(BAGGAGE)) if key.startswith(BAGGAGE) else _header(request, key)
     else:
-        found = next((one[key] for one in _attributes(request) if key in one), None)
+        places = _of_service(request) if key == SERVICE_KEY else _attributes(request)
+        found = next((one[key] for one in places if key in one), None)
     return None if found is None else as_text(found)[:MOST_CHARACTERS]
 
 
@@ -80,6 +81,13 @@ def _baggage(request: Request, name: str) -> Any:
 
         return baggage.get_baggage(name, context)
     return None if request.record is None else request.record.baggage.get(name)
+
+
+def _of_service(request: Request) -> Iterator[Mapping[str, Any]]:
+    """Yield where the name of the service is: a policy for one service asks it of each request."""
+    if request.span is not None:
+        yield request.span.attributes or {}
+        yield request.span.resource.attributes
 
 
 def _attributes(request: Request) -> Iterator[Mapping[str, Any]]:
