@@ -242,6 +242,14 @@ def test_of_sampled_requests_the_new_breaches_are_an_estimate(tmp_path: Path) ->
     assert same["breaches"] == 50
 
 
+def test_a_recording_ends_with_its_last_request(tmp_path: Path) -> None:
+    """So breaches a day are not of the time that passed since."""
+    made = [Made(number, NOON + number * 864 * S, {"inference": 80.0}, within_ms=50.0) for number in range(101)]
+    path = lines(tmp_path / "spans.jsonl", made[1:])
+    (one,) = asked("--store", path, "--policy", "* within 50ms for 1%", code=1)["objectives"]
+    assert one["breaches_a_day"] == pytest.approx(100, rel=0.02)
+
+
 def test_what_it_refuses(folder: Path) -> None:
     assert "add --policy" in refused("sla", "replay", "--store", folder)
     assert "POST /predict within" in refused("sla", "replay", "--store", folder, "--policy", "POST /predict within 50")

@@ -92,8 +92,11 @@ class _Sums:
     allowed_ms: float = 0  # the greatest threshold under which requests were good; infinite for those without one
 
 
-def ask(source: Source, policy: Policy, since_ns: int, until_ns: int) -> Found:
-    """Return what the policy says of the requests of a source, all of which began from `since_ns` to `until_ns`."""
+def ask(source: Source, policy: Policy, since_ns: int, until_ns: int | None = None) -> Found:
+    """Return what the policy says of the requests of a source, all of which began from `since_ns` to `until_ns`.
+
+    None is the end of a recording, with its last request.
+    """
     bounds = _bounds(policy)
     rows = source.reduce(REDUCTION, _keys(policy), **bounds, most=MOST)
     sums: dict[str, _Sums] = {one.name: _Sums() for one in policy.objectives}
@@ -108,7 +111,8 @@ def ask(source: Source, policy: Policy, since_ns: int, until_ns: int) -> Found:
         for change in _changes(request, verdicts):
             changes[change].append(row)
     left = max((row["all_requests"] for row in rows), default=0) - sum(row["requests"] for row in rows)
-    begin, end = max(since_ns, min((row["first_unix_nano"] for row in rows), default=since_ns)), until_ns
+    begin = max(since_ns, min((row["first_unix_nano"] for row in rows), default=since_ns))
+    end = max((row["last_unix_nano"] for row in rows), default=begin) if until_ns is None else until_ns
     days = max(end - begin, 1) / _NS / _DAY_S
     return Found(
         tuple(_outcome(one, sums[one.name], left, days) for one in policy.objectives),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments.options import add_selection
+from stagetrace.cli.arguments.options import add_selection, is_file, store_url
 from stagetrace.cli.arguments.policy import add_policy, policy_of
 from stagetrace.cli.output.formats import add_format
 from stagetrace.output import objectives
@@ -41,8 +41,10 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     from stagetrace.cli.sla import replay_view
 
     policy = policy_of(args)
+    is_recording = args.until is None and is_file(store_url(args))
+    until = None if is_recording else min(wanted.until_ns, time.time_ns())
     with reader.relations(wanted) as relations:
-        found = policy_replay.ask(relations, policy, wanted.since_ns, min(wanted.until_ns, time.time_ns()))
+        found = policy_replay.ask(relations, policy, wanted.since_ns, until)
         reasons = [] if relations.reason is None else [relations.reason]
     if found.left >= 1:
         reasons.append(f"{objectives.requests(found.left)} beyond the largest groups are not replayed: select fewer")
