@@ -172,7 +172,7 @@ def test_a_store_that_fails_is_named_in_its_part(folder: Path, tmp_path: Path) -
         port = taken.getsockname()[1]
     with run_page(tmp_path, f"jaeger://127.0.0.1:{port}") as page:
         assert page.get("/").status_code == 200
-        for path in PARTS[:3]:
+        for path in [one for one in PARTS if one != "/board/alerts"][:3]:  # which asks no store
             failed = page.get(path, headers=AS_PART)
             assert failed.status_code == 503
             assert f"127.0.0.1:{port}" in failed.text
