@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.decision import Decided, decided
 from stagetrace.sla.finish import finish
 from stagetrace.sla.request import Request
-from stagetrace.sla.verdict_counter import MAX_POINTS
+from stagetrace.sla.verdict_counter import MAX_POINTS, Counted
 
 if TYPE_CHECKING:
     from stagetrace.recording.own_span import OwnSpan
@@ -102,6 +103,28 @@ def test_a_breach_without_a_culprit_is_one_all_the_same(monkeypatch: pytest.Monk
     found = {pair.key: pair.value for pair in entry.attributes}
     assert found["sla.breached"].bool_value
     assert (found["sla.threshold_ms"].double_value, found["sla.overrun_ms"].double_value) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("part", ["finish", "_given"])
+def test_a_breach_that_cannot_be_sent_is_counted_once_without_a_stage(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
+    with monkeypatch.context() as broken:
+        broken.setattr(entry_recorder, part, failing)
+        with suppress(RuntimeError):
+            end(recorder, "/a", took=2_000_000)
+    end(recorder, "/a", took=2_000_000)
+    without, with_stage = Counted(OBJECTIVE, "breach", "/a"), Counted(OBJECTIVE, "breach", "/a", "handler")
+    assert processor.counter.points() == {without: 1, with_stage: 1}
+    (durations,) = processor.counter.durations().values()
+    assert (durations.number, [one[2][:2] for one in durations.exemplars]) == (2, [ids(sender.sent[-1])])
+
+
+def ids(sent: bytes) -> tuple[int, int]:
+    """Return the trace id and the span id of the entry span, which is the last one."""
+    entry = ScopeSpans.FromString(sent).spans[-1]
+    return int.from_bytes(entry.trace_id, "big"), int.from_bytes(entry.span_id, "big")
 
 
 @pytest.mark.parametrize("part", ["events_of", "code_of"])
