@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.stats import binom, binomtest
 
 from stagetrace.analysis import slo
 from stagetrace.analysis.attainment import Target, exact_interval, target_of
+from stagetrace.sla.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
 from stagetrace.sla.objective import Calendar
 from stagetrace.sla.policy import Policy
 
@@ -114,7 +116,7 @@ def test_the_alerts_of_the_workbook() -> None:
     budget = minutes * 0.001
     for share, window, factor in ((0.02, 60, 14.4), (0.05, 360, 6.0), (0.10, 3 * 1440, 1.0)):
         assert share * budget / window / 0.001 == pytest.approx(factor)
-    assert {(factor, long) for factor, long, _ in slo.ALERTS} == {(14.4, "1h"), (6.0, "6h"), (1.0, "3d")}
+    assert {(one.factor, one.long_s) for one in SRE_WORKBOOK} == {(14.4, 3600), (6.0, 21_600), (1.0, 259_200)}
     # An outage of five minutes, now: fast alone, for the long windows have seen too little of it.
     found = one([(minute * 60 * 10**9 + 1, minute < 5) for minute in range(minutes)])
     assert found.burn["5m"] == pytest.approx((1000.0,) * 3)
@@ -126,6 +128,20 @@ def test_the_alerts_of_the_workbook() -> None:
     # Without any request in a short window nothing can be said, and what cannot be told does not fire.
     found = one([(minute * 60 * 10**9 + 1, minute < 65) for minute in range(6, minutes)])
     assert {alert.factor: alert.fires for alert in found.alerts} == {14.4: None, 6.0: True, 1.0: True}
+
+
+def test_a_policy_brings_its_own_alerts() -> None:
+    """Its factors, its windows, and no alert where the long one has too few requests."""
+    burns = (BurnAlert(2.0, 7_200, 600), BurnAlert(50.0, 1_200, 300))
+    outage = [(minute * 60 * 10**9 + 1, minute < 15) for minute in range(180)]
+    for least, fires in ((10, [True, True]), (50, [True, False]), (121, [False, False])):
+        policy = replace(Policy.parse("/a within 5ms for 99% over 30d"), alerts=AlertOptions(burns, least))
+        (found,) = slo.ask(Rows(outage, "", 100 * DAY), 100 * DAY, policy=policy).objectives
+        assert [(one.factor, one.long, one.short, one.fires) for one in found.alerts] == [
+            (2.0, "2h", "10m", fires[0]),
+            (50.0, "20m", "5m", fires[1]),
+        ]
+    assert found.burn["2h"] == pytest.approx((15 / 120 / 0.01,) * 3)
 
 
 def test_an_alert_that_can_never_fire_is_marked() -> None:

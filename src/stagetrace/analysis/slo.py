@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -26,17 +26,17 @@ from stagetrace.analysis.attainment import (
 )
 from stagetrace.analysis.calendar_window import began_ns
 from stagetrace.analysis.source import Source, by_keys
+from stagetrace.sla.alert_options import AlertOptions, BurnAlert, can_fire
 from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
 from stagetrace.sla.objective import Objective as Rule
 from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy_file import window
 
 Row = dict[str, Any]
 _NS: Final = 10**9
 BURNS: Final[Mapping[str, int]] = {"5m": 300, "30m": 1800, "1h": 3600, "6h": 6 * 3600, "3d": 3 * 86_400}  # s
 SHOWN: Final = ("5m", "1h", "6h", "3d")
 RATE: Final = "1h"  # the burn rate by which the remaining time of the budget is computed
-# Factor, long and short window of the alerts that Google's SRE workbook recommends (chapter 5, table 5-8).
-ALERTS: Final = ((14.4, "1h", "5m"), (6.0, "6h", "30m"), (1.0, "3d", "6h"))
 MOST: Final = 2_000  # groups, those with the most breaches
 DEFAULT: Final = Target(DEFAULT_TARGET, DEFAULT_WINDOW_S)
 _ALL_OF_IT: Final = 0.99  # share of a window from which on the store holds it whole
@@ -80,7 +80,7 @@ class Objective:
     attained: Attained | None
     missed: bool | None
     budget_left: float | None  # part of the error budget; negative: overspent
-    burn: Mapping[str, Burn | None]  # by the windows of `BURNS`
+    burn: Mapping[str, Burn | None]  # by the windows of `BURNS`, and those of the alerts
     lasts_s: float | None  # until the budget is spent at the burn rate of `RATE`; None: not known, or never
     alerts: tuple[Alert, ...]
     first_unix_nano: int  # requests under this objective, of all that was read
@@ -143,10 +143,11 @@ class _Windows:
     until_ns: int
     since_ns: int | None  # the same for all objectives, if given
     targets: Iterable[Target]
+    alerts: AlertOptions
     cuts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        starts = {*map(self.start, BURNS.values()), *map(self.of, self.targets)}
+        starts = {*map(self.start, self.burns.values()), *map(self.of, self.targets)}
         object.__setattr__(self, "cuts", sorted(starts | ({self.since_ns} if self.since_ns is not None else set())))
 
     def start(self, length_s: float) -> int:
@@ -156,6 +157,12 @@ class _Windows:
         if self.since_ns is not None:
             return self.since_ns
         return self.start(target.window_s) if target.calendar is None else began_ns(target.calendar, self.until_ns)
+
+    @property
+    def burns(self) -> Mapping[str, int]:
+        """Return the windows of `BURNS` and those of the alerts, in seconds by their name."""
+        own = (length for one in self.alerts.burns for length in (one.long_s, one.short_s))
+        return {**BURNS, **{window(length): length for length in own}}
 
     @property
     def earliest(self) -> int:
@@ -179,14 +186,16 @@ def ask(
 
     `source` holds what began before `until_ns`, at least three days of it, and `longest_s` of the answer, or else it
     is to be asked again with more. `by`: a column or attribute of which each value is a segment. `exact` is asked
-    where requests were sampled. Targets are those of `policy` where it has the objective, else the recorded ones.
+    where requests were sampled. Targets are those of `policy` where it has the objective, else the recorded ones;
+    alerts are those of `policy` too, else Google's.
     """
+    alerts = AlertOptions(min_requests=0) if policy is None else policy.alerts
     keys, known = ([by] if by else []) + list(KEYS), named(policy)
-    windows = _Windows(until_ns, since_ns, (DEFAULT,))
+    windows = _Windows(until_ns, since_ns, (DEFAULT,), alerts)
     rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
     targets = {wanted(known, row["objective"], row["target"]).target for row in rows if _is_judged(row)}
     if since_ns is None and not set(map(windows.of, targets)) <= set(windows.cuts):
-        windows = _Windows(until_ns, None, (DEFAULT, *targets))
+        windows = _Windows(until_ns, None, (DEFAULT, *targets), alerts)
         rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
     left = max((row["groups"] for row in rows), default=0) - len(by_keys(rows, keys))
     rows = [{**row, "target": wanted(known, row["objective"], row["target"]).text} for row in rows]
@@ -261,7 +270,9 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -
     found = attained(own)
     left = None if found is None else budget_left(found.value, target)
     most = max(row["most"] for row in rows)
-    burn = {name: _burn(group.counts(windows.start(length)), target, most) for name, length in BURNS.items()}
+    within = {name: group.counts(windows.start(length)) for name, length in windows.burns.items()}
+    burn = {name: _burn(of, target, most) for name, of in within.items()}
+    enough = {name for name, of in within.items() if of.judged >= windows.alerts.min_requests}
     return Objective(
         objective,
         service,
@@ -278,7 +289,7 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -
         left,
         burn,
         _lasts(left, burn[RATE], (windows.until_ns - since) / _NS),
-        tuple(_alert(target, burn, *one) for one in ALERTS),
+        tuple(_alert(target, burn, enough, one) for one in windows.alerts.burns),
         min(row["first_unix_nano"] for row in rows),
         max(row["last_unix_nano"] for row in rows),
         description,
@@ -306,14 +317,16 @@ def _lasts(left: float | None, burn: Burn | None, window_s: float) -> float | No
     return None if burn is None or burn.rate <= 0 else left * window_s / burn.rate
 
 
-def _alert(target: Target, burn: Mapping[str, Burn | None], factor: float, long: str, short: str) -> Alert:
+def _alert(target: Target, burn: Mapping[str, Burn | None], enough: Container[str], one: BurnAlert) -> Alert:
+    """Return whether an alert fires; `enough`: the windows with enough judged requests for one."""
+    factor, long, short = one.factor, window(one.long_s), window(one.short_s)
     both = [one for one in (burn[long], burn[short]) if one is not None]
     fires: bool | None = None
-    if any(one.high <= factor for one in both):
+    if long not in enough or any(one.high <= factor for one in both):
         fires = False
     elif len(both) == 2 and all(one.low > factor for one in both):  # noqa: PLR2004 -- two windows
         fires = True
-    return Alert(factor, long, short, fires, factor * target.budget < 1)
+    return Alert(factor, long, short, fires, can_fire(factor, target.share))
 
 
 def _changes(made: Sequence[Objective]) -> tuple[Change, ...]:

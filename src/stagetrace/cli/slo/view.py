@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stagetrace.analysis.slo import BURNS, SHOWN, Found, Objective
+from stagetrace.analysis.slo import SHOWN, Found, Objective
 from stagetrace.output import objectives
 from stagetrace.output.chart import Bars
 from stagetrace.output.keys import keys_of
@@ -88,7 +88,7 @@ def as_json(one: Objective, by: str | None) -> dict[str, Any]:
         attainment=None if known is None else known.value,
         interval=None if known is None else [known.low, known.high],
         target=one.target.share,
-        burn={name: None if (burn := one.burn[name]) is None else burn.rate for name in BURNS},
+        burn={name: None if burn is None else burn.rate for name, burn in one.burn.items()},
         alerts=[alert._asdict() for alert in one.alerts],
         window_s=one.window_s,
         stored=one.counts.stored,
