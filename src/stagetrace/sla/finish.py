@@ -26,7 +26,7 @@ from stagetrace.semconv import (
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import GC, NEXT, UNKNOWN
 from stagetrace.sla.objective import BREACH, EXCLUDED
-from stagetrace.sla.verdict import GOOD
+from stagetrace.sla.verdict import GOOD, over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -140,12 +140,9 @@ def request_spans(
 @guarded
 def _over_budget(judged: Decided, stages: Stages) -> dict[str, str]:
     """Return, of a judged request, the stages that exceeded their budget, the one with most excess first."""
-    budgets = judged.objective.stages
-    if not budgets or judged.word == EXCLUDED:
+    if not judged.objective.stages or judged.word == EXCLUDED:
         return {}
-    totals = stages.totals()
-    excess = {stage: totals.get(stage, 0) - allowed for stage, allowed in budgets}
-    over = sorted((stage for stage in excess if excess[stage] > 0), key=lambda stage: -excess[stage])
+    over = over_budget(judged.objective, stages.totals())
     return {SLA_OVER_BUDGET: ", ".join(over)} if over else {}
 
 
