@@ -65,13 +65,13 @@ def serve(options: Options, on_ready: Callable[[Ports], None], pages: MakePages)
     Raise BackendError or StoreError where it cannot start.
     """
     limit_logs_of_libraries()
-    # Threads that decode take turns with those that respond, which hold the interpreter many times for a moment.
-    sys.setswitchinterval(_SWITCH_S)
     with ExitStack() as stack:
         check_tls(options)
         store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
         stack.callback(store.close)
         servers = _open(options, store, pages, stack)
+        # Threads that decode take turns with those that respond, which hold the interpreter many times for a moment.
+        sys.setswitchinterval(_SWITCH_S)
         asyncio.run(_run(servers, on_ready))
 
 
