@@ -48,7 +48,7 @@ def sdist(suite: str) -> Path:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "tests").exists():
-            what = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", f"{name}=={version(name)}"]
+            what = ["--no-deps", "--no-binary", name, f"{name}=={version(name)}"]
             argv = [PYTHON, "-m", "pip", "download", "--quiet", "--dest", str(cache), *what]
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if done.returncode:
