@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Final
 
-from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add_zone, store_url, utf8
-from stagetrace.cli.arguments.trace_id import LATEST, trace_id, whole_id
+from stagetrace.cli.arguments.options import add_json, add_store, add_zone, store_url, utf8
+from stagetrace.cli.arguments.trace_id import LATEST, add_trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output import terminal
 from stagetrace.cli.output.lines import show_json, warn
@@ -24,13 +24,7 @@ EXAMPLE: Final = "stagetrace trace 4bf92f35 --store jaeger://localhost:16685"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "id",
-        metavar="ID",
-        type=trace_id,
-        choices=Suggested((LATEST,)),
-        help="trace id, or its first digits (4 or more), or latest: the newest request",
-    )
+    add_trace_id(parser)
     add_store(parser)
     parser.add_argument("--breached", action="store_true", help="with latest: the newest breach")
     parser.add_argument("--service", metavar="NAME", type=utf8, help="with latest: only requests of this service")

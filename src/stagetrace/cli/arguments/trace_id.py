@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import Final
 
+from stagetrace.cli.arguments.options import Suggested
 from stagetrace.cli.base import UsageError
 from stagetrace.errors import UnknownTrace
 from stagetrace.store.base import CANDIDATES, Reader
@@ -13,6 +14,17 @@ from stagetrace.store.follow import latest
 
 LATEST: Final = "latest"
 _DIGITS: Final = 32
+
+
+def add_trace_id(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a trace."""
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        type=trace_id,
+        choices=Suggested((LATEST,)),
+        help="trace id, or its first digits (4 or more), or latest: the newest request",
+    )
 
 
 def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool) -> str:

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import config
-from stagetrace.cli.arguments.options import Suggested, add_json, add_store, add_zone, store_url
+from stagetrace.cli.arguments.options import add_json, add_store, add_zone, store_url
 from stagetrace.cli.arguments.policy import add_policy, policy_of
-from stagetrace.cli.arguments.trace_id import LATEST, trace_id, whole_id
+from stagetrace.cli.arguments.trace_id import LATEST, add_trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output.lines import show, show_json, warn
 from stagetrace.store import open_store
@@ -29,13 +29,7 @@ EXAMPLE: Final = "stagetrace sla explain 4bf92f35 --policy sla.yaml"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "id",
-        metavar="ID",
-        type=trace_id,
-        choices=Suggested((LATEST,)),
-        help="trace id, or its first digits (4 or more), or latest: the newest request",
-    )
+    add_trace_id(parser)
     add_policy(parser)
     add_store(parser)
     parser.add_argument("--breached", action="store_true", help="with latest: the newest breach")
