@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
 
+_DAY_S: Final = 86_400
 _STEPS: Final = 6  # of one suggestion, around what is suggested
 _SHOWN: Final = 10  # suggestions whose steps are shown
 
@@ -42,7 +43,7 @@ def _why_not(one: Suggestion) -> str:
         return f"it is not known how the requests of {one.name} were sampled"
     few = f"{objectives.requests(one.effective)} of {one.name}"
     if one.effective < one.needed:
-        return f"there are {few}, and {one.needed:,} would be enough"
+        return f"there {'is' if round(one.effective) == 1 else 'are'} {few}, and {one.needed:,} would be enough"
     return f"of the {few} too few are within that to keep any usual target"
 
 
@@ -74,13 +75,13 @@ def parts(found: Suggested, policy: Policy | None) -> Iterator[str | Table]:
     """Yield the tables, lines, and the policy, as far as it fits into one line."""
     heads = (
         *(Column(name, kind=COMMON) for name in ("service", "requests of")),
-        *(Column(name, is_number=True) for name in ("requests", "days", "within", "target")),
+        *(Column(name, is_number=True) for name in ("requests", "observed for", "within", "target")),
     )
     yield Table(heads, [_cells(one) for one in found.suggestions])
     for one in found.suggestions[:_SHOWN]:
         if one.within_ms is None:
             yield f"{one.name} of {one.service}: {_why_not(one)}."
-        if one.steps:
+        if one.steps and one.effective >= one.needed:
             yield _steps(one)
         yield from _budgets(one)
     if policy is not None and policy.objectives:
@@ -98,7 +99,7 @@ def _cells(one: Suggestion) -> tuple[str, ...]:
         one.service,
         one.name,
         f"{'~' if one.sample.is_estimate else ''}{one.requests:,.0f}",
-        f"{one.days:.3g}",
+        objectives.length(one.days * _DAY_S),
         "-" if one.within_ms is None else threshold(one.within_ms),
         "-" if one.target is None else objectives.wanted(one.target),
     )
