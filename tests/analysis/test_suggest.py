@@ -11,6 +11,7 @@ from scipy.stats import binomtest, expon
 
 from stagetrace.analysis import suggest
 from stagetrace.sla.objective import Condition, Objective
+from stagetrace.sla.quantities import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,7 +202,7 @@ def test_the_policy_tells_services_apart_that_have_the_same_route() -> None:
         ("bank", "/predict", False),
         ("shop", "/x", True),
     ]
-    policy = suggest.policy_of(found, 7 * 86_400)
+    policy = suggest.policy_of(found, Window(7 * 86_400))
     names = [one.name for one in policy.objectives]
     assert names == ["POST /predict", "POST /predict of bank"]
     assert [one.conditions for one in policy.objectives] == [

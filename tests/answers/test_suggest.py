@@ -75,6 +75,9 @@ def test_people_read_thresholds_budgets_and_the_policy(folder: Path) -> None:
     inline = text[text.index("STAGETRACE_SLA='") :].split("'")[1]
     (objective,) = Policy.parse(inline).objectives
     assert (objective.within_ns, objective.target_text) == (60 * MS, "95% over 7d")
+    by_month = asked(folder, "--within", "60ms", "--window", "month@Europe/Berlin", "--json")
+    (objective,) = policy_file.read(by_month["policy"], "the answer").objectives
+    assert objective.target_text == "95% over month@Europe/Berlin"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile
 from math import ceil, floor, log, log10
 from typing import Any, Final, NamedTuple
@@ -20,6 +20,7 @@ from stagetrace.semconv import STAGES
 from stagetrace.sla.objective import DEFAULT_TARGET, Condition, Objective
 from stagetrace.sla.objective import SERVICE_KEY as SERVICE
 from stagetrace.sla.policy import Policy
+from stagetrace.sla.quantities import Window
 
 KEYS: Final = ("service", "method", "path")
 USUAL: Final = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)
@@ -35,7 +36,6 @@ _DAY_S: Final = 86_400
 _NS: Final = 10**9
 _NOT_IN_NAMES: Final = re.compile(r"[^\w /.{}*:<>$@+-]")  # what a policy's names may not have, and what none needs
 _NOT_IN_ROUTES: Final = re.compile(r"[\s;]+")  # nor may its routes have: any text stands for it
-_STAGE_NAMES: Final = frozenset(STAGES)
 
 
 class Step(NamedTuple):
@@ -144,7 +144,7 @@ def ask(source: Source, target: float = DEFAULT_TARGET, within_ms: float | None 
     return Suggested(tuple(found), len(order) - len(found), is_cut)
 
 
-def policy_of(found: Suggested, window_s: float) -> Policy:
+def policy_of(found: Suggested, window: Window) -> Policy:
     """Return the policy that is suggested: an objective for each kind of requests with enough of them."""
     usable = found.usable
     several = len({one.service for one in usable}) > 1
@@ -160,7 +160,8 @@ def policy_of(found: Suggested, window_s: float) -> Policy:
                 _NOT_IN_ROUTES.sub("*", one.path),
                 round((one.within_ms or 0) * 1e6),
                 one.target or DEFAULT_TARGET,
-                window_s,
+                window.length_s,
+                calendar=window.calendar,
                 conditions=(Condition(SERVICE, one.service),) if several else (),
                 stages=() if one.budgets is None else one.budgets.in_ns,
             )
@@ -205,13 +206,9 @@ def _suggestion(
     shown = tuple(one for one in steps if one.share < 1 or one is chosen) or tuple(steps[:1])
     wanted = None if chosen is None else target if within_ms is None else chosen.target
     if chosen is None or wanted is None:
-        return _replaced(none, steps=shown)
+        return replace(none, steps=shown)
     budgets = _budgets(whole, of_stages, chosen.within_ms, wanted)
-    return _replaced(none, within_ms=chosen.within_ms, target=wanted, steps=shown, budgets=budgets)
-
-
-def _replaced(one: Suggestion, **changes: Any) -> Suggestion:
-    return Suggestion(**{**vars(one), **changes})
+    return replace(none, within_ms=chosen.within_ms, target=wanted, steps=shown, budgets=budgets)
 
 
 def _binned(rows: Iterable[Mapping[str, Any]], zeros: float = 0.0) -> Binned:
@@ -288,7 +285,7 @@ def _budgets(whole: Binned, of_stages: Sequence[Mapping[str, Any]], within_ms: f
         tuple(
             Budget(stage, ms, _share_within(stages[stage], ms))
             for stage, ms in sorted(budgets.items(), key=lambda item: -item[1])
-            if ms >= _FEW * within_ms and stage in _STAGE_NAMES
+            if ms >= _FEW * within_ms and stage in STAGES
         ),
         low,
         whole.quantile(target) or 0.0,

@@ -1,4 +1,4 @@
-"""The alerts of an objective, whatever evaluates them: how fast its error budget burns, over which windows.
+"""The alerts of an objective: how fast its error budget burns, over which windows. Prometheus and `up` evaluate them.
 
 A window's burn rate is its share of breaches among the judged requests, divided by the share that the target allows.
 Excluded requests count nowhere.

@@ -1,4 +1,4 @@
-"""Take what is measured of event loops where somebody wants it: the service's meter provider, or our own sender."""
+"""Hand measurements of event loops to the service's meter provider, or to our own sender."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class FollowedFile:
     def look(self) -> None:
         """Read it again, and take over what is new in it as soon as two looks have seen it.
 
-        Before that somebody may be still writing it, and half of a file may be a whole policy.
+        Before that it may be still written, and half of a file may be a whole policy.
         """
         if self._pid != os.getpid():  # of a forked child: its parent's thread may have been at any place here
             self._pid, self._taken = os.getpid(), b""

@@ -72,7 +72,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     with reader.relations(wanted) as relations:
         found = suggest.ask(relations, target, within_ms)
         reason = relations.reason
-    policy = suggest.policy_of(found, args.window.length_s)
+    policy = suggest.policy_of(found, args.window)
     text = policy_file.write(policy) if policy.objectives else ""
     if args.output is not None and text:
         _write(args.output, text)
