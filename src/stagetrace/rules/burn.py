@@ -14,7 +14,7 @@ from stagetrace.sla import alert_options
 from stagetrace.sla.alert_options import PAGE, AlertOptions, can_fire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
@@ -130,14 +130,6 @@ def burn_rate(objective: Objective, counts: Counts) -> float | None:
     """Return how many times too fast the budget burns; None without a judged request, or a budget."""
     allowed, ratio = budget(objective), counts.ratio
     return None if ratio is None or allowed <= 0 else ratio / allowed
-
-
-def unable(policy: Policy) -> Iterable[str]:
-    """Yield a message for each alert of a policy that could never fire."""
-    for one in judged(policy):
-        for burn in policy.alerts.burns:
-            if one.target < 1 and not can_fire(burn.factor, one.target):
-                yield _cannot_fire(one, burn.factor)
 
 
 def nearest_factor(objective: Objective) -> float:

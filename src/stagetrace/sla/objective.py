@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET: Final = 0.99
 DEFAULT_WINDOW_S: Final = 28 * 86_400
-DEFAULT_TARGET_TEXT: Final = "99% over 28d"
 NEVER_NS: Final = 2**63 - 1  # longer than any request
 
 WEBSOCKET: Final = "WEBSOCKET"  # stands for the method of a websocket, which has none
