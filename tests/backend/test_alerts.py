@@ -255,9 +255,13 @@ def test_a_clock_that_was_set_back_while_nothing_ran_is_noticed(tmp_path: Path, 
         assert one.look() == {"predict": OPEN}
 
 
+@pytest.mark.parametrize("error", [StoreError("the disk is gone"), RuntimeError("a fault of the database")])
 def test_an_alert_stays_as_it_is_while_the_store_cannot_be_read(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    error: Exception, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
     with watched(tmp_path / "data", clock) as one:
         one.send("breach")
         assert one.look(0) == {"predict": KNOWN}
@@ -266,10 +270,6 @@ def test_an_alert_stays_as_it_is_while_the_store_cannot_be_read(
             assert one.look(600) == {"predict": OPEN}
         assert one.counters.value("alert_looks", "failed") == 1
         assert one.look() == {"predict": (RESOLVED, True)}
-
-
-def fails(*_: Any) -> None:
-    raise StoreError("the disk is gone")
 
 
 def test_what_no_service_has_judged_is_judged_by_the_policy(tmp_path: Path, clock: Clock) -> None:

@@ -129,6 +129,7 @@ class Watcher:
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001 -- the next look may find the store as it should be
+                self._counters.add("alert_looks", "failed")
                 self._log.error("look", f"alerts could not be evaluated: {type(error).__name__}: {error}")
             took_s = time.monotonic() - began
             self._stopping.wait(max(self._plan.interval_s - took_s, _IDLE * took_s))
@@ -172,9 +173,10 @@ class Watcher:
             found = count(self._reader, self._plan.policy, self._plan.windows, now)
             if found.has_others:
                 found = found._replace(counts=added(found.counts, self._replay(self._reader, now)))
-        except StagetraceError as error:
+        except Exception as error:  # noqa: BLE001 -- of the database, too: nothing is known then
             self._counters.add("alert_looks", "failed")
-            self._log.warning("store", f"alerts stay as they are, since the store cannot be read: {error}")
+            what = str(error) if isinstance(error, StagetraceError) else f"{type(error).__name__}: {error}"
+            self._log.warning("store", f"alerts stay as they are, since the store cannot be read: {what}")
             return None
         self._counters.add("alert_looks", "done")
         return found
