@@ -220,7 +220,7 @@ def test_a_full_disk_is_logged_once_and_memory_takes_over(
         assert made.counts()["spooled"] == 0
         assert made.counts()["dropped"] == 450
         assert_all_accounted_for(made, 550)
-    assert not [file for file in tmp_path.iterdir() if file.name.endswith((".otlp", ".tmp"))]
+        assert not [file for file in tmp_path.iterdir() if file.name.endswith((".otlp", ".tmp"))]
     wait_for(lambda: made.counts()["spooled"] == 100)  # there is room again
     receiver.always = Reply()
     receiver.wait_for(lambda r: len(r.spans()) >= 100)

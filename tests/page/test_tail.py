@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
     from page.conftest import OpenPage
 
@@ -90,6 +90,21 @@ def test_what_arrives_is_shown_to_each_viewer(open_page: OpenPage, up: Up) -> No
         expect(page.locator("#missed")).to_be_hidden()
     rows(pages[0], "<b>late</b>").get_by_role("link").click()
     pages[0].wait_for_url(f"**/trace/{trace}**")
+
+
+@pytest.mark.usefixtures("services")
+def test_the_newest_are_asked_for_however_late_the_scripts_are(browser: Browser, open_page: OpenPage, up: Up) -> None:
+    """The stream may be there long before them."""
+
+    def late(route: Route) -> None:
+        time.sleep(1.5)
+        route.continue_()
+
+    post(up, "waits")
+    open_page(up.url("query_http_port"), "/tail")  # from here on the store is followed, and its state known
+    browser.contexts[-1].route("**/htmx.min.js", late)
+    page = following(open_page(up.url("query_http_port"), "/tail"))
+    expect(rows(page, "waits")).to_have_count(1)
 
 
 @pytest.mark.usefixtures("services")

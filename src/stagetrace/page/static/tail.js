@@ -127,4 +127,5 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   pause.click();
 });
-connect();
+// Not before htmx listens: the event "follow" would be lost, and the part wait for ever.
+part.addEventListener("htmx:after:init", connect, { once: true });
