@@ -142,6 +142,10 @@ def test_a_policy_brings_its_own_alerts() -> None:
             (50.0, "20m", "5m", fires[1]),
         ]
     assert found.burn["2h"] == pytest.approx((15 / 120 / 0.01,) * 3)
+    (rule,) = policy.objectives
+    own = replace(rule, alerts=AlertOptions((BurnAlert(3.0, 600, 600),)))
+    (found,) = slo.ask(Rows(outage, "", 100 * DAY), 100 * DAY, policy=replace(policy, objectives=(own,))).objectives
+    assert [(one.factor, one.long, one.fires) for one in found.alerts] == [(3.0, "10m", True)]
 
 
 def test_an_alert_that_can_never_fire_is_marked() -> None:

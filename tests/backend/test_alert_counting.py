@@ -18,7 +18,7 @@ from stagetrace.rules.alert_seen import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.rules.prometheus_alerts import NO_DATA, SILENT_S
 from stagetrace.sla import verdict_list
-from stagetrace.sla.alert_options import BurnAlert
+from stagetrace.sla.alert_options import AlertOptions, BurnAlert
 from stagetrace.sla.objective import SERVICE_KEY, Condition, Objective
 from stagetrace.store import open_store
 from stagetrace.store.local.counts import CountStore, Point
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 S = 1000 * MS
 END = NOON + 10 * 86_400 * S
 PREDICT = Objective("predict", "POST", "/predict", 50 * MS, 0.9, 3_600, segment_by=("tier",), continues=True)
-FAST = Objective("fast", "POST", "/predict", 10 * MS, 0.5, 3_600)
+OWN = AlertOptions((BurnAlert(1.3, 900, 60),), no_data_s=120)
+FAST = Objective("fast", "POST", "/predict", 10 * MS, 0.5, 3_600, alerts=OWN)
 EMBED = Objective("embed", "POST", "/embed", 50 * MS, 0.9, 3_600, conditions=(Condition(SERVICE_KEY, "shop*"),))
 POLICY = policy(PREDICT, FAST, EMBED, burns=(BurnAlert(1.5, 600, 60), BurnAlert(1.1, 3_600, 300)), no_data_s=120)
 WINDOWS = alert_seen.windows(alert_seen.watched(POLICY))
@@ -109,7 +110,7 @@ def test_an_alert_burns_where_the_rule_says_so_by_these_counts(
             continue
         objective = next(one for one in POLICY.objectives if one.name == group.objective)
         about = {"sla_objective": objective.name, "job": f"eu/{group.service}", "sla_segment": group.segment or ""}
-        for alert in burn.alerts(objective, POLICY.alerts):
+        for alert in burn.alerts(objective, POLICY.alerts_of(objective)):
             own = {**about, "burn_rate": f"{alert.factor:g}"}.items()
             (holds,) = (holds for labels, holds in seen if own <= {"sla_segment": "", **labels}.items())
             assert holds == burn.is_burning(alert, of)
@@ -145,6 +146,13 @@ def test_without_judged_requests_in_the_short_window_an_alert_stays_as_it_is(
     short: Counts | None, long: Counts | None, holds: bool | None
 ) -> None:
     assert judged({60: short, 600: long, SILENT_S: BAD})["10m"] is holds
+
+
+def test_an_objective_has_the_alerts_of_its_own() -> None:
+    """In place of those of all: other windows, and none where there is no data."""
+    own = replace(EMBED, alerts=AlertOptions((BurnAlert(1.2, 300, 60),), min_requests=0))
+    assert judged({60: BAD, 300: Counts(0, 1), 600: GOOD, SILENT_S: GOOD}, own) == {"5m": True}
+    assert judged({60: BAD, 300: GOOD, 600: BAD, SILENT_S: BAD}, own) == {"5m": False}
 
 
 def test_no_data_is_an_alert_of_its_own_of_each_service_that_was_heard_of() -> None:

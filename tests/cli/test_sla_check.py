@@ -29,6 +29,9 @@ objectives:
   excluded: true
 - within: 2s
   stages: {inference: 3s}
+  alerts: {burn: [{factor: 3, long: 1h, short: 5m}], no_data: 10m}
+  overrides:
+  - {when: {tenant.tier: free}, alerts: {burn: [], no_data: never}}
 """
 
 
@@ -49,8 +52,13 @@ def test_what_a_policy_says(tmp_path: Path) -> None:
         "    a server's error is a breach; a client that disconnects is a breach; the first 30 s of a process are "
         "excluded; later objectives judge them, too\n"
         "GET /health excluded: requests of GET /health are not judged\n"
+        "* within 2s[tenant.tier=free]: all requests with tenant.tier free: 99% within 2s, over 28d\n"
+        "    budgets of stages: inference 3s\n"
+        "    alerts: none\n"
         "* within 2s: all requests: 99% within 2s, over 28d\n"
         "    budgets of stages: inference 3s\n"
+        "    alerts: page at 3 times the budget over 1h and 5m; after 10m without a judged request; none with fewer "
+        "than 10 requests\n"
         "alerts: page at 14.4 times the budget over 1h and 5m; page at 6 times the budget over 6h and 30m; "
         "ticket at 1 times the budget over 3d and 6h; none with fewer than 10 requests\n"
     )

@@ -24,6 +24,7 @@ from stagetrace.sla.objective import (
     Objective,
 )
 from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy_alerts import changed
 
 # Sloth's own windows for 30 days, two pairs for each severity.
 SLOTH_BURNS: Final = (
@@ -142,9 +143,34 @@ def policies(draw: st.DrawFn) -> Policy:
         labels=tuple(draw(st.dictionaries(st.sampled_from(["team", "_x", "a1"]), _TEXT, max_size=2)).items()),
         **urls,
     )
-    return Policy(
-        tuple(objectives), alerts=draw(st.sampled_from([alerts, alerts, AlertOptions()])) if most > 14.5 else alerts
-    )
+    alerts = draw(st.sampled_from([alerts, alerts, AlertOptions()])) if most > 14.5 else alerts
+    return Policy(tuple(draw(_with_own_alerts(objectives, alerts))), alerts=alerts)
+
+
+@st.composite
+def _with_own_alerts(draw: st.DrawFn, objectives: list[Objective], alerts: AlertOptions) -> list[Objective]:
+    """Give some objectives alerts of their own; an override has those of its base, or others."""
+    found: list[Objective] = []
+    of_base = alerts
+    for one in reversed(objectives):
+        own = alerts if one.base is None else of_base
+        if draw(st.integers(0, 3)) == 0:
+            own = changed(own, draw(_own_alerts(min(1e5, 1 / (1 - one.target)) if one.target < 1 else 1e5)))
+        of_base = own if one.base is None else of_base
+        found.insert(0, one if one.excludes or own == alerts else replace(one, alerts=own))
+    return found
+
+
+@st.composite
+def _own_alerts(draw: st.DrawFn, most: float) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "burns": tuple(draw(st.lists(_burns(most), max_size=3))),
+        "min_requests": draw(st.integers(0, 10**6)),
+        "no_data_s": draw(st.just(0) | _SPANS),
+        "labels": tuple(draw(st.dictionaries(st.sampled_from(["team", "b2"]), _TEXT, min_size=1)).items()),
+        "runbook": "https://other/",
+    }
+    return {key: value for key, value in found.items() if draw(st.booleans())}
 
 
 @st.composite

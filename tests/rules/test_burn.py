@@ -34,7 +34,8 @@ def test_an_alert_that_can_never_fire_is_refused_with_one_that_can() -> None:
     assert str(refused.value) == (
         "the alert at 14.4 times the budget of 'predict' can never fire: with a target of 90 %, a burn rate is at most"
         " 10, when all requests are breaches\n"
-        "write a factor of at most 9.9 into alerts.burn of a policy file, or a target above 93.06 %"
+        "write a factor of at most 9.9 into alerts.burn of a policy file, or of this objective in it, or a target above"
+        " 93.06 %"
     )
 
 
@@ -52,6 +53,7 @@ def test_an_objective_of_all_requests_has_no_budget_and_an_alert_on_any_breach()
     assert burn.is_burning(alert, {300: Counts(10_000, 1)})
     assert not burn.is_burning(alert, {300: Counts(10_000, 0)}, fires=True)
     assert burn.burn_rate(alert.objective, Counts(1, 1)) is None
+    assert burn.alerts(replace(PREDICT, target=1.0), AlertOptions(())) == ()
 
 
 def test_what_excludes_has_no_alert_and_of_one_name_the_first_objective_counts() -> None:

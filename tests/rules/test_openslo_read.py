@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.policies import PREDICT, policy
+from rules.policies import OTHERS, PREDICT, policy
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.openslo import render
 from stagetrace.rules.openslo_read import read
-from stagetrace.sla.alert_options import AlertOptions, BurnAlert
+from stagetrace.sla.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
 from stagetrace.sla.objective import NEVER_NS, SERVICE_KEY, Calendar, Condition, Objective
 from stagetrace.sla.policy_problem import PolicyFileError
 
@@ -278,13 +278,29 @@ def test_an_edited_field_of_the_standard_changes_the_policy_and_one_that_is_said
     )
 
 
-def test_all_slos_have_the_same_alerts_since_those_of_a_policy_are_for_all() -> None:
+def test_slos_with_different_alert_policies_have_alerts_of_their_own() -> None:
+    """Those that all SLOs have are those of the policy."""
     text = render(policy(), RulesOptions())
+    assert read(text, "slo.yaml").policy == policy()
     before, _, after = text.rpartition("  - alertPolicyRef: burn-3-ticket\n")
-    (problem,) = said(before + after)
-    assert problem.endswith(
-        "SLO every-request: spec.alertPolicies differ from those of SLO predict: give all SLOs the same ones"
-    )
+    found = read(before + after, "slo.yaml")
+    assert found.policy == policy(PREDICT, replace(OTHERS, alerts=AlertOptions(SRE_WORKBOOK[:2])))
+    assert found.notes == ()
+    before, _, after = text.rpartition("  alertPolicies:\n")
+    without = f"{before}{after[after.index('---') :]}"
+    assert read(without, "slo.yaml").policy == policy(PREDICT, replace(OTHERS, alerts=AlertOptions(())))
+
+
+@pytest.mark.parametrize("webhook", ["", "http://hook/"])
+def test_the_alerts_of_all_stay_those_of_all_beside_objectives_with_their_own(webhook: str) -> None:
+    """Whatever the order is, and where no objective has them."""
+    own = replace(AlertOptions(), webhook=webhook)
+    median = replace(PREDICT, name="median", target=0.5, alerts=replace(own, burns=(BurnAlert(1.8, 3_600, 300),)))
+    silent = replace(OTHERS, alerts=replace(own, burns=(), no_data_s=60, labels=(("team", "ml"),)))
+    for objectives in ((median, PREDICT), (PREDICT, median, silent), (median,), (silent,)):
+        one = policy(*objectives, webhook=webhook)
+        found = read(render(one, RulesOptions()), "slo.yaml")
+        assert (found.policy, found.notes) == (one, ())
 
 
 OURS: Final = render(
@@ -311,7 +327,7 @@ OURS: Final = render(
             "    version: 1\n    exclude: []\n",
             "connectionDetails.exclude is not known",
         ),
-        ("      no_data: 10m", "      burn: []\n      no_data: 10m", "burn stands in the DataSource, too"),
+        ("      no_data: 10m", "      webhook: http://x/\n      no_data: 10m", "webhook stands in the DataSource, too"),
         ("    isRolling: true", "    isrolling: true", "spec.timeWindow.isrolling is not known: write isRolling"),
         ("- targetRef: webhook", "- targetRef: webhook\n    name: x", "name stands beside targetRef"),
         ("kind: AlertCondition", "kind: SLI", "no AlertCondition of the file has that name"),

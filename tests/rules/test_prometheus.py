@@ -15,6 +15,7 @@ from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.formats import FORMATS
 from stagetrace.sla.alert_options import BurnAlert
 from stagetrace.sla.objective import Calendar, Condition, Objective
+from stagetrace.sla.policy_alerts import changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,6 +238,43 @@ def test_names_of_any_text_reach_the_alert_as_they_are(tmp_path: Path) -> None:
     evaluated(tmp_path, rules, *cases)
 
 
+def test_an_objective_has_alerts_of_its_own_beside_those_of_all(tmp_path: Path) -> None:
+    """Of a median the budget cannot burn ten times too fast: it has a lower factor, a label more, and no guard."""
+    of_all = policy(burns=(QUICK,), min_requests=20, labels=(("team", "ml"),), no_data_s=600).alerts
+    own = {"burns": (BurnAlert(1.5, 1_800, 300, "ticket"),), "min_requests": 0, "no_data_s": 0}
+    median = replace(PREDICT, name="median", target=0.5, alerts=changed(of_all, {**own, "labels": (("tier", "2"),)}))
+    silent = replace(PREDICT, name="silent", alerts=changed(of_all, {"burns": (), "no_data_s": 0}))
+    series = {counter("breach", one): counted((40, 0.3), (20, 0)) for one in ("predict", "median", "silent")}
+    labels = {
+        "job": "churn-api",
+        "service": "churn-api",
+        "severity": "ticket",
+        "sla_objective": "median",
+        "burn_rate": "1.5",
+        "long_window": "30m",
+        "short_window": "5m",
+        "team": "ml",
+        "tier": "2",
+    }
+    summary = {
+        "summary": "churn-api: 100% of the requests in 30m missed median; 50% may (50% over 28d)",
+        "description": (
+            "Over 30m and over 5m more than 75% of the requests missed the objective. At that rate, 1.5 times what the"
+            " objective allows, its whole error budget is spent within 18d16h."
+        ),
+    }
+    case = Case("few requests", series, {}, {(30 * 60, BURN): [(labels, summary)]})
+    evaluated(tmp_path, replace(policy(PREDICT, median, silent), alerts=of_all), case)
+    texts = prometheus.render(replace(policy(PREDICT, median, silent), alerts=of_all), RulesOptions())
+    found = [
+        (rule["alert"], rule["labels"]["sla_objective"])
+        for group in yaml.safe_load(texts)["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert found == [(BURN, "predict"), (NO_DATA, "predict"), (BURN, "median")]
+
+
 def test_promtool_finds_nothing_wrong_in_any_output(tmp_path: Path) -> None:
     rules = policy(
         PREDICT,
@@ -265,12 +303,17 @@ def test_promtool_finds_nothing_wrong_in_any_output(tmp_path: Path) -> None:
 def test_the_tests_that_are_written_for_promtool_pass_and_find_a_wrong_rule(tmp_path: Path) -> None:
     named = replace(PREDICT, name=HOSTILE, conditions=(Condition("service.name", "churn-*"),))
     rules = policy(PREDICT, STRICT, named, replace(PREDICT, name="x", excludes=True), no_data_s=600, min_requests=20)
+    own = {"burns": (BurnAlert(1.9, 900, 240),), "no_data_s": 1_200, "min_requests": 70}
+    median = replace(PREDICT, name="median", target=0.5, alerts=changed(rules.alerts, own))
+    rules = replace(rules, objectives=(*rules.objectives, median))
     for options in (RulesOptions(), RulesOptions(0.01, service="churn")):
         written = FORMATS["prometheus"].render(rules, options)
         (tmp_path / "rules.yaml").write_text(written, "utf-8")
         (tmp_path / "tests.yaml").write_text(FORMATS["promtool"].render(rules, options), "utf-8")
         run_tests(tmp_path / "tests.yaml")
-    for right, wrong in (("> 0.01\n", "> 0.009\n"), ("> 0.144", "> 1.44"), ("> 0\n", "> 1\n")):
+    changes = (("> 0.01\n", "> 0.009\n"), ("> 0.144", "> 1.44"), ("> 0\n", "> 1\n"), ("> 0.95", "> 0.94"))
+    for right, wrong in changes:
+        assert right in written
         (tmp_path / "rules.yaml").write_text(written.replace(right, wrong), "utf-8")
         with pytest.raises(AssertionError, match="FAILED"):
             run_tests(tmp_path / "tests.yaml")

@@ -68,6 +68,10 @@ def test_an_object_counts_by_the_judged_requests_of_its_objective() -> None:
         "alerting": {"name": "SlaErrorBudgetBurn", "burnrates": True, "absent": True, "absentName": "SlaNoData"},
     }
     assert others["spec"]["indicator"]["ratio"]["grouping"] == ["job", "sla_segment"]
+    quiet = replace(month, alerts=replace(policy().alerts, burns=(), labels=(("tier", "2"),)))
+    _, silent = yaml.safe_load_all(render(policy(PREDICT, quiet, labels=labels, no_data_s=600), RulesOptions()))
+    assert silent["metadata"]["labels"] == {"pyrra.dev/tier": "2"}
+    assert (silent["spec"]["alerting"]["burnrates"], silent["spec"]["alerting"]["absent"]) == (False, False)
     named = [line.removeprefix("# Not expressed: ") for line in text.splitlines() if "Not expressed" in line]
     assert [line.partition(":")[0] for line in named] == [
         "the window of every request, month@UTC",

@@ -141,10 +141,29 @@ def test_what_sloth_cannot_express_is_named_and_a_third_pair_of_windows_refused(
         "# Not expressed: alerts.min_requests: 10",
         "# Not expressed: alerts.no_data: 10m",
     ]
-    three = policy(burns=[BurnAlert(factor, 3_600, 300) for factor in (9.0, 6.0, 3.0)])
+    three = policy(burns=tuple(BurnAlert(factor, 3_600, 300) for factor in (9.0, 6.0, 3.0)))
     for write in FILES.values():
         with pytest.raises(RulesError, match="the policy has 3 alerts of severity page, and Sloth has two for each"):
             write(three, OPTIONS)
+
+
+def test_objectives_have_the_same_windows_or_no_alert_since_sloth_has_one_catalog() -> None:
+    median = replace(
+        PREDICT, name="median", target=0.5, alerts=replace(POLICY.alerts, burns=(BurnAlert(1.9, 900, 300),))
+    )
+    why = "the objectives 'predict' and 'median' have different alerts, and Sloth has one catalog for all"
+    for write in FILES.values():
+        with pytest.raises(RulesError, match=why):
+            write(replace(POLICY, objectives=(PREDICT, median)), OPTIONS)
+    silent = replace(PREDICT, name="silent", alerts=replace(POLICY.alerts, burns=(), labels=(("tier", "2"),)))
+    whole = replace(POLICY, objectives=(PREDICT, silent))
+    assert render_windows(whole, OPTIONS) == render_windows(POLICY, OPTIONS)
+    first, second = yaml.safe_load(render(whole, OPTIONS))["slos"]
+    assert first == yaml.safe_load(render(POLICY, OPTIONS))["slos"][0]
+    assert second["alerting"]["page_alert"] == second["alerting"]["ticket_alert"] == {"disable": True}
+    assert second["alerting"]["labels"]["tier"] == "2"
+    (only,) = yaml.safe_load(render(replace(POLICY, objectives=(median,)), OPTIONS))["slos"]
+    assert only["alerting"]["ticket_alert"] == {"disable": True}
 
 
 def test_a_file_is_one_document_with_names_that_sloth_allows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,11 +51,15 @@ objectives:
         name: free
         p50: 1s
         excluded: false
+        alerts: {burn: [], min_requests: 50, no_data: never, runbook: "https://example.com/free"}
       - when: {tenant.tier: test}
         excluded: true
     deadline: {from: [grpc-timeout, x-slo-ttft-ms], mode: replace}
     warmup: 30s
     continue: true
+    alerts:
+      burn: [{factor: 1.8, long: 1h, short: 5m}]
+      labels: {tier: first, team: search}
   - match: {rpc: shop.Cart/Add}
     p99.9: 20ms
     window: {calendar: week, timezone: Europe/Berlin}
@@ -76,6 +81,17 @@ alerts:
   traces: http://127.0.0.1:16686
 """
 SERVICE = Condition("service.name", "churn-api")
+ALERTS = AlertOptions(
+    burns=(BurnAlert(14.4, 3_600, 300), BurnAlert(2, 90, 5, "ticket")),
+    min_requests=0,
+    no_data_s=600,
+    labels=(("team", "ml"),),
+    runbook="https://example.com/runbook",
+    webhook="http://127.0.0.1:8080/hook",
+    alertmanager="http://127.0.0.1:9093",
+    traces="http://127.0.0.1:16686",
+)
+OWN_ALERTS = replace(ALERTS, burns=(BurnAlert(1.8, 3_600, 300),), labels=(("team", "search"), ("tier", "first")))
 PREDICT = Objective(
     "predict",
     "POST",
@@ -103,6 +119,7 @@ PREDICT = Objective(
     warmup_s=30,
     continues=True,
     description="what customers wait for",
+    alerts=OWN_ALERTS,
 )
 
 
@@ -119,7 +136,8 @@ def test_a_file_says_all_that_an_objective_has() -> None:
     gold, free, test, predict, cart, health, every = policy.objectives
     assert predict == PREDICT
     assert gold == override(PREDICT, "gold", within_ns=120 * MS, stages=(("inference", 90 * MS),))
-    assert free == override(PREDICT, "free", name="free", within_ns=1000 * MS, target=0.5)
+    silent = replace(OWN_ALERTS, burns=(), min_requests=50, no_data_s=0, runbook="https://example.com/free")
+    assert free == override(PREDICT, "free", name="free", within_ns=1000 * MS, target=0.5, alerts=silent)
     assert (test.name, test.excludes, test.base) == ("predict[tenant.tier=test]", True, "predict")
     assert test.conditions == (*PREDICT.conditions, Condition("tenant.tier", "test"))
     assert (cart.name, cart.method, cart.route) == ("shop.Cart/Add within 20ms", None, "shop.Cart/Add")
@@ -127,16 +145,8 @@ def test_a_file_says_all_that_an_objective_has() -> None:
     assert (cart.segment_by, cart.deadline) == (("tenant.tier",), Deadline(("x-request-timeout-ms",)))
     assert health == Objective("GET /health excluded", "GET", "/health", NEVER_NS, excludes=True, conditions=(SERVICE,))
     assert every == Objective("* within 1m", None, "*", 60_000 * MS, conditions=(SERVICE,))
-    assert policy.alerts == AlertOptions(
-        burns=(BurnAlert(14.4, 3_600, 300), BurnAlert(2, 90, 5, "ticket")),
-        min_requests=0,
-        no_data_s=600,
-        labels=(("team", "ml"),),
-        runbook="https://example.com/runbook",
-        webhook="http://127.0.0.1:8080/hook",
-        alertmanager="http://127.0.0.1:9093",
-        traces="http://127.0.0.1:16686",
-    )
+    assert policy.alerts == policy.alerts_of(cart) == ALERTS
+    assert policy.alerts_of(gold) == OWN_ALERTS
     assert policy.source == "sla.yaml"
 
 
@@ -256,6 +266,13 @@ RULE = "objectives:\n  - match: {route: POST /predict}\n    within: 250ms\n    "
         (RULE + "\nalerts: {runbook: example.com}", "runbook: this is no URL"),
         (RULE + "\nalerts: {webhook: 'file:///etc/passwd'}", "webhook: this is no URL"),
         (RULE + "\nalerts: {min_request: 1}", "'min_request' is no key of alerts: write min_requests"),
+        (RULE + "\nalerts: {no_data: always}", "(s, m, h, d, w): write it like 5m, or never"),
+        (
+            RULE + "alerts: {webhook: 'http://a'}",
+            "4:14: alerts: webhook is one for all objectives: write it into alerts: at the top of the file",
+        ),
+        (RULE + "alerts: {burn: [{factor: 0, long: 1h, short: 5m}]}", "4:30: factor: there stands the number 0"),
+        ("objectives: [{excluded: true, alerts: {burn: []}}]", "alerts says nothing of what is excluded"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_told_where_and_what_fixes_it(text: str, problem: str) -> None:

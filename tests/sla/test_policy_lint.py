@@ -110,6 +110,11 @@ RULE = "objectives:\n- match: {route: POST /a}\n  within: 100ms\n  "
         ("objectives:\n- {name: a, within: 9ms, target: 99%, continue: true}\n- {name: b, within: 10ms, target: 90%}",
          "error: 'b' contradicts 'a' in line 2, column 3, of the same requests: 90% within 10 ms is less"),
         (RULE + "target: 40%", "7:4: error: the alert with factor 2 can never fire for 'POST /a within 100ms'"),
+        (
+            RULE + "target: 40%\n  alerts: {burn: [{factor: 1.7, long: 1h, short: 5m}]}",
+            "5:3: error: the alert with factor 1.7 can never fire for 'POST /a within 100ms': with a target of 40%, ",
+        ),
+        (RULE + "target: 60%\n  window: 30m\n  alerts: {burn: [{factor: 2, long: 1h, short: 5m}]}", "5:3: warning"),
         (RULE + "window: 30m", "4:3: warning: the alerts look back 3600 s, longer than the window of"),
     ],
 )  # fmt: skip

@@ -45,7 +45,9 @@ VALUES: list[Any] = [
     "baggage:", "x" * 1001, [{"within": "1s"}], [{"excluded": True}], [{"when": {"a": "b"}}],
     [{"when": {"a": "b"}, "within": "1s", "p99": "1s"}], [{"when": {"a": "b"}, "excluded": True, "within": "1s"}],
     [{"factor": 2, "long": "1h", "short": "5m"}], [{"factor": 0, "long": "1h", "short": "5m"}],
-    [{"factor": 2, "long": "1h"}], {"route": "GET /x", "method": "GET"}, {"route": "/x", "method": "get"},
+    [{"factor": 2, "long": "1h"}],
+    {"burn": []}, {"no_data": "never"}, {"traces": "http://a"}, "never", {"route": "GET /x", "method": "GET"},
+    {"route": "/x", "method": "get"},
     {"rpc": "a/b", "route": "x"}, {"rpc": "a/b", "model": "m"},
 ]  # fmt: skip
 KEYS = [

@@ -39,6 +39,7 @@ SHOWN: Final = ("5m", "1h", "6h", "3d")
 RATE: Final = "1h"  # the burn rate by which the remaining time of the budget is computed
 MOST: Final = 2_000  # groups, those with the most breaches
 DEFAULT: Final = Target(DEFAULT_TARGET, DEFAULT_WINDOW_S)
+_WITHOUT_POLICY: Final = AlertOptions(min_requests=0)
 _ALL_OF_IT: Final = 0.99  # share of a window from which on the store holds it whole
 
 
@@ -143,7 +144,7 @@ class _Windows:
     until_ns: int
     since_ns: int | None  # the same for all objectives, if given
     targets: Iterable[Target]
-    alerts: AlertOptions
+    alerts: Iterable[BurnAlert]
     cuts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,7 +162,7 @@ class _Windows:
     @property
     def burns(self) -> Mapping[str, int]:
         """Return the windows of `BURNS` and those of the alerts, in seconds by their name."""
-        own = (length for one in self.alerts.burns for length in (one.long_s, one.short_s))
+        own = (length for one in self.alerts for length in (one.long_s, one.short_s))
         return {**BURNS, **{window(length): length for length in own}}
 
     @property
@@ -189,7 +190,7 @@ def ask(
     where requests were sampled. Targets are those of `policy` where it has the objective, else the recorded ones;
     alerts are those of `policy` too, else Google's.
     """
-    alerts = AlertOptions(min_requests=0) if policy is None else policy.alerts
+    alerts = burn_alerts(policy)
     keys, known = ([by] if by else []) + list(KEYS), named(policy)
     windows = _Windows(until_ns, since_ns, (DEFAULT,), alerts)
     rows = source.reduce(REDUCTION, keys, cuts=windows.cuts, most=MOST)
@@ -203,7 +204,11 @@ def ask(
     for row in rows:
         oldest[row["service"]] = min(oldest[row["service"]], row["first_unix_nano"])
     made = [
-        _objective((_text(key[0]) if by else None, *key[-4:]), _Group(of, windows, key[-4:-1], exact, known), oldest)
+        _objective(
+            (_text(key[0]) if by else None, *key[-4:]),
+            _Group(of, windows, key[-4:-1], exact, known, _alerts_of(policy, (known or {}).get(key[-2]))),
+            oldest,
+        )
         for key, of in by_keys(rows, keys).items()
         if any(map(_is_judged, windows.rows(of, windows.earliest)))
     ]
@@ -219,6 +224,20 @@ def ask(
         left,
         unused(known, (row["objective"] for row in rows)),
     )
+
+
+def burn_alerts(policy: Policy | None) -> tuple[BurnAlert, ...]:
+    """Return the burn alerts that any objective has: what `ask` looks back for."""
+    if policy is None:
+        return _WITHOUT_POLICY.burns
+    found = (one for options in (policy.alerts, *map(policy.alerts_of, policy.objectives)) for one in options.burns)
+    return tuple(dict.fromkeys(found))
+
+
+def _alerts_of(policy: Policy | None, rule: Rule | None) -> AlertOptions:
+    if policy is None:
+        return _WITHOUT_POLICY
+    return policy.alerts if rule is None else policy.alerts_of(rule)
 
 
 def _unjudged(rows: Iterable[Row]) -> Counts:
@@ -252,6 +271,7 @@ class _Group(NamedTuple):
     key: tuple[str, str, str | None]
     exact: Exact | None
     known: Mapping[str, Rule] | None  # the objectives of the policy
+    alerts: AlertOptions
 
     def counts(self, start: int) -> Counts:
         """Return the outcomes of its requests from a start on: the service's own counts, or else weighted ones."""
@@ -272,7 +292,7 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -
     most = max(row["most"] for row in rows)
     within = {name: group.counts(windows.start(length)) for name, length in windows.burns.items()}
     burn = {name: _burn(of, target, most) for name, of in within.items()}
-    enough = {name for name, of in within.items() if of.judged >= windows.alerts.min_requests}
+    enough = {name for name, of in within.items() if of.judged >= group.alerts.min_requests}
     return Objective(
         objective,
         service,
@@ -289,7 +309,7 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -
         left,
         burn,
         _lasts(left, burn[RATE], (windows.until_ns - since) / _NS),
-        tuple(_alert(target, burn, enough, one) for one in windows.alerts.burns),
+        tuple(_alert(target, burn, enough, one) for one in group.alerts.burns),
         min(row["first_unix_nano"] for row in rows),
         max(row["last_unix_nano"] for row in rows),
         description,

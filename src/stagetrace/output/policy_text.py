@@ -41,6 +41,8 @@ def lines(one: Objective) -> Iterator[str]:
     rules = list(_rules(one))
     if rules:
         yield "; ".join(rules)
+    if one.alerts is not None:
+        yield alerts(one.alerts)
 
 
 def alerts(options: AlertOptions) -> str:
@@ -49,9 +51,10 @@ def alerts(options: AlertOptions) -> str:
         f"{one.severity} at {one.factor:g} times the budget over {window(one.long_s)} and {window(one.short_s)}"
         for one in options.burns
     ]
+    guard = [f"none with fewer than {options.min_requests} requests"] if burns else []
     if options.no_data_s:
         burns.append(f"after {window(options.no_data_s)} without a judged request")
-    return f"alerts: {'; '.join(burns)}; none with fewer than {options.min_requests} requests"
+    return f"alerts: {'; '.join([*burns, *guard]) or 'none'}"
 
 
 def _rules(one: Objective) -> Iterator[str]:

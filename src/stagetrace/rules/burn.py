@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.rules.base import RulesError
 from stagetrace.sla import alert_options
-from stagetrace.sla.alert_options import PAGE, AlertOptions, can_fire
+from stagetrace.sla.alert_options import AlertOptions, can_fire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,17 +64,16 @@ class Alert:
 
 
 def alerts(objective: Objective, options: AlertOptions, scale: float = 1.0) -> tuple[Alert, ...]:
-    """Return the alerts of an objective: none for one that excludes.
+    """Return the alerts of an objective: none for one that excludes; on any breach where no request may be one.
 
     Raises:
         RulesError: where one could never fire, with the largest factor that can.
     """
-    if objective.excludes:
+    if objective.excludes or not options.burns:
         return ()
     if objective.target >= 1:
-        severity = options.burns[0].severity if options.burns else PAGE
         length = ANY_BREACH_S * scale
-        return (Alert(objective, None, length, length, severity, 0.0, 1),)
+        return (Alert(objective, None, length, length, options.burns[0].severity, 0.0, 1),)
     for burn in options.burns:
         if not can_fire(burn.factor, objective.target):
             raise RulesError(_cannot_fire(objective, burn.factor))
@@ -100,7 +99,10 @@ def budget(objective: Objective) -> float:
 def windows(policy: Policy, scale: float = 1.0) -> tuple[float, ...]:
     """Return the windows of all alerts of a policy, in seconds, the shortest first."""
     found = (
-        window for one in judged(policy) for alert in alerts(one, policy.alerts, scale) for window in alert.windows
+        window
+        for one in judged(policy)
+        for alert in alerts(one, policy.alerts_of(one), scale)
+        for window in alert.windows
     )
     return tuple(sorted(set(found)))
 
@@ -142,8 +144,8 @@ def _cannot_fire(objective: Objective, factor: float) -> str:
     return (
         f"the alert at {factor:g} times the budget of {objective.name!r} can never fire: with a target of {share}, "
         f"a burn rate is at most {1 / budget(objective):.4g}, when all requests are breaches\n"
-        f"write a factor of at most {nearest_factor(objective):g} into alerts.burn of a policy file, or a target above "
-        f"{100 * (1 - 1 / factor):.4g} %"
+        f"write a factor of at most {nearest_factor(objective):g} into alerts.burn of a policy file, or of "
+        f"this objective in it, or a target above {100 * (1 - 1 / factor):.4g} %"
     )
 
 

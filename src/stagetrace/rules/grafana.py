@@ -143,7 +143,7 @@ def _targets() -> Piece:
 
 def _burn_rates(policy: Policy, options: RulesOptions) -> Piece:
     """Return the burn rates in the windows of the alerts; lines are the factors above which these fire."""
-    alerts = [alert for one in burn.judged(policy) for alert in burn.alerts(one, policy.alerts, options.scale)]
+    alerts = [alert for one in burn.judged(policy) for alert in burn.alerts(one, policy.alerts_of(one), options.scale)]
     windows = sorted({window for alert in alerts for window in alert.windows})
     factors = sorted({alert.factor for alert in alerts if alert.factor is not None})
     allowed = f"(1 - max by (job, sla_objective) (sla_target_ratio{{{_OWN}}}) > 0)"

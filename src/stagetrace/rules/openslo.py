@@ -3,7 +3,8 @@
 An SLO's `ratioMetric` counts by the counter of judged requests, in PromQL: `spec.query` of `good` and `total`. What the
 standard has no field for stands beside the query of `good`, as `spec.objective`, in the words of a policy file; what
 concerns all objectives in the `connectionDetails` of the DataSource `stagetrace`. Each thing is said once, so that an
-editor of the standard's fields changes the policy that `openslo_read` reads.
+editor of the standard's fields changes the policy that `openslo_read` reads. Only where objectives have burn alerts of
+their own, the DataSource has those of all others too: an objective without its own is one whose SLO has these.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ URL: Final = "stagetrace.dev/url"
 TARGETS: Final = ("webhook", "alertmanager")  # of notifications, where stagetrace posts
 _LONGEST_SHOWN: Final = 63  # characters of a displayName
 _SAID_ELSEWHERE: Final = ("name", "description", "target", "window")  # in fields of the standard
-ELSEWHERE: Final = (*TARGETS, "burn")  # of a policy's alerts, in objects of the standard
+BURN: Final = "burn"  # of a policy's alerts; as TARGETS, they are in objects of the standard
 
 
 def render(policy: Policy, options: RulesOptions) -> str:
@@ -44,7 +45,7 @@ def render(policy: Policy, options: RulesOptions) -> str:
     if options.scale != 1:
         raise RulesError("OpenSLO has no windows below a minute\nremove --scale")
     for one in burn.judged(policy):
-        burn.alerts(one, policy.alerts)  # raises where one could never fire
+        burn.alerts(one, policy.alerts_of(one))  # raises where one could never fire
     return yaml_of_all(list(_documents(policy, options)), comment(policy))
 
 
@@ -52,21 +53,21 @@ def _documents(policy: Policy, options: RulesOptions) -> Iterator[Document]:
     content = policy_file.content_of(policy)
     entries = list(_flat(content["objectives"]))
     names = dns_names.labels((one.name for one in policy.objectives if not one.excludes), "objective")
-    alerts = list(_alerts(policy.alerts))
-    references = [{"alertPolicyRef": one["metadata"]["name"]} for one in alerts if one["kind"] == "AlertPolicy"]
+    alerts = _Alerts(policy)
     rules = list(zip(entries, policy.objectives, strict=True))
     slos = [
         _slo(one, _said(entry, one, names, options), names[one.name], options)
         for entry, one in rules
         if not one.excludes
     ]
-    yield _data_source(_excluded(rules, names), content.get("alerts", {}))
+    yield _data_source(_excluded(rules, names), _shared(policy, content.get("alerts", {}), alerts))
     for name in dict.fromkeys(slo["spec"]["service"] for slo in slos):
         yield _document("Service", name, {"description": "Any service" if name == ANY_SERVICE else f"Service {name}"})
-    for slo in slos:
+    for slo, one in zip(slos, (one for one in policy.objectives if not one.excludes), strict=True):
+        references = [{"alertPolicyRef": name} for name in alerts.names_of(one)]
         slo["spec"].update({"alertPolicies": references} if references else {})
         yield slo
-    yield from alerts
+    yield from alerts.documents
 
 
 def _document(kind: str, name: str, spec: Document, **metadata: Any) -> Document:
@@ -98,8 +99,8 @@ def _data_source(excluded: Iterator[Document], alerts: Document) -> Document:
     details: Document = {"version": 1}
     if rules := list(excluded):
         details["excluded"] = rules
-    if shared := {key: value for key, value in alerts.items() if key not in ELSEWHERE}:
-        details["alerts"] = shared
+    if alerts:
+        details["alerts"] = alerts
     return _document("DataSource", OURS, {"type": OURS, "connectionDetails": details})
 
 
@@ -108,6 +109,8 @@ def _said(entry: Document, one: Objective, names: dict[str, str], options: Rules
     # A name that follows from the rest is not given; an empty one stands for it.
     name = {} if names[one.name] == one.name else {"name": entry.get("name", "")}
     said = {key: value for key, value in entry.items() if key not in _SAID_ELSEWHERE}
+    if alerts := {key: value for key, value in said.pop("alerts", {}).items() if key != BURN}:
+        said["alerts"] = alerts
     if "match" in said:
         said["match"] = dict(said["match"])
         if options.service:
@@ -154,10 +157,44 @@ def service_name(service: str) -> str:
     return service if dns_names.is_label(service) else dns_names.label(service, ANY_SERVICE)
 
 
-def _alerts(options: AlertOptions) -> Iterator[Document]:
-    targets = list(_targets(options))
+def _shared(policy: Policy, said: Document, alerts: _Alerts) -> Document:
+    """Return what of the alerts of all objectives no object of the standard says."""
+    own = any(one.alerts is not None for one in policy.objectives)
+    elsewhere = (*TARGETS, BURN) if alerts.documents else ()
+    shared = {key: value for key, value in said.items() if key not in elsewhere}
+    return {**shared, **({BURN: policy_file.burns(policy.alerts)} if own else {})}
+
+
+class _Alerts:
+    """The alert policies of a policy: those of all objectives, and further ones of objectives that have others."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        judging = [one for one in policy.objectives if not one.excludes]
+        used = [policy.alerts_of(one) for one in judging] or [policy.alerts]
+        self._names: dict[tuple[object, ...], list[str]] = {}
+        self.documents: list[Document] = []
+        targets = list(_targets(policy.alerts))
+        for options in used:
+            if _key(options) not in self._names:
+                made = list(_alerts(options, targets, len(self._names)))
+                self._names[_key(options)] = [one["metadata"]["name"] for one in made if one["kind"] == "AlertPolicy"]
+                self.documents += made
+        self.documents += targets if self.documents else ()
+
+    def names_of(self, objective: Objective) -> list[str]:
+        """Return the names of the alert policies of an objective."""
+        return self._names[_key(self._policy.alerts_of(objective))]
+
+
+def _key(options: AlertOptions) -> tuple[object, ...]:
+    """Return what AlertPolicies say of some alerts."""
+    return options.burns, options.no_data_s > 0
+
+
+def _alerts(options: AlertOptions, targets: list[Document], number: int) -> Iterator[Document]:
     for place, one in enumerate(options.burns, 1):
-        name = f"burn-{place}-{one.severity}"
+        name = f"burn-{place}-{one.severity}{f'-{number + 1}' if number else ''}"
         policy = {
             "description": f"The error budget burns more than {one.factor:g} times too fast.",
             "alertWhenBreaching": True,
@@ -168,7 +205,6 @@ def _alerts(options: AlertOptions) -> Iterator[Document]:
         }
         yield _document("AlertPolicy", name, policy)
         yield _condition(name, one)
-    yield from targets if options.burns else ()
 
 
 def _condition(name: str, one: BurnAlert) -> Document:

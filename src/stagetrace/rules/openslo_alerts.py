@@ -1,53 +1,63 @@
-"""The alerts of an OpenSLO file, as a policy file has them: one AlertPolicy for each burn rate, for all SLOs."""
+"""The alerts of an OpenSLO file, as a policy file has them: one AlertPolicy for each burn rate of some SLOs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.rules.openslo import ELSEWHERE, LONG_WINDOW, SHORT_WINDOW, TARGETS, URL
+from stagetrace.rules.openslo import BURN, LONG_WINDOW, SHORT_WINDOW, TARGETS, URL
 from stagetrace.rules.openslo_windows import seconds_of, shorthand
 from stagetrace.sla import policy_file, quantities
 from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, scalar_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping as AnyMapping
+
     from stagetrace.rules.openslo_objects import Object, Objects
 
 _NO_TIME: Final = ("0m", "0h", "0s")
 
 
-def alerts(objects: Objects, slos: list[Object], shared: Mapping | None) -> Mapping | None:
-    """Return the alerts of a policy file; `shared` is what our DataSource says of them. None for the default ones."""
-    policies = _policies(objects, slos)
+class Alerts(NamedTuple):
+    """The alerts of a policy file, None for the default ones; of each SLO the `burn` of its own, if it has any."""
+
+    of_all: Mapping | None
+    of_each: list[Sequence | None]
+
+
+def alerts(objects: Objects, slos: list[Object], shared: Mapping | None, *, own_no_data: bool) -> Alerts:
+    """Return the alerts of SLOs; `shared`: what our DataSource says of them; whether SLOs say `no_data` themselves.
+
+    If all SLOs have the same AlertPolicies, these are for all, unless the DataSource says which ones are.
+    """
+    policies_of = [_policies_of(objects, slo) for slo in slos]
+    policies = list(dict.fromkeys(one for found in policies_of for one in found))
+    for policy in objects.of("AlertPolicy"):
+        if slos and policy not in policies:
+            policy.wrong("spec", policy.at, "is of no SLO of the file", "name it in spec.alertPolicies, or remove it")
+    policies = policies if slos else objects.of("AlertPolicy")
     entries: dict[str, Node] = dict(shared.entries) if shared is not None else {}
-    for key in ELSEWHERE:
+    for key in TARGETS:
         if key in entries and policies:
             policies[0].wrong(key, entries[key].at, "stands in the DataSource, too", "remove it there")
-    burns: list[Node] = []
+    has_no_data = None if own_no_data else "no_data" in entries
+    burns: dict[Object, Node] = {}
     for policy in policies:
         burn = _burn(objects, policy)
         if burn is not None:
-            burns.append(burn)
+            burns[policy] = burn
         entries.update(_targets(objects, policy))
-        _flags(policy, has_no_data=shared is not None and "no_data" in shared.entries)
-    if burns:
-        entries["burn"] = Sequence(burns[0].at, burns)
-    if not entries:
-        return None
-    return mapping_of(next(iter(entries.values())).at, entries)
+        _flags(policy, has_no_data)
+    own: list[Sequence | None] = [None] * len(slos)
+    if BURN in entries or any(found != policies_of[0] for found in policies_of):
+        own = [_burns(slo, found, burns) for slo, found in zip(slos, policies_of, strict=True)]
+    elif burns:
+        entries[BURN] = Sequence(next(iter(burns.values())).at, list(burns.values()))
+    return Alerts(mapping_of(next(iter(entries.values())).at, entries) if entries else None, own)
 
 
-def _policies(objects: Objects, slos: list[Object]) -> list[Object]:
-    """Return the AlertPolicies of the SLOs, which have to have the same ones: the alerts of a policy are for all."""
-    of_each = [_policies_of(objects, slo) for slo in slos]
-    for slo, policies in zip(slos, of_each, strict=True):
-        if policies != of_each[0]:
-            node = slo.look("spec", "alertPolicies") or slo.node
-            slo.wrong("spec.alertPolicies", node.at, f"differ from those of {slos[0]}", "give all SLOs the same ones")
-    found = of_each[0] if of_each else []
-    for policy in objects.of("AlertPolicy"):
-        if slos and not any(policy in policies for policies in of_each):
-            policy.wrong("spec", policy.at, "is of no SLO of the file", "name it in spec.alertPolicies, or remove it")
-    return found or (objects.of("AlertPolicy") if not slos else [])
+def _burns(slo: Object, policies: list[Object], burns: AnyMapping[Object, Node]) -> Sequence:
+    listed = slo.look("spec", "alertPolicies")
+    return Sequence(slo.at if listed is None else listed.at, [burns[one] for one in policies if one in burns])
 
 
 def _policies_of(objects: Objects, slo: Object) -> list[Object]:
@@ -145,12 +155,12 @@ def _targets(objects: Objects, policy: Object) -> dict[str, Node]:
     return found
 
 
-def _flags(policy: Object, *, has_no_data: bool) -> None:
-    """Take when an AlertPolicy alerts; what stagetrace does otherwise is left."""
+def _flags(policy: Object, has_no_data: bool | None) -> None:
+    """Take when an AlertPolicy alerts; what stagetrace does otherwise is left. None: objectives say it themselves."""
     policy.take("spec", "description")
     does = {"alertWhenBreaching": True, "alertWhenResolved": True, "alertWhenNoData": has_no_data}
     for field, value in does.items():
         found = policy.text("spec", field)
-        if isinstance(found, Scalar) and found.value is not value:
+        if value is not None and isinstance(found, Scalar) and found.value is not value:
             fix = ": write alerts.no_data" if field == "alertWhenNoData" and not has_no_data else ""
             policy.leaves(f"spec.{field}", found.at, f"it is {str(value).lower()} here{fix}")

@@ -87,12 +87,16 @@ def _policy_node(objects: Objects, problems: Problems) -> Mapping:
     """Return the policy as nodes of a policy file."""
     slos = objects.of("SLO")
     ours = _details(objects)
-    rules = [rule for slo in slos for rule in _rules_of(slo, objects)]
-    rules = _with_excluded(rules, ours, problems)
-    if not slos and not rules and not problems.count:
+    of_each = [_rules_of(slo, objects) for slo in slos]
+    if not slos and not (ours is not None and ours.entries.get("excluded")) and not problems.count:
         problems.add(Problem(At(1, 1), "there is no SLO in the file", "add a document of kind: SLO"))
     shared = ours.entries.get("alerts") if ours is not None else None
-    alerts = openslo_alerts.alerts(objects, slos, shared if isinstance(shared, Mapping) else None)
+    own_no_data = any("no_data" in _alerts_of(rule) for rules in of_each for rule in rules)
+    alerts = openslo_alerts.alerts(
+        objects, slos, shared if isinstance(shared, Mapping) else None, own_no_data=own_no_data
+    )
+    rules = [_with_burn(rule, burn) for found, burn in zip(of_each, alerts.of_each, strict=True) for rule in found]
+    rules = _with_excluded(rules, ours, problems)
     for one in objects.all:
         if one.kind not in ("Service", "DataSource") or one.name == OURS:
             one.leave_rest()
@@ -100,7 +104,20 @@ def _policy_node(objects: Objects, problems: Problems) -> Mapping:
             one.leaves("spec", one.at, "stagetrace records what it judges, and reads no source")
     at = rules[0].node.at if rules else At(1, 1)
     entries: dict[str, Node] = {"objectives": Sequence(at, _nested(rules, problems))}
-    return mapping_of(at, {**entries, **({"alerts": alerts} if alerts is not None else {})})
+    return mapping_of(at, {**entries, **({"alerts": alerts.of_all} if alerts.of_all is not None else {})})
+
+
+def _alerts_of(rule: _Rule) -> dict[str, Node]:
+    """Return what an objective says of its alerts itself."""
+    found = rule.node.entries.get("alerts")
+    return dict(found.entries) if isinstance(found, Mapping) else {}
+
+
+def _with_burn(rule: _Rule, burn: Sequence | None) -> _Rule:
+    if burn is None:
+        return rule
+    alerts = mapping_of(burn.at, {**_alerts_of(rule), "burn": burn})
+    return rule._replace(node=mapping_of(rule.node.at, {**rule.node.entries, "alerts": alerts}))
 
 
 def _details(objects: Objects) -> Mapping | None:

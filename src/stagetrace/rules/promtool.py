@@ -29,11 +29,11 @@ _DEFAULT_S: Final = 60
 def render(policy: Policy, options: RulesOptions) -> str:
     """Return the file; it names that of the rules, beside it."""
     objectives = burn.judged(policy)
-    groups = [found for one in objectives if (found := burn.alerts(one, policy.alerts, options.scale))]
+    groups = [found for one in objectives if (found := burn.alerts(one, policy.alerts_of(one), options.scale))]
     alerts = [one for group in groups for one in group]
     length_s = min((one.short_s for one in alerts), default=_DEFAULT_S)
     step = duration(length_s / _STEPS)
-    a_step = max(1, policy.alerts.min_requests)
+    a_step = max(1, *(policy.alerts_of(one).min_requests for one in objectives))
     tests = []
     for name, fires in (("all requests are breaches", True), ("fewer breaches than any alert takes", False)):
         series = [
@@ -46,9 +46,10 @@ def render(policy: Policy, options: RulesOptions) -> str:
             )
         ]
         tests.append(_test(name, step, series, length_s, (_firing(one, options) for one in alerts), fires=fires))
-    if policy.alerts.no_data_s:
-        length_s = policy.alerts.no_data_s * options.scale
-        silent = (f'ALERTS{{alertname="{NO_DATA}", sla_objective={quoted(one.name)}}}' for one in objectives)
+    watched = [one for one in objectives if policy.alerts_of(one).no_data_s]
+    if watched:
+        length_s = max(policy.alerts_of(one).no_data_s for one in watched) * options.scale
+        silent = (f'ALERTS{{alertname="{NO_DATA}", sla_objective={quoted(one.name)}}}' for one in watched)
         tests.append(_test("no request at all", step, [], length_s, silent, fires=True))
     how = f"{comment(policy)}\nThe rules are in {RULES}, beside this file: promtool test rules FILE"
     return yaml_of({"rule_files": [RULES], "evaluation_interval": step, "tests": tests}, how)

@@ -39,20 +39,21 @@ def _omitted(policy: Policy) -> Iterator[str]:
             rolling = duration(one.window_s)
             yield f"the window of {one.name}, {one.calendar.text}: Pyrra counts over the rolling {rolling}"
     yield f"alerts.burn: {_FACTORS}"
-    for key, value in policy.alerts.labels:
+    all_ = [policy.alerts_of(one) for one in burn.judged(policy)]
+    for key, value in dict.fromkeys(label for one in all_ for label in one.labels):
         if not _is_label(key, value):
             yield f"alerts.labels.{key}: Kubernetes allows no such label"
-    if policy.alerts.min_requests > 1:
-        yield f"alerts.min_requests: {policy.alerts.min_requests}"
-    if policy.alerts.runbook or policy.alerts.traces:
+    for count in sorted({one.min_requests for one in all_ if one.min_requests > 1}):
+        yield f"alerts.min_requests: {count}"
+    if any(one.runbook or one.traces for one in all_):
         yield "alerts.runbook, alerts.traces: Pyrra's alerts have annotations of its own"
 
 
 def _object(objective: Objective, name: str, policy: Policy, options: RulesOptions) -> dict[str, Any]:
-    own = labels(objective, options.service)
+    own, alerts = labels(objective, options.service), policy.alerts_of(objective)
     grouping = ["job", SEGMENT] if objective.segment_by else ["job"]
     # What begins with this prefix Pyrra gives to its alerts as labels.
-    given = {f"pyrra.dev/{key}": value for key, value in policy.alerts.labels if _is_label(key, value)}
+    given = {f"pyrra.dev/{key}": value for key, value in alerts.labels if _is_label(key, value)}
     return {
         "apiVersion": "pyrra.dev/v1alpha1",
         "kind": "ServiceLevelObjective",
@@ -70,8 +71,8 @@ def _object(objective: Objective, name: str, policy: Policy, options: RulesOptio
             },
             "alerting": {
                 "name": BURN,
-                "burnrates": bool(policy.alerts.burns),
-                "absent": policy.alerts.no_data_s > 0,
+                "burnrates": bool(alerts.burns),
+                "absent": alerts.no_data_s > 0,
                 "absentName": NO_DATA,
             },
         },

@@ -39,7 +39,7 @@ def render(policy: Policy, options: RulesOptions) -> str:
     """Return one document for all services: of the rules that Sloth makes of several, Prometheus reads the first."""
     objectives = burn.judged(policy)
     for one in objectives:
-        burn.alerts(one, policy.alerts)  # raises where one could never fire
+        burn.alerts(one, policy.alerts_of(one))  # raises where one could never fire
     _pairs(policy)
     names = dns_names.labels((one.name for one in objectives), "objective")
     services = {service_of(one, options.service) for one in objectives}
@@ -72,10 +72,11 @@ def _omitted(policy: Policy, period: str, options: RulesOptions) -> Iterator[str
             yield f"the window of {one.name}, {window}: Sloth counts all over the rolling {period}"
         if one.segment_by:
             yield f"the segments of {one.name}: Sloth alerts on all requests together"
-    if policy.alerts.min_requests > 1:
-        yield f"alerts.min_requests: {policy.alerts.min_requests}"
-    if policy.alerts.no_data_s:
-        yield f"alerts.no_data: {duration(policy.alerts.no_data_s)}"
+    all_ = [policy.alerts_of(one) for one in burn.judged(policy)]
+    for count in sorted({one.min_requests for one in all_ if one.min_requests > 1}):
+        yield f"alerts.min_requests: {count}"
+    for length_s in sorted({one.no_data_s for one in all_ if one.no_data_s}):
+        yield f"alerts.no_data: {duration(length_s)}"
 
 
 def _slo(objective: Objective, name: str, policy: Policy, options: RulesOptions) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def _query(series: str, options: RulesOptions) -> str:
 
 
 def _alerting(objective: Objective, policy: Policy) -> dict[str, Any]:
-    alerts, pairs = policy.alerts, _pairs(policy)
+    alerts = policy.alerts_of(objective)
+    pairs = _pairs(policy) if alerts.burns else {}
     annotations = {"runbook_url": template(alerts.runbook)} if alerts.runbook else {}
     if alerts.traces and pairs:
         longest = max(pair.slow.long_s for pair in pairs.values())
@@ -142,7 +144,7 @@ def _window(burn_alert: BurnAlert, period_s: float, options: RulesOptions) -> di
 def _pairs(policy: Policy) -> dict[str, _Pairs]:
     """Return the windows of each severity that has any. Raise RulesError where there are more than Sloth has."""
     found: dict[str, list[BurnAlert]] = {}
-    for one in policy.alerts.burns:
+    for one in _burns(policy):
         found.setdefault(one.severity, []).append(one)
     for severity, burns in found.items():
         if len(burns) > _MOST_PAIRS:
@@ -153,10 +155,25 @@ def _pairs(policy: Policy) -> dict[str, _Pairs]:
     return {severity: _Pairs(burns[0], burns[-1]) for severity, burns in found.items()}
 
 
+def _burns(policy: Policy) -> tuple[BurnAlert, ...]:
+    """Return the burn alerts of all objectives that have any. Raise RulesError where they are not the same."""
+    first: dict[tuple[BurnAlert, ...], str] = {}
+    for one in burn.judged(policy):
+        first.setdefault(policy.alerts_of(one).burns, one.name)
+    first.pop((), None)
+    if len(first) > 1:
+        names = list(first.values())
+        raise RulesError(
+            f"the objectives {names[0]!r} and {names[1]!r} have different alerts, and Sloth has one catalog for all\n"
+            "give both the same alerts.burn, or write --format prometheus"
+        )
+    return next(iter(first), ())
+
+
 def _period_s(policy: Policy) -> float:
     """Return the period of a run: the window that most objectives have, but longer than those of all alerts."""
     windows = [one.window_s for one in burn.judged(policy)] or [30 * 86_400.0]
-    longest = max((one.long_s for one in policy.alerts.burns), default=0)
+    longest = max((one.long_s for one in _burns(policy)), default=0)
     common = max(windows, key=windows.count)
     return common if common > longest else 2.0 * longest
 

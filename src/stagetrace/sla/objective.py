@@ -12,6 +12,8 @@ from stagetrace import semconv
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from stagetrace.sla.alert_options import AlertOptions
+
 DEFAULT_TARGET: Final = 0.99
 DEFAULT_WINDOW_S: Final = 28 * 86_400
 NEVER_NS: Final = 2**63 - 1  # longer than any request
@@ -108,7 +110,8 @@ class Objective:
     longest length of the window; `errors`, one of ERRORS; `stages`, budgets of stages in nanoseconds, which name the
     culprit and are no bounds; `segment_by`, keys as conditions have them; `warmup_s`, during which after the start of
     the process requests are excluded; `continues`: what it judges is judged by later objectives too; `base`: the name
-    of the objective of which this is an override, and stands in front: of both, one judges a request.
+    of the objective of which this is an override, and stands in front: of both, one judges a request; `alerts`: its
+    own, None for those of the policy.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Objective:
     continues: bool = False
     base: str | None = None
     description: str = ""
+    alerts: AlertOptions | None = None
 
     def __hash__(self) -> int:
         """Return the hash of the name: as good, and each request asks for it."""

@@ -107,6 +107,10 @@ class Policy:
 
         return cls.read(decoded(content(path), path), path)
 
+    def alerts_of(self, objective: Objective) -> AlertOptions:
+        """Return the alerts of an objective: its own, or those of the policy."""
+        return self.alerts if objective.alerts is None else objective.alerts
+
     def objective(self, method: str | None, route: str) -> Objective | None:
         """Return the first objective of a request of which no more is known; None also for one that cannot be read."""
         return next(iter(self.applying(method, route)), None)

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.errors import PolicyError
+from stagetrace.sla import policy_alerts
 from stagetrace.sla import policy_values as values
-from stagetrace.sla.alert_options import PAGE, TICKET, AlertOptions, BurnAlert
+from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.objective import (
     BREACH,
     DEADLINES,
@@ -120,7 +121,7 @@ def document_of(node: Node | None, problems: Problems) -> Document:
         "objectives": lambda one, _: one,
         "version": values.whole(1, 1),
         "service": values.text,
-        "alerts": _alerts,
+        "alerts": policy_alerts.of_all,
     }
     found = values.fields(node, "a policy", table, problems)
     of_all = (Condition(SERVICE_KEY, found["service"]),) if "service" in found else ()
@@ -128,13 +129,14 @@ def document_of(node: Node | None, problems: Problems) -> Document:
     if not isinstance(listed, Sequence) or not listed.items:
         at = node.at if listed is None else listed.at
         raise WrongError(at, "a policy without a list of objectives", "write objectives: and below it - within: 250ms")
-    read = _Objectives(of_all, problems)
+    alerts = found.get("alerts", AlertOptions())
+    read = _Objectives(of_all, alerts, problems)
     for one in listed.items:
         read.add(one)
     places = node.entries["alerts"] if isinstance(node, Mapping) and "alerts" in node.entries else None
     return Document(
         tuple(read.objectives),
-        found.get("alerts", AlertOptions()),
+        alerts,
         tuple(read.places),
         places.places if isinstance(places, Mapping) else {},
     )
@@ -150,11 +152,12 @@ def default_name(one: Objective, texts: AnyMapping[str, Any]) -> str:
 class _Objectives:
     """Collects the objectives of a file."""
 
-    def __init__(self, of_all: tuple[Condition, ...], problems: Problems) -> None:
+    def __init__(self, of_all: tuple[Condition, ...], alerts: AlertOptions, problems: Problems) -> None:
         self.objectives: list[Objective] = []
         self.places: list[AnyMapping[str, At]] = []
         self._names: dict[str, At] = {}
         self._of_all = of_all
+        self._alerts = alerts  # of all
         self._problems = problems
 
     def add(self, node: Node) -> None:
@@ -182,7 +185,7 @@ class _Objectives:
         made = Objective(name, method, route, NEVER_NS, conditions=(*self._of_all, *conditions))
         if found.get("excluded"):
             return replace(made, excludes=True, description=found.get("description", ""))
-        return replace(made, **_changes(found), continues=found.get("continue", False))
+        return replace(made, **self._changes(made, found), continues=found.get("continue", False))
 
     def _read_overrides(self, base: Objective | None, found: dict[str, Any]) -> None:
         """Add the overrides of an objective; without one, since it is wrong, only look for what is wrong in them."""
@@ -207,7 +210,15 @@ class _Objectives:
         if found.get("excluded"):
             bare = Objective(made.name, base.method, base.route, NEVER_NS, conditions=made.conditions, base=base.name)
             return replace(bare, excludes=True, description=made.description, continues=base.continues)
-        return replace(made, **_changes(found))
+        return replace(made, **self._changes(made, found))
+
+    def _changes(self, base: Objective, found: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields that the keys of a file give an objective, which has those of `base` before."""
+        changes = _changes(found)
+        if "alerts" in found:
+            alerts = policy_alerts.changed(base.alerts or self._alerts, found["alerts"])
+            changes["alerts"] = alerts if alerts != self._alerts else None
+        return changes
 
     def _append(self, objective: Objective, node: Node) -> None:
         at = node.at
@@ -359,43 +370,7 @@ def _overrides(node: Node, problems: Problems) -> tuple[Node, ...]:
     return values.several(node, lambda one: one, problems, "- when: {tenant.tier: gold}")
 
 
-def _alerts(node: Node, problems: Problems) -> AlertOptions:
-    def labels(one: Node, problems: Problems) -> tuple[tuple[str, str], ...]:
-        return values.mapping(one, values.label, problems, "{team: ml}")
-
-    def burns(one: Node, problems: Problems) -> tuple[BurnAlert, ...]:
-        found = values.several(
-            one, lambda item: _burn(item, problems), problems, "[{factor: 14.4, long: 1h, short: 5m}]"
-        )
-        return tuple(burn for burn in found if burn is not None)
-
-    urls = dict.fromkeys(_URLS, values.url)
-    others = {"min_requests": values.whole(0, 10**9), "no_data": values.span, "labels": labels}
-    found = values.fields(node, "alerts", {"burn": burns, **others, **urls}, problems)
-    return AlertOptions(**{_ALERT_FIELDS.get(key, key): value for key, value in found.items()})
-
-
-def _burn(node: Node, problems: Problems) -> BurnAlert | None:
-    table = {
-        "factor": values.factor,
-        "long": values.span,
-        "short": values.span,
-        "severity": values.one_of(PAGE, TICKET),
-    }
-    found = values.fields(node, "a burn alert", table, problems)
-    missing = [key for key in ("factor", "long", "short") if isinstance(node, Mapping) and key not in node.entries]
-    if missing:
-        raise WrongError(node.at, f"{missing[0]} is missing", "write {factor: 14.4, long: 1h, short: 5m}")
-    if not {"factor", "long", "short"} <= found.keys():
-        return None
-    if found["short"] > found["long"]:  # equal ones are one window
-        raise WrongError(_place(node, "short"), "the short window is longer than the long one", "swap the two")
-    return BurnAlert(found["factor"], found["long"], found["short"], found.get("severity", PAGE))
-
-
 SHORT_KEYS: Final = {"service": SERVICE_KEY, "model": MODEL_KEY}
-_URLS: Final = ("runbook", "webhook", "alertmanager", "traces")
-_ALERT_FIELDS: Final = {"burn": "burns", "no_data": "no_data_s"}
 _FIELDS: Final = {  # of an objective, by their keys in a file
     **{key: f"{key}_ns" for key in BOUNDS},
     **{key: key for key in ("description", "target", "errors", "disconnect", "stages", "deadline")},
@@ -414,6 +389,7 @@ _OF_BOTH: Final[dict[str, Any]] = {
     "deadline": _deadline,
     "warmup": values.seconds,
     "excluded": values.boolean,
+    "alerts": policy_alerts.of_one,
 }
 _OBJECTIVE: Final = {**_OF_BOTH, "match": _match, "overrides": _overrides, "continue": values.boolean}
 _OVERRIDE: Final = {"when": _conditions, **_OF_BOTH}

@@ -11,6 +11,7 @@ from stagetrace.errors import PolicyError
 from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.objective import Objective
 from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy_alerts import NEVER, URLS
 from stagetrace.sla.policy_document import BOUNDS, MOST_BYTES, SHORT_KEYS, content, decoded, default_name
 from stagetrace.sla.quantities import duration_ns
 from stagetrace.sla.yaml_nodes import resolved
@@ -62,25 +63,25 @@ def write(policy: Policy) -> str:
 
 def content_of(policy: Policy) -> dict[str, Any]:
     """Return what a file says, as mappings, lists and texts. Raise PolicyError where no file can say it."""
-    alerts = _alerts(policy.alerts)
-    return {"version": 1, "objectives": _objectives(policy.objectives), **({"alerts": alerts} if alerts else {})}
+    alerts = _alerts(policy.alerts, AlertOptions())
+    return {"version": 1, "objectives": _objectives(policy), **({"alerts": alerts} if alerts else {})}
 
 
 def _is_same(one: Policy, other: Policy) -> bool:
     return (one.objectives, one.alerts) == (other.objectives, other.alerts)
 
 
-def _objectives(objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+def _objectives(policy: Policy) -> list[dict[str, Any]]:
     """Return the objectives as a file has them, each with the overrides that stand in front of it."""
     found = []
     overrides: list[Objective] = []
-    for one in objectives:
+    for one in policy.objectives:
         if one.base is not None:
             overrides.append(one)
             continue
-        made = _objective(one)
+        made = _objective(one, policy)
         if overrides:
-            made["overrides"] = [_override(override, one) for override in overrides]
+            made["overrides"] = [_override(override, one, policy) for override in overrides]
             overrides = []
         found.append({**made, **({"continue": True} if one.continues else {})})
     if overrides:
@@ -88,7 +89,7 @@ def _objectives(objectives: Sequence[Objective]) -> list[dict[str, Any]]:
     return found
 
 
-def _objective(one: Objective) -> dict[str, Any]:
+def _objective(one: Objective, policy: Policy) -> dict[str, Any]:
     if one.problem is not None:
         raise PolicyError(f"the policy cannot be written: {one.problem}")
     match: dict[str, Any] = {"route": f"{one.method} {one.route}" if one.method else one.route}
@@ -98,22 +99,22 @@ def _objective(one: Objective) -> dict[str, Any]:
             match[short] = conditions.pop(0).glob
     if conditions:
         match["attributes"] = _mapping(conditions)
-    made = {"match": match, **_changed(one, _NONE), **({"excluded": True} if one.excludes else {})}
+    made = {"match": match, **_changed(one, _NONE, policy), **({"excluded": True} if one.excludes else {})}
     # A name that follows from the rest may have characters that a given one may not.
     return made if one.name == default_name(one, made) else {"name": one.name, **made}
 
 
-def _override(one: Objective, base: Objective) -> dict[str, Any]:
+def _override(one: Objective, base: Objective, policy: Policy) -> dict[str, Any]:
     count = len(base.conditions)
     if (one.base, one.conditions[:count], one.method, one.route) != (
         *(base.name, base.conditions, base.method, base.route),
     ):
         raise PolicyError(f"the policy cannot be written: {one.name!r} is no override of {base.name!r}, behind it")
     made: dict[str, Any] = {"when": _mapping(one.conditions[count:]), "name": one.name}
-    return {**made, "excluded": True} if one.excludes else {**made, **_changed(one, base)}
+    return {**made, "excluded": True} if one.excludes else {**made, **_changed(one, base, policy)}
 
 
-def _changed(one: Objective, base: Objective) -> dict[str, Any]:
+def _changed(one: Objective, base: Objective, policy: Policy) -> dict[str, Any]:
     """Return what an objective says otherwise than another one. A description is no override's by default."""
     made = {} if one.excludes else _bounds(one, base)
     if one.target != base.target:
@@ -132,7 +133,8 @@ def _changed(one: Objective, base: Objective) -> dict[str, Any]:
         made["deadline"] = {"from": list(one.deadline.sources), "mode": one.deadline.mode}
     if one.warmup_s != base.warmup_s:
         made["warmup"] = duration(round(one.warmup_s * 1e9))
-    return made
+    alerts = {} if one.excludes else _alerts(policy.alerts_of(one), policy.alerts_of(base))
+    return {**made, **({"alerts": alerts} if alerts else {})}
 
 
 def _bounds(one: Objective, base: Objective) -> dict[str, Any]:
@@ -156,23 +158,28 @@ def _mapping(conditions: Sequence[Condition]) -> dict[str, str]:
     return made
 
 
-def _alerts(options: AlertOptions) -> dict[str, Any]:
-    """Return what alerts have otherwise than by default."""
+def _alerts(options: AlertOptions, base: AlertOptions) -> dict[str, Any]:
+    """Return what alerts have otherwise than others; a file can add to labels and URLs, and take none away."""
     made: dict[str, Any] = {}
-    default = AlertOptions()
-    if options.burns != default.burns:
-        made["burn"] = [
-            {"factor": one.factor, "long": window(one.long_s), "short": window(one.short_s), "severity": one.severity}
-            for one in options.burns
-        ]
-    if options.min_requests != default.min_requests:
+    if options.burns != base.burns:
+        made["burn"] = burns(options)
+    if options.min_requests != base.min_requests:
         made["min_requests"] = options.min_requests
-    if options.no_data_s:
-        made["no_data"] = window(options.no_data_s)
-    if options.labels:
-        made["labels"] = dict(options.labels)
-    urls = {key: getattr(options, key) for key in ("runbook", "webhook", "alertmanager", "traces")}
-    return {**made, **{key: value for key, value in urls.items() if value}}
+    if options.no_data_s != base.no_data_s:
+        made["no_data"] = window(options.no_data_s) if options.no_data_s else NEVER
+    labels = {key: value for key, value in options.labels if (key, value) not in base.labels}
+    if labels:
+        made["labels"] = labels
+    urls = {key: getattr(options, key) for key in URLS}
+    return {**made, **{key: url for key, url in urls.items() if url and url != getattr(base, key)}}
+
+
+def burns(options: AlertOptions) -> list[dict[str, Any]]:
+    """Return the burn alerts as a file has them."""
+    return [
+        {"factor": one.factor, "long": window(one.long_s), "short": window(one.short_s), "severity": one.severity}
+        for one in options.burns
+    ]
 
 
 def duration(nanoseconds: int) -> str:

@@ -279,12 +279,28 @@ def _alerts(
     """Find alerts that can never fire, and objectives without any budget."""
     judging = [(one, at) for one, at in zip(objectives, places, strict=True) if not one.excludes]
     for one, at in judging:
-        if one.target >= 1:
+        if one.target >= 1 and (one.alerts or alerts).burns:
             what = f"{one.name!r} has no error budget with a target of 100%: each breach is an alert"
             yield Finding(_at(at, "target"), WARNING, what, "use less, such as 99.99%")
-    given = alerts.burns != AlertOptions().burns
+    shared = [(one, at) for one, at in judging if one.alerts is None]
+    yield from _never(alerts, shared, alert_places.get("burn"))
+    for one, at in judging:
+        if one.alerts is not None:
+            yield from _never(one.alerts, [(one, at)], at.get("alerts"))
+    for one, at in judging:
+        longest = max((burn.long_s for burn in (one.alerts or alerts).burns), default=0)
+        if longest > one.window_s:
+            what = f"the alerts look back {longest} s, longer than the window of {one.name!r}, {one.window_s:g} s"
+            yield Finding(_at(at, "window"), WARNING, what, "use a longer window, or shorter ones in alerts: burn")
+
+
+def _never(
+    alerts: AlertOptions, objectives: Sequence[tuple[Objective, Mapping[str, At]]], place: At | None
+) -> Iterator[Finding]:
+    """Find alerts of these objectives that can never fire."""
+    level = WARNING if alerts.burns == AlertOptions().burns else ERROR  # nobody wrote the default ones
     for burn in alerts.burns:
-        never = [(one, at) for one, at in judging if one.target < 1 and not can_fire(burn.factor, one.target)]
+        never = [(one, at) for one, at in objectives if one.target < 1 and not can_fire(burn.factor, one.target)]
         if not never:
             continue
         one, at = min(never, key=lambda pair: pair[0].target)
@@ -293,11 +309,5 @@ def _alerts(
             f"the alert with factor {burn.factor:g} can never fire for {one.name!r}{others}: "
             f"with a target of {100 * one.target:.12g}%, the budget burns {1 / (1 - one.target):.4g} times at most"
         )
-        fix = f"write a factor of at most {nearest_factor(one.target):g}"
-        place = alert_places.get("burn", at[""])
-        yield Finding(place, ERROR if given else WARNING, what, fix)
-    longest = max((burn.long_s for burn in alerts.burns), default=0)
-    for one, at in judging:
-        if longest > one.window_s:
-            what = f"the alerts look back {longest} s, longer than the window of {one.name!r}, {one.window_s:g} s"
-            yield Finding(_at(at, "window"), WARNING, what, "use a longer window, or shorter ones in alerts: burn")
+        fix = f"write a factor of at most {nearest_factor(one.target):g}, for it alone in alerts of the objective"
+        yield Finding(at[""] if place is None else place, level, what, fix)

@@ -63,8 +63,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     since = wanted.since_ns if args.since else None
     end = wanted.until_ns if args.until else min(time.time_ns(), wanted.until_ns)
     is_recording = args.until is None and is_file(store_url(args))
-    burns = () if policy is None else policy.alerts.burns
-    read = float(max((DEFAULT_WINDOW_S, *slo.BURNS.values(), *(one.long_s for one in burns))))
+    read = float(max((DEFAULT_WINDOW_S, *slo.BURNS.values(), *(one.long_s for one in slo.burn_alerts(policy)))))
     while True:
         earliest = end - round(read * _NS)
         start = 0 if is_recording else max(0, earliest if since is None else min(since, earliest))
