@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,7 +20,8 @@ from page.conftest import containing, settle, violations
 from page.data import CODES, MANY
 from stagetrace.output.times import UTC, shown
 from store.feed import export
-from store.spans import ALL
+from store.oracle import meant
+from store.spans import ALL, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,6 +260,31 @@ def test_the_owner_of_the_time_is_named(open_page: OpenPage, services: Any, tmp_
         export(up.as_jaeger.otlp_grpc, ALL)
         page = open_page(up.url("query_http_port"), "/breaches?since=2000-01-01&service=contract-0&cause=downstream")
         assert page.locator("#list .owner").all_inner_texts() == ["handler > contract-back queue"]
+
+
+def test_the_breaches_of_an_objective_are_those_that_missed_it(
+    open_page: OpenPage, services: Any, tmp_path: Path
+) -> None:
+    """Whichever one their spans show; to this list alerts link."""
+    del services
+    with run_up(tmp_path) as up:
+        export(up.as_jaeger.otlp_grpc, ALL)
+        address, ever = up.url("query_http_port"), "since=2000-01-01"
+        page = open_page(address, f"/breaches?{ever}&judged-by=predict")
+        missed = meant(replace(WHOLE, judged_by="predict", breached=True))
+        assert sorted(traces(page)) == sorted(one.trace_id for one in missed) != []
+        assert [text[:-2] for text in page.locator(".chips li").all_inner_texts()] == ["missed predict"]
+        assert "--judged-by predict" in str(page.locator("#command").text_content())
+        assert len(exported(address, f"{ever}&judged-by=predict")) == len(missed)
+        page.get_by_role("link", name="Clear").click()
+        settle(page)
+        assert "judged-by" not in page.url
+        page.goto(f"{address}/breaches?{ever}&judged-by=predict-p99")  # which judged as many, and was never missed
+        settle(page)
+        assert traces(page) == []
+        page.goto(f"{address}/answers/segments?{ever}&judged-by=predict")
+        settle(page)
+        expect(page.locator("#main")).to_contain_text("The chosen objective does not narrow this answer.")
 
 
 @pytest.mark.parametrize("query", ["sort=size", "after=1~2", "at=-1"])

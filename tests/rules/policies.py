@@ -144,18 +144,20 @@ def policies(draw: st.DrawFn) -> Policy:
         **urls,
     )
     alerts = draw(st.sampled_from([alerts, alerts, AlertOptions()])) if most > 14.5 else alerts
-    return Policy(tuple(draw(_with_own_alerts(objectives, alerts))), alerts=alerts)
+    return Policy(tuple(draw(_with_own_alerts(objectives, alerts, most))), alerts=alerts)
 
 
 @st.composite
-def _with_own_alerts(draw: st.DrawFn, objectives: list[Objective], alerts: AlertOptions) -> list[Objective]:
+def _with_own_alerts(
+    draw: st.DrawFn, objectives: list[Objective], alerts: AlertOptions, most: float
+) -> list[Objective]:
     """Give some objectives alerts of their own; an override has those of its base, or others."""
     found: list[Objective] = []
     of_base = alerts
     for one in reversed(objectives):
         own = alerts if one.base is None else of_base
         if draw(st.integers(0, 3)) == 0:
-            own = changed(own, draw(_own_alerts(min(1e5, 1 / (1 - one.target)) if one.target < 1 else 1e5)))
+            own = changed(own, draw(_own_alerts(most)))
         of_base = own if one.base is None else of_base
         found.insert(0, one if one.excludes or own == alerts else replace(one, alerts=own))
     return found

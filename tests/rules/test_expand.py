@@ -20,7 +20,7 @@ def test_no_template_of_any_rule_is_left() -> None:
     for traces in ("http://jaeger:16686", "http://127.0.0.1:16686/board", ""):
         whole = policy(replace(ODD, target=0.99), OTHERS, ODD, traces=traces, **more)
         for one in whole.objectives:
-            for rule in alert_rules(one, burn.alerts(one, whole.alerts), whole.alerts, RulesOptions()):
+            for rule in alert_rules(one, burn.alerts(one, whole.alerts), whole, RulesOptions()):
                 for template in (*rule["labels"].values(), *rule["annotations"].values()):
                     texts.add(expanded(template, SERIES, 0.0512345))
     said = {"a {{ name }}", '{{ "not" }} a template', "https://r/{{x}}", "{{ ml }}", "{{ name }}", "{{x}}"}

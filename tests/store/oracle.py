@@ -15,6 +15,7 @@ from stagetrace.store.base import Lost, Tally
 from store.feed import MS, Made
 from store.spans import ALL, BASE, CODES, END, ENTRIES, NASTY, RENAMED, RPC, WHOLE
 
+SHOWN = "POST /predict within 50ms"
 SELECTIONS = {
     "time": WHOLE,
     "part": Selection(BASE + 70 * MS, BASE + 280 * MS),
@@ -54,6 +55,10 @@ SELECTIONS = {
     "several-codes": replace(WHOLE, codes=(CODES[0], CODES[1]), breached=True),
     "overlapping-codes": replace(WHOLE, codes=("*in predict*", "app.py:4*"), limit=6),
     "code-and-cause": replace(WHOLE, codes=(CODES[1],), causes=("gc", "unknown")),
+    "judged-by-the-shown": replace(WHOLE, judged_by=SHOWN, service="contract-1"),
+    "judged-by": replace(WHOLE, judged_by="predict-p99"),
+    "missed": replace(WHOLE, judged_by="predict", breached=True, limit=7),
+    "missed-by-none": replace(WHOLE, judged_by="predict-p99", breached=True),
     "newest": replace(WHOLE, limit=7),
     "newest-of": replace(WHOLE, service="contract-0", breached=True, limit=3),
     "all-of": replace(WHOLE, service="contract-0", limit=1000),
@@ -61,7 +66,7 @@ SELECTIONS = {
 
 
 # What those are asked that are read like another: bounds, filters of each kind, an attribute that hides one, a limit.
-BASIC = ("edges", "several", "as-shown", "causes", "several-codes", "newest-of")
+BASIC = ("edges", "several", "as-shown", "causes", "several-codes", "newest-of", "judged-by", "missed")
 
 
 def meant(selection: Selection) -> list[Made]:
@@ -77,6 +82,7 @@ def meant(selection: Selection) -> list[Made]:
             and selection.route in (None, *_routes(one))
             and selection.model in (None, one.attributes.get(semconv.ML_MODEL_NAME))
             and selection.breached in (None, one.attributes.get(semconv.SLA_BREACHED) is True)
+            and (selection.judged_by is None or _is_judged(one, selection.judged_by, breached=selection.breached))
             and (not selection.causes or one.attributes.get(semconv.SLA_BREACH_CAUSE) in selection.causes)
             and (not selection.codes or any(_is_at(one, code) for code in selection.codes))
             and all(key in read and text_of(read[key]) == value for key, value in wanted)
@@ -95,6 +101,20 @@ def _is_at(one: Made, wanted: str) -> bool:
     return any(fnmatchcase(part, wanted) for part in (code, line, line.partition(":")[0]))
 
 
+def _verdict(one: Made, objective: str) -> str | None:
+    """Return the verdict of one objective, by the parts of the texts."""
+    read = one.attributes
+    if read.get(semconv.SLA_OBJECTIVE) == objective:
+        return str(read.get(semconv.SLA_VERDICT))
+    parts = (part.partition(": ") for part in str(read.get(semconv.SLA_VERDICTS, "")).split("; "))
+    return next((word for word, _, about in parts if about.startswith(f"{objective} (")), None)
+
+
+def _is_judged(one: Made, objective: str, *, breached: bool | None) -> bool:
+    word = _verdict(one, objective)
+    return word == "breach" if breached else word is not None
+
+
 def _routes(one: Made) -> tuple[str, ...]:
     route = one.attributes.get("http.route", one.attributes.get("rpc.method"))
     if not isinstance(route, str):
@@ -111,13 +131,14 @@ def tally(selection: Selection) -> Tally:
     """Return what became of the requests that a selection means: the oracle, on what was made."""
     every = replace(selection, breached=None, causes=(), codes=(), limit=None)
     found, ever = meant(every), meant(replace(every, since_ns=0, until_ns=END))
-    verdicts = [one.attributes.get(semconv.SLA_VERDICT) for one in found]
+    name = selection.judged_by
+    verdicts = [one.attributes.get(semconv.SLA_VERDICT) if name is None else _verdict(one, name) for one in found]
     missed = meant(replace(selection, breached=True, limit=None))
     lost: dict[tuple[str, str], list[float]] = {}
     for one in missed:
         read = one.attributes
         of_kind = lost.setdefault((read[semconv.SLA_BREACH_STAGE], read[semconv.SLA_BREACH_CAUSE]), [])
-        of_kind.append(read[semconv.SLA_OVERRUN_MS])
+        of_kind.append(read[semconv.SLA_OVERRUN_MS] if name in (None, read[semconv.SLA_OBJECTIVE]) else 0.0)
     return Tally(
         requests=len(found),
         judged=verdicts.count("good") + verdicts.count("breach"),

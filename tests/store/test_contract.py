@@ -409,6 +409,21 @@ def test_a_part_of_a_code_that_none_has_is_no_good_news_either(member: str) -> N
                         ask(wanted)
 
 
+@pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
+def test_an_objective_that_judged_none_is_no_good_news_either(member: str) -> None:
+    """But of Jaeger, which cannot search in the list of verdicts."""
+    with open_store(member) as reader:
+        for ask in (reader.breaches, reader.relations):
+            wanted = replace(WHOLE, judged_by="predict-p98")
+            if member.startswith("jaeger:"):
+                assert ask(wanted).complete
+            else:
+                with pytest.raises(
+                    StoreError, match="has the objective 'predict-p98'\nthere are predict-p99, predict, "
+                ):
+                    ask(wanted)
+
+
 def test_many_unknown_names_are_not_all_listed() -> None:
     known = [f"/items/{number}" for number in range(40)]
     assert nearest("/items/7x", known).startswith("/items/7, /items/17, ")

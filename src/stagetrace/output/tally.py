@@ -23,7 +23,7 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     """Return the answer in a sentence, and its subject: a selection, in these services."""
     if not services:
         return ["The store holds no spans of any service yet."]
-    is_narrowed = replace(wanted, service=None, limit=None, causes=(), codes=()).is_filtered
+    is_narrowed = replace(wanted, service=None, judged_by=None, limit=None, causes=(), codes=()).is_filtered
     about = f"{'The selected' if is_narrowed else 'All'} requests of {_listed(services)}{since(wanted.since_ns, zone)}"
     if not tally.requests:
         return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
@@ -37,13 +37,14 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     missed = f"{'' if tally.all_missed else least}{tally.missed:,} of {least}{judged} judged requests"
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     at = f" at {printable(' or '.join(wanted.codes))}" if wanted.codes else ""
+    what = "their objective" if wanted.judged_by is None else printable(wanted.judged_by)
     rest = tally.requests - tally.judged - tally.excluded
     more = [f"{tally.excluded:,} excluded"] if tally.excluded else []
     more += [f"{rest:,} that no objective matches"] if rest else []
     unjudged = f"; not judged: {', '.join(more)}" if more else ""
     note = sampling.note("the count", tally.sample)
     return [
-        f"{missed} missed their objective{because}{at}{_over(tally)}.",
+        f"{missed} missed {what}{because}{at}{_over(tally)}.",
         f"{about}{unjudged}.",
         *([] if note is None else [f"{note}."]),
     ]

@@ -1,7 +1,7 @@
 """What a URL of the page asks for: the selection, which every view shares, and what is of one view alone.
 
-The parameters are the options of the commands: since, until, service, route, model, segment, cause, code, tz. Every
-other one belongs to a view. A link keeps the selection, so each URL can be sent to somebody else.
+The parameters are the options of the commands: since, until, service, route, model, judged-by, segment, cause, code,
+tz. Every other one belongs to a view. A link keeps the selection, so each URL can be sent to somebody else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stagetrace.output.times import UTC, Moment, Zone, moment, zone
 from stagetrace.output.times import shown as written
 from stagetrace.store.base import Selection
 
-SHARED: Final = ("since", "until", "service", "route", "model", "segment", "cause", "code", "tz")
+SHARED: Final = ("since", "until", "service", "route", "model", "judged-by", "segment", "cause", "code", "tz")
 REPEATED: Final = ("segment", "cause", "code")  # each of which may be given several times
 # Without an end there is none: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
@@ -132,6 +132,7 @@ def _selection(
         route=one("route"),
         model=one("model"),
         segments=segments,
+        judged_by=one("judged-by"),
         causes=tuple(dict.fromkeys(params.get("cause", ()))),
         codes=tuple(dict.fromkeys(params.get("code", ()))),
     )

@@ -105,6 +105,9 @@ def chips(asked: Asked, own: Own) -> list[Chip]:
         for kind in KINDS
         for text in _chosen(kind, asked.selection)
     ]
+    judged_by = asked.selection.judged_by
+    if judged_by is not None:
+        found.append(Chip("missed", judged_by, asked.url(_PATH, **{**own, "judged-by": None})))
     others = {key: text for key, text in asked.selection.segments.items() if key not in _ATTRIBUTES}
     return found + [Chip(key, text, _without_segment(key, asked, own)) for key, text in others.items()]
 

@@ -60,16 +60,16 @@ def watched(policy: Policy) -> list[Watched]:
     """Return all rules of a policy. Raise RulesError where one could never fire."""
     found = []
     for objective in burn.judged(policy):
-        options = policy.alerts_of(objective)
-        alerts = burn.alerts(objective, options)
+        no_data_s = policy.alerts_of(objective).no_data_s
+        alerts = burn.alerts(objective, policy.alerts_of(objective))
         levels = (False, True) if objective.segment_by else (False,)
         kinds: list[tuple[burn.Alert | None, bool]] = [(alert, level) for alert in alerts for level in levels]
-        kinds += [(None, False)] if options.no_data_s else []
-        rules = alert_rules(objective, alerts, options, RulesOptions())
+        kinds += [(None, False)] if no_data_s else []
+        rules = alert_rules(objective, alerts, policy, RulesOptions())
         for (alert, level), rule in zip(kinds, rules, strict=True):
             # All that its labels follow from: after a change of the policy the alerts of the rule before it end.
             name = json.dumps([objective.name, level, rule["alert"], rule["labels"]])
-            found.append(Watched(name, objective, alert, level, rule, options.no_data_s))
+            found.append(Watched(name, objective, alert, level, rule, no_data_s))
     return found
 
 

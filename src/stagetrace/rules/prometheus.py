@@ -43,14 +43,13 @@ def groups(policy: Policy, options: RulesOptions) -> list[Group]:
 
 
 def _of(objective: Objective, policy: Policy, options: RulesOptions) -> Iterator[Group]:
-    alert_options = policy.alerts_of(objective)
-    alerts = burn.alerts(objective, alert_options, options.scale)
+    alerts = burn.alerts(objective, policy.alerts_of(objective), options.scale)
     needed = {window for alert in alerts for window in alert.windows}
     windows = needed | {one * options.scale for one in burn.STANDARD_WINDOWS}
     rules = [rule for one in sorted(windows) for rule in window_rules(objective, options, one)]
     if objective.segment_by:
         rules += [rule for one in sorted(needed) for rule in window_rules(objective, options, one, segmented=True)]
-    rules += alert_rules(objective, alerts, alert_options, options)
+    rules += alert_rules(objective, alerts, policy, options)
     yield {"name": f"sla windows and alerts: {objective.name}", "rules": rules}
     levels = (False, True) if objective.segment_by else (False,)
     steps = [rule for segmented in levels for rule in step_rules(objective, options, segmented=segmented)]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from stagetrace.rules.base import RulesOptions
     from stagetrace.rules.burn import Alert
-    from stagetrace.sla.alert_options import AlertOptions
     from stagetrace.sla.objective import Objective
+    from stagetrace.sla.policy import Policy
 
 Rule = dict[str, Any]
 BURN: Final = "SlaErrorBudgetBurn"
@@ -36,19 +36,17 @@ _SEGMENT: Final = "{{ with $labels.sla_segment }} of {{ . }}{{ end }}"
 _SERVICE_IN_URL: Final = '{{ reReplaceAll "^.*/" "" $labels.job | urlquery }}'
 
 
-def alert_rules(
-    objective: Objective, alerts: Iterable[Alert], policy: AlertOptions, options: RulesOptions
-) -> Iterator[Rule]:
+def alert_rules(objective: Objective, alerts: Iterable[Alert], policy: Policy, options: RulesOptions) -> Iterator[Rule]:
     """Yield the rules of an objective's alerts, those of its segments, and the one for no data."""
     levels = (False, True) if objective.segment_by else (False,)
     for alert in alerts:
         for segmented in levels:
             yield _burn_rule(alert, policy, options, segmented=segmented)
-    if policy.no_data_s:
+    if policy.alerts_of(objective).no_data_s:
         yield _no_data_rule(objective, policy, options)
 
 
-def _burn_rule(alert: Alert, policy: AlertOptions, options: RulesOptions, *, segmented: bool) -> Rule:
+def _burn_rule(alert: Alert, policy: Policy, options: RulesOptions, *, segmented: bool) -> Rule:
     names = (BREACH, SEGMENT_BREACH) if alert.factor is None else (BURN, SEGMENT_BURN)
     name = names[segmented]
     own = {"severity": alert.severity, **_windows(alert)}
@@ -100,12 +98,13 @@ def _text(alert: Alert) -> dict[str, str]:
     }
 
 
-def _no_data_rule(objective: Objective, policy: AlertOptions, options: RulesOptions) -> Rule:
+def _no_data_rule(objective: Objective, policy: Policy, options: RulesOptions) -> Rule:
     """Return the alert that no request was judged: half of the time as a window, the other half as `for`."""
-    half, silent = duration(policy.no_data_s * options.scale / 2), duration(SILENT_S * options.scale)
+    length_s = policy.alerts_of(objective).no_data_s * options.scale
+    half, silent = duration(length_s / 2), duration(SILENT_S * options.scale)
     matchers = labels(objective, options.service)
     series = f'{options.requests}{{{matchers}, sla_verdict=~"good|breach"}}'
-    by, whole = recorded.by(), duration(policy.no_data_s * options.scale)
+    by, whole = recorded.by(), duration(length_s)
     recent = counted(series, half, duration(YOUNG_S * options.scale))
     expr = (
         f"group by ({by}) (present_over_time({series}[{silent}]))\nunless sum by ({by}) (\n{recent}\n) > 0\n"
@@ -124,25 +123,21 @@ def _no_data_rule(objective: Objective, policy: AlertOptions, options: RulesOpti
     }
 
 
-def _labels(objective: Objective, policy: AlertOptions, own: dict[str, str]) -> dict[str, str]:
+def _labels(objective: Objective, policy: Policy, own: dict[str, str]) -> dict[str, str]:
     """Return the labels of an alert: those that the policy names, and its own. Raise RulesError for one of these."""
-    for name, _ in policy.labels:
+    given = policy.alerts_of(objective).labels
+    for name, _ in given:
         if name in _OWN_LABELS:
             raise RulesError(f"the label {name!r} of alerts.labels is one that the rules set\nname it otherwise")
-    named = {name: template(value) for name, value in policy.labels}
+    named = {name: template(value) for name, value in given}
     return {**named, "sla_objective": template(objective.name), "service": "{{ $labels.job }}", **own}
 
 
-def _annotations(
-    objective: Objective, policy: AlertOptions, text: dict[str, str], window_s: float | None
-) -> dict[str, str]:
+def _annotations(objective: Objective, policy: Policy, text: dict[str, str], window_s: float | None) -> dict[str, str]:
+    alerts = policy.alerts_of(objective)
     about = {"objective_description": template(objective.description)} if objective.description else {}
-    runbook = {"runbook_url": template(policy.runbook)} if policy.runbook else {}
-    if policy.traces and window_s is not None:
-        return {
-            **text,
-            **about,
-            **runbook,
-            "traces": breaches_url(policy.traces, objective.name, _SERVICE_IN_URL, window_s),
-        }
-    return {**text, **about, **runbook}
+    runbook = {"runbook_url": template(alerts.runbook)} if alerts.runbook else {}
+    traces = {}
+    if alerts.traces and window_s is not None:
+        traces["traces"] = breaches_url(policy, objective, _SERVICE_IN_URL, window_s)
+    return {**text, **about, **runbook, **traces}

@@ -104,7 +104,7 @@ def _alerting(objective: Objective, policy: Policy) -> dict[str, Any]:
     annotations = {"runbook_url": template(alerts.runbook)} if alerts.runbook else {}
     if alerts.traces and pairs:
         longest = max(pair.slow.long_s for pair in pairs.values())
-        annotations["traces"] = breaches_url(alerts.traces, objective.name, "{{ $labels.job }}", longest)
+        annotations["traces"] = breaches_url(policy, objective, "{{ $labels.job }}", longest)
     # The objective stands on the recorded series, too; promtool's linter takes alerts without it for one another.
     own = {"sla_objective": template(objective.name)}
     found: dict[str, Any] = {"name": BURN, "labels": {**{key: template(value) for key, value in alerts.labels}, **own}}

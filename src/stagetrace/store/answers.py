@@ -12,7 +12,7 @@ from stagetrace.store.base import Entry, Relations, Selection, SpanRow, Tally
 from stagetrace.store.database import rows_of, sql
 from stagetrace.store.entries import missed
 from stagetrace.store.relations import DECODED, LOADED, OTHER_STAGES, REQUESTS, STAGE_COLUMNS, probability_of, weight_of
-from stagetrace.store.tally import Kind, Row, summed
+from stagetrace.store.tally import Kind, Row, of_objective, summed
 
 # The columns of a request as every command shows it.
 COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)
@@ -30,12 +30,16 @@ SORTS: Final[Mapping[str, str]] = {
 def tally(relations: Relations, selection: Selection) -> Tally:
     """Return the outcomes of all requests; only the breaches with a cause and a code of `selection` are missed."""
     by = ["code"] if selection.codes else []  # only then: of older files it is decoded row by row
-    rows = [tuple(row.values()) for row in relations.reduce("tally", by)]
-    return summed((_tally_row(*(row if by else (None, *row))) for row in rows), selection)
+    by += ["objective", "verdicts"] if selection.judged_by is not None else []
+    return summed((_tally_row(row, len(by), selection.judged_by) for row in relations.reduce("tally", by)), selection)
 
 
-def _tally_row(code: str | None, *values: Any) -> Row:
-    return Row(Kind(*values[:4])._replace(code=code), *values[4:])
+def _tally_row(row: Mapping[str, Any], first: int, objective: str | None) -> Row:
+    """Return a row of the reduction, before the columns of which there are `first` that it is grouped by."""
+    values = list(row.values())[first:]
+    kind = Kind(*values[:4])._replace(code=row.get("code"))
+    kind, over_ms = of_objective(kind, values[5], objective, row.get("objective"), row.get("verdicts"))
+    return Row(kind, values[4], over_ms, *values[6:])
 
 
 def newest(relations: Relations) -> int | None:

@@ -56,14 +56,15 @@ class Selection:
     segments: Mapping[str, str] = field(default_factory=dict)
     breached: bool | None = None  # False: those not breached, judged or not
     causes: tuple[str, ...] = ()  # only breaches that have one of these
+    judged_by: str | None = None  # only requests that this objective judged; of breaches, those that missed it
     codes: tuple[str, ...] = ()  # only breaches at one of these lines of code, as `code_lines` has them
     limit: int | None = None  # only the newest so many
 
     @property
     def is_filtered(self) -> bool:
         """Return whether anything but time limits it."""
-        single = (self.service, self.route, self.model, self.breached, self.limit)
-        return single != (None,) * 5 or bool(self.segments or self.causes or self.codes)
+        single = (self.service, self.route, self.model, self.judged_by, self.breached, self.limit)
+        return single != (None,) * len(single) or bool(self.segments or self.causes or self.codes)
 
 
 class SpanEvent(NamedTuple):
@@ -283,8 +284,8 @@ class Reader(Protocol):
         """Return the selected entry spans that are breached (whatever `selection.breached` is), each once.
 
         With `limit`, at most that many of the newest; incomplete if there are more. Nothing found of a service, route,
-        model, segment or line of code that the store does not know raises StoreError. A store that does not know
-        whether it gave everything returns `complete=False`.
+        model, objective, segment or line of code that the store does not know raises StoreError. A store that does not
+        know whether it gave everything returns `complete=False`.
         """
         ...
 

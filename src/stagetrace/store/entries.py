@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
+from stagetrace.sla import verdict_list
 from stagetrace.span_attributes import as_text, number, stage_totals, text
-from stagetrace.store import code_lines
+from stagetrace.store import code_lines, judged_by
 from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
 
 if TYPE_CHECKING:
@@ -45,12 +46,34 @@ def matches(span: SpanRow, selection: Selection) -> bool:
         and (selection.route is None or selection.route in _routes(span))
         and selection.model in (None, text(span.attributes, semconv.ML_MODEL_NAME))
         and selection.breached in (None, span.attributes.get(semconv.SLA_BREACHED) is True)
+        and (selection.judged_by is None or _is_judged(span, selection.judged_by, breached=bool(selection.breached)))
         and (not selection.causes or text(span.attributes, semconv.SLA_BREACH_CAUSE) in selection.causes)
         and (
             not selection.codes or code_lines.is_one_of(text(span.attributes, semconv.SLA_BREACH_CODE), selection.codes)
         )
         and all(segment(span, key) == wanted for key, wanted in selection.segments.items())
     )
+
+
+def verdict_of(span: SpanRow, objective: str) -> str | None:
+    """Return the verdict of one objective on an entry span's request; None where it did not judge it."""
+    read = span.attributes
+    word = judged_by.BREACH if read.get(semconv.SLA_BREACHED) is True else text(read, semconv.SLA_VERDICT) or ""
+    return judged_by.word_of(objective, text(read, semconv.SLA_OBJECTIVE), word, text(read, semconv.SLA_VERDICTS))
+
+
+def objectives_of(span: SpanRow) -> Iterator[str]:
+    """Yield the objectives that judged an entry span's request."""
+    shown, verdicts = text(span.attributes, semconv.SLA_OBJECTIVE), text(span.attributes, semconv.SLA_VERDICTS)
+    if shown is not None:
+        yield shown
+    yield from (one.objective for one in verdict_list.read(verdicts or "")[0])
+
+
+def _is_judged(span: SpanRow, objective: str, *, breached: bool) -> bool:
+    """Return whether an objective judged the request, or was missed."""
+    word = verdict_of(span, objective)
+    return word == judged_by.BREACH if breached else word is not None
 
 
 def _routes(span: SpanRow) -> tuple[str | None, str]:

@@ -12,7 +12,7 @@ from stagetrace import semconv
 from stagetrace.errors import StoreError
 from stagetrace.span_attributes import text
 from stagetrace.store.base import Selection, SpanRow
-from stagetrace.store.entries import path, request_text, route, segment
+from stagetrace.store.entries import objectives_of, path, request_text, route, segment
 
 SAMPLED: Final = 2000  # requests that are looked at for names, of stores that hold many
 _NAMED: Final = 10
@@ -73,6 +73,8 @@ def _each_filter(selection: Selection, ever: Selection) -> Iterator[tuple[str, s
         yield f"the route {selection.route!r}", None, replace(ever, route=selection.route)
     if selection.model is not None:
         yield f"the model {selection.model!r}", None, replace(ever, model=selection.model)
+    if selection.judged_by is not None:
+        yield f"the objective {selection.judged_by!r}", None, replace(ever, judged_by=selection.judged_by)
     for code in selection.codes:
         yield f"the line of code {code!r}", None, replace(ever, codes=(code,))
     for key, value in selection.segments.items():
@@ -89,6 +91,9 @@ def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
     if one.model is not None:
         names = {name for span in sample if (name := text(span.attributes, semconv.ML_MODEL_NAME)) is not None}
         return f"there are {nearest(one.model, names)}" if names else "no model is known of any of them"
+    if one.judged_by is not None:
+        names = {name for span in sample for name in objectives_of(span)}
+        return f"there are {nearest(one.judged_by, names)}" if names else "no objective is known of any of them"
     if one.codes:
         codes = {name for span in sample if (name := text(span.attributes, semconv.SLA_BREACH_CODE)) is not None}
         return f"there are {nearest(one.codes[0], codes)}" if codes else "no line of code is known of any of them"

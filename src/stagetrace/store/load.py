@@ -16,7 +16,7 @@ from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.span_attributes import as_text, named_stages
-from stagetrace.store import code_lines, stored
+from stagetrace.store import code_lines, judged_by, stored
 from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import connect, lock, sql
 from stagetrace.store.entries import path, route
@@ -83,6 +83,10 @@ def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
         "route": selection.route,
         "model": selection.model,
         "breached": selection.breached,
+        "judged_by": selection.judged_by,
+        "its_verdict": None
+        if selection.judged_by is None
+        else judged_by.pattern(selection.judged_by, breached=bool(selection.breached)),
         "causes": list(selection.causes),
         "code": code_lines.pattern(selection.codes) if selection.codes else None,
         "segment_keys": list(selection.segments),

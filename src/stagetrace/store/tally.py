@@ -13,6 +13,7 @@ from stagetrace.span_attributes import number, text
 from stagetrace.store import code_lines
 from stagetrace.store.base import Entry, Lost, Selection, SpanRow, Tally
 from stagetrace.store.entries import matches
+from stagetrace.store.judged_by import word_of
 from stagetrace.store.relations import probability_of, weight_of
 
 BREACH: Final = "breach"
@@ -54,6 +55,7 @@ class Counted(NamedTuple):
     start: int
     kind: Kind
     overrun_ms: float
+    weight: float = 1.0  # how many requests it stands for
     probability: float | None = None  # as `relations.probability_of`
     is_upgraded: bool = False
 
@@ -62,8 +64,21 @@ _FIRST: Final = 2**31  # more attributes than any span has
 _EVER_NS: Final = 2**63 - 1
 
 
-def counted(span: SpanRow) -> Counted:
-    """Return the counted values of an entry span."""
+def of_objective(
+    kind: Kind, overrun_ms: float, objective: str | None, shown: str | None, verdicts: str | None
+) -> tuple[Kind, float]:
+    """Return what a request is by the verdict of one objective, if one is given: not always that of its entry span.
+
+    By how much it was over, the entry span says of the objective that it shows alone.
+    """
+    if objective is None or shown == objective:
+        return kind, overrun_ms
+    word = word_of(objective, shown, kind.word, verdicts)
+    return (kind, 0.0) if word == kind.word else (Kind(word, kind.is_recorded), 0.0)
+
+
+def counted(span: SpanRow, objective: str | None = None) -> Counted:
+    """Return the counted values of an entry span; by the verdict of one objective, where it is given."""
     read = span.attributes
     breached, verdict = read.get(semconv.SLA_BREACHED), text(read, semconv.SLA_VERDICT)
     recorded = isinstance(breached, bool) or verdict is not None or any(map(semconv.stage_of_total, read))
@@ -81,14 +96,18 @@ def counted(span: SpanRow) -> Counted:
     key = span.trace_id, span.span_id, span.service
     probability = probability_of(number(read, semconv.SLA_SAMPLING_PROBABILITY))
     is_upgraded = read.get(semconv.SLA_UPGRADED) is True
-    return Counted(key, len(read), span.start_unix_nano, kind, overrun_ms, probability, is_upgraded)
+    weight = weight_of(probability, breached=breached is True)
+    shown, verdicts = text(read, semconv.SLA_OBJECTIVE), text(read, semconv.SLA_VERDICTS)
+    kind, overrun_ms = of_objective(kind, overrun_ms, objective, shown, verdicts)
+    return Counted(key, len(read), span.start_unix_nano, kind, overrun_ms, weight, probability, is_upgraded)
 
 
-def counted_breach(entry: Entry) -> Counted:
-    """Return the counted values of a breach."""
+def counted_breach(entry: Entry, objective: str | None = None) -> Counted:
+    """Return the counted values of a breach; of one that missed an objective, where it is given."""
     key = entry.trace_id, entry.span_id, entry.service
     kind = Kind(BREACH, is_recorded=True, stage=entry.stage, cause=entry.cause, code=entry.code)
-    return Counted(key, _FIRST, entry.start_unix_nano, kind, entry.overrun_ms or 0.0)
+    is_its_own = objective in (None, entry.objective)
+    return Counted(key, _FIRST, entry.start_unix_nano, kind, (entry.overrun_ms or 0.0) if is_its_own else 0.0)
 
 
 class Tallier:
@@ -106,7 +125,7 @@ class Tallier:
         if matches(span, self._ever):
             self.newest = max(self.newest or 0, span.start_unix_nano)
             if self._selection.since_ns <= span.start_unix_nano < self._selection.until_ns:
-                self.add(counted(span))
+                self.add(counted(span, self._selection.judged_by))
 
     def add(self, one: Counted) -> None:
         """Count a request that is selected."""
@@ -127,7 +146,7 @@ def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
     known = [one.probability for one in all_ if one.probability is not None]
     return Row(
         kind,
-        sum(weight_of(one.probability, breached=kind.word == BREACH) for one in all_),
+        sum(one.weight for one in all_),
         sum(one.overrun_ms for one in all_),
         max(one.start for one in all_),
         len(all_),

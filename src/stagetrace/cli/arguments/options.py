@@ -102,7 +102,14 @@ def add_selection(
 
 
 def _add_breaches(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select breaches, and no other requests."""
+    """Add the options that select breaches, or the requests of one objective."""
+    parser.add_argument(
+        "--judged-by",
+        metavar="OBJECTIVE",
+        type=utf8,
+        help="only requests that this objective judged, whether or not their spans show this one "
+        f"({_HELD['objective']}, {_HELD['verdicts']}); of breaches, those that missed it",
+    )
     parser.add_argument(
         "--cause",
         metavar="NAME",
@@ -196,6 +203,7 @@ def selection(
         model=args.model,
         segments=segments,
         breached=breached,
+        judged_by=getattr(args, "judged_by", None),
         causes=tuple(dict.fromkeys(getattr(args, "cause", ()))),
         codes=tuple(dict.fromkeys(getattr(args, "code", ()))),
         limit=args.limit,

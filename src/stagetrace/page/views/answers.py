@@ -60,7 +60,8 @@ def _ask(asked: Asked, reader: Reader, site: Site) -> Answer:
     words = answer_options.given(site, verb, asked)
     selected, ignored = asked.selection, _ignored(site, verb, asked)
     causes, codes = (() if "cause" in ignored else selected.causes), (() if "code" in ignored else selected.codes)
-    wanted = replace(selected, causes=causes, codes=codes)
+    judged_by = None if "judged-by" in ignored else selected.judged_by
+    wanted = replace(selected, causes=causes, codes=codes, judged_by=judged_by)
     try:
         return site.ask(verb, reader, wanted, words, asked.zone)
     except (StoreError, TookTooLong):
@@ -70,9 +71,9 @@ def _ask(asked: Asked, reader: Reader, site: Site) -> Answer:
 
 
 def _ignored(site: Site, verb: str, asked: Asked) -> list[str]:
-    """Return the parameters given that select breaches and are no options of the verb."""
+    """Return the parameters given that select breaches, or an objective's requests, and are no options of the verb."""
     taken = {one.flag for one in site.options(verb)}
-    return [name for name in ("cause", "code") if name in asked.params and f"--{name}" not in taken]
+    return [name for name in ("judged-by", "cause", "code") if name in asked.params and f"--{name}" not in taken]
 
 
 def card(asked: Asked, reader: Reader, site: Site) -> Part:

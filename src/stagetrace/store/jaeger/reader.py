@@ -106,7 +106,7 @@ class JaegerReader(Closing):
         for one in self._newest(requests_of(selection), _requests, cuts, most=COUNTED):
             tallier.offer(cast("SpanRow", one.what))
         for entry in breaches:
-            tallier.add(counted_breach(entry))
+            tallier.add(counted_breach(entry, selection.judged_by))
         reason = f"not all requests are counted: {', '.join(cuts)}" if cuts else None
         tally = replace(tallier.tally(reason), all_missed=all_missed)
         if tally.requests:
@@ -181,7 +181,7 @@ class JaegerReader(Closing):
         """Return whether there is any such request, as far as Jaeger can search it, and else among some."""
         if any(matches(span, selection) for span in self.newest_requests(selection.service)):
             return True
-        if not all(map(is_whole, selection.codes)):
+        if selection.judged_by is not None or not all(map(is_whole, selection.codes)):
             return True  # for all that is known: Jaeger cannot search by a part of a value
         searches = [_attributes(selection)] if _attributes(selection) else list[dict[str, str]]()
         searches += [{name: value} for key, value in selection.segments.items() for name in names_of(key)]

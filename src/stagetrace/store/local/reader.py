@@ -339,14 +339,14 @@ class LocalReader(Closing):
         newest = f"ORDER BY start_unix_nano DESC LIMIT {int(selection.limit) + 1}"
         query = f"SELECT start_unix_nano FROM ({{spans}}) WHERE {where} {newest}"
         window = (selection.since_ns, selection.until_ns)
-        rows = self._all(query, values, window, entries=True, later=bool(selection.codes), view=view)
+        rows = self._all(query, values, window, entries=True, later=_is_of_later(selection), view=view)
         return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
 
     def has(self, selection: Selection) -> bool:
         """Return whether there is any such request."""
         where, values = search.of_selection(selection)
         window = (selection.since_ns, selection.until_ns)
-        query, later = f"SELECT 1 FROM ({{spans}}) WHERE {where} LIMIT 1", bool(selection.codes)
+        query, later = f"SELECT 1 FROM ({{spans}}) WHERE {where} LIMIT 1", _is_of_later(selection)
         found = self._all(query, values, window, entries=True, later=later)
         if found or not selection.segments:
             return bool(found)
@@ -430,6 +430,11 @@ class LocalReader(Closing):
 
     def _rows(self, query: str, *about: Any, **where: Any) -> list[dict[str, Any]]:
         return self._ask(rows_of, query, *about, **where)
+
+
+def _is_of_later(selection: Selection) -> bool:
+    """Return whether it needs a column that older files do not have."""
+    return bool(selection.codes) or selection.judged_by is not None
 
 
 def _by_trace(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from stagetrace.columns import names_of
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, STRING, TYPED
 from stagetrace.otlp.decode.protobuf_wire import varint
-from stagetrace.store import code_lines
+from stagetrace.store import code_lines, judged_by
 from stagetrace.store.base import Selection
 from stagetrace.store.stored import PATH, ROUTE, values_of
 
@@ -81,6 +81,12 @@ def of_selection(selection: Selection) -> Condition:
         conditions.add(f"({ROUTE} = ? OR {_REQUEST} = ?)", selection.route, selection.route)
     if selection.breached is not None:
         conditions.add("coalesce(breached, false) = ?", selection.breached)
+    if selection.judged_by is not None:
+        conditions.add(
+            "(coalesce(objective = ?, false) OR coalesce(regexp_matches(verdicts, ?), false))",
+            selection.judged_by,
+            judged_by.pattern(selection.judged_by, breached=bool(selection.breached)),
+        )
     if selection.causes:
         conditions.add(f"cause IN ({', '.join('?' * len(selection.causes))})", *selection.causes)
     if selection.codes:

@@ -17,6 +17,10 @@ WHERE is_entry
     )
     AND (getvariable('model') IS NULL OR model = getvariable('model'))
     AND (getvariable('breached') IS NULL OR coalesce(breached, false) = getvariable('breached'))
+    AND (
+        getvariable('judged_by') IS NULL OR coalesce(objective = getvariable('judged_by'), false)
+        OR coalesce(regexp_matches(verdicts, getvariable('its_verdict')), false)
+    )
     AND (len(getvariable('causes')) = 0 OR list_contains(getvariable('causes'), cause))
     AND (getvariable('code') IS NULL OR regexp_full_match(code, getvariable('code')))
     AND has_segments;
