@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -302,22 +302,33 @@ BREAKABLE: dict[str, tuple[str, dict[str, str], list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def breakable(request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
-    exporters, more, _ = BREAKABLE[request.param]
-    with breakable_service(folder, exporters, None, **more) as service:
-        yield service
+def breakable(folder: Path) -> Iterator[Callable[[str], Service]]:
+    """Give a service that is started in one of these ways: the same one, until another way is asked for.
+
+    As a parameter, pytest would start it anew for each part.
+    """
+    running: dict[str, Service] = {}
+    with ExitStack() as stack:
+
+        def started(how: str) -> Service:
+            if how not in running:
+                stack.close()
+                running.clear()
+                exporters, more, _ = BREAKABLE[how]
+                running[how] = stack.enter_context(breakable_service(folder, exporters, None, **more))
+            return running[how]
+
+        yield started
 
 
 @pytest.mark.parametrize(
-    ("breakable", "part"),
-    [(how, part) for how, (_, _, some) in BREAKABLE.items() for part in ("nothing", *some)],
-    indirect=["breakable"],
+    ("how", "part"), [(how, part) for how, (_, _, some) in BREAKABLE.items() for part in ("nothing", *some)]
 )
 def test_a_part_that_fails_on_the_path_changes_no_answer_no_error_and_is_said_once(
-    breakable: Service, part: str, untraced_parts: tuple[list[Any], list[str]]
+    breakable: Callable[[str], Service], how: str, part: str, untraced_parts: tuple[list[Any], list[str]]
 ) -> None:
     """Nor does one with the native implementation off, nor one that makes spans for other processors."""
-    break_and_ask(part, breakable, untraced_parts)
+    break_and_ask(part, breakable(how), untraced_parts)
 
 
 def break_and_ask(
