@@ -96,6 +96,8 @@ def test_a_client_that_does_not_read_behind_wsgi(sink: Sink, tmp_path: Path) -> 
 def test_computing_behind_grpc(kind: tuple[str, ...]) -> None:
     with run_sink() as sink:
         env = clean_environment() | sink.environment(STAGETRACE_SLA=SLA)
-        subprocess.run([PYTHON, "computing.py", *kind], cwd=APPS, env=env, check=True, timeout=60)
+        with subprocess.Popen([PYTHON, "computing.py", *kind], cwd=APPS, env=env) as process:
+            come_first(process.pid)
+            assert process.wait(timeout=60) == 0
         spans = sink.wait_for(lambda all_: any(span.kind == SERVER for span in all_))
     assert_told(next(span for span in spans if span.kind == SERVER).attributes)
