@@ -422,8 +422,9 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
     assert request.step is None
     if thread_cpu.lacks_waiting() is None:
         divided = [thread_cpu.between(*cpu_samples) for cpu_samples in request.cpu_samples]
-        # On a busy machine steps that only waited for a CPU are long, too.
-        assert sum(share is not None and share.blocked >= 5_000_000 for share in divided) == 2, divided
+        # On a busy machine a thread waits for a CPU when it has slept, and steps that only did that are long, too.
+        idle = [share.blocked + share.waited for share in divided if share is not None]
+        assert sum(took >= 5_000_000 for took in idle) >= 2, divided
 
 
 @pytest.mark.parametrize("message", [{}, {"type": 1}, {"type": None}, {"type": "http.response.body", "more_body": []}])
