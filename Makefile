@@ -26,7 +26,7 @@ demo: $(INSTALLED) ## a real service with real faults, what stagetrace reports a
 
 test: check ## check, all tests within one process, and one of each server, library and store (under 5 minutes)
 	@echo "running the tests ..."
-	@$(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
+	@$(BIN)/python tests/run_twice.py $(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
 test-all: check backends-if-go ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (under half an hour)
 	@echo "running all tests ..."
