@@ -146,6 +146,7 @@ def test_a_policy_brings_its_own_alerts() -> None:
     own = replace(rule, alerts=AlertOptions((BurnAlert(3.0, 600, 600),)))
     (found,) = slo.ask(Rows(outage, "", 100 * DAY), 100 * DAY, policy=replace(policy, objectives=(own,))).objectives
     assert [(one.factor, one.long, one.fires) for one in found.alerts] == [(3.0, "10m", True)]
+    assert set(found.burn) == {*slo.BURNS, "10m"}  # not those of the alerts of others
 
 
 def test_an_alert_that_can_never_fire_is_marked() -> None:

@@ -81,7 +81,7 @@ class Objective:
     attained: Attained | None
     missed: bool | None
     budget_left: float | None  # part of the error budget; negative: overspent
-    burn: Mapping[str, Burn | None]  # by the windows of `BURNS`, and those of the alerts
+    burn: Mapping[str, Burn | None]  # by the windows of `BURNS`, and those of its alerts
     lasts_s: float | None  # until the budget is spent at the burn rate of `RATE`; None: not known, or never
     alerts: tuple[Alert, ...]
     first_unix_nano: int  # requests under this objective, of all that was read
@@ -148,7 +148,7 @@ class _Windows:
     cuts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        starts = {*map(self.start, self.burns.values()), *map(self.of, self.targets)}
+        starts = {*map(self.start, _burn_windows(self.alerts).values()), *map(self.of, self.targets)}
         object.__setattr__(self, "cuts", sorted(starts | ({self.since_ns} if self.since_ns is not None else set())))
 
     def start(self, length_s: float) -> int:
@@ -158,12 +158,6 @@ class _Windows:
         if self.since_ns is not None:
             return self.since_ns
         return self.start(target.window_s) if target.calendar is None else began_ns(target.calendar, self.until_ns)
-
-    @property
-    def burns(self) -> Mapping[str, int]:
-        """Return the windows of `BURNS` and those of the alerts, in seconds by their name."""
-        own = (length for one in self.alerts for length in (one.long_s, one.short_s))
-        return {**BURNS, **{window(length): length for length in own}}
 
     @property
     def earliest(self) -> int:
@@ -224,6 +218,12 @@ def ask(
         left,
         unused(known, (row["objective"] for row in rows)),
     )
+
+
+def _burn_windows(alerts: Iterable[BurnAlert]) -> Mapping[str, int]:
+    """Return the windows of `BURNS` and those of the alerts, in seconds by their name."""
+    own = (length for one in alerts for length in (one.long_s, one.short_s))
+    return {**BURNS, **{window(length): length for length in own}}
 
 
 def burn_alerts(policy: Policy | None) -> tuple[BurnAlert, ...]:
@@ -290,7 +290,7 @@ def _objective(key: tuple[Any, ...], group: _Group, oldest: Mapping[str, int]) -
     found = attained(own)
     left = None if found is None else budget_left(found.value, target)
     most = max(row["most"] for row in rows)
-    within = {name: group.counts(windows.start(length)) for name, length in windows.burns.items()}
+    within = {name: group.counts(windows.start(length)) for name, length in _burn_windows(group.alerts.burns).items()}
     burn = {name: _burn(of, target, most) for name, of in within.items()}
     enough = {name for name, of in within.items() if of.judged >= group.alerts.min_requests}
     return Objective(
