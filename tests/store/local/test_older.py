@@ -75,6 +75,20 @@ def test_a_breach_stored_before_its_code_had_a_column_has_it(tmp_path: Path) -> 
             reader.breaches(replace(EVER, codes=("app.py:14",)))
 
 
+def test_a_request_stored_before_its_verdicts_had_a_column_is_selected_by_them(tmp_path: Path) -> None:
+    text = "good: p99 (99% over 28d); breach: p50 (50% over 28d)"
+    script = BEFORE.replace("sla__breach__code=code", f"sla__verdicts={text!r}")
+    argv = [sys.executable, "-c", script, str(tmp_path / "store")]
+    subprocess.run(argv, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=60)
+    with open_store(str(tmp_path / "store")) as reader:
+        found = reader.breaches(replace(EVER, judged_by="p50", limit=1))
+        assert (len(found.breaches), found.tally.missed, found.tally.judged) == (1, len(LINES), len(LINES))
+        found = reader.breaches(replace(EVER, judged_by="p99"))
+        assert (len(found.breaches), found.tally.missed, found.tally.judged) == (0, 0, len(LINES))
+        with pytest.raises(StoreError, match="has the objective 'p90'"):
+            reader.breaches(replace(EVER, judged_by="p90"))
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_and_beside_newer_spans_as_well(folder: Path, merged: bool) -> None:
     """In the log, in a file of its own, and merged with the older ones into one file; nothing is lost or doubled."""
