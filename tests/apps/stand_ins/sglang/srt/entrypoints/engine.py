@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
@@ -19,9 +20,8 @@ class Engine:
         self.tokenizer_manager = TokenizerManager(model_path, tokens, enable_metrics=enable_metrics)
         self.server_args = self.tokenizer_manager.server_args
         self.loop = asyncio.new_event_loop()
-
-    def __del__(self) -> None:
-        self.loop.close()
+        # It holds the loop: as a part of a cycle, its sockets would be closed before the loop.
+        weakref.finalize(self, self.loop.close)
 
     def generate(
         self, prompt: Any = None, sampling_params: Any = None, input_ids: Any = None, stream: bool = False
