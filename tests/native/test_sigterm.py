@@ -314,6 +314,38 @@ with sigterm.delivering_first():
     assert done == (-signal.SIGTERM, ["delivers"], "")
 
 
+@pytest.mark.parametrize(
+    ("end", "start"),
+    [
+        ("", "serve()"),
+        ("sys.exit(3)", "serve()"),
+        (
+            "runtime.deliver_at_exit()",
+            "(p := get_context('fork').Process(target=serve)).start(); p.join(); os.kill(os.getpid(), -p.exitcode)",
+        ),
+    ],
+    ids=["returns", "exits", "a process of multiprocessing"],
+)
+def test_in_python_a_process_that_ends_meanwhile_ends_by_the_signal(end: str, start: str) -> None:
+    """A child that it forks meanwhile ends as it likes."""
+    code = f"""
+from multiprocessing import get_context
+
+def serve():
+    with sigterm.delivering_first():
+        os.kill(os.getpid(), signal.SIGTERM)
+        child = os.fork()
+        if not child:
+            sys.exit(0)
+        print(os.waitpid(child, 0)[1], flush=True)
+    {end}
+
+{start}
+"""
+    done = run_anywhere(IN_PYTHON.replace("0.5", "5") + code, STAGETRACE_NATIVE="0")
+    assert done == (-signal.SIGTERM, ["0"], "")
+
+
 def test_in_python_a_handler_of_the_authors_own_stays() -> None:
     code = """
 for own in (signal.SIG_IGN, lambda *_: None):

@@ -149,6 +149,9 @@ class Runtime:
     def _deliver_last(self) -> None:
         self.flush_now()
         sigterm.end_if_asked()
+        in_python = sys.modules.get("stagetrace.runtime.sigterm_python")
+        if in_python is not None:
+            in_python.end_if_asked()
 
     def deliver_all(self) -> None:
         """Deliver what has ended, and what is about to, before SIGTERM ends the process."""

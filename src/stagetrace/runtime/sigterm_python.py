@@ -6,6 +6,7 @@ ending when the signal comes.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from stagetrace.sigterm import IN_C
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_at_forks = False
+_has_hooks = False
 _waits = False  # whether a block of `delivering_first` runs
 _asked = False  # whether SIGTERM has come
 _delivered = False
@@ -38,13 +39,15 @@ def delivering_first() -> Iterator[None]:
 @guarded
 def begin() -> bool:
     """Let SIGTERM, where nothing handles it, wait for the delivery until `give_up`; return whether that is so."""
-    global _at_forks, _waits  # noqa: PLW0603
+    global _has_hooks, _waits  # noqa: PLW0603
     if IN_C:
         return False
-    if not _at_forks and hasattr(os, "register_at_fork"):
-        # A child ends as it likes, from the first: Python forgets a signal that arrives between the fork and its hooks.
-        os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=give_up)
-        _at_forks = True
+    if not _has_hooks:
+        _has_hooks = True
+        atexit.register(end_if_asked)
+        if hasattr(os, "register_at_fork"):
+            # A child ends as it likes, from the first: Python forgets a signal that comes between the fork and hooks.
+            os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=_leave_alone)
     _waits = _put(signal.SIG_DFL, _end)
     return _waits
 
@@ -55,6 +58,24 @@ def give_up() -> None:
     global _waits  # noqa: PLW0603
     _waits = False
     _put(_end, signal.SIG_DFL)
+
+
+@guarded_end
+def end_if_asked() -> None:
+    """End by SIGTERM, if it arrived while the process was ending by itself: untraced it would have ended so."""
+    from stagetrace.runtime.runtime import runtime
+
+    if _asked:
+        runtime.flush_now()
+        give_up()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@guarded_end
+def _leave_alone() -> None:
+    global _asked  # noqa: PLW0603
+    _asked = False
+    give_up()
 
 
 @guarded_end
