@@ -128,7 +128,7 @@ def run_jaeger(
     `again` is an earlier Jaeger whose ports are used again, as after a restart. `prometheus`: where it asks for metrics
     of spans. `also`: more configuration, as YAML.
     """
-    *free, health = _free_ports(len(_JAEGER_PORTS) + 1)
+    *free, health = (free_port() for _ in range(len(_JAEGER_PORTS) + 1))
     ports = dict(zip(_JAEGER_PORTS, free, strict=True))
     if again is not None:
         ports = {name: int(getattr(again, name).rpartition(":")[2]) for name in _JAEGER_PORTS}
@@ -155,7 +155,7 @@ def run_collector(
 
     `ports` are those for OTLP over gRPC, over HTTP and for its health. `also`: more configuration, as YAML.
     """
-    metrics, *free = _free_ports(4)
+    metrics, *free = (free_port() for _ in range(4))
     grpc, http_port, health = ports or free
     settings = {
         "COLLECTOR_LISTEN_HOST": LOOPBACK,
@@ -214,18 +214,6 @@ def run_alertmanager(folder: Path, webhook: str = "") -> Iterator[str]:
     ]
     with _process("alertmanager", command, {}, folder, (port, "/-/ready")):
         yield f"http://{LOOPBACK}:{port}"
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return that many different free ports; all are held at once before the first is returned."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @contextmanager

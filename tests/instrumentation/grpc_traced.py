@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 EARLY = 0.9  # a loop's timer may fire up to a millisecond early
+# What a span of a breach has where the machine was busy, or the collector of garbage ran.
+OF_THE_MACHINE = ("stagetrace.cpu.", "stagetrace.gc.", "stagetrace.skipped_stalls")
 APPS = ("grpc_threads", "grpc_aio")
 
 
