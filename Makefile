@@ -26,15 +26,15 @@ demo: $(INSTALLED) ## a real service with real faults, what stagetrace reports a
 
 test: check ## check, all tests within one process, and one of each server, library and store (under 5 minutes)
 	@echo "running the tests ..."
-	@$(BIN)/python tests/run_twice.py $(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
+	@$(BIN)/python tests/run_again.py $(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
 test-all: check backends-if-go ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (under half an hour)
 	@echo "running all tests ..."
-	@$(BIN)/python tests/run_twice.py $(PYTEST) --session-timeout 2400 -m "not heavy"
+	@$(BIN)/python tests/run_again.py $(PYTEST) --session-timeout 2400 -m "not heavy"
 
 test-sample: $(INSTALLED) ## a short form of some heavy tests (under 10 minutes)
 	@echo "running a sample of the heavy tests ..."
-	@STAGETRACE_HEAVY=sample $(BIN)/python tests/run_twice.py $(PYTEST) --timeout 600 -m sample
+	@STAGETRACE_HEAVY=sample $(BIN)/python tests/run_again.py $(PYTEST) --timeout 600 -m sample
 
 test-sanitizers: $(INSTALLED) ## the tests of native code, compiled with AddressSanitizer and UndefinedBehaviorSanitizer (under 3 minutes)
 	@echo "compiling the C extension with sanitizers, and running its tests ..."

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.xdist_group("a group")
 @pytest.mark.parametrize("address", ["a@b"])
 def test_it(address):
     seen = pathlib.Path("seen")
-    if {always} or not seen.exists():
-        seen.touch()
-        pytest.fail()
+    times = len(seen.read_text()) if seen.exists() else 0
+    seen.write_text("x" * (times + 1))
+    assert times >= {fails}
 """
 KILLED = """
 import os, signal, subprocess
@@ -30,21 +30,25 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("always", [False, True], ids=["by chance", "always"])
-def test_what_fails_runs_once_more_alone(always: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", [0, 1, 2, 3])
+def test_what_fails_runs_twice_more_alone(fails: int, tmp_path: Path) -> None:
     """A test that then passes is listed as flaky, in the file that CI shows too."""
-    (tmp_path / "test_one.py").write_text(TEXT.format(always=always))
+    (tmp_path / "test_one.py").write_text(TEXT.format(fails=fails))
+    (tmp_path / "test_two.py").write_text("def test_two():\n    pass\n")
     listed = tmp_path / "flaky"
-    twice = [sys.executable, str(TESTS / "run_twice.py")]
+    again = [sys.executable, str(TESTS / "run_again.py")]
     pytest_alone = [sys.executable, "-m", "pytest", "-q", "-p", "xdist.plugin", "-n", "1", "--dist", "loadgroup"]
     environment = {**os.environ, "STAGETRACE_FLAKY": str(listed), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    files = ["--", "test_one.py", "test_two.py"]
     done = subprocess.run(
-        [*twice, *pytest_alone], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [*again, *pytest_alone, *files], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == always, done.stdout
-    assert (listed.read_text() if listed.exists() else "") == ("" if always else "FLAKY test_one.py::test_it[a@b]\n")
-    assert ("FLAKY" in done.stdout) == (not always)
-    assert "once more" in done.stdout
+    assert done.returncode == (fails == 3), done.stdout
+    flaky = "FLAKY test_one.py::test_it[a@b]\n" if fails in (1, 2) else ""
+    assert (listed.read_text() if listed.exists() else "") == flaky
+    assert ("FLAKY" in done.stdout) == bool(flaky)
+    assert done.stdout.count("1 failed. Each is run again, alone") == min(fails, 2)
+    assert done.stdout.count("2 passed") == (fails == 0), "the others run once"
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")

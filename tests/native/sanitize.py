@@ -89,8 +89,8 @@ def run_tests(library: Path, site: Path, reports: Path) -> int:
         "PYTHONPATH": os.pathsep.join([str(site), str(TESTS)]),
         "STAGETRACE_TEST_SANITIZED": str(site),
     }
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "native.loaded"]
-    return subprocess.run([*argv, *EXCLUDED, *selected()], env=env, cwd=ROOT, check=False).returncode
+    argv = [sys.executable, str(TESTS / "run_again.py"), sys.executable, "-m", "pytest", "-q", "-p", "native.loaded"]
+    return subprocess.run([*argv, *EXCLUDED, "--", *selected()], env=env, cwd=ROOT, check=False).returncode
 
 
 def selected() -> list[str]:

@@ -1,0 +1,60 @@
+"""Run pytest; run failed tests again, alone, at most twice, and list those that then pass as flaky.
+
+Usage: run_again.py PYTHON -m pytest OPTION ... [-- FILE ...]. The exit code is that of the last run.
+STAGETRACE_FLAKY names a file to which the list is added.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FAILED = Path(".pytest_cache/v/cache/lastfailed")
+TESTS_FAILED = 1  # exit code of pytest: tests ran and some failed
+MOST = 20  # more failures than these are not by chance
+TIMES = 2  # what fails by chance once in ten even alone would otherwise stop each tenth landing
+
+
+def main(command: list[str]) -> int:
+    """Return the exit code."""
+    at = command.index("--") if "--" in command else len(command)
+    options, files = command[:at], command[at + 1 :]
+    code, first = run([*options, *files])
+    failed = first
+    for time in range(1, TIMES + 1):
+        if code != TESTS_FAILED or not 0 < len(failed) <= MOST:
+            break
+        print(f"{len(failed)} failed. Each is run again, alone ({time} of {TIMES}):", flush=True)  # noqa: T201
+        code, failed = run([*options, "-n", "0", *failed])
+    if first and code == 0:
+        list_flaky(first)
+    return code
+
+
+def run(command: list[str]) -> tuple[int, list[str]]:
+    """Run pytest; return its exit code, and the names of the tests that failed."""
+    FAILED.unlink(missing_ok=True)
+    code = subprocess.run(command, check=False).returncode
+    return code, sorted(map(without_group, json.loads(FAILED.read_text()))) if FAILED.exists() else []
+
+
+def without_group(test: str) -> str:
+    """Return the name of a test without the group that pytest-xdist appends."""
+    name, at, group = test.rpartition("@")
+    return name if at and "]" not in group else test
+
+
+def list_flaky(tests: list[str]) -> None:
+    """Print the tests as flaky, and add them to the file that CI shows."""
+    text = "".join(f"FLAKY {test}\n" for test in tests)
+    print(text, end="", flush=True)  # noqa: T201
+    if os.environ.get("STAGETRACE_FLAKY"):
+        with Path(os.environ["STAGETRACE_FLAKY"]).open("a") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
