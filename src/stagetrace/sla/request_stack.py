@@ -31,7 +31,7 @@ class RequestStacks:
         Empty where that is unknown, as while it waits for a thread. Of several workers that is the first to have begun,
         unless it waits for another one.
         """
-        frames = of_threads()  # for each anew: a stack is read frame by frame, while the thread may go on
+        frames = of_threads()  # for each anew: the threads go on meanwhile
         stack, waits, runs = self._own(record, frames)
         for worker in (*workers_of(record), *(() if record.batch is None else workers_of(record.batch))):
             if stack and not waits:

@@ -7,7 +7,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.sources.awaited import is_future
-from stagetrace.sources.stacks import MAX_KEPT, Place, Stack, frames_from, is_ours, place_of
+from stagetrace.sources.stacks import MAX_KEPT, Place, Stack, frame_of, frames_from, is_ours, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +29,8 @@ def of_coroutine(
     The thread of its event loop stands at `thread_frame`. Where the coroutine only listens for the disconnect of the
     client, the stack goes on in another task of the request, by its context: one that `belongs`.
     """
-    running = {frame: at for at, frame in enumerate(frames_from(thread_frame))}
+    frames, on_thread = frames_from(thread_frame)
+    running = {frame: at for at, frame in enumerate(frames)}
     places: list[Place] = []
     awaited, is_beside = work, False
     for _ in range(MAX_AWAITED):
@@ -44,8 +45,7 @@ def of_coroutine(
             continue
         frame, awaited = _step(awaited)
         if frame in running:
-            inner = [place_of(one) for one, at in running.items() if at <= running[frame]]
-            return _joined(inner, places), True
+            return _joined(on_thread[: running[frame] + 1], places), True
         if frame is not None:
             places.append(place_of(frame))
     return _joined([], places), False
@@ -59,11 +59,11 @@ def _step(awaited: Any) -> tuple[FrameType | None, Any]:
     """Return the frame of an awaitable, None if it has none, and what it awaits itself."""
     kind = type(awaited)
     if kind is GeneratorType:
-        return awaited.gi_frame, awaited.gi_yieldfrom
+        return frame_of(awaited, "gi_frame"), awaited.gi_yieldfrom
     if kind is AsyncGeneratorType:
-        return awaited.ag_frame, awaited.ag_await
+        return frame_of(awaited, "ag_frame"), awaited.ag_await
     if hasattr(kind, "cr_frame"):  # a coroutine, Cython's too
-        return awaited.cr_frame, awaited.cr_await
+        return frame_of(awaited, "cr_frame"), awaited.cr_await
     # An iterator of the interpreter's: of a coroutine, of a future, of one step of an asynchronous generator.
     return None, next(filter(_is_awaitable, gc.get_referents(awaited)[:MAX_REFERENTS]), None)
 

@@ -13,11 +13,12 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import config
+from stagetrace.native import native
 from stagetrace.real_threads import get_ident
 from stagetrace.sources.base import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class NamedCode(NamedTuple):
@@ -85,10 +86,13 @@ _WAITS: Final = {
 def _lack() -> str | None:
     if not hasattr(sys, "_current_frames"):
         return "this interpreter does not show the stacks of its threads"
+    if _in_c is None and sys.version_info[:2] == (3, 11):
+        return "without stagetrace's extension in C, Python 3.11 may hang or crash as it shows the stack of a thread"
     has_gil = getattr(sys, "_is_gil_enabled", None)
     return None if has_gil is None or has_gil() else "without the GIL reading a stack stops all threads"
 
 
+_in_c: Any = native("stacks")
 SOURCE: Final = Source(__name__, "the stacks of late requests", config.STALLS, _lack)
 
 
@@ -99,18 +103,32 @@ def is_ours(code: CodeType | NamedCode) -> bool:
 
 def of_threads() -> dict[int, FrameType]:
     """Return the innermost frame of each other thread that runs Python, by its ident."""
-    found = sys._current_frames()  # noqa: SLF001
+    found: dict[int, FrameType] = _uncollected(sys._current_frames)  # noqa: SLF001
     found.pop(get_ident(), None)  # the caller's would refer to itself: all that it holds would wait for the collector
     return found
 
 
-def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
-    """Yield a frame and those that called it, the innermost first."""
-    for _ in range(MAX_WALKED):
-        if frame is None:
-            return
-        yield frame
+def frame_of(thing: Any, name: str) -> FrameType | None:
+    """Return the frame that a coroutine, a generator or a greenlet has under this name."""
+    frame: FrameType | None = _uncollected(getattr, thing, name)
+    return frame
+
+
+def frames_from(frame: FrameType | None) -> tuple[list[FrameType], list[tuple[CodeType, int]]]:
+    """Return a frame and those that called it, the innermost first, and the place at which each stands."""
+    if _in_c is not None:
+        found: tuple[list[FrameType], list[tuple[CodeType, int]]] = _in_c.walk(frame, MAX_WALKED)
+        return found
+    frames: list[FrameType] = []
+    while frame is not None and len(frames) < MAX_WALKED:
+        frames.append(frame)
         frame = frame.f_back
+    return frames, list(map(place_of, frames))
+
+
+def _uncollected(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that makes frames; no garbage may be collected meanwhile (docs/decisions/083)."""
+    return function(*args) if _in_c is None else _in_c.uncollected(function, *args)
 
 
 def place_of(frame: FrameType) -> tuple[CodeType, int]:
@@ -120,13 +138,13 @@ def place_of(frame: FrameType) -> tuple[CodeType, int]:
 
 def of_frame(frame: FrameType | None) -> Stack:
     """Return the stack of a frame, from where the work of a request begins; all of it where that is nowhere."""
-    stack = tuple(map(place_of, frames_from(frame)))
+    stack = tuple(frames_from(frame)[1])
     return stack[: min(_begin(stack) or len(stack), MAX_KEPT)]
 
 
 def of_request(frame: FrameType | None) -> Stack:
     """Return the stack of a frame, from where the work of a request begins; empty where that is nowhere."""
-    stack = tuple(map(place_of, frames_from(frame)))
+    stack = tuple(frames_from(frame)[1])
     return stack[: min(_begin(stack), MAX_KEPT)]
 
 
@@ -148,7 +166,7 @@ def waits_for_thread(stack: Stack) -> bool:
 
 def of_greenlet(greenlet: Any, thread_frame: FrameType | None) -> Stack:
     """Return the stack of a greenlet; the thread that it belongs to stands at `thread_frame`."""
-    frame = greenlet.gr_frame
+    frame = frame_of(greenlet, "gr_frame")
     if frame is None and greenlet:  # it is the one that runs
         frame = thread_frame
     return of_request(frame)
@@ -161,10 +179,10 @@ def of_work(frame: FrameType | None) -> tuple[Stack, str]:
     """
     places: list[tuple[CodeType, int]] = []
     giver = ""
-    for one in frames_from(frame):
-        if giver := _giver(one.f_code):
+    for place in frames_from(frame)[1]:
+        if giver := _giver(place[0]):
             break
-        places.append(place_of(one))
+        places.append(place)
     begins = _begin(places)
     if giver and places and not begins and not _found(places[-1][0], _WAITS):
         begins = len(places)
