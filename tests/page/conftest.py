@@ -52,6 +52,19 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+# A page that a link or a form leads away from is busy: it stays for a moment, and `settle` would take it for the next.
+BUSY_UNTIL_LEFT = """
+const leave = event => {
+    const link = event.target.closest?.("a[href]");
+    const stays = event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey;
+    const leads = event.type === "submit" || (link && !link.target && !link.download
+        && link.href.split("#")[0] !== location.href.split("#")[0]);
+    if (leads && !stays) document.documentElement.setAttribute("aria-busy", "true");
+};
+for (const type of ["click", "submit"]) window.addEventListener(type, leave);
+"""
+
+
 @pytest.fixture
 def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> Iterator[OpenPage]:
     """Give a function that opens a view of one of the data, or of a back end's address, and waits for all of its parts.
@@ -62,6 +75,7 @@ def open_page(browser: Browser, site: Callable[[str], str], services: Any) -> It
     del services
     context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
     context.set_default_timeout(10_000)
+    context.add_init_script(BUSY_UNTIL_LEFT)
     expect.set_options(timeout=20_000)  # on a busy machine
     problems: list[str] = []
     own: set[str] = set()
