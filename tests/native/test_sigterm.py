@@ -327,23 +327,31 @@ with sigterm.delivering_first():
     ids=["returns", "exits", "a process of multiprocessing"],
 )
 def test_in_python_a_process_that_ends_meanwhile_ends_by_the_signal(end: str, start: str) -> None:
-    """A child that it forks meanwhile ends as it likes."""
     code = f"""
 from multiprocessing import get_context
 
 def serve():
     with sigterm.delivering_first():
         os.kill(os.getpid(), signal.SIGTERM)
-        child = os.fork()
-        if not child:
-            sys.exit(0)
-        print(os.waitpid(child, 0)[1], flush=True)
     {end}
 
 {start}
 """
     done = run_anywhere(IN_PYTHON.replace("0.5", "5") + code, STAGETRACE_NATIVE="0")
-    assert done == (-signal.SIGTERM, ["0"], "")
+    assert done == (-signal.SIGTERM, [], "")
+
+
+def test_in_python_a_child_forked_meanwhile_ends_as_it_likes() -> None:
+    code = """
+with sigterm.delivering_first():
+    sigterm._asked = True
+    child = os.fork()
+    if child:
+        print(os.waitpid(child, 0)[1], flush=True)
+        sigterm._asked = False
+sys.exit(0)
+"""
+    assert run_anywhere(IN_PYTHON + code, STAGETRACE_NATIVE="0") == (0, ["0"], "")
 
 
 def test_in_python_a_handler_of_the_authors_own_stays() -> None:
