@@ -49,8 +49,9 @@ static PyObject *walk(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
-    {"uncollected", uncollected, METH_VARARGS, "Call a function in C with arguments, without the collector of garbage."},
-    {"walk", walk, METH_VARARGS, "Return a frame, or None, and those that called it, at most so many, the innermost first; and their places."},
+    {"uncollected", uncollected, METH_VARARGS, "Call a function in C with arguments, the collector of garbage off."},
+    {"walk", walk, METH_VARARGS,
+     "Return a frame and those that called it, at most so many, the innermost first, and their places; of None none."},
     {NULL, NULL, 0, NULL},
 };
 
