@@ -1,14 +1,14 @@
 /* Frames of other threads, which CPython 3.11 makes when they are asked for: that may run the collector of garbage, and
  * with it code that lets other threads run. The frame may be gone by then (the process crashes), or a thread may start
  * or end, which waits for a lock that the asking one has (the process hangs). So the collector is off meanwhile, and the
- * GIL is not released: nobody sees that it was (docs/decisions/083).
+ * GIL is not released: no other thread can see that (docs/decisions/083).
  */
 #include "native.h"
 
 static PyObject *frame_type;
 
 static PyObject *uncollected(PyObject *Py_UNUSED(module), PyObject *args) {
-    if (PyTuple_Size(args) < 1) return PyErr_Format(PyExc_TypeError, "what is to be called?");
+    if (PyTuple_Size(args) < 1) return PyErr_Format(PyExc_TypeError, "uncollected takes a function and its arguments");
     PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
     if (rest == NULL) return NULL;
     int was_on = PyGC_Disable();

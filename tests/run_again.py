@@ -15,7 +15,7 @@ from pathlib import Path
 FAILED = Path(".pytest_cache/v/cache/lastfailed")
 TESTS_FAILED = 1  # exit code of pytest: tests ran and some failed
 MOST = 20  # more failures than these are not by chance
-TIMES = 2  # what fails by chance once in ten even alone would otherwise stop each tenth landing
+TIMES = 2  # with one, a test that fails by chance even alone has stopped a landing
 
 
 def main(command: list[str]) -> int:

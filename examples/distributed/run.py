@@ -37,7 +37,7 @@ REQUESTS = {
 
 
 def free_port() -> int:
-    """Return a port below those that the kernel gives away: nobody takes it before its service does."""
+    """Return a free port, below those that the kernel gives to connections: no other process gets it meanwhile."""
     while True:
         port = random.randrange(10_000, 20_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
