@@ -9,8 +9,10 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,44 @@ def interpreter_once(name: str, requirements: tuple[str, ...]) -> str:
     pyproject = (ROOT / "pyproject.toml").read_text()
     (own,) = re.findall(r"^dependencies = \[(.*?)^\]", pyproject, re.DOTALL | re.MULTILINE)
     return _made(name, "\n".join(requirements), own)
+
+
+@cache
+def interpreter_of(version: str, requirements: tuple[str, ...]) -> str:
+    """Return the interpreter of an environment of this version of Python ("3.10"), in which stagetrace is installed.
+
+    It is installed from a copy: an editable installation would replace the extension of this one.
+    """
+    python = _interpreter(version)
+
+    def make(folder: Path) -> None:
+        _uv("venv", "--allow-existing", "--python", python, str(folder))
+        with tempfile.TemporaryDirectory() as copied:
+            for name in _installed():
+                (Path(copied) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, Path(copied) / name)
+            _uv("pip", "install", "--python", str(folder), *requirements, copied)
+
+    source = [(ROOT / name).read_text(errors="replace") for name in _installed()]
+    return str(_once(f"python{version}", [python, *requirements, *source], make) / "bin" / "python")
+
+
+def _installed() -> list[str]:
+    """Return the files of this checkout from which a wheel is built, those included that git does not know yet."""
+    parts = "pyproject.toml setup.py MANIFEST.in README.md CHANGELOG.md SECURITY.md LICENSE NOTICE src native examples/service"
+    listed = ("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "--", *parts.split())
+    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name in sorted(names) if (ROOT / name).is_file()]
+
+
+def _interpreter(version: str) -> str:
+    """Return this Python from the PATH or from pyenv, whose shims on the PATH are for the chosen versions alone."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/python")))]
+    for python in filter(None, found):
+        if not subprocess.run([python, "-V"], capture_output=True, check=False).returncode:
+            return python
+    return missing(f"Python {version} is neither on the PATH nor in {pyenv}")
 
 
 @cache

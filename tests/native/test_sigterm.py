@@ -240,8 +240,10 @@ if __name__ == "__main__":
 
 
 def test_a_child_that_serves_catches_it_itself() -> None:
-    """As the thread that sends its first spans does."""
+    """As the thread that sends its first spans does. From 3.12 on, Python warns of a fork beside any thread."""
     code = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)
 child = os.fork()
 if not child:
     sigterm.catch_again()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A service with an SDK set-up of its own: `serve` is a request that takes a while, `end` writes what is known.
 SERVICE = """
-import gc, json, os, signal, sys, threading, time
+import gc, json, os, signal, sys, threading, time, warnings
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,6 +28,7 @@ from stagetrace.sources.registry import states
 provider, exporter = TracerProvider(), InMemorySpanExporter()
 provider.add_span_processor(SLASpanProcessor(POLICY, SimpleSpanProcessor(exporter)))
 tracer = provider.get_tracer("service")
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # of Python 3.12 at a fork
 
 def serve(seconds=60.0):
     with tracer.start_as_current_span("GET /x", kind=SpanKind.SERVER):

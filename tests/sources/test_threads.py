@@ -211,13 +211,18 @@ def test_the_kernel_is_not_asked_again_of_a_thread_that_has_computed_since(monke
 
 
 def test_what_was_computed_since_the_last_tick_counts() -> None:
-    """The kernel's account of a thread's CPU time is of the last tick: sections of a few ticks would be out by one."""
+    """The kernel's account of a thread's CPU time is of the last tick: sections of a few ticks would be out by one.
+
+    At its best: what interrupts the readings themselves only adds to the difference.
+    """
     read_sample()
     for milliseconds in range(1, 9):
-        began = time.thread_time_ns()
-        share = share_of(lambda ms=milliseconds: spin(ms / 1e3))  # type: ignore[misc]
-        spent = time.thread_time_ns() - began
-        assert spent - 300_000 <= share.computed <= spent
+        missed = []
+        for _ in range(5):
+            began = time.thread_time_ns()
+            share = share_of(lambda ms=milliseconds: spin(ms / 1e3))  # type: ignore[misc]
+            missed.append(time.thread_time_ns() - began - share.computed)
+        assert 0 <= min(missed) <= 300_000
 
 
 def spin(wall_s: float) -> None:

@@ -124,7 +124,7 @@ class EntryRecorder:
         request: Request = _tuple(Request, (start, end_time, method, route, record, entry.failed, entry))
         judged = processor.judge(request)
         breached = judged is not None and judged.word == BREACH
-        finished: Finished[Any] | None = None
+        finished: Finished | None = None
         try:
             if self._drops(entry, breached=breached):
                 entry.end_time = end_time
@@ -139,7 +139,7 @@ class EntryRecorder:
 
     def _finish(
         self, entry: OwnSpan, request: Request, judged: Decided | None, *, breached: bool
-    ) -> tuple[Finished[Any] | None, Sequence[ReadableSpan]]:
+    ) -> tuple[Finished | None, Sequence[ReadableSpan]]:
         """Send a request; return what is to be counted and learned of it, and the spans that were held for it."""
         processor, record = self._processor, entry.record
         given = _given(entry, record.connection_attributes() if processor.is_of_interest(request, judged) else {})
@@ -171,7 +171,7 @@ class EntryRecorder:
 
     def _send(
         self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
-    ) -> Finished[Any] | None:
+    ) -> Finished | None:
         """Send the request as bytes; return None if that could not be done."""
         try:
             encode = partial(self._encoded, entry, request, given)
@@ -224,7 +224,7 @@ class EntryRecorder:
     @guarded
     def _hand_on(
         self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
-    ) -> Finished[Any]:
+    ) -> Finished:
         """Hand the request on as the spans that the SDK's processors know."""
         span = entry.readable(self._provider.resource)
         known = {key: value for block in (*given.blocks, given.client) for key, value in block.attributes.items()}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.guard import guarded, report
 from stagetrace.recording.details import detail_span, placed_details
@@ -42,14 +42,13 @@ if TYPE_CHECKING:
     from stagetrace.sla.request import Request
     from stagetrace.sla.verdict import Missed, Verdict
 
-T = TypeVar("T")
 NO_CULPRITS: Final[Mapping[str, str | None]] = {}
 
 
-class Finished(NamedTuple, Generic[T]):
+class Finished(NamedTuple):
     """A request with everything that is to be said of it."""
 
-    spans: T
+    spans: Any  # what `encode` returned; Python 3.10 has no generic NamedTuple
     cause: str | None  # of a breach
     breakdown: Breakdown | None  # of a good request from which a baseline is to learn
     stages: Stages
@@ -61,8 +60,8 @@ def finish(
     judged: Decided | None,
     learned: Baselines,
     known: Mapping[str, Any],
-    encode: Callable[[Stages, Block | None, Mapping[str, Any], Sequence[Event]], T],
-) -> Finished[T]:
+    encode: Callable[[Stages, Block | None, Mapping[str, Any], Sequence[Event]], Any],
+) -> Finished:
     """Return the request's spans, and what is to be counted and learned of it.
 
     `known` are attributes of its entry span. `encode` makes the spans from the stages, the block of a verdict that is

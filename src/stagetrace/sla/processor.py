@@ -169,7 +169,7 @@ class SLASpanProcessor(SpanProcessor):
         self,
         request: Request,
         judged: Decided | None,
-        finished: Finished[Any] | None = None,
+        finished: Finished | None = None,
         trace: SpanContext | None = None,
     ) -> None:
         """Count a request and how long it took, and learn from a good one. Never raises.
@@ -185,9 +185,7 @@ class SLASpanProcessor(SpanProcessor):
         except Exception as error:  # noqa: BLE001 -- as in `judge`
             report("stagetrace.sla.processor.SLASpanProcessor.conclude", error)
 
-    def _count(
-        self, request: Request, judged: Decided, finished: Finished[Any] | None, trace: SpanContext | None
-    ) -> None:
+    def _count(self, request: Request, judged: Decided, finished: Finished | None, trace: SpanContext | None) -> None:
         """Count the verdict of each objective, a breach with its culprit and its cause."""
         stages, culprits, cause = (
             (NO_STAGES, NO_CULPRITS, None) if finished is None else (finished.stages, finished.culprits, finished.cause)
@@ -248,7 +246,7 @@ class SLASpanProcessor(SpanProcessor):
         is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
         judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH
-        finished: Finished[list[ReadableSpan]] | None = None
+        finished: Finished | None = None
         try:
             finished, held = self._finished(span, request, judged, breached=breached)
         finally:
@@ -265,7 +263,7 @@ class SLASpanProcessor(SpanProcessor):
 
     def _finished(
         self, span: ReadableSpan, request: Request, judged: Decided | None, *, breached: bool
-    ) -> tuple[Finished[list[ReadableSpan]], list[ReadableSpan]]:
+    ) -> tuple[Finished, list[ReadableSpan]]:
         """Return a request as spans, and the spans that were held for it."""
         record = request.record
         known = {} if record is None else record.transfer_attributes(request.start)
