@@ -100,6 +100,8 @@ def test_the_first_rule_that_matches_judges() -> None:
         ("POST /predict within 0ms", "more than zero"),
         ("POST /predict within -5ms", "not a number with a unit"),
         ("within 5ms", "it names no route"),
+        ("99% within 250ms", "'99%' is no route: it begins with `/` or `*`, or is pkg.Service/Method"),
+        ("POST predict within 250ms", "'predict' is no route"),
         ("POST GET /predict within 5ms", "stand one route"),
         ("* within 5ms for 99", "'99' is not a percentage"),
         ("* within 5ms for 101%", "'101%' is not a percentage"),

@@ -249,6 +249,7 @@ RULE = "objectives:\n  - match: {route: POST /predict}\n    within: 250ms\n    "
         (RULE + "\tname: a", "indent with spaces"),
         (RULE + "name: \x07", "4:11: this character is not allowed in YAML"),
         ("objectives:\n- match: {route: POST GET /x}\n  within: 1s", "2:18: match: 'POST GET /x' is no route"),
+        ("objectives:\n- match: {route: 99%}\n  within: 1s", "2:18: match: '99%' is no route"),
         ("objectives:\n- match: {rpc: /shop.Cart/Add}\n  within: 1s", "2:16: rpc: '/shop.Cart/Add' is no"),
         ("objectives:\n- match: {rpc: a/b, route: /x}\n  within: 1s", "2:21: match: route stands beside rpc"),
         ("objectives:\n- match: {method: GET, route: GET /x}\n  within: 1s", "2:11: match: the route has a method"),

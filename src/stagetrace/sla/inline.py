@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from stagetrace.errors import PolicyError
 from stagetrace.sla import quantities
-from stagetrace.sla.objective import BREACH, DEFAULT_TARGET, DEFAULT_WINDOW_S, EXCLUDED, NEVER_NS, Objective
+from stagetrace.sla.objective import (
+    BREACH,
+    DEFAULT_TARGET,
+    DEFAULT_WINDOW_S,
+    EXCLUDED,
+    NEVER_NS,
+    Objective,
+    is_route,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,13 +144,19 @@ def _read(rule: str, read: Callable[[str], T], text: str) -> T:
 
 
 def _target(rule: str, words: list[str]) -> tuple[str | None, str]:
-    if len(words) == 1:
-        return None, words[0]
     if len(words) == 2 and words[0].isalpha():  # noqa: PLR2004
-        return words[0].upper(), words[1]
+        return words[0].upper(), _route(rule, words[1])
+    if len(words) == 1:
+        return None, _route(rule, words[0])
     if not words:
         raise _error(rule, "it names no route: write it in front, or `*` for every one")
     raise _error(rule, "before that stand one route, or a method and a route")
+
+
+def _route(rule: str, word: str) -> str:
+    if is_route(word):
+        return word
+    raise _error(rule, f"{word!r} is no route: it begins with `/` or `*`, or is pkg.Service/Method")
 
 
 def _clauses(rule: str, words: list[str]) -> dict[str, str]:

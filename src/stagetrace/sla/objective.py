@@ -197,6 +197,11 @@ class Objective:
         return min(own, given) if tightens and own is not None else given
 
 
+def is_route(text: str) -> bool:
+    """Return whether a rule's route is one: it has a slash, as templates and gRPC's methods have, or a pattern."""
+    return "/" in text or "*" in text
+
+
 @lru_cache(maxsize=4096)
 def glob(pattern: str) -> re.Pattern[str]:
     """Return the pattern in which `*` stands for any text, slashes and nothing included."""

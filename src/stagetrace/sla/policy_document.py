@@ -29,6 +29,7 @@ from stagetrace.sla.objective import (
     Condition,
     Deadline,
     Objective,
+    is_route,
 )
 from stagetrace.sla.policy_problem import At, PolicyFileError, Problem, Problems, WrongError
 from stagetrace.sla.quantities import share
@@ -315,12 +316,12 @@ def _match(node: Node, problems: Problems) -> tuple[str | None, str, tuple[Condi
 
 def _route(node: Node, text: str) -> tuple[str | None, str]:
     words = text.split()
-    if len(words) == 1:
+    if len(words) == 1 and is_route(words[0]):
         return None, words[0]
-    if len(words) != 2 or not words[0].isalpha():  # noqa: PLR2004
-        fix = "write [METHOD] ROUTE, such as POST /predict"
-        raise WrongError(_value_place(node, "route"), f"{text[:80]!r} is no route", fix)
-    return words[0].upper(), words[1]
+    if len(words) == 2 and words[0].isalpha() and is_route(words[1]):  # noqa: PLR2004
+        return words[0].upper(), words[1]
+    fix = "write [METHOD] ROUTE, such as POST /predict; a route begins with / or *, or is pkg.Service/Method"
+    raise WrongError(_value_place(node, "route"), f"{text[:80]!r} is no route", fix)
 
 
 def _value_place(node: Node, key: str) -> At:
