@@ -45,7 +45,7 @@ def _cases(stack: ExitStack) -> dict[str, Callable[[], Any]]:
     connection = stack.enter_context(server.accept()[0])
     now = time.time_ns()
     gc_pauses.recent_pauses.extend(
-        (now + at * 1_000_000, now + at * 1_000_000 + 200_000) for at in range(gc_pauses.MAX_KEPT)
+        (now + at * 1_000_000, now + at * 1_000_000 + 200_000, 0) for at in range(gc_pauses.MAX_KEPT)
     )
     stack.callback(gc_pauses.recent_pauses.clear)
     first = thread_cpu.read_sample()

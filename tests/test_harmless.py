@@ -66,7 +66,7 @@ PARTS = parts("""
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     instrumentation.models.marked: attributes_of_call between
-    sla.finish: breakdown_of _cause _explained _breakdown _placed _culprits
+    sla.finish: breakdown_of _cause _explained _breakdown _placed
     sla.decision: judge decide Decided.block Decided.with_culprit
     sla.breakdown: overlap
     sla.in_the_way: waited_behind of_threads

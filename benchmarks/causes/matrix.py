@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.measure import Table, wilson
+from stagetrace.sla.cause import PHRASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,10 +16,13 @@ if TYPE_CHECKING:
 NOTHING: Final = "nothing"  # was made: the request takes what it usually takes
 CONTENTION: Final = "contention"  # others were in the way, and which of these words is right the bench cannot know
 RIGHT: Final = {
-    NOTHING: ("compute", "io_wait", "unknown"),
+    NOTHING: ("compute", "io_wait", "mixed", "unknown"),
     CONTENTION: ("socket_wait", "pool_wait", "cpu_wait", "lock_wait"),
 }
 WITHHELD: Final = "cpu_wait"
+_STAGE: Final = re.compile(r"^\S+ took ([\d.]+) ms")
+_REQUEST: Final = re.compile(r"; of the request's ([\d.]+) ms: ")
+_PART: Final = re.compile(rf"([\d.]+) ms (?:{'|'.join(map(re.escape, PHRASES.values()))})")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,13 @@ class Named:
     def is_the_machines(self) -> bool:
         """Return whether `cpu_wait` was named and true, though the benchmark did not produce it."""
         return self.word == WITHHELD and self.withheld and not self.is_right
+
+
+def parts_exceed(evidence: str) -> bool:
+    """Return whether the parts that evidence counts are together longer than the stage, or request, that it names."""
+    named = _REQUEST.search(evidence) or _STAGE.match(evidence)
+    parts = [float(took) for took in _PART.findall(evidence)]
+    return named is not None and sum(parts) > float(named[1]) + 0.05 * (len(parts) + 1) + 1e-6  # each is rounded
 
 
 def matrix(title: str, named: Sequence[Named]) -> Table:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from benchmarks.causes.dependency import dependency
 from benchmarks.causes.faults import CASES, Case
-from benchmarks.causes.matrix import CONTENTION, Named, matrix, shares
+from benchmarks.causes.matrix import CONTENTION, Named, matrix, parts_exceed, shares
 from benchmarks.causes.ordinary import ORDINARY
 from benchmarks.ground_truth.client import Asked, Client
 from benchmarks.ground_truth.processes import service
@@ -149,9 +149,9 @@ causes.
 {how}
 
 A breach counts as right if the cause named is the one produced; where nothing was produced, if it is `compute`,
-`io_wait` or `unknown`. On ordinary loads each request draws what its time is spent on. If none of its parts has a long
-tail and it is late all the same, other requests delayed it (`contention`), and each of these causes is right:
-`socket_wait`, `pool_wait`, `cpu_wait`, `lock_wait`. The columns *without machine waits* exclude breaches that
+`io_wait`, `mixed` or `unknown`. On ordinary loads each request draws what its time is spent on. If none of its parts
+has a long tail and it is late all the same, other requests delayed it (`contention`), and each of these causes is
+right: `socket_wait`, `pool_wait`, `cpu_wait`, `lock_wait`. The columns *without machine waits* exclude breaches that
 are named `cpu_wait` without burners, where the kernel's count, read from outside, shows that the service's threads were
 without a CPU for at least half of the overrun: that cause is true, and the benchmark did not produce it. Services and
 burners run with priority over other work of the machine where that is allowed (`autogroup`), equal among themselves. No
@@ -184,6 +184,8 @@ def reading(result: Result) -> list[str]:
     lines = [f"Seed {result.seed}, in {result.seconds / 60:.0f} minutes. {'. '.join(shown)}. {others}."]
     if wrong:
         lines.append(f"Wrong: {', '.join(f'{what} ({count})' for what, count in wrong.most_common())}.")
+    over = sum(parts_exceed(one.evidence) for one in result.named)
+    lines.append(f"Of {len(result.named)} sentences {over} count more time than what they name took.")
     return lines
 
 

@@ -7,6 +7,7 @@ included (docs/decisions/002).
 from __future__ import annotations
 
 import sys
+import time
 
 TYPE_CHECKING = False  # importing `typing` takes longer than all of this package's start
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _OURS = "_stagetrace_wrapped"
 _IMPORT = "<frozen importlib._bootstrap_external>"
 # Modules that processes import that serve nothing, and that must log nothing.
 _ANYWHERE = ("signal", "concurrent.futures.thread")
+MOST_SOUGHT = 2_048
 
 
 class PostImportFinder:
@@ -29,6 +31,7 @@ class PostImportFinder:
         self._for_serving: Mapping[str, str] = {}
         self._finding: set[str] = set()
         self._installed = False
+        self._sought: list[tuple[int, str]] = []  # modules, and when they were looked for (ns since the epoch)
         self.patched: list[str] = []  # modules of libraries, in the order in which they were patched
         self.failed: dict[str, str] = {}  # modules that could not be patched, and why
 
@@ -59,6 +62,9 @@ class PostImportFinder:
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec that the other finders give for a module to be patched, with its loader extended."""
+        self._sought.append((time.time_ns(), name))
+        if len(self._sought) > MOST_SOUGHT:
+            del self._sought[: MOST_SOUGHT // 2]
         if name not in self._patches or name in self._finding:
             return None
         self._finding.add(name)
@@ -72,6 +78,10 @@ class PostImportFinder:
         finally:
             self._finding.discard(name)
         return None
+
+    def imported_in(self, start: int, end: int) -> int:
+        """Return how many modules this process imported in [start, end), since the epoch: of the latest, at least."""
+        return len({name for at, name in self._sought if start <= at < end and name in sys.modules})
 
     def _extend(self, name: str, spec: ModuleSpec) -> None:
         loader = spec.loader

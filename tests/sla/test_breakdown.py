@@ -25,16 +25,16 @@ SOCKET = {"queue.reason": "socket"}
 
 
 @pytest.fixture
-def collected() -> Iterator[list[tuple[int, int]]]:
-    """Return where the garbage collector's pauses, in ms, are put."""
+def collect() -> Iterator[Callable[..., None]]:
+    """Return what notes a run of the garbage collector from one ms to another: by this thread, or by a rival."""
     before = list(gc_pauses.recent_pauses)
     gc_pauses.recent_pauses.clear()
 
-    class Kept(list[tuple[int, int]]):
-        def append(self, times: tuple[int, int]) -> None:
-            gc_pauses.recent_pauses.append((times[0] * MS, times[1] * MS))
+    def note(begin: int, end: int, *, elsewhere: bool = False) -> None:
+        thread = threading.get_native_id()
+        gc_pauses.recent_pauses.append((begin * MS, end * MS, thread + 1 if elsewhere else thread))
 
-    yield Kept()
+    yield note
     gc_pauses.recent_pauses.clear()
     gc_pauses.recent_pauses.extend(before)
 
@@ -308,38 +308,79 @@ def test_little_contention_explains_no_long_wait_in_the_socket() -> None:
     assert in_ms(segments, noted([section(100, 120, 2, rivals=18)]))["socket_wait"] == 100
 
 
-def test_garbage_that_is_collected_while_a_request_waits_to_be_taken_up_is_what_it_waits_for(
-    collected: list[tuple[int, int]],
+def test_garbage_collected_by_the_thread_that_was_to_read_the_socket_is_what_the_request_waits_for(
+    collect: Callable[..., None],
 ) -> None:
-    collected.append((10, 90))
-    segments = [segment("queue", 0, 50, SOCKET), segment("queue", 50, 100, POOL), segment("handler", 100, 110)]
-    assert in_ms(segments, noted([section(100, 110, 10)])) == {
-        "gc": 80,
-        "socket_wait": 10,
-        "pool_wait": 10,
-        "compute": 10,
-    }
-    upload = [segment("network.receive", 0, 100)]
-    assert in_ms(upload, noted()) == {"slow_upload": 100}  # which goes on meanwhile
+    collect(10, 40)
+    segments = [segment("queue", 0, 50, SOCKET), segment("handler", 50, 60)]
+    assert in_ms(segments, noted([section(50, 60, 10)])) == {"gc": 30, "socket_wait": 20, "compute": 10}
+    segments[0].attributes = {**SOCKET, "queue.blocked_by": "GET /hold"}
+    assert in_ms(segments, noted([section(50, 60, 10)])) == {"gc": 30, "socket_wait": 20, "compute": 10}
+
+
+def test_garbage_collected_elsewhere_delays_a_loop_as_long_as_that_wants_the_gil(
+    collect: Callable[..., None], loop: Callable[..., None]
+) -> None:
+    """While it sleeps in a blocking call it does not; nor where nothing is known of it."""
+    collect(10, 90, elsewhere=True)
+    segments = [segment("queue", 0, 100, SOCKET), segment("handler", 100, 110)]
+    request = noted([section(100, 110, 10)])
+    loop((0, 100, 5, 0, 90, 16))
+    assert in_ms(segments, request) == {"gc": 80, "socket_wait": 20, "compute": 10}
+    loop((0, 100, 5, 0, 90, 1))
+    assert in_ms(segments, request) == {"gc": 5, "socket_wait": 95, "compute": 10}
+    loop()
+    assert in_ms(segments, request) == {"socket_wait": 100, "compute": 10}
+
+
+def test_garbage_collected_beside_a_wait_is_no_cause_of_it(
+    collect: Callable[..., None], loop: Callable[..., None]
+) -> None:
+    """Nobody would have run: the pool is full of sleepers, the thread sleeps, the client sends, the task awaits."""
+    collect(10, 90, elsewhere=True)
+    pool = [segment("queue", 0, 100, POOL), segment("handler", 100, 110)]
+    assert in_ms(pool, noted([section(100, 110, 10)])) == {"pool_wait": 100, "compute": 10}
+    sleeps = noted([section(0, 100, 40, rivals=80, turns=1, for_threads=0)])
+    assert in_ms([segment("handler", 0, 100)], sleeps) == {"compute": 40, "io_wait": 60}
+    assert in_ms([segment("network.receive", 0, 100)], noted()) == {"slow_upload": 100}
+    loop((0, 100, 2, 0, 80, 2))
+    assert in_ms([segment("handler", 0, 100)], noted()) == {"io_wait": 88, "gc": 12}  # it wanted the GIL then
+    called = noted()
+    called.calls = [("other", 0, 100 * MS)]
+    assert in_ms([segment("handler", 0, 100)], called) == {"downstream": 100}
+
+
+def test_garbage_collected_while_a_free_thread_wants_to_take_the_request_up_is_what_it_waits_for(
+    collect: Callable[..., None],
+) -> None:
+    collect(10, 90, elsewhere=True)
+    segments = [segment("queue", 0, 100, POOL), segment("handler", 100, 110)]
+    found = in_ms(segments, noted([section(100, 110, 10)], [(60, 100, 5)]))
+    assert found == {"pool_wait": 60, "gc": 30, "cpu_wait": 5, "unknown": 5, "compute": 10}
 
 
 def test_a_wait_in_the_socket_that_was_all_garbage_collection_is_no_other_wait(
-    collected: list[tuple[int, int]], loop: Callable[..., None]
+    collect: Callable[..., None], loop: Callable[..., None]
 ) -> None:
-    collected.append((0, 50))
+    collect(0, 50)
     loop((0, 60, 55, 5, 0, 1))
     segments = [segment("queue", 0, 50, SOCKET), segment("handler", 50, 60)]
     assert in_ms(segments, noted([section(50, 60, 10)])) == {"gc": 50, "compute": 10}
 
 
-def test_garbage_collected_counts_once(collected: list[tuple[int, int]]) -> None:
+def test_garbage_collected_counts_once(collect: Callable[..., None]) -> None:
     handler = [segment("handler", 0, 100)]
-    collected.append((10, 90))
+    collect(10, 90)
     assert in_ms(handler, noted([section(0, 100, 95, 5)])) == {"gc": 80, "compute": 15, "cpu_wait": 5}
-    assert in_ms(handler, noted([section(0, 100, 5, rivals=95)])) == {"gc": 80, "compute": 5, "lock_wait": 15}
-    assert in_ms(handler, noted([section(0, 100, 22, rivals=78)])) == {"gc": 80, "compute": 20}  # in the other
     assert in_ms(handler, noted([section(0, 100, 60, 40)])) == {"gc": 60, "cpu_wait": 40}  # it lacked a CPU, too
     assert in_ms(handler, noted()) == {"gc": 80, "unknown": 20}
+
+
+def test_garbage_collected_elsewhere_is_what_kept_the_gil(collect: Callable[..., None]) -> None:
+    handler = [segment("handler", 0, 100)]
+    collect(10, 90, elsewhere=True)
+    assert in_ms(handler, noted([section(0, 100, 5, rivals=95)])) == {"gc": 80, "compute": 5, "lock_wait": 15}
+    assert in_ms(handler, noted([section(0, 100, 22, rivals=78)])) == {"gc": 78, "compute": 22}
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def test_a_part_of_a_request_is_not_compared_with_what_holds_for_whole_ones() ->
     assert found.stage == INFERENCE
 
 
-def test_a_budget_outweighs_the_stage_of_the_cause() -> None:
-    """The cause stays what the request's time shows; the stage is the one that the policy bounds."""
+def test_a_stage_over_its_budget_has_its_own_cause_and_evidence() -> None:
+    """The model computes longer than it normally does; what the budget bounds waited."""
     learned = Baselines()
     normal = Breakdown({COMPUTE: 40 * MS, IO_WAIT: 5 * MS}, stages={PREPROCESS: 5 * MS, INFERENCE: 40 * MS})
     for number in range(ENOUGH):
@@ -85,12 +85,24 @@ def test_a_budget_outweighs_the_stage_of_the_cause() -> None:
     assert learned.stages(ROUTE) == pytest.approx({PREPROCESS: 5 * MS, INFERENCE: 40 * MS})
     assert learned.stages(("GET", "/other")) == {}
     slow = Breakdown(
-        {COMPUTE: 100 * MS, IO_WAIT: 20 * MS},
+        {COMPUTE: 102 * MS, IO_WAIT: 18 * MS},
         stages={PREPROCESS: 20 * MS, INFERENCE: 100 * MS},
-        by_stage={COMPUTE: {INFERENCE: 100.0 * MS}, IO_WAIT: {PREPROCESS: 20.0 * MS}},
+        by_stage={COMPUTE: {INFERENCE: 100.0 * MS, PREPROCESS: 2.0 * MS}, IO_WAIT: {PREPROCESS: 18.0 * MS}},
     )
-    for budgets, stage in (({}, INFERENCE), ({PREPROCESS: 10}, PREPROCESS)):
+    for budgets, stage, cause, parts in (
+        ({}, INFERENCE, COMPUTE, "inference took 100.0 ms of 120.0 ms, 100 ms allowed: 100.0 ms computing"),
+        (
+            {PREPROCESS: 10},
+            PREPROCESS,
+            IO_WAIT,
+            (
+                "preprocess took 20.0 ms (budget 10 ms) of 120.0 ms, 100 ms allowed: "
+                "18.0 ms blocked in a socket, a file, a sleep or a subprocess, 2.0 ms computing"
+            ),
+        ),
+    ):
         judged_by = objective(**budgets)
         verdict = judge(judged_by, *decide(judged_by, 120 * MS), slow.stages, expected=learned.stages(ROUTE))
         found = learned.explain(ROUTE, verdict, slow)
-        assert (found["sla.breach.stage"], found["sla.breach.cause"]) == (stage, COMPUTE)
+        assert (found["sla.breach.stage"], found["sla.breach.cause"]) == (stage, cause)
+        assert found["sla.breach.evidence"] == parts

@@ -200,7 +200,7 @@ class RequestRecord(Marks):
             self.enter(*begun)
 
     def divided(self, first: CpuSample, last: CpuSample) -> None:
-        """Note a section that stayed on one thread, by that thread's cpu_samples before and after it."""
+        """Note a section that stayed on one thread, by that thread's CPU samples before and after it."""
         if not self.closed and len(self.cpu_samples) < MAX_CALLS:
             self.cpu_samples = [*self.cpu_samples, (first, last)]
 

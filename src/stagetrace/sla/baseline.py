@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import semconv
 from stagetrace.sla import evidence_machine
-from stagetrace.sla.cause import GC, Baseline, cause_of, evidence, stage_of
+from stagetrace.sla.cause import GC, MIXED, Baseline, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
 from stagetrace.sla.verdict import WITHIN, over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stagetrace.sla.cause import Breakdown
-    from stagetrace.sla.verdict import Verdict
+    from stagetrace.sla.cause import Breakdown, Cause
+    from stagetrace.sla.verdict import Missed, Verdict
 
 MAX_ROUTES: Final = 256
 MAX_SIZES: Final = 16
@@ -31,33 +31,44 @@ SLOW: Final = 1.5  # a request that takes so many times its baseline is slow
 WEIGHT: Final = 0.05  # of a request, among those before it
 
 Route = tuple["str | None", str]
+K = TypeVar("K")
 
 
 class _Means:
     """Means of what requests took, weighted towards the latest."""
 
-    __slots__ = ("count", "size", "stages", "times")
+    __slots__ = ("by_stage", "count", "size", "stages", "times")
 
     def __init__(self) -> None:
         self.count = 0
         self.times: dict[str, float] = {}
         self.stages: dict[str, float] = {}
+        self.by_stage: dict[tuple[str, str], float] = {}  # by part and stage
         self.size: float | None = None
 
     def add(self, breakdown: Breakdown) -> None:
         """Add one request."""
         self.count += 1
         weight = max(1 / self.count, WEIGHT)
-        for means, took in ((self.times, breakdown.times), (self.stages, breakdown.stages)):
-            for key in means.keys() | took.keys():
-                before = means.get(key, 0.0)
-                means[key] = before + weight * (took.get(key, 0) - before)
+        _move(self.times, breakdown.times, weight)
+        _move(self.stages, breakdown.stages, weight)
+        cells = {(part, stage): ns for part, stages in breakdown.by_stage.items() for stage, ns in stages.items()}
+        _move(self.by_stage, cells, weight)
         if breakdown.size is not None:
             self.size = breakdown.size if self.size is None else self.size + weight * (breakdown.size - self.size)
 
     def baseline(self) -> Baseline | None:
         """Return the baseline; None where too few requests were added."""
-        return Baseline(dict(self.times), self.size, dict(self.stages)) if self.count >= ENOUGH else None
+        if self.count < ENOUGH:
+            return None
+        return Baseline(dict(self.times), self.size, dict(self.stages), dict(self.by_stage))
+
+
+def _move(means: dict[K, float], took: Mapping[K, float], weight: float) -> None:
+    """Move means towards what a request took."""
+    for key in means.keys() | took.keys():
+        before = means.get(key, 0.0)
+        means[key] = before + weight * (took.get(key, 0) - before)
 
 
 class Baselines:
@@ -143,26 +154,46 @@ class Baselines:
         if missed is None or missed.bound != WITHIN:
             return {}
         evidence_machine.read_meters()
-        baseline, of_this_size = self.of(route, breakdown.size)
-        cause = cause_of(breakdown, missed.took_ns - missed.threshold_ns, baseline, of_this_size)
         found: dict[str, Any] = {semconv.breach_part_ms(part): took / 1e6 for part, took in breakdown.times.items()}
         if breakdown.times.get(GC):
             found[semconv.GC_PAUSE_MS] = breakdown.times[GC] / 1e6
         if verdict.peer is not None or verdict.stage is None:
             return found  # the verdict has the cause
-        is_by_budget = bool(over_budget(verdict.objective, breakdown.stages))
-        stage = None if is_by_budget else stage_of(cause, breakdown, of_this_size or baseline)
-        if stage is not None:
-            verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages[stage])
-        text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE]
-        text += f": {evidence(breakdown, cause, of_this_size or baseline)}"
+        baselines = self.of(route, breakdown.size)
+        stage, cause, text = _placed(verdict, missed, breakdown, baselines)
+        verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
+        text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE] + text
         text += connection_evidence(cause, attributes or {}) + evidence_machine.host_evidence(cause)
-        if verdict.stage == semconv.HANDLER and not breakdown.is_recognised:
+        if stage == semconv.HANDLER and not breakdown.is_recognised:
             text += "; no model was recognised"
         found[semconv.SLA_BREACH_CAUSE] = cause.word
-        found[semconv.SLA_BREACH_STAGE] = verdict.stage
+        found[semconv.SLA_BREACH_STAGE] = stage
         found[semconv.SLA_BREACH_EVIDENCE] = text
         return found
+
+
+def _placed(
+    verdict: Verdict, missed: Missed, breakdown: Breakdown, baselines: tuple[Baseline | None, Baseline | None]
+) -> tuple[str, Cause, str]:
+    """Return the stage to blame, the cause, and the evidence for it: all three from the breakdown of that stage.
+
+    The stage that exceeds its budget, where there are budgets, has its own cause. Else the cause is the request's, and
+    lies in the stage; where that stage shows another one, the evidence is the request's, and says so.
+    """
+    over_ns = missed.took_ns - missed.threshold_ns
+    over = over_budget(verdict.objective, breakdown.stages)
+    expected = baselines[1] or baselines[0]
+    cause = cause_of(breakdown, over_ns, *baselines)
+    stage = over[0] if over else stage_of(cause, breakdown, expected) or verdict.stage or ""
+    took = breakdown.stages.get(stage, 0)
+    if over:
+        over_ns = took - dict(verdict.objective.stages)[stage]
+    part, usual = breakdown.within(stage), [one and one.within(stage) for one in baselines]
+    in_stage = cause_of(part, min(over_ns, took), *usual)
+    if over or (cause.word != MIXED and in_stage.part == cause.part):
+        cause = in_stage if over else cause
+        return stage, cause, f": {evidence(part, cause, usual[1] or usual[0])}"
+    return stage, cause, f"; of the request's {missed.took_ns / 1e6:.1f} ms: {evidence(breakdown, cause, expected)}"
 
 
 def _bucket(size: int) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from threading import get_native_id
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.import_hooks import finder
 from stagetrace.recording.segments import NOTHING
 from stagetrace.semconv import (
+    CPU_TIME_MS,
     ML_BATCH_SIZE,
     ML_COLD_START,
     ML_MODEL_RECOGNISED,
@@ -14,19 +17,29 @@ from stagetrace.semconv import (
     QUEUE_BLOCKED_BY,
 )
 from stagetrace.sla import cause
-from stagetrace.sla.breakdown_by_stage import WAITS, Section, queue_part, remote_stages, sections_of, times_by_stage
+from stagetrace.sla.breakdown_by_stage import (
+    WAITS,
+    Section,
+    add,
+    at_most,
+    fitted,
+    queue_part,
+    remote_stages,
+    sections_of,
+)
 from stagetrace.sla.cause import Breakdown
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import gc_pauses, loops, thread_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
     from stagetrace.recording.segments import Segment
-    from stagetrace.sla.breakdown_by_stage import Measurements
+    from stagetrace.sla.breakdown_by_stage import Cells, Measurements
 
     Interval = tuple[int, int]
+    LoopShare = tuple[int, int, thread_cpu.Share]  # begin and end of a part of a loop's time, and how that divides
 
 
 RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they held what it waited for
@@ -91,19 +104,20 @@ class _Sections:
         """Return how much of the time has a known part."""
         return self.computed + self.waited + self.locked + self.blocked
 
-    def collect(self, collected: int) -> int:
-        """Subtract the time of the garbage collector from the part that has it; return how much was found there."""
-        # Another thread may have run it, and held the GIL meanwhile; else it has computed in this one.
-        left = collected
-        for name in ("locked", "computed") if self.locked >= self.computed else ("computed", "locked"):
-            found: int = min(getattr(self, name), left)
-            setattr(self, name, getattr(self, name) - found)
-            left -= found
-        self.for_gil = min(self.for_gil, self.locked)
-        return collected - left
+    def collect(self, runs: _Collected) -> int:
+        """Subtract runs of the garbage collector from the parts that have them; return how much was found there.
 
-    def add_wake_up(self, took: int, lacked: int) -> None:
-        """Add the wake-up latency of a free thread, or of the event loop that takes the request back.
+        One in the section's own thread was computed, one elsewhere kept the GIL from it. While the section waited for
+        anything else, a run elsewhere has not delayed it.
+        """
+        computed, locked = min(runs.here, self.computed), min(runs.elsewhere, self.locked)
+        self.computed -= computed
+        self.locked -= locked
+        self.for_gil = min(self.for_gil, self.locked)
+        return computed + locked
+
+    def add_wake_up(self, took: int, lacked: int) -> dict[str, int]:
+        """Add the wake-up latency of a free thread, or of the event loop that takes the request back; return its parts.
 
         The thread could not run: it lacked a CPU, for `lacked` ns where that is known, or the GIL: where other threads
         wanted that, or the sections lacked it more than anything else.
@@ -115,8 +129,9 @@ class _Sections:
         if self.is_contended or self.for_gil > self.otherwise:
             self.locked += took - lacked
             self.for_gil += took - lacked
-        else:
-            self.late += took - lacked
+            return {cause.CPU_WAIT: lacked, cause.LOCK_WAIT: took - lacked}
+        self.late += took - lacked
+        return {cause.CPU_WAIT: lacked, cause.UNKNOWN: took - lacked}
 
     def add_suspended(self, took: int, suspended: _Suspended) -> None:
         """Add `took` ns in which the request was in no section, by what the event loop did meanwhile."""
@@ -147,12 +162,10 @@ class _Suspended:
     for_gil: int = 0
 
     @classmethod
-    def of(cls, times: list[Interval]) -> _Suspended:
-        """Return what the calling thread, in which the request ends now, did in these times."""
+    def of(cls, times: Sequence[Interval], shares: Sequence[LoopShare]) -> _Suspended:
+        """Return what the calling thread, in which the request ends now, did in these times, by its CPU samples."""
         found = cls()
-        if not times:
-            return found
-        for begin, end, share in loops.recent_shares(times[0][0], times[-1][1]):
+        for begin, end, share in shares:
             if share.waited == thread_cpu.UNKNOWN or begin >= end:
                 continue
             within = overlap(times, [(begin, end)])
@@ -164,10 +177,10 @@ class _Suspended:
         return found
 
 
-def _is_contended(times: list[Interval]) -> bool:
+def _is_contended(times: Sequence[Interval], shares: Iterable[LoopShare]) -> bool:
     """Return whether other threads that run Python computed for most of these times, by the loop's CPU samples."""
     known = held = 0
-    for begin, end, share in loops.recent_shares(min(times)[0], max(times)[1]) if times else ():
+    for begin, end, share in shares:
         within = overlap(times, [(begin, end)]) if begin < end else 0
         known += within
         held += within and min(share.rivals, end - begin) * within // (end - begin)
@@ -179,124 +192,232 @@ def _for_each(share: thread_cpu.Share) -> float:
     return share.waited / share.computed if share.computed else 0.0
 
 
+class _Unexplained(NamedTuple):
+    """A wait in the socket without a known event loop blocker, and how long the garbage collector stopped its end."""
+
+    stage: str
+    begin: int
+    end: int
+    here: int  # in the thread that was to read it
+    elsewhere: int
+
+
+class _Waits:
+    """Where the request did not work itself: these times have their parts; the rest of its time is its own."""
+
+    def __init__(self, measured: Measurements, shares: Sequence[LoopShare]) -> None:
+        self._measured = measured
+        self._shares = shares
+        self.cells: Cells = {}
+        self.times: list[Interval] = []  # in other stages than its own, perhaps within a section
+        self.own: dict[str, list[Interval]] = {}  # by stage
+        self.wake_ups: list[tuple[int, int]] = []  # how long, and for how much of that a CPU was lacking
+        self.unexplained: list[_Unexplained] = []  # in the socket, without a known event loop blocker
+
+    def add(self, segment: Segment) -> None:
+        """Add a stage of the request."""
+        if segment.stage == QUEUE:
+            self.times.append((segment.start, segment.end))
+            self._add_queue(segment)
+        elif segment.stage in WAITS:
+            self._add_transfer(segment)
+        else:
+            self._add_own(segment.stage, segment.start, segment.end)
+
+    def _add_own(self, stage: str, begin: int, end: int) -> None:
+        self.own.setdefault(stage, []).append((begin, end))
+
+    def _add_queue(self, wait: Segment) -> None:
+        begin, end, part = wait.start, wait.end, queue_part(wait)
+        if part == cause.SOCKET_WAIT:
+            self._add_socket(wait.stage, begin, end, is_explained=QUEUE_BLOCKED_BY in wait.attributes)
+            return
+        if part == cause.POOL_WAIT:
+            for since, until, lacked in self._measured.wakeups:
+                if since < end and begin < until:
+                    over = max(since, begin)  # the thread was asked for just before the stage
+                    collected = gc_pauses.paused_ns(over, end)  # which stopped the free thread
+                    add(self.cells, cause.GC, QUEUE, collected)
+                    self.wake_ups.append((end - over - collected, lacked))
+                    end = over
+        # A collection while no thread is free, or no batch full, has stopped no thread of this request's.
+        add(self.cells, part, QUEUE, end - begin)
+
+    def _add_socket(self, stage: str, begin: int, end: int, *, is_explained: bool) -> None:
+        """Add a wait for the thread that was to read the socket: the calling one, of an event loop or a worker."""
+        here = elsewhere = 0
+        for since, until, thread in gc_pauses.pauses(begin, end):
+            if thread == get_native_id():
+                here += until - since
+            else:
+                elsewhere += until - since
+        if elsewhere:
+            elsewhere = min(elsewhere, self.loop_in([(begin, end)]).for_gil)
+        add(self.cells, cause.GC, stage, here + elsewhere)
+        add(self.cells, cause.SOCKET_WAIT, stage, end - begin - here - elsewhere)
+        if not is_explained:
+            self.unexplained.append(_Unexplained(stage, begin, end, here, elsewhere))
+
+    def loop_in(self, times: Sequence[Interval]) -> _Suspended:
+        """Return what the loop did in these times."""
+        return _Suspended.of(times, self._shares)
+
+    def loop_wake_up(self, own: list[Interval]) -> int:
+        """Return the wake-up latency of the event loop: for how long it did not take the request back."""
+        took = 0
+        for since, until, lacked in self._measured.wakeups:
+            if lacked == thread_cpu.UNKNOWN:
+                found = overlap(own, [(since, until)])
+                took += max(found - gc_pauses.paused_ns(since, until), 0)
+        return took
+
+    def all_own(self) -> list[Interval]:
+        """Return the times in which the request works itself, in all stages."""
+        return sorted(one for times in self.own.values() for one in times)
+
+    def _add_transfer(self, segment: Segment) -> None:
+        """Add a send or receive: what waited for the peer, what lay in the socket meanwhile, and the rest as own."""
+        measured, stage = self._measured, segment.stage
+        at, whole = segment.start, segment.end
+        peer = [(at, whole)] if measured.peer_waits is None else measured.peer_waits
+        peer = () if measured.fits_buffer(stage) else peer
+        in_socket = [(begin, end) for begin, end, _ in measured.socket_waits]
+        kept = [(WAITS[stage], begin, end, True) for begin, end in _without(peer, in_socket)]
+        kept += [(cause.SOCKET_WAIT, begin, end, is_explained) for begin, end, is_explained in measured.socket_waits]
+        for part, begin, end, is_explained in sorted(kept, key=lambda one: one[1:]):
+            begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901
+            if begin < end:
+                self._add_own(stage, at, begin)
+                self.times.append((begin, end))
+                if part == cause.SOCKET_WAIT:
+                    self._add_socket(stage, begin, end, is_explained=is_explained)
+                else:
+                    add(self.cells, part, stage, end - begin)
+                at = end
+        self._add_own(stage, at, whole)
+
+    def divide_unexplained(self, divided: _Sections) -> int:
+        """Divide the waits in the socket by what delayed a loop that no known request blocked; return the GIL's time.
+
+        By the CPU samples of its own thread; where there are none, by what delayed the request's sections.
+        """
+        loop, for_gil = self.loop_in([(one.begin, one.end) for one in self.unexplained]), 0
+        for one in self.unexplained:
+            whole = one.end - one.begin
+            left = whole - one.here - one.elsewhere
+            parts: dict[str, int] = {}
+            if loop.known:
+                lacked = min(loop.waited * whole // loop.known, left)
+                kept = max(loop.for_gil * whole // loop.known - one.elsewhere, 0)
+                parts = {cause.CPU_WAIT: lacked, cause.LOCK_WAIT: min(kept, left - lacked)}
+            elif (part := divided.delayed_by(left)) is not None:
+                parts = {part: left}
+            for part, took in parts.items():
+                if took > 0:
+                    add(self.cells, part, one.stage, took)
+                    self.cells[cause.SOCKET_WAIT][one.stage] -= took
+            for_gil += parts.get(cause.LOCK_WAIT, 0)
+        return for_gil
+
+
 def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Mapping[str, Any] = NOTHING) -> Breakdown:
     """Return the breakdown of a request with these stages, and attributes of its model."""
-    times: dict[str, int] = {}
-    own: list[Interval] = []
-    waits: list[Interval] = []  # in other stages, perhaps within a section
-    wake_ups: list[tuple[int, int]] = []  # how long, and for how much of that a CPU was lacking
-    unexplained: list[Interval] = []  # in the socket, without a known event loop blocker
-    for segment in segments:
-        times_of = (segment.start, segment.end)
-        if segment.stage == QUEUE:
-            waits.append(times_of)
-            if _add_queue(times, segment, measured.wakeups, wake_ups):
-                unexplained.append(times_of)
-        elif segment.stage in WAITS:
-            _add_transfer(times, segment, measured, own, waits, unexplained)
-        else:
-            own.append(times_of)
-    divided = _Sections(is_contended=_is_contended([(begin, end) for begin, end, _ in measured.wakeups]))
-    calls = [(begin, end) for _, begin, end in measured.calls]
-    sections = sections_of(measured.cpu_samples)
-    divided.add_sections(sections, sorted([*calls, *waits]))
-    covered = [(section.start, section.end) for section in sections]
-    remote = list(remote_stages(segments, sections))
-    for segment, computed, waited in remote:
-        divided.computed += computed
-        divided.waited += waited
-        covered.append((segment.start, segment.end))
-    suspended = _Suspended.of(_without(own, [*calls, *covered]))
-    others = _of_own(own, divided, sorted(calls), wake_ups, _loop_wake_up(own, measured.wakeups), suspended)
-    for_gil = divided.for_gil
-    for part, kept in _loop_delays(unexplained, divided):
-        times[cause.SOCKET_WAIT] = times.get(cause.SOCKET_WAIT, 0) - kept
-        _add(times, part, kept)
-        for_gil += kept if part == cause.LOCK_WAIT else 0
-    for part, took in others.items():
-        _add(times, part, took)
-    times = {part: took for part, took in times.items() if took > 0}
-    is_first, is_recognised = bool(model.get(ML_COLD_START)), model.get(ML_MODEL_RECOGNISED, True)
+    shares = loops.recent_shares(segments[0].start, segments[-1].end) if segments else []
+    waits = _Waits(measured, shares)
     stages: dict[str, int] = {}
     for segment in segments:
-        _add(stages, segment.stage, segment.end - segment.start)
-    by_stage = times_by_stage(segments, measured, sections, remote)
-    return Breakdown(times, model.get(ML_BATCH_SIZE), is_first, for_gil, is_recognised, stages, by_stage)
-
-
-def _loop_delays(unexplained: list[Interval], divided: _Sections) -> Iterator[tuple[str, int]]:
-    """Yield what delayed, and for how long, an event loop that no known request blocked.
-
-    By the CPU samples of its own thread; where there are none, by what delayed the request's sections.
-    """
-    loop = _Suspended.of(unexplained)
-    for begin, end in unexplained:
-        took = end - begin - gc_pauses.paused_ns(begin, end)
-        if took <= 0:
-            continue
-        if loop.known:
-            lacked = min(loop.waited * (end - begin) // loop.known, took)
-            yield cause.CPU_WAIT, lacked
-            yield cause.LOCK_WAIT, min(loop.for_gil * (end - begin) // loop.known, took - lacked)
-        elif (part := divided.delayed_by(took)) is not None:
-            yield part, took
-
-
-def _add_queue(
-    times: dict[str, int], wait: Segment, wakeups: Iterable[tuple[int, int, int]], wake_ups: list[tuple[int, int]]
-) -> bool:
-    """Add a wait in a queue, and its wake-ups; return whether it was in the socket without a known reason."""
-    begin, end = wait.start, wait.end
-    part = queue_part(wait)
-    if part == cause.POOL_WAIT:
-        for since, until, lacked in wakeups:
-            if since < end and begin < until:
-                over = max(since, begin)  # the thread was asked for just before the stage
-                wake_ups.append((_uncollected(times, over, end), lacked))
-                end = over
-    took = end - begin if part == cause.BATCH_WAIT else _uncollected(times, begin, end)
-    _add(times, part, took)
-    return part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in wait.attributes
-
-
-def _add_transfer(
-    times: dict[str, int],
-    segment: Segment,
-    measured: Measurements,
-    own: list[Interval],
-    waits: list[Interval],
-    unexplained: list[Interval],
-) -> None:
-    """Add a send or receive: what waited for the peer, what lay in the socket meanwhile, and the rest as own work."""
-    at, whole = segment.start, segment.end
-    peer = [(at, whole)] if measured.peer_waits is None else measured.peer_waits
-    peer = () if measured.fits_buffer(segment.stage) else peer
-    in_socket = [(begin, end) for begin, end, _ in measured.socket_waits]
-    kept = [(WAITS[segment.stage], begin, end, True) for begin, end in _without(peer, in_socket)]
-    kept += [(cause.SOCKET_WAIT, begin, end, is_explained) for begin, end, is_explained in measured.socket_waits]
-    for part, begin, end, is_explained in sorted(kept, key=lambda one: one[1:]):
-        begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901
-        if begin < end:
-            own.append((at, begin))
-            waits.append((begin, end))
-            took = _uncollected(times, begin, end) if part == cause.SOCKET_WAIT else end - begin
-            _add(times, part, took)
-            if not is_explained:
-                unexplained.append((begin, end))
-            at = end
-    own.append((at, whole))
-
-
-def _uncollected(times: dict[str, int], begin: int, end: int) -> int:
-    """Add the garbage collection within a wait, which stops the thread that would end it; return the rest of it."""
-    collected = min(gc_pauses.paused_ns(begin, end), end - begin)
-    _add(times, cause.GC, collected)
-    return end - begin - collected
-
-
-def _add(times: dict[str, int], part: str, took: int) -> None:
-    if took > 0:
+        waits.add(segment)
+        stages[segment.stage] = stages.get(segment.stage, 0) + segment.end - segment.start
+    divided = _Sections(is_contended=_is_contended([(begin, end) for begin, end, _ in measured.wakeups], shares))
+    calls = sorted((begin, end) for _, begin, end in measured.calls)
+    sections = sections_of(measured.cpu_samples)
+    divided.add_sections(sections, sorted([*calls, *waits.times]))
+    remote = list(remote_stages(segments, sections))
+    for _, computed, waited in remote:
+        divided.computed += computed
+        divided.waited += waited
+    found = _own_parts(divided, waits, calls, sections, [one for one, _, _ in remote])
+    for_gil = divided.for_gil + waits.divide_unexplained(divided)
+    times = {part: sum(by_stage.values()) for part, by_stage in waits.cells.items()}
+    for part, took in found.items():
         times[part] = times.get(part, 0) + took
+    own = waits.all_own()
+    runs = sorted((begin, end) for begin, end, _ in gc_pauses.pauses(own[0][0], own[-1][1])) if own else []
+    near = at_most(waits.own, sections, remote, calls, runs)
+    totals = {stage: sum(end - begin for begin, end in own) for stage, own in waits.own.items()}
+    cells = fitted(near, found, totals)
+    for part, by_stage in waits.cells.items():
+        for stage, ns in by_stage.items():
+            add(cells, part, stage, ns)
+    return Breakdown(
+        {part: int(took) for part, took in times.items() if took > 0},
+        model.get(ML_BATCH_SIZE),
+        bool(model.get(ML_COLD_START)),
+        for_gil,
+        model.get(ML_MODEL_RECOGNISED, True),
+        stages,
+        cells,
+        finder.imported_in(segments[0].start, segments[-1].end) if segments else 0,
+    )
+
+
+def _own_parts(
+    divided: _Sections, waits: _Waits, calls: list[Interval], sections: list[Section], remote: Sequence[Segment]
+) -> dict[str, int]:
+    """Return how the time divides in which the request works itself; its wake-ups are added to the queue."""
+    own = waits.all_own()
+    whole = sum(end - begin for begin, end in own)
+    downstream = overlap(own, calls)
+    rest = max(whole - downstream - divided.explained(), 0)
+    back = min(waits.loop_wake_up(own), rest)
+    rest -= back
+    elsewhere = [(one.start, one.end) for one in remote]
+    covered = [(section.start, section.end) for section in sections]
+    suspended = waits.loop_in(_without(own, [*calls, *covered, *elsewhere]))
+    reported = [(one.start, one.end) for one in remote if CPU_TIME_MS in one.attributes]
+    runs = _collected(_without(own, [*calls, *reported]), [one for one in sections if one.share is not None])
+    found = divided.collect(runs)
+    awaited = min(runs.awaited + runs.here, max(rest - suspended.idle, 0))
+    in_queue = [divided.add_wake_up(took, lacked) for took, lacked in waits.wake_ups]
+    divided.add_wake_up(back, thread_cpu.UNKNOWN)
+    divided.add_suspended(rest - awaited, suspended)
+    parts = {
+        cause.DOWNSTREAM: downstream,
+        cause.CPU_WAIT: divided.waited,
+        cause.GC: found + awaited,
+        cause.COMPUTE: divided.computed,
+        cause.LOCK_WAIT: divided.locked,
+        cause.IO_WAIT: divided.blocked,
+        cause.UNKNOWN: divided.late,
+    }
+    for wake_up in in_queue:
+        for part, took in wake_up.items():
+            parts[part] -= took
+            add(waits.cells, part, QUEUE, took)
+    shown = sum(parts.values())
+    if shown > whole:  # several threads worked at once: each has its share of the time that passed
+        parts = {part: took * whole // shown for part, took in parts.items()}
+    return parts
+
+
+class _Collected(NamedTuple):
+    """For how long the garbage collector ran during times of a request, in nanoseconds."""
+
+    here: int  # in a section of the thread that ran it
+    elsewhere: int  # in another thread's section
+    awaited: int  # in no section
+
+
+def _collected(times: Sequence[Interval], sections: Collection[Section]) -> _Collected:
+    here = elsewhere = awaited = 0
+    for begin, end, thread in gc_pauses.pauses(times[0][0], times[-1][1]) if times else ():
+        within = [(max(since, begin), min(until, end)) for since, until in times if since < end and begin < until]
+        own = overlap(within, [(one.start, one.end) for one in sections if one.thread.thread == thread])
+        known = overlap(within, [(one.start, one.end) for one in sections])
+        here += own
+        elsewhere += known - own
+        awaited += sum(until - since for since, until in within) - known
+    return _Collected(here, elsewhere, awaited)
 
 
 def _without(times: Iterable[Interval], others: Iterable[Interval]) -> list[Interval]:
@@ -311,47 +432,6 @@ def _without(times: Iterable[Interval], others: Iterable[Interval]) -> list[Inte
                 at = until
         found.append((at, end))
     return [(begin, end) for begin, end in found if begin < end]
-
-
-def _loop_wake_up(own: list[Interval], wakeups: Iterable[tuple[int, int, int]]) -> int:
-    """Return the wake-up latency of the event loop: for how long it did not take the request back."""
-    took = 0
-    for since, until, lacked in wakeups:
-        if lacked == thread_cpu.UNKNOWN:
-            found = overlap(own, [(since, until)])
-            took += max(found - gc_pauses.paused_ns(since, until), 0)
-    return took
-
-
-def _of_own(
-    own: list[Interval],
-    divided: _Sections,
-    called: list[Interval],
-    wake_ups: Iterable[tuple[int, int]],
-    back: int,
-    suspended: _Suspended,
-) -> dict[str, int]:
-    """Return how the request's own stages and its wake-ups divide; that of `back` lies within these stages."""
-    whole = sum(end - begin for begin, end in own)
-    downstream = overlap(own, called)
-    collected = min(sum(gc_pauses.paused_ns(begin, end) for begin, end in own), whole)
-    rest = max(whole - downstream - divided.explained(), 0)
-    back = min(back, rest)
-    rest -= back
-    found = divided.collect(collected)
-    awaited = min(collected - found, rest)  # in no section
-    for took, lacked in (*wake_ups, (back, thread_cpu.UNKNOWN)):
-        divided.add_wake_up(took, lacked)
-    divided.add_suspended(rest - awaited, suspended)
-    return {
-        cause.DOWNSTREAM: downstream,
-        cause.CPU_WAIT: divided.waited,
-        cause.GC: found + awaited,
-        cause.COMPUTE: divided.computed,
-        cause.LOCK_WAIT: divided.locked,
-        cause.IO_WAIT: divided.blocked,
-        cause.UNKNOWN: divided.late,
-    }
 
 
 def _outermost(sections: Iterable[Section]) -> list[Section]:

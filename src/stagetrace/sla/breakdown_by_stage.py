@@ -1,4 +1,4 @@
-"""Work out in which stages each part of a breakdown lies, so that `sla.breach.stage` and the cause agree."""
+"""Work out how each stage divides into the parts of a breakdown: stage, cause and evidence come from this table."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from stagetrace.semconv import (
     CPU_WAIT_MS,
     NETWORK_RECEIVE,
     NETWORK_SEND,
-    QUEUE,
-    QUEUE_BLOCKED_BY,
     QUEUE_REASON,
 )
 from stagetrace.sla import cause
 from stagetrace.sla.verdict import overlap
-from stagetrace.sources import gc_pauses, thread_cpu
+from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from stagetrace.sources.thread_cpu import CpuSample, Descriptor
 
     Interval = tuple[int, int]
+    Cells = dict[str, dict[str, float]]  # nanoseconds by part of the breakdown, and by stage
     Piece = tuple[list[Interval], thread_cpu.Share]
 
     class Measurements(Protocol):
@@ -40,6 +39,10 @@ if TYPE_CHECKING:
 
 
 WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
+# What a time in no section may be, by what the event loop did meanwhile.
+_OF_THE_REST: Final = (cause.IO_WAIT, cause.UNKNOWN, cause.CPU_WAIT, cause.LOCK_WAIT)
+ROUNDS: Final = 16
+EXACT: Final = 0.001  # of the whole time
 QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
 
 
@@ -67,29 +70,64 @@ def sections_of(samples: Iterable[tuple[CpuSample, CpuSample]]) -> list[Section]
     return sorted(found, key=lambda section: (section.start, -section.end))
 
 
-def times_by_stage(
-    segments: Iterable[Segment],
-    measured: Measurements,
+def at_most(
+    own: Mapping[str, Sequence[Interval]],
     sections: Sequence[Section],
     remote: Iterable[tuple[Segment, int, int]],
-) -> Mapping[str, Mapping[str, float]]:
-    """Return part -> stage -> nanoseconds, at most: to compare stages, not to be added up."""
-    found: dict[str, dict[str, float]] = {}
+    calls: Sequence[Interval],
+    collected: Sequence[Interval],
+) -> Cells:
+    """Return part -> stage -> nanoseconds, of the times in which the request itself works: estimates, for `fitted`.
+
+    `own` are these times by stage, `calls` those to other services, `collected` the runs of the garbage collector.
+    """
+    found: Cells = {}
     pieces = list(_pieces(sections))
     for segment, computed, waited in remote:
         whole = segment.end - segment.start
         pieces.append(([(segment.start, segment.end)], thread_cpu.Share(whole, computed, waited, 0, 0)))
-    calls = sorted((begin, end) for _, begin, end in measured.calls)
-    for segment in segments:
-        in_stage = _waits(segment, measured) if segment.stage == QUEUE or segment.stage in WAITS else []
-        if segment.stage != QUEUE:
-            in_stage += _work((segment.start, segment.end), pieces, calls)
-        in_stage.append((cause.GC, gc_pauses.paused_ns(segment.start, segment.end)))
-        for part, took in in_stage:
-            if took > 0:
-                stages = found.setdefault(part, {})
-                stages[segment.stage] = stages.get(segment.stage, 0.0) + took
+    for stage, times in own.items():
+        add(found, cause.GC, stage, overlap(times, collected))
+        for one in times:
+            for part, took in _work(one, pieces, calls):
+                add(found, part, stage, took)
     return found
+
+
+def add(cells: Cells, part: str, stage: str, took: float) -> None:
+    """Add so many nanoseconds to one part of one stage; nothing if there are none."""
+    if took > 0:
+        stages = cells.setdefault(part, {})
+        stages[stage] = stages.get(stage, 0) + took
+
+
+def fitted(near: Cells, times: Mapping[str, float], stages: Mapping[str, float]) -> Cells:
+    """Return part -> stage -> nanoseconds, in about the proportions of `near`: iterative proportional fitting.
+
+    The sums by stage are those of `stages`; by part those of `times`, as far as the two agree.
+    """
+    cells = {
+        part: {stage: ns for stage, ns in near.get(part, {}).items() if ns > 0} or dict(stages)
+        for part, took in times.items()
+        if took > 0
+    }
+    for _ in range(ROUNDS):
+        for part, row in cells.items():
+            if whole := sum(row.values()):
+                factor = times.get(part, whole) / whole
+                row.update({stage: ns * factor for stage, ns in row.items()})
+        off = 0.0
+        for stage, took in stages.items():
+            rows = [row for row in cells.values() if row.get(stage)]
+            whole = sum(row[stage] for row in rows)
+            off = max(off, abs(took - whole))
+            for row in rows:
+                row[stage] *= took / whole
+            if not rows:
+                cells.setdefault(cause.UNKNOWN, {})[stage] = took
+        if off <= EXACT * sum(stages.values()):
+            break
+    return cells
 
 
 def remote_stages(segments: Iterable[Segment], sections: Sequence[Section]) -> Iterator[tuple[Segment, int, int]]:
@@ -108,45 +146,23 @@ def remote_stages(segments: Iterable[Segment], sections: Sequence[Section]) -> I
             yield segment, computed, min(waited, whole - computed)
 
 
-def _waits(segment: Segment, measured: Measurements) -> list[tuple[str, float]]:
-    """Return the parts that a stage in which the request waits may be, whichever the breakdown chooses."""
-    whole, times = segment.end - segment.start, [(segment.start, segment.end)]
-    if segment.stage != QUEUE:
-        in_socket = [overlap(times, [(begin, end)]) for begin, end, _ in measured.socket_waits]
-        waited = whole if measured.peer_waits is None else overlap(times, measured.peer_waits)
-        waited = 0 if measured.fits_buffer(segment.stage) else waited
-        return [(WAITS[segment.stage], waited), *((part, sum(in_socket)) for part in _LATE)]
-    part = queue_part(segment)
-    found: list[tuple[str, float]] = [(part, whole)]
-    if part == cause.SOCKET_WAIT and QUEUE_BLOCKED_BY not in segment.attributes:
-        found += [(other, whole) for other in _LATE[1:]]
-    if part == cause.POOL_WAIT:
-        for begin, end, lacked in measured.wakeups:
-            over = overlap(times, [(begin, end)])
-            short = over if lacked == thread_cpu.UNKNOWN else min(lacked, over)
-            found += [
-                (cause.CPU_WAIT, short),
-                (cause.LOCK_WAIT, over if lacked == thread_cpu.UNKNOWN else over - short),
-            ]
-    return found
-
-
-_LATE: Final = (cause.SOCKET_WAIT, cause.CPU_WAIT, cause.LOCK_WAIT)
-
-
-def _work(times: Interval, pieces: Iterable[Piece], calls: Sequence[Interval]) -> list[tuple[str, float]]:
-    """Return the parts of a stage in which the request works, by its sections and its calls to other services."""
-    found: list[tuple[str, float]] = [(cause.DOWNSTREAM, overlap([times], calls))]
+def _work(times: Interval, pieces: Iterable[Piece], calls: Sequence[Interval]) -> Iterator[tuple[str, float]]:
+    """Yield what is known of a time in which the request works, by its sections and its calls to other services."""
+    yield cause.DOWNSTREAM, overlap([times], calls)
     explained = list(calls)
     for intervals, share in pieces:
         explained += intervals
         within = sum(overlap([times], [one]) for one in intervals)
         if within:
             part = within / sum(end - begin for begin, end in intervals)
-            found += [(cause.COMPUTE, part * share.computed), (cause.CPU_WAIT, part * share.waited)]
-            found += [(word, part * share.blocked) for word in (cause.LOCK_WAIT, cause.IO_WAIT)]
-    found.append((cause.IO_WAIT, times[1] - times[0] - overlap([times], sorted(explained))))
-    return found
+            yield cause.COMPUTE, part * share.computed
+            yield cause.CPU_WAIT, part * share.waited
+            for word in (cause.LOCK_WAIT, cause.IO_WAIT):
+                yield word, part * share.blocked
+            yield cause.UNKNOWN, part * (share.wall - share.computed - share.waited - share.blocked)
+    rest = times[1] - times[0] - overlap([times], sorted(explained))
+    for word in _OF_THE_REST:
+        yield word, rest
 
 
 def _pieces(sections: Sequence[Section]) -> Iterable[Piece]:

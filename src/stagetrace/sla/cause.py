@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.semconv import INFERENCE
+from stagetrace.semconv import INFERENCE, PREPROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,8 @@ GC: Final = "gc"
 COLD_START: Final = "cold_start"
 INPUT_SIZE: Final = "input_size"
 COMPUTE: Final = "compute"
-UNKNOWN: Final = "unknown"
+UNKNOWN: Final = "unknown"  # there is no reading of the time
+MIXED: Final = "mixed"  # several parts, of which none has half of the excess
 
 # The parts of a breakdown, and the words of the evidence for them.
 PHRASES: Final = {
@@ -44,9 +45,11 @@ PHRASES: Final = {
 NEXT: Final = {
     IO_WAIT: '; wrap the call in `stagetrace.stage("...")`, or instrument its client, to see what it waits for',
 }
-WORDS: Final = (*PHRASES, COLD_START, INPUT_SIZE)
-# The parts of a request's own work, apart from what took the CPU or the GIL from it.
+WORDS: Final = (*PHRASES, COLD_START, INPUT_SIZE, MIXED)
+# The parts of a request's own work, and what took the CPU or the GIL from that.
 OWN: Final = (COMPUTE, IO_WAIT, UNKNOWN)
+CONTENTION: Final = (CPU_WAIT, LOCK_WAIT, GC)
+MANY_IMPORTS: Final = 20  # modules: those that a request looks for each time, and does not find, are fewer
 
 LARGER: Final = 2.0  # an input of so many times the baseline's size is a large one
 LIKE: Final = 1.5  # its work may take so many times what its size explains
@@ -56,7 +59,7 @@ SHOWN: Final = 0.05  # of the duration, for the evidence
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """How the time of one request divides: nanoseconds by part, of which no two overlap."""
+    """How the time of one request, or of one of its stages, divides: nanoseconds by part, of which no two overlap."""
 
     times: Mapping[str, int]
     size: int | None = None  # of its input
@@ -66,7 +69,20 @@ class Breakdown:
     stages: Mapping[str, int] = field(default_factory=dict)  # nanoseconds by stage
     by_stage: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict
-    )  # part -> stage -> nanoseconds: `breakdown_by_stage.py`
+    )  # part -> stage -> nanoseconds: how each stage divides, as `breakdown_by_stage.py` works it out
+    imported: int = 0  # modules, by this process meanwhile
+
+    def within(self, stage: str) -> Breakdown:
+        """Return the breakdown of one stage: its parts are together as long as that."""
+        placed = {part: stages[stage] for part, stages in self.by_stage.items() if stages.get(stage)}
+        lock = self.times.get(LOCK_WAIT)
+        return replace(
+            self,
+            times={part: round(took) for part, took in placed.items()},
+            for_gil=round(self.for_gil * placed.get(LOCK_WAIT, 0) / lock) if lock else 0,
+            stages={stage: self.stages.get(stage, 0)},
+            by_stage={part: {stage: took} for part, took in placed.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,12 @@ class Baseline:
     times: Mapping[str, float]
     size: float | None  # of their input
     stages: Mapping[str, float] = field(default_factory=dict)
+    by_stage: Mapping[tuple[str, str], float] = field(default_factory=dict)  # by part and stage
+
+    def within(self, stage: str) -> Baseline:
+        """Return what one stage of them normally takes."""
+        times = {part: took for (part, placed), took in self.by_stage.items() if placed == stage}
+        return replace(self, times=times, stages={stage: self.stages.get(stage, 0.0)}, by_stage={})
 
 
 NO_BASELINE: Final = Baseline({}, None)
@@ -83,39 +105,66 @@ NO_BASELINE: Final = Baseline({}, None)
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why an objective was missed, and the part of the request's time that shows it."""
+    """Why an objective was missed, and the part of the time that shows it."""
 
     word: str
     part: str
+    shares: Mapping[str, float] = field(default_factory=dict, compare=False)  # of the excess, by part, if it is mixed
 
 
 def cause_of(
     breakdown: Breakdown, overrun_ns: int, baseline: Baseline | None = None, of_this_size: Baseline | None = None
 ) -> Cause:
-    """Return the cause of a breach: the part that cpu_samples for most of the excess over the baseline.
+    """Return the cause of a breach: the part that accounts for most of the excess over the baseline.
 
-    `baseline` is that of the route, `of_this_size` that of inputs of this size, as far as they are known. Where neither
-    is, and for a request that takes no longer than its baseline, the excess is what exceeds the objective. Then
-    computing that alone would have met the objective is no cause: the objective allows for it.
+    The breakdown is that of the request, or of one stage; so are `baseline`, of the route, and `of_this_size`, of
+    inputs of this size, as far as they are known. Where neither is, and for a request that takes no longer than its
+    baseline, the excess is what exceeds the objective. Then computing that alone would have met the objective is no
+    cause: the objective allows for it.
     """
     expected = of_this_size or baseline or NO_BASELINE
     excess = {part: ns - expected.times.get(part, 0) for part, ns in breakdown.times.items()}
-    whole = sum(breakdown.times.values()) - sum(expected.times.values())
+    took = sum(breakdown.times.values())
+    whole, allowed_ns = took - sum(expected.times.values()), took - overrun_ns
     is_usual = whole < MOST * overrun_ns
     if is_usual or not expected.times:
-        allowed_ns = sum(breakdown.times.values()) - overrun_ns
         excess, whole = dict(breakdown.times), overrun_ns
         if 0 < excess.get(COMPUTE, 0) <= allowed_ns:
             excess[COMPUTE] = 0
     part = max(excess, key=lambda name: excess[name], default=UNKNOWN)
-    if not excess or excess[part] < MOST * whole:
-        return Cause(UNKNOWN, part)
+    is_mixed = bool(excess) and excess[part] < MOST * whole
+    if (cold := _cold_part(breakdown, excess, whole, allowed_ns)) is not None and (is_mixed or part in CONTENTION):
+        return Cause(COLD_START, cold)
+    if is_mixed:
+        more = {name: ns for name, ns in excess.items() if ns > 0}
+        return Cause(MIXED, part, {name: ns / sum(more.values()) for name, ns in more.items()})
     if part in OWN:
-        if breakdown.is_first and (part != IO_WAIT or _is_in_model(breakdown, part)):
+        if _is_cold(breakdown, part):
             return Cause(COLD_START, part)
         if _is_large(breakdown, part, baseline, explained=is_usual and of_this_size is not None):
             return Cause(INPUT_SIZE, part)
     return Cause(part, part)
+
+
+def _is_cold(breakdown: Breakdown, part: str) -> bool:
+    """Return whether work of this part is what a process does once: to import, to load, to call a model first."""
+    if breakdown.imported >= MANY_IMPORTS:
+        return True
+    return breakdown.is_first and (part != IO_WAIT or _is_in_model(breakdown, part))
+
+
+def _cold_part(breakdown: Breakdown, excess: Mapping[str, float], whole: float, allowed_ns: int) -> str | None:
+    """Return the part that has most of the work that a process does once; None if that alone is no cause.
+
+    It is one if the request had missed its objective without contention, too, and this work had been the reason: what
+    a busy machine adds to the loading of a model is none.
+    """
+    work = {part: ns for part in OWN if (ns := excess.get(part, 0)) > 0 and _is_cold(breakdown, part)}
+    late_ns = sum(ns for part, ns in breakdown.times.items() if part not in CONTENTION) - allowed_ns
+    if not work or late_ns <= 0:
+        return None
+    left = whole - sum(max(excess.get(part, 0), 0) for part in CONTENTION)
+    return max(work, key=lambda part: work[part]) if sum(work.values()) >= MOST * max(late_ns, left) else None
 
 
 def _is_in_model(breakdown: Breakdown, part: str) -> bool:
@@ -132,28 +181,42 @@ def _is_large(breakdown: Breakdown, part: str, baseline: Baseline | None, *, exp
 
 
 def stage_of(cause: Cause, breakdown: Breakdown, baseline: Baseline | None = None) -> str | None:
-    """Return the stage in which the cause's part of the time lies, where its excess is; None of an unknown cause."""
-    placed = breakdown.by_stage.get(cause.part, {}) if cause.word != UNKNOWN else {}
+    """Return the stage in which the cause's part of the time lies, where its excess is; None of a mixed cause."""
+    placed = breakdown.by_stage.get(cause.part, {}) if cause.word != MIXED else {}
     expected = baseline.stages if baseline is not None else {}
     excess = {stage: max(breakdown.stages.get(stage, 0) - expected.get(stage, 0), 0) for stage in placed}
     return max(placed, key=lambda stage: (min(placed[stage], excess[stage]), placed[stage]), default=None)
 
 
 def evidence(breakdown: Breakdown, cause: Cause, baseline: Baseline | None = None) -> str:
-    """Return the parts that took the most, in words, that of the cause first."""
+    """Return the parts that took the most, in words, that of the cause first; all are of the time of `breakdown`."""
     whole = sum(breakdown.times.values())
     shown = sorted(breakdown.times, key=lambda part: (part != cause.part, -breakdown.times[part]))
     phrases = [
-        f"{breakdown.times[part] / 1e6:.1f} ms {PHRASES[part]}"
+        f"{breakdown.times[part] / 1e6:.1f} ms {PHRASES[part]}" + _share(cause, part)
         for part in shown
         if part == cause.part or breakdown.times[part] >= SHOWN * whole
     ]
-    if phrases and baseline is not None and baseline.times:
+    if phrases and baseline is not None and baseline.times and cause.word != MIXED:
         phrases[0] += f" (usually {baseline.times.get(cause.part, 0) / 1e6:.1f} ms)"
     if phrases and cause.part == LOCK_WAIT:
         phrases[0] += f", of which waiting for the GIL explains at most {breakdown.for_gil / 1e6:.1f} ms"
     if cause.word == INPUT_SIZE and baseline is not None:
         phrases.append(f"an input of {breakdown.size} where {baseline.size:.0f} is usual")
     if cause.word == COLD_START:
-        phrases.append("the first call of its model in this process")
+        phrases += _of_cold_start(breakdown)
     return ", ".join(phrases)
+
+
+def _share(cause: Cause, part: str) -> str:
+    return f" ({cause.shares[part]:.0%} of the excess)" if part in cause.shares else ""
+
+
+def _of_cold_start(breakdown: Breakdown) -> list[str]:
+    phrases = []
+    if breakdown.is_first:
+        before = "before " if PREPROCESS in breakdown.stages and INFERENCE not in breakdown.stages else ""
+        phrases.append(f"{before}the first call of its model in this process")
+    if breakdown.imported >= MANY_IMPORTS:
+        phrases.append(f"{breakdown.imported} modules imported meanwhile")
+    return phrases

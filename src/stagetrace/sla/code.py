@@ -63,7 +63,7 @@ def order_of(word: str, stage: str) -> tuple[str, ...]:
     if stage == semconv.QUEUE:
         return _IN_QUEUE
     # While a request awaits, its event loop may be blocked by other work: that is one of these.
-    return (BLOCKER, REQUEST) if word in (cause.IO_WAIT, cause.UNKNOWN) else (REQUEST,)
+    return (BLOCKER, REQUEST) if word in (cause.IO_WAIT, cause.MIXED, cause.UNKNOWN) else (REQUEST,)
 
 
 def code_of(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str, word: str, end: int) -> Code | None:

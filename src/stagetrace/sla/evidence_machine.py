@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.sla.cause import COLD_START, CPU_WAIT, IO_WAIT, UNKNOWN
+from stagetrace.sla.cause import COLD_START, CPU_WAIT, IO_WAIT, MIXED, UNKNOWN
 from stagetrace.sources import machine, page_faults
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def host_evidence(cause: Cause) -> str:
     """Return what bears on this cause, to be appended to the evidence; often nothing."""
     if cause.word == CPU_WAIT:
         return of_cpus(machine.pressure.rise(), machine.quota.rise())
-    return of_disks(page_faults.major_faults.rise()) if cause.word in (COLD_START, IO_WAIT, UNKNOWN) else ""
+    is_of_disks = cause.word in (COLD_START, IO_WAIT, MIXED, UNKNOWN)
+    return of_disks(page_faults.major_faults.rise()) if is_of_disks else ""
 
 
 def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:

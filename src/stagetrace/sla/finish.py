@@ -42,17 +42,17 @@ if TYPE_CHECKING:
     from stagetrace.sla.request import Request
     from stagetrace.sla.verdict import Missed, Verdict
 
-NO_CULPRITS: Final[Mapping[str, str | None]] = {}
+NO_CULPRITS: Final[Mapping[str, tuple[str | None, str]]] = {}
 
 
 class Finished(NamedTuple):
     """A request with everything that is to be said of it."""
 
     spans: Any  # what `encode` returned; Python 3.10 has no generic NamedTuple
-    cause: str | None  # of a breach
     breakdown: Breakdown | None  # of a good request from which a baseline is to learn
     stages: Stages
-    culprits: Mapping[str, str | None] = NO_CULPRITS  # of a breach: the guilty stage by the objective that was missed
+    # Of a breach: the stage to blame and the cause by the objective that was missed.
+    culprits: Mapping[str, tuple[str | None, str]] = NO_CULPRITS
 
 
 def finish(
@@ -74,34 +74,26 @@ def finish(
         except Exception as error:  # noqa: BLE001 -- without them, the entry span goes with its verdict
             report("stagetrace.recording.record.RequestRecord.close", error)
     if judged is None:
-        return Finished(encode(stages, None, {}, ()), None, None, stages)
+        return Finished(encode(stages, None, {}, ()), None, stages)
     if judged.word != BREACH:
         learns = judged.word == GOOD and learned.wants((request.method, request.route), request.end)
         breakdown = _breakdown(request, stages) if learns else None
         block, more = judged.block(), _over_budget(judged, stages) if judged.objective.stages else None
         if block is None:
             more = {**judged.attributes(), **(more or {})}
-        return Finished(encode(stages, block, more or {}, ()), None, breakdown, stages)
-    found = _explained(request, judged, stages, learned, known) or {}
+        return Finished(encode(stages, block, more or {}, ()), breakdown, stages)
+    breakdown = _breakdown(request, stages)
+    found = _explained(request, judged, stages, learned, breakdown, known) or {}
     events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
     if cause in NEXT and SLA_BREACH_CODE not in found:
         found[SLA_BREACH_EVIDENCE] += NEXT[cause]
-    culprits = _culprits(request, judged, stages, learned, found) or NO_CULPRITS
-    return Finished(encode(stages, None, found, events), cause, None, stages, culprits)
-
-
-@guarded
-def _culprits(
-    request: Request, judged: Decided, stages: Stages, learned: Baselines, found: Mapping[str, Any]
-) -> Mapping[str, str | None]:
-    """Return the culprit stage of each objective that was missed; that of the first one is on the entry span."""
-    culprits = {judged.objective.name: found.get(SLA_BREACH_STAGE)}
+    culprits = {judged.objective.name: (found.get(SLA_BREACH_STAGE), cause)}
     for one in judged.each:
         if one.word == BREACH and one.objective.name not in culprits:
-            verdict = _with_culprit(request, one, stages, learned)
-            culprits[one.objective.name] = None if verdict is None else verdict.stage
-    return culprits
+            of_this = _explained(request, one, stages, learned, breakdown, known) or {}
+            culprits[one.objective.name] = of_this.get(SLA_BREACH_STAGE), of_this.get(SLA_BREACH_CAUSE, UNKNOWN)
+    return Finished(encode(stages, None, found, events), None, stages, culprits)
 
 
 def request_spans(
@@ -152,12 +144,18 @@ def _breakdown(request: Request, stages: Stages) -> Breakdown | None:
 
 @guarded
 def _explained(
-    request: Request, judged: Decided, stages: Stages, learned: Baselines, known: Mapping[str, Any]
+    request: Request,
+    judged: Decided,
+    stages: Stages,
+    learned: Baselines,
+    breakdown: Breakdown | None,
+    known: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what the entry span of a breach carries of its verdict and its cause."""
+    """Return what the entry span of a breach carries of its verdict and its cause, were this its only objective."""
     verdict = _with_culprit(request, judged, stages, learned) or judged.without_culprit()
     found = {**verdict.attributes(), **judged.besides(), **(_over_budget(judged, stages) or {})}
-    found.update(_cause(request, verdict, stages, learned, {**known, **found}) or {})
+    if breakdown is not None:
+        found.update(_cause(request, verdict, breakdown, learned, {**known, **found}) or {})
     return found
 
 
@@ -196,8 +194,6 @@ def _with_culprit(request: Request, judged: Decided, stages: Stages, learned: Ba
 
 @guarded
 def _cause(
-    request: Request, verdict: Verdict, stages: Stages, learned: Baselines, known: Mapping[str, Any]
+    request: Request, verdict: Verdict, breakdown: Breakdown, learned: Baselines, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    breakdown = _breakdown(request, stages)
-    route = (request.method, request.route)
-    return {} if breakdown is None else learned.explain(route, verdict, breakdown, known)
+    return learned.explain((request.method, request.route), verdict, breakdown, known)

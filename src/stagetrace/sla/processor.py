@@ -187,15 +187,14 @@ class SLASpanProcessor(SpanProcessor):
 
     def _count(self, request: Request, judged: Decided, finished: Finished | None, trace: SpanContext | None) -> None:
         """Count the verdict of each objective, a breach with its culprit and its cause."""
-        stages, culprits, cause = (
-            (NO_STAGES, NO_CULPRITS, None) if finished is None else (finished.stages, finished.culprits, finished.cause)
-        )
+        stages, culprits = (NO_STAGES, NO_CULPRITS) if finished is None else (finished.stages, finished.culprits)
         took_ns, counter = request.end - request.start, self.counter
         for one in judged.each or (judged,):
             name, word = one.objective.name, one.word
             if word == BREACH:
-                counter.add(name, word, request.route, culprits.get(name), one.segment, took_ns, stages, trace)
-                counter.add_cause(name, cause or UNKNOWN)
+                stage, cause = culprits.get(name, (None, UNKNOWN))
+                counter.add(name, word, request.route, stage, one.segment, took_ns, stages, trace)
+                counter.add_cause(name, cause)
             else:
                 counter.add(name, word, request.route, None, one.segment, took_ns, stages, trace)
 

@@ -23,6 +23,9 @@ LONG_NS: Final = 5_000_000  # of those the place is kept
 MAX_LONG: Final = 64
 
 
+Pause = tuple[int, int, int]  # [start, end) in nanoseconds since the epoch, and the thread's number in the kernel
+
+
 class LongPause(NamedTuple):
     """A longer run of the collector, in nanoseconds since the epoch, and where the thread stood that triggered it."""
 
@@ -39,25 +42,26 @@ SOURCE = Source(
     lambda: None if hasattr(gc, "callbacks") else "this Python has no gc.callbacks",
 )
 long_pauses: deque[LongPause] = deque(maxlen=MAX_LONG)
-recent_pauses: deque[tuple[int, int]] = deque(maxlen=MAX_KEPT)  # [start, end), the latest last
+recent_pauses: deque[Pause] = deque(maxlen=MAX_KEPT)  # the latest last
 _began = 0  # when the collection began that runs, of which there is one at a time; 0: none does
+_thread = 0  # that runs it
 
 
 def record(phase: str, _info: Any) -> None:
     """Record a run of the collector; an entry of gc.callbacks."""
-    global _began  # noqa: PLW0603
+    global _began, _thread
     try:
         now = time.time_ns()
         if phase == "start":
-            _began = now
+            _began, _thread = now, get_native_id()
         else:
             began, _began = _began, 0
             if began and now - began >= LEAST_NS:
-                recent_pauses.append((began, now))
+                recent_pauses.append((began, now, _thread))
                 if now - began >= LONG_NS and stacks.SOURCE.is_used:
                     # There is no frame below where a thread ends.
                     stack = stacks.of_frame(sys._getframe().f_back)  # noqa: SLF001
-                    long_pauses.append(LongPause(began, now, get_native_id(), stack))
+                    long_pauses.append(LongPause(began, now, _thread, stack))
     except Exception as error:  # noqa: BLE001 -- it runs wherever Python allocates
         SOURCE.failed(error)
         stop()
@@ -77,13 +81,19 @@ def stop() -> None:
         gc.callbacks.remove(record)
 
 
-def paused_ns(start: int, end: int) -> int:
-    """Return for how many nanoseconds of [start, end), since the epoch, the garbage collector ran."""
+def pauses(start: int, end: int) -> list[Pause]:
+    """Return the runs of the garbage collector within [start, end), since the epoch, the latest first."""
     # A thread that waits for the GIL may get it between a collection's end and the record of that.
     running = _began
-    paused = max(end - max(running, start), 0) if running else 0
-    for begin, until in reversed(copied(recent_pauses)):
+    found = [(max(running, start), end, _thread)] if 0 < running < end else []
+    for begin, until, thread in reversed(copied(recent_pauses)):
         if until <= start:
             break
-        paused += max(min(until, end) - max(begin, start), 0)
-    return paused
+        if begin < end:
+            found.append((max(begin, start), min(until, end), thread))
+    return found
+
+
+def paused_ns(start: int, end: int) -> int:
+    """Return for how many nanoseconds of [start, end), since the epoch, the garbage collector ran."""
+    return sum(until - begin for begin, until, _ in pauses(start, end))
