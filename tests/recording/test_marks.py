@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -384,3 +385,21 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
         pass
     assert explicit(work) == [("tokenize", {})]
     assert work.so_far()[-1].stage == ""
+
+
+def test_what_a_thread_computes_in_a_longer_block_is_noted(twin: Any) -> None:
+    request = bound(twin, clock=None)
+    current.set(request)
+    before = time.time_ns()
+    with twin.stage("sleeps"):
+        time.sleep(0.05)
+    with twin.stage("computes"):
+        until = time.thread_time_ns() + 10_000_000
+        while time.thread_time_ns() < until:
+            pass
+    slept, computed = request.computed
+    assert before <= slept[0] < slept[1] <= computed[0] < computed[1] <= time.time_ns()
+    assert slept[1] - slept[0] >= 50_000_000
+    assert slept[2] <= slept[1] - slept[0] - 49_000_000
+    assert computed[2] >= 10_000_000
+    assert slept[3] == computed[3] == threading.get_native_id()

@@ -87,6 +87,14 @@ def test_a_stage_over_its_budget_has_its_own_cause(running: tuple[Service, Sink]
     assert " ms computing" not in evidence
 
 
+def test_a_stage_marked_by_hand_has_its_own_evidence(running: tuple[Service, Sink]) -> None:
+    """It sleeps for longer than the handler around it computes, all in one thread without a break."""
+    found = until("io_wait", lambda: asked(running, "/tokens?cpu_s=0.04&seconds=0.1"))
+    assert found["sla.breach.stage"] == "tokenize"
+    assert found["sla.breach.evidence"].startswith("tokenize took "), found
+    assert " ms computing" not in found["sla.breach.evidence"]
+
+
 def test_a_wait_for_a_full_pool_is_no_garbage_collection(running: tuple[Service, Sink]) -> None:
     """The pool's only thread sleeps, while another thread collects garbage most of the time."""
     service, _ = running

@@ -221,6 +221,18 @@ def test_each_part_has_its_place_in_the_stages() -> None:
     assert breakdown_of(segments, request).stages["preprocess"] == 50 * MS
 
 
+def test_a_stage_marked_by_hand_has_what_its_thread_computed_in_it() -> None:
+    """One section goes through all of the handler: its stages would have the same share of each part."""
+    segments = [segment("handler", 0, 50), segment("tokenize", 50, 100), segment("handler", 100, 110)]
+    request = noted([section(0, 110, 60)])
+    assert breakdown_of(segments, request).by_stage["compute"]["tokenize"] > 20 * MS
+    request.computed = [(50 * MS, 100 * MS, 1 * MS, threading.get_native_id()), (50 * MS, 100 * MS, 40 * MS, 1)]
+    found = breakdown_of(segments, request)
+    assert found.by_stage["compute"] == pytest.approx({"handler": 59 * MS, "tokenize": 1 * MS}, abs=MS)
+    assert found.by_stage["io_wait"] == pytest.approx({"handler": 1 * MS, "tokenize": 49 * MS}, abs=MS)
+    assert found.times == {"compute": 60 * MS, "io_wait": 50 * MS}
+
+
 def test_of_a_send_or_receive_the_client_has_what_waited_for_it() -> None:
     """The rest is the process's own, or lay in the socket."""
     segments = [segment("network.receive", 0, 100), segment("handler", 100, 110), segment("network.send", 110, 200)]

@@ -43,6 +43,7 @@ class Request:
 
     def __init__(self, **measured: Any) -> None:
         self.cpu_samples: Any = measured["cpu_samples"]
+        self.computed: Any = measured["computed"]
         self.wakeups: Any = measured["wakeups"]
         self.calls: Any = measured["calls"]
         self.peer_waits: Any = measured["peer_waits"]
@@ -92,6 +93,7 @@ def requests(draw: st.DrawFn) -> tuple[list[Segment], Request, list[tuple[int, i
         loop = [(0, at * MS, share)]
     request = Request(
         cpu_samples=draw(st.lists(cpu_samples(at), max_size=4)),
+        computed=[(*one, draw(st.integers(0, 50 * MS)), draw(st.sampled_from(THREADS)).thread) for one in draw(some)],
         wakeups=[(*one, draw(st.sampled_from([UNKNOWN, 0, 5 * MS]))) for one in draw(some)],
         calls=[("other", *one) for one in draw(some)],
         peer_waits=draw(st.none() | some),

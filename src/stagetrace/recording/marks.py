@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from operator import itemgetter
-from threading import RLock
+from threading import RLock, get_ident, get_native_id
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_LOG = 1_000
 MAX_NAME = 64
+MAX_COMPUTED = 100
+LONG_NS = 1_000_000  # shorter blocks are not told apart
 # How `stage` takes what it knows of the model, and what spans carry.
 _time_of = itemgetter(0)
 _OF_MODEL = {"model": ML_MODEL_NAME, "version": ML_MODEL_VERSION}
@@ -182,7 +184,7 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
             raise TypeError(NO_NAME)
         self._name = name
         self._attributes = attributes
-        self._open: tuple[RequestRecord, Mark] | None = None
+        self._open: tuple[RequestRecord, Mark, int, int, int] | None = None
 
     def __call__(self, function: F, /) -> F:
         """Return the function with each of its calls this stage."""
@@ -195,22 +197,32 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._open is not None:
-            record, mark = self._open
+            record, mark, began, computed, thread = self._open
             self._open = None
             try:
                 record.end_mark(mark)
+                now = time.time_ns()
+                if now - began >= LONG_NS and thread == get_ident():
+                    note_computed(record, began, now, time.thread_time_ns() - computed)
             except Exception as failure:  # noqa: BLE001 -- as `guarded`, without its price
                 report("stagetrace.recording.stage", failure)
 
 
 @guarded
-def _begin(name: str, attributes: dict[str, Any]) -> tuple[RequestRecord, Mark] | None:
+def _begin(name: str, attributes: dict[str, Any]) -> tuple[RequestRecord, Mark, int, int, int] | None:
     record = recording()
     if record is None:
         return None
     mark = prepared(name, attributes)
     record.begin_mark(mark)
-    return record, mark
+    return record, mark, time.time_ns(), time.thread_time_ns(), get_ident()
+
+
+def note_computed(record: Any, began: int, ended: int, computed: int) -> None:
+    """Note for how many nanoseconds the calling thread has computed in a block of a stage."""
+    before = getattr(record, "computed", ())
+    if not record.closed and len(before) < MAX_COMPUTED:
+        record.computed = (*before, (began, ended, computed, get_native_id()))
 
 
 def prepared(name: Any, attributes: dict[str, Any] | None) -> Mark:

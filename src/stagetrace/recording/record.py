@@ -85,6 +85,7 @@ class RequestRecord(Marks):
     is_part = False  # whether it is not a request, but work that is done for one or several
     adopted: Any = None  # the entry span, where somebody else has started it
     cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
+    computed: Sequence[tuple[int, int, int, int]] = ()  # in a stage marked by hand: begin, end, computed ns, thread
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
     step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end

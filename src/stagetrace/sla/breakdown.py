@@ -26,6 +26,7 @@ from stagetrace.sla.breakdown_by_stage import (
     queue_part,
     remote_stages,
     sections_of,
+    with_marked,
 )
 from stagetrace.sla.cause import Breakdown
 from stagetrace.sla.verdict import overlap
@@ -343,7 +344,7 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Map
         times[part] = times.get(part, 0) + took
     own = waits.all_own()
     runs = sorted((begin, end) for begin, end, _ in gc_pauses.pauses(own[0][0], own[-1][1])) if own else []
-    near = at_most(waits.own, sections, remote, calls, runs)
+    near = at_most(waits.own, with_marked(sections, measured.computed), remote, calls, runs)
     totals = {stage: sum(end - begin for begin, end in own) for stage, own in waits.own.items()}
     cells = fitted(near, found, totals)
     for part, by_stage in waits.cells.items():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         """What a request's record has measured, besides its stages."""
 
         cpu_samples: Sequence[tuple[CpuSample, CpuSample]]
+        computed: Sequence[tuple[int, int, int, int]]
         wakeups: Sequence[tuple[int, int, int]]
         calls: Sequence[tuple[str, int, int]]
         peer_waits: Sequence[Interval] | None
@@ -67,6 +68,30 @@ def sections_of(samples: Iterable[tuple[CpuSample, CpuSample]]) -> list[Section]
         share = thread_cpu.between(first, last)
         is_known = share is not None and share.waited != thread_cpu.UNKNOWN
         found.append(Section(first[thread_cpu.AT], last[thread_cpu.AT], first[0], share if is_known else None))
+    return sorted(found, key=lambda section: (section.start, -section.end))
+
+
+def with_marked(sections: Sequence[Section], computed: Iterable[tuple[int, int, int, int]]) -> list[Section]:
+    """Return the sections, and those that stages marked by hand are within them: begin, end, computed ns, thread.
+
+    Of such a stage only the CPU time is known. The rest divides as that of the section around it.
+    """
+    found = list(sections)
+    for start, end, cpu_ns, thread in computed:
+        around = [
+            one
+            for one in sections
+            if one.share is not None and one.thread.thread == thread and one.start <= start and end <= one.end
+        ]
+        inmost = min(around, key=lambda one: one.end - one.start, default=None)
+        if inmost is None or inmost.share is None:
+            continue
+        whole = inmost.share
+        cpu_ns = min(cpu_ns, whole.computed, end - start)  # noqa: PLW2901
+        rest = end - start - cpu_ns
+        waited = rest * whole.waited // max(whole.waited + whole.blocked, 1)
+        share = whole._replace(wall=end - start, computed=cpu_ns, waited=waited, blocked=rest - waited)
+        found.append(Section(start, end, inmost.thread, share))
     return sorted(found, key=lambda section: (section.start, -section.end))
 
 
