@@ -154,7 +154,7 @@ def test_a_change_of_mix_is_no_change_of_version(other_mix: Path) -> None:
     assert all(one["interval"][0] <= 0 <= one["interval"][1] for one in found["quantiles"][:2])
     assert found["adjusted"] is True
     assert found["mix_differs"] is True
-    assert "another mix of requests that makes it look" in found["sentence"]
+    assert "because both sides had different mixes of requests" in found["sentence"]
     assert {one["input_size"]: one["a_requests"] + one["b_requests"] for one in found["strata"]}.keys() == {3, 7}
 
 

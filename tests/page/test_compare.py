@@ -8,13 +8,16 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from answers.made import MS, NOON, Made, store
 from cli.running import answered
 from page.conftest import containing, settle, violations
 from page.data import fill
+from page.serving import AS_PART, run_page
 from stagetrace.output.units import milliseconds, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from playwright.sync_api import Page
 
@@ -52,7 +55,7 @@ def test_the_newest_versions_are_compared(open_page: OpenPage, asked: Callable[.
     found = asked()
     page = open_page("demo", "/compare")
     assert page.locator("#answer .sentence").inner_text() == found["sentence"]
-    assert f"take about {found['needed']:,} requests of each side" in page.locator("#answer").inner_text()
+    assert f"each side needs about {found['needed']:,} requests" in page.locator("#answer").inner_text()
     names = page.locator("#answer .facts b").all_inner_texts()
     assert names == ["A version 2026.10", "B version 2026.11"]
     shown = rows(page)
@@ -65,6 +68,8 @@ def test_the_newest_versions_are_compared(open_page: OpenPage, asked: Callable[.
             assert values == f"{milliseconds(one['a_ms'])} to {milliseconds(one['b_ms'])}"
             assert words.startswith(f"{signed(one['difference'])} % [?, ?]")
     assert shown["request", "p50"][1].endswith("slower, not surely")
+    kinds = page.locator("#kinds tbody tr").evaluate_all("rows => rows.map(row => +row.cells[1].innerText)")
+    assert kinds == [one["a_requests"] for one in found["strata"]]
     out = [percent(found["left_out"][name]) for name in "ab"]
     assert f"are not compared: {out[0]} of A, {out[1]} of B" in page.locator("#left-out").inner_text()
 
@@ -164,3 +169,36 @@ def test_what_cannot_be_compared_is_refused(site: Callable[[str], str], query: s
     response = httpx.get(f"{site('none')}/compare/answer?{query}")
     assert response.status_code == 400
     assert problem in response.text
+
+
+def test_kinds_and_versions_of_each_service_are_there(tmp_path: Path) -> None:
+    """The kind that got slower is marked above all kinds; only versions and models of one service are suggested."""
+
+    def of(service: str, model: str, version: str, took: float, size: int, count: int, first: int) -> list[Made]:
+        return [
+            Made(
+                first + n, NOON + (first + n) * MS, {"inference": took + n % 7 / 10}, service, model=model,
+                version=version, attributes={"http.request.body.size": size},
+            )
+            for n in range(count)
+        ]  # fmt: skip
+
+    made = [
+        *of("fraudgate", "fraud", "v1", 10.0, 20, 300, 1), *of("fraudgate", "fraud", "v1", 10.0, 100, 100, 1000),
+        *of("fraudgate", "fraud", "v2", 9.0, 20, 300, 2000), *of("fraudgate", "fraud", "v2", 50.0, 100, 100, 3000),
+        *of("rank", "ranker.onnx", "7", 5.0, 20, 900, 4000),
+    ]  # fmt: skip
+    path = store(tmp_path / "store", made)
+    with run_page(tmp_path, str(path)) as page:
+        sides = "a=ml.model.version%3Dv1&b=ml.model.version%3Dv2"
+        found = page.get(f"/compare/answer?since=2026-03-01&{sides}", headers=AS_PART).text
+        offered = page.get("/compare/suggested?since=2026-03-01", headers=AS_PART).text
+    slower, every = (found.partition(f'<table id="{name}"')[2].partition("</table>")[0] for name in ("slower", "kinds"))
+    assert "requests of 64 to 255 bytes are " in found
+    assert 'class="n bad">+388 %' in slower
+    assert "/predict, input of 64 to 255" in every
+    assert "/predict, input of 16 to 63" in every
+    assert "fraudgate fraud v2 against v1" in offered
+    assert "a=service%3Dfraudgate&amp;a=model%3Dfraud&amp;a=ml.model.version%3Dv1" in offered
+    assert "ranker.onnx against" not in offered
+    assert "against ranker.onnx" not in offered

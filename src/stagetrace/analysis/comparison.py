@@ -16,10 +16,12 @@ from typing import Any, Final
 import numpy as np
 
 from stagetrace.analysis.compare import QuantileDifference, difference_of, needed
+from stagetrace.analysis.kinds import INPUT_SIZE  # what `sizes` of the reductions divides by
 from stagetrace.analysis.quantiles import Binned
 from stagetrace.analysis.source import Source
 
-INPUT_SIZE: Final = "input_size"  # what `sizes` of the reductions divides by
+PATH: Final = "path"  # route or name
+_MOST_ROUTES: Final = 50  # compared one by one, the most frequent
 _BINS: Final = 64  # to each doubling of time, of whole requests: 1.1 % wide
 _STAGE_BINS: Final = 16
 _SHOWN_BINS: Final = 60
@@ -79,6 +81,22 @@ class Stratum:
         """Return whether both sides have it."""
         return min(self.requests) > 0
 
+    @property
+    def lost_ms(self) -> float:
+        """Return by how much longer the requests of b took in all, by the medians; less than 0 where shorter."""
+        a, b = self.medians
+        return 0.0 if a is None or b is None else self.requests[1] * (b - a)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route of several: how its requests differ, whole and by stage."""
+
+    path: str
+    requests: tuple[float, float]  # by weight
+    whole: Part
+    stages: tuple[Part, ...]
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -100,6 +118,7 @@ class Comparison:
     left_out: tuple[float, float]  # share of each side's requests of which the other side has none alike
     is_sampled: bool
     is_unknown: bool  # it is not known how they were sampled
+    routes: tuple[Route, ...]  # that both sides have, the most frequent first; none if there is one, or pooled
     histograms: tuple[Binned, Binned]
 
     @property
@@ -129,7 +148,7 @@ def compare(
     sides: tuple[Source, Source],
     quantiles: Sequence[float],
     *,
-    stratify: Sequence[str] = ("path",),
+    stratify: Sequence[str] = (PATH,),
     sizes: bool = True,
     resolution: float = 0.1,
     alpha: float = 0.05,
@@ -152,23 +171,19 @@ def compare(
     factors = _factors(strata)
     asked = _Asked(tuple(quantiles), alpha / max(1, len(quantiles)), resolution, sequential)
     whole = _part(None, rows, keys, factors, asked)
-    names = {row["stage"] for row in of_stages[0]} & {row["stage"] for row in of_stages[1]}
-    apart = asked.divided(max(1, len(names)))
-    stages = []
-    for name in sorted(names):
-        of_one = [[row for row in side if row["stage"] == name] for side in of_stages]
-        stages.append(_part(name, of_one, keys, factors, apart))
+    stages = _stages(of_stages, keys, factors, asked)
     every = [row for side in rows for row in side]
     compared = [sum(one.requests[side] for one in strata if one.is_compared) for side in (0, 1)]
     totals = [sum(one.requests[side] for one in strata) for side in (0, 1)]
     return Comparison(
         whole=whole,
-        stages=tuple(stages),
+        stages=stages,
         strata=strata,
         stored=(_stored(rows[0]), _stored(rows[1])),
         left_out=(_rest(compared[0], totals[0]), _rest(compared[1], totals[1])),
         is_sampled=any(row["sampled"] for row in every),
         is_unknown=any(row["unknown"] for row in every),
+        routes=_routes(rows, of_stages, keys, strata, asked),
         histograms=(_merged(rows[0], keys, dict.fromkeys(factors, 1.0)), _merged(rows[1], keys, factors)),
     )
 
@@ -185,6 +200,41 @@ class _Asked:
     def divided(self, parts: int) -> _Asked:
         """Return the same for so many parts, of which none is to be wrong."""
         return _Asked(self.quantiles, self.alpha / parts, self.resolution, self.sequential)
+
+
+def _stages(
+    rows: Sequence[Sequence[Mapping[str, Any]]], keys: Sequence[str], factors: Mapping[Kind, float], asked: _Asked
+) -> tuple[Part, ...]:
+    names = {row["stage"] for row in rows[0]} & {row["stage"] for row in rows[1]}
+    apart = asked.divided(max(1, len(names)))
+    parts = {name: [[row for row in side if row["stage"] == name] for side in rows] for name in sorted(names)}
+    return tuple(_part(name, part, keys, factors, apart) for name, part in parts.items())
+
+
+def _routes(
+    rows: Sequence[Sequence[Mapping[str, Any]]],
+    of_stages: Sequence[Sequence[Mapping[str, Any]]],
+    keys: Sequence[str],
+    strata: Sequence[Stratum],
+    asked: _Asked,
+) -> tuple[Route, ...]:
+    """Return each route by itself, where there are several: percentiles over routes are of no request."""
+    if PATH not in keys:
+        return ()
+    paths = dict.fromkeys(one.kind[PATH] for one in strata)
+    both = dict.fromkeys(one.kind[PATH] for one in strata if one.is_compared)
+    if len(paths) == 1:
+        return ()
+    apart = asked.divided(max(1, len(both)))
+    found = []
+    for path in list(both)[:_MOST_ROUTES]:
+        own = [one for one in strata if one.kind[PATH] == path]
+        factors = _factors(own)
+        parts, timed = ([[row for row in side if row[PATH] == path] for side in each] for each in (rows, of_stages))
+        requests = (sum(one.requests[0] for one in own), sum(one.requests[1] for one in own))
+        whole, stages = _part(None, parts, keys, factors, apart), _stages(timed, keys, factors, apart)
+        found.append(Route(path, requests, whole, stages))
+    return tuple(sorted(found, key=lambda one: -sum(one.requests)))
 
 
 def _rows(side: Source, name: str, stratify: Sequence[str], *, sizes: bool, bins: int) -> list[dict[str, Any]]:

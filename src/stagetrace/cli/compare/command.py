@@ -18,6 +18,7 @@ from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison
+    from stagetrace.analysis.kinds import Kinds
     from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 
@@ -118,9 +119,10 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         is_one_route = sides[0].wanted.route == sides[1].wanted.route
         keys = args.stratify if args.stratify is not None else ["path"] if is_one_route else []
         compared = _compared((relations[0], relations[1]), keys, args)
+        kinds = _kinds((relations[0], relations[1]), keys, args)
         reasons = [f"{name}: {one.reason}" for name, one in zip("ab", relations, strict=True) if one.reason]
     gates = [(gate, state_of(gate, compared)) for gate in args.gate]
-    return view.answer(sides, compared, gates, args, "; ".join(reasons) or None)
+    return view.answer(sides, compared, kinds, gates, args, "; ".join(reasons) or None)
 
 
 def _sides(
@@ -154,6 +156,23 @@ def _compared(relations: tuple[Relations, Relations], keys: Sequence[str], args:
             f"{error} makes too many kinds of requests to compare\n"
             "give --stratify an attribute with fewer values, or none"
         ) from None
+
+
+def _kinds(relations: tuple[Relations, Relations], keys: Sequence[str], args: argparse.Namespace) -> Kinds:
+    """Return the kinds of requests that got slower, within each route unless routes are pooled."""
+    from stagetrace.analysis.cases import ask_any
+    from stagetrace.analysis.comparison import PATH
+    from stagetrace.analysis.kinds import slower_kinds
+
+    return slower_kinds(
+        ask_any(relations[0]),
+        ask_any(relations[1]),
+        by_route=PATH in keys,
+        sizes=args.stratify is None,
+        resolution=args.resolution,
+        alpha=0.05,
+        sequential=not args.once,
+    )
 
 
 def _quantile(text: str) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.compare.gate import Gate, gate_keys
+from stagetrace.cli.compare.sentence import kind_text, percentile, sentence, size_text
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Chart, Histogram
 from stagetrace.output.keys import keys_of
@@ -18,6 +18,7 @@ from stagetrace.output.units import milliseconds
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison, Part, Quantile
+    from stagetrace.analysis.kinds import Kinds, SlowerKind
     from stagetrace.analysis.quantiles import Binned
     from stagetrace.cli.compare.sides import Side
     from stagetrace.store.base import Selection
@@ -26,12 +27,13 @@ TITLE: Final = "Comparison"
 _SHOWN: Final = 20  # kinds of requests, to people
 _BARS: Final = 12
 _WHOLE_PERCENT: Final = 0.1
+_NUMBERS: Final = tuple(Column(name, is_number=True) for name in ("a", "b", "difference", "interval"))
 _HOW: Final = {True: "however often one looks", False: "for one look, at a number of requests that was set before"}
 
 
 def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the answer where no two versions are there."""
-    sentence = (
+    text = (
         f"No two versions of one model or service{since(wanted.since_ns, args.tz)}; name two sides, "
         "as --a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
     )
@@ -43,18 +45,19 @@ def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
         "b": None,
         "histogram": None,
     }
-    return Answer(TITLE, sentence, {**keys, **gate_keys([]), "stages": [], "strata": []}, is_undecided=True)
+    lists: dict[str, Any] = {"stages": [], "strata": [], "routes": [], "kinds": []}
+    return Answer(TITLE, text, {**keys, **gate_keys([]), **lists}, is_undecided=True)
 
 
 def answer(
     sides: tuple[Side, Side],
     found: Comparison,
+    kinds: Kinds,
     gates: list[tuple[Gate, str]],
     args: argparse.Namespace,
     reason: str | None,
 ) -> Answer:
     """Return a comparison in all its forms."""
-    names = _names(sides)
     lacking = [one.needed for one in found.whole.quantiles if one.needed is not None]
     shares = [sum(one.requests[side] for one in found.strata) for side in (0, 1)]
     keys = {
@@ -83,6 +86,16 @@ def answer(
             }
             for one in found.strata
         ],
+        "routes": [
+            {
+                "route": one.path,
+                "a_requests": round(one.requests[0]),
+                "b_requests": round(one.requests[1]),
+                "quantiles": _quantile_keys(one.whole),
+            }
+            for one in found.routes
+        ],
+        "kinds": [_kind_keys(one, kinds) for one in kinds.slower],
         "histogram": keys_of(found.shape),
         "left_out": {"a": found.left_out[0], "b": found.left_out[1]},
         "sampling_known": not found.is_unknown,
@@ -91,116 +104,20 @@ def answer(
         **gate_keys(gates),
     }
     failed = any(state == "fail" for _, state in gates)
-    sentence = _sentence(names, found) + "".join(_gate_text(gate, state) for gate, state in gates) + "."
-    parts = [*_tables(sides, found), *_notes(found, args)]
-    return Answer(TITLE, sentence, keys, parts, is_bad=failed, is_undecided=keys["gate"] == "undecided", reason=reason)
+    gated = "".join(_gate_text(gate, state, len(found.routes)) for gate, state in gates)
+    text = sentence(sides, found, kinds) + gated + "."
+    parts = [*_tables(sides, found, kinds), *_notes(found, args)]
+    return Answer(TITLE, text, keys, parts, is_bad=failed, is_undecided=keys["gate"] == "undecided", reason=reason)
 
 
-def _names(sides: tuple[Side, Side]) -> tuple[str, str, str]:
-    """Return the common subject of both sides, and the name of each: `model churn `, `version 2`, `version 3`."""
-    fields = ("model", "service", "route")
-    alike = [
-        one for one in fields if (value := getattr(sides[0].wanted, one)) and value == getattr(sides[1].wanted, one)
-    ]
-    subject = "".join(f"{one} {getattr(sides[0].wanted, one)} " for one in alike)
-    return subject, sides[0].name, sides[1].name
-
-
-def _sentence(names: tuple[str, str, str], found: Comparison) -> str:
-    subject, a, b = names
-    if min(found.stored) == 0:
-        empty = [name for name, stored in zip((a, b), found.stored, strict=True) if stored == 0]
-        return f"No requests of {' or '.join(empty)}: there is nothing to compare"
-    if not any(one.is_compared for one in found.strata):
-        return f"{a} and {b} have no requests alike: what one side was asked for, the other was not"
-    quantiles = found.whole.quantiles
-    sure = [one for one in quantiles if one.is_sure]
-    lacking = [one for one in quantiles if not one.enough_data]
-    if sure:
-        text = f"{subject}{b} is {_faster(sure[-1])} at {_percentile(sure[-1])} than {a}{_mostly(found, sure[-1])}"
-        if lacking:
-            text += f"; not enough requests for {_listed(lacking)}{_enough(lacking)}"
-    elif lacking:
-        text = f"Not enough requests to tell {subject}{b} from {a} at {_listed(lacking)}{_enough(lacking)}"
-        text += _of_a_stage(found)
-    else:
-        last = quantiles[-1]
-        text = f"{subject}{b} is as fast as {a}, as far as these requests show: at {_percentile(last)} {_between(last)}"
-    mixed = [one for one in quantiles if one.is_of_mix]
-    if mixed:
-        seems = f"{_faster(mixed[-1], raw=True)} at {_percentile(mixed[-1])}"
-        text += f"; it is another mix of requests that makes it look {seems}"
-    is_key = "." in text.partition(" ")[0]  # of an attribute: as it is written
-    return text if is_key else text[:1].upper() + text[1:]
-
-
-def _mostly(found: Comparison, at: Quantile) -> str:
-    """Return the stage that has changed most, surely, in the same direction."""
-    q, is_slower = at.adjusted.q, at.adjusted.shift[0] > 0
-    changed = [
-        (abs(_shift(one)), part.stage)
-        for part in found.stages
-        for one in part.quantiles
-        if one.adjusted.q == q and one.is_sure and (one.adjusted.shift[0] > 0) == is_slower
-    ]
-    return f", mostly in {max(changed)[1]}" if changed else ""
-
-
-def _of_a_stage(found: Comparison) -> str:
-    """Return how the stage differs that surely does by the most time, where the whole request does not."""
-    sure = [(abs(_shift(one)), part.stage, one) for part in found.stages for one in part.quantiles if one.is_sure]
-    if not sure:
-        return ""
-    _, stage, one = max(sure, key=lambda each: each[0])
-    return f"; but {stage} is {_faster(one)} at {_percentile(one)}"
-
-
-def _shift(one: Quantile, *, raw: bool = False) -> float:
-    found = one.raw if raw else one.adjusted
-    return (found.b or 0) - (found.a or 0)
-
-
-def _percentile(one: Quantile) -> str:
-    return f"p{100 * one.adjusted.q:.10g}"
-
-
-def _listed(some: Sequence[Quantile]) -> str:
-    return " and ".join(filter(None, (", ".join(map(_percentile, some[:-1])), _percentile(some[-1]))))
-
-
-def _enough(some: Iterable[Quantile]) -> str:
-    return f" (about {max(one.needed or 0 for one in some):,} of each would be)"
-
-
-def _faster(one: Quantile, *, raw: bool = False) -> str:
-    """Return a difference in words: `41 % [35, 47] slower`."""
-    found = one.raw if raw else one.adjusted
-    word = "slower" if _shift(one, raw=raw) > 0 else "faster"
-    if found.difference is None or not all(map(isfinite, found.interval)):
-        return f"{milliseconds(abs(_shift(one, raw=raw)))} {word}"
-    low, high = sorted(abs(end) if found.interval[0] * found.interval[1] > 0 else end for end in found.interval)
-    if found.interval[0] * found.interval[1] <= 0 and word == "faster":
-        low, high = -high, -low
-    return f"{_number(abs(found.difference))} % [{_number(low)}, {_number(high)}] {word}"
-
-
-def _between(one: Quantile) -> str:
-    low, high = one.adjusted.interval
-    ends = [f"{_number(abs(end))} % {'slower' if end > 0 else 'faster'}" for end in (low, high)]
-    return f"between {ends[0]} and {ends[1]}"
-
-
-def _number(share: float) -> str:
-    return f"{100 * share:.{0 if abs(share) >= _WHOLE_PERCENT else 1}f}"
-
-
-def _gate_text(gate: Gate, state: str) -> str:
+def _gate_text(gate: Gate, state: str, routes: int) -> str:
     texts = {
         "fail": "fails: surely slower than that",
         "pass": "passes",
         "undecided": "is undecided: there are not enough requests",
     }
-    return f"; gate {gate.text} {texts[state]}"
+    over = f" (over all {routes} routes together)" if routes else ""
+    return f"; gate {gate.text} {texts[state]}{over}"
 
 
 def _interval(found: tuple[float, float]) -> list[float | None] | None:
@@ -237,18 +154,43 @@ def _selection_keys(side: Side) -> dict[str, Any]:
     return {"since_unix_nano": since_ns, "until_unix_nano": until_ns, **found, "segments": dict(side.wanted.segments)}
 
 
-def _tables(sides: tuple[Side, Side], found: Comparison) -> list[Table | Chart]:
+def _kind_keys(one: SlowerKind, kinds: Kinds) -> dict[str, Any]:
+    return {
+        "kind": kind_text(one, kinds),
+        "route": one.path,
+        "key": one.key,
+        "value": one.value,
+        "a_requests": round(one.requests[0]),
+        "b_requests": round(one.requests[1]),
+        "of_b_requests": round(one.route_requests[1]),
+        "a_p50_ms": one.p50.a,
+        "b_p50_ms": one.p50.b,
+        "difference": one.p50.difference,
+        "interval": _interval(one.p50.interval),
+        "rest_difference": one.rest.difference,
+        "rest_interval": _interval(one.rest.interval),
+        "stage": one.stage,
+        "lost_ms": one.lost_ms,
+    }
+
+
+def _tables(sides: tuple[Side, Side], found: Comparison, kinds: Kinds) -> list[Table | Chart]:
     if min(found.stored) == 0:
         return []
-    numbers = [Column(name, is_number=True) for name in ("a", "b", "difference", "interval")]
-    unadjusted = [Column("of their own mix", is_number=True)] if found.is_adjusted else []
+    unadjusted = [Column("unweighted", is_number=True)] if found.is_adjusted else []
     head = f"a: {sides[0].name} ({found.stored[0]:,} requests), b: {sides[1].name} ({found.stored[1]:,} requests)"
+    routes = f"; all {len(found.routes)} routes together, each as frequent as in a" if found.routes else ""
     rows = [
         [part.stage or "(request)", *_cells(one), *([_relative(one.raw.difference)] if unadjusted else [])]
         for part in (found.whole, *found.stages)
         for one in part.quantiles
     ]
-    made: list[Table | Chart] = [Table([Column("stage"), Column("at"), *numbers, *unadjusted], rows, head)]
+    made: list[Table | Chart] = []
+    if kinds.slower:
+        made.append(_slower(kinds))
+    if found.routes:
+        made.append(_routes(found, head))
+    made.append(Table([Column("stage"), Column("at"), *_NUMBERS, *unadjusted], rows, head + routes))
     if found.is_adjusted:
         made.append(_kinds(found))
     made += [
@@ -259,11 +201,40 @@ def _tables(sides: tuple[Side, Side], found: Comparison) -> list[Table | Chart]:
     return made
 
 
+def _slower(kinds: Kinds) -> Table:
+    """Return the kinds that got slower than the rest of their route did."""
+    several = len(kinds.routes) > 1
+    columns = [*([Column("route")] if several else []), Column("requests"), Column("a", is_number=True)]
+    columns += [Column(name, is_number=True) for name in ("b", "a p50", "b p50", "difference", "the rest")]
+    rows = [
+        [
+            *([one.path or "(all)"] if several else []),
+            kind_text(one, kinds),
+            *(f"{round(count):,}" for count in one.requests),
+            *(milliseconds(value or 0.0) for value in (one.p50.a, one.p50.b)),
+            _relative(one.p50.difference),
+            _relative(one.rest.difference),
+        ]
+        for one in kinds.slower
+    ]
+    return Table(columns, rows, "Requests that got slower than the rest of their route")
+
+
+def _routes(found: Comparison, head: str) -> Table:
+    rows = [
+        [one.path, *(f"{round(count):,}" for count in one.requests), *_cells(at)]
+        for one in found.routes[:_SHOWN]
+        for at in one.whole.quantiles
+    ]
+    counts = [Column(name, is_number=True) for name in ("a requests", "b requests")]
+    return Table([Column("route"), *counts, Column("at"), *_NUMBERS], rows, head)
+
+
 def _cells(one: Quantile) -> list[str]:
     found = one.adjusted
     ends = [_relative(end) if isfinite(end) else "?" for end in found.interval]
     values = ["-" if value is None else milliseconds(value) for value in (found.a, found.b)]
-    return [_percentile(one), *values, _relative(found.difference), f"[{ends[0]}, {ends[1]}]"]
+    return [percentile(one), *values, _relative(found.difference), f"[{ends[0]}, {ends[1]}]"]
 
 
 def _relative(share: float | None) -> str:
@@ -273,27 +244,28 @@ def _relative(share: float | None) -> str:
 def _kinds(found: Comparison) -> Table:
     names = list(found.strata[0].kind)
     columns = [*(Column(name) for name in names)]
-    columns += [Column(name, is_number=True) for name in ("a requests", "b requests", "a p50", "b p50")]
+    columns += [Column(name, is_number=True) for name in ("a requests", "b requests", "a p50", "b p50", "difference")]
     rows = [
         [
             *(_value(key, value) for key, value in one.kind.items()),
             *(f"{round(count):,}" for count in one.requests),
             *("-" if value is None else milliseconds(value) for value in one.medians),
+            _relative(_change(*one.medians)),
         ]
-        for one in found.strata[:_SHOWN]
+        for one in sorted(found.strata, key=lambda one: -one.lost_ms)[:_SHOWN]
     ]
-    more = len(found.strata) - _SHOWN
-    return Table(
-        columns, rows, "Kinds of requests" + (f", the most frequent of {len(found.strata)}" if more > 0 else "")
-    )
+    more = f"; {_SHOWN} of {len(found.strata)}" if len(found.strata) > _SHOWN else ""
+    return Table(columns, rows, f"Kinds of requests, most time lost first{more}")
+
+
+def _change(a: float | None, b: float | None) -> float | None:
+    return None if not a or b is None else b / a - 1
 
 
 def _value(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if key == "input_size":
-        return "0" if value < 0 else f"{4**value:,} to {4 ** (value + 1) - 1:,}"
-    return str(value)
+    return size_text(value) if key == "input_size" else str(value)
 
 
 def _histogram(name: str, bins: Binned, both: tuple[Binned, Binned]) -> Chart | None:
@@ -324,10 +296,9 @@ def _notes(found: Comparison, args: argparse.Namespace) -> list[str]:
     )
     notes = [held]
     if found.is_adjusted:
-        out = f"{100 * found.left_out[0]:.1f} % of a, {100 * found.left_out[1]:.1f} % of b"
         notes.append(
-            "Requests of b are weighted so that each kind is as frequent as in a. Excluded, since the other side has "
-            f"none alike: {out}."
+            "Requests of b are weighted so that each kind is as frequent as in a. Kinds that only one side has are "
+            f"excluded: {100 * found.left_out[0]:.1f} % of the requests of a, {100 * found.left_out[1]:.1f} % of b."
         )
     if found.is_unknown:
         notes.append("It is not known how some of these requests were sampled: breaches are all there, others are not.")

@@ -31,6 +31,8 @@ _TICKS: Final = 8
 _LEAST_REACH: Final = log(1.1)  # of the axis of differences
 _MOST_REACH: Final = log(32)
 _PERCENT: Final = 100
+_SHOWN: Final = 20  # kinds of requests, the most frequent
+_COUNTED: Final = ("a_requests", "b_requests", "a_p50_ms", "b_p50_ms")  # of a kind; all else is its values
 _WHOLE: Final = 0.1  # shares from which on whole percents are shown
 
 Pairs = Sequence[str]  # KEY=VALUE, all of which hold on one side
@@ -105,6 +107,7 @@ def compared(asked: Asked, reader: Reader, site: Site) -> Part:
         "picture": picture(answer),
         "differences": list(differences(answer, reach)) if all(answer.keys[name]["stored"] for name in "ab") else [],
         "axis": [f"{_PERCENT * (exp(end) - 1):+.0f} %" for end in (-reach, reach)],
+        "kinds": list(kinds(answer.keys)),
         "tables": [part for part in answer.parts if isinstance(part, (str, Table))],
     }
     return Part("compare_answer.html", values, answer.reason)
@@ -114,16 +117,10 @@ def suggested(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return which sides there may be: versions and models that requests have, and parts of the window."""
     del site
     with reader.relations(asked.selection) as relations:
-        models = relations.reduce("versions", ["model", "model_version"])
+        models = relations.reduce("versions", ["service", "model", "model_version"])
         services = relations.reduce("versions", ["service", SERVICE_VERSION])
         routes = relations.reduce("versions", ["path"])
-    presets = [
-        *_versions(models, "model", "model_version", semconv.ML_MODEL_VERSION),
-        *_versions(services, "service", SERVICE_VERSION, SERVICE_VERSION),
-        *_two_largest(models, "model"),
-        _before(asked),
-        _halves(asked),
-    ]
+    presets = [*_presets(models, services), _before(asked), _halves(asked)]
     conditions = [
         *(f"{key}={row[column]}" for rows, key, column in (
             (models, semconv.ML_MODEL_VERSION, "model_version"), (services, SERVICE_VERSION, SERVICE_VERSION),
@@ -137,31 +134,54 @@ def suggested(asked: Asked, reader: Reader, site: Site) -> Part:
     return Part("compare_suggested.html", values, relations.reason)
 
 
-def _versions(rows: Sequence[Mapping[str, Any]], group: str, column: str, key: str) -> Iterator[Preset]:
-    """Yield the newest two versions of each model or service that has two, the newest ones of all first."""
-    found: dict[str | None, list[Mapping[str, Any]]] = {}
+def _presets(models: Sequence[Mapping[str, Any]], services: Sequence[Mapping[str, Any]]) -> Iterator[Preset]:
+    """Yield pairs of versions of each service, the newest ones of all first, then pairs of its models."""
+    several = len({row["service"] for row in services}) > 1
+    found = [
+        *_newest_two(services, ("service",), SERVICE_VERSION, SERVICE_VERSION),
+        *_newest_two(models, ("service", "model"), "model_version", semconv.ML_MODEL_VERSION),
+    ]
+    # Versions of a service whose models have other names in each of them.
+    covered = {group["service"] for _, group, key, *_ in found if key != SERVICE_VERSION}
+    rest = [row for row in models if row["service"] not in covered]
+    found += _newest_two(rest, ("service",), "model_version", semconv.ML_MODEL_VERSION)
+    for _, group, key, old, new in sorted(found, key=lambda one: -one[0])[:_NEWEST]:
+        of = [(name, value) for name, value in group.items() if value and (name != "service" or several)]
+        names = " ".join(value for _, value in of) or "version"
+        pairs = [f"{name}={value}" for name, value in of]
+        yield Preset(f"{names} {new} against {old}", (*pairs, f"{key}={old}"), (*pairs, f"{key}={new}"))
+    yield from _models(models, several=several)
+
+
+def _newest_two(
+    rows: Sequence[Mapping[str, Any]], group: Sequence[str], column: str, key: str
+) -> Iterator[tuple[int, dict[str, str | None], str, str, str]]:
+    """Yield of each group that has two versions when the newest began, the group, the key and both versions."""
+    found: dict[tuple[str | None, ...], dict[str, int]] = {}
     for row in rows:
         if row[column] is not None:
-            found.setdefault(row[group], []).append(row)
-    several = [(name, sorted(some, key=lambda row: row["first"])[-2:]) for name, some in found.items() if len(some) > 1]
-    several.sort(key=lambda one: -one[1][-1]["first"])
-    for name, (old, new) in several[:_NEWEST]:
-        of = () if name is None else (f"{group}={name}",)
-        yield Preset(
-            f"{group if name is None else name} {new[column]} against {old[column]}",
-            (*of, f"{key}={old[column]}"),
-            (*of, f"{key}={new[column]}"),
-        )
+            of = found.setdefault(tuple(row[name] for name in group), {})
+            of[row[column]] = min(row["first"], of.get(row[column], row["first"]))
+    for values, firsts in found.items():
+        if len(firsts) > 1:
+            old, new = sorted(firsts, key=lambda version: (firsts[version], version))[-2:]
+            yield firsts[new], dict(zip(group, values, strict=True)), key, old, new
 
 
-def _two_largest(rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[Preset]:
-    sizes: dict[str, float] = {}
+def _models(rows: Sequence[Mapping[str, Any]], *, several: bool) -> Iterator[Preset]:
+    """Yield the two models with most requests of each service: those of two services serve other requests."""
+    sizes: dict[str, dict[str, float]] = {}
     for row in rows:
-        if row[key] is not None:
-            sizes[row[key]] = sizes.get(row[key], 0.0) + row["requests"]
-    most = sorted(sizes, key=lambda name: -sizes[name])[:2]
-    if len(most) > 1:
-        yield Preset(f"{key} {most[1]} against {most[0]}", (f"{key}={most[0]}",), (f"{key}={most[1]}",))
+        if row["model"] is not None:
+            of = sizes.setdefault(row["service"], {})
+            of[row["model"]] = of.get(row["model"], 0.0) + row["requests"]
+    for service, of in sorted(sizes.items(), key=lambda one: -sum(one[1].values()))[:_NEWEST]:
+        most = sorted(of, key=lambda name: -of[name])[:2]
+        if len(most) > 1:
+            pairs = (f"service={service}",) if several else ()
+            name = f"{service} model" if several else "model"
+            a, b = ((*pairs, f"model={one}") for one in most)
+            yield Preset(f"{name} {most[1]} against {most[0]}", a, b)
 
 
 def _before(asked: Asked) -> Preset:
@@ -253,6 +273,36 @@ def picture(answer: Answer) -> dict[str, Any] | None:
         "ticks": [(place(ms), number(ms)) for ms in _ticks(edges[0], edges[-1])],
         "rows": rows,
     }
+
+
+def kinds(keys: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[str], list[tuple[Any, ...]]]]:
+    """Yield id, title, heads and rows of two tables: kinds that surely got slower, and all that are compared."""
+    found = [(f"{one['route'] or 'requests'} {one['kind']}", one, "bad") for one in keys["kinds"]]
+    heads = ("kind", "requests A", "requests B", "p50 A", "p50 B", "difference")
+    yield "slower", "Requests that got slower than the rest of their route", heads, _of_kinds(found)
+    strata = [(_kind_text(one), one, "") for one in keys["strata"][:_SHOWN]] if keys["adjusted"] else []
+    yield "kinds", "Kinds of requests", heads, _of_kinds(strata)
+
+
+def _of_kinds(found: Sequence[tuple[str, Mapping[str, Any], str]]) -> list[tuple[Any, ...]]:
+    rows = []
+    for words, one, verdict in found:
+        a, b = one["a_p50_ms"], one["b_p50_ms"]
+        cells = [f"{one['a_requests']:,}", f"{one['b_requests']:,}"]
+        cells += ["-" if ms is None else milliseconds(ms) for ms in (a, b)]
+        rows.append((words, cells, f"{_signed(b / a - 1)} %" if a and b is not None else "-", verdict))
+    return rows
+
+
+def _kind_text(stratum: Mapping[str, Any]) -> str:
+    """Return the values that make a kind, in words."""
+    words = []
+    for key, value in stratum.items():
+        if key == "input_size" and value is not None:
+            words.append("no input" if value < 0 else f"input of {4**value:,} to {4 ** (value + 1) - 1:,}")
+        elif key not in _COUNTED and key != "input_size":
+            words.append(str(value) if key == "path" else f"{key} {'-' if value is None else value}")
+    return ", ".join(words)
 
 
 def _ticks(low: float, high: float) -> list[float]:
