@@ -19,6 +19,7 @@ from backend.processes import WITHIN_S, started, until
 from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
+from answers.made import MS, Made, lines
 from cli.running import COMMAND, answered, cli, environment, printed, refused, time_of
 from messages import leaves
 from stagetrace.otlp.decode.json import encode
@@ -325,3 +326,13 @@ def test_an_export_of_a_version_with_fewer_columns_is_read(spans: Path, tmp_path
         read.project("* EXCLUDE (stages, url_path, sampling_probability)").write_parquet(str(older))
     question = ("query", "SELECT trace_id, stages, url_path FROM requests ORDER BY 1", "--json")
     assert printed(*question, "--store", older) == printed(*question, "--store", whole) != ""
+
+
+def test_all_of_a_file_is_read_whatever_its_clock_was(tmp_path: Path) -> None:
+    """Spans of 2030 in the file are no future; those in a store are behind its window's end, a day from now."""
+    made = [Made(number, 1_893_456_000 * 10**9 + number * MS, within_ms=5.0) for number in range(1, 8)]
+    path = lines(tmp_path / "spans.jsonl", made)
+    assert answered("breaches", "--store", path)["total"] == 7
+    assert len(answered("requests", "--store", path)["requests"]) == 7
+    assert answered("trace", "latest", "--store", path)["trace_id"] == f"{7:032x}"
+    assert answered("breaches", "--store", path, "--until", "2030-01-01T00:00:00.004Z")["total"] == 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +14,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from messages import add_scope, leaves
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.json import decode, encode
+from stagetrace.otlp.decode.json import encode
 from stagetrace.store import Selection, open_store
-from stagetrace.store.file import otlp
+from stagetrace.store.file import documents, otlp
 from stagetrace.store.file.otlp import complete_lines
+from stagetrace.store.rows import spans_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 EVER = Selection(0, 2**63 - 1)
@@ -127,17 +131,17 @@ def test_json_may_be_one_object_over_many_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["", "[]", "null", '{"resourceSpans": 3}', '{"resourceSpans": [3]}', "[" * 50_000])
 def test_what_is_no_request_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        decode(line)
+        documents.read(documents.parse(line))
 
 
 def test_ids_are_hex_of_their_length() -> None:
     given = json.loads(encode(MESSAGES[0]))
     span = given["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     assert (span["traceId"], span["spanId"]) == ("0" * 31 + "1", "0" * 15 + "1")
-    for wrong in ("zz" * 16, "00" * 15, "AAAAAAAAAAAAAAAAAAAAAQ==", "0" * 33):
+    for wrong in ("zz" * 16, "00" * 15, "A" * 24, "0" * 33):
         span["traceId"] = wrong
         with pytest.raises(ValueError, match=r"hex"):
-            decode(json.dumps(given))
+            documents.read(json.loads(json.dumps(given)))
 
 
 def test_other_signals_in_the_file_are_passed_over(tmp_path: Path) -> None:
@@ -192,3 +196,127 @@ def test_lines_are_taken_when_they_are_whole(tmp_path: Path) -> None:
     assert (found, offset) == (MESSAGES[1:2], len(first + second))
     path.write_text(first)  # rotated: begun anew
     assert complete_lines(path, offset) == (MESSAGES[:1], len(first))
+
+
+def spans_in(found: ExportTraceServiceRequest) -> list[tuple[str, str, str]]:
+    return [(span.trace_id.hex(), span.span_id.hex(), span.name) for _, _, span in leaves(found)]
+
+
+def in_base64(document: Any) -> Any:
+    """Return a document with its ids as protobuf's own JSON has them."""
+    if isinstance(document, list):
+        return [in_base64(one) for one in document]
+    if not isinstance(document, dict):
+        return document
+    ids = ("traceId", "spanId", "parentSpanId")
+    return {
+        key: b64encode(bytes.fromhex(value)).decode() if key in ids else in_base64(value)
+        for key, value in document.items()
+    }
+
+
+def older(document: Any) -> Any:
+    """Return OTLP as it was before 1.0."""
+    (resource,) = document["resourceSpans"]
+    scopes = [
+        {"instrumentationLibrary": one.get("scope", {}), "spans": one["spans"]} for one in resource.pop("scopeSpans")
+    ]
+    return {"resourceSpans": [{**resource, "instrumentationLibrarySpans": scopes}]}
+
+
+FORMS: Final[dict[str, Callable[[Any], str]]] = {
+    "result": lambda one: json.dumps({"result": one}),
+    "result-over-lines": lambda one: json.dumps({"result": one}, indent=2),
+    "results": lambda one: json.dumps({"result": one}, indent=1) + json.dumps({"result": {"resourceSpans": []}}),
+    "tempo": lambda one: json.dumps({"trace": one, "metrics": {}}),
+    "tempo-v1": lambda one: json.dumps({"batches": in_base64(one)["resourceSpans"]}, indent=1),
+    "before-1.0": lambda one: json.dumps(older(one)),
+    "base64": lambda one: json.dumps(in_base64(one)),
+    "list": lambda one: json.dumps([one]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_otlp_is_read(tmp_path: Path, form: str) -> None:
+    """The same spans, each with its scope and its service."""
+    path = tmp_path / "spans.json"
+    path.write_text(FORMS[form](json.loads(encode(MESSAGES[1]))))
+    cuts: list[str] = []
+    found = [span for request in otlp.read(path, cuts) for span in spans_in(request)]
+    assert (found, cuts) == (spans_in(MESSAGES[1]), [])
+    with open_store(str(path)) as reader:
+        assert reader.services() == ("files",)
+
+
+def test_a_scope_of_before_1_0_keeps_its_name() -> None:
+    given = json.loads(encode(MESSAGES[1]))
+    given["resourceSpans"][0]["scopeSpans"][0]["scope"] = {"name": "shop", "version": "2"}
+    found = documents.read(older(given))
+    assert found is not None
+    assert found.request.resource_spans[0].scope_spans[0].scope.name == "shop"
+
+
+def indexed(number: int) -> dict[str, Any]:
+    """Return a span as Jaeger keeps it in Elasticsearch, with one tag as a field."""
+    return {
+        "traceID": f"{number:032x}", "spanID": f"{number:016x}", "operationName": "GET /", "startTime": number,
+        "startTimeMillis": 0, "duration": 5, "references": [], "logs": [],
+        "tags": [{"key": "span.kind", "type": "string", "value": "server"}], "tag": {"http@route": "/"},
+        "process": {"serviceName": "files", "tags": [], "tag": {"host@name": "a"}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(indexed(1)) + "\n" + json.dumps(indexed(2)) + "\n",
+        "".join(json.dumps({"_index": "jaeger-span", "_source": indexed(number)}) + "\n" for number in (1, 2)),
+        json.dumps({"took": 1, "hits": {"hits": [{"_source": indexed(number)} for number in (1, 2)]}}, indent=2),
+    ],
+)
+def test_spans_out_of_elasticsearch_are_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "spans.json"
+    path.write_text(text)
+    with open_store(str(path)) as reader:
+        found = [one.row() for request in reader.iter_otlp(EVER, []) for one in spans_of(request)]
+    assert [(one.start_unix_nano, one.kind, one.service) for one in found] == [
+        (1000, "SERVER", "files"),
+        (2000, "SERVER", "files"),
+    ]
+    assert found[0].attributes == {"http.route": "/"}
+    assert found[0].resource["host.name"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({}, "an object without resourceSpans"),
+        ({"spanz": [1], "total": 3}, "an object without resourceSpans: its keys are 'spanz', 'total'"),
+        ({"result": {"found": 1}}, "an object without resourceSpans: its keys are 'found'"),
+        ({"trace": {"id": "1"}, "@timestamp": "t"}, "a document of Elastic APM"),
+        ({"trace_id": "1", "span_id": "2", "name": "x"}, "a span as Elasticsearch keeps it"),
+        ({"TraceId": "1", "SpanId": "2"}, "a Collector's exporter keeps it in Elasticsearch"),
+        ([{"traceId": "1", "id": "2", "localEndpoint": {}}], "a span of Zipkin's JSON"),
+        ([[{"traceId": "1", "id": "2"}]], "a span of Zipkin's JSON"),
+        ({"name": "x", "context": {"trace_id": "0x1"}, "start_time": "t"}, "console exporter prints it"),
+        ({"traceId": "1", "spanId": "2"}, "a span of OTLP outside of resourceSpans"),
+        ({"traceEvents": []}, "a trace of Chrome's"),
+        ([], "a list of no spans"),
+        (3, "no JSON object"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_another_form_is_an_error_that_names_it(tmp_path: Path, document: Any, named: str, indent: int | None) -> None:
+    """On a line or over many, and never an empty request."""
+    path = tmp_path / "spans.json"
+    path.write_text(json.dumps(document, indent=indent) + "\n")
+    with pytest.raises(StoreError, match=re.escape(named)) as caught:
+        read(path)
+    assert "holds no OTLP spans: " in str(caught.value)
+
+
+def test_lines_of_another_form_beside_spans_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "spans.jsonl"
+    path.write_text(encode(MESSAGES[0]) + '\n{"other": 1}\n')
+    why = "it is an object without resourceSpans: its keys are 'other'"
+    assert read(path) == ([1], [f"1 of 2 lines of spans.jsonl are not OTLP JSON (line 2: {why})"])

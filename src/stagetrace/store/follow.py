@@ -5,16 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from stagetrace.errors import UnknownTrace
 from stagetrace.store.answers import newest_first
-from stagetrace.store.base import TAIL, Reader, Selection, SpanRow
+from stagetrace.store.base import RELATIONS, TAIL, Reader, Selection, SpanRow
+from stagetrace.store.database import sql
 from stagetrace.store.entries import matches
 from stagetrace.store.rows import distinct, spans_of
 
 _LOOK_BACK_NS: Final = 120 * 10**9
 _HOUR_NS: Final = 3600 * 10**9
+_EVER_NS: Final = 2**63 - 1
+
+
+class Latest(NamedTuple):
+    """The trace of the newest request, or else of the newest root, of which `note` says so."""
+
+    trace_id: str
+    note: str | None = None
 
 
 def newest(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
@@ -29,17 +38,42 @@ def newest(reader: Reader, wanted: Selection, cuts: list[str]) -> list[SpanRow]:
     return list(reversed(newest_first(found.values())[: wanted.limit]))
 
 
-def latest(reader: Reader, service: str | None, *, breached: bool | None) -> str:
-    """Return the trace of the newest request. Raise UnknownTrace where there is none."""
+def latest(reader: Reader, service: str | None, *, breached: bool | None) -> Latest:
+    """Return the trace of the newest request, else of the newest root. Raise UnknownTrace where there is neither."""
     now = time.time_ns()
-    for since_ns in (now - _HOUR_NS, now - 30 * 24 * _HOUR_NS, 0):  # a Jaeger looks through less in the shorter ones
-        wanted = Selection(since_ns, now + 24 * _HOUR_NS, service=service, breached=breached, limit=1)
+    # A Jaeger looks through less in the shorter ones.
+    windows = [(now - ago_ns, now + 24 * _HOUR_NS) for ago_ns in (_HOUR_NS, 30 * 24 * _HOUR_NS)] + [(0, _EVER_NS)]
+    for since_ns, until_ns in windows:
+        wanted = Selection(since_ns, until_ns, service=service, breached=breached, limit=1)
         if found := newest(reader, wanted, []):
-            return found[-1].trace_id
+            return Latest(found[-1].trace_id)
+    for since_ns, until_ns in () if breached else windows:
+        root = newest_root(reader, Selection(since_ns, until_ns, service=service))
+        if root is not None:
+            return root
     what = "breach" if breached else "request"
     raise UnknownTrace(
         f"the store holds no {what}{'' if service is None else f' of {service}'}\nsend one, or name another store"
     )
+
+
+def newest_root(reader: Reader, wanted: Selection) -> Latest | None:
+    """Return the trace of the newest span without a parent, where no span is a request; None where there is no span.
+
+    A selection by more than time and service is one of requests: None.
+    """
+    if RELATIONS not in reader.capabilities or replace(wanted, service=None).is_filtered:
+        return None
+    try:
+        with reader.relations(replace(wanted, service=None)) as relations:
+            row = relations.connection.execute(sql("newest_root"), [wanted.service]).fetchone()
+    except UnknownTrace:
+        return None
+    if row is None:
+        return None
+    trace_id, service, name, start_ns = row
+    note = f"no span is a request (of kind SERVER): taken is the newest root, {name} of {service}, at {shown(start_ns)}"
+    return Latest(trace_id, note)
 
 
 def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:

@@ -20,6 +20,7 @@ from stagetrace.store.url import SCHEMES, default_folder
 
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
+_FOREVER_NS: Final = 2**63 - 1
 _HOUR: Final = Moment(3600 * 10**9, ago=True)
 _MOST: Final = 10**18
 _EVER: Final = Moment(0, ago=False)
@@ -191,7 +192,10 @@ def selection(
 ) -> Selection:
     """Return the selection of the options of `add_selection`; `since` is the verb's own default, if it has one."""
     start = args.since or since or (_EVER if is_file(url) else _HOUR)
-    since_ns, until_ns = window(start, getattr(args, "until", None), args.tz)
+    until = getattr(args, "until", None)
+    since_ns, until_ns = window(start, until, args.tz)
+    if until is None and is_file(url):
+        until_ns = _FOREVER_NS  # all of it, whatever its clock was
     segments = dict(args.segment)
     if len(segments) < len(args.segment):
         raise UsageError("--segment names one attribute twice\none request has one value of it")

@@ -78,6 +78,10 @@ def parse(body: str | bytes, check: Check | None = None) -> tuple[ExportTraceSer
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is not JSON: {quoted(error)}") from None
+    return _parsed(document, check)
+
+
+def _parsed(document: Any, check: Check | None = None) -> tuple[ExportTraceServiceRequest, int, str | None]:
     if not isinstance(document, dict):
         raise ValueError("the body is not a JSON object with resourceSpans")
     request = ExportTraceServiceRequest()
@@ -94,9 +98,9 @@ def _count_scopes(given: Any) -> int:
     return len(_list(given, _SCOPE_SPANS)) if isinstance(given, dict) else 0
 
 
-def decode(text: str | bytes) -> tuple[ExportTraceServiceRequest, int, str | None]:
-    """Return as `parse`, only spans whose ids are of the right lengths. Raise ValueError, too, where none is left."""
-    request, rejected, reason = parse(text)
+def decode_document(document: Any) -> tuple[ExportTraceServiceRequest, int, str | None]:
+    """Return as `parse` of a JSON value, only spans with ids of the right lengths. Raise ValueError if none is left."""
+    request, rejected, reason = _parsed(document)
     left = 0
     for resource in request.resource_spans:
         for scope in resource.scope_spans:

@@ -33,7 +33,6 @@ _CHILD_OF: Final = "CHILD_OF"
 _FOLLOWS_FROM: Final = "FOLLOWS_FROM"
 _INT64: Final = range(-(2**63), 2**63)
 _TIMES_NS: Final = range(2**63)
-_OTLP: Final = (b'"resourceSpans"', b'"resource_spans"')
 _SPAN_BYTES: Final = 8
 _TRACE_BYTES: Final = 16
 
@@ -48,17 +47,8 @@ class Read(NamedTuple):
     reason: str | None = None
 
 
-def is_like(text: bytes) -> bool:
-    """Return whether a JSON document is more like Jaeger's than like OTLP's."""
-    return b'"spans"' in text and not any(one in text for one in _OTLP)
-
-
-def parse(text: bytes) -> Read:
+def read(document: Any) -> Read:
     """Return the spans of a trace, of a list of traces, or of an object with these as `data`. Raise ValueError."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON: {quoted(error)}") from None
     reading = _Reading()
     for trace in _traces(document):
         reading.trace(trace)

@@ -1,31 +1,29 @@
 """Files of spans, read message by message: OTLP JSON lines and protobuf, as the Collector's file exporter writes them.
 
-JSON may also come from Jaeger: its own form (`jaeger_json`), or OTLP as `result`, of its `api/v3`.
+JSON may also be of the other forms that `documents` reads.
 Protobuf comes in three framings, known by their first bytes: one request (or several one after another, which is
 the same to protobuf), each behind its length in four bytes (the Collector), each behind its length as a varint.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode import salvage
-from stagetrace.otlp.decode.json import decode
-from stagetrace.store.file import jaeger_json
-from stagetrace.store.file.jaeger_json import Read
+from stagetrace.store.file import documents
+
+if TYPE_CHECKING:
+    from stagetrace.store.file.jaeger_json import Read
 
 JSON: Final = (".jsonl", ".json", ".ndjson")
 PROTOBUF: Final = (".pb", ".binpb")
 _FIRST_FIELD: Final = b"\x0a"  # how a request with spans begins
-_HEAD: Final = 20  # bytes in which an object of one key has this key
-_OTHER_SIGNALS: Final = (b'{"resourceMetrics"', b'{"resourceLogs"', b'{"resourceProfiles"')
 
 
 def read(path: Path, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -57,22 +55,14 @@ def complete_lines(path: Path, offset: int) -> tuple[list[ExportTraceServiceRequ
 def _request(line: bytes) -> ExportTraceServiceRequest | None:
     """Return the request on one line, or None if it holds none (`read` counts these)."""
     try:
-        return _decoded(line).request
+        found = documents.read(documents.parse(line))
     except ValueError:
         return None
-
-
-def _decoded(text: bytes) -> Read:
-    """Return the spans of a JSON document. Raise ValueError if it is neither OTLP nor Jaeger's."""
-    if jaeger_json.is_like(text):
-        return jaeger_json.parse(text)
-    if text.lstrip()[:_HEAD].partition(b":")[0].strip() == b'{"result"':
-        text = json.dumps(json.loads(text)["result"]).encode()
-    return Read(*decode(text))
+    return None if found is None else found.request
 
 
 def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
-    """Yield the request on each line, or the one that the whole file is."""
+    """Yield the request on each line, or those that the whole file is."""
     bad: list[tuple[int, str]] = []
     odd: list[Read] = []
     good = 0
@@ -82,27 +72,39 @@ def _json(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportT
         if not line.strip():
             continue
         try:
-            found = _decoded(line)
+            found = documents.read(documents.parse(line))
         except ValueError as error:
             bad.append((number, "still being written, or cut off" if not line.endswith(b"\n") else str(error)))
             continue
-        good += not line.startswith(_OTHER_SIGNALS)
+        if found is None:
+            continue
+        good += 1
         odd += [found] if found.rejected else []
         yield found.request, behind
     if bad and not good:
-        file.seek(0)
-        whole = file.read()
-        try:
-            found = _decoded(whole)
-        except ValueError as error:
-            wrong = str(error) if jaeger_json.is_like(whole) else f"line {bad[0][0]}: {bad[0][1]}"
-            raise _foreign(path, wrong) from None
-        odd += [found] if found.rejected else []
-        yield found.request, behind
+        for found in _whole(path, file, bad[0]):
+            odd += [found] if found.rejected else []
+            yield found.request, behind
     elif bad:
         cuts.append(f"{len(bad)} of {number} lines of {path.name} are not OTLP JSON (line {bad[0][0]}: {bad[0][1]})")
     if odd:
         cuts.append(f"{sum(one.rejected for one in odd)} spans of {path.name} cannot be read ({odd[0].reason})")
+
+
+def _whole(path: Path, file: BinaryIO, first: tuple[int, str]) -> Iterator[Read]:
+    """Yield what the documents of a file hold that are not one on each line. Raise StoreError where one is of no form.
+
+    `first`: the number of the first line that was not understood by itself, and why.
+    """
+    file.seek(0)
+    try:
+        values = list(documents.parse_all(file.read()))
+    except ValueError:
+        raise _foreign(path, f"line {first[0]}: {first[1]}") from None
+    try:
+        yield from (found for value in values if (found := documents.read(value)) is not None)
+    except ValueError as error:
+        raise _foreign(path, str(error)) from None
 
 
 def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[ExportTraceServiceRequest, int]]:
@@ -157,6 +159,6 @@ def _varint(file: BinaryIO) -> int | None:
 def _foreign(path: Path, wrong: str) -> StoreError:
     return StoreError(
         f"{path} holds no OTLP spans: {wrong[:160]}\n"
-        f"readable are OTLP JSON lines and Jaeger's JSON ({' '.join(JSON)}), OTLP protobuf ({' '.join(PROTOBUF)}) and "
+        f"readable are OTLP JSON and Jaeger's JSON ({' '.join(JSON)}), OTLP protobuf ({' '.join(PROTOBUF)}) and "
         "what `stagetrace export` writes"
     )
