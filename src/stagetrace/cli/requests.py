@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from stagetrace.cli.arguments.options import Suggested, add_selection, count, selection, shown, store_url, utf8
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.output.lines import show, show_json, warn
+from stagetrace.cli.output.lines import remark, show, show_json, warn
 from stagetrace.cli.output.terminal import watched
 from stagetrace.output.keys import completeness
 from stagetrace.output.request_line import cells, columns
@@ -17,6 +17,7 @@ from stagetrace.output.times import Zone, since
 from stagetrace.output.units import milliseconds
 from stagetrace.printable import printable
 from stagetrace.store import open_store
+from stagetrace.store.follow import newest_root
 from stagetrace.store.relations import STAGE_COLUMNS
 
 DESCRIPTION: Final = "List requests, the newest first or the slowest, with the time allowed and the verdict."
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         if found and sort not in answers.SORTS and sort not in found[0]["stages"]:
             names = ", ".join(map(printable, (*_ORDERS, *answers.stage_names(relations))))
             raise UsageError(f"cannot sort by {sort!r}: no request here has a stage of this name\nthere are {names}")
+        root = None if found else newest_root(reader, wanted)
         total = len(found) if top is None or len(found) < top else answers.count(relations)
     if args.json:
         show_json({**completeness(relations.reason), "total": total, "requests": found})
@@ -68,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         show(_table(found, sort, args.tz), *more)
     else:
         show(f"No requests{since(wanted.since_ns, args.tz)}.")
+    if root is not None:
+        remark(f"{root.note}: stagetrace trace {root.trace_id}")
     warn(relations.reason)
     return ANSWERED
 

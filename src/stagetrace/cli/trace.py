@@ -10,7 +10,7 @@ from stagetrace.cli.arguments.options import add_json, add_store, add_zone, stor
 from stagetrace.cli.arguments.trace_id import LATEST, add_trace_id, whole_id
 from stagetrace.cli.base import ANSWERED, UsageError
 from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import show_json, warn
+from stagetrace.cli.output.lines import remark, show_json, warn
 from stagetrace.output.trace_json import as_json
 from stagetrace.output.waterfall import ASCII, BLOCKS, render
 from stagetrace.store import open_store
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if args.id != LATEST and (args.breached or args.service is not None):
         raise UsageError("--breached and --service choose the latest, and an id is given\nleave them out")
     with open_store(store_url(args)) as reader:
-        trace = reader.trace(whole_id(reader, args.id, args.service, breached=args.breached))
+        meant = whole_id(reader, args.id, args.service, breached=args.breached)
+        trace = reader.trace(meant.trace_id)
     if args.json:
         show_json(as_json(trace))
     else:
@@ -45,4 +46,5 @@ def run(args: argparse.Namespace) -> int:
         lines = render(trace, terminal.width(), look, args.tz, wrapped=terminal.is_bounded())
         sys.stdout.write("\n".join([*lines, ""]))
     warn(trace.reason)
+    remark(meant.note)
     return ANSWERED

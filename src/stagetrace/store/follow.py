@@ -71,9 +71,8 @@ def newest_root(reader: Reader, wanted: Selection) -> Latest | None:
         return None
     if row is None:
         return None
-    trace_id, service, name, start_ns = row
-    note = f"no span is a request (of kind SERVER): taken is the newest root, {name} of {service}, at {shown(start_ns)}"
-    return Latest(trace_id, note)
+    trace_id, service, name = row
+    return Latest(trace_id, f"no span here is a request (of kind SERVER); the newest root is {name} of {service}")
 
 
 def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:

@@ -10,7 +10,7 @@ from stagetrace.cli.arguments.options import Suggested
 from stagetrace.cli.base import UsageError
 from stagetrace.errors import UnknownTrace
 from stagetrace.store.base import CANDIDATES, Reader
-from stagetrace.store.follow import latest
+from stagetrace.store.follow import Latest, latest
 
 LATEST: Final = "latest"
 _DIGITS: Final = 32
@@ -27,15 +27,16 @@ def add_trace_id(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool) -> str:
-    """Return the id of the trace that is meant. Raise StagetraceError where there is none, or more than one.
+def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool) -> Latest:
+    """Return the trace that is meant. Raise StagetraceError where there is none, or more than one.
 
-    `given`: an id, its first digits, or `latest`: the newest request, of a service and breached if these are given.
+    `given`: an id, its first digits, or `latest`: the newest request, of a service and breached if these are given;
+    where there is no request, the newest root, which its note says.
     """
     if given == LATEST:
         return latest(reader, service, breached=True if breached else None)
     if len(given) == _DIGITS:
-        return given
+        return Latest(given)
     found = reader.trace_ids(given)
     if not found.ids:
         why = "it may have been sampled out, or be elsewhere" if found.reason is None else found.reason
@@ -45,7 +46,7 @@ def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool)
         raise UsageError(
             f"{given} begins the ids of {len(found.ids)} traces{more}: {', '.join(found.ids)}\ngive more of it"
         )
-    return found.ids[0]
+    return Latest(found.ids[0])
 
 
 def trace_id(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, utf8
@@ -64,9 +65,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     with reader.relations(wanted) as relations:
         whole = next(iter(bottleneck.ask(relations)), None)
         if whole is None:
-            keys: dict[str, Any] = {"requests": 0, "stages": [], "groups": []}
-            sentence = f"No requests{since(wanted.since_ns, args.tz)}."
-            return Answer(TITLE, sentence, keys, reason=relations.reason)
+            return _of_no_requests(reader, wanted, args, relations.reason)
         groups = _groups(relations, by) if by else []
         paths = _critical_paths(reader, relations, whole)
     return Answer(
@@ -76,6 +75,19 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         [*view.parts(whole), *view.path_parts(paths), *view.group_parts(groups, by, _SHOWN)],
         reason=relations.reason,
     )
+
+
+def _of_no_requests(reader: Reader, wanted: Selection, args: argparse.Namespace, reason: str | None) -> Answer:
+    """Return the critical path of the newest root where no span is a request, else that there are no requests."""
+    from stagetrace.cli.bottleneck.one_trace import of_latest
+    from stagetrace.store.follow import newest_root
+
+    keys: dict[str, Any] = {"requests": 0, "stages": [], "groups": []}
+    root = newest_root(reader, wanted)
+    if root is None:
+        return Answer(TITLE, f"No requests{since(wanted.since_ns, args.tz)}.", keys, reason=reason)
+    found = of_latest(reader, root)
+    return replace(found, keys={**keys, **found.keys}, reason=reason or found.reason)
 
 
 def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:

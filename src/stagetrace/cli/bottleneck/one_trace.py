@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.critical_path import Path, aggregated, path_of
 from stagetrace.analysis.span_tree import Tree, span_tree
@@ -15,6 +15,9 @@ from stagetrace.output.path_notes import notes
 from stagetrace.output.table_layout import Column, Table
 from stagetrace.output.units import milliseconds
 from stagetrace.store.base import Reader, Trace
+
+if TYPE_CHECKING:
+    from stagetrace.store.follow import Latest
 
 _CELLS: Final = 40
 _MOST: Final = 60  # lines of the picture
@@ -29,12 +32,17 @@ _COLUMNS: Final = (
 
 def of_trace(reader: Reader, args: argparse.Namespace) -> Answer:
     """Return the critical path of the trace that `--trace` names."""
-    trace = reader.trace(whole_id(reader, args.trace, args.service, breached=False))
+    return of_latest(reader, whole_id(reader, args.trace, args.service, breached=False))
+
+
+def of_latest(reader: Reader, meant: Latest) -> Answer:
+    """Return the critical path of one trace; where it stands for a request, the sentence says so."""
+    trace = reader.trace(meant.trace_id)
     tree = span_tree(trace.spans)
     path = path_of(tree)
     return Answer(
         f"Critical path of trace {trace.trace_id}",
-        _sentence(trace, path),
+        "".join(filter(None, (meant.note and f"{meant.note[:1].upper()}{meant.note[1:]}: ", _sentence(trace, path)))),
         {"trace_id": trace.trace_id, **_keys(tree, path)},
         [Table(_COLUMNS, list(_rows(tree, path))), *notes(tree, path)],
         reason=trace.reason,

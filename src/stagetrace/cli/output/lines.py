@@ -106,6 +106,12 @@ def show_result(
     return ANSWERED
 
 
+def remark(note: str | None) -> None:
+    """Write to stderr what else there is to know of an answer."""
+    if note is not None:
+        sys.stderr.write(f"stagetrace: {bounded(note)}\n")
+
+
 def warn(reason: str | None) -> None:
     """Say on stderr that an answer is not complete."""
     if reason is not None:

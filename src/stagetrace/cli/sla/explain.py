@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     has_policy = args.policy is not None or bool(config.SLA.read().strip())
     policy = policy_of(args) if has_policy else None
     with open_store(store_url(args)) as reader:
-        trace = reader.trace(whole_id(reader, args.id, None, breached=args.breached))
+        trace = reader.trace(whole_id(reader, args.id, None, breached=args.breached).trace_id)
     found = [_request(one, trace, policy) for one in trace.spans if one.kind == SERVER]
     if not found:
         raise UsageError(f"trace {trace.trace_id} holds no request: no span of kind SERVER\nname another trace")

@@ -94,7 +94,9 @@ def find(asked: Asked, reader: Reader, site: Site) -> Part:
     del site
     given, service = _given(asked), asked.one("service")
     if given == LATEST:
-        return Part("trace_find.html", {"given": given, "ids": (latest(reader, service, breached=None),), "most": 1})
+        return Part(
+            "trace_find.html", {"given": given, "ids": (latest(reader, service, breached=None).trace_id,), "most": 1}
+        )
     found = reader.trace_ids(given)
     if not found.ids:
         why = "it may have been sampled out, or be in another store" if found.reason is None else found.reason

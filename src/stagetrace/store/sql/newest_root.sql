@@ -1,5 +1,5 @@
 -- The newest span without a parent here, of a service ($1) or of all: the trace that is shown where no span is a request.
-SELECT trace_id, service, name, start_unix_nano
+SELECT trace_id, service, name
 FROM spans AS child
 WHERE ($1 IS NULL OR service = $1) AND (
     parent_span_id IS NULL
