@@ -80,6 +80,34 @@ def test_siblings_that_touch_are_both_on_it() -> None:
     assert parts(*spans) == [("B", 0, 30), ("D", 30, 90), ("E", 90, 100)]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0, 5100), (5000, 10_000), [("B", 0, 5000), ("C", 5000, 10_000)]),  # by 1 % of the parent
+        ((0, 5101), (5000, 10_000), [("A", 0, 5000), ("C", 5000, 10_000)]),  # by more
+        ((4950, 5020), (5000, 5060), [("A", 0, 4950), ("B", 4950, 5000), ("C", 5000, 5060), ("A", 5060, 10_000)]),
+        ((4990, 5050), (5000, 5060), [("A", 0, 5000), ("C", 5000, 5060), ("A", 5060, 10_000)]),  # most of their time
+        ((5000, 5050), (5000, 9000), [("A", 0, 5000), ("C", 5000, 9000), ("A", 9000, 10_000)]),  # begun together
+    ],
+)
+def test_siblings_that_overlap_by_a_tick_are_one_after_another(
+    first: tuple[int, int], second: tuple[int, int], expected: list[Part]
+) -> None:
+    """As in CRISP: up to 1 % of the parent, but not where they ran side by side most of their time."""
+    spans = Span("A", None, 0, 10_000), Span("B", "A", *first), Span("C", "A", *second)
+    assert parts(*spans) == expected
+
+
+def test_what_is_below_a_sibling_is_cut_where_the_next_one_starts() -> None:
+    spans = (
+        Span("A", None, 0, 10_000),
+        Span("B", "A", 0, 5040),
+        Span("D", "B", 4000, 5040),
+        Span("C", "A", 5000, 10_000),
+    )
+    assert parts(*spans) == [("B", 0, 4000), ("D", 4000, 5000), ("C", 5000, 10_000)]
+
+
 def test_of_children_that_end_together_the_longest_is_taken() -> None:
     assert parts(A, Span("B", "A", 50, 90), Span("C", "A", 20, 90)) == [("A", 0, 20), ("C", 20, 90), ("A", 90, 100)]
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from stagetrace.analysis.span_tree import Tree, is_asynchronous, is_spread, span_tree
+
+_TICK: Final = 100  # of the parent's duration, one of so many parts: CRISP's 1 %, by which siblings may overlap
+_TOGETHER: Final = 2  # overlaps of more than one part in so many of a sibling's own time are no tick
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def path_of(tree: Tree, root: int | None = None) -> Path:
 
     From the end of a span back: the child that ended last, at or before this moment, is waited for, and the path goes
     on within it; then, before its start, the child that ended last at or before that. Where no child is waited for, the
-    span itself is on the path. Of children that end together the one that started first is taken. A child that begins
+    span itself is on the path. Clocks tick, so that a child may end a little later than the one starts that waited for
+    it: by up to 1 % of their parent, as in CRISP, unless that is most of either; it is on the path up to that start. Of
+    children that end together the one that started first is taken. A child that begins
     before its parent or outlives it is on the path within its parent alone. What is asynchronous is not waited for: a
     CONSUMER span, and one that only follows its parent (OpenTracing's FOLLOWS_FROM); nor is a span of no duration, nor
     a detail span of several calls with time between them, which is its stage's. The trace's root is the span without a
@@ -116,18 +121,26 @@ def _walk(tree: Tree, root: int) -> Iterator[tuple[int, int, int]]:
     """
     stack = [(root, tree.starts[root], _waited(tree, root, tree.starts[root], tree.ends[root]))]
     moment = tree.ends[root]
+    taken: dict[int, int] = {}  # place -> duration of its child that the path has come from, whole
     while stack:
         place, start, waited = stack[-1]
+        tick = min((tree.ends[place] - tree.starts[place]) // _TICK, taken.get(place, 0) // _TOGETHER)
         # Children that end after the moment ran beside what the path has taken since.
-        child = next((one for one in waited if one[2] <= moment), None)
+        child = next((one for one in waited if one[2] <= moment + _least(tick, one) and one[1] < moment), None)
         if child is None:
             yield place, start, moment
             moment = start
             stack.pop()
             continue
-        yield place, child[2], moment
-        moment = child[2]
-        stack.append((child[0], child[1], _waited(tree, *child)))
+        taken[place] = child[2] - child[1]
+        end = min(child[2], moment)
+        yield place, end, moment
+        moment = end
+        stack.append((child[0], child[1], _waited(tree, child[0], child[1], end)))
+
+
+def _least(tick: int, child: tuple[int, int, int]) -> int:
+    return min(tick, (child[2] - child[1]) // _TOGETHER)
 
 
 def _waited(tree: Tree, place: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:

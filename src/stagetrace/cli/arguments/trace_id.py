@@ -23,7 +23,7 @@ def add_trace_id(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         type=trace_id,
         choices=Suggested((LATEST,)),
-        help="trace id, or its first digits (4 or more), or latest: the newest request",
+        help="trace id, or its first digits (4 or more), or latest: the newest request, else root",
     )
 
 
