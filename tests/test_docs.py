@@ -121,6 +121,20 @@ def test_contributing_lists_each_module_and_folder() -> None:
     assert listed == {f"{path.name}/" if path.is_dir() else path.name for path in entries} - {"__init__.py"}
 
 
+def test_no_page_of_the_docs_is_empty_and_each_is_linked() -> None:
+    """From another page or the README; decision records are found by their folder."""
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "decisions"]
+    linked = {
+        (page.parent / target).resolve()
+        for page in [*pages, ROOT / "README.md"]
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if (page.parent / target).resolve() != page
+    }
+    assert len(pages) > 20
+    assert not [page for page in pages if page not in linked]
+    assert not [page for page in (ROOT / "docs").rglob("*.md") if len(page.read_text().strip()) < 200]
+
+
 def test_links_in_the_docs_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

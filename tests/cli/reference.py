@@ -92,10 +92,15 @@ def arguments(verb: str) -> list[argparse.Action]:
 
 def _section(verb: str) -> str:
     module = load(verb)
-    rows = [f"| {_name(action)} | {action.help} |" for action in arguments(verb)]
+    rows = [f"| {_name(action)} | {_meaning(action)} |" for action in arguments(verb)]
     table = ["| argument | meaning |", "|---|---|", *rows]
     example = ["```", module.EXAMPLE, "```", ""]
     return "\n".join([f"## `stagetrace {verb}`", "", module.DESCRIPTION.strip(), "", *table, "", *example])
+
+
+def _meaning(action: argparse.Action) -> str:
+    """Return a help text as `--help` prints it: argparse formats it with `%`, so it has `%%` for a percent sign."""
+    return (action.help or "") % {**vars(action), "prog": "stagetrace"}
 
 
 def _name(action: argparse.Action) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from cli import reference
+from cli.running import printed
 from stagetrace.analysis.breach_groups import Group, Groups
 from stagetrace.analysis.time_owner import Hop, Owner
 from stagetrace.cli.registry import VERBS, load
@@ -18,6 +19,14 @@ from store.feed import entry, recent
 def test_the_reference_is_what_the_parsers_say() -> None:
     text = reference.PAGE.read_text(encoding="utf-8")
     assert text == reference.page(text), "run: PYTHONPATH=src python tests/cli/reference.py"
+
+
+def test_percent_signs_are_shown_as_help_prints_them() -> None:
+    """Parsers have them twice in what it formats; no page and no shell shows that."""
+    assert "%%" not in reference.PAGE.read_text(encoding="utf-8")
+    assert "| only changes by this much or more; default: 5% |" in reference.reference()
+    for shell in ("bash", "fish", "zsh"):
+        assert "%%" not in printed("completion", shell)
 
 
 def test_the_columns_of_attributes_are_those_of_the_schema() -> None:

@@ -47,7 +47,7 @@ def _options(verb: str) -> Iterator[Option]:
     commands = next(one for one in parser_for(verb)._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 -- argparse has no public way
     for action in commands.choices[verb]._actions:  # noqa: SLF001
         values = tuple(str(choice) for choice in action.choices or ())
-        text = "show this help" if "--help" in action.option_strings else (action.help or "")
+        text = "show this help" if "--help" in action.option_strings else (action.help or "") % vars(action)
         yield Option(verb, tuple(action.option_strings), values, action.nargs != 0, text)
 
 
