@@ -65,6 +65,7 @@ PARTS = parts("""
     instrumentation.connection.tcp_attributes: transport_of
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
+    sources.process_cpu: process_time_ns
     instrumentation.models.marked: attributes_of_call between
     sla.finish: breakdown_of _cause _explained _breakdown _placed
     sla.decision: judge decide Decided.block Decided.with_culprit

@@ -85,6 +85,7 @@ SCHEMA: Final[tuple[Column, ...]] = (
     _column("breach_stage", _BOTH, semconv.SLA_BREACH_STAGE, in_requests="stage"),
     _column("cause", _BOTH, semconv.SLA_BREACH_CAUSE),
     _column("code", _BOTH, semconv.SLA_BREACH_CODE, since=3),
+    _column("process_cpu_ms", _BOTH, semconv.STAGETRACE_PROCESS_CPU_MS, since=5),
     _column("evidence", (REQUESTS,), semconv.SLA_BREACH_EVIDENCE),
     _column("missed", _NEITHER, semconv.SLA_BREACH_MISSED),
     _column("upgraded", _BOTH, semconv.SLA_UPGRADED),

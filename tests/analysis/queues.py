@@ -63,6 +63,7 @@ class Requests:
                 "whole_ms": float((weight * took).sum()),
                 "squares_ms": float((weight * took * took).sum()),
                 "quantiles_ms": np.quantile(took, [0.05, 0.5, 0.99]).tolist(),
+                "cpu_ms": None,
                 "batched": None,
                 "with_batch": 0.0,
             }
@@ -83,6 +84,7 @@ class Requests:
             "within": weight * (took <= within_ms),
             "judged": 0 * weight,
             "breaches": 0 * weight,
+            "cpu_ms": 0 * weight,
         }
         sums = {name: np.bincount(which.ravel(), values) for name, values in columns.items()}
         return [

@@ -105,6 +105,9 @@ def test_a_load_that_never_came_near(idle: Path) -> None:
     assert (found["knee"], found["peak_per_s"], found["interval"], found["identifiable"]) == (None, None, None, False)
     assert (found["headroom"], found["saturation"]) == (None, None)
     assert found["sentence"].startswith("The capacity of svc-1 is not identifiable from this data: ")
+    test = "stagetrace bench http://HOST:PORT/predict --body @request.json --find p99:60ms"
+    assert f"To find it, load a copy of the service: `{test}`." in found["sentence"]
+    assert found["load_test"] == test
     assert found["replicas"]["at_most"]
     assert re.search(r"100/s needs \d+ replicas? at most", found["sentence"])
 
@@ -155,7 +158,8 @@ def test_what_spans_say_of_pool_cpu_and_batches(tmp_path: Path) -> None:
             NOON + number * 10_000_000,
             {"queue": 5.0, "inference": 15.0},
             with_stage_spans=True,
-            attributes={"stagetrace.cpu.time_ms": 4.0, "ml.batch.size": 8},
+            attributes={"stagetrace.process.cpu_ms": 100.0 if number % 25 == 0 else None, "ml.batch.size": 8},
+            resource={"service.instance.id": "same"},
             stage_attributes={"queue": {"queue.reason": "thread_pool", "queue.pool_size": 5, "queue.waiters": 2}},
         )
         for number in range(1, 301)
@@ -167,6 +171,8 @@ def test_what_spans_say_of_pool_cpu_and_batches(tmp_path: Path) -> None:
     assert used["cpu"]["mean"] == pytest.approx(0.4, rel=0.02)
     assert used["cpu"]["utilisation"] is None
     assert used["batches"]["mean"] == 8
+    part = answer(tmp_path / "store", "--route", "/predict")["utilisation"]["cpu"]
+    assert part["why_not"] == "it is of a whole process, and only some of its requests are selected"
 
 
 def test_requests_that_end_before_they_begin_are_counted_apart(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from stagetrace.runtime.runtime import runtime
 from stagetrace.sla import evidence_machine
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu
+from stagetrace.sources.process_cpu import ProcessCpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -378,7 +379,9 @@ STALLED = {
 @example(STALLED)
 @example({**STALLED, "parent": UNSAMPLED})
 def test_bytes_of_one_go_are_the_official_ones_of_the_sdks_spans(request: dict[str, Any]) -> None:
+    cpu = {semconv.STAGETRACE_PROCESS_CPU_MS: 1.5}
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(ProcessCpu, "add_to", lambda _self, attributes, _now: attributes.update(cpu))
         fast, kept = sent(monkeypatch, request, in_one_go=True)
         slow, kept_slow = sent(monkeypatch, request, in_one_go=False)
     assert kept_slow.encoded == b""

@@ -60,6 +60,7 @@ class Busiest(NamedTuple):
     waiting: float  # requests in stage `queue`, time average
     working: float  # in any other stage
     inferring: float
+    cpus: float | None  # that the processes used; None where no request carries it
     instances: int  # at work at once; of the busiest tenth of all such minutes
 
 
@@ -83,6 +84,7 @@ class Capacity:
     levels: tuple[Level, ...]  # of one instance
     law: Fit  # of one instance
     batch: float | None = None  # mean of `ml.batch.size`
+    cpus: float | None = None  # time average of all processes; None where no request carries what they used
 
     @property
     def peak_per_s(self) -> float | None:
@@ -190,11 +192,12 @@ def _capacity(source: Source, service: str, work: list[dict[str, Any]], within_m
             unknown=sample.is_unknown,
         ),
         batch=sum(row["batched"] or 0 for row in work) / batched if batched else None,
+        cpus=_mean_in("cpu_ms", work, seconds),
     )
 
 
 def _mean_in(column: str, work: list[dict[str, Any]], seconds: float) -> float | None:
-    """Return how many requests were in a stage on average; None where none has that stage."""
+    """Return how many requests were in a stage on average, or how many CPUs were used; None where no row has it."""
     known = [row[column] for row in work if row[column] is not None]
     return sum(known) / 1e3 / seconds if known else None
 
@@ -216,6 +219,7 @@ def _busiest(total: Buckets, active: Numbers, first: int, width: float, seconds:
         waiting=float(total.queue_ms[span].sum()) / 1e3 / length,
         working=float((total.whole_ms - total.queue_ms)[span].sum()) / 1e3 / length,
         inferring=float(total.inference_ms[span].sum()) / 1e3 / length,
+        cpus=float(total.cpu_ms[span].sum()) / 1e3 / length if total.cpu_ms.any() else None,
         instances=max(1, round(float(np.median(busy)))),
     )
 

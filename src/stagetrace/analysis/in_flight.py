@@ -60,6 +60,7 @@ class Buckets:
     within: Numbers
     judged: Numbers
     breaches: Numbers
+    cpu_ms: Numbers  # of the processes
 
 
 def buckets(rows: Iterable[dict[str, Any]], first: int, count: int, width_ns: int) -> Buckets:
@@ -67,7 +68,7 @@ def buckets(rows: Iterable[dict[str, Any]], first: int, count: int, width_ns: in
     import numpy as np
 
     area, passing = np.zeros(count), np.zeros(count + 1)
-    columns = ("requests", "whole_ms", "queue_ms", "inference_ms", "within", "judged", "breaches")
+    columns = ("requests", "whole_ms", "queue_ms", "inference_ms", "within", "judged", "breaches", "cpu_ms")
     sums = np.zeros((len(columns), count))
     for row in rows:
         begin, end = row["first"] - first, row["last"] - first

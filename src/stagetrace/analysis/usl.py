@@ -158,7 +158,8 @@ def _too_little(load: Numbers, rate: Numbers) -> str | None:
 
     distinct = 0 if not len(load) else 1 + int((np.diff(load) > _ALIKE * load[:-1]).sum())
     if distinct < FEWEST_LOADS:
-        return f"not enough data: {distinct} different loads, at least {FEWEST_LOADS} are needed"
+        loads = "1 load" if distinct == 1 else f"{distinct} different loads"
+        return f"not enough data: {loads}, at least {FEWEST_LOADS} are needed"
     if load[-1] < _NARROWEST * load[0]:
         return (
             f"all at one load: {load[0]:.3g} to {load[-1]:.3g} in flight; "

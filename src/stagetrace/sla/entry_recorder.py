@@ -21,6 +21,7 @@ from stagetrace.sla.head_sampler import HeadSampler
 from stagetrace.sla.objective import BREACH
 from stagetrace.sla.processor import mark_breach
 from stagetrace.sla.request import Request
+from stagetrace.sources.process_cpu import process_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,6 +144,7 @@ class EntryRecorder:
         """Send a request; return what is to be counted and learned of it, and the spans that were held for it."""
         processor, record = self._processor, entry.record
         given = _given(entry, record.connection_attributes() if processor.is_of_interest(request, judged) else {})
+        process_cpu.add_to(given.attributes, request.end)
         entry.end_time = request.end
         held: Sequence[ReadableSpan] = () if entry.identity.is_sampled else self._upgrade(entry, given)
         finished = None if processor.has_others else self._send(entry, request, judged, given, breached=breached)

@@ -30,6 +30,7 @@ from stagetrace.sla.segments import Segments
 from stagetrace.sla.stall_sampler import stall_sampler
 from stagetrace.sla.verdict import GOOD
 from stagetrace.sla.verdict_counter import VerdictCounter
+from stagetrace.sources.process_cpu import process_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -270,6 +271,8 @@ class SLASpanProcessor(SpanProcessor):
             known.update(record.connection_attributes())
         held: list[ReadableSpan] = []
         upgraded = dropped(span)
+        if breached or not upgraded:
+            process_cpu.add_to(known, request.end)
         if upgraded:
             held, lost = self.release(span.context.trace_id, keep=breached)
             if lost:

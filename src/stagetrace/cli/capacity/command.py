@@ -6,11 +6,12 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
 from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.capacity import autoscaler
+from stagetrace.cli.capacity import autoscaler, load_test
 from stagetrace.cli.capacity.utilisation import sampled_values, utilisation
 from stagetrace.cli.output.formats import add_format, print_answer
 from stagetrace.cli.output.lines import warn
@@ -84,19 +85,21 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     kept: Objective | None = args.objective
     with reader.relations(wanted) as relations:
         found = capacity.ask(relations, kept.within_ms if kept else None)
-        uses = [utilisation(relations, one) for one in found]
+        of_all = not replace(wanted, service=None).is_filtered
+        uses = [utilisation(relations, one, of_all=of_all) for one in found]
+        tests = [None if one.law.identifiable else load_test.command(relations, one) for one in found]
     reason = relations.reason
     if len(found) > capacity.MOST_SERVICES:
-        found, uses = found[: capacity.MOST_SERVICES], uses[: capacity.MOST_SERVICES]
+        found = found[: capacity.MOST_SERVICES]
         more = f"only the {capacity.MOST_SERVICES} services with most requests are here; --service NAME names another"
         reason = f"{reason}; {more}" if reason else more
     plans = [capacity.plan(one, args.rate, kept.share if kept else None) for one in found]
-    made = list(zip(found, plans, uses, strict=True))
-    services = [_keys(one, given, used, args) for one, given, used in made]
+    made = list(zip(found, plans, uses, tests, strict=False))
+    services = [_keys(one, given, used, args) | {"load_test": test} for one, given, used, test in made]
     keys = {**_HEAD, **(services[0] if len(services) == 1 else {}), "services": services}
     return Answer(
         _TITLE,
-        _sentence(found, plans, args)
+        _sentence(found, plans, tests, args)
         if found
         else f"No requests{since(wanted.since_ns, args.tz)}: no capacity to show.",
         keys,
@@ -168,9 +171,17 @@ def _manifest(reader: Reader, wanted: Selection, args: argparse.Namespace) -> st
     return autoscaler.manifest(args.format, one, given, most)
 
 
-def _sentence(found: Sequence[Capacity], plans: Sequence[Plan], args: argparse.Namespace) -> str:
+def _sentence(
+    found: Sequence[Capacity], plans: Sequence[Plan], tests: Sequence[str | None], args: argparse.Namespace
+) -> str:
     sentences = [_sentence_of(one, given, args) for one, given in zip(found, plans, strict=True)]
-    return sentences[0] if len(sentences) == 1 else f"{len(sentences)} services. {' '.join(sentences)}"
+    if len(sentences) > 1:
+        return f"{len(sentences)} services. {' '.join(sentences)}"
+    return sentences[0] if tests[0] is None else f"{sentences[0]} {_how_to_find(tests[0])}"
+
+
+def _how_to_find(test: str) -> str:
+    return f"To find it, load a copy of the service: `{test}`."
 
 
 def _sentence_of(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
@@ -257,10 +268,18 @@ def _keys(one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Na
 
 
 def _parts(
-    one: Capacity, given: Plan, used: Mapping[str, Any], args: argparse.Namespace, place: int, services: int
+    one: Capacity,
+    given: Plan,
+    used: Mapping[str, Any],
+    test: str | None,
+    args: argparse.Namespace,
+    place: int,
+    services: int,
 ) -> list[str | Table | Chart]:
     """Return the parts below the sentence of one service."""
     made: list[str | Table | Chart] = []
+    if test is not None and services > 1:
+        made.append(f"The capacity of {one.service} is not known. {_how_to_find(test)}")
     if place < _MOST_PICTURES and one.levels:
         made.append(_picture(one))
     if services == 1 or place < _MOST_PICTURES:

@@ -2,7 +2,7 @@
 WITH grouped AS (
     SELECT
         {by} resource, intDiv(start_unix_nano, {width:Int64}) AS first, intDiv(end_unix_nano, {width:Int64}) AS last,
-        sum(weight) AS requests, sum(weight * (start_unix_nano % {width:Int64})) AS start_ns,
+        sum(weight) AS requests, coalesce(sum(process_cpu_ms), 0) AS cpu_ms, sum(weight * (start_unix_nano % {width:Int64})) AS start_ns,
         sum(weight * (end_unix_nano % {width:Int64})) AS end_ns,
         sum(weight * duration_ms) AS whole_ms, coalesce(sum(weight * queue_ms), 0) AS queue_ms,
         coalesce(sum(weight * inference_ms), 0) AS inference_ms,
@@ -21,6 +21,6 @@ SELECT
     ) AS instance,
     sum(grouped.requests) AS requests, sum(grouped.start_ns) AS start_ns, sum(grouped.end_ns) AS end_ns,
     sum(grouped.whole_ms) AS whole_ms, sum(grouped.queue_ms) AS queue_ms, sum(grouped.inference_ms) AS inference_ms,
-    sum(grouped.within) AS within, sum(grouped.judged) AS judged, sum(grouped.breaches) AS breaches
+    sum(grouped.within) AS within, sum(grouped.cpu_ms) AS cpu_ms, sum(grouped.judged) AS judged, sum(grouped.breaches) AS breaches
 FROM grouped
 GROUP BY ALL

@@ -14,7 +14,7 @@ WITH grouped AS (
         sum(weight * preprocess_ms) AS preprocess_ms, sum(weight * handler_ms) AS handler_ms,
         sum(weight * inference_ms) AS inference_ms, sum(weight * postprocess_ms) AS postprocess_ms,
         sum(weight * network_send_ms) AS network_send_ms, sum(weight * other_ms) AS other_ms,
-        sum(weight * batch_size) AS batched, coalesce(sumIf(weight, batch_size IS NOT NULL), 0) AS with_batch
+        sum(process_cpu_ms) AS cpu_ms, sum(weight * batch_size) AS batched, coalesce(sumIf(weight, batch_size IS NOT NULL), 0) AS with_batch
     FROM {requests}
     GROUP BY ALL
 )
