@@ -47,6 +47,22 @@ def test_a_running_service_is_shown_with_its_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("services")
+def test_a_service_whose_sdk_is_switched_off_says_that_it_records_nothing(tmp_path: Path) -> None:
+    """In its log at the start, and to doctor, which once listed it as any other."""
+    folder = tmp_path / "status"
+    env = {**environment(folder, "http://127.0.0.1:9"), "STAGETRACE_SLA": "* within 1ms", "OTEL_SDK_DISABLED": "true"}
+    with run_service(tmp_path, env=env) as service:
+        assert service.call("POST", "/predict", json={"inference_s": 0})[1].status_code == 200
+        one = status_in(folder, lambda status: "target" in status)
+        found = checks(tmp_path)[f"process {one['pid']}"]
+    assert "recording in process" not in service.log
+    assert f"records nothing in process {one['pid']}: OTEL_SDK_DISABLED=true. Unset it to record." in service.log
+    assert "records nothing, spans go nowhere: OTEL_SDK_DISABLED=true" in [
+        check.found for check in found if check.state == FAIL
+    ]
+
+
+@pytest.mark.usefixtures("services")
 def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> None:
     """A blocked event loop, a full thread pool, and requests that the head sampler drops."""
     folder = tmp_path / "status"

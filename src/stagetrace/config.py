@@ -187,7 +187,7 @@ WEBHOOK_SECRET = Verbatim("STAGETRACE_WEBHOOK_SECRET", READING, "signs what is p
 ALERTMANAGER_TOKEN = Verbatim("STAGETRACE_ALERTMANAGER_TOKEN", READING, "bearer token for the Alertmanager")
 
 # OpenTelemetry's, as far as we read them ourselves: its SDK and its exporters read these and others.
-SDK_DISABLED = Text("OTEL_SDK_DISABLED", READING, "`true` records nothing")
+SDK_DISABLED = Text("OTEL_SDK_DISABLED", BOTH, "`true` records nothing")
 TRACES_EXPORTER = Text("OTEL_TRACES_EXPORTER", RECORDING, "exporters of spans", "otlp")
 METRIC_INTERVAL = Number("OTEL_METRIC_EXPORT_INTERVAL", RECORDING, "milliseconds between exports of metrics", 10_000)
 METRICS_EXPORTER = Text("OTEL_METRICS_EXPORTER", RECORDING, "exporters of metrics")

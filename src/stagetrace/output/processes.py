@@ -174,6 +174,8 @@ def _spans(status: dict[str, Any]) -> str:
 
 
 def _delivery(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    if str(status.get("target")).startswith("nowhere"):
+        yield FAIL, f"records nothing, spans go {status.get('target')}", "unset it for the service, and restart"
     trouble = _dict(status, "trouble")
     if trouble:
         since = time_text(trouble.get("since_unix"))

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from stagetrace import log, setting_problems, sigterm, unrecognised_models
+from stagetrace import config, log, setting_problems, sigterm, unrecognised_models
 from stagetrace.guard import guarded, report
 from stagetrace.import_hooks import finder
 from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
@@ -32,6 +32,7 @@ WITHDRAW_BOUND_S = 0.5
 # A client that has its response may send SIGTERM before the request has ended, which is then a matter of a thread's
 # time slice.
 ENDS_WITHIN_S = 0.02
+NOWHERE = "nowhere: OTEL_SDK_DISABLED=true"
 # Patched modules of packages that are in every process: the log at the start does not list them.
 _EVERYWHERE = {"opentelemetry"} | (sys.stdlib_module_names - {"wsgiref"})
 
@@ -94,6 +95,8 @@ class Runtime:
             target, self.recorder = provider.set_tracer_provider(self._flush.run)
         else:
             target = provider.complete(current, self._flush.run) or "the tracer provider that this service set"
+        if config.SDK_DISABLED.read().lower() == "true":
+            target = NOWHERE
         provider.set_meter_provider(self._flush.run)
         self._offer_metrics()
         gc_pauses.start()
@@ -244,6 +247,11 @@ def _log_start(target: str) -> None:
     from stagetrace.process_status.files import samples_all
     from stagetrace.process_status.publish import sampler
 
+    if target == NOWHERE:
+        log.warning(
+            f"{__version__} records nothing in process {os.getpid()}: OTEL_SDK_DISABLED=true. Unset it to record."
+        )
+        return
     seen = sorted({name.partition(".")[0] for name in finder.patched} - _EVERYWHERE)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
     broken = f"; not patched: {', '.join(finder.failed)} (`stagetrace doctor` shows why)" if finder.failed else ""
