@@ -150,10 +150,10 @@ def test_where_jaeger_has_too_many_requests_to_count_the_numbers_say_so(
     assert 3 <= answer["judged"] <= 4
     reason = f"not all requests are counted: only 2 traces of {SERVICE}"
     assert (answer["complete"], answer["reason"]) == (False, reason)
-    assert cli(*at).stdout.startswith("3 of at least ")
+    assert cli(*at).stdout.startswith("3 requests missed their objective, ")
     assert cli(*at, "--fail").returncode == 1
     few = cli(*at, "--limit", "1")
-    assert few.stdout.startswith("at least 3 of at least ")
+    assert few.stdout.startswith("at least 3 requests missed their objective, ")
     assert "These are the newest 1 of 3; --limit 3 shows all." in few.stdout
     assert few.stderr == (
         "stagetrace: INCOMPLETE: not all requests are counted: only the newest 3 breaches, "

@@ -374,7 +374,13 @@ def test_an_empty_answer_gives_its_start(spans: Path) -> None:
 def test_breaches_say_out_of_how_many_requests(spans: Path) -> None:
     said = partial(printed, "breaches", "--store", spans)
     assert said("--model", "Tagger") == (
-        "0 of 1 judged requests missed their objective.\nThe selected requests of shop, web.\n"
+        "0 of 1 judged requests missed their objective.\nThe selected requests of shop.\n"
+    )
+    ends = "--since", "2026-03-01T11:00", "--until", "2026-03-01T13:00"
+    assert (
+        said(*ends, "--service", "shop")
+        .splitlines()[1]
+        .startswith("All requests of shop between 2026-03-01 11:00:00 and 2026-03-01 13:00:00 UTC")
     )
     lines = said().splitlines()
     assert lines[:2] == [

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from stagetrace.output.times import Moment, moment, shown, since, utc, zone
+from stagetrace.output.times import Moment, moment, shown, utc, window, zone
 
 HOUR = 3600 * 10**9
 NOW = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z
@@ -73,7 +73,17 @@ def test_times_are_shown_in_the_zone_with_its_name() -> None:
     berlin = zone("Europe/Berlin")
     assert shown(NOW + 999_999_999, berlin) == "2026-03-01 13:00:00.999"
     assert shown(1_782_907_200_000_000_000, berlin, 0) == "2026-07-01 14:00:00"
-    assert since(NOW, berlin) == " since 2026-03-01 13:00:00 Europe/Berlin"
+
+
+def test_a_window_is_said_with_both_ends() -> None:
+    """Where its end is to come, it has none that matters."""
+    hour, ever = 3_600 * 10**9, 2**63 - 1
+    berlin = zone("Europe/Berlin")
+    both = " between 2026-03-01 13:00:00 and 2026-03-01 14:00:00 Europe/Berlin"
+    assert window(NOW, NOW + hour, berlin) == both
+    assert window(NOW, ever) == " since 2026-03-01 12:00:00 UTC"
+    assert window(0, NOW) == " before 2026-03-01 12:00:00 UTC"
+    assert window(0, ever) == ""
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the machine's zone cannot be set here")

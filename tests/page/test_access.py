@@ -131,6 +131,8 @@ def test_the_cookie_opens_nothing_else(store: Path, tmp_path: Path) -> None:
         cookies = dict(served.log_in().cookies)
         assert list(cookies) == [f"stagetrace-{port}"]
         assert served.get("/", cookies=cookies).status_code == 200
+        led = served.get("/search?service=shop&lookback=1h", cookies=cookies)  # as links to Jaeger's page have it
+        assert (led.status_code, led.headers["location"]) == (303, "/breaches?service=shop&since=1h")
         for path in ("/metrics", "/api/v3/services", "/api/v3/traces/1", "/api/v3/no"):
             for headers in ({}, AS_BROWSER):
                 program = served.get(path, cookies=cookies, headers=headers)

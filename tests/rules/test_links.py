@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
 from rules.policies import OTHERS, PREDICT, policy
+from stagetrace.page.jaeger_search import target
 from stagetrace.rules.links import breaches_url
 from stagetrace.sla.objective import Condition, Objective
 
@@ -37,3 +38,15 @@ def test_the_page_is_asked_for_what_the_objective_judged(address: str) -> None:
     whole = policy(replace(PREDICT, continues=True), OTHERS, traces=address)
     url = breaches_url(whole, replace(OTHERS, name="a&b c"), "shop", 30)
     assert url == "http://page:80/breaches?service=shop&judged-by=a%26b%20c&since=1m"
+
+
+def test_a_link_to_jaegers_search_leads_to_the_breaches_on_the_page() -> None:
+    """As `up` serves both at the address of the documented example, whose port is Jaeger's."""
+    url = breaches_url(policy(PREDICT, traces="http://127.0.0.1:16686"), PREDICT, "shop", 7_200)
+    assert url.startswith("http://127.0.0.1:16686/search?")
+    found = urlsplit(target(dict(parse_qsl(urlsplit(url).query))))
+    assert found.path == "/breaches"
+    assert parse_qs(found.query) == {"service": ["shop"], "judged-by": [PREDICT.name], "since": ["2h"]}
+    odd = target({"service": "a&b", "tags": '{"tenant":"x"', "lookback": "custom"})
+    assert odd == "/breaches?service=a%26b"
+    assert target({"tags": '{"tenant": "x=y"}'}) == "/breaches?segment=tenant%3Dx%3Dy"

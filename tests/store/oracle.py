@@ -153,4 +153,5 @@ def tally(selection: Selection) -> Tally:
         ),
         newest_unix_nano=max((one.start for one in found or ever), default=None),
         sample=Sample(len(found), is_estimate=False, is_unknown=False),
+        services=tuple(sorted({one.service for one in found})),
     )

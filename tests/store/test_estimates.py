@@ -206,6 +206,14 @@ def test_what_the_service_has_counted_takes_the_place_of_the_estimate() -> None:
     assert vague.sample.is_estimate
 
 
+def test_what_was_not_sampled_stays_as_it_is_stored() -> None:
+    """Beside counts that end before the newest requests, a service without a sampler once had `~` on the board."""
+    rows = [told(entry(n, 80, None)) for n in range(11)] + [told(entry(100 + n, 10, None)) for n in range(41)]
+    database = relations(rows)
+    (found,) = exactly(database, routes(database), [counted(50, good=389)])
+    assert (found.requests, found.sample.is_estimate) == (52, False)
+
+
 def test_what_came_after_the_last_count_is_estimated_on_top() -> None:
     database = relations(FEW)
     (found,) = exactly(database, routes(database), [counted(50, good=389)])

@@ -58,9 +58,9 @@ def ask(source: Source, *, with_models: bool = True) -> list[Route]:
 def exactly(source: Source, found: Sequence[Route], counted: Iterable[Counted]) -> list[Route]:
     """Return routes with the counts of their services in place of the estimates.
 
-    Requests that ended before these counts begin or after they end are added by weight. A route with several models
-    stays as it is, since services do not count by model; so does one with fewer counted requests than stored ones, and
-    one of whose objective not all routes were counted.
+    Requests that ended before these counts begin or after they end are added by weight. A route of which nothing was
+    sampled stays as it is; so does one with several models, since services do not count by model, one with fewer
+    counted requests than stored ones, and one of whose objective not all routes were counted.
     """
     made = list(found)
     for one in counted:
@@ -80,6 +80,8 @@ def exactly(source: Source, found: Sequence[Route], counted: Iterable[Counted]) 
 
 
 def _exact(route: Route, counts: Mapping[str, int], besides: Mapping[str, Any] | None, *, is_exact: bool) -> Route:
+    if not route.sample.is_estimate:
+        return route  # nothing was sampled: what is stored is all there is
     more = besides or {"good": 0, "breaches": 0, "excluded": 0, "spread": 0, "most": 1}
     good, breaches, excluded = (
         counts.get(verdict, 0) + more[name]

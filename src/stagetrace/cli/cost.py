@@ -17,7 +17,7 @@ from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Bars
 from stagetrace.output.keys import keys_of
 from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cost import Costs, Line
@@ -78,14 +78,14 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     try:
         given = _prices(args)
         with reader.relations(wanted) as relations:
-            window = wanted.until_ns - wanted.since_ns if args.since and getattr(args, "until", None) else None
-            found = ask(relations, by, given, window)
+            length_ns = wanted.until_ns - wanted.since_ns if args.since and getattr(args, "until", None) else None
+            found = ask(relations, by, given, length_ns)
             sampled = _is_sampled(relations.reduce("counts"))
     except PriceError as error:
         where = "--price" if args.prices is None else f"--prices {args.prices}"
         raise UsageError(f"{where}: {error}") from None
     if found.stored == 0:
-        sentence = f"No requests{since(wanted.since_ns, args.tz)}."
+        sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
         return Answer(TITLE, sentence, _keys(found), reason=relations.reason)
     sentence = _sentence(found, given)
     parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]

@@ -13,7 +13,7 @@ from stagetrace.cli.output.terminal import watched
 from stagetrace.output.keys import completeness
 from stagetrace.output.request_line import cells, columns
 from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import Zone, since
+from stagetrace.output.times import Zone, window
 from stagetrace.output.units import milliseconds
 from stagetrace.printable import printable
 from stagetrace.store import open_store
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         more = [f"{len(found)} of {total:,} requests shown; more: --top N"] if total > len(found) else []
         show(_table(found, sort, args.tz), *more)
     else:
-        show(f"No requests{since(wanted.since_ns, args.tz)}.")
+        show(f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}.")
     if root is not None:
         remark(f"{root.note}: stagetrace trace {root.trace_id}")
     warn(relations.reason)

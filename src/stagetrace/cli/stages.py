@@ -12,7 +12,7 @@ from stagetrace.cli.output.terminal import watched
 from stagetrace.output import sampling
 from stagetrace.output.stage_groups import as_json, heading
 from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 from stagetrace.output.units import milliseconds
 from stagetrace.store import open_store
 
@@ -46,9 +46,8 @@ def run(args: argparse.Namespace) -> int:
         groups = stage_times.ask(relations)
     notes = [sampling.note(f"{group.service} {group.route}", group.sample) for group in groups]
     table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
-    parts: list[Table | str] = (
-        [table, *filter(None, notes)] if groups else [f"No requests{since(wanted.since_ns, args.tz)}."]
-    )
+    nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
+    parts: list[Table | str] = [table, *filter(None, notes)] if groups else [nothing]
     return show_result(args, {"groups": [as_json(group) for group in groups]}, parts, relations.reason)
 
 

@@ -17,7 +17,7 @@ from stagetrace.cli.output.lines import show, show_json, warn
 from stagetrace.output.keys import completeness
 from stagetrace.output.request_line import cells, columns
 from stagetrace.output.table_layout import Table
-from stagetrace.output.times import Zone, since
+from stagetrace.output.times import Zone, window
 from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             requests = [request_of(span) for span in found]
             show_json({**completeness("; ".join(cuts) or None), "requests": requests})
         elif comes is None:
-            nothing = f"No requests{since(wanted.since_ns, args.tz)}."
+            nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
             rows = [cells(request_of(span), args.tz) for span in found]
             show(Table(columns(args.tz), rows) if found else nothing)
         warn("; ".join(cuts) or None)

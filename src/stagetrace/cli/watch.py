@@ -17,7 +17,7 @@ from stagetrace.output import sampling, stage_groups
 from stagetrace.output.keys import keys_of
 from stagetrace.output.request_line import cells, columns
 from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
-from stagetrace.output.times import Moment, Zone, shown, since
+from stagetrace.output.times import Moment, Zone, shown, window
 from stagetrace.output.units import milliseconds
 from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS, Reader, Selection
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             _refresh(reader, args, url)
         wanted = selection(args, url, since=_QUARTER)
         board = look(reader, wanted)
-    return show_result(args, keys(board), tables(board, wanted.since_ns, args.tz), board.reason)
+    return show_result(args, keys(board), tables(board, wanted, args.tz), board.reason)
 
 
 def look(reader: Reader, wanted: Selection) -> Board:
@@ -102,10 +102,10 @@ def _route_json(route: Route) -> dict[str, Any]:
     )
 
 
-def tables(board: Board, since_ns: int, zone: Zone) -> list[Table | str]:
+def tables(board: Board, wanted: Selection, zone: Zone) -> list[Table | str]:
     """Return the tables: routes, the stages that take most of each, the newest breaches."""
     if not board.routes:
-        return [f"No requests{since(since_ns, zone)}."]
+        return [f"No requests{window(wanted.since_ns, wanted.until_ns, zone)}."]
     parts: list[Table | str] = [_routes(board.routes)]
     notes = (sampling.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
     parts += [text for text in notes if text]
@@ -152,9 +152,9 @@ def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
             wanted = selection(args, url, since=_QUARTER)
             board = look(reader, wanted)
             at = shown(time.time_ns(), args.tz, 0)[11:]
-            head = [f"{url}{since(wanted.since_ns, args.tz)}, at {at}; Ctrl-C ends"]
+            head = [f"{url}{window(wanted.since_ns, wanted.until_ns, args.tz)}, at {at}; Ctrl-C ends"]
             head += [] if board.reason is None else [f"INCOMPLETE: {board.reason}"]
-            parts = tables(board, wanted.since_ns, args.tz)
+            parts = tables(board, wanted, args.tz)
             lines = clipped([*head, "", *parts], *live.console.size)
             live.update(drawn(lines), refresh=True)
             time.sleep(args.interval)

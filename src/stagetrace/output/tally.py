@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from stagetrace.output import sampling
-from stagetrace.output.times import UTC, Zone, shown, since
+from stagetrace.output.times import UTC, Zone, shown, window
 from stagetrace.printable import printable
 from stagetrace.store.base import Lost, Selection, Tally
 
@@ -24,7 +24,8 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     if not services:
         return ["The store holds no spans of any service yet."]
     is_narrowed = replace(wanted, service=None, judged_by=None, limit=None, causes=(), codes=()).is_filtered
-    about = f"{'The selected' if is_narrowed else 'All'} requests of {_listed(services)}{since(wanted.since_ns, zone)}"
+    of = f"{_listed(tally.services or services)}{window(wanted.since_ns, wanted.until_ns, zone)}"
+    about = f"{'The selected' if is_narrowed else 'All'} requests of {of}"
     if not tally.requests:
         return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
     if not tally.judged:
@@ -32,9 +33,7 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
             f"{tally.requests:,} request{'' if tally.requests == 1 else 's'}, none judged: {_why(tally)}.",
             f"{about}.",
         ]
-    least = "at least " if tally.reason is not None else ""
-    judged = f"{sampling.mark(tally.sample)}{tally.judged:,}"
-    missed = f"{'' if tally.all_missed else least}{tally.missed:,} of {least}{judged} judged requests"
+    missed, of_how_many = _missed(tally)
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     at = f" at {printable(' or '.join(wanted.codes))}" if wanted.codes else ""
     what = "their objective" if wanted.judged_by is None else printable(wanted.judged_by)
@@ -44,10 +43,19 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     unjudged = f"; not judged: {', '.join(more)}" if more else ""
     note = sampling.note("the count", tally.sample)
     return [
-        f"{missed} missed {what}{because}{at}{_over(tally)}.",
+        f"{missed} missed {what}{because}{at}{_over(tally)}{of_how_many}.",
         f"{about}{unjudged}.",
         *([] if note is None else [f"{note}."]),
     ]
+
+
+def _missed(tally: Tally) -> tuple[str, str]:
+    """Return how many requests are breaches, and the end of the sentence: `of` a bound would read as a share."""
+    judged = f"{sampling.mark(tally.sample)}{tally.judged:,} judged request{'' if tally.judged == 1 else 's'}"
+    if tally.reason is None:
+        return f"{tally.missed:,} of {sampling.mark(tally.sample)}{tally.judged:,} judged requests", ""
+    missed = f"{tally.missed:,} request{'' if tally.missed == 1 else 's'}"
+    return f"{'' if tally.all_missed else 'at least '}{missed}", f"; of how many is not known: only {judged} were read"
 
 
 def _over(tally: Tally) -> str:

@@ -115,9 +115,14 @@ def utc(ns: int, digits: int = 3) -> str:
     return shown(ns, digits=digits)
 
 
-def since(ns: int, zone: Zone = UTC) -> str:
-    """Return ` since 2026-03-01 12:00:00 UTC`, or nothing where a window has no start."""
-    return f" since {shown(ns, zone, 0)} {zone.name}" if ns else ""
+def window(since_ns: int, until_ns: int, zone: Zone = UTC) -> str:
+    """Return ` between 2026-03-01 12:00:00 and 2026-03-01 13:00:00 UTC`, or ` since` where the end is to come."""
+    ends = until_ns < time.time_ns()
+    if ends and since_ns:
+        return f" between {shown(since_ns, zone, 0)} and {shown(until_ns, zone, 0)} {zone.name}"
+    if ends:
+        return f" before {shown(until_ns, zone, 0)} {zone.name}"
+    return f" since {shown(since_ns, zone, 0)} {zone.name}" if since_ns else ""
 
 
 def _nanoseconds(text: str, time: re.Match[str]) -> int:

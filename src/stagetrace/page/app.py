@@ -18,7 +18,7 @@ from stagetrace.backend.refusal import FORBIDDEN, METHOD, NOT_FOUND, UNAUTHENTIC
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.backend.web import HEALTH, METRICS
 from stagetrace.errors import StagetraceError, UnknownTrace
-from stagetrace.page import assets
+from stagetrace.page import assets, jaeger_search
 from stagetrace.page.asked import Asked, BadRequest
 from stagetrace.page.base import File
 from stagetrace.page.cache import THREADS, Cache, Made
@@ -95,7 +95,7 @@ def _view_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
     cache = Cache(connections_of_ports().http // 2)
     stack.callback(cache.close, readers.interrupt, _END_S)
     endpoints = _Endpoints(site, readers, cache)
-    routes: list[BaseRoute] = []
+    routes: list[BaseRoute] = [jaeger_search.ROUTE]
     for view in VIEWS:
         routes += [Route(path, endpoints.shell(view), methods=["GET"]) for path in _paths(view)]
         routes += [

@@ -29,7 +29,8 @@ SORTS: Final[Mapping[str, str]] = {
 
 def tally(relations: Relations, selection: Selection) -> Tally:
     """Return the outcomes of all requests; only the breaches with a cause and a code of `selection` are missed."""
-    by = ["code"] if selection.codes else []  # only then: of older files it is decoded row by row
+    by = ["service"]
+    by += ["code"] if selection.codes else []  # only then: of older files it is decoded row by row
     by += ["objective", "verdicts"] if selection.judged_by is not None else []
     return summed((_tally_row(row, len(by), selection.judged_by) for row in relations.reduce("tally", by)), selection)
 
@@ -39,7 +40,7 @@ def _tally_row(row: Mapping[str, Any], first: int, objective: str | None) -> Row
     values = list(row.values())[first:]
     kind = Kind(*values[:4])._replace(code=row.get("code"))
     kind, over_ms = of_objective(kind, values[5], objective, row.get("objective"), row.get("verdicts"))
-    return Row(kind, values[4], over_ms, *values[6:])
+    return Row(kind, values[4], over_ms, *values[6:], service=row["service"])
 
 
 def newest(relations: Relations) -> int | None:

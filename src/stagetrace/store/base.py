@@ -172,6 +172,7 @@ class Tally:
     reason: str | None = None
     all_missed: bool = True
     sample: Sample = NOTHING  # `requests` to `recorded` are sums of its weights
+    services: tuple[str, ...] = ()  # that have any of these requests, by name
 
     @property
     def overrun_ms(self) -> float:

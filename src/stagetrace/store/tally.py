@@ -45,6 +45,7 @@ class Row(NamedTuple):
     is_sampled: bool
     least: float | None  # lowest sampling probability of these; 0: not known
     most: float | None
+    service: str = ""
 
 
 class Counted(NamedTuple):
@@ -135,14 +136,14 @@ class Tallier:
 
     def tally(self, reason: str | None = None) -> Tally:
         """Return the sums; `reason` as in Tally."""
-        sums: dict[Kind, list[Counted]] = defaultdict(list)
+        sums: dict[tuple[str, Kind], list[Counted]] = defaultdict(list)
         for one in self._found.values():
-            sums[one.kind].append(one)
-        rows = (_row(kind, all_) for kind, all_ in sums.items())
+            sums[one.key[-1], one.kind].append(one)
+        rows = (_row(service, kind, all_) for (service, kind), all_ in sums.items())
         return summed(rows, self._selection, self.newest, reason)
 
 
-def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
+def _row(service: str, kind: Kind, all_: Sequence[Counted]) -> Row:
     known = [one.probability for one in all_ if one.probability is not None]
     return Row(
         kind,
@@ -153,6 +154,7 @@ def _row(kind: Kind, all_: Sequence[Counted]) -> Row:
         bool(known) or any(one.is_upgraded for one in all_),
         min(known, default=None),
         max(known, default=None),
+        service,
     )
 
 
@@ -192,6 +194,7 @@ def summed(
         newest_unix_nano=max((row.newest for row in found), default=newest_of_any_time),
         reason=reason,
         sample=_sample(found),
+        services=tuple(sorted({row.service for row in found})),
     )
 
 

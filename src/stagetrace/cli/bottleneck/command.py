@@ -11,7 +11,7 @@ from stagetrace.cli.arguments.trace_id import trace_id
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.formats import add_format
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 
 if TYPE_CHECKING:
     from stagetrace.analysis.bottleneck import Group
@@ -85,7 +85,7 @@ def _of_no_requests(reader: Reader, wanted: Selection, args: argparse.Namespace,
     keys: dict[str, Any] = {"requests": 0, "stages": [], "groups": []}
     root = newest_root(reader, wanted)
     if root is None:
-        return Answer(TITLE, f"No requests{since(wanted.since_ns, args.tz)}.", keys, reason=reason)
+        return Answer(TITLE, f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}.", keys, reason=reason)
     found = of_latest(reader, root)
     return replace(found, keys={**keys, **found.keys}, reason=reason or found.reason)
 

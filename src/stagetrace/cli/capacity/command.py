@@ -21,7 +21,7 @@ from stagetrace.output import sampling
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Chart, Points, number
 from stagetrace.output.table_layout import Column, Table, numeric, table_of
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         _TITLE,
         _sentence(found, plans, tests, args)
         if found
-        else f"No requests{since(wanted.since_ns, args.tz)}: no capacity to show.",
+        else f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}: no capacity to show.",
         keys,
         [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
         is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),

@@ -13,7 +13,7 @@ from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Chart, Histogram
 from stagetrace.output.keys import keys_of
 from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 from stagetrace.output.units import milliseconds
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _HOW: Final = {True: "however often one looks", False: "for one look, at a numbe
 def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the answer where no two versions are there."""
     text = (
-        f"No two versions of one model or service{since(wanted.since_ns, args.tz)}; name two sides, "
+        f"No two versions of one model or service{window(wanted.since_ns, wanted.until_ns, args.tz)}; name two sides, "
         "as --a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
     )
     keys: dict[str, Any] = {

@@ -11,7 +11,7 @@ from stagetrace.cli.ask import ask
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.formats import TEXT, add_format
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import Moment, since
+from stagetrace.output.times import Moment, window
 from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
@@ -69,7 +69,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         found = tracks.ask(relations)
     looked = drift.look(found.tracks, least=args.least)
     if not found.requests:
-        sentence = f"No requests{since(wanted.since_ns, args.tz)}."
+        sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
     else:
         sentence = view.sentence(found, looked, args.tz)
     return Answer(

@@ -10,7 +10,7 @@ from stagetrace.cli.arguments.policy import add_policy, policy_of
 from stagetrace.cli.output.formats import add_format
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 
 if TYPE_CHECKING:
     import argparse
@@ -49,7 +49,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if found.left >= 1:
         reasons.append(f"{objectives.requests(found.left)} beyond the largest groups are not replayed: select fewer")
     is_told = any(one.judged for one in found.outcomes)
-    nothing = f"No requests{since(wanted.since_ns, args.tz)}."
+    nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
     return Answer(
         TITLE,
         replay_view.sentence(found) if found.requests else nothing,

@@ -10,7 +10,7 @@ from stagetrace.cli.arguments.options import add_selection
 from stagetrace.cli.base import UsageError
 from stagetrace.cli.output.formats import add_format
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import since
+from stagetrace.output.times import window
 from stagetrace.sla import quantities
 from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
 
@@ -77,7 +77,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if args.output is not None and text:
         _write(args.output, text)
     if not found.suggestions:
-        sentence = f"No requests{since(wanted.since_ns, args.tz)}."
+        sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
         return Answer(TITLE, sentence, {"suggestions": [], "policy": None}, is_undecided=True, reason=reason)
     return Answer(
         TITLE,
