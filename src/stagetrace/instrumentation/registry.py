@@ -95,6 +95,8 @@ PATCHES = {
     "ray.serve.batching": "stagetrace.instrumentation.model_servers.ray_serve_batching:patch_batching",
     "cog.predictor": "stagetrace.instrumentation.model_servers.cog:patch_predictor",
     "gradio.queueing": "stagetrace.instrumentation.model_servers.gradio:patch_queueing",
+    "infinity_emb.inference.queue": "stagetrace.instrumentation.model_servers.infinity_emb:patch_queue",
+    "infinity_emb.inference.batch_handler": "stagetrace.instrumentation.model_servers.infinity_emb:patch_batch_handler",
     "mosec.coordinator": "stagetrace.instrumentation.model_servers.mosec:patch_coordinator",
     "mosec.protocol": "stagetrace.instrumentation.model_servers.mosec:patch_protocol",
     "hypercorn.app_wrappers": "stagetrace.instrumentation.asgi_servers.hypercorn:patch_app_wrappers",

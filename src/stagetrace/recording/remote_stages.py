@@ -22,7 +22,7 @@ from stagetrace.recording import remote_socket
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.remote_stalls import RemoteStalls
 from stagetrace.recording.stall import MOST_KEPT
-from stagetrace.semconv import ML_WORKER_LOST, QUEUE, QUEUE_REASON
+from stagetrace.semconv import INFERENCE, ML_WORKER_LOST, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -233,6 +233,7 @@ class RemoteStages:
 
     def __init__(self) -> None:
         self._by_key: dict[str, _RemoteWork] = {}
+        self._inferences: list[tuple[int, int]] = []  # of the work that is over: start and end
 
     @property
     def count(self) -> int:
@@ -282,6 +283,14 @@ class RemoteStages:
         if work is not None:
             work.is_server = False
 
+    def begin_of(self, stage: str, start: int, end: int | None) -> int:
+        """Return when a stage of work that is over begins for the request: no wait begins within an inference of it."""
+        if stage == INFERENCE and end is not None:
+            self._inferences.append((start, end))
+        if stage != QUEUE:
+            return start
+        return max([start, *(until for since, until in self._inferences if since <= start < until)])
+
     def read_reports(self) -> None:
         """Take in what was reported until now, of whatever request."""
         read_reports()
@@ -307,13 +316,16 @@ class RemoteStages:
 
 
 def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
-    """Add what was done, where it stood, and the wait for it to the request's record."""
+    """Add what was done, where it stood, and the wait for it to the request's record.
+
+    A mark that begins later wins over one that is open, so a wait must not begin within the inference of other work.
+    """
     work.is_open = False
     _add_stalls(record, work)
     if work.taken_at > work.since:
         wait = {QUEUE_REASON: work.reason} if work.reason else None
         record.visit(QUEUE, (work.since, work.taken_at), wait)
-    entry = record.entry
+    entry, all_work = record.entry, record.remote_stages
     for stage, start, end, attributes, span_id, link in work.stages:
         context = None
         if span_id is not None and entry is not None:
@@ -324,7 +336,9 @@ def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
                 trace_flags=entry.trace_flags,
                 trace_state=entry.trace_state,
             )
-        record.visit(stage, (start, end), attributes or None, context, _context(link))
+        begins = start if all_work is None else all_work.begin_of(stage, start, end)
+        if end is None or begins < end:
+            record.visit(stage, (begins, end), attributes or None, context, _context(link))
 
 
 @guarded

@@ -1,0 +1,304 @@
+"""infinity-emb: each request's wait for its batches, and the one inference of all requests in a batch.
+
+The items of all requests go through a list, sorted by their length, into batches. Three threads of each model prepare
+a batch, run the model, and make its results: each takes batches out of the queue before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave
+from stagetrace.recording.current_record import recording
+from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME, QUEUE, QUEUE_REASON
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch, Work
+
+WAIT = "_stagetrace_wait"  # on an item: the Wait of its request
+WAITS = {QUEUE_REASON: BATCH}
+LOOPS = ("_preprocess_batch", "_core_batch", "_postprocess_batch")
+STEPS = "_stagetrace_steps"  # on a worker: its Steps
+
+_scheduling: ContextVar[Wait | None] = ContextVar("stagetrace.infinity_emb", default=None)
+
+
+def patch_queue(module: ModuleType) -> None:
+    """Wrap the method by which a request puts its items into the list."""
+    queue = module.CustomFIFOQueue
+    queue.extend = _extending(queue.extend)
+
+
+def patch_batch_handler(module: ModuleType) -> None:
+    """Wrap what a request awaits, and the queues and threads of the workers."""
+    handler, worker = module.BatchHandler, module.ModelWorker
+    loops = {name: _looping(vars(worker)[name]) for name in LOOPS}
+    handler._schedule, worker.__init__ = _scheduled(handler._schedule), _watching(worker.__init__)
+    for name, loop in loops.items():
+        setattr(worker, name, loop)
+
+
+class Wait:
+    """The wait of a request for the batches that its items come into."""
+
+    __slots__ = ("is_taken", "record", "since")
+
+    def __init__(self, record: RequestRecord) -> None:
+        self.record = record
+        self.since = 0  # in nanoseconds since the epoch; 0 while it does not wait yet
+        self.is_taken = False
+
+    def take(self, at: int) -> RequestRef | None:
+        """Return the request of a batch that begins; the items that are left wait from then on."""
+        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.recording.request_ref import RequestRef
+
+        record, since = self.record, self.since
+        if record.closed or record.entry is None:
+            return None
+        self.since, self.is_taken = at, True
+        return RequestRef(hand_on(record, BATCH, since), record.entry)
+
+
+def _scheduled(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wait = _wait()
+        token = _scheduling.set(wait)
+        try:
+            return await original(self, *args, **kwargs)
+        except asyncio.CancelledError:
+            _end_in_vain(wait)
+            raise
+        finally:
+            _scheduling.reset(token)
+
+    return _schedule
+
+
+@guarded
+def _wait() -> Wait | None:
+    record = recording()
+    return None if record is None else Wait(record)
+
+
+@guarded_end
+def _end_in_vain(wait: Wait | None) -> None:
+    """Note that a request waited in vain: it was cancelled before a batch was made of its items."""
+    if wait is not None and wait.since and not wait.is_taken:
+        wait.record.visit(QUEUE, (wait.since, time.time_ns()), WAITS)
+
+
+def _extending(original: Any) -> Any:
+    @functools.wraps(original)
+    def extend(self: Any, items: Any, *args: Any, **kwargs: Any) -> Any:
+        _begin_wait(items)
+        return original(self, items, *args, **kwargs)
+
+    return extend
+
+
+@guarded
+def _begin_wait(items: Any) -> None:
+    wait = _scheduling.get()
+    if wait is not None:
+        wait.since = time.time_ns()
+        for one in items:
+            vars(one.item)[WAIT] = wait
+
+
+def _watching(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _watch(self)
+
+    return __init__
+
+
+@guarded
+def _watch(worker: Any) -> None:
+    steps = Steps(worker._model)
+    queues = worker._input_q, worker._feature_queue, worker._postprocess_queue, worker._output_q
+    setattr(worker, STEPS, steps)
+    worker._input_q = _Queue(queues[0], got=steps.prepare)
+    worker._feature_queue = _Queue(queues[1], steps.prepared, steps.infer)
+    worker._postprocess_queue = _Queue(queues[2], steps.inferred, steps.finish)
+    worker._output_q = _Queue(queues[3], steps.finished)
+
+
+def _looping(original: Any) -> Any:
+    @functools.wraps(original)
+    def loop(self: Any) -> Any:
+        try:
+            return original(self)
+        finally:  # by an exception, too: then no more batch of this worker is completed
+            _abandon(self)
+
+    return loop
+
+
+@guarded_end
+def _abandon(worker: Any) -> None:
+    steps: Steps | None = getattr(worker, STEPS, None)
+    if steps is not None:
+        steps.abandon()
+
+
+def _nothing(_thing: Any) -> None:
+    pass
+
+
+class _Queue:
+    """A queue as one worker has it: what is `put` into it, and `got` out of it, is reported before that goes on."""
+
+    def __init__(
+        self, queue: Any, put: Callable[[Any], None] = _nothing, got: Callable[[Any], None] = _nothing
+    ) -> None:
+        self._queue = queue
+        self._put = put
+        self._got = got
+
+    def put(self, thing: Any, *args: Any, **kwargs: Any) -> Any:
+        self._put(thing)  # again where the queue is full
+        return self._queue.put(thing, *args, **kwargs)
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        thing = self._queue.get(*args, **kwargs)
+        self._got(thing)
+        return thing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
+class Steps:
+    """What the threads of a worker do for the batches that they have taken, in the order of its methods."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._open: dict[int, _Batch] = {}  # by the id of the list of its items, which the queues hold
+
+    @guarded
+    def prepare(self, items: Any) -> None:
+        """Begin a batch that this thread has taken, and prepares."""
+        self._open.pop(id(items), None)
+        now = time.time_ns()
+        waits = {id(wait): wait for wait in (vars(item).get(WAIT) for item in items) if wait is not None}
+        requests = [request for request in (wait.take(now) for wait in waits.values()) if request is not None]
+        if requests:
+            self._open[id(items)] = batch = _Batch(self._work(requests, len(items), now))
+            batch.go_on()
+
+    def _work(self, requests: list[RequestRef], rows: int, now: int) -> Work | Batch:
+        """Return the work for these requests: where it is for one alone, its stages are the request's own."""
+        from stagetrace.recording.worker import Batch, Work
+
+        args = self._model.engine_args
+        work: Work | Batch
+        if len(requests) == 1:
+            work = Work(requests[0], BATCH, start=now)
+            work.named = {ML_MODEL_NAME: args.served_model_name, ML_BATCH_SIZE: rows}
+        else:
+            work = Batch(requests, len(requests), BATCH, start=now)
+            work.named = {ML_MODEL_NAME: args.served_model_name}
+        work.described = {ML_FRAMEWORK: str(args.engine.value)}  # where no patch of a library knows it
+        return work
+
+    @guarded
+    def prepared(self, thing: Any) -> None:
+        """Let a batch wait for the thread that runs the model."""
+        self._wait(thing)
+
+    @guarded
+    def infer(self, thing: Any) -> None:
+        """Begin the inference of a batch in this thread."""
+        batch = self._open.get(id(thing[1]))
+        if batch is not None:
+            batch.go_on(INFERENCE)
+
+    @guarded_end
+    def inferred(self, thing: Any) -> None:
+        """End it, and let the batch wait for the thread that makes the results."""
+        self._wait(thing)
+
+    @guarded
+    def finish(self, thing: Any) -> None:
+        """Note that this thread makes the results of a batch."""
+        batch = self._open.get(id(thing[1]))
+        if batch is not None:
+            batch.go_on()
+
+    @guarded_end
+    def finished(self, thing: Any) -> None:
+        """End a batch, before its requests receive their results."""
+        batch = self._open.pop(id(thing[1]), None)
+        if batch is not None:
+            batch.end()
+
+    def abandon(self) -> None:
+        """End the batches that are open, whose threads may have left them already."""
+        while self._open:
+            self._open.popitem()[1].finish()
+
+    def _wait(self, thing: Any) -> None:
+        batch = self._open.get(id(thing[1]))
+        if batch is not None:
+            batch.wait()
+
+
+class _Batch:
+    """A batch that a worker has taken: a thread works for it, or it waits for the next one."""
+
+    def __init__(self, work: Work | Batch) -> None:
+        self._work = work
+        self._inside: Any = None  # what the thread needs to leave it
+        self._stage = ""  # that was begun and has not ended
+
+    def go_on(self, stage: str = "") -> None:
+        """Let this thread work for it, in a stage if one is given."""
+        now = time.time_ns()
+        self._leave(now)
+        self._inside = enter(self._work)
+        if stage:
+            self._work.report_begin(stage, now)
+            self._begin(stage, now)
+
+    def wait(self) -> None:
+        """Let it wait, if this thread has worked for it until now."""
+        if self._inside is not None:
+            now = time.time_ns()
+            self._leave(now)
+            self._work.thread = 0  # none works for it: where one stands says nothing of it
+            self._begin(QUEUE, now)
+
+    def end(self) -> None:
+        """End it in the thread that works for it, and report the stages to its requests."""
+        self._leave(time.time_ns())
+        self.finish()
+
+    def finish(self) -> None:
+        """Report the stages to its requests."""
+        leave(self._work, None)
+
+    def _begin(self, stage: str, now: int) -> None:
+        self._stage = stage
+        self._work.enter(stage, WAITS if stage == QUEUE else None, now)
+
+    def _leave(self, now: int) -> None:
+        if self._stage:
+            self._work.leave(self._stage, now)
+            self._stage = ""
+        if self._inside is not None:
+            leave(None, self._inside)
+            self._inside = None
