@@ -39,9 +39,13 @@ def library() -> Any:
         def generate_batch(self, inputs: list[list[int]]) -> dict[str, Any]:
             return {str(at): SimpleNamespace(generated_tokens=[7, 7]) for at in range(len(inputs))}
 
-    for cls in (BaseStreamer, GenerationMixin, ContinuousMixin):
+    class DirectStreamer:
+        put = BaseStreamer.put
+
+    for cls in (BaseStreamer, DirectStreamer, GenerationMixin, ContinuousMixin):
         setattr(module, cls.__name__, cls)
     transformers.patch_streamers(module)
+    transformers.patch_serving(module)
     transformers.patch_generation(module)
     transformers.patch_continuous_batching(module)
 
@@ -61,8 +65,8 @@ def library() -> Any:
 
 
 @contextmanager
-def request() -> Iterator[list[dict[str, Any]]]:
-    """Be within a request; yield the attributes of its inferences once it has ended."""
+def request(stages: list[Any] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Be within a request; yield the attributes of its inferences once it has ended, and add its stages."""
     record = RequestRecord(start=1)
     record.bound = True
     token = current.set(record)
@@ -72,6 +76,8 @@ def request() -> Iterator[list[dict[str, Any]]]:
     finally:
         current.reset(token)
         segments = record.close(1, 2**62).segments()
+        if stages is not None:
+            stages += segments
         inferences += [dict(one.attributes) for one in segments if one.stage == "inference"]
 
 
@@ -90,6 +96,26 @@ def test_a_streamer_brings_the_request_into_a_thread(library: Any) -> None:
         assert in_a_thread(lambda: library.Model().generate(ROWS, streamer=streamer))[1:] == [None]
     assert [one["gen_ai.request.stream"] for one in inferences] == [True]
     assert streamer.text == ""
+    assert guard.failures == {}
+
+
+def test_a_stream_of_transformers_serve_has_waited_for_its_thread(library: Any) -> None:
+    """Whose context may still have the batch that it has worked for before."""
+    batch = RequestRecord(start=1)
+    batch.is_batch = True  # type: ignore[misc]
+    found: list[Any] = []
+
+    def generate() -> Any:
+        current.set(batch)
+        return library.Model().generate(ROWS, streamer=streamer)
+
+    with request(found) as inferences:
+        streamer = library.DirectStreamer()
+        assert in_a_thread(generate)[1:] == [batch]
+    assert [one["gen_ai.request.stream"] for one in inferences] == [True]
+    assert [(one.stage, one.attributes) for one in found if one.stage == "queue"] == [
+        ("queue", {"queue.reason": "consumer"})
+    ]
     assert guard.failures == {}
 
 

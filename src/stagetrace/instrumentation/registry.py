@@ -144,6 +144,7 @@ PATCHES = {
     "torch._inductor.package.package": "stagetrace.instrumentation.models.torch:patch_loading",
     "transformers.generation.utils": "stagetrace.instrumentation.models.transformers:patch_generation",
     "transformers.generation.streamers": "stagetrace.instrumentation.models.transformers:patch_streamers",
+    "transformers.cli.serving.utils": "stagetrace.instrumentation.models.transformers:patch_serving",
     "transformers.generation.continuous_batching.continuous_api": "stagetrace.instrumentation.models.transformers:patch_continuous_batching",
     "transformers.pipelines.base": "stagetrace.instrumentation.models.transformers:patch_pipelines",
     "ultralytics.engine.predictor": "stagetrace.instrumentation.models.ultralytics:patch_predictor",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from stagetrace import gen_ai
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.batching.queued_items import CONSUMER
 from stagetrace.instrumentation.models.base import Library, description, first_argument
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.generation import Reads, generating
@@ -17,7 +19,7 @@ from stagetrace.instrumentation.models.signature import recorded, with_signature
 from stagetrace.instrumentation.models.streamer import generating_by_streamer
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
 from stagetrace.recording.current_record import current
-from stagetrace.semconv import INFERENCE, POSTPROCESS
+from stagetrace.semconv import INFERENCE, POSTPROCESS, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,10 +41,12 @@ TRANSFORMERS = Library(
     recognised="`GenerationMixin.generate`, those of single models too, in a thread of its own if it has a streamer;"
     " of each `Pipeline`, your own subclasses included: `forward` as inference, `postprocess` as "
     "postprocessing, and what comes before as preprocessing, of lists, data sets and generators too;"
-    " `ContinuousMixin.generate_batch`",
-    not_recognised="`init_continuous_batching`: its thread serves many requests",
+    " `ContinuousMixin.generate_batch`; in `transformers serve`, with `stream` too, which waits for its one thread",
+    not_recognised="`init_continuous_batching`, and so `transformers serve --continuous-batching`: its thread serves"
+    " many requests",
 )
 _made_in: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()  # by a streamer, the request that made it
+_waits_since: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by a streamer: since when its call waits, in ns
 
 
 def patch_generation(module: ModuleType) -> None:
@@ -81,8 +85,16 @@ def _joining(generate: Callable[..., Any], original: Callable[..., Any]) -> Call
 
 @guarded
 def _join(streamer: Any) -> Token[RequestRecord | None] | None:
-    record = _made_in.get(streamer) if current.get() is None else None
-    return None if record is None or record.closed else current.set(record)
+    mine = current.get()
+    if mine is not None and not mine.closed and not mine.is_batch:  # not one that this thread has worked for before
+        return None
+    record = _made_in.get(streamer)
+    if record is None or record.closed:
+        return None
+    since = _waits_since.pop(streamer, None)
+    if since is not None:
+        record.visit(QUEUE, (since, time_ns()), {QUEUE_REASON: CONSUMER})
+    return current.set(record)
 
 
 def patch_streamers(module: ModuleType) -> None:
@@ -90,20 +102,31 @@ def patch_streamers(module: ModuleType) -> None:
     wrap_in_subclasses(module.BaseStreamer, {"__init__": _noting_request})
 
 
-def _noting_request(function: Callable[..., Any]) -> Callable[..., Any]:
+def patch_serving(module: ModuleType) -> None:
+    """Wrap the constructor of the streamer of `transformers serve`, which has no base.
+
+    It is made as its call is put into the queue of the one thread that generates.
+    """
+    streamer = module.DirectStreamer
+    streamer.__init__ = _noting_request(streamer.__init__, waits=True)
+
+
+def _noting_request(function: Callable[..., Any], *, waits: bool = False) -> Callable[..., Any]:
     @functools.wraps(function)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         function(self, *args, **kwargs)
-        _note_request(self)
+        _note_request(self, waits)
 
     return with_signature(__init__, function)
 
 
 @guarded
-def _note_request(streamer: Any) -> None:
+def _note_request(streamer: Any, waits: bool) -> None:
     record = current.get()
     if record is not None:
         _made_in[streamer] = record
+        if waits:
+            _waits_since[streamer] = time_ns()
 
 
 def patch_pipelines(module: ModuleType) -> None:
