@@ -125,6 +125,18 @@ def test_tokens_are_what_follows_the_prompt(clock: Clock, by: str) -> None:
     assert guard.failures == {}
 
 
+def test_a_stream_is_complete_with_its_end_though_the_call_has_not_returned(clock: Clock) -> None:
+    """The response ends then, and the request may end before `generate` does, in another thread."""
+    known: list[dict[str, Any]] = []
+    streamed = Streamer()
+    with request(clock) as ran:
+        streamed.end = lambda: known.append(ran.record.generation.attributes(START, clock.now))  # type: ignore[method-assign,union-attr]
+        model(clock).generate(Tensor(*PROMPT), None, streamed)
+    assert "stagetrace.tokens.incomplete" not in known[0]
+    assert (known[0]["gen_ai.usage.input_tokens"], known[0]["gen_ai.usage.output_tokens"]) == (3, 4)
+    assert guard.failures == {}
+
+
 @pytest.mark.parametrize("as_output", [None, "dictionary"])
 @pytest.mark.parametrize("encodes", [False, True])
 def test_without_a_streamer_the_tokens_of_one_sequence_are_known(

@@ -46,7 +46,7 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
         "classification": ("classifier", "torch", 2),
         "generation": ("GPT2LMHeadModel", "torch", 1),
         "generation-pipeline": ("GPT2LMHeadModel", "torch", 1),
-        "sentences": ("sentences", "torch", 2),
+        "sentences": ("sentences", "sentence_transformers", 2),
         "catboost": ("CatBoostClassifier", "catboost", 3),
         "catboost-pool": ("CatBoostRegressor", "catboost", 3),
         # To torch.compile a function is no model, whatever it calls.

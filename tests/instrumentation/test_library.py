@@ -298,12 +298,18 @@ def test_a_reader_that_fails_changes_no_result(monkeypatch: pytest.MonkeyPatch) 
         ([], 0, 0),
         (SimpleNamespace(shape=(3, 4)), 3, 12),
         (SimpleNamespace(shape=(3, None)), 3, None),
+        (SimpleNamespace(shape=(64,)), None, 64),
         (5, None, None),
     ],
 )
 def test_the_input_has_rows_and_a_size(rows: Any, batch: int | None, size: int | None) -> None:
     described = description("m", "f", rows)
     assert (described.get("ml.batch.size"), described.get("ml.input.size")) == (batch, size)
+
+
+def test_an_array_of_one_dimension_is_a_batch_where_the_library_says_so() -> None:
+    library = Library("any", "any", is_flat=True)
+    assert library.describe(Model(), (SimpleNamespace(shape=(3,)),), {})["ml.batch.size"] == 3
 
 
 def test_a_description_has_version_and_device() -> None:

@@ -46,6 +46,9 @@ def inferred(model: str, rows: int | None = None, size: int | None = None, more:
     return "inference", attributes | {name: value for name, value in known.items() if value is not None}
 
 
+OF_SENTENCES = {"ml.framework": "sentence_transformers"}
+
+
 def generated(rows: int, size: int, model: str = GPT, more: Any = None) -> Stage:
     known = {"operation.name": "text_completion", "provider.name": "transformers", "request.model": model}
     return inferred(model, rows, size, {**{f"gen_ai.{name}": known[name] for name in known}, **(more or {})})
@@ -90,14 +93,20 @@ TREES: dict[str, dict[str, Tree]] = {
         "in-a-copied-context": (PRE, generated(1, 1, more={**TOKENS, "gen_ai.usage.input_tokens": 1}), POST),
         "generate-rows": (PRE, generated(2, 4), POST),
         "generate-own": (PRE, generated(1, 2, "OwnWriter"), POST),
-        "encode": (PRE, inferred("sentences", 2, 11), POST),
-        **dict.fromkeys(("encode-text", "encode-query"), (PRE, inferred("sentences", None, 8), POST)),
-        "encode-batches": (PRE, inferred("sentences", 4, 24), PRE, inferred("sentences", 4, 24), POST),
+        "encode": (PRE, inferred("sentences", 2, 11, OF_SENTENCES), POST),
+        **dict.fromkeys(("encode-text", "encode-query"), (PRE, inferred("sentences", None, 8, OF_SENTENCES), POST)),
+        "encode-batches": (
+            PRE,
+            inferred("sentences", 4, 24, OF_SENTENCES),
+            PRE,
+            inferred("sentences", 4, 24, OF_SENTENCES),
+            POST,
+        ),
         "encode-raises": (HANDLER,),
-        "predict": (PRE, inferred("pairs", 2), POST),
-        "rank": (PRE, inferred("pairs", 4), POST),
-        "sparse": (PRE, inferred("sparse", 2, 11), POST),
-        "vectors": (PRE, inferred("vectors", 1, 8), POST),
+        "predict": (PRE, inferred("pairs", 2, more=OF_SENTENCES), POST),
+        "rank": (PRE, inferred("pairs", 4, more=OF_SENTENCES), POST),
+        "sparse": (PRE, inferred("sparse", 2, 11, OF_SENTENCES), POST),
+        "vectors": (PRE, inferred("vectors", 1, 8, OF_SENTENCES), POST),
     },
     "vision_speech": {
         "predict": (PRE, yolo(1), POST),

@@ -29,6 +29,9 @@ def library() -> Any:
         def put(self, value: Any) -> None:
             pass
 
+        def end(self) -> None:
+            pass
+
     class GenerationMixin:
         config = SimpleNamespace(is_encoder_decoder=False)
 
@@ -40,7 +43,7 @@ def library() -> Any:
             return {str(at): SimpleNamespace(generated_tokens=[7, 7]) for at in range(len(inputs))}
 
     class DirectStreamer:
-        put = BaseStreamer.put
+        put, end = BaseStreamer.put, BaseStreamer.end
 
     for cls in (BaseStreamer, DirectStreamer, GenerationMixin, ContinuousMixin):
         setattr(module, cls.__name__, cls)

@@ -86,6 +86,8 @@ class Library:
     """`ml.device`, as `cpu` or `cuda:0`."""
     rows: Callable[[tuple[Any, ...], dict[str, Any]], Any] = first_argument
     """What of the arguments has the length, or the first dimension, of the batch: an array, a list, a text."""
+    is_flat: bool = False
+    """Whether an array of one dimension is a batch, as of texts or ids; else it is one row."""
     library: str = ""
     """Its name, where that is not `framework`: its models run by another library."""
     timer: Timer | None = None
@@ -128,7 +130,9 @@ class Library:
         """Return the attributes of one call, not to be changed."""
         version = None if self.version is _unknown else self.version(model)
         device = None if self.device is _unknown else self.device(model)
-        return description(self.name(model), self.framework, self.rows(args, kwargs), version=version, device=device)
+        rows = self.rows(args, kwargs)
+        how: dict[str, Any] = {"version": version, "device": device, "is_flat": self.is_flat}
+        return description(self.name(model), self.framework, rows, **how)
 
 
 def _owner(module: ModuleType, calls: Calls) -> Any:
@@ -152,8 +156,12 @@ def description(
     *,
     version: str | None = None,
     device: str | None = None,
+    is_flat: bool = False,
 ) -> Mapping[str, Any]:
-    """Return the attributes of one call, not to be changed; `rows` is its first input, of any type."""
+    """Return the attributes of one call, not to be changed; `rows` is its first input, of any type.
+
+    An array of one dimension is one row, unless `is_flat`: then each of its elements is one.
+    """
     shape = getattr(rows, "shape", None)
     batch: int | None = None
     size: int | None = None
@@ -165,7 +173,8 @@ def description(
                 size = None
                 break
             size *= one
-        batch = shape[0] if isinstance(shape[0], int) else None
+        if isinstance(shape[0], int) and (is_flat or len(shape) > 1):
+            batch = shape[0]
     elif isinstance(rows, str):
         size = len(rows)
     elif isinstance(rows, list | tuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stagetrace.instrumentation.models.base import Calls, Library
 
-IMPLICIT = Library(__name__, "implicit")
+IMPLICIT = Library(__name__, "implicit", is_flat=True)
 patch_recommender_base = IMPLICIT.patch(
     Calls(
         "RecommenderBase",

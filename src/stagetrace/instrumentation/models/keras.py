@@ -15,6 +15,7 @@ KERAS = Library(
     "keras",
     name=lambda model: str(model.name),
     rows=first_input,
+    is_flat=True,
     recognised="`Model.__call__`, `Model.predict`, `Model.predict_on_batch`, of keras and tf_keras, on each back end",
     not_recognised="a layer that is called outside a model",
 )

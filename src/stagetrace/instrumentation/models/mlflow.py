@@ -30,7 +30,9 @@ class _MLflow(Library):
         """Return the attributes of one call, not to be changed."""
         name, version = vars(model).get(ORIGIN, ("", None))
         flavour = str(model.loader_module).rpartition(".")[2] or self.framework
-        return description(name or type(model).__name__, flavour, self.rows(args, kwargs), version=version)
+        return description(
+            name or type(model).__name__, flavour, self.rows(args, kwargs), version=version, is_flat=True
+        )
 
 
 MLFLOW = _MLflow(

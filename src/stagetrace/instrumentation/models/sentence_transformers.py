@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
 
-# What runs the model, by its back end.
-FRAMEWORKS: Final = {"onnx": "onnxruntime"}
 METHODS: Final = {
     "SentenceTransformer": "encode",
     "CrossEncoder": "predict",
@@ -23,8 +21,8 @@ METHODS: Final = {
 }
 SENTENCE_TRANSFORMERS = Library(
     __name__,
-    "torch",
-    library="sentence-transformers",
+    "sentence_transformers",
+    package="sentence-transformers",
     recognised=", ".join(f"`{owner}.{name}`" for owner, name in METHODS.items())
     + ", and what calls these, such as `rank`; `preprocess` of each batch as preprocessing",
     not_recognised="preprocessing in the processes of a `pool`",
@@ -49,7 +47,6 @@ def _is_defined(owner: str, module: ModuleType) -> bool:
 
 def _describe(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     inner = model.transformers_model
-    backend = model.get_backend()
     rows = SENTENCE_TRANSFORMERS.rows(args, kwargs)
     name = name_of(model if inner is None else inner)
-    return description(name, FRAMEWORKS.get(backend, backend), rows, device=device_of(model))
+    return description(name, SENTENCE_TRANSFORMERS.framework, rows, device=device_of(model), is_flat=True)

@@ -145,7 +145,7 @@ def _describe(estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if framework is None:
         packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
         framework = _frameworks[cls] = next((one for one in packages if one in FRAMEWORKS), "sklearn")
-    return description(cls.__name__, framework, args[0] if args else kwargs.get("X"))
+    return description(cls.__name__, framework, args[0] if args else kwargs.get("X"), is_flat=True)
 
 
 class _Descriptor:

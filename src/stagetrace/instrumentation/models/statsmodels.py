@@ -20,7 +20,12 @@ def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 STATSMODELS = Library(
-    __name__, "statsmodels", name=_name, rows=_rows, not_recognised="`predict` of an unfitted model, with parameters"
+    __name__,
+    "statsmodels",
+    name=_name,
+    rows=_rows,
+    is_flat=True,
+    not_recognised="`predict` of an unfitted model, with parameters",
 )
 patch_model = STATSMODELS.patch(Calls("Results", METHODS, derived=True))
 # It hands results out in these, which hold some methods as they were when they were made.

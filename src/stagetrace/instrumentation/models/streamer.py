@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
-PUT = "put"
+PUT, END = "put", "end"
 
 
 def generating_by_streamer(generate: Callable[..., Any], library: Library) -> Callable[..., Any]:
@@ -55,11 +55,12 @@ class _State:
 
 @guarded
 def watch_streamer(call: Call, streamer: Any) -> None:
-    """Count the tokens that a streamer gets, until the call of `generate` has returned."""
-    original, own = streamer.put, getattr(streamer, "__dict__", None)
+    """Count the tokens that a streamer gets until its end, after which `generate` may still take a while to return."""
+    own = getattr(streamer, "__dict__", None)
     if own is None:  # it has slots
         return
-    had, before = PUT in own, own.get(PUT)
+    original, original_end = streamer.put, streamer.end
+    before = {name: own[name] for name in (PUT, END) if name in own}
     has_prompt = False
 
     def put(value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,14 +70,25 @@ def watch_streamer(call: Call, streamer: Any) -> None:
         has_prompt = True
         return original(value, *args, **kwargs)
 
-    def restore() -> None:
-        if had:
-            own[PUT] = before
-        elif own.get(PUT) is put:
-            del own[PUT]
+    def end(*args: Any, **kwargs: Any) -> Any:
+        _end_stream(call)
+        return original_end(*args, **kwargs)
 
-    streamer.put = put
+    def restore() -> None:
+        for name, ours in ((PUT, put), (END, end)):
+            if name in before:
+                own[name] = before[name]
+            elif own.get(name) is ours:
+                del own[name]
+
+    streamer.put, streamer.end = put, end
     call.state.restore = restore
+
+
+@guarded
+def _end_stream(call: Call) -> None:
+    call.input = call.state.prompt
+    call.end(time_ns())
 
 
 @guarded

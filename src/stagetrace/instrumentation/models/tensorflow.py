@@ -97,13 +97,13 @@ def _describe(restored: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> M
     name, version = path.name, None
     if name.isdigit() and path.parent.name:  # NAME/VERSION, as TensorFlow Serving wants its models
         name, version = path.parent.name, name
-    return description(name or UNNAMED, "tensorflow", first_input(args, kwargs), version=version)
+    return description(name or UNNAMED, "tensorflow", first_input(args, kwargs), version=version, is_flat=True)
 
 
 def _describe_lite(runs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     framework = "litert" if type(runs).__module__.startswith("ai_edge") else "tflite"
     interpreter = runs if hasattr(runs, "invoke") else runs._interpreter
-    return description(_path(interpreter).name or "Interpreter", framework, first_input(args, kwargs))
+    return description(_path(interpreter).name or "Interpreter", framework, first_input(args, kwargs), is_flat=True)
 
 
 def _path(restored: Any) -> PurePath:
