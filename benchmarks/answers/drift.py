@@ -2,16 +2,20 @@
 
 Levels: series of 60, 200 and 1,000 values with 1, 2 and 6 steps, in eleven kinds of noise, against PELT of
 `ruptures` with its default penalty (2 log n times the variance of the noise, from differences). A mark counts if it
-is within five values. Alarms: months of steps of five minutes without change, looked at as --watch
-does, a day at a time. Delays: steps of time from a change to its alarm.
+is within five values. Turing: the series of one dimension in a clone of github.com/alan-turing-institute/TCPD, given
+by --tcpd, against its annotations, by the measures of van den Burg and Williams (2020, arXiv:2003.06222). Alarms:
+months of steps of five minutes without change, looked at as --watch does, a day at a time. Delays: steps of time from
+a change to its alarm.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,6 +121,63 @@ def levels(repeat: int) -> None:
         print(f"  {'mean':20} {mean[0]:17.3f} {mean[1]:13.3f} {mean[2]:30.2f}   {took:.0f} s of CPU")
 
 
+def f_measure(annotations: dict[str, list[int]], marks: list[int]) -> float:
+    """Return F1 within MARGIN: precision against all annotators together, recall as the mean over them."""
+    found = {0, *marks}
+    everyone = {0, *(one for many in annotations.values() for one in many)}
+    precision = right(sorted(found), sorted(everyone)) / len(found)
+    recall = np.mean([right(sorted(found), sorted({0, *many})) / len({0, *many}) for many in annotations.values()])
+    return float(2 * precision * recall / (precision + recall))
+
+
+def covering(annotations: dict[str, list[int]], marks: list[int], size: int) -> float:
+    """Return how well the segments between marks cover those of each annotator (Jaccard), as the mean over them."""
+    ours = _segments(marks, size)
+    of_each = []
+    for many in annotations.values():
+        covered = 0.0
+        for low, high in _segments(many, size):
+            best = max(
+                max(0, min(high, end) - max(low, start)) / (max(high, end) - min(low, start)) for start, end in ours
+            )
+            covered += (high - low) * best
+        of_each.append(covered / size)
+    return float(np.mean(of_each))
+
+
+def _segments(marks: list[int], size: int) -> list[tuple[int, int]]:
+    edges = sorted({0, size, *(one for one in marks if 0 < one < size)})
+    return list(pairwise(edges))
+
+
+def turing(folder: Path) -> None:
+    """Print F1 and covering of each method, of the series of one dimension that the clone holds."""
+    annotations = json.loads((folder / "annotations.json").read_text())
+    series = []
+    for path in sorted(folder.glob("datasets/*/*.json")):
+        found = json.loads(path.read_text())
+        if found["n_dim"] == 1 and found["name"] in annotations:
+            raw = [np.nan if value is None else float(value) for value in found["series"][0]["raw"]]
+            series.append((found["name"], np.array(raw)))
+    methods: dict[str, Callable[[Any], list[int]]] = {**METHODS, "no change at all": lambda _: []}
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    print(f"\nTuring Change Point Dataset, {len(series)} series of one dimension: F1 and covering of {list(methods)}")
+    for name, values in series:
+        line = []
+        for method, made in scores.items():
+            known = np.flatnonzero(np.isfinite(values))
+            given = values if method == "change_points" else values[known]
+            marks = methods[method](given)
+            marks = marks if method == "change_points" else [int(known[one]) for one in marks]
+            made.append((f_measure(annotations[name], marks), covering(annotations[name], marks, len(values))))
+            line += [f"{made[-1][0]:.2f} {made[-1][1]:.2f}"]
+        print(f"  {name:24} {len(values):6} {'  |  '.join(line)}", flush=True)
+    for method, made in scores.items():
+        print(
+            f"  {method:24} F1 {np.mean([one for one, _ in made]):.3f} covering {np.mean([one for _, one in made]):.3f}"
+        )
+
+
 def track(values: Any, name: str = "p99") -> Track:
     """Return a series of one route in steps of five minutes."""
     return Track("shop", "POST /predict", None, None, name, NOON, STEP_NS, tuple(map(float, values)), 100 * len(values))
@@ -189,7 +250,8 @@ def delays(repeat: int) -> None:
 def main() -> None:
     """Print all parts, or the named ones."""
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("parts", nargs="*", help="levels, answers, months, delays; default: all")
+    given.add_argument("parts", nargs="*", help="levels, turing, answers, months, delays; default: all")
+    given.add_argument("--tcpd", type=Path, help="a clone of TCPD, for turing")
     given.add_argument("--repeat", type=int, default=20)
     given.add_argument("--months", type=int, default=3)
     given.add_argument("--every", type=int, default=4, help="steps between two looks of a watch")
@@ -200,6 +262,8 @@ def main() -> None:
         "months": lambda: months(args.months, args.every),
         "delays": lambda: delays(args.repeat),
     }
+    if args.tcpd is not None:
+        parts["turing"] = lambda: turing(args.tcpd)
     for name, part in parts.items():
         if not args.parts or name in args.parts:
             part()

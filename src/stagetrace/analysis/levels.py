@@ -32,7 +32,11 @@ _FEW: Final = 8  # values of one side, or of both, whose ranks are compared exac
 _EXACT: Final = 80
 _QUIETEST: Final = 1e-9  # noise, in ranges of the series: of rounding
 _KNEES: Final = 7  # where a slope may begin or end
+_BLOCKS: Final = 500  # means on either side that a jump is told from a slope by
 _JUMP: Final = 1e-4  # chance at which a jump between two slopes is none
+
+
+Checked = dict[tuple[int, int, int], bool]
 
 
 def despiked(values: Floats) -> Floats:
@@ -188,17 +192,27 @@ def is_level(values: Floats, split: int, start: int, end: int, noise: Noise, lim
         return False
     before, after = values[max(start, split - _RANKED) : split], values[split : min(end, split + _RANKED)]
     small, total = min(len(before), len(after)), len(before) + len(after)
-    exact = small <= _FEW or total <= _EXACT
-    test = stats.mannwhitneyu(before, after, method="exact" if exact else "asymptotic")
+    if small <= _FEW or total <= _EXACT:
+        chance = float(stats.mannwhitneyu(before, after, method="exact").pvalue)
+    else:
+        chance = _of_ranks(before, after)
     # Sides that hardly overlap are as different as ranks can be.
-    return float(test.pvalue) <= max(3 * limit, 2.5 / float(special.comb(total, small)))
+    return chance <= max(3 * limit, 2.5 / float(special.comb(total, small)))
+
+
+def _of_ranks(before: Floats, after: Floats) -> float:
+    """Return the chance of such ranks on two sides, in the normal approximation, ties included."""
+    ranks = stats.rankdata(np.concatenate([before, after]))
+    size, (one, two) = len(ranks), (len(before), len(after))
+    variance = one * two / (size * (size - 1)) * (float((ranks**2).sum()) - size * (size + 1) ** 2 / 4)
+    off = abs(float(ranks[:one].sum()) - one * (size + 1) / 2) - 0.5
+    return min(1.0, 2 * float(special.ndtr(-off / variance**0.5))) if variance > 0 else 1.0
 
 
 def is_jump(values: Floats, split: int, start: int, end: int, noise: Noise) -> bool:
     """Return whether the split is a jump: better than any slope of the two segments, or clear between two slopes."""
-    at = np.arange(start - split, end - split, dtype=float)
-    part = values[start:end]
-    if left_over(part, at >= 0)[0] <= min(left_over(part, at)[0], hinge(part)[0]):
+    at, part, weights = _blocks(values, split, start, end)
+    if _rest(at >= 0, part, weights) <= _hinge(at, part, weights)[0]:
         return True
     low, high = max(start, split - _NEARBY), min(end, split + _NEARBY)
     at = np.arange(low - split, high - split, dtype=float)
@@ -209,17 +223,47 @@ def is_jump(values: Floats, split: int, start: int, end: int, noise: Noise) -> b
     return rest <= 0 or 2 * stats.t.sf(ratio / np.sqrt(noise.of_mean(len(at)) * len(at)), max(freedom, 1.0)) < _JUMP
 
 
+def _blocks(values: Floats, split: int, start: int, end: int) -> tuple[Floats, Floats, Floats]:
+    """Return the values on both sides of a split as means of at most _BLOCKS each: where, what, and of how many.
+
+    A split is tested as often as one next to it is dropped; of all values, that would take the square of their number.
+    """
+    found: list[tuple[Floats, Floats, Floats]] = []
+    for low, high in ((start, split), (split, end)):
+        width = -(-(high - low) // _BLOCKS)
+        edges = np.arange(low, high, width)
+        sizes = np.diff(np.append(edges, high)).astype(float)
+        found.append((edges - split + (sizes - 1) / 2, np.add.reduceat(values[low:high], edges - low) / sizes, sizes))
+    at, means, sizes = (np.concatenate(some) for some in zip(*found, strict=True))
+    return at, means, sizes
+
+
 def hinge(values: Floats) -> tuple[float, int, int]:
     """Return the best line that is flat but for one slope, at its beginning or its end: (sum of squares, from, to)."""
     size = len(values)
-    at = np.arange(size, dtype=float)
-    best = (left_over(values, at)[0], 0, size)
-    for knee in np.unique(np.linspace(0, size, _KNEES + 2)[1:-1].astype(int)):
-        for column, low, high in ((np.maximum(at - knee, 0), knee, size), (np.minimum(at - knee, 0), 0, knee)):
-            rest = left_over(values, column)[0]
+    rest, low, high = _hinge(np.arange(size, dtype=float), values, np.ones(size))
+    return rest, max(round(low), 0), min(round(high), size)
+
+
+def _hinge(at: Floats, values: Floats, weights: Floats) -> tuple[float, float, float]:
+    """Return the same of weighted values at such places."""
+    first, last = float(at[0]), float(at[-1]) + 1
+    best = (_rest(at, values, weights), first, last)
+    for knee in np.unique(np.linspace(first, last, _KNEES + 2)[1:-1].astype(int)):
+        for column, low, high in ((np.maximum(at - knee, 0), knee, last), (np.minimum(at - knee, 0), first, knee)):
+            rest = _rest(column, values, weights)
             if rest < best[0]:
-                best = (rest, int(low), int(high))
+                best = (rest, float(low), float(high))
     return best
+
+
+def _rest(column: Any, values: Floats, weights: Floats) -> float:
+    """Return the sum of weighted squares that a constant and one column leave."""
+    total = weights.sum()
+    off, x = values - weights @ values / total, np.asarray(column, dtype=float)
+    x = x - weights @ x / total
+    of_x, of_off = float(weights @ (x * x)), float(weights @ (off * off))
+    return max(of_off - float(weights @ (x * off)) ** 2 / of_x, 0.0) if of_x > 0 else of_off
 
 
 def left_over(values: Floats, *columns: Any) -> tuple[float, float]:
@@ -245,10 +289,12 @@ def pruned(values: Floats, splits: Indices, noise: Noise, limit: float) -> Indic
     return splits
 
 
-def confirmed(values: Floats, splits: Indices, noise: Noise, limit: float) -> Indices:
-    """Drop the splits that only divide a slope or cut off a tail; of neighbours the smaller step first."""
+def confirmed(values: Floats, splits: Indices, noise: Noise, limit: float, checked: Checked) -> Indices:
+    """Drop the splits that only divide a slope or cut off a tail; of neighbours the smaller step first.
+
+    `checked` keeps what was found out of (start, split, end).
+    """
     kept = [int(split) for split in splits]
-    checked: dict[tuple[int, int, int], bool] = {}
     while kept:
         edges = [0, *kept, len(values)]
         bad = []
@@ -315,14 +361,15 @@ def levels(values: Floats, alarms: float = ALARMS) -> Levels:
     noise.deviation = max(noise.deviation, _QUIETEST)
     limit = alarms / size
     splits = candidates(clean, noise, _CANDIDATE * float(stats.norm.isf(limit / 2)))
+    checked: Checked = {}
     for _ in range(4):
         before = splits
         splits = settled(clean, pruned(clean, splits, noise, limit))
-        splits = confirmed(clean, splits, noise, limit)
+        splits = confirmed(clean, splits, noise, limit, checked)
         splits = pruned(clean, missed(clean, splits), noise, limit)
         if np.array_equal(splits, before):
             break
-    splits = confirmed(clean, pruned(clean, settled(clean, splits), noise, limit), noise, limit)
+    splits = confirmed(clean, pruned(clean, settled(clean, splits), noise, limit), noise, limit, checked)
     chances = Segments(clean, splits, noise).p_values() if len(splits) else np.zeros(0)
     places = size * np.log2(size)  # at which a level may begin, and how long it may be
     return Levels(splits, np.minimum(chances * places, 1.0), noise, unit)

@@ -129,7 +129,13 @@ def _refined(values: Floats, flat: Floats, period: int) -> int:
     place = np.arange(len(values)) % period
     flat = values - _trend(values - _profile(flat, period)[place], period)
     near = max(1, period // 25)
-    return max(range(max(_SHORTEST, period - near), period + near + 1), key=lambda one: _agreement(flat, one))
+    while True:  # not each of them: a long series would take the square of its length
+        step = max(1, 2 * near // _MOST_TRIED)
+        tried = range(max(_SHORTEST, period - near), period + near + 1, step)
+        period = max(tried, key=lambda one: _agreement(flat, one))
+        if step == 1:
+            return period
+        near = step
 
 
 def _agreement(flat: Floats, period: int) -> float:
