@@ -13,7 +13,8 @@ from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.causes import ALPHA, Contrast, search
 from stagetrace.analysis.contingency import benjamini_hochberg
-from stagetrace.analysis.onset import Change, changes
+from stagetrace.analysis.onset import Change, Since, changes, since_of
+from stagetrace.analysis.releases import Release
 from stagetrace.analysis.shift import Compared, Excess, Timed, mix
 
 LEAST: Final = 5  # breaches, and good requests
@@ -36,6 +37,7 @@ class Finding:
 
     contrast: Contrast
     evidence: Evidence
+    since: Since | None  # None: all the time
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ class Diagnosis:
     good: int
 
 
-def diagnose(cases: Cases) -> Diagnosis:
-    """Return the differences of breaches from good requests; none where there are fewer than five of either."""
+def diagnose(cases: Cases, releases: Sequence[Release] = ()) -> Diagnosis:
+    """Return the differences of breaches from good requests; none where there are fewer than five of either.
+
+    `releases` are moments at which they may have begun.
+    """
     bad, good = int(cases.breached.sum()), int((~cases.breached).sum())
     if min(bad, good) < LEAST:
         return Diagnosis((), (), _verdicts(cases, np.zeros(len(cases.rows))), (), 0, (), None, bad, good)
@@ -89,10 +94,17 @@ def diagnose(cases: Cases) -> Diagnosis:
     found = search(cases.attributes, breached, weights, strata)
     stages, whole = _stages(cases, strata)
     return Diagnosis(
-        tuple(Finding(one, evidence(cases, one.rows, baseline)) for one in found.contrasts),
+        tuple(
+            Finding(
+                one,
+                evidence(cases, one.rows, baseline),
+                since_of(one.values, cases.attributes, cases.rows, breached, releases),
+            )
+            for one in found.contrasts
+        ),
         stages,
         _verdicts(cases, baseline),
-        tuple(changes(cases.starts, breached, weights, strata)),
+        tuple(changes(cases.starts, breached, weights, strata, releases)),
         found.tests,
         found.skipped,
         whole.more,

@@ -2,35 +2,74 @@
 
 Binary segmentation: at each of up to 200 moments the requests before are tested against those from then on, exactly and
 within strata; the clearest one divides them, and both sides are searched alike. The least p-value is multiplied by the
-number of moments and of sides tested (Bonferroni), so that nothing is found where nothing changed.
+number of moments and of sides tested (Bonferroni), so that nothing is found where nothing changed. What lasts no longer
+than a blip begins nothing. A release that the requests cannot tell from the clearest moment is the moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.contingency import Cells, Counts, one_sided
+from stagetrace.analysis.releases import Release, near
+from stagetrace.analysis.values import coded
 
 ALPHA: Final = 0.01
 _MOMENTS: Final = 200
 _LEAST: Final = 20  # requests on each side
 _MOST: Final = 6  # changes
+_BLIP_NS: Final = 30 * 10**9
+_BLIP: Final = 0.05  # of the whole time, where that is short
+_BLIPS: Final = 3  # times that blips are taken out
+# Logarithms of a likelihood by which a moment may be worse than the clearest one, and still be the true one.
+UNDECIDED: Final = 3.0
+_NEW: Final = 5.0  # mean times between two requests within which the first one of a release comes
 
 
 @dataclass(frozen=True)
 class Change:
     """A moment from which on the breach rate is another one; rates are of weighted requests."""
 
-    at_unix_nano: int  # start of the first request after it
+    at_unix_nano: int  # the release, or the start of the first request after it
     before: float
     after: float
     p_value: float  # corrected for all moments that were tested
+    release: Release | None = None
+
+
+class Since(NamedTuple):
+    """Since when something is so: a release, or an estimated moment."""
+
+    at_unix_nano: int
+    release: Release | None
+
+
+def least_lasting(span_ns: int) -> int:
+    """Return how long something lasts at least, in so much time, that is no blip."""
+    return int(min(_BLIP_NS, _BLIP * span_ns))
+
+
+def undecided(
+    releases: Iterable[Release], service: str, times: Array, cut: int, worse_by: Callable[[int], float]
+) -> Release | None:
+    """Return the release of a service that could be the cut: the one that a person knows best, then the likeliest.
+
+    `worse_by` gives the logarithm of a likelihood by which another cut of the sorted `times` is worse.
+    """
+    last = len(times) - 1
+    found: list[tuple[int, float, Release]] = []
+    for one in near(releases, service, int(times[0]), int(times[last])):
+        place = int(np.searchsorted(times, one.at_unix_nano))
+        loss = 0.0 if place == cut else worse_by(place) if 0 < place <= last else np.inf
+        if loss <= UNDECIDED:
+            found.append((one.order, loss, one))
+    return min(found)[2] if found else None
 
 
 def changes(
@@ -38,6 +77,7 @@ def changes(
     breached: Sequence[bool],
     weights: Sequence[float] | None = None,
     strata: Sequence[object] | None = None,
+    releases: Sequence[Release] = (),
 ) -> list[Change]:
     """Return the moments at which the breach rate changed, by time; `starts` in ns, in any order."""
     times = np.asarray(starts, np.int64)
@@ -46,6 +86,27 @@ def changes(
     if not labels.any() or labels.all():
         return []
     counts = Counts(labels, weights, strata)
+    least = least_lasting(int(np.ptp(times)))
+    cuts: dict[int, float] = {}
+    for _ in range(_BLIPS):
+        cuts = _cuts(counts, times, order)
+        kept = _without_blips(times, order, sorted(cuts), least)
+        if len(kept) == len(order):
+            break
+        order = kept
+    ends = [0, *sorted(cuts), len(order)]
+    rates = [_rate(counts, order[low:high]) for low, high in pairwise(ends)]
+    made = []
+    for place, cut in enumerate(sorted(cuts)):
+        part = order[ends[place] : ends[place + 2]]
+        release = _release(times[part], labels[part], cut - ends[place], releases)
+        at = int(times[order[cut]]) if release is None else release.at_unix_nano
+        made.append(Change(at, rates[place], rates[place + 1], cuts[cut], release))
+    return made
+
+
+def _cuts(counts: Counts, times: Array, order: Array) -> dict[int, float]:
+    """Return the places in `order` at which the rate changes, and how surely."""
     cuts: dict[int, float] = {}
     pending = [(0, len(order))]
     while pending and len(cuts) < _MOST:
@@ -54,12 +115,79 @@ def changes(
         if found is not None:
             cuts[found[0]] = found[1]
             pending += [(first, found[0]), (found[0], last)]
-    ends = [0, *sorted(cuts), len(order)]
-    rates = [_rate(counts, order[low:high]) for low, high in pairwise(ends)]
-    return [
-        Change(int(times[order[cut]]), rates[place], rates[place + 1], cuts[cut])
-        for place, cut in enumerate(sorted(cuts))
-    ]
+    return cuts
+
+
+def _without_blips(times: Array, order: Array, cuts: Sequence[int], least: int) -> Array:
+    """Return the requests outside pieces that last no longer than a blip."""
+    keep = np.ones(len(order), bool)
+    for low, high in pairwise([0, *cuts, len(order)] if cuts else []):
+        ends = times[order[high]] if high < len(order) else times[order[-1]]
+        if ends - times[order[low]] < least:
+            keep[low:high] = False
+    return order[keep]
+
+
+def _release(times: Array, labels: Array, cut: int, releases: Sequence[Release]) -> Release | None:
+    """Return the release, of any service, at which the rate of these requests may as well have changed."""
+    sums = np.concatenate([[0], np.cumsum(labels)])
+    best = _likelihood(sums, cut)
+    services = dict.fromkeys(one.service for one in releases)
+    found = [undecided(releases, one, times, cut, lambda at: best - _likelihood(sums, at)) for one in services]
+    return min((one for one in found if one is not None), key=lambda one: one.order, default=None)
+
+
+def _likelihood(sums: Array, cut: int) -> float:
+    """Return the logarithm of the likelihood of two rates, before and after a cut."""
+    size = len(sums) - 1
+    whole = 0.0
+    for bad, count in ((sums[cut], cut), (sums[size] - sums[cut], size - cut)):
+        share = bad / count if count else 0.0
+        whole += bad * np.log(share) + (count - bad) * np.log1p(-share) if 0 < share < 1 else 0.0
+    return float(whole)
+
+
+def since(
+    starts: Sequence[int], breached: Sequence[bool], releases: Sequence[Release], begins_unix_nano: int
+) -> Since | None:
+    """Return since when some requests (all that a finding names) are breaches more often; None: all the time.
+
+    `starts` are sorted, and `begins_unix_nano` is when requests of any kind began.
+    """
+    if not len(starts):
+        return None
+    up = [one for one in changes(starts, breached, None, None, releases) if one.after > one.before]
+    if up:
+        most = min(up, key=lambda one: one.p_value)
+        return Since(most.at_unix_nano, most.release)
+    # They may have begun with a release.
+    gap = (starts[-1] - starts[0]) / max(len(starts) - 1, 1)
+    if starts[0] - begins_unix_nano <= 2 * _NEW * gap:
+        return None
+    new = [one for one in releases if 0 <= starts[0] - one.at_unix_nano <= _NEW * gap]
+    release = min(new, key=lambda one: (one.order, -one.at_unix_nano), default=None)
+    return Since(starts[0] if release is None else release.at_unix_nano, release)
+
+
+def since_of(
+    values: Mapping[str, str | None],
+    attributes: Mapping[str, Sequence[str | None]],
+    rows: Sequence[Mapping[str, Any]],
+    breached: Sequence[bool],
+    releases: Sequence[Release],
+) -> Since | None:
+    """Return since when the requests with these values of attributes are breaches more often; None: all the time."""
+    codes = [None if key not in attributes else coded(attributes[key], 1) for key in values]
+    mask = np.ones(len(rows), bool)
+    for one, value in zip(codes, values.values(), strict=True):
+        if one is None or value not in one.values:
+            return None
+        mask &= one.codes == one.values.index(value)
+    places = sorted(np.flatnonzero(mask).tolist(), key=lambda place: rows[place]["start_unix_nano"])
+    services = {row["service"] for row in rows}
+    own = [one for one in releases if one.service in services]
+    starts, labels = [rows[place]["start_unix_nano"] for place in places], [bool(breached[place]) for place in places]
+    return since(starts, labels, own, min(row["start_unix_nano"] for row in rows))
 
 
 def _clearest(counts: Counts, times: Array, order: Array, first: int, last: int) -> tuple[int, float] | None:

@@ -45,12 +45,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the differences of the breaches of a selection."""
+    from stagetrace.analysis import releases
     from stagetrace.analysis.cases import ask, ask_slow
     from stagetrace.analysis.diagnosis import diagnose
 
     with reader.relations(wanted) as relations:
         cases = ask(relations)
         reason = relations.reason
+        released = releases.ask(relations)
         if args.against is None:
             services = _breached_against_good(reader, relations, cases)
         else:
@@ -61,7 +63,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
                     cases = ask_slow(relations, normal)
                 services = _window_against(reader, relations, normal)
                 reason = reason or normal.reason
-    return view.answer(cases, diagnose(cases), services, args, reason)
+    return view.answer(cases, diagnose(cases, released), services, args, reason)
 
 
 def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -> Localised | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Bars
 from stagetrace.output.keys import keys_of
+from stagetrace.output.moments import release_keys, since_text
 from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.output.times import Zone, shown
 from stagetrace.output.units import milliseconds, percent, q_value
@@ -32,7 +33,7 @@ def answer(
         services = None if not args.against else services
     return Answer(
         _TITLE,
-        _sentence(cases, found, services),
+        _sentence(cases, found, services, args.tz),
         _keys(cases, found, services),
         _parts(cases, found, services, args.tz),
         reason=reason,
@@ -49,7 +50,7 @@ def named(values: Mapping[str, str | None]) -> str:
     return " and ".join(f"without {key}" if value is None else f"{key} {value}" for key, value in values.items())
 
 
-def _sentence(cases: Cases, found: Diagnosis, services: Localised | None) -> str:
+def _sentence(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> str:
     if not cases.rows:
         return _of_traces(services)
     culprit = services.culprits[0] if services is not None and services.culprits else None
@@ -60,7 +61,9 @@ def _sentence(cases: Cases, found: Diagnosis, services: Localised | None) -> str
         others = len(found.findings) - 1
         more = f"; {others} more {'finding' if others == 1 else 'findings'}" if others else ""
         where = f"; traces lose their time in {lost}" if lost else ""
-        return f"{_sentence_of(found.findings[0].contrast, cases)}{more}{where}."
+        first = found.findings[0]
+        begun = "" if first.since is None else f", since {since_text(*first.since, zone)}"
+        return f"{_sentence_of(first.contrast, cases)}{begun}{more}{where}."
     if lost:
         return f"No attribute distinguishes {those}; they lose their time in {lost}."
     if min(found.breaches, found.good) < LEAST:
@@ -118,7 +121,7 @@ def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[st
         ],
         "stages": [keys_of(one, "interval_ms", interval=one.interval_ms) for one in found.stages],
         "causes": [keys_of(one, "evidence", **keys_of(one.evidence)) for one in found.causes],
-        "changes": [keys_of(one) for one in found.changes],
+        "changes": [keys_of(one, release=release_keys(one.release)) for one in found.changes],
         "breaches": cases.breaches if cases.rows else None,
         "good": cases.good if cases.rows else None,
         "by_time": cases.by_time,
@@ -135,7 +138,11 @@ def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[st
 def _attribute(one: Finding) -> dict[str, Any]:
     found = one.contrast
     interval = [found.interval[0], found.interval[1] if found.interval[1] < float("inf") else None]
-    return keys_of(found, "rows", interval=interval, explained=found.explained, **keys_of(one.evidence))
+    since = {
+        "since_unix_nano": None if one.since is None else one.since.at_unix_nano,
+        "since_release": None if one.since is None else release_keys(one.since.release),
+    }
+    return keys_of(found, "rows", interval=interval, explained=found.explained, **keys_of(one.evidence), **since)
 
 
 def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> list[Any]:
@@ -153,7 +160,7 @@ def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zon
     if found.causes:
         parts.append(_verdicts(found, zone))
     parts += [
-        f"From {shown(one.at_unix_nano, zone)} {zone.name} on {percent(one.after)} of the requests are "
+        f"From {since_text(one.at_unix_nano, one.release, zone)} on {percent(one.after)} of the requests are "
         f"{'slow' if cases.by_time else 'breaches'}, before {percent(one.before)}."
         for one in found.changes
     ]
@@ -171,12 +178,16 @@ def _attributes(found: Diagnosis, zone: Zone) -> Table:
             (numeric("95 %"), lambda one: " to ".join(f"{end:.1f}" for end in one.contrast.interval)),
             (numeric("q"), lambda one: f"{one.contrast.q_value:.2g}"),
             (numeric("longer"), lambda one: _plus(one.evidence.excess_ms)),
-            (Column("since", leaves=2), lambda one: shown(one.evidence.first_unix_nano, zone, 0)),
+            (Column("since", leaves=2), lambda one: shown(_begins(one), zone, 0)),
             (Column("until", leaves=1), lambda one: shown(one.evidence.last_unix_nano, zone, 0)),
             (Column("example", leaves=3), lambda one: "".join(one.evidence.trace_ids[:1])[:12] or "-"),
         ),
         "More frequent among breaches than among good requests of the same route",
     )
+
+
+def _begins(one: Finding) -> int:
+    return one.evidence.first_unix_nano if one.since is None else one.since.at_unix_nano
 
 
 def _names(found: Diagnosis) -> list[str]:
