@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.kinds import INPUT_SIZE, Kinds, SlowerKind
-from stagetrace.output.units import milliseconds
+from stagetrace.output.units import milliseconds, percent
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison, Part, Quantile
@@ -97,7 +97,7 @@ def _of(scope: _Scope, subject: str, a: str, b: str, kinds: Kinds) -> str:
     lacking = [one for one in scope.whole.quantiles if not one.enough_data]
     uncertain = _uncertain(scope)
     if scope.heavy is not None:
-        return _of_kind(scope.heavy, f"{subject}{b}", a, kinds) + _lacking(lacking)
+        return _of_kind(scope.heavy, f"{subject}{b}", a, kinds, scope) + _lacking(lacking)
     if scope.slower:
         most = scope.slower[-1]
         text = f"{subject}{b} is {faster(most)} at {percentile(most)} than {a}{_mostly(scope, most)}"
@@ -130,10 +130,10 @@ def _uncertain(scope: _Scope) -> Quantile | None:
     return max(found, key=lambda one: one.adjusted.difference or 0, default=None)
 
 
-def _of_kind(one: SlowerKind, name: str, a: str, kinds: Kinds) -> str:
+def _of_kind(one: SlowerKind, name: str, a: str, kinds: Kinds, scope: _Scope) -> str:
     """Return that a kind of requests got slower, how many these are, and what became of the others."""
     mostly = f", mostly in {one.stage}" if one.stage else ""
-    text = f"{name}: requests {kind_text(one, kinds)} are {_times(one)} than with {a}{mostly} ({_share(one, kinds)})"
+    text = f"{name}: requests {kind_text(one, kinds)} are {_times(one)} than with {a}{mostly} ({_share(one, kinds, scope)})"
     low, high = one.rest.shift
     if low <= 0 <= high:
         return f"{text}; the rest is not surely slower or faster"
@@ -147,7 +147,7 @@ def _light(scope: _Scope, kinds: Kinds) -> str:
     if not scope.kinds:
         return ""
     one = scope.kinds[0]
-    return f"; requests {kind_text(one, kinds)} are {_times(one)} ({_share(one, kinds)})"
+    return f"; requests {kind_text(one, kinds)} are {_times(one)} ({_share(one, kinds, scope)})"
 
 
 def kind_text(one: SlowerKind, kinds: Kinds) -> str:
@@ -166,9 +166,10 @@ def size_text(value: Any) -> str:
     return "0" if value < 0 else f"{4**value:,} to {4 ** (value + 1) - 1:,}"
 
 
-def _share(one: SlowerKind, kinds: Kinds) -> str:
-    about = "about " if kinds.is_part else ""
-    return f"{about}{round(one.requests[1]):,} of {round(one.route_requests[1]):,} requests"
+def _share(one: SlowerKind, kinds: Kinds, scope: _Scope) -> str:
+    if not kinds.is_part:
+        return f"{round(one.requests[1]):,} of {round(one.route_requests[1]):,} requests"
+    return f"about {percent(one.requests[1] / one.route_requests[1])} of {round(scope.requests[1]):,} requests"
 
 
 def _times(one: SlowerKind) -> str:

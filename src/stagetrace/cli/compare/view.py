@@ -45,7 +45,7 @@ def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
         "b": None,
         "histogram": None,
     }
-    lists: dict[str, Any] = {"stages": [], "strata": [], "routes": [], "kinds": []}
+    lists: dict[str, Any] = {"stages": [], "strata": [], "routes": [], "kinds": [], "kinds_sampled": False}
     return Answer(TITLE, text, {**keys, **gate_keys([]), **lists}, is_undecided=True)
 
 
@@ -96,6 +96,7 @@ def answer(
             for one in found.routes
         ],
         "kinds": [_kind_keys(one, kinds) for one in kinds.slower],
+        "kinds_sampled": kinds.is_part,
         "histogram": keys_of(found.shape),
         "left_out": {"a": found.left_out[0], "b": found.left_out[1]},
         "sampling_known": not found.is_unknown,
