@@ -117,7 +117,14 @@ def test_whose_line_it_is_depends_on_the_cause(word: str) -> None:
     own, blocker, rival = stalls((10, at(1))), stalls((10, at(2)), of=BLOCKER), stalls((10, at(3)), of=RIVAL)
     pool = stalls((10, at(4)), of=POOL)
     every = [*own, *rival, *blocker, *pool]
-    handled = {cause.SOCKET_WAIT: 2, cause.POOL_WAIT: 4, cause.BATCH_WAIT: 4, cause.IO_WAIT: 2, cause.UNKNOWN: 2}
+    handled = {
+        cause.SOCKET_WAIT: 2,
+        cause.POOL_WAIT: 4,
+        cause.BATCH_WAIT: 4,
+        cause.IO_WAIT: 2,
+        cause.MIXED: 2,
+        cause.UNKNOWN: 2,
+    }
     assert line_of(every, word=word) == f"app.py:{handled.get(word, 1)} in predict"
     queued = 2 if word == cause.SOCKET_WAIT else 4
     assert line_of(every, ("queue", 0, 100), stage="queue", word=word) == f"app.py:{queued} in predict"
