@@ -226,7 +226,8 @@ class _Waits:
             self._add_own(segment.stage, segment.start, segment.end)
 
     def _add_own(self, stage: str, begin: int, end: int) -> None:
-        self.own.setdefault(stage, []).append((begin, end))
+        if begin < end:
+            self.own.setdefault(stage, []).append((begin, end))
 
     def _add_queue(self, wait: Segment) -> None:
         begin, end, part = wait.start, wait.end, queue_part(wait)
