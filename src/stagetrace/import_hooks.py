@@ -21,6 +21,7 @@ _IMPORT = "<frozen importlib._bootstrap_external>"
 # Modules that processes import that serve nothing, and that must log nothing.
 _ANYWHERE = ("signal", "concurrent.futures.thread")
 MOST_SOUGHT = 2_048
+LONGEST_NS = 20_000_000
 
 
 class PostImportFinder:
@@ -79,9 +80,15 @@ class PostImportFinder:
             self._finding.discard(name)
         return None
 
-    def imported_in(self, start: int, end: int) -> int:
-        """Return how many modules this process imported in [start, end), since the epoch: of the latest, at least."""
-        return len({name for at, name in self._sought if start <= at < end and name in sys.modules})
+    def imported_in(self, start: int, end: int) -> tuple[int, int]:
+        """Return how many modules this process imported in [start, end), since the epoch, and for how many ns about.
+
+        Of the latest, at least. What comes within LONGEST_NS of a module's search counts as its import.
+        """
+        found = sorted((at, name) for at, name in self._sought if start <= at < end and name in sys.modules)
+        ends = [*(at for at, _ in found), end][1:]
+        took = sum(min(after - at, LONGEST_NS) for (at, _), after in zip(found, ends, strict=True))
+        return len({name for _, name in found}), took
 
     def _extend(self, name: str, spec: ModuleSpec) -> None:
         loader = spec.loader

@@ -100,11 +100,12 @@ def test_what_a_busy_machine_adds_to_the_loading_of_a_model_is_no_cause() -> Non
 
 
 def test_a_request_in_which_modules_are_imported_is_a_cold_start() -> None:
-    slow = replace(parts(io_wait=90, compute=5), imported=312, stages={"preprocess": 95 * MS})
+    slow = replace(parts(io_wait=90, compute=5), imported=312, importing=80 * MS, stages={"preprocess": 95 * MS})
     found = cause_of(slow, 50 * MS)
     assert found == Cause("cold_start", "io_wait")
     assert evidence(slow, found).endswith(", 312 modules imported meanwhile")
     assert cause_of(replace(slow, imported=2), 50 * MS).word == "io_wait"
+    assert cause_of(replace(slow, importing=20 * MS), 50 * MS).word == "io_wait"  # it waited for something else
     loaded = replace(slow, is_first=True)
     assert "before the first call of its model in this process" in evidence(loaded, cause_of(loaded, 50 * MS))
 

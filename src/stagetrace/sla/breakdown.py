@@ -359,7 +359,7 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Map
         model.get(ML_MODEL_RECOGNISED, True),
         stages,
         cells,
-        finder.imported_in(segments[0].start, segments[-1].end) if segments else 0,
+        *(finder.imported_in(segments[0].start, segments[-1].end) if segments else (0, 0)),
     )
 
 

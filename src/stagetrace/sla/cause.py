@@ -71,6 +71,7 @@ class Breakdown:
         default_factory=dict
     )  # part -> stage -> nanoseconds: how each stage divides, as `breakdown_by_stage.py` works it out
     imported: int = 0  # modules, by this process meanwhile
+    importing: int = 0  # for how many nanoseconds, about
 
     def within(self, stage: str) -> Breakdown:
         """Return the breakdown of one stage: its parts are together as long as that."""
@@ -148,7 +149,7 @@ def cause_of(
 
 def _is_cold(breakdown: Breakdown, part: str) -> bool:
     """Return whether work of this part is what a process does once: to import, to load, to call a model first."""
-    if breakdown.imported >= MANY_IMPORTS:
+    if breakdown.imported >= MANY_IMPORTS and breakdown.importing >= MOST * breakdown.times.get(part, 0):
         return True
     return breakdown.is_first and (part != IO_WAIT or _is_in_model(breakdown, part))
 
