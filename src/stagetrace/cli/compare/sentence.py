@@ -133,7 +133,8 @@ def _uncertain(scope: _Scope) -> Quantile | None:
 def _of_kind(one: SlowerKind, name: str, a: str, kinds: Kinds, scope: _Scope) -> str:
     """Return that a kind of requests got slower, how many these are, and what became of the others."""
     mostly = f", mostly in {one.stage}" if one.stage else ""
-    text = f"{name}: requests {kind_text(one, kinds)} are {_times(one)} than with {a}{mostly} ({_share(one, kinds, scope)})"
+    share = _share(one, kinds, scope)
+    text = f"{name}: requests {kind_text(one, kinds)} are {_times(one)} than with {a}{mostly} ({share})"
     low, high = one.rest.shift
     if low <= 0 <= high:
         return f"{text}; the rest is not surely slower or faster"
