@@ -328,3 +328,12 @@ def test_workers_without_stagetrace_respond_as_untraced(tmp_path: Path) -> None:
             request = sink.tiled(trace_id)
             assert request.names[-2:] == ["handler", "network.send"]
             assert "inference" not in request.names
+
+
+@pytest.mark.thorough
+def test_all_is_delivered_soon_since_the_main_process_may_end_a_container(sink: Sink, tmp_path: Path) -> None:
+    env = environment(sink, OTEL_BSP_SCHEDULE_DELAY="600000")
+    with run_litserve(tmp_path, "batched:1", env) as service:
+        trace_id, response = service.call("POST", "/batched", json={"factor": 3})
+        assert response.status_code == 200
+        batch_of(sink.tiled(trace_id), sink)  # while all of its processes run

@@ -28,10 +28,19 @@ def patch_server(module: ModuleType) -> None:
     @functools.wraps(original)
     def _get_request_queue(self: Any, *args: Any, **kwargs: Any) -> Any:
         queue = original(self, *args, **kwargs)
+        _deliver_soon()
         _wrap(queue, getattr(self, "_transport", None))
         return queue
 
     server._get_request_queue = _get_request_queue
+
+
+@guarded
+def _deliver_soon() -> None:
+    """Deliver without delay: the main process ends at once on SIGTERM, and where it is a container's first, all do."""
+    from stagetrace.runtime.runtime import runtime
+
+    runtime.deliver_immediately()
 
 
 @guarded

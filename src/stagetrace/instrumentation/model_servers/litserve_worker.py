@@ -68,6 +68,7 @@ def _begin(signature: inspect.Signature, args: Any, kwargs: Any) -> bool:
     global _worker  # noqa: PLW0603
     given = signature.bind(*args, **kwargs).arguments
     runtime.prepare_now()
+    runtime.deliver_immediately()  # as in the processes that serve HTTP
     runtime.deliver_at_exit()
     _worker = Worker(given["lit_api"])
     _worker.watch(given["request_queue"], given["transport"])
