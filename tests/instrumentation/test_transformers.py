@@ -105,7 +105,7 @@ def test_a_streamer_brings_the_request_into_a_thread(library: Any) -> None:
 def test_a_stream_of_transformers_serve_has_waited_for_its_thread(library: Any) -> None:
     """Whose context may still have the batch that it has worked for before."""
     batch = RequestRecord(start=1)
-    batch.is_batch = True  # type: ignore[misc]
+    batch.is_batch = True
     found: list[Any] = []
 
     def generate() -> Any:

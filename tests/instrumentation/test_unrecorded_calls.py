@@ -9,9 +9,14 @@ import pytest
 
 from environments import interpreter_once
 from services import PYTHON, run_python, run_service
+from stagetrace.output import processes
+from stagetrace.process_status.files import Found
+from test_status import status_in
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sink import Sink
 
 LOGGED = "LogisticRegression is called, and no request is recorded"
 TRACED = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none"}
@@ -125,3 +130,22 @@ def run(code: str) -> str:
     done = run_python("-c", code, **TRACED)
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.smoke
+def test_calls_in_no_request_are_counted_named_and_evidence_of_requests_without_a_model(
+    sink: Sink, tmp_path: Path
+) -> None:
+    folder = tmp_path / "status"
+    env = sink.environment(STAGETRACE_SLA="/predict/* within 1ms") | {"STAGETRACE_STATUS": str(folder)}
+    with run_service(tmp_path, "unseen_batcher", env=env) as service:
+        requests = [sink.traced(service, "POST", "/predict/1", json={})[0] for _ in range(3)]
+        status = status_in(folder, lambda one: one["unrecorded_calls"].get("sklearn") == 3)
+        service.stop()
+    for request in requests:
+        assert "inference" not in request.names
+        assert "meanwhile 1 call of sklearn was in no request" in request.entry.attributes["sla.breach.evidence"]
+    assert service.log.count("3 calls of sklearn were in no request") == 1, service.log
+    found = [one.found for one in processes.checks(Found(tmp_path / "7-7.json", status, alive=True))]
+    assert "calls of models that were in no request: 3 of sklearn" in found

@@ -209,6 +209,10 @@ def _models(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     names = _list(status, "unpatched_models")
     if names:
         yield OK, unrecognised_models.message(map(str, names)), unrecognised_models.REMEDY
+    counts = [f"{count} of {framework}" for framework, count in _dict(status, "unrecorded_calls").items()]
+    if counts:
+        fix = "if they served requests, as in a batcher of your own, add the two lines of docs/servers.md"
+        yield WARN, f"calls of models that were in no request: {', '.join(counts)}", fix
 
 
 def _policy(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

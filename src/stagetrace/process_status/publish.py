@@ -16,6 +16,7 @@ from stagetrace.guard import failures, guarded, switched_off
 from stagetrace.import_hooks import finder
 from stagetrace.process_status import files
 from stagetrace.process_status.counts import crowded_waits, ignored_headers
+from stagetrace.recording import unrecorded
 from stagetrace.redaction import redacted, redacted_arguments
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def collect(target: str) -> dict[str, Any]:
         "ignored_headers": dict(ignored_headers),
         "silent_sources": silent(),
         "skipped_stalls": stall_sampler.skipped,
+        "unrecorded_calls": dict(unrecorded.calls),
     }
 
 

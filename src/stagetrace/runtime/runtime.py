@@ -15,6 +15,7 @@ from stagetrace import config, log, setting_problems, sigterm, unrecognised_mode
 from stagetrace.guard import guarded, report
 from stagetrace.import_hooks import finder
 from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
+from stagetrace.recording import unrecorded
 from stagetrace.runtime.shutdown import BoundedFlush
 from stagetrace.runtime.worker import Worker
 from stagetrace.sla import verdict_counts
@@ -175,6 +176,7 @@ class Runtime:
         if (objectives := policy()) is not None:
             counter().say_unmatched(objectives)
         verdict_counts.log_counts()
+        unrecorded.log_counts()
         factory = sys.modules.get("stagetrace.otlp.export.factory")
         if factory is not None:  # not to be loaded for this, at the end
             factory.report_lost()

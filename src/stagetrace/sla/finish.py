@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.guard import guarded, report
+from stagetrace.recording import unrecorded
 from stagetrace.recording.details import detail_span, placed_details
 from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
 from stagetrace.semconv import (
+    INFERENCE,
     SLA_BREACH_CAUSE,
     SLA_BREACH_CODE,
     SLA_BREACH_EVIDENCE,
@@ -196,4 +198,7 @@ def _with_culprit(request: Request, judged: Decided, stages: Stages, learned: Ba
 def _cause(
     request: Request, verdict: Verdict, breakdown: Breakdown, learned: Baselines, known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    return learned.explain((request.method, request.route), verdict, breakdown, known)
+    found = learned.explain((request.method, request.route), verdict, breakdown, known)
+    if SLA_BREACH_EVIDENCE in found and INFERENCE not in breakdown.stages:
+        found[SLA_BREACH_EVIDENCE] += unrecorded.evidence_of(request.start, request.end)
+    return found

@@ -155,6 +155,11 @@ class VerdictCounter:
             if len(self._routes) < MAX_ROUTES_SHOWN:
                 self._routes[label] = None
 
+    @property
+    def has_counted(self) -> bool:
+        """Whether a request has ended here, judged or not."""
+        return bool(self._series) or self.unmatched > 0
+
     def counts(self) -> dict[tuple[str, str], int]:
         """Return the number of requests by (objective, verdict)."""
         counts: dict[tuple[str, str], int] = {}

@@ -16,7 +16,15 @@ from stagetrace import gen_ai
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.detail import record_detail
-from stagetrace.instrumentation.models.marked import attributes_of_call, divide, inside, note_blocking, unrecorded
+from stagetrace.instrumentation.models.marked import (
+    How,
+    attributes_of_call,
+    beside,
+    divide,
+    inside,
+    note_blocking,
+    unrecorded,
+)
 from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.recording import generation
 from stagetrace.recording.exceptions import name_of
@@ -102,10 +110,12 @@ class _How:
 
 
 def _called(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
+    outside = How(how.library.describe, INFERENCE, how.patch, is_method=True)
+
     def call(*args: Any, **kwargs: Any) -> Any:
         watch = how.begin(args, kwargs)
         if watch is None:
-            return function(*args, **kwargs)
+            return beside(function, outside, args, kwargs)
         with watch.step():
             result = function(*args, **kwargs)
             watch.take(result)

@@ -73,7 +73,8 @@ def marked(
     `is_method`. `where` is the patch that faults are counted for, by default the module of `describe`. Of a generator,
     and of the iterator that a `lazy` function returns, each step is the inference, and the work of its caller between
     two steps is not. A model that is called in `POSTPROCESS` is recognised. `timer` times what a device does for the
-    call. Outside a recorded request a call costs one read of the context; of the clock, too, until one was recorded.
+    call. Outside a recorded request a call costs one read of the context and of the clock, and is counted where
+    requests are recorded.
     """
     how = How(describe, activity, switch(where or describe.__module__), is_method=is_method, timer=timer)
     if lazy:
@@ -99,9 +100,11 @@ class How:
 
     def attributes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the attributes of a call."""
-        if self.is_method and args:
-            return attributes_of_call(self.describe(args[0], args[1:], kwargs))
-        return attributes_of_call(self.describe(None, args, kwargs))
+        return attributes_of_call(self.describe(*self.arguments(args, kwargs)))
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a call as `describe` takes them."""
+        return (args[0], args[1:], kwargs) if self.is_method and args else (None, args, kwargs)
 
 
 def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
@@ -113,11 +116,13 @@ def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
         if record is None and not entries and not taken:  # outside requests, where nothing more is called than must be
             due = unrecorded_calls.due
             if due is not NEVER and due < time_ns():
-                unrecorded(args)
+                return beside(function, how, args, kwargs)
             return function(*args, **kwargs)
         if taken or record is None or record.closed or not record.bound:
-            record = current_work() or unrecorded(args)  # the rare case
-        if record is None or patch.off or inside.get():
+            record = current_work()  # the rare case
+            if record is None:
+                return beside(function, how, args, kwargs)
+        if patch.off or inside.get():
             return function(*args, **kwargs)
         token = inside.set(how.hides)
         visit = Visit(how, record)
@@ -129,6 +134,19 @@ def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
             visit.end()
 
     return call
+
+
+def beside(function: Callable[..., Any], how: How, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a function in no request: the outermost call of a model is counted, where requests are recorded."""
+    unrecorded(args)
+    is_outermost = unrecorded_calls.is_counting and how.activity == INFERENCE and not how.patch.off and not inside.get()
+    if not is_outermost or not unrecorded_calls.count(how.describe, *how.arguments(args, kwargs)):
+        return function(*args, **kwargs)
+    token = inside.set(True)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        inside.reset(token)
 
 
 def training(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -289,7 +307,7 @@ def is_outermost(model: Any) -> bool:
 
 def unrecorded(args: tuple[Any, ...]) -> RequestRecord | None:
     """Return None for a model that is called outside a recorded request; log that if it is time."""
-    if unrecorded_calls.due < time_ns():
+    if not unrecorded_calls.is_counting and unrecorded_calls.due < time_ns():
         unrecorded_calls.check(args[0] if args else None)
     return None
 
@@ -300,7 +318,7 @@ def attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
     name = attributes.get(ML_MODEL_NAME)
     if name is not None and name not in _called and len(_called) < MAX_CALLED:
         _called.add(name)
-        unrecorded_calls.stop_checking()
+        unrecorded_calls.begin_counting()
         attributes[ML_COLD_START] = True
     return attributes
 

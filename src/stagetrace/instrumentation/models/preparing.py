@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, switch
 from stagetrace.instrumentation.batching.consumer import current_work
-from stagetrace.instrumentation.models.marked import How, Visit, inside, unrecorded
+from stagetrace.instrumentation.models.marked import How, Visit, beside, inside
 from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.semconv import INFERENCE
 
@@ -32,9 +32,9 @@ def preparing(
     how = How(describe, INFERENCE, switch(where), is_method=True, timer=timer)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        record = None if how.patch.off or inside.get() else current_work() or unrecorded(args)
+        record = None if how.patch.off or inside.get() else current_work()
         if record is None:
-            return method(*args, **kwargs)
+            return beside(method, how, args, kwargs)
         made = _Call(how, record, args, kwargs)
         is_inside, is_open = inside.set(True), _open.set(made)
         try:

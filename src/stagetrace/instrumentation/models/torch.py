@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace import log
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls as checked
 from stagetrace.instrumentation.models.base import Library, description, first_argument
 from stagetrace.instrumentation.models.device_time import begin_on_device, capturing
-from stagetrace.instrumentation.models.marked import inside, is_outermost, marked
+from stagetrace.instrumentation.models.marked import How, beside, inside, is_outermost, marked
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, held_tensor
 from stagetrace.instrumentation.models.signature import recorded
 from stagetrace.recording.current_record import current, entries
@@ -91,6 +92,7 @@ def _calling(original: Callable[..., Any]) -> Callable[..., Any]:
     is_read = getattr(compiler, "is_dynamo_compiling", None) or is_compiling
     is_inside, record_of, never = inside.get, current.get, checked.NEVER
     call = marked(original, _describe, timer=begin_on_device)
+    how = How(_describe, INFERENCE, _switch, is_method=True)
 
     # Each layer is called through this: `*args` alone takes half the time, and what is rare is in a function.
     @functools.wraps(original)
@@ -105,9 +107,17 @@ def _calling(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             if not _switch.off and is_outermost(self) and not is_compiling() and _is_model(self):
                 chosen = train if _is_trained(self) else call
+            elif is_counted() and not is_compiling() and _is_model(self) and not self.training:
+                chosen = aside
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(WHERE, error)
         return chosen(self, *args, **kwargs)
+
+    def is_counted() -> bool:
+        return checked.is_counting and not is_inside() and current_work() is None
+
+    def aside(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return beside(original, how, (self, *args), kwargs)
 
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         token = inside.set(True)  # nor is a module inside it an inference, as a frozen one

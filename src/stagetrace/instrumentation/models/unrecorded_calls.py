@@ -1,8 +1,9 @@
-"""Log once that a process calls models, and that none of its requests is recorded: else such a service hears nothing.
+"""Calls of models outside recorded requests: log once where no request is recorded, count them where some are.
 
 A call of a model outside a recorded request is no fault: a warm-up, a training, a batch job. Below the handler of a
 server without a patch it is one, which is logged at once. Where the calls go on for a minute and nothing has served, it
 is logged with what is known. It is never logged where a patched server serves, or may serve yet.
+Where one serves, calls are counted from the first request on that was judged (`recording/unrecorded.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from stagetrace import log
 from stagetrace.guard import guarded
 from stagetrace.import_hooks import finder
 from stagetrace.real_threads import allocate_lock, sleep, start
+from stagetrace.recording import unrecorded
+from stagetrace.semconv import ML_FRAMEWORK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
 CHECK_EVERY_NS: Final = 1_000_000_000
@@ -46,14 +49,25 @@ SERVING: Final = {
 }
 
 due: float = 0  # when to check again, in nanoseconds since the epoch
+is_counting = False  # whether calls are counted
 _since = 0  # when a model was first called outside a request, in nanoseconds since the epoch
 _logging = allocate_lock()  # acquired for good by the thread that logs
 
 
-def stop_checking() -> None:
-    """Check no more: a request was recorded, or the message was logged."""
-    global due  # noqa: PLW0603
-    due = NEVER
+def begin_counting() -> None:
+    """Count from now on instead: a patched server serves, or a model's call in a request was recorded."""
+    global due, is_counting
+    due, is_counting = 0, True
+
+
+@guarded
+def count(describe: Callable[..., Mapping[str, Any] | None], *arguments: Any) -> bool:
+    """Count a call, once a request was judged here; return whether that is so: calls inside are a part of it."""
+    process: Any = sys.modules.get("stagetrace.sla.process")
+    if process is None or not process.counter().has_counted:
+        return False
+    unrecorded.note(str((describe(*arguments) or {}).get(ML_FRAMEWORK, "a model")))
+    return True
 
 
 @guarded
@@ -63,7 +77,7 @@ def check(model: Any) -> None:
     now = time_ns()
     due = now + CHECK_EVERY_NS
     if _is_served():
-        stop_checking()
+        begin_counting()
         return
     server = _calling_server()
     if server is None:
@@ -73,7 +87,7 @@ def check(model: Any) -> None:
         server = next((name for name, module in UNPATCHED.items() if module in sys.modules), None)
         if server is None and _has_parent():
             return
-    stop_checking()
+    due = NEVER
     if _logging.acquire(blocking=False):
         _log(type(model).__name__, server)
 
