@@ -76,8 +76,8 @@ def test_an_objective_of_the_calendar_counts_the_current_month_so_far(folder: Pa
     assert whole["window_s"] == (31 * 24 + 1) * 3_600  # clocks were set back in it
     shown = printed("slo", "--store", folder, "--policy", policy, "--until", until)
     for line in (
-        "POST /predict (predict) of shop: what buyers wait for",
-        "POST /predict (predict) of shop: its window is the current month@Europe/Berlin, 19.5 days so far.",
+        "POST /predict (objective predict) of service shop: what buyers wait for",
+        "service shop: its window is the current month@Europe/Berlin, 19.5 days so far.",
         "No request under these objectives of the policy: quarterly.",
     ):
         assert line.replace("POST ", "") in shown.replace("POST ", "")

@@ -156,14 +156,18 @@ def test_the_sentence_and_the_exit_code(tmp_path: Path) -> None:
     good = store(tmp_path / "good", many(1000, 8, within_ms=50.0))
     shown = printed("slo", "--store", good, "--until", at(NOON + 1000 * 10**9))
     assert shown.splitlines()[0] == (
-        "POST /predict keeps 99.2 % [98.4, 99.7] of 99 % wanted: 20 % of its error budget is left, at the rate of the "
-        "last hour for 7 days (the store holds 16.7 minutes of 28 days)."
+        "POST /predict: 99.2 % [98.4, 99.7] of its requests met it, 99 % are wanted; 20 % of its error budget is left, "
+        "at the rate of the last hour for 7 days (the store holds 16.7 minutes of 28 days)."
     )
-    assert "burns" not in shown
+    assert "Alert" not in shown
     bad = store(tmp_path / "bad", many(1000, 600, within_ms=50.0))
     shown = printed("slo", "--store", bad, "--until", at(NOON + 1000 * 10**9), code=1)
-    assert shown.startswith("POST /predict keeps 40.0 % [36.9, 43.1] of 99 % wanted: its error budget is overspent")
-    assert "Alert: POST /predict of shop burns over 14.4 times over 1h and 5m." in shown
+    kept = "POST /predict: 40.0 % [36.9, 43.1] of its requests met it, 99 % are wanted"
+    assert shown.startswith(f"{kept}; its error budget is spent 60 times over")
+    alert = (
+        "POST /predict of service shop spent its error budget over 14.4 times too fast in the last 1h and the last 5m"
+    )
+    assert f"Alert (the default: no policy is given): {alert}." in shown
 
 
 def test_a_store_that_reaches_back_far_enough_does_not_mention_it(tmp_path: Path) -> None:

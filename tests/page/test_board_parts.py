@@ -133,3 +133,7 @@ def test_alerts_are_listed_as_they_are() -> None:
     told = read_part(board.alerts(asked, None, site), asked, site)  # type: ignore[arg-type]
     assert "firing no data now <b>predict</b> of a b Burn over 1h and 5m ticket 2026-03-01 12:00:00 5% of the" in told
     assert "resolved <b>predict</b> SlaNoData ticket 2026-03-01 12:00:00 until 2026-03-01 12:01:00" in told
+    other = Asked.of([*HOUR, ("service", "flowers")], {}, "1h")
+    told = read_part(board.alerts(other, None, site), other, site)  # type: ignore[arg-type]
+    assert "of a b" not in told
+    assert "SlaNoData" in told  # which is of no service

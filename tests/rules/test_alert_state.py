@@ -51,6 +51,18 @@ def test_its_state_is_that_of_the_whole_history(history: list[tuple[bool | None,
         assert (alert and alert.state) == expected(history[:number], for_s)
 
 
+def test_a_condition_at_the_edge_of_its_threshold_is_one_alert() -> None:
+    """It came and went seven times in a quarter of an hour; it is resolved once it has not held for `keep_s`."""
+    alerts: dict[Labels, Alert] = {}
+    states = []
+    edge: list[bool | None] = [True, False, True, False, False, None, None, True, False, False, False, False, False]
+    for number, holds in enumerate(edge, 1):
+        alerts = advance(alerts, [Seen("rule", ONE, holds, keep_s=60)], {"rule"}, 20, number * S)
+        states.append((alerts[ONE].state, alerts[ONE].started_unix_nano))
+    assert states == [(FIRING, S)] * 11 + [(RESOLVED, S)] * 2
+    assert alerts[ONE].ended_unix_nano == 12 * S
+
+
 @given(HISTORIES, st.sampled_from([0, 30]))
 def test_unknown_changes_no_state(history: list[tuple[bool | None, int]], for_s: float) -> None:
     for before, after, (holds, _) in zip([None, *lived(history, for_s)], lived(history, for_s), history, strict=False):

@@ -40,6 +40,7 @@ RATE: Final = "1h"  # the burn rate by which the remaining time of the budget is
 MOST: Final = 2_000  # groups, those with the most breaches
 DEFAULT: Final = Target(DEFAULT_TARGET, DEFAULT_WINDOW_S)
 _WITHOUT_POLICY: Final = AlertOptions(min_requests=0)
+_NO_ALERTS: Final = AlertOptions(burns=())
 _ALL_OF_IT: Final = 0.99  # share of a window from which on the store holds it whole
 
 
@@ -235,9 +236,10 @@ def burn_alerts(policy: Policy | None) -> tuple[BurnAlert, ...]:
 
 
 def _alerts_of(policy: Policy | None, rule: Rule | None) -> AlertOptions:
+    """Return the alerts of an objective: what a policy does not have, nobody evaluates beside it."""
     if policy is None:
         return _WITHOUT_POLICY
-    return policy.alerts if rule is None else policy.alerts_of(rule)
+    return _NO_ALERTS if rule is None else policy.alerts_of(rule)
 
 
 def _unjudged(rows: Iterable[Row]) -> Counts:

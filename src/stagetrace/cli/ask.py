@@ -18,6 +18,7 @@ from stagetrace.store import open_store
 if TYPE_CHECKING:
     from stagetrace.output.answer import Answer
     from stagetrace.page.base import Option
+    from stagetrace.sla.policy import Policy
     from stagetrace.store.base import Reader, Selection
 
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
@@ -63,8 +64,18 @@ def ask(args: argparse.Namespace, answer: Question, url: str, wanted: Selection)
         return print_answer(args, answer(reader, wanted, args))
 
 
-def answer_of(store: str, verb: str, reader: Reader, wanted: Selection, options: Sequence[str], zone: Zone) -> Answer:
+def answer_of(
+    store: str,
+    verb: str,
+    reader: Reader,
+    wanted: Selection,
+    options: Sequence[str],
+    zone: Zone,
+    policy: Callable[[], Policy | None] = lambda: None,
+) -> Answer:
     """Return the answer of a verb to a selection in a store; `options` as on a command line. Raise StagetraceError.
+
+    `policy`: returns the objectives that are evaluated where this is asked.
 
     A selection from where the verb begins without `--since` (its `SINCE`) is one without it.
     """
@@ -73,7 +84,7 @@ def answer_of(store: str, verb: str, reader: Reader, wanted: Selection, options:
     since = None if start == getattr(module, "SINCE", None) else start
     until = None if wanted.until_ns > time.time_ns() else Moment(wanted.until_ns, ago=False)  # no end is meant
     shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until}
-    own = arguments_of(verb, module, options, {**shared, "tz": zone, "store": store})
+    own = arguments_of(verb, module, options, {**shared, "tz": zone, "store": store, "policy": policy()})
     answer: Answer = module.answer(reader, wanted, own)
     return answer
 

@@ -118,7 +118,7 @@ def _page(
     site = Site(
         url,
         store.reader,
-        partial(answer_of, url),
+        partial(answer_of, url, policy=lambda: None if watcher is None else watcher.policy),
         [*addresses(options, ports), ("health, metrics", "/health and /metrics of both HTTP ports"), *_kept(options)],
         options=options_of,
         jaeger_ui=jaeger,

@@ -40,6 +40,11 @@ def length(seconds: float) -> str:
     return f"{number} {unit}{'' if number == '1' else 's'}"
 
 
+def times(factor: float) -> str:
+    """Return how many times over: 11 times over, 1.4 times over."""
+    return f"{factor:.{0 if factor >= 10 else 1}f} times over"  # noqa: PLR2004 -- two digits
+
+
 def requests(count: float, what: str = "request") -> str:
     """Return a count in words: 1 request, 2,000 requests."""
     return f"{round(count):,} {what}{'' if round(count) == 1 else 's'}"

@@ -112,7 +112,7 @@ def _burning(one: Watched, groups: list[Group], counts: Counted, is_spoilt: Call
         short, long = known[alert.short_s].ratio, known[alert.long_s].ratio
         # Nothing shows that a fault is over: `burn.is_burning` leaves the alert as it is then.
         is_open = short is None and long is not None
-        yield _seen(one, group, None if is_open else burn.is_burning(alert, known), long or 0)
+        yield _seen(one, group, None if is_open else burn.is_burning(alert, known), long or 0, keep_s=alert.short_s)
 
 
 def _no_data(one: Watched, groups: list[Group], counts: Counted, is_spoilt: Callable[[float], bool]) -> Iterator[Seen]:
@@ -130,12 +130,12 @@ def _has_any(counts: burn.Counts | None) -> bool:
     return counts is None or counts.judged > 0
 
 
-def _seen(one: Watched, group: Group, holds: bool | None, value: float, for_s: float = 0) -> Seen:
+def _seen(one: Watched, group: Group, holds: bool | None, value: float, for_s: float = 0, keep_s: float = 0) -> Seen:
     series = {_JOB: group.job, _OBJECTIVE: group.objective, _SEGMENT: group.segment or ""}
     own = {name: expanded(text, series, value) for name, text in one.texts["labels"].items()}
     labels = {**series, **own, _NAME: one.texts["alert"]}
     annotations = {name: expanded(text, series, value) for name, text in one.texts["annotations"].items()}
-    return Seen(one.rule, _sorted(labels), holds, for_s, _sorted(annotations))
+    return Seen(one.rule, _sorted(labels), holds, for_s, _sorted(annotations), keep_s)
 
 
 def _sorted(texts: Mapping[str, str]) -> Labels:

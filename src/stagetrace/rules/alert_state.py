@@ -30,6 +30,7 @@ class Seen(NamedTuple):
     holds: bool | None
     for_s: float = 0  # how long the condition has to hold
     annotations: Labels = ()
+    keep_s: float = 0  # how long it must not hold until a firing alert is resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Alert:
     started_unix_nano: int  # when it began to fire; before, when its condition began to hold. No two times are the same
     ended_unix_nano: int = 0  # where it is resolved
     is_known: bool = True
+    quiet_s: float | None = None  # how long the condition of a firing one has not held; None: it holds
 
 
 def advance(
@@ -53,7 +55,8 @@ def advance(
 
     - An alert whose condition holds is pending, and fires once that has held for `for_s`. What is unknown neither adds
       to that time nor ends it.
-    - A firing one is resolved by a look at which its condition does not hold. Unknown leaves it firing.
+    - A firing one is resolved once its condition has not held for `keep_s`, or one at the edge of its threshold would
+      come and go. Unknown leaves it firing, and does not add to that time.
     - An alert of which a look reports nothing is unknown if its rule is one of `unknown`, else its condition does not
       hold: no request of its windows is left, or the policy no longer has its rule.
     """
@@ -77,6 +80,9 @@ def _after(alert: Alert | None, seen: Seen, elapsed_s: float, now: int) -> Alert
         return replace(alert, rule=seen.rule, is_known=False)
     if alert.state == PENDING:
         return None
+    quiet_s = 0.0 if alert.quiet_s is None else alert.quiet_s + elapsed_s
+    if quiet_s < seen.keep_s:
+        return replace(alert, rule=seen.rule, is_known=True, quiet_s=quiet_s)
     annotations = seen.annotations or alert.annotations
     return replace(
         alert, state=RESOLVED, annotations=annotations, ended_unix_nano=max(now, alert.started_unix_nano), is_known=True

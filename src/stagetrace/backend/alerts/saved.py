@@ -69,6 +69,7 @@ def _saved(document: Any) -> Saved:
             float(row["held_s"]),
             int(row["started_unix_nano"]),
             int(row["ended_unix_nano"]),
+            quiet_s=None if row.get("quiet_s") is None else float(row["quiet_s"]),
         )
         for row in document["alerts"]
     ]

@@ -105,6 +105,11 @@ class Watcher:
         self._thread.join(_STOP_S)
         self.save()
 
+    @property
+    def policy(self) -> Policy:
+        """Return the policy whose alerts are evaluated."""
+        return self._plan.policy
+
     def alerts(self) -> list[Alert]:
         """Return the alerts, those that fire first, then the newest first."""
         with self._lock:

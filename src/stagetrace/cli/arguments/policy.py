@@ -21,6 +21,8 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
 
 def policy_of(args: argparse.Namespace) -> Policy:
     """Return the policy that a command line names. Raise UsageError without one, PolicyError for an unreadable one."""
+    if isinstance(args.policy, Policy):  # that of `up`, whose page asks
+        return args.policy
     text: str = args.policy if args.policy is not None else config.SLA.read()
     if not text.strip():
         raise UsageError(

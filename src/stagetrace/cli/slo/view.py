@@ -43,13 +43,13 @@ def _kept(one: Objective, many: int) -> str:
         return f"{name}: {_why_undetermined(one)}"
     about = "about " if known.is_estimate else ""
     share = f"{about}{objectives.percent(known.value)} {objectives.interval(known)}"
-    return f"{name} keeps {share} of {objectives.wanted(one.target.share)} wanted: {_left(one)}"
+    return f"{name}: {share} of its requests met it, {objectives.wanted(one.target.share)} are wanted; {_left(one)}"
 
 
 def _name(one: Objective, *, alone: bool = False) -> str:
     name = (one.objective or one.route).partition(" within ")[0]
-    name = name if one.route in name else f"{one.route} ({name})"
-    return f"{name}{'' if alone else f' of {one.service}'}{'' if one.segment is None else f', {one.segment}'}"
+    name = name if one.route in name else f"{one.route} (objective {name})"
+    return f"{name}{'' if alone else f' of service {one.service}'}{'' if one.segment is None else f', {one.segment}'}"
 
 
 def _left(one: Objective) -> str:
@@ -57,7 +57,7 @@ def _left(one: Objective) -> str:
     if left is None:
         return f"no breach is allowed, and there {objectives.breaches(one.counts.breaches)}{held}"
     if left < 0:
-        return f"its error budget is overspent by {100 * -left:.0f} %{held}"
+        return f"its error budget is spent {objectives.times(1 - left)}{held}"
     lasts = ""
     if one.lasts_s is not None and left > 0:
         lasts = f", at the rate of the last hour for {objectives.length(one.lasts_s)}"
@@ -127,7 +127,7 @@ def _cells(one: Objective, *, is_segment: bool) -> tuple[str, ...]:
         objectives.wanted(one.target.share),
         "-" if one.budget_left is None else f"{100 * one.budget_left:.0f} %",
         *("-" if rate is None else f"{rate:.3g}" for rate in burns),
-        "-" if one.lasts_s is None else objectives.length(one.lasts_s),
+        "-" if one.lasts_s is None else "spent" if one.lasts_s <= 0 else objectives.length(one.lasts_s),
     )
 
 
@@ -161,7 +161,10 @@ def _notes(one: Objective) -> Iterator[str]:
     yield from _of_policy(one, name)
     for alert in one.alerts:
         if alert.fires:
-            yield f"Alert: {name} burns over {alert.factor:g} times over {alert.long} and {alert.short}."
+            default = " (the default: no policy is given)" if one.is_in_policy is None else ""
+            windows = f"in the last {alert.long} and the last {alert.short}"
+            rate = "too fast" if alert.factor == 1 else f"over {alert.factor:g} times too fast"
+            yield f"Alert{default}: {name} spent its error budget {rate} {windows}."
     if not one.is_held:
         yield f"{name}: {_held(one)}; share and budget are of these."
     if not one.target.is_from_policy:

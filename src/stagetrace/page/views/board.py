@@ -113,9 +113,11 @@ class ShownAlert(NamedTuple):
 
 def alerts(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the alerts of objectives: those that fire, those that may, and those that did."""
-    del asked, reader
-    found = [] if site.alerts is None else list(site.alerts())
-    shown = [ShownAlert.of(one) for one in found[:_ALERTS]]
+    del reader
+    every = [] if site.alerts is None else [ShownAlert.of(one) for one in site.alerts()]
+    # One that says that there is no data is of an objective, and of no service.
+    found = [one for one in every if asked.selection.service in (None, one.service) or not one.service]
+    shown = found[:_ALERTS]
     return Part("board_alerts.html", {"alerts": shown, "all_alerts": len(found)})
 
 
