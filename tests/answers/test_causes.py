@@ -55,8 +55,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
     found = asked(planted, *EVER)
     (one,) = found["attributes"]
-    assert one["values"] == {"host.name": "h-3", "tenant.id": "gold"}
-    assert {"ml.model.version": "3", "tenant.id": "gold"} in one["also"]
+    assert one["values"] == {"ml.model.version": "3", "tenant.id": "gold"}
+    assert {"host.name": "h-3", "tenant.id": "gold"} in one["also"]
     matching = [each for each in requests() if each.version == "3" and each.attributes["tenant.id"] == "gold"]
     breaches = [each for each in matching if each.word == "breach"]
     assert (one["breached"], one["good"]) == (len(breaches), pytest.approx(len(matching) - len(breaches)))
@@ -76,7 +76,7 @@ def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
 
 def test_people_see_a_table_and_a_picture(planted: Path) -> None:
     shown = printed("causes", "--store", planted, *EVER)
-    assert shown.startswith("Requests with host.name h-3 and tenant.id gold miss their objective ")
+    assert shown.startswith("Requests with ml.model.version 3 and tenant.id gold miss their objective ")
     assert "explains" in shown
     assert f"{LINE} (" in shown
     assert "Not compared, since almost each request has its own value: request.id." in shown
@@ -111,7 +111,7 @@ def test_without_verdicts_slow_is_what_is_slower_than_normal(tmp_path: Path) -> 
     middle = "2026-03-01T12:10:25"
     found = asked(folder, "--since", middle, "--against", f"2026-03-01..{middle}")
     assert found["by_time"]
-    assert found["attributes"][0]["values"] == {"host.name": "h-3", "tenant.id": "gold"}
+    assert found["attributes"][0]["values"] == {"ml.model.version": "3", "tenant.id": "gold"}
 
 
 def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ _Z: Final = 1.959963984540054
 _NEGLIGIBLE: Final = 1e-17  # of a sum of probabilities
 _REFINED: Final = (1e-30, 0.002)  # p-values that are worth adding up exactly
 _ADDED_UP: Final = 2000  # values that the sum over strata may have, for that
+_SMOOTHING: Final = 0.1  # of both terms of an odds ratio, that it be finite
 _CLOSE: Final = 1.0  # standard deviations; what exceeds its expectation by less is no finding, however it is tested
 
 
@@ -95,6 +96,28 @@ class Counts:
         bad, good = (self._sums(rows, codes[rows], size) for rows in (self._bad, self._good))
         return Cells(bad * self._scale.bad[:, None], good * self._scale.good[:, None])
 
+    def cells(self, rows: Array) -> Cells:
+        """Return how many of some requests there are, by stratum."""
+        bad, good = rows[self.breached[rows]], rows[~self.breached[rows]]
+        none = np.zeros(len(self.breached), np.int64)
+        found = (self._sums(some, none[some], 1)[:, 0] for some in (bad, good))
+        return Cells(next(found) * self._scale.bad, next(found) * self._scale.good)
+
+    def sums(self, mask: Array) -> float:
+        """Return the sum of the weights of some requests."""
+        return float(np.count_nonzero(mask) if self._weights is None else self._weights[mask].sum())
+
+    def table_of(self, codes: Array, width: int, rows: Array) -> Cells:
+        """Return how many of some requests have each code, of which each has one in each column; by stratum."""
+        found = []
+        for is_bad, scale in ((True, self._scale.bad), (False, self._scale.good)):
+            some = rows[self.breached[rows] == is_bad]
+            cells = (codes[some] + (self._stratum[some] * width)[:, None]).ravel()
+            weights = None if self._weights is None else np.repeat(self._weights[some], codes.shape[1])
+            sums = np.bincount(cells, weights, self.strata * width).reshape(self.strata, width)
+            found.append(sums * scale[:, None])
+        return Cells(*found)
+
     def weighted(self, cells: Cells) -> Cells:
         """Return sums of weights in place of effective counts."""
         shape = (-1, *(1,) * (cells.bad.ndim - 1))
@@ -105,12 +128,13 @@ class Counts:
         table = self.table(np.where(within, mask, 2).astype(np.int64), 3)
         return float(one_sided(table.at(slice(1, 2)), table.at(slice(0, 1)))[0])
 
-    def risk(self, mask: Array) -> Risk:
-        """Return the risk of these requests relative to the others of their stratum.
+    def risk(self, mask: Array, within: Array | None = None) -> Risk:
+        """Return the risk of these requests relative to the others of their stratum, of all or of those within.
 
         Mantel and Haenszel's estimate; its interval by the delta method, of cells that vary as their effective counts.
         """
-        table = self.table(mask.astype(np.int64), 2)
+        codes = mask.astype(np.int64)
+        table = self.table(codes if within is None else np.where(within, codes, 2), 3).at(slice(2))
         return relative_risk(table.at(1), table.at(0), self.weighted(table).at(1), self.weighted(table).at(0))
 
 
@@ -224,22 +248,39 @@ def _matched_tail(x: Array, mean: Array, variance: Array) -> Array:
     return np.asarray(betainc(x, np.maximum(trials - x + 1, 1e-3), np.clip(1 - variance / mean, 1e-12, 1)))
 
 
-def more_than_sum(counts: Counts, both: Cells, first: Cells, second: Cells, neither: Cells) -> Array:
-    """Return by how many standard errors the risk of both exceeds the sum of two single causes.
+def likelihood_gain(with_it: Cells, total: Cells) -> Array:
+    """Return by how much the log-likelihood of all outcomes gains by two risks in place of one, for a higher one.
 
-    Independent causes at most add up, so that more than that is a cause of its own (Rothman's additive interaction).
+    The first axis is the stratum, the others are tests; the odds ratio (Mantel and Haenszel's) is one for all strata.
+    Of all sets of requests that which a cause has gains most: a part of it leaves breaches, a larger one dilutes them.
     """
-    excess, variance = np.zeros(both.bad.shape[1:]), np.zeros(both.bad.shape[1:])
-    for cells, sign in ((both, 1), (first, -1), (second, -1), (neither, 1)):
-        sums = counts.weighted(cells)
-        bad, good = sums.bad.sum(0), sums.good.sum(0)
-        few_bad, few_good = cells.bad.sum(0) + 0.5, cells.good.sum(0) + 0.5
-        worth_bad, worth_good = (bad + 0.5) / few_bad, (good + 0.5) / few_good
-        risk = few_bad * worth_bad / (few_bad * worth_bad + few_good * worth_good)
-        there = bad + good > 0
-        excess = excess + np.where(there, sign * risk, 0)
-        variance = variance + np.where(there, (risk * (1 - risk)) ** 2 * (1 / few_bad + 1 / few_good), 0)
-    return np.asarray(excess / np.sqrt(variance))
+    x, n = with_it.bad, with_it.bad + with_it.good
+    marked, size = total.bad, np.maximum(total.bad + total.good, 1e-9)
+    up, down = (x * (size - n - marked + x) / size).sum(0), ((n - x) * (marked - x) / size).sum(0)
+    odds = (up + _SMOOTHING) / (down + _SMOOTHING)
+    slope = odds - 1
+    linear = (n + marked) * slope + size
+    root = np.sqrt(np.maximum(linear**2 - 4 * slope * odds * n * marked, 0))
+    fitted = 2 * odds * n * marked / (linear + root)
+    inside, outside = _ratio(fitted, n), _ratio(marked - fitted, size - n)
+    plain = np.broadcast_to(marked / size, inside.shape)
+    gain = (
+        x * _log_ratio(inside, plain)
+        + (n - x) * _log_ratio(1 - inside, 1 - plain)
+        + (marked - x) * _log_ratio(outside, plain)
+        + (size - n - marked + x) * _log_ratio(1 - outside, 1 - plain)
+    ).sum(0)
+    return np.asarray(np.where(odds > 1, np.maximum(gain, 0), 0.0))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > _NEGLIGIBLE))
+
+
+def _log_ratio(one: Array, other: Array) -> Array:
+    """Return the logarithm of a ratio of probabilities; 0 where nothing can have either."""
+    least = 1e-12
+    return np.asarray(np.where(other > least, np.log(np.maximum(one, least) / np.maximum(other, least)), 0.0))
 
 
 def benjamini_hochberg(p_values: Array) -> Array:

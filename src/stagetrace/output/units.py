@@ -20,6 +20,13 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"  # noqa: PLR2004 -- 10 %
 
 
+def chance(value: float | None) -> str:
+    """Return how likely something is by chance, as far as it matters."""
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"  # noqa: PLR2004 -- as far as it is shown
+
+
 def q_value(value: float) -> str:
     """Return the share of false ones among findings as sure as this one."""
     return "q < 0.001" if value < 0.001 else f"q = {value:.3f}"  # noqa: PLR2004 -- as far as it is shown

@@ -12,7 +12,7 @@ from stagetrace.output.keys import keys_of
 from stagetrace.output.moments import release_keys, since_text
 from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.output.times import Zone, shown
-from stagetrace.output.units import milliseconds, percent, q_value
+from stagetrace.output.units import chance, milliseconds, percent
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
 _SHOWN: Final = 10  # rows of a table
 _TITLE: Final = "Causes of breaches"
+_FEWER: Final = "How many fewer breaches there would be, at least, if these requests did as well as the others"
 
 
 def answer(
@@ -104,7 +105,7 @@ def _sentence_of(one: Contrast, cases: Cases) -> str:
     missed = "are slow" if cases.by_time else "miss their objective"
     return (
         f"Requests {having(one.values)} {missed} {one.relative_risk:.1f} times as often as others of their route "
-        f"({percent(risk)} against {percent(others)} of all, {q_value(one.q_value)})"
+        f"({percent(risk)} against {percent(others)})"
     )
 
 
@@ -151,7 +152,7 @@ def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zon
         parts.append(_attributes(found, zone))
         rows = [(named(one.contrast.values), one.contrast.explained, f"{one.contrast.explained:,.0f}")
                 for one in found.findings[:_SHOWN]]  # fmt: skip
-        parts.append(Bars("Breaches that there would be less at the risk of the others, at least", rows))
+        parts.append(Bars(_FEWER, rows))
         parts += _names(found)
     if services is not None and services.culprits:
         parts.append(_services(services))
@@ -176,7 +177,7 @@ def _attributes(found: Diagnosis, zone: Zone) -> Table:
             (numeric("of"), lambda one: f"{one.contrast.breached + one.contrast.good:,.0f}"),
             (numeric("risk"), lambda one: f"{one.contrast.relative_risk:.1f} x"),
             (numeric("95 %"), lambda one: " to ".join(f"{end:.1f}" for end in one.contrast.interval)),
-            (numeric("q"), lambda one: f"{one.contrast.q_value:.2g}"),
+            (numeric("by chance"), lambda one: chance(one.contrast.q_value)),
             (numeric("longer"), lambda one: _plus(one.evidence.excess_ms)),
             (Column("since", leaves=2), lambda one: shown(_begins(one), zone, 0)),
             (Column("until", leaves=1), lambda one: shown(one.evidence.last_unix_nano, zone, 0)),
@@ -195,7 +196,7 @@ def _names(found: Diagnosis) -> list[str]:
     for one in found.findings[:_SHOWN]:
         also, along = one.contrast.also, one.contrast.along
         if also:
-            made.append(f"{named(one.contrast.values)}: the same requests as {'; '.join(map(named, also))}")
+            made.append(f"{named(one.contrast.values)}: about the same requests as {'; '.join(map(named, also))}")
         if along:
             made.append(f"{named(one.contrast.values)}: explains {'; '.join(map(named, along))}")
     return made
@@ -267,7 +268,10 @@ def _notes(cases: Cases, found: Diagnosis, services: Localised | None) -> list[s
     if found.skipped:
         notes.append(f"Not compared, since almost each request has its own value: {', '.join(found.skipped[:_SHOWN])}.")
     if found.tests:
-        notes.append(f"{found.tests:,} values and pairs were tested; at most 5 % of what is found is by chance.")
+        notes.append(
+            f"{found.tests:,} values, pairs and triples were tested. By chance: how likely it is that any of them "
+            "differs so much where nothing does."
+        )
     if services is not None and services.unrooted:
         notes.append(f"{services.unrooted} traces without a root are excluded.")
     return notes

@@ -10,7 +10,7 @@ from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Bars, Stacked
 from stagetrace.output.keys import keys_of
 from stagetrace.output.table_layout import Column, Table, numeric, table_of
-from stagetrace.output.units import milliseconds, percent, q_value
+from stagetrace.output.units import chance, milliseconds, percent
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
@@ -88,21 +88,20 @@ def _is_worse(one: Segment) -> bool:
 
 
 def _sentence_of(by: str, one: Segment) -> str:
-    name = label(by, one.segment)
-    sure = q_value(one.q_value or 0.0)
+    name = f"Requests {label(by, one.segment)}"
     if one.breach_share is None or one.rest_share is None:
-        return f"{name} takes {'longer' if one.is_longer else 'less long'} than the others ({sure})"
-    shares = f"({percent(one.breach_share)} against {percent(one.rest_share)}, {sure})"
+        return f"{name} take {'longer' if one.is_longer else 'less long'} than the others"
+    shares = f"({percent(one.breach_share)} against {percent(one.rest_share)})"
     if one.rest_share == 0 or one.breach_share == 0:
-        return f"{name} misses its objective {'more' if one.breach_share else 'less'} often than the others {shares}"
+        return f"{name} miss their objective {'more' if one.breach_share else 'less'} often than the others {shares}"
     times = one.breach_share / one.rest_share
     shown = f"{times:.1f}" if times >= _SURE_DIGITS else f"{times:.2f}"
-    return f"{name} misses its objective {shown} times as often as the others {shares}"
+    return f"{name} miss their objective {shown} times as often as the others {shares}"
 
 
 def label(by: str, segment: str | None) -> str:
     """Return a segment in words."""
-    return f"without {by}" if segment is None else f"{by} {segment}"
+    return f"without {by}" if segment is None else f"with {by} {segment}"
 
 
 def _keys(shown: Shown) -> dict[str, Any]:
@@ -167,22 +166,19 @@ def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> T
             (numeric("breaches"), lambda one: f"{one.breaches:,.0f}" if one.judged else "-"),
             (numeric("share"), lambda one: percent(one.breach_share)),
             (numeric("95 %", 3), lambda one: " to ".join(map(percent, one.interval or (None,)))),
-            (numeric("drawn", 2), lambda one: percent(one.shrunk)),
+            (numeric("estimate", 2), lambda one: percent(one.shrunk)),
             (numeric("p50"), lambda one: "-" if one.p50_ms is None else milliseconds(one.p50_ms)),
             (
                 numeric("p99"),
                 lambda one: f"< {one.needed} requests" if one.p99_ms is None else milliseconds(one.p99_ms),
             ),
             (numeric("of the excess"), lambda one: percent(one.excess_share)),
-            (numeric("q"), lambda one: _two_digits(one.q_value)),
-            (numeric("q latency", 1), lambda one: _two_digits(one.latency_q_value)),
+            (numeric("by chance"), lambda one: chance(one.q_value)),
+            (numeric("latency by chance", 1), lambda one: chance(one.latency_q_value)),
         ),
-        "drawn: the share, drawn to that of all by as little as it is known",
+        "estimate: the share, nearer to that of all, the fewer requests the segment has; "
+        "by chance: how likely its breaches, or latencies, differ so much where no segment does",
     )
-
-
-def _two_digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
 
 
 def _fixed(shown: Shown, fixed: list[Segment], names: Mapping[int, str]) -> Table:
