@@ -185,3 +185,28 @@ class _Writer:
         end = at + took + (self._wire(service) if self._has("delay", service) or self._has("loss", service) else 0)
         self._end(place, at, end)
         return end
+
+
+def _branches(number: int, calls: dict[str, float]) -> list[SpanRow]:
+    """Return a request of one vague route that calls some services, one after the other, for so many ms each."""
+    at, spans = number * 10_000 * _MS, []
+    end = at + _MS
+    for place, (service, took) in enumerate(calls.items(), 2):
+        ids = (f"{number:032x}", f"{place:016x}", f"{1:016x}")
+        spans.append(SpanRow(*ids, f"call {service}", "shop", "CLIENT", end, end + int((took + 1) * _MS), {}))
+        ids = (f"{number:032x}", f"{place + 100:016x}", f"{place:016x}")
+        spans.append(SpanRow(*ids, f"do {service}", service, "SERVER", end, end + int(took * _MS), {}))
+        end += int((took + 1) * _MS)
+    return [SpanRow(f"{number:032x}", f"{1:016x}", None, "POST /graphql", "shop", "SERVER", at, end + _MS, {}), *spans]
+
+
+def window(rng: np.random.Generator, first: int, shares: dict[str, float], **slower: float) -> list[list[SpanRow]]:
+    """Return traces of which so large shares call each service, for 20 ms and so many more."""
+    return [
+        _branches(
+            first + at,
+            {name: 20 * rng.lognormal(0, 0.2) + slower.get(name, 0)
+             for name, share in shares.items() if rng.random() < share},
+        )
+        for at in range(200)
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.microservices import FAULTS, Fault, System
+from analysis.microservices import FAULTS, Fault, System, window
 from stagetrace.analysis.localise import LEAST, localise
 from stagetrace.store.base import SpanRow
 
@@ -103,6 +103,41 @@ def test_another_mix_of_routes_is_no_fault() -> None:
         return [_trace(first + at, 1, own * rng.lognormal(0, 0.1), route) for at, (route, own) in enumerate(routes)]
 
     assert localise(some(0, 50), some(100, 10)).culprits == ()
+
+
+def test_a_service_that_few_traces_pass_is_compared_among_these() -> None:
+    rng = np.random.default_rng(7)
+    shares = {"stock": 1.0, "prices": 0.9, "refunds": 0.05}
+    slow, normal = window(rng, 0, shares, refunds=2000), window(rng, 1000, shares)
+    found = localise(slow, normal)
+    assert [one.service for one in found.culprits] == ["refunds"]
+    passing = sum(any(span.service == "refunds" for span in one) for one in slow) / len(slow)
+    assert found.culprits[0].excess_ms == pytest.approx(2000 * passing, rel=0.05)
+    assert found.services == {"shop", "stock", "prices", "refunds"}
+
+
+def test_services_that_are_called_more_often_are_not_to_blame() -> None:
+    """One vague route, of which other windows have other mixes: more calls, as long as ever."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        seldom = {"stock": 0.6, "prices": 0.2, "search": 0.1, "refunds": 0.3}
+        often = {"stock": 0.6, "prices": 0.7, "search": 0.8, "refunds": 0.1}
+        found = localise(window(rng, 0, often), window(rng, 1000, seldom))
+        assert (found.culprits, found.stopped) == ((), ())
+        found = localise(window(rng, 2000, often, prices=30), window(rng, 3000, seldom))
+        assert [one.service for one in found.culprits] == ["prices"]
+
+
+def test_calls_that_stopped_are_named() -> None:
+    """They leave no time behind; what lies below the service that is no longer called stopped by that alone."""
+    rng = np.random.default_rng(8)
+    shares = {"stock": 1.0, "prices": 0.95, "refunds": 0.3}
+    found = localise(window(rng, 0, {**shares, "prices": 0.05}), window(rng, 1000, shares))
+    assert found.culprits == ()
+    (one,) = found.stopped
+    assert (one.caller, one.operation, one.callee) == ("shop", "POST /graphql", "prices")
+    assert one.share < 0.1
+    assert one.normal_share > 0.9
 
 
 def test_a_few_traces_that_hang_do_not_hide_what_most_have() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from analysis.microservices import Fault, System
+from analysis.microservices import Fault, System, window
 from answers.made import EVER, MS, NOON, Made, kept, lines, store
 from cli.running import answered, printed, refused
 from messages import of_rows
@@ -147,6 +147,20 @@ def test_others_traces_without_any_verdict_show_the_service_to_blame(
     assert first["excess_ms"] > 0
     assert first["score"] > 0
     assert target in found["sentence"]
+
+
+def test_calls_that_stopped_are_in_the_sentence(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    shares = {"stock": 1.0, "prices": 1.0}
+    traces = [*window(rng, 0, shares), *window(rng, 1000, shares | {"prices": 0.0})]
+    path = otlp(tmp_path / "spans.jsonl", traces, NOON)
+    fault = "2026-03-01T12:03:20"
+    found = asked(f"file://{path}", "--since", fault, "--against", f"2026-03-01T12:00..{fault}")
+    stopped = "Calls to prices stopped (0 % of POST /graphql of shop make them, normally 100 %)."
+    assert found["sentence"].startswith(stopped[:-1])
+    assert found["services"] == []
+    assert found["stopped"][0]["callee"] == "prices"
+    assert stopped in printed("causes", "--store", path, "--since", fault, "--against", f"2026-03-01T12:00..{fault}")
 
 
 def test_an_empty_normal_window_is_no_answer(planted: Path) -> None:

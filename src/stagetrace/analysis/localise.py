@@ -10,7 +10,7 @@ WWW 2021) and TraceRCA (Li et al., IWQoS 2021) rank by traces that pass through 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log1p
 from typing import Any, Final, NamedTuple
@@ -37,6 +37,8 @@ _RPC_GOOD: Final = ("0", "OK")
 # A service that hardly varies is not suspect for a little: its normal variation is taken for at least so much.
 _LEAST_MS: Final = 0.1
 _LEAST_SHARE: Final = 0.05
+_ALWAYS: Final = 0.8  # of the traces of an operation: a call that as many have belongs to it
+_SELDOM: Final = 0.5  # of that share
 _FLIP: Final = 0.3  # of an edge's excess: evidence that its caller must show in other calls to be blamed for it
 
 
@@ -70,11 +72,31 @@ class Localised:
     unlike: int = 0  # slow traces of a kind that no normal trace is of: compared with all of them
     unrooted: int = 0  # traces without a whole path: left out
     services: frozenset[str] = frozenset()  # all that the traces pass through, those called without spans included
+    stopped: tuple[Stopped, ...] = ()  # calls that normal traces have, those that most lack first
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Calls that traces of the caller's operation nearly always had, and now seldom have; shares of these traces."""
+
+    caller: str
+    operation: str
+    callee: str
+    share: float
+    normal_share: float
 
 
 class _Edge(NamedTuple):
     caller: str
     callee: str
+
+
+class _Seen(NamedTuple):
+    """A trace: its times, and what it calls."""
+
+    timed: Timed
+    operations: frozenset[tuple[str, str]]  # of services
+    calls: frozenset[tuple[str, str, str]]  # each an operation, and the service that it calls
 
 
 def localise(slow: Iterable[Sequence[Any]], normal: Iterable[Sequence[Any]]) -> Localised:
@@ -87,14 +109,30 @@ def localise(slow: Iterable[Sequence[Any]], normal: Iterable[Sequence[Any]]) -> 
     callees = _callees(tree for some in trees for tree in some)
     seen = [[one for tree in some if (one := _seen(tree, callees)) is not None] for some in trees]
     unrooted = sum(map(len, trees)) - sum(map(len, seen))
-    ours, theirs = seen
+    ours, theirs = ([one.timed for one in some] for some in seen)
     if len(ours) < LEAST or len(theirs) < LEAST:
         return Localised((), len(ours), len(theirs), None, None, unrooted=unrooted)
+    roots = {one.kind[:2] for one in theirs}
+    alike = [one for one in ours if one.kind[:2] in roots]
+    if len(alike) >= LEAST:  # like with like: a mix of other routes is no fault
+        ours = alike
     weights, unlike = mix(ours, theirs)
     compared = Compared(ours, theirs, weights)
     whole = compared.excess({None: [one.took_ms for one in ours]}, {None: [one.took_ms for one in theirs]})[None]
     culprits = _culprits(compared, whole)
-    return Localised(tuple(culprits), len(ours), len(theirs), whole.normal + whole.more, whole.normal, unlike, unrooted)
+    services = {name for some in seen for one in some for name in _services(one)}
+    return Localised(
+        *(tuple(culprits), len(seen[0]), len(theirs), whole.normal + whole.more, whole.normal),
+        unlike=unlike + len(seen[0]) - len(ours),
+        unrooted=unrooted,
+        services=frozenset(services),
+        stopped=_stopped(*seen),
+    )
+
+
+def _services(one: _Seen) -> Iterator[str]:
+    yield from (service for service, _ in one.operations)
+    yield from (callee for *_, callee in one.calls)
 
 
 def _callees(trees: Iterable[Tree]) -> dict[tuple[str, str], str]:
@@ -120,20 +158,64 @@ def _other_side(tree: Tree, place: int) -> str | None:
     return str(others[0]) if is_call else None
 
 
-def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> Timed | None:
+def _seen(tree: Tree, callees: Mapping[tuple[str, str], str]) -> _Seen | None:
     path = path_of(tree)
     if path.root is None or not path.segments:
         return None
     parts: dict[tuple[str | _Edge, str], float] = defaultdict(float)
     for segment in path.segments:
-        span = tree.spans[segment.place]
-        callee = _other_side(tree, segment.place)
-        if callee is None and span.kind == CLIENT:
-            callee = callees.get((span.service, span.name)) or semconv.peer(span.attributes)
-        owner = span.service if callee is None or callee == span.service else _Edge(span.service, callee)
-        parts[owner, span.name] += segment.duration_ns / _MS
+        parts[_part(tree, segment.place, callees)] += segment.duration_ns / _MS
     took = (tree.ends[path.root] - tree.starts[path.root]) / _MS
-    return Timed(_kind(tree, path.root), took, parts, failed=_first_failed(tree, callees))
+    places = tree.below(path.root)
+    passes = frozenset(_part(tree, place, callees) for place in places)
+    operation: dict[int, tuple[str, str]] = {}  # of each span: the first span of its service there
+    calls = set()
+    for place in places:
+        span = tree.spans[place]
+        mine = operation.setdefault(place, (span.service, span.name))
+        owner, _ = _part(tree, place, callees)
+        if isinstance(owner, _Edge):
+            calls.add((*mine, owner.callee))
+        for child in tree.children.get(place, ()):
+            if tree.spans[child].service == span.service:
+                operation[child] = mine
+            else:
+                calls.add((*mine, tree.spans[child].service))
+    timed = Timed(_kind(tree, path.root), took, parts, failed=_first_failed(tree, callees), passes=passes)
+    return _Seen(timed, frozenset(operation.values()), frozenset(calls))
+
+
+def _part(tree: Tree, place: int, callees: Mapping[tuple[str, str], str]) -> tuple[str | _Edge, str]:
+    """Return the service, or the edge to the one that it calls, to which a span's own time belongs, and its name."""
+    span = tree.spans[place]
+    callee = _other_side(tree, place)
+    if callee is None and span.kind == CLIENT:
+        callee = callees.get((span.service, span.name)) or semconv.peer(span.attributes)
+    return span.service if callee is None or callee == span.service else _Edge(span.service, callee), span.name
+
+
+def _stopped(slow: Sequence[_Seen], normal: Sequence[_Seen]) -> tuple[Stopped, ...]:
+    """Return the calls that operations nearly always make, and do not in most slow traces."""
+    from scipy.stats import fisher_exact
+
+    passing, calling = (
+        [Counter(name for one in some for name in names(one)) for some in (slow, normal)]
+        for names in (lambda one: one.operations, lambda one: one.calls)
+    )
+    found, tests = [], 0
+    for (service, operation, callee), count in calling[1].items():
+        of = [some[service, operation] for some in passing]
+        if min(of) < LEAST:
+            continue
+        tests += 1
+        now, before = calling[0][service, operation, callee] / of[0], count / of[1]
+        if before >= _ALWAYS and now <= _SELDOM * before:
+            table = [[calling[0][service, operation, callee], count], [round(of[0] * (1 - now)), of[1] - count]]
+            found.append(
+                (fisher_exact(table, alternative="less").pvalue, Stopped(service, operation, callee, now, before))
+            )
+    surely = [one for p_value, one in found if p_value * tests <= ALPHA]
+    return tuple(sorted(surely, key=lambda one: (one.share - one.normal_share, one.caller, one.callee)))
 
 
 def _kind(tree: Tree, root: int) -> tuple[str, str, str]:
@@ -173,11 +255,11 @@ def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     """Return the services that differ, by score: the share of the excess, by how abnormal it is; and errors."""
     from scipy.stats import norm
 
-    alone = compared.of_parts(lambda part: None if isinstance(part[0], _Edge) else part[0])
-    edges = compared.of_parts(lambda part: part[0] if isinstance(part[0], _Edge) else None)
+    alone = compared.among_passing(lambda part: None if isinstance(part[0], _Edge) else part[0])
+    edges = compared.among_passing(lambda part: part[0] if isinstance(part[0], _Edge) else None)
     blamed = _blamed(alone, edges)
-    owned = compared.of_parts(lambda part: blamed.get(part[0], part[0]))
-    operations = compared.of_parts(lambda part: (blamed.get(part[0], part[0]), part[1]))
+    owned = compared.among_passing(lambda part: blamed.get(part[0], part[0]))
+    operations = compared.among_passing(lambda part: (blamed.get(part[0], part[0]), part[1]))
     failed = _failures(compared)
     services = sorted({**owned, **failed})
     # Three statistics: of time by means and by ranks, and of errors.
@@ -187,7 +269,7 @@ def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     made = []
     for service, q_value in zip(services, benjamini_hochberg(np.array(tests)), strict=True):
         one, errors = owned.get(service, NONE), failed.get(service, NONE)
-        unusual = one.sure / (one.spread + _LEAST_SHARE * one.normal + _LEAST_MS)
+        unusual = one.sure / one.share / (one.spread + _LEAST_SHARE * one.normal / one.share + _LEAST_MS)
         score = slower * one.sure / total * log1p(unusual) + _OF_ERRORS * errors.sure
         if q_value > ALPHA or score <= 0:
             continue

@@ -18,6 +18,9 @@ RESOLUTION_MS: Final = 1e-6  # times are whole ns
 _SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution
 _CUT: Final = 0.99
 _LEAST_ALIKE: Final = 2  # normal ones of a kind
+_LEAST_PASSING: Final = 5  # slow ones that have a part
+_LEAST_NEW: Final = 5  # normal ones of a kind, for a part that none of them has to be new
+_MOSTLY: Final = 0.5  # of the slow ones of a kind, which have a new part
 
 
 class Timed(NamedTuple):
@@ -28,6 +31,7 @@ class Timed(NamedTuple):
     parts: Mapping[Any, float]  # ms
     weight: float = 1.0
     failed: frozenset[str] = frozenset()
+    passes: frozenset[Any] = frozenset()  # parts that it has, with time or without
 
 
 def mix(slow: Sequence[Timed], normal: Sequence[Timed]) -> tuple[Array, int]:
@@ -60,6 +64,7 @@ class Excess(NamedTuple):
     spread: float  # of normal traces, robust
     rank_z: float = 0.0  # standard errors by which ranks exceed those of normal traces of the same kind
     typical: float = 0.0  # as `sure`, of values cut at the 99 % quantile of all: outliers hide what most have
+    share: float = 1.0  # of the slow ones, which have the part; `spread` is of the normal ones that have it
 
     @property
     def sure(self) -> float:
@@ -120,18 +125,84 @@ class Compared:
             found[key] = Excess(more, error, baseline, spread, self._ranked(ours, theirs), typical - its_error)
         return found
 
+    def among_passing(self, key_of: Callable[[Any], Hashable | None] = lambda part: part) -> dict[Any, Excess]:
+        """Return the excess of parts, each compared among those that have it, as a share of all; see `of_parts`.
+
+        What passes a part more often loses no time in it. A part that no normal one of these kinds has counts in full
+        where most slow ones of a kind have it.
+        """
+        found: dict[Any, list[Array]] = {}
+        for part in {part for one in (*self.slow, *self.normal) for part in one.passes | {*one.parts}}:
+            key = key_of(part)
+            if key is None:
+                continue
+            more = self._beyond(part)
+            sums = found.setdefault(key, [np.zeros_like(one) for one in more])
+            for place, each in enumerate(more[:-1]):
+                sums[place] += each
+            np.maximum(sums[-1], more[-1], out=sums[-1])
+        return {key: self._of_passing(*columns) for key, columns in found.items()}
+
+    def _beyond(self, part: Any) -> tuple[Array, Array, Array, Array, Array, Array]:
+        """Return the time of a part beyond that of normal ones of the kind that have it, and which ones do, of each.
+
+        The third pair is what is normal for slow ones, and the variance of that, in units of the part's own variance.
+        """
+        ours, theirs = (np.array([one.parts.get(part, 0.0) for one in some]) for some in (self.slow, self.normal))
+        mine, others = (
+            np.array([part in one.passes or part in one.parts for one in some], float)
+            for some in (self.slow, self.normal)
+        )
+        expected, unsure = np.zeros(len(ours)), np.zeros(len(ours))
+        more, rest = np.zeros(len(ours)), np.zeros(len(theirs))
+        everywhere = np.flatnonzero(others)
+        for here, there in self._alike:
+            has, had = here[mine[here] > 0], there[others[there] > 0]
+            if len(had):
+                rest[had] = theirs[had] - theirs[had].mean()
+            alike = had if len(had) >= _LEAST_ALIKE else everywhere
+            if len(alike) >= _LEAST_ALIKE:
+                expected[has], unsure[has] = theirs[alike].mean(), len(has) / len(alike)
+            elif len(had) or len(there) < _LEAST_NEW or len(has) < _MOSTLY * len(here):
+                mine[has] = 0  # nothing to compare with
+            more[has] = np.where(mine[has] > 0, ours[has] - expected[has], 0)
+        return more, rest, mine, others, expected, unsure
+
+    def _of_passing(
+        self, more: Array, rest: Array, mine: Array, others: Array, expected: Array, unsure: Array
+    ) -> Excess:
+        has, had = np.flatnonzero(mine), np.flatnonzero(others)
+        if len(has) < _LEAST_PASSING:
+            return NONE
+        share = len(has) / len(self.slow)
+        variance = float(rest[had].var(ddof=1)) if len(had) > 1 else 0.0
+
+        def mean(values: Array, of_normal: float) -> tuple[float, float]:
+            error = (float(values.var(ddof=1)) / len(has) + of_normal * float(unsure[has].mean()) / len(has)) ** 0.5
+            return share * float(values.mean()), share * error
+
+        found, error = mean(more[has], variance)
+        most = np.quantile(np.concatenate([more[has], rest[had]]), _CUT)
+        cut = np.minimum(rest[had], most)
+        typical, its_error = mean(np.minimum(more[has], most), float(cut.var(ddof=1)) if len(had) > 1 else 0.0)
+        typical -= share * float(cut.mean()) if len(had) else 0.0
+        spread = _SCALE * float(np.median(np.abs(rest[had] - np.median(rest[had])))) if len(had) else 0.0
+        groups = [(here[mine[here] > 0], there[others[there] > 0]) for here, there in self._alike]
+        z = self._ranked(more, rest, groups)
+        return Excess(found, error, share * float(expected[has].mean()), spread, z, typical - its_error, share)
+
     def _difference(self, ours: Array, theirs: Array) -> tuple[float, float]:
         """Return the difference of the means, and its standard error."""
         normal = float(self.weights @ theirs)
         variance = float(ours.var() / len(ours) + (self.weights**2) @ (theirs - normal) ** 2)
         return float(ours.mean()) - normal, variance**0.5
 
-    def _ranked(self, ours: Array, theirs: Array) -> float:
+    def _ranked(self, ours: Array, theirs: Array, alike: Sequence[tuple[Array, Array]] | None = None) -> float:
         """Return the statistic of van Elteren's test (1960): Wilcoxon's rank sums, within kinds."""
         from scipy.stats import rankdata
 
         total, variance = 0.0, 0.0
-        for here, there in self._alike:
+        for here, there in self._alike if alike is None else alike:
             n, m = len(here), len(there)
             if not n or not m:
                 continue

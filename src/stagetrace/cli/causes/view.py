@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
     from stagetrace.analysis.causes import Contrast
     from stagetrace.analysis.diagnosis import Diagnosis, Finding
-    from stagetrace.analysis.localise import Localised
+    from stagetrace.analysis.localise import Localised, Stopped
 
 LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
 _SHOWN: Final = 10  # rows of a table
@@ -56,17 +56,20 @@ def _sentence(cases: Cases, found: Diagnosis, services: Localised | None, zone: 
         return _of_traces(services)
     culprit = services.culprits[0] if services is not None and services.culprits else None
     lost = "" if culprit is None else f"{culprit.service} ({_of_culprit(culprit)})"
+    stopped = "" if services is None or not services.stopped else f"; {_of_stopped(services.stopped[0])}"
     what = "slow requests" if cases.by_time else "breaches"
     those = f"the {cases.breaches:,.0f} {what} from the {cases.good:,.0f} good requests"
     if found.findings:
         others = len(found.findings) - 1
         more = f"; {others} more {'finding' if others == 1 else 'findings'}" if others else ""
-        where = f"; traces lose their time in {lost}" if lost else ""
+        where = f"; traces lose their time in {lost}{stopped}" if lost else stopped
         first = found.findings[0]
         begun = "" if first.since is None else f", since {since_text(*first.since, zone)}"
         return f"{_sentence_of(first.contrast, cases)}{begun}{more}{where}."
     if lost:
-        return f"No attribute distinguishes {those}; they lose their time in {lost}."
+        return f"No attribute distinguishes {those}; they lose their time in {lost}{stopped}."
+    if stopped:
+        return _sentenced(f"{stopped[2:]}; no attribute distinguishes {those}")
     if min(found.breaches, found.good) < LEAST:
         numbers = f"{cases.breaches:,.0f} {what} and {cases.good:,.0f} good requests"
         return f"Not enough data: {numbers}; {LEAST} of each are needed."
@@ -81,9 +84,23 @@ def _of_traces(services: Localised | None) -> str:
     if services.normal_ms is None:
         there = f"{services.slow} traces here and {services.normal} in the window of --against"
         return f"Not enough data: {there}; {LEAST} of each are needed."
+    stopped = _of_stopped(services.stopped[0]) if services.stopped else ""
     if services.culprits:
-        return f"Traces lose their time in {services.culprits[0].service} ({_of_culprit(services.culprits[0])})."
+        lost = f"{services.culprits[0].service} ({_of_culprit(services.culprits[0])})"
+        return f"Traces lose their time in {lost}{f'; {stopped}' if stopped else ''}."
+    if stopped:
+        return _sentenced(stopped)
     return f"Nothing distinguishes the {services.slow} traces here from the {services.normal} normal ones."
+
+
+def _of_stopped(one: Stopped) -> str:
+    """Return that calls stopped, in words."""
+    now, before = (f"{100 * share:.0f} %" for share in (one.share, one.normal_share))
+    return f"calls to {one.callee} stopped ({now} of {one.operation} of {one.caller} make them, normally {before})"
+
+
+def _sentenced(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _of_culprit(one: Any) -> str:
@@ -132,7 +149,8 @@ def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[st
         "excess_ms": found.excess_ms,
         "tests": found.tests,
         "skipped": list(found.skipped),
-        "traces": None if services is None else keys_of(services, "culprits", "services"),
+        "stopped": [keys_of(one) for one in (services.stopped if services is not None else ())],
+        "traces": None if services is None else keys_of(services, "culprits", "services", "stopped"),
     }
 
 
@@ -156,6 +174,7 @@ def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zon
         parts += _names(found)
     if services is not None and services.culprits:
         parts.append(_services(services))
+    parts += [_sentenced(_of_stopped(one)) for one in (services.stopped[:_SHOWN] if services is not None else ())]
     if found.stages:
         parts.append(_stages(found))
     if found.causes:
