@@ -17,10 +17,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from benchmarks.measure import progress  # noqa: E402
-
 from analysis.test_bottleneck import Requests, tails  # noqa: E402
 from analysis.test_critical_path import Span  # noqa: E402
+from benchmarks.measure import progress  # noqa: E402
 from stagetrace.analysis.bottleneck import PERCENTILES, ask  # noqa: E402
 from stagetrace.analysis.critical_path import critical_path  # noqa: E402
 from stagetrace.analysis.stage_bins import half_width  # noqa: E402

@@ -21,11 +21,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from benchmarks.measure import BIN, progress  # noqa: E402
-
 import services  # noqa: E402
 from analysis.queues import SERVICE_S, Requests, constant, exponential, lognormal, queue  # noqa: E402
 from backend.running import run_up  # noqa: E402
+from benchmarks.measure import BIN, progress  # noqa: E402
 from clients import step  # noqa: E402
 from stagetrace.analysis.capacity import ask  # noqa: E402
 

@@ -1,6 +1,7 @@
 """How often `causes` and `segments` are right: false findings, planted effects, injected faults; and how fast.
 
-python benchmarks/answers/causes.py [--seeds 200] [--systems 40] [--only null|planted|faults|segments|speed]
+python benchmarks/answers/causes.py [--seeds 200] [--systems 40] [--incidents 20]
+    [--only null|planted|incidents|faults|mixes|segments|speed]
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from analysis.microservices import FAULTS, Fault, System  # noqa: E402
+from analysis.microservices import FAULTS, Fault, System, window  # noqa: E402
 from analysis.test_segments import made  # noqa: E402
+from benchmarks.answers.incidents import KINDS, incident, is_same, meant  # noqa: E402
 from stagetrace.analysis.causes import contrast, search  # noqa: E402
 from stagetrace.analysis.localise import localise  # noqa: E402
 
@@ -60,6 +62,49 @@ def planted(seeds: int) -> None:
                 first += bool(named) and named[0].values == wanted
                 others += sum(one.values != wanted for one in named)
             print(f"planted {kind}: {risk:.0%} against 2 %: first in {first} of {seeds}, {others} other findings")
+
+
+def incidents(seeds: int) -> None:
+    """Print precision and recall of the findings of planted incidents, and how often the first one is a cause.
+
+    A finding is right if its requests are about those of a cause, and named if it has its name as well.
+    """
+    for kind in KINDS:
+        counts: Counter[str] = Counter()
+        began = time.process_time()
+        for seed in range(seeds):
+            one = incident(kind, seed)
+            found = contrast(one.columns, one.breached, one.weights, one.routes)
+            masks = [meant(one, each.values) for each in found]
+            right = [any(is_same(mask, hit) for _, hit in one.causes) for mask in masks]
+            counts["found"] += len(found)
+            counts["right"] += sum(right)
+            counts["causes"] += len(one.causes)
+            counts["recalled"] += sum(any(is_same(mask, hit) for mask in masks) for _, hit in one.causes)
+            counts["first"] += right[:1] == [True]
+            counts["named"] += bool(found) and any(found[0].values == values for values, _ in one.causes)
+        used = (time.process_time() - began) / seeds
+        print(
+            f"incident {kind}: precision {counts['right'] / max(1, counts['found']):.2f}, "
+            f"recall {counts['recalled'] / counts['causes']:.2f}, first right {counts['first']} of {seeds}, "
+            f"by its name {counts['named']}; {used:.2f} s of CPU with the making"
+        )
+
+
+def mixes(systems: int) -> None:
+    """Print how often a service is named where only the mix of calls differs, and where one of them is slower, too."""
+    names = ("stock", "prices", "search", "refunds", "mail", "media")
+    innocent = right = others = 0
+    for seed in range(systems):
+        rng = np.random.default_rng(seed)
+        now, normal = (dict(zip(names, rng.uniform(0.05, 0.95, len(names)).tolist(), strict=True)) for _ in range(2))
+        innocent += bool(localise(window(rng, 0, now), window(rng, 1000, normal)).culprits)
+        target = str(rng.choice(names))
+        found = localise(window(rng, 2000, now, **{target: 20.0}), window(rng, 3000, normal)).culprits
+        right += bool(found) and found[0].service == target
+        others += any(one.service != target for one in found)
+    print(f"mixes: a service named in {innocent} of {systems} without a fault")
+    print(f"mixes: the slower one first in {right} of {systems}, another one named in {others}")
 
 
 def faults(systems: int) -> None:
@@ -123,11 +168,14 @@ def main() -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--seeds", type=int, default=200)
     given.add_argument("--systems", type=int, default=40)
+    given.add_argument("--incidents", type=int, default=20)
     given.add_argument("--only", default="")
     args = given.parse_args()
     studies = {
         "null": lambda: null(args.seeds),
         "planted": lambda: planted(args.seeds),
+        "incidents": lambda: incidents(args.incidents),
+        "mixes": lambda: mixes(args.systems),
         "faults": lambda: faults(args.systems),
         "segments": lambda: segment_draws(args.seeds),
         "speed": speed,

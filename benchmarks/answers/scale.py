@@ -24,9 +24,8 @@ import pyarrow as pa
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from benchmarks.measure import BIN, clean_environment, progress  # noqa: E402
-
 from answers.made import NOON, Made, messages  # noqa: E402
+from benchmarks.measure import BIN, clean_environment, progress  # noqa: E402
 from stagetrace.otlp.decode.arrow_table import table  # noqa: E402
 from stagetrace.otlp.decode.columns import SEQUENCE, joined  # noqa: E402
 from stagetrace.otlp.decode.request import decode  # noqa: E402

@@ -204,7 +204,7 @@ def window(rng: np.random.Generator, first: int, shares: dict[str, float], **slo
     """Return traces of which so large shares call each service, for 20 ms and so many more."""
     return [
         _branches(
-            first + at,
+            first + at + 1,
             {name: 20 * rng.lognormal(0, 0.2) + slower.get(name, 0)
              for name, share in shares.items() if rng.random() < share},
         )

@@ -198,10 +198,8 @@ def _stopped(slow: Sequence[_Seen], normal: Sequence[_Seen]) -> tuple[Stopped, .
     """Return the calls that operations nearly always make, and do not in most slow traces."""
     from scipy.stats import fisher_exact
 
-    passing, calling = (
-        [Counter(name for one in some for name in names(one)) for some in (slow, normal)]
-        for names in (lambda one: one.operations, lambda one: one.calls)
-    )
+    passing = [Counter(name for one in some for name in one.operations) for some in (slow, normal)]
+    calling = [Counter(name for one in some for name in one.calls) for some in (slow, normal)]
     found, tests = [], 0
     for (service, operation, callee), count in calling[1].items():
         of = [some[service, operation] for some in passing]
@@ -210,7 +208,8 @@ def _stopped(slow: Sequence[_Seen], normal: Sequence[_Seen]) -> tuple[Stopped, .
         tests += 1
         now, before = calling[0][service, operation, callee] / of[0], count / of[1]
         if before >= _ALWAYS and now <= _SELDOM * before:
-            table = [[calling[0][service, operation, callee], count], [round(of[0] * (1 - now)), of[1] - count]]
+            called = calling[0][service, operation, callee]
+            table = np.array([[called, count], [of[0] - called, of[1] - count]])
             found.append(
                 (fisher_exact(table, alternative="less").pvalue, Stopped(service, operation, callee, now, before))
             )

@@ -23,7 +23,7 @@ _WORDS: Final = (
     (5, "batch.size size length tokens bytes rows count"),
     (4, "route http url rpc method path scheme"),
     (0, "version release deployment build commit image"),
-    (1, "tenant customer organization org account plan tier team user region country segment"),
+    (1, "tenant enduser customer organization org account plan tier team user region country segment"),
     (2, "model framework"),
     (3, "language lang locale"),
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
+from stagetrace.analysis.naming import rank
 from stagetrace.cli.arguments.options import add_selection, count, utf8
 from stagetrace.cli.output.formats import add_format
 from stagetrace.cli.segments import view
@@ -22,12 +23,13 @@ DESCRIPTION: Final = (
     "differs from the rest on the same routes. What is beyond the largest segments is summed."
 )
 EXAMPLE: Final = "stagetrace segments --by tenant.id --since 1d"
-KNOWN: Final = (
+_ATTRIBUTES: Final = (
     "tenant.id", "tenant", "tenant.name", "user.tier", "tenant.tier", "tier", "customer.tier", "plan", "customer.id",
     "customer", "organization.id", "enduser.id", "user.id", "region", "cloud.region", "user.region",
     "geo.country.iso_code", "client.type", semconv.HTTP_REQUEST_BODY_SIZE, semconv.ML_BATCH_SIZE,
     semconv.ML_MODEL_VERSION, "service.version",
 )  # fmt: skip
+KNOWN: Final = tuple(sorted(_ATTRIBUTES, key=rank))  # those that a person knows best first
 _NUMBERS: Final = (
     0.5  # of the values named, and of the requests: more are numbers, and fewer are in the largest segments
 )
