@@ -1,0 +1,1 @@
+"""Measure how often the answers are right, and how fast they are; each file runs by itself."""

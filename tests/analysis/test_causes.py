@@ -140,6 +140,25 @@ def test_a_release_is_named_rather_than_the_instance_that_ran_it(share: float) -
     assert {"app.lang": "tr", "service.instance.id": "c7138bc9"} in found[0].also
 
 
+def test_what_a_response_has_in_common_does_not_hide_two_causes() -> None:
+    """Responses of two causes are short; a host that alone is slow is named as such."""
+    rng = np.random.default_rng(19)
+    version = _choice(rng, 6000, a=0.7, b=0.3)
+    rows, host = rng.choice([1, 2, 150], 6000, p=[0.4, 0.4, 0.2]), _choice(rng, 6000, h1=0.4, h2=0.4, h3=0.2)
+    slow = _is(version, "b") | (rows > 2)
+    columns: Columns = {
+        "service.version": version,
+        "http.request.body.size": [str(90 * one) for one in rows],
+        "http.response.body.size": ["114" if one else "125" for one in slow | (rng.random(6000) < 0.3)],
+        "host.name": host,
+    }
+    found = contrast(columns, (rng.random(6000) < np.where(slow, 0.9, 0.02)).tolist())
+    known: list[dict[str, str]] = [{"service.version": "b"}, {"http.request.body.size": "13500"}]
+    assert sorted(map(str, (one.values for one in found))) == sorted(map(str, known))
+    found = contrast(columns, (rng.random(6000) < np.where(_is(host, "h3"), 0.5, 0.02)).tolist())
+    assert [one.values for one in found] == [{"host.name": "h3"}]
+
+
 def test_three_keys_are_found_where_two_do_not_say_it() -> None:
     rng = np.random.default_rng(15)
     columns = _columns(rng, 12_000) | {

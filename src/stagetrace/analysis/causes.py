@@ -16,7 +16,7 @@ import numpy as np
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.conditions import Conditions
 from stagetrace.analysis.contingency import Cells, Counts, Risk, likelihood_gain, one_sided
-from stagetrace.analysis.naming import rank_of
+from stagetrace.analysis.naming import RESPONSE, rank_of
 
 ALPHA: Final = 0.05  # chance that anything is found where nothing distinguishes breaches
 LEAST: Final = 10  # requests with a value or pair, for it to be tested
@@ -27,6 +27,9 @@ _MOST: Final = 8  # findings
 _BEAMS: Final = (40, 16)  # values of which pairs are tested, and pairs of which triples are
 _OF_A_KEY: Final = 6  # of these values
 _CLEARLY: Final = 0.9  # a longer condition gains at least so much more: gain of the shorter one / its own
+_UNCHOSEN: Final = (
+    0.6  # what the size of a response, a host or a port explains must be so much more than what others do
+)
 _ALIKE: Final = 0.9  # share of two sets of requests that is common to both, for them to be about the same
 _SAME_GAIN: Final = 0.9
 _CHOSEN: Final = 30  # of the best conditions of each length
@@ -53,6 +56,7 @@ class Contrast:
     also: tuple[dict[str, str | None], ...] = ()  # other names of these requests, or of about these
     along: tuple[dict[str, str | None], ...] = ()  # what is more frequent only because it goes with this
     rows: Array = field(default_factory=lambda: np.empty(0, int), repr=False, compare=False)  # the breaches meant
+    requests: Array = field(default_factory=lambda: np.empty(0, int), repr=False, compare=False)  # all that have them
 
 
 class Found(NamedTuple):
@@ -166,6 +170,7 @@ class _Search:
             tuple(self.conditions.named(one) for one in also),
             tuple(self.conditions.named((one,)) for one in along),
             np.flatnonzero(mask & self.counts.breached),
+            np.flatnonzero(mask),
         )
 
     def _levels(self) -> list[_Tried]:
@@ -235,7 +240,7 @@ class _Search:
     def _best(self, levels: Sequence[_Tried]) -> _Best | None:
         """Return the condition that explains most, a longer one only where that is clearly more than its parts do."""
         scored = [
-            (gain * _CLEARLY ** (len(parts) - 1) - np.log(level.tests), parts, level.tests)
+            (gain * self._worth(parts) - np.log(level.tests), parts, level.tests)
             for level in levels
             for parts, gain in zip(level.parts[:_CHOSEN], level.gains.tolist(), strict=False)
         ]
@@ -253,6 +258,10 @@ class _Search:
             if self._is_cause(mask, risk):
                 return _Best(parts, mask, p_value, q_value, risk)
         return None
+
+    def _worth(self, parts: tuple[int, ...]) -> float:
+        """Return how much of its gain a condition is worth: the shorter and the better known, the more."""
+        return float(_CLEARLY ** (len(parts) - 1)) * (_UNCHOSEN if self._rank(parts)[0] >= RESPONSE else 1.0)
 
     def _is_cause(self, mask: Array, risk: Risk) -> bool:
         """Return whether a difference is large enough and, beside a cause that is known, of less than half of them."""

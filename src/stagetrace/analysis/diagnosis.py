@@ -98,7 +98,7 @@ def diagnose(cases: Cases, releases: Sequence[Release] = ()) -> Diagnosis:
             Finding(
                 one,
                 evidence(cases, one.rows, baseline),
-                since_of(one.values, cases.attributes, cases.rows, breached, releases),
+                since_of(one.requests, cases.rows, breached, releases),
             )
             for one in found.contrasts
         ),

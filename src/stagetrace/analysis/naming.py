@@ -10,7 +10,8 @@ from typing import Final
 # The least rank is known best. A key is what the first row says of which one word, or a run of words, is in it; all
 # others are attributes that an application recorded on purpose.
 _APPLICATION: Final = 3
-SIZES: Final = range(5, 8)
+SIZES: Final = range(5, 7)
+RESPONSE: Final = 7  # from here on, what follows from a request or happened to serve it, which nobody chose
 _WORDS: Final = (
     (12, "port"),
     (11, "pid process thread executable command"),
@@ -18,7 +19,7 @@ _WORDS: Final = (
     (9, "instance pod container uid k8s replica worker"),
     (13, "telemetry sdk scope"),
     (8, "network peer address ip protocol server client.address user_agent"),
-    (7, "response status_code"),
+    (RESPONSE, "response status_code"),
     (6, "request.body request.size content_length"),
     (5, "batch.size size length tokens bytes rows count"),
     (4, "route http url rpc method path scheme"),

@@ -18,7 +18,6 @@ import numpy as np
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.contingency import Cells, Counts, one_sided
 from stagetrace.analysis.releases import Release, near
-from stagetrace.analysis.values import coded
 
 ALPHA: Final = 0.01
 _MOMENTS: Final = 200
@@ -170,20 +169,10 @@ def since(
 
 
 def since_of(
-    values: Mapping[str, str | None],
-    attributes: Mapping[str, Sequence[str | None]],
-    rows: Sequence[Mapping[str, Any]],
-    breached: Sequence[bool],
-    releases: Sequence[Release],
+    requests: Array, rows: Sequence[Mapping[str, Any]], breached: Sequence[bool], releases: Sequence[Release]
 ) -> Since | None:
-    """Return since when the requests with these values of attributes are breaches more often; None: all the time."""
-    codes = [None if key not in attributes else coded(attributes[key], 1) for key in values]
-    mask = np.ones(len(rows), bool)
-    for one, value in zip(codes, values.values(), strict=True):
-        if one is None or value not in one.values:
-            return None
-        mask &= one.codes == one.values.index(value)
-    places = sorted(np.flatnonzero(mask).tolist(), key=lambda place: rows[place]["start_unix_nano"])
+    """Return since when some requests, by their places, are breaches more often; None: all the time."""
+    places = sorted(requests.tolist(), key=lambda place: rows[place]["start_unix_nano"])
     services = {row["service"] for row in rows}
     own = [one for one in releases if one.service in services]
     starts, labels = [rows[place]["start_unix_nano"] for place in places], [bool(breached[place]) for place in places]

@@ -161,7 +161,9 @@ def _attribute(one: Finding) -> dict[str, Any]:
         "since_unix_nano": None if one.since is None else one.since.at_unix_nano,
         "since_release": None if one.since is None else release_keys(one.since.release),
     }
-    return keys_of(found, "rows", interval=interval, explained=found.explained, **keys_of(one.evidence), **since)
+    return keys_of(
+        found, "rows", "requests", interval=interval, explained=found.explained, **keys_of(one.evidence), **since
+    )
 
 
 def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> list[Any]:
