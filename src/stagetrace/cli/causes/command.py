@@ -22,8 +22,8 @@ DESCRIPTION: Final = (
     "Find what distinguishes the requests that missed their objective from the good ones of the same route: values of\n"
     "attributes, up to three together, stages, causes by their own verdicts, moments from which on there were more,\n"
     "the services downstream in which their traces lost the time, and calls that stopped. With --against, traces of\n"
-    "the window are compared with those of a normal one instead, which needs no objective. Names nothing where nothing\n"
-    "distinguishes them."
+    "the window are compared with those of a normal one instead, which needs no objective. Names nothing where\n"
+    "nothing distinguishes them."
 )
 EXAMPLE: Final = "stagetrace causes --since 10m --against 70m..10m"
 _TRACES: Final = 600  # of each side
