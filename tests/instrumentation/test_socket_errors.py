@@ -78,7 +78,7 @@ def test_a_reading_that_fails_is_switched_off() -> None:
     assert len(reads) == guard.LIMIT
 
 
-def test_a_reading_that_hangs_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_that_hangs_pauses_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
 
     class Hanging:
@@ -87,7 +87,25 @@ def test_a_reading_that_hangs_is_switched_off(monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.03)
             return bytes(socket_wait._END_AT)
 
+    class Interrupted(Hanging):
+        def getsockopt(self, *arguments: int) -> bytes:
+            if len(reads) % 2:  # the second time it is read at once
+                reads.append(1)
+                return bytes(socket_wait._END_AT)
+            return super().getsockopt(*arguments)
+
+    source = socket_wait.SOURCE
     monkeypatch.setattr(socket_wait, "tcp_info", socket_wait._tcp_info)
+    monkeypatch.setattr(source, "_slow", [])
+    monkeypatch.setattr(source, "pauses", 0)
+    monkeypatch.setattr(source, "paused_until", 0.0)
+    for _ in range(SLOW_READINGS + 1):
+        assert connection_wait.waited_ns(Cycle(Interrupted())) == 0
+    assert source.pauses == 0
+    reads.clear()
     for _ in range(SLOW_READINGS + 5):
         assert connection_wait.waited_ns(Cycle(Hanging())) == 0
-    assert len(reads) == SLOW_READINGS
+    assert (len(reads), source.pauses) == (2 * SLOW_READINGS, 1)
+    source.paused_until = time.monotonic()
+    connection_wait.waited_ns(Cycle(Hanging()))
+    assert (len(reads), source.pauses) == (2 * SLOW_READINGS + 2, 2)

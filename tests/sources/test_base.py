@@ -1,13 +1,15 @@
-"""A source that fails or hangs is switched off, and says so once."""
+"""A source that fails is switched off; one that is dear to read pauses, says so once, and is tried again."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from stagetrace import config, guard
-from stagetrace.sources.base import SLOW_NS, SLOW_READINGS, Source
+from stagetrace import config, guard, log
+from stagetrace.sources import base, registry
+from stagetrace.sources.base import FIRST_PAUSE_S, HUNG_NS, LONGEST_PAUSE_S, SLOW_NS, SLOW_READINGS, WITHIN_S, Source
 
 NAME = "stagetrace.sources.of_a_test"
 
@@ -34,25 +36,92 @@ def test_one_that_fails_ten_times_is_asked_no_more() -> None:
     assert guard.switched_off() == [NAME]
 
 
-def test_one_that_hangs_is_asked_no_more() -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the time by which pauses begin and end."""
+    moment = [1_000.0]
+    monkeypatch.setattr(base.time, "monotonic", lambda: moment[0])
+    return moment
+
+
+def test_one_that_is_slow_to_read_pauses_and_is_tried_again(now: list[float]) -> None:
     one = source()
     for _ in range(SLOW_READINGS - 1):
         one.took(SLOW_NS)
         one.took(1_000)
-    assert one.is_used
+    assert one.read(lambda: 1) == 1
     one.took(SLOW_NS)
-    assert not one.is_used
-    assert one.read(lambda: 1) is None
+    assert (one.is_used, one.read(lambda: 1)) == (True, None)
+    assert one.why_paused() == "too slow to read, paused once, now for another 1 s"
+    now[0] += FIRST_PAUSE_S
+    assert one.read(lambda: 1) == 1
+    assert one.why_paused() == "too slow to read, paused once"
 
 
-def test_now_and_then_a_slow_reading_is_no_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_get_longer_up_to_a_minute_and_short_again(
+    now: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_logged", set())
     one = source()
-    now = [0.0]
-    monkeypatch.setattr("stagetrace.sources.base.time.monotonic", lambda: now[0])
+    for _ in range(SLOW_READINGS):
+        one.took(SLOW_NS)
+    pauses = []
+    for _ in range(8):
+        pauses.append(one.paused_until - now[0])
+        now[0] = one.paused_until
+        assert one.read(lambda: 1) == 1
+        one.took(SLOW_NS)
+    assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+    assert one.pauses == 9
+    assert capsys.readouterr().err.count("the wait of a test took 20 ms to read, again") == 1
+    now[0] = one.paused_until + WITHIN_S
+    assert not one.is_paused()
+    one.took(SLOW_NS)
+    assert not one.is_paused()  # as at first: one is none
+    for _ in range(SLOW_READINGS):
+        one.took(SLOW_NS)
+    assert one.paused_until - now[0] == FIRST_PAUSE_S
+
+
+def test_what_the_scheduler_takes_from_a_read_is_not_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = source()
+    for _ in range(SLOW_READINGS + 1):
+        assert one.read(lambda: time.sleep(SLOW_NS / 1e9)) is None
+    assert one.pauses == 0
+
+    def compute() -> None:
+        until = time.thread_time_ns() + SLOW_NS
+        while time.thread_time_ns() < until:
+            pass
+
+    for _ in range(SLOW_READINGS):
+        one.read(compute)
+    assert one.pauses == 1
+
+    hanging = source()
+    walls = iter(range(0, 100 * HUNG_NS, HUNG_NS))
+    monkeypatch.setattr(base.time, "perf_counter_ns", lambda: next(walls))
+    for _ in range(SLOW_READINGS):
+        hanging.read(lambda: 1)
+    assert hanging.pauses == 1
+
+
+def test_doctor_and_the_status_count_the_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = source()
+    monkeypatch.setattr(registry, "SOURCES", (one, registry.thread_cpu.SOURCE))
+    assert one.title not in registry.silent()
+    for _ in range(SLOW_READINGS):
+        one.took(SLOW_NS)
+    assert registry.silent()[one.title] == "too slow to read, paused once, now for another 1 s"
+    assert registry.states()[one.title] == "too slow to read, paused once, now for another 1 s"
+
+
+def test_now_and_then_a_slow_reading_is_no_hanging(now: list[float]) -> None:
+    one = source()
     for _ in range(20):
         one.took(SLOW_NS)
         now[0] += 31
-    assert one.is_used
+    assert one.pauses == 0
 
 
 def test_a_variable_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 A source is a module with a `SOURCE` and functions that read. A read takes about a microsecond; what it raises goes to
 `SOURCE.failed`; where the platform lacks the source, the value is absent, never guessed. A source is switched off by
-its variable, by failing ten times, or by hanging.
+its variable, or by failing ten times. One that is dear to read pauses, and is then tried again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ R = TypeVar("R")
 SLOW_NS: Final = 20_000_000
 SLOW_READINGS: Final = 3
 WITHIN_S: Final = 60.0
+HUNG_NS: Final = 1_000_000_000  # so long a read is no matter of the scheduler's
+FIRST_PAUSE_S: Final = 1.0  # each further pause is twice as long
+LONGEST_PAUSE_S: Final = 60.0
+# What a read costs itself: by the wall clock, what the scheduler and the GIL take from it would count.
+_cost_ns: Callable[[], int] = getattr(time, "thread_time_ns", time.perf_counter_ns)
 
 
 class Source:
@@ -35,6 +40,9 @@ class Source:
         self._looked = False
         self._switch = switch(module)
         self._slow: list[float] = []  # when reads were slow
+        self.pauses = 0
+        self.paused_until = 0.0  # by the monotonic clock; 0: it is not paused
+        self._pause_s = self._resumed_at = 0.0  # of the latest pause: how long it was, and when it ended, or will
         self.silent: str | None = None  # what it was asked for here and cannot read, whatever it reads of others
 
     @property
@@ -59,29 +67,51 @@ class Source:
 
     def read(self, function: Callable[[], R]) -> R | None:
         """Return what `function` reads, None if it fails or the source is not used: for what is read now and then."""
-        if not self.is_used:
+        if not self.is_used or self.is_paused():
             return None
-        began = time.perf_counter_ns()
+        began, cost = time.perf_counter_ns(), _cost_ns()
         try:
             return function()
         except Exception as error:  # noqa: BLE001
             self.failed(error)
             return None
         finally:
-            self.took(time.perf_counter_ns() - began)
+            cost = _cost_ns() - cost
+            took = time.perf_counter_ns() - began
+            self.took(took if took >= HUNG_NS else cost)
+
+    def is_paused(self) -> bool:
+        """Return whether it is not to be read now, since reading it was dear; a pause that is over ends here."""
+        if self.paused_until and time.monotonic() >= self.paused_until:
+            self.paused_until = 0.0
+        return self.paused_until > 0
 
     def took(self, nanoseconds: int) -> None:
-        """Record how long a read took: SLOW_READINGS slow ones within WITHIN_S switch it off.
+        """Record what a read has cost: SLOW_READINGS slow ones within WITHIN_S pause it, then a single one does.
 
         One may be slow because its thread lost the CPU in the middle; so many, where a read takes a microsecond, hang.
         """
-        if nanoseconds < SLOW_NS:
+        if nanoseconds < SLOW_NS or self.paused_until:
             return
         now = time.monotonic()
         self._slow = [*(at for at in self._slow if now - at < WITHIN_S), now]
-        if len(self._slow) >= SLOW_READINGS and not self._switch.off:
-            self._switch.off = True
-            log.error(
-                f"{self.title} took {nanoseconds / 1e6:.0f} ms to read, again: it is switched off in this process, all "
-                f"else goes on. {self.variable}=0 switches it off from the start."
+        was_paused = self.pauses > 0 and now - self._resumed_at < WITHIN_S
+        if was_paused or len(self._slow) >= SLOW_READINGS:
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S) if was_paused else FIRST_PAUSE_S
+            self.paused_until = self._resumed_at = now + self._pause_s
+            self.pauses += 1
+            log.once(
+                f"pause {self.title}",
+                f"{self.title} took {nanoseconds / 1e6:.0f} ms to read, again: it is not read for {self._pause_s:.0f} s"
+                f", then tried again, after longer pauses of up to {LONGEST_PAUSE_S:.0f} s where that recurs.\n"
+                f"`stagetrace doctor` counts the pauses; {self.variable}=0 switches it off.",
             )
+
+    def why_paused(self) -> str | None:
+        """Return how often it has paused, and for how long it still does; None where it never has."""
+        if not self.pauses:
+            return None
+        times = "once" if self.pauses == 1 else f"{self.pauses} times"
+        left = self.paused_until - time.monotonic()
+        now = f", now for another {left:.0f} s" if left > 0 else ""
+        return f"too slow to read, paused {times}{now}"

@@ -9,7 +9,7 @@ from stagetrace.sources import gc_pauses, machine, page_faults, socket_wait, sta
 if TYPE_CHECKING:
     from stagetrace.sources.base import Source
 
-FAILED: Final = "it failed or hung"
+FAILED: Final = "it failed"
 SOURCES: Final[tuple[Source, ...]] = (
     socket_wait.SOURCE,
     tcp_info.SOURCE,
@@ -25,7 +25,7 @@ SOURCES: Final[tuple[Source, ...]] = (
 def silent() -> dict[str, str]:
     """Return the sources that are wanted here and could not be read for a request, and why."""
     wanted = (source for source in SOURCES if source.is_wanted and source.lacks is None)
-    found = {source.title: source.silent if source.is_used else FAILED for source in wanted}
+    found = {source.title: source.silent or source.why_paused() if source.is_used else FAILED for source in wanted}
     return {title: why for title, why in found.items() if why is not None}
 
 
@@ -36,7 +36,7 @@ def states() -> dict[str, str | None]:
         if not source.is_wanted:
             found[source.title] = f"switched off by {source.variable}"
         else:
-            found[source.title] = source.lacks or (source.silent if source.is_used else FAILED)
+            found[source.title] = source.lacks or (source.silent or source.why_paused() if source.is_used else FAILED)
     if found[thread_cpu.SOURCE.title] is None:
         found[f"{thread_cpu.SOURCE.title} apart from being blocked"] = thread_cpu.lacks_waiting()
     return found

@@ -234,7 +234,7 @@ def sample(now: int | None = None) -> CpuSample | None:
     With `now`, the time, the last schedstat is used again while the thread has been off a CPU for less than RECENT_NS
     since it was read: to read it takes a service 6 to 9 us, since caches are cold, and clocks a third of that.
     """
-    if not _is_used or _switch.off:
+    if not _is_used or _switch.off or (SOURCE.paused_until and SOURCE.is_paused()):
         return None
     try:
         if (_GEVENT in _modules or _thread.start_new_thread is not start_new_thread) and not _tell_greenlets_apart():
