@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stagetrace import config, guard, log
-from stagetrace.sources import base, registry
+from stagetrace.sources import registry, thread_cpu
 from stagetrace.sources.base import FIRST_PAUSE_S, HUNG_NS, LONGEST_PAUSE_S, SLOW_NS, SLOW_READINGS, WITHIN_S, Source
 
 NAME = "stagetrace.sources.of_a_test"
@@ -40,7 +40,7 @@ def test_one_that_fails_ten_times_is_asked_no_more() -> None:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the time by which pauses begin and end."""
     moment = [1_000.0]
-    monkeypatch.setattr(base.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
     return moment
 
 
@@ -100,7 +100,7 @@ def test_what_the_scheduler_takes_from_a_read_is_not_its_cost(monkeypatch: pytes
 
     hanging = source()
     walls = iter(range(0, 100 * HUNG_NS, HUNG_NS))
-    monkeypatch.setattr(base.time, "perf_counter_ns", lambda: next(walls))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(walls))
     for _ in range(SLOW_READINGS):
         hanging.read(lambda: 1)
     assert hanging.pauses == 1
@@ -108,7 +108,7 @@ def test_what_the_scheduler_takes_from_a_read_is_not_its_cost(monkeypatch: pytes
 
 def test_doctor_and_the_status_count_the_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     one = source()
-    monkeypatch.setattr(registry, "SOURCES", (one, registry.thread_cpu.SOURCE))
+    monkeypatch.setattr(registry, "SOURCES", (one, thread_cpu.SOURCE))
     assert one.title not in registry.silent()
     for _ in range(SLOW_READINGS):
         one.took(SLOW_NS)

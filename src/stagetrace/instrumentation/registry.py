@@ -18,6 +18,7 @@ PATCHES = {
     "fastapi.routing": "stagetrace.instrumentation.frameworks.starlette:patch_routing",
     "starlette.applications": "stagetrace.instrumentation.frameworks.starlette:patch_applications",
     "starlette.background": "stagetrace.instrumentation.frameworks.starlette:patch_background",
+    "starlette.responses": "stagetrace.instrumentation.frameworks.starlette:patch_responses",
     "starlette.routing": "stagetrace.instrumentation.frameworks.starlette:patch_routing",
     "litestar._asgi.asgi_router": "stagetrace.instrumentation.frameworks.litestar:patch_router",
     "litestar.background_tasks": "stagetrace.instrumentation.frameworks.litestar:patch_background_tasks",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagetrace.semconv import (
     HTTP_RESPONSE_BODY_SIZE,
@@ -11,7 +11,20 @@ from stagetrace.semconv import (
     NETWORK_CHUNKS,
     NETWORK_FIRST_BYTE_MS,
 )
+from stagetrace.sources import loops
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stagetrace.recording.record import RequestRecord
+    from stagetrace.sources.thread_cpu import Share
+
+    # What a record has noted: the name of its list, and what it appended to that.
+    Noted = tuple[str, Any]
+    LoopShares = Sequence[tuple[int, int, Share]]
+
+MAX_NOTED = 100  # for one chunk
+LONG_NS = 10_000_000  # of shorter gaps nothing is read
 # Gaps are counted by their first six binary digits: a quantile of them is at most 3 % too long.
 DIGITS = 6
 QUANTILE = 0.99
@@ -23,7 +36,7 @@ class Stream:
     The first chunk's time and the gaps after it add up to the time of the last chunk.
     """
 
-    __slots__ = ("_gaps", "_size_name", "count", "first", "last", "size", "widest")
+    __slots__ = ("_gaps", "_noted", "_size_name", "count", "first", "last", "of_widest", "shares", "size", "widest")
 
     def __init__(self, size_name: str = HTTP_RESPONSE_BODY_SIZE) -> None:
         """Begin without a chunk; the attribute `size_name` will have the bytes of all, none where they are unknown."""
@@ -33,6 +46,9 @@ class Stream:
         self.first = self.last = 0  # nanoseconds since the epoch
         self.widest = (0, 0)  # from when to when
         self._gaps: dict[int, int] = {}  # lower bound of the gap, in nanoseconds -> how many
+        self._noted: list[Noted] = []  # by the record, since the last chunk
+        self.of_widest: Sequence[Noted] = ()  # likewise, within that gap
+        self.shares: dict[bool, tuple[int, int, LoopShares]] = {}  # until the first chunk (True), in that gap (False)
 
     def add(self, now: int, size: int) -> None:
         """Count one chunk, of `size` bytes, that had been handed over at `now`."""
@@ -44,10 +60,34 @@ class Stream:
             gap = now - self.last
             if gap > self.widest[1] - self.widest[0]:
                 self.widest = (self.last, now)
+                self.of_widest = self._noted
             shift = max(gap.bit_length() - DIGITS, 0)
             lower = max(gap, 0) >> shift << shift
             self._gaps[lower] = self._gaps.get(lower, 0) + 1
         self.last = max(now, self.last)  # the wall clock may step back
+        self._noted = []
+
+    def note(self, name: str, what: Any) -> None:
+        """Keep what the record notes in the list of this name, for the gap that it lies in: that list may be full."""
+        if len(self._noted) < MAX_NOTED:
+            self._noted.append((name, what))
+
+    def add_on_loop(self, now: int, size: int, record: RequestRecord) -> None:
+        """Do as `add` on an event loop, for the record's request: what its thread has done is known for a while only.
+
+        It is kept of the times that may be judged: until the first chunk, and the longest gap.
+        """
+        record.divide_at_chunk(now)
+        self.add(now, size)
+        loops.record(now)
+        is_first = self.count == 1
+        times = (record.started, self.first) if is_first else self.widest
+        if times[1] == self.last and times[1] - times[0] >= LONG_NS:
+            self.shares[is_first] = (*times, loops.recent_shares(*times))
+
+    def loop_shares(self, start: int, end: int) -> LoopShares | None:
+        """Return what the loop's thread has done from `start` to `end`; None where that is not kept."""
+        return next((found for *times, found in self.shares.values() if times == [start, end]), None)
 
     @property
     def is_stream(self) -> bool:

@@ -47,6 +47,22 @@ def blocker(start: int, end: int) -> str | None:
     return None
 
 
+@guarded
+def note_behind(start: int, end: int, request: Any) -> None:
+    """Note on a request, suspended in [start, end), since when other work has blocked the loop until it resumed it.
+
+    One long step after the other, up to the end: had the loop been free, it would have run what was ready.
+    """
+    thread, at = get_ident(), end
+    for blocked, since, until, _, _ in reversed(copied(_blocked)):
+        if until <= start:
+            break
+        if blocked == thread and since < at and at - until < max(LONG_NS, (until - since) // 8):
+            at = max(since, start)
+    if end - at >= LONG_NS:
+        request.was_behind(at, end, blocker(at, end) or "other requests")
+
+
 @guarded_end
 def end_step(began: int, ended: int, request: Any) -> None:
     """Note a step of a request's work: how its time divides, and that it blocked the thread, if it was long."""
@@ -56,12 +72,13 @@ def end_step(began: int, ended: int, request: Any) -> None:
         note(began, ended, request)
 
 
-def _end(began: int, request: Any) -> None:
+def _end(began: int, request: Any) -> int:
     ended = time_ns()
     if ended - began >= DIVIDED_NS:
         end_step(began, ended, request)
     else:
         request.step = None
+    return ended
 
 
 @types.coroutine
@@ -73,8 +90,11 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
     step: Any = work.send
     value: Any = None
     outer, request.work = request.work, work
+    ended = 0
     while True:
         began = time_ns()
+        if ended and began - ended >= LONG_NS:
+            note_behind(ended, began, request)
         request.step = sample(began)
         try:
             awaited = step(value)
@@ -85,7 +105,7 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
                 return error.value
             del outer, request, step, value  # somebody may keep the exception, and with it this frame
             raise
-        _end(began, request)
+        ended = _end(began, request)
         try:
             value = yield awaited
             step = work.send

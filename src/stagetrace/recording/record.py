@@ -19,6 +19,7 @@ from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.recording.tiler import Tiler
 from stagetrace.recording.working import workers_of
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
+from stagetrace.sources import loops
 from stagetrace.sources.thread_cpu import (
     AT,
     DIVIDED_NS,
@@ -26,6 +27,7 @@ from stagetrace.sources.thread_cpu import (
     end_section,
     is_of_this_thread,
     last_sample,
+    sample,
     sample_since,
 )
 
@@ -38,11 +40,11 @@ if TYPE_CHECKING:
     from stagetrace.recording.generation import Generation
     from stagetrace.recording.in_flight import Bounds
     from stagetrace.recording.own_span import OwnSpan
-    from stagetrace.recording.remote_stages import RemoteStages
+    from stagetrace.recording.remote_stages import RemoteSection, RemoteStages
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stages import Stages
     from stagetrace.recording.stall import Stall
-    from stagetrace.sources.thread_cpu import CpuSample
+    from stagetrace.sources.thread_cpu import CpuSample, Share
 
 MAX_CALLS = 100
 NO_STAGES = Marks().tile(0, 0)  # of either implementation
@@ -86,8 +88,10 @@ class RequestRecord(Marks):
     adopted: Any = None  # the entry span, where somebody else has started it
     cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
     computed: Sequence[tuple[int, int, int, int]] = ()  # in a stage marked by hand: begin, end, computed ns, thread
+    remote_sections: Sequence[RemoteSection] = ()  # of threads of other processes
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
     step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
+    behind: Sequence[tuple[int, int, str]] = ()  # when other work blocked the loop that was to resume it, and which
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer says of itself
     details: Details | None = None  # library calls inside its stages
@@ -202,8 +206,21 @@ class RequestRecord(Marks):
 
     def divided(self, first: CpuSample, last: CpuSample) -> None:
         """Note a section that stayed on one thread, by that thread's CPU samples before and after it."""
-        if not self.closed and len(self.cpu_samples) < MAX_CALLS:
-            self.cpu_samples = [*self.cpu_samples, (first, last)]
+        self._keep("cpu_samples", (first, last))
+
+    def _keep(self, name: str, what: Any) -> None:
+        """Note one more in the list of this name, unless that is full."""
+        if self.closed:
+            return
+        kept = getattr(self, name)
+        if len(kept) < MAX_CALLS:
+            setattr(self, name, [*kept, what])
+        if self.stream is not None:
+            self.stream.note(name, what)
+
+    def was_behind(self, start: int, end: int, other: str) -> None:
+        """Note that `other` work blocked the event loop, which resumed the request at `end`."""
+        self._keep("behind", (start, end, other))
 
     @guarded_end
     def divide(self, first: CpuSample | None) -> None:
@@ -230,8 +247,15 @@ class RequestRecord(Marks):
 
         So for the event loop that takes it back, of which that is unknown.
         """
-        if not self.closed and len(self.wakeups) < MAX_CALLS:
-            self.wakeups = [*self.wakeups, (start, end, lacked)]
+        self._keep("wakeups", (start, end, lacked))
+
+    @guarded
+    def divide_at_chunk(self, now: int) -> None:
+        """Let the step of a task that has handed over a chunk at `now` end there, and another one begin."""
+        first = self.step
+        if first is not None and now - first[AT] >= DIVIDED_NS:
+            self.divide(first)
+            self.step = sample(now)
 
     def leave_pool(self, pool: Any) -> None:
         """Note that it has waited for a thread of a pool, once."""
@@ -249,6 +273,8 @@ class RequestRecord(Marks):
         if activity == NETWORK_SEND and until - since >= LAIN_NS and not self.has_unacked():
             return  # nothing is under way: the loop has come back to it late
         waits = self.peer_waits or ()
+        if self.stream is not None:
+            self.stream.note("peer_waits", (since, until))
         if len(waits) < MAX_CALLS:
             self.peer_waits = [*waits, (since, until)]
         else:  # the rest is one
@@ -288,6 +314,10 @@ class RequestRecord(Marks):
         exchange = self.exchange
         return 0 if exchange is None else exchange.time_in_kernel_ns()
 
+    def loop_shares(self, start: int, end: int) -> Sequence[tuple[int, int, Share]]:
+        """Return what the calling thread has done, if that of an event loop: see `loops.recent_shares`."""
+        return loops.recent_shares(start, end)
+
     def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
         exchange = self.exchange
@@ -300,10 +330,10 @@ class RequestRecord(Marks):
 
     def called(self, peer: str, start: int, end: int, report: Mapping[str, Any] = NOTHING) -> None:
         """Note a call to another service that has ended; `report`: what that reported of its time."""
-        if not self.closed and len(self.calls) < MAX_CALLS:
-            if report:
+        if not self.closed:
+            if report and len(self.calls) < MAX_CALLS:
                 self.reports = {**self.reports, len(self.calls): report}
-            self.calls = [*self.calls, (peer, start, end)]
+            self._keep("calls", (peer, start, end))
 
     def visit(
         self,

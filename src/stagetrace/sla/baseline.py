@@ -11,7 +11,7 @@ from stagetrace import semconv
 from stagetrace.sla import evidence_machine
 from stagetrace.sla.cause import GC, MIXED, Baseline, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
-from stagetrace.sla.verdict import WITHIN, over_budget
+from stagetrace.sla.verdict import DISCONNECT, ERROR, FIRST_CHUNK, FIRST_TOKEN, PER_CHUNK, PER_TOKEN, over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,14 @@ LEARNED_FROM_EACH: Final = 64  # of so many requests one, once that is enough,
 LEARNED_AFTER_NS: Final = 500_000_000  # and none so soon after the last: it costs more than the recording does
 SLOW: Final = 1.5  # a request that takes so many times its baseline is slow
 WEIGHT: Final = 0.05  # of a request, among those before it
+
+# The time in question, where it is not the whole request's.
+_OF_INTERVAL: Final = {
+    FIRST_CHUNK: "the time until then",
+    PER_CHUNK: "the gap",
+    FIRST_TOKEN: "the time until then",
+    PER_TOKEN: "the time of all tokens",
+}
 
 Route = tuple["str | None", str]
 K = TypeVar("K")
@@ -151,7 +159,7 @@ class Baselines:
     ) -> dict[str, Any]:
         """Return the attributes of a breach's cause, besides those of its verdict and `attributes`."""
         missed = verdict.missed
-        if missed is None or missed.bound != WITHIN:
+        if missed is None or missed.bound in (DISCONNECT, ERROR):
             return {}
         evidence_machine.read_meters()
         found: dict[str, Any] = {semconv.breach_part_ms(part): took / 1e6 for part, took in breakdown.times.items()}
@@ -159,7 +167,8 @@ class Baselines:
             found[semconv.GC_PAUSE_MS] = breakdown.times[GC] / 1e6
         if verdict.peer is not None or verdict.stage is None:
             return found  # the verdict has the cause
-        baselines = self.of(route, breakdown.size)
+        # Learned is what whole requests take, not a wait for a chunk.
+        baselines = self.of(route, breakdown.size) if missed.end_ns is None else (None, None)
         stage, cause, text = _placed(verdict, missed, breakdown, baselines)
         verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
         text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE] + text
@@ -180,8 +189,8 @@ def _placed(
     The stage that exceeds its budget, where there are budgets, has its own cause. Else the cause is the request's, and
     lies in the stage; where that stage shows another one, the evidence is the request's, and says so.
     """
-    over_ns = missed.took_ns - missed.threshold_ns
-    over = over_budget(verdict.objective, breakdown.stages)
+    over_ns = missed.excess_ns
+    over = over_budget(verdict.objective, breakdown.stages) if missed.end_ns is None else ()
     expected = baselines[1] or baselines[0]
     cause = cause_of(breakdown, over_ns, *baselines)
     stage = over[0] if over else stage_of(cause, breakdown, expected) or verdict.stage or ""
@@ -193,7 +202,8 @@ def _placed(
     if over or (cause.word != MIXED and in_stage.part == cause.part):
         cause = in_stage if over else cause
         return stage, cause, f": {evidence(part, cause, usual[1] or usual[0])}"
-    return stage, cause, f"; of the request's {missed.took_ns / 1e6:.1f} ms: {evidence(breakdown, cause, expected)}"
+    of_all = _OF_INTERVAL.get(missed.bound) or f"the request's {missed.took_ns / 1e6:.1f} ms"
+    return stage, cause, f"; of {of_all}: {evidence(breakdown, cause, expected)}"
 
 
 def _bucket(size: int) -> int:

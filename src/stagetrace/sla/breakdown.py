@@ -30,7 +30,9 @@ from stagetrace.sla.breakdown_by_stage import (
 )
 from stagetrace.sla.cause import Breakdown
 from stagetrace.sla.verdict import overlap
-from stagetrace.sources import gc_pauses, loops, thread_cpu
+from stagetrace.sources import gc_pauses, thread_cpu
+
+from stagetrace.recording.remote_stages import NOT_HERE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -264,6 +266,28 @@ class _Waits:
         """Return what the loop did in these times."""
         return _Suspended.of(times, self._shares)
 
+    def add_behind(self, known: Sequence[Interval]) -> Mapping[str, str]:
+        """Add the times in which other work blocked the loop, but for those of which more is `known`.
+
+        Return the words for that wait, if it is most of the wait for the loop.
+        """
+        others: dict[str, int] = {}
+        for begin, end, other in self._measured.behind:
+            others[other] = others.get(other, 0) + end - begin
+        if not others:
+            return NOTHING
+        behind = 0
+        for stage, times in self.own.items():
+            idle = _without(times, known)
+            found = _without(idle, _without(idle, [(begin, end) for begin, end, _ in self._measured.behind]))
+            self.own[stage] = _without(times, found)
+            took = sum(end - begin for begin, end in found)
+            add(self.cells, cause.SOCKET_WAIT, stage, took)
+            behind += took
+        if 2 * behind <= sum(self.cells.get(cause.SOCKET_WAIT, NOTHING).values()):
+            return NOTHING
+        return {cause.SOCKET_WAIT: f"while the event loop was blocked by {max(others, key=lambda one: others[one])}"}
+
     def loop_wake_up(self, own: list[Interval]) -> int:
         """Return the wake-up latency of the event loop: for how long it did not take the request back."""
         took = 0
@@ -322,9 +346,17 @@ class _Waits:
         return for_gil
 
 
-def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Mapping[str, Any] = NOTHING) -> Breakdown:
-    """Return the breakdown of a request with these stages, and attributes of its model."""
-    shares = loops.recent_shares(segments[0].start, segments[-1].end) if segments else []
+def breakdown_of(
+    segments: Sequence[Segment],
+    measured: Measurements,
+    model: Mapping[str, Any] = NOTHING,
+    within: Interval | None = None,
+) -> Breakdown:
+    """Return the breakdown of a request with these stages, and attributes of its model.
+
+    `within`: only that interval is measured.
+    """
+    shares = measured.loop_shares(segments[0].start, segments[-1].end) if segments else []
     waits = _Waits(measured, shares)
     stages: dict[str, int] = {}
     for segment in segments:
@@ -332,12 +364,13 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Map
         stages[segment.stage] = stages.get(segment.stage, 0) + segment.end - segment.start
     divided = _Sections(is_contended=_is_contended([(begin, end) for begin, end, _ in measured.wakeups], shares))
     calls = sorted((begin, end) for _, begin, end in measured.calls)
-    sections = sections_of(measured.cpu_samples)
+    sections = sections_of(measured, within)
     divided.add_sections(sections, sorted([*calls, *waits.times]))
     remote = list(remote_stages(segments, sections))
     for _, computed, waited in remote:
         divided.computed += computed
         divided.waited += waited
+    phrases = waits.add_behind([*calls, *((one.start, one.end) for one in (*sections, *(one for one, _, _ in remote)))])
     found = _own_parts(divided, waits, calls, sections, [one for one, _, _ in remote])
     for_gil = divided.for_gil + waits.divide_unexplained(divided)
     times = {part: sum(by_stage.values()) for part, by_stage in waits.cells.items()}
@@ -360,6 +393,7 @@ def breakdown_of(segments: Sequence[Segment], measured: Measurements, model: Map
         stages,
         cells,
         *(finder.imported_in(segments[0].start, segments[-1].end) if segments else (0, 0)),
+        phrases=phrases,
     )
 
 
@@ -377,6 +411,7 @@ def _own_parts(
     covered = [(section.start, section.end) for section in sections]
     suspended = waits.loop_in(_without(own, [*calls, *covered, *elsewhere]))
     reported = [(one.start, one.end) for one in remote if CPU_TIME_MS in one.attributes]
+    reported += [(one.start, one.end) for one in sections if one.thread.thread == NOT_HERE]
     runs = _collected(_without(own, [*calls, *reported]), [one for one in sections if one.share is not None])
     found = divided.collect(runs)
     awaited = min(runs.awaited + runs.here, max(rest - suspended.idle, 0))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
+    from stagetrace.recording.remote_stages import RemoteSection, RemoteThread
     from stagetrace.recording.segments import Segment
-    from stagetrace.sources.thread_cpu import CpuSample, Descriptor
+    from stagetrace.sources.thread_cpu import CpuSample, Descriptor, Share
 
     Interval = tuple[int, int]
     Cells = dict[str, dict[str, float]]  # nanoseconds by part of the breakdown, and by stage
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 
         cpu_samples: Sequence[tuple[CpuSample, CpuSample]]
         computed: Sequence[tuple[int, int, int, int]]
+        remote_sections: Sequence[RemoteSection]
         wakeups: Sequence[tuple[int, int, int]]
         calls: Sequence[tuple[str, int, int]]
+        behind: Sequence[tuple[int, int, str]]
         peer_waits: Sequence[Interval] | None
         socket_waits: Sequence[tuple[int, int, bool]]
 
         def fits_buffer(self, activity: str) -> bool: ...  # noqa: D102
+        def loop_shares(self, start: int, end: int) -> Sequence[tuple[int, int, Share]]: ...  # noqa: D102
 
 
 WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
@@ -57,17 +61,22 @@ class Section(NamedTuple):
 
     start: int
     end: int
-    thread: Descriptor
+    thread: Descriptor | RemoteThread
     share: thread_cpu.Share | None  # None where it is unknown, or how long the thread waited for a CPU
 
 
-def sections_of(samples: Iterable[tuple[CpuSample, CpuSample]]) -> list[Section]:
-    """Return the sections by their start; the longer of two that begin together, with one sample, comes first."""
-    found = []
-    for first, last in samples:
+def sections_of(measured: Measurements, within: Interval | None = None) -> list[Section]:
+    """Return the sections by their start; the longer of two that begin together, with one sample, comes first.
+
+    With `within` these are the parts in that interval, each as its whole section divides.
+    """
+    found = [Section(*one) for one in measured.remote_sections]
+    for first, last in measured.cpu_samples:
         share = thread_cpu.between(first, last)
         is_known = share is not None and share.waited != thread_cpu.UNKNOWN
         found.append(Section(first[thread_cpu.AT], last[thread_cpu.AT], first[0], share if is_known else None))
+    if within is not None:
+        found = [part for one in found if (part := _part_of(one, *within)) is not None]
     return sorted(found, key=lambda section: (section.start, -section.end))
 
 
@@ -93,6 +102,17 @@ def with_marked(sections: Sequence[Section], computed: Iterable[tuple[int, int, 
         share = whole._replace(wall=end - start, computed=cpu_ns, waited=waited, blocked=rest - waited)
         found.append(Section(start, end, inmost.thread, share))
     return sorted(found, key=lambda section: (section.start, -section.end))
+
+
+def _part_of(section: Section, start: int, end: int) -> Section | None:
+    since, until = max(section.start, start), min(section.end, end)
+    if since >= until:
+        return None
+    share, part = section.share, (until - since) / (section.end - section.start)
+    if share is not None and part < 1:
+        wall, computed, waited, blocked, rivals, turns, natives = (int(took * part) for took in share[:7])
+        share = thread_cpu.Share(wall, computed, waited, blocked, rivals, turns, natives, share.for_threads)
+    return section._replace(start=since, end=until, share=share)
 
 
 def at_most(

@@ -72,6 +72,7 @@ class Breakdown:
     )  # part -> stage -> nanoseconds: how each stage divides, as `breakdown_by_stage.py` works it out
     imported: int = 0  # modules, by this process meanwhile
     importing: int = 0  # for how many nanoseconds, about
+    phrases: Mapping[str, str] = field(default_factory=dict)  # words for parts, in place of PHRASES
 
     def within(self, stage: str) -> Breakdown:
         """Return the breakdown of one stage: its parts are together as long as that."""
@@ -194,7 +195,7 @@ def evidence(breakdown: Breakdown, cause: Cause, baseline: Baseline | None = Non
     whole = sum(breakdown.times.values())
     shown = sorted(breakdown.times, key=lambda part: (part != cause.part, -breakdown.times[part]))
     phrases = [
-        f"{breakdown.times[part] / 1e6:.1f} ms {PHRASES[part]}" + _share(cause, part)
+        f"{breakdown.times[part] / 1e6:.1f} ms {breakdown.phrases.get(part, PHRASES[part])}" + _share(cause, part)
         for part in shown
         if part == cause.part or breakdown.times[part] >= SHOWN * whole
     ]

@@ -27,6 +27,7 @@ from stagetrace.semconv import (
 )
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import GC, NEXT, UNKNOWN
+from stagetrace.sla.interval import Within, clipped
 from stagetrace.sla.objective import BREACH, EXCLUDED
 from stagetrace.sla.verdict import GOOD, over_budget
 
@@ -140,8 +141,17 @@ def _over_budget(judged: Decided, stages: Stages) -> dict[str, str]:
 
 
 @guarded
-def _breakdown(request: Request, stages: Stages) -> Breakdown | None:
-    return None if request.record is None else breakdown_of(stages.segments(), request.record, stages.model)
+def _breakdown(request: Request, stages: Stages, missed: Missed | None = None) -> Breakdown | None:
+    """Return the breakdown of a request, or of that part of it in which a bound was missed."""
+    record, segments = request.record, stages.segments()
+    if record is None:
+        return None
+    if missed is None or missed.end_ns is None:
+        return breakdown_of(segments, record, stages.model)
+    within = request.start + missed.start_ns, request.start + missed.end_ns
+    # What is known of the model is of its first call.
+    model = {} if missed.start_ns else stages.model
+    return breakdown_of(clipped(segments, *within), Within(record, *within), model, within)
 
 
 @guarded
@@ -156,6 +166,8 @@ def _explained(
     """Return what the entry span of a breach carries of its verdict and its cause, were this its only objective."""
     verdict = _with_culprit(request, judged, stages, learned) or judged.without_culprit()
     found = {**verdict.attributes(), **judged.besides(), **(_over_budget(judged, stages) or {})}
+    if judged.missed is not None and judged.missed.end_ns is not None:
+        breakdown = _breakdown(request, stages, judged.missed)
     if breakdown is not None:
         found.update(_cause(request, verdict, breakdown, learned, {**known, **found}) or {})
     return found

@@ -94,6 +94,13 @@ class Missed(NamedTuple):
     also: tuple[Missed, ...] = ()  # the other bounds of the objective that were missed
 
     @property
+    def excess_ns(self) -> int:
+        """Return by how much the time in question exceeds what was allowed of it, which may be a mean of many times."""
+        if self.end_ns is None:
+            return self.took_ns - self.threshold_ns
+        return int((self.end_ns - self.start_ns) * (1 - self.threshold_ns / self.took_ns))
+
+    @property
     def text(self) -> str:
         """Return all bounds that were missed, in the form that `sla.breach.missed` has."""
         return "; ".join(

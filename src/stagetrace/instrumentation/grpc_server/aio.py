@@ -38,6 +38,8 @@ from stagetrace.sources.thread_cpu import sample
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from stagetrace.recording.chunk_times import Stream
+
     Continuation = Callable[[Any], Awaitable[Any]]
 
 WHERE = "stagetrace.instrumentation.grpc_server.aio"
@@ -190,7 +192,8 @@ class AioRpc(Rpc):
 
     def _in_steps(self, work: Any) -> Any:
         """Return what awaits `work` and notes what its steps do."""
-        return stepped(work, self.record) if type(work) is CoroutineType else work
+        is_followed = type(work) is CoroutineType or type(work).__name__ == "async_generator_asend"
+        return stepped(work, self.record) if is_followed else work
 
     async def _answers(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Do as an asynchronous generator does."""
@@ -199,7 +202,12 @@ class AioRpc(Rpc):
             request = self._received(request) or request
         answers = self.record.work = self._behaviour(request, context)
         try:
-            async for answer in answers:
+            steps = aiter(answers)
+            while True:
+                try:
+                    answer = await self._in_steps(anext(steps))
+                except StopAsyncIteration:
+                    break
                 yield answer
                 self._sent()
         except GeneratorExit:  # given up; in the context of another task
@@ -285,6 +293,12 @@ class AioRpc(Rpc):
     @guarded
     def _sent_from_pool(self, answers: Any) -> Any:
         return PooledAnswers(answers, self)
+
+    def _add_chunk(self, stream: Stream, now: int, size: int) -> None:
+        if self._is_pooled:
+            stream.add(now, size)
+        else:
+            stream.add_on_loop(now, size, self.record)
 
     @guarded
     def _sent(self) -> None:

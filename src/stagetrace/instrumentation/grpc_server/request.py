@@ -371,7 +371,10 @@ class Rpc:
             self.chunk_size = None
             if self.record.stream is None:
                 self.record.stream = Stream(NETWORK_SENT_BYTES)
-            self.record.stream.add(time_ns(), size)
+            self._add_chunk(self.record.stream, time_ns(), size)
+
+    def _add_chunk(self, stream: Stream, now: int, size: int) -> None:
+        stream.add(now, size)
 
     @guarded_end
     def response_complete(self) -> None:

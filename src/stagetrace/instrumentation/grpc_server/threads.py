@@ -220,6 +220,7 @@ class Answers:
             rpc.end_chunk()
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
+        first = sample(time_ns())
         try:
             return next(self._answers)
         except StopIteration:
@@ -228,6 +229,8 @@ class Answers:
         except BaseException as error:
             rpc.failed_by(error, self._context)
             raise
+        finally:
+            rpc.record.divide(first)
 
 
 def _with_pool(ours: Any, pool: Any) -> Any:

@@ -24,6 +24,7 @@ from stagetrace.recording.context import NO_CONTEXT, attach, get_current
 from stagetrace.recording.current_record import current
 from stagetrace.recording.working import current_greenlet
 from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
+from stagetrace.sources.thread_cpu import sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,6 +326,7 @@ class Response:
     """What the application has answered, as the server goes through it."""
 
     _chunks: Any = None
+    _is_made_before = False  # all chunks are there, and nothing is worked out as they are taken
 
     def __init__(self, answer: Any, request: Transfer) -> None:
         self._answer = answer
@@ -337,6 +339,7 @@ class Response:
     def __next__(self) -> Any:
         request = self._request
         before = request.resume()
+        first = None if self._is_made_before else sample(time_ns())
         try:
             if self._chunks is None:
                 self._chunks = iter(self._answer)
@@ -349,6 +352,8 @@ class Response:
             raise
         finally:
             request.pause(before)
+            if first is not None:
+                request.record.divide(first)
         request.begin_chunk(chunk)
         return chunk
 
@@ -381,6 +386,8 @@ class Response:
 
 class SizedResponse(Response):
     """One that knows how many chunks it has: of a single one a server knows the length of the whole."""
+
+    _is_made_before = True
 
     def __len__(self) -> int:
         return len(self._answer)
