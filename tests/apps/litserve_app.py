@@ -6,6 +6,7 @@ from typing import Any
 
 import breaking
 import litserve as ls
+from computing import compute
 from fastapi import HTTPException
 from opentelemetry import trace
 from sklearn.base import BaseEstimator
@@ -49,6 +50,8 @@ def misbehave(asked: dict[str, Any]) -> None:
     if "exit" in asked:
         time.sleep(asked["exit"])
         os._exit(3)
+    if "compute" in asked:
+        compute(asked["compute"])
     if "stall" in asked:
         time.sleep(asked["stall"])
     if asked.get("raise"):

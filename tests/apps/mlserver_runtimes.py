@@ -9,6 +9,7 @@ from typing import Any
 
 import breaking
 import numpy as np
+from computing import compute
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec, StringCodec, decode_args
 from mlserver.types import InferenceRequest, InferenceResponse, RequestOutput
@@ -17,6 +18,7 @@ from sklearn.base import BaseEstimator
 
 DECODE_S, INFER_S, ENCODE_S = 0.1, 0.2, 0.12
 STALL, STALL_S = 5, 0.6  # and this one blocks the thread
+COMPUTE, COMPUTE_S = 6, 0.4
 OUTLAST, OUTLAST_S = 4, 1  # this order is to take so much longer than a client has patience for
 
 
@@ -49,6 +51,8 @@ def misbehave(order: int) -> None:
         os._exit(3)
     if order == 3:
         breaking.mend()
+    if order == COMPUTE:
+        compute(COMPUTE_S)
     if order == STALL:
         time.sleep(STALL_S)
     if order >= 10:

@@ -53,6 +53,7 @@ TREES = {
     ),
 }
 RANDOMISED = 1_000 if HEAVY else 150
+COMPUTE = 6  # an order to compute for 400 ms
 OUTLASTING: list[list[float]] = [[0.5, 4]]  # a client that goes after 50 ms may be kept by its machine from going then
 WORKERS = {"here": 0, "there": 2}
 TIMELINE = """
@@ -166,6 +167,20 @@ def test_a_breach_is_at_the_line_of_its_worker(server: tuple[str, Service, int],
     attributes = sink.request(trace_id).entry.attributes
     assert attributes["sla.breach.stage"] == "inference"
     assert attributes["sla.breach.code"] == line_of("mlserver_runtimes.py", "misbehave", "(STALL_S)")
+
+
+@pytest.mark.parametrize("model", ["flowers", "batched"])
+def test_what_a_worker_computes_and_waits_for_a_cpu_is_the_cause(
+    server: tuple[str, Service, int], sink: Sink, model: str
+) -> None:
+    """Which of both takes longer is the machine's; neither is waiting for input or output."""
+    _, service, _ = server
+    trace_id, response = rest(service, model, [[0.1, COMPUTE]])
+    assert response.status_code == 200
+    attributes = sink.request(trace_id).entry.attributes
+    assert attributes["sla.breach.stage"] == "inference", attributes["sla.breach.evidence"]
+    assert attributes["sla.breach.cause"] in ("compute", "cpu_wait"), attributes["sla.breach.evidence"]
+    assert attributes["sla.breach.part.compute_ms"] >= 390
 
 
 def test_a_model_that_mlserver_decodes_for(server: tuple[str, Service, int], sink: Sink) -> None:

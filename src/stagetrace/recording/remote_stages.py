@@ -23,9 +23,10 @@ from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.remote_stalls import RemoteStalls
 from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.semconv import INFERENCE, ML_WORKER_LOST, QUEUE, QUEUE_REASON
+from stagetrace.sources.thread_cpu import AT, UNKNOWN, Share, between
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from stagetrace.recording.details import Report
     from stagetrace.recording.record import RequestRecord
@@ -35,9 +36,14 @@ if TYPE_CHECKING:
 
     # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
     StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
+    # begin and end of what one thread did without a break, a number for the thread, and how its time divides
+    SectionReport = tuple[int, int, int, Share]
+    RemoteSection = tuple[int, int, "RemoteThread", Share]
 
 MAX_KEY = 256  # characters
 MAX_KEYS = 256  # in a message: those of a batch
+MAX_SECTIONS = 100  # of a request, in other processes
+NOT_HERE = 0  # the number of no thread of this process
 # What was handed on, by its key, as long as it lives without us.
 _records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
@@ -139,13 +145,16 @@ def report_stages(
     *,
     is_over: bool,
     details: Report | None = None,
+    sections: Sequence[SectionReport] = (),
 ) -> None:
     """Report to the process whose request has `key` what was done for it here, `reason` being what it had waited for.
 
     It was taken up at a time in nanoseconds. Until it `is_over` the last stage may go on, and will be reported again.
+    `sections` are those of its threads; within this process they are known as CPU samples.
     """
-    message = key, reason, taken_at, stages, is_over, details
-    if is_here(key):
+    here = is_here(key)
+    message = key, reason, taken_at, stages, is_over, details, () if here else sections
+    if here:
         _note(message, 0)
     else:
         remote_socket.send(key.partition("-")[0], message)
@@ -190,13 +199,14 @@ def _note(message: Any, process: int) -> None:
     if len(message) == 3:  # noqa: PLR2004
         _read_stalls(*message)
         return
-    key, reason, taken_at, stages, is_over, details = message
+    key, reason, taken_at, stages, is_over, details, sections = message
     record = _records.get(key)
     if record is not None and record.remote_stages is not None and not record.closed:
         if details is not None:
             from stagetrace.recording.details import take_details  # which needs the SDK
 
             take_details(record, details)
+        record.remote_sections = [*record.remote_sections, *_sections(sections)][:MAX_SECTIONS]
         record.remote_stages.add_report(record, key, (reason, taken_at, stages), None if is_over else process)
 
 
@@ -205,6 +215,31 @@ def _read_stalls(keys: Sequence[str], reports: Sequence[Any], until: int | None)
         record = _records.get(key)
         if record is not None and record.remote_stages is not None and not record.closed:
             _take_stalls(key, record.remote_stages.stalls_of(key).read(reports), until)
+
+
+@guarded
+def section_reports(work: RequestRecord) -> list[SectionReport]:
+    """Return how the time of the sections of work divides, as it is reported: those of which it is known."""
+    shares = ((first, last, between(first, last)) for first, last in work.cpu_samples)
+    own = [
+        (first[AT], last[AT], id(first[0]), share)
+        for first, last, share in shares
+        if share is not None and share.waited != UNKNOWN
+    ]
+    return own + [(start, end, id(thread), share) for start, end, thread, share in work.remote_sections]
+
+
+def _sections(reports: Iterable[SectionReport]) -> Iterator[RemoteSection]:
+    """Yield reported sections, each with what stands for its thread: no other report has a section of that."""
+    threads: dict[int, RemoteThread] = {}
+    for start, end, thread, share in reports:
+        yield start, end, threads.setdefault(thread, RemoteThread()), Share(*share)
+
+
+class RemoteThread:
+    """Stands for a thread of another process, in the place of a descriptor."""
+
+    thread = NOT_HERE
 
 
 class _RemoteWork:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import contextmanager
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -17,14 +18,24 @@ from stagetrace.recording.context import RequestSpan
 from stagetrace.recording.current_record import current
 from stagetrace.recording.details import detail_span, details_within
 from stagetrace.recording.in_flight import in_flight
+from stagetrace.recording.loop_blockers import stepped
 from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_stages import bounds_of, find, report_stages, report_stalls, stage_report
+from stagetrace.recording.remote_stages import (
+    MAX_SECTIONS,
+    bounds_of,
+    find,
+    report_stages,
+    report_stalls,
+    section_reports,
+    stage_report,
+)
 from stagetrace.recording.remote_stalls import StallReporter
 from stagetrace.recording.segments import UNNAMED, coalesced
 from stagetrace.recording.spans import SCOPE, UNSET
 from stagetrace.recording.stall import REQUEST, RESUMED
 from stagetrace.recording.working import work_here
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
+from stagetrace.sources.thread_cpu import is_of_this_thread, sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.request_ref import RequestRef
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stall import Stall
+    from stagetrace.sources.thread_cpu import CpuSample
 
 
 GAPS = (PREPROCESS, HANDLER, POSTPROCESS)
@@ -59,6 +71,11 @@ class Part(RequestRecord):
         self.work = None
         if self._reporter is not None:
             report_stalls(self.keys(), (), self._reporter, time.time_ns())
+
+    def divide_step(self) -> None:
+        """Note the step of a task in which this ends: that ends later."""
+        if self.step is not None and is_of_this_thread(self.step):
+            self.divide(self.step)
 
     def keys(self) -> Sequence[str]:
         """Return the keys of its requests."""
@@ -118,13 +135,17 @@ class Work(Part):
         """End, and report the stages that this was made of to the request's own record."""
         if self.closed:
             return
+        self.divide_step()
         self.unwatch()
         closed = self.close(self.started, max(time.time_ns(), self.started))
         segments = coalesced(closed.segments())
         stages = [stage_report(one, self._attributes(one), one.link) for one in segments if not is_gap(one)]
         give_cpu_samples(self, find(self.request.key))
         details = None if self.details is None else self.details.report(closed)
-        report_stages(self.request.key, self._reason, self.started, stages, is_over=True, details=details)
+        sections = section_reports(self) or ()
+        report_stages(
+            self.request.key, self._reason, self.started, stages, is_over=True, details=details, sections=sections
+        )
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
         if segment.stage != INFERENCE:
@@ -177,6 +198,7 @@ class Batch(Part):
         """End, make the inference's span, and report to each request."""
         if self.closed:
             return
+        self.divide_step()
         self.unwatch()
         segments = coalesced(self.close(self.started, max(time.time_ns(), self.started)).segments())
         inferences = [segment for segment in segments if segment.stage == INFERENCE]
@@ -188,9 +210,10 @@ class Batch(Part):
             for one in segments
             if not is_gap(one)
         ]
+        sections = section_reports(self) or ()
         for request in self.requests:
             give_cpu_samples(self, find(request.key))
-            report_stages(request.key, self._reason, self.started, stages, is_over=True)
+            report_stages(request.key, self._reason, self.started, stages, is_over=True, sections=sections)
         if inferences:
             self._send(inferences)
 
@@ -239,6 +262,7 @@ def give_cpu_samples(work: RequestRecord, request: RequestRecord | None) -> None
     if request is not None:
         for first, last in work.cpu_samples:
             request.divided(first, last)
+        request.remote_sections = [*request.remote_sections, *work.remote_sections][:MAX_SECTIONS]
 
 
 def is_gap(segment: Segment) -> bool:
@@ -248,7 +272,10 @@ def is_gap(segment: Segment) -> bool:
 
 @contextmanager
 def at_work(work: Work | Batch) -> Iterator[None]:
-    """Let what runs in the block be done for these requests: stages, and the parents of spans."""
+    """Let what runs in the block be done for these requests: stages, the parents of spans, and its thread's time.
+
+    In a task the thread runs others, too, while the block awaits: `followed` then has its time.
+    """
     tokens = _come_in(work)
     try:
         yield
@@ -258,13 +285,20 @@ def at_work(work: Work | Batch) -> Iterator[None]:
 
 
 @guarded
-def _come_in(work: Work | Batch) -> tuple[Any, Any]:
+def _come_in(work: Work | Batch) -> tuple[Work | Batch, CpuSample | None, Any, Any]:
     span = RequestSpan(NonRecordingSpan(work.entry), work)  # type: ignore[arg-type]  # it has one
     work_here(work)
-    return current.set(work), attach(trace.set_span_in_context(span, Context()))
+    first = sample() if work.work is None else None
+    return work, first, current.set(work), attach(trace.set_span_in_context(span, Context()))
 
 
 @guarded_end
-def _go_out(entered: Any, attached: Any) -> None:
+def _go_out(work: Work | Batch, first: CpuSample | None, entered: Any, attached: Any) -> None:
+    work.divide(first)
     detach(attached)
     current.reset(entered)
+
+
+def followed(coroutine: Any, work: Work | Batch | None) -> Any:
+    """Return what to await of a coroutine that does this work: each of its steps is noted. Never raises."""
+    return stepped(coroutine, work) if work is not None and type(coroutine) is CoroutineType else coroutine

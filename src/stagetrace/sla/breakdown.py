@@ -7,6 +7,7 @@ from threading import get_native_id
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.import_hooks import finder
+from stagetrace.recording.remote_stages import NOT_HERE
 from stagetrace.recording.segments import NOTHING
 from stagetrace.semconv import (
     CPU_TIME_MS,
@@ -31,8 +32,6 @@ from stagetrace.sla.breakdown_by_stage import (
 from stagetrace.sla.cause import Breakdown
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import gc_pauses, thread_cpu
-
-from stagetrace.recording.remote_stages import NOT_HERE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -341,12 +341,20 @@ def _end(serving: Work | Batch | None) -> None:
             serving.finish()
 
 
+def _followed(coroutine: Any, work: Work) -> Any:
+    from stagetrace.recording.worker import followed
+
+    return followed(coroutine, work)
+
+
 def _processing(original: Any) -> Any:
     """Wrap a coroutine that serves one request in its own task."""
 
     @functools.wraps(original)
     async def process(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        with _inside(_worker.begin_request(request[1]) if _worker is not None else None):
-            return await original(self, request, *args, **kwargs)
+        work = _worker.begin_request(request[1]) if _worker is not None else None
+        with _inside(work):
+            coroutine = original(self, request, *args, **kwargs)
+            return await (coroutine if work is None else _followed(coroutine, work))
 
     return process

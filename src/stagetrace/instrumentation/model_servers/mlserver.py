@@ -103,11 +103,19 @@ def _processing(original: Any) -> Any:
         work = _take(request)
         inside = enter(work)
         try:
-            return await original(self, request, *args, **kwargs)
+            return await _followed(original(self, request, *args, **kwargs), work)
         finally:
             leave(work, inside)
 
     return _process_request
+
+
+def _followed(coroutine: Any, work: Work | Batch | None) -> Any:
+    if work is None:
+        return coroutine
+    from stagetrace.recording.worker import followed
+
+    return followed(coroutine, work)
 
 
 @guarded
@@ -154,7 +162,7 @@ def _wrap_predict(batcher: Any) -> None:
 async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
     inside = enter(batch)
     try:
-        return await original(request)
+        return await _followed(original(request), batch)
     finally:
         leave(batch, inside)
 
