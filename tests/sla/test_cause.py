@@ -250,7 +250,7 @@ def test_each_part_that_took_time_is_an_attribute() -> None:
     broken = Missed("first_chunk", 90 * MS, 50 * MS, 0, 90 * MS)
     found = learned.explain(route, Verdict(objective, BREACH, broken, "inference", 90 * MS), slow)
     assert found["sla.breach.cause"] == "cpu_wait"
-    assert "; of the time until then 60.5 ms waiting for a CPU, 30.0 ms computing" in found["sla.breach.evidence"]
+    assert "; of the time until then: 60.5 ms waiting for a CPU, 30.0 ms computing" in found["sla.breach.evidence"]
     gone = Missed("disconnect", 90 * MS, 50 * MS)
     assert learned.explain(route, Verdict(objective, BREACH, gone, "inference", 90 * MS), slow) == {}
 

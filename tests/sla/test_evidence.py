@@ -11,10 +11,12 @@ from benchmarks.causes.matrix import parts_exceed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stagetrace.recording.remote_stages import RemoteThread
 from stagetrace.recording.segments import Segment
 from stagetrace.semconv import HANDLER, INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, POSTPROCESS, PREPROCESS, QUEUE
 from stagetrace.sla.baseline import ENOUGH, Baselines
 from stagetrace.sla.breakdown import breakdown_of
+from stagetrace.sla.interval import Within, clipped
 from stagetrace.sla.objective import Objective
 from stagetrace.sla.verdict import decide, judge
 from stagetrace.sources import gc_pauses, loops
@@ -48,9 +50,15 @@ class Request:
         self.calls: Any = measured["calls"]
         self.peer_waits: Any = measured["peer_waits"]
         self.socket_waits: Any = measured["socket_waits"]
+        self.behind: Any = measured["behind"]
+        self.remote_sections: Any = measured["remote_sections"]
+        self.stream = None
 
     def fits_buffer(self, _activity: str) -> bool:
         return False
+
+    def loop_shares(self, start: int, end: int) -> Any:
+        return loops.recent_shares(start, end)
 
 
 @st.composite
@@ -69,6 +77,15 @@ def cpu_samples(draw: st.DrawFn, end: int) -> tuple[CpuSample, CpuSample]:
     seen = draw(st.sampled_from([0, 50 << 32, 50 << 32 | 50, 50]))
     first: CpuSample = thread, since, 0, b"0 0 0", 0, None, 0
     return first, (thread, until, computed, f"0 {waited} {turns}".encode(), computed + rivals, None, seen)
+
+
+@st.composite
+def remote_sections(draw: st.DrawFn, end: int) -> tuple[int, int, RemoteThread, Share]:
+    since, until = draw(intervals(end))
+    computed = draw(st.integers(0, until - since))
+    waited = draw(st.integers(0, until - since - computed))
+    blocked = until - since - computed - waited
+    return since, until, RemoteThread(), Share(until - since, computed, waited, blocked, 0, 1)
 
 
 @st.composite
@@ -98,6 +115,8 @@ def requests(draw: st.DrawFn) -> tuple[list[Segment], Request, list[tuple[int, i
         calls=[("other", *one) for one in draw(some)],
         peer_waits=draw(st.none() | some),
         socket_waits=[(*one, draw(st.booleans())) for one in draw(st.lists(intervals(at), max_size=1))],
+        behind=[(*one, "GET /hold") for one in draw(some)],
+        remote_sections=draw(st.lists(remote_sections(at), max_size=2)),
     )
     return segments, request, loop
 
@@ -128,6 +147,18 @@ def test_each_stage_divides_into_its_own_time(made: Any) -> None:
         assert all(part >= 0 for part in of_stage.values())
         assert sum(of_stage.values()) == pytest.approx(took, abs=100)
     assert sum(breakdown.times.values()) == pytest.approx(sum(breakdown.stages.values()), rel=0.01, abs=1_000)
+
+
+@given(made=requests(), at=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_a_part_of_a_request_divides_into_its_own_time(made: Any, at: tuple[float, float]) -> None:
+    """As the gap between two chunks of a response does."""
+    segments, request, loop = made
+    start, end = sorted(int(part * segments[-1].end) for part in at)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "recent_shares", lambda *_: loop)
+        breakdown = breakdown_of(clipped(segments, start, end), Within(request, start, end), {}, (start, end))
+    assert sum(breakdown.stages.values()) == end - start
+    assert sum(breakdown.times.values()) == pytest.approx(end - start, rel=0.01, abs=1_000)
 
 
 def test_the_sentences_of_the_docs_add_up() -> None:

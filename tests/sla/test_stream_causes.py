@@ -109,11 +109,11 @@ def named(ask: Callable[[], Received], word: str, says: str, at: str = "", bound
 @pytest.mark.parametrize(
     ("name", "word", "says", "at"),
     [
-        ("blocking", "io_wait", "; of the gap 3", "blocking"),
+        ("blocking", "io_wait", "ms in handler: ", "blocking"),
         ("computes", "compute", "ms computing", "compute"),
-        ("awaits", "io_wait", "; of the gap ", "awaits"),
+        ("awaits", "io_wait", "ms in handler: ", "awaits"),
         ("asks", "downstream", "ms waiting for ", ""),
-        ("sleeps", "io_wait", "; of the gap ", "sleeps"),
+        ("sleeps", "io_wait", "ms in handler: ", "sleeps"),
         ("computes_in_thread", "compute", "ms computing", "compute"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_gap_is_late_by_what_the_generator_does(
 
 
 def test_a_first_chunk_is_late_by_what_the_generator_does(running: tuple[Service, Sink]) -> None:
-    entry = named(lambda: asked(running, "first"), "compute", "; of the time until then ", "compute", "first_chunk")
+    entry = named(lambda: asked(running, "first"), "compute", "ms in handler: ", "compute", "first_chunk")
     assert parts(entry)["compute"] >= 250
 
 
@@ -166,7 +166,7 @@ def test_a_gap_is_late_since_the_client_does_not_read(
     ],
 )
 def test_a_generator_behind_wsgi(name: str, word: str, bound: str, at: str, behind_wsgi: tuple[Service, Sink]) -> None:
-    entry = named(lambda: asked(behind_wsgi, name), word, "; of the ", at, bound)
+    entry = named(lambda: asked(behind_wsgi, name), word, "ms in handler: ", at, bound)
     assert parts(entry)[word] >= 250
 
 
