@@ -11,12 +11,10 @@ from stagetrace.semconv import (
     NETWORK_CHUNKS,
     NETWORK_FIRST_BYTE_MS,
 )
-from stagetrace.sources import loops
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from stagetrace.recording.record import RequestRecord
     from stagetrace.sources.thread_cpu import Share
 
     # What a record has noted: the name of its list, and what it appended to that.
@@ -72,18 +70,15 @@ class Stream:
         if len(self._noted) < MAX_NOTED:
             self._noted.append((name, what))
 
-    def add_on_loop(self, now: int, size: int, record: RequestRecord) -> None:
-        """Do as `add` on an event loop, for the record's request: what its thread has done is known for a while only.
+    def keep_shares(self, started: int, read: Callable[[int, int], LoopShares]) -> None:
+        """Keep what the thread of the event loop did before the chunk added last: it is known for a while only.
 
-        It is kept of the times that may be judged: until the first chunk, and the longest gap.
+        It is kept of the times that may be judged: until the first chunk, and the longest gap. `read` knows it.
         """
-        record.divide_at_chunk(now)
-        self.add(now, size)
-        loops.record(now)
         is_first = self.count == 1
-        times = (record.started, self.first) if is_first else self.widest
+        times = (started, self.first) if is_first else self.widest
         if times[1] == self.last and times[1] - times[0] >= LONG_NS:
-            self.shares[is_first] = (*times, loops.recent_shares(*times))
+            self.shares[is_first] = (*times, read(*times))
 
     def loop_shares(self, start: int, end: int) -> LoopShares | None:
         """Return what the loop's thread has done from `start` to `end`; None where that is not kept."""

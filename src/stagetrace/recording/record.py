@@ -249,13 +249,15 @@ class RequestRecord(Marks):
         """
         self._keep("wakeups", (start, end, lacked))
 
-    @guarded
-    def divide_at_chunk(self, now: int) -> None:
-        """Let the step of a task that has handed over a chunk at `now` end there, and another one begin."""
+    def add_chunk_on_loop(self, stream: Stream, now: int, size: int) -> None:
+        """Add a chunk that a task has handed over at `now`, with readings of the time before it."""
         first = self.step
         if first is not None and now - first[AT] >= DIVIDED_NS:
-            self.divide(first)
+            self.divide(first)  # the step goes on
             self.step = sample(now)
+        stream.add(now, size)
+        loops.record(now)
+        stream.keep_shares(self.started, loops.recent_shares)
 
     def leave_pool(self, pool: Any) -> None:
         """Note that it has waited for a thread of a pool, once."""

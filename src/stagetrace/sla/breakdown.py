@@ -369,7 +369,8 @@ def breakdown_of(
     for _, computed, waited in remote:
         divided.computed += computed
         divided.waited += waited
-    phrases = waits.add_behind([*calls, *((one.start, one.end) for one in (*sections, *(one for one, _, _ in remote)))])
+    known = [*calls, *((one.start, one.end) for one in sections), *((one.start, one.end) for one, _, _ in remote)]
+    phrases = waits.add_behind(known)
     found = _own_parts(divided, waits, calls, sections, [one for one, _, _ in remote])
     for_gil = divided.for_gil + waits.divide_unexplained(divided)
     times = {part: sum(by_stage.values()) for part, by_stage in waits.cells.items()}

@@ -181,7 +181,7 @@ class AsgiRequest(HttpRequest):
             self.record.stream = Stream()
             self._announced = announced(self._method, self._status, self._response_headers)
         if size:
-            self.record.stream.add_on_loop(now, size, self.record)
+            self.record.add_chunk_on_loop(self.record.stream, now, size)
             if self._announced is not None and self.record.stream.size >= self._announced and not is_gone:
                 self._is_delivered = self._is_delivered or is_written(self._connection, self._announced)
 
@@ -235,7 +235,7 @@ class AsgiRequest(HttpRequest):
             if record.stream is None:
                 self._size = size
             elif size:
-                record.stream.add_on_loop(now, size, record)
+                record.add_chunk_on_loop(record.stream, now, size)
             if getattr(self._connection, "disconnected", False) is True:  # uvicorn's, while it waited for the client
                 self.note_disconnect()
             self._ended_at = now

@@ -298,7 +298,7 @@ class AioRpc(Rpc):
         if self._is_pooled:
             stream.add(now, size)
         else:
-            stream.add_on_loop(now, size, self.record)
+            self.record.add_chunk_on_loop(stream, now, size)
 
     @guarded
     def _sent(self) -> None:
