@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.trace import SpanContext
 
-from stagetrace.recording.record import RequestRecord
+from stagetrace.recording.chunk_times import Stream
+from stagetrace.recording.record import MAX_CALLS, RequestRecord
 from stagetrace.recording.segments import Segment
 from stagetrace.sla.breakdown import breakdown_of
+from stagetrace.sla.interval import Within, clipped
 from stagetrace.sources import gc_pauses, loops
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, Share
 
@@ -491,3 +493,35 @@ def test_without_a_gil_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     found = breakdown_of([segment("handler", 0, 100)], noted([section(0, 100, 40, rivals=58, turns=100)]))
     assert found.times == {"compute": 40 * MS, "io_wait": 60 * MS}
+
+
+def test_the_longest_gap_of_a_long_stream_has_its_readings() -> None:
+    """Though the lists of its record were full before, and much was noted after."""
+    record = RequestRecord(start=0)
+    record.stream = Stream()
+
+    def chunk(since: int, until: int, computed: int) -> None:
+        record.divided(*section(since, until, computed))
+        assert record.stream is not None
+        record.stream.add(until * MS, 1)
+
+    for number in range(MAX_CALLS + 50):
+        chunk(10 * number, 10 * number + 9, 9)
+    chunk(2_000, 2_300, 290)
+    for number in range(50):
+        chunk(2_301 + 10 * number, 2_310 + 10 * number, 9)
+    start, end = record.stream.widest
+    assert end == 2_300 * MS
+    within = Within(record, start, end)
+    stages = clipped([segment("handler", 0, 3_000)], start, end)
+    assert breakdown_of(stages, within, {}, (start, end)).times["compute"] == 290 * MS
+
+
+def test_a_section_that_begins_before_the_interval_counts_in_part() -> None:
+    record = noted([section(0, 100, 60, 20)])
+    stages = clipped([segment("handler", 0, 100)], 50 * MS, 100 * MS)
+    found = breakdown_of(stages, Within(record, 50 * MS, 100 * MS), {}, (50 * MS, 100 * MS))
+    assert {part: took / MS for part, took in found.times.items() if part in ("compute", "cpu_wait")} == {
+        "compute": 30,
+        "cpu_wait": 10,
+    }

@@ -25,7 +25,7 @@ class Within:
         # Of these sections, parts may lie outside.
         self.cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = self._all("cpu_samples")
         self.remote_sections = record.remote_sections
-        self.computed = [self._part(*one) for one in record.computed]
+        self.computed = [part for one in record.computed if (part := self._part(*one)) is not None]
         self.wakeups: Sequence[tuple[int, int, int]] = [
             (*self._clip(*at), lacked) for *at, lacked in self._all("wakeups")
         ]
@@ -42,9 +42,9 @@ class Within:
         known = {id(one) for one in kept}
         return kept + [what for of, what in self._noted if of == name and id(what) not in known]
 
-    def _part(self, begin: int, until: int, computed: int, thread: int) -> tuple[int, int, int, int]:
+    def _part(self, begin: int, until: int, computed: int, thread: int) -> tuple[int, int, int, int] | None:
         since, end = self._clip(begin, until)
-        return since, end, computed * (end - since) // max(until - begin, 1), thread
+        return (since, end, computed * (end - since) // (until - begin), thread) if since < end else None
 
     def _clip(self, begin: int, until: int) -> tuple[int, int]:
         start, end = self.bounds
