@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.remote_stages import RemoteSection
     from stagetrace.sources.thread_cpu import CpuSample, Share
 
 
@@ -24,8 +25,10 @@ class Within:
         self._noted = () if stream is None or stream.widest != self.bounds else stream.of_widest
         # Of these sections, parts may lie outside.
         self.cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = self._all("cpu_samples")
-        self.remote_sections = record.remote_sections
-        self.computed = [part for one in record.computed if (part := self._part(*one)) is not None]
+        self.remote_sections: Sequence[RemoteSection] = record.remote_sections
+        self.computed: Sequence[tuple[int, int, int, int]] = [
+            part for one in record.computed if (part := self._part(*one)) is not None
+        ]
         self.wakeups: Sequence[tuple[int, int, int]] = [
             (*self._clip(*at), lacked) for *at, lacked in self._all("wakeups")
         ]
