@@ -8,10 +8,12 @@
  * is set or read: all timers, eventfds and epolls have the same inode.
  */
 #include "native.h"
+#include "holder.h"
 
 #ifdef __linux__
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/timerfd.h>
@@ -118,18 +120,45 @@ static PyObject *wait_for_timer(PyObject *Py_UNUSED(module), PyObject *const *ar
     if (!read_all(values, args, given, 2)) return NULL;
     Clock clocks[MOST_THREADS];
     int failed, count = 0;
+    bool is_seen = false;
     Py_BEGIN_ALLOW_THREADS
     late = wait_for((int)values[0], values[1]);
     failed = errno;
-    if (late >= 0) count = read_clocks(clocks);
+    if (late >= 0) {
+        is_seen = look_at_holder();
+        count = read_clocks(clocks);
+    }
     ready = clock_ns(CLOCK_MONOTONIC);
     Py_END_ALLOW_THREADS
     int64_t held = clock_ns(CLOCK_MONOTONIC) - ready;
+    PyObject *holder = is_seen ? holder_seen() : (Py_INCREF(Py_None), Py_None);
+    if (is_seen) forget_holder();
     errno = failed;
     if (late < 0) return PyErr_SetFromErrno(PyExc_OSError);
-    PyObject *computed = dict_of(clocks, held >= LONG_NS ? count : 0);
-    return computed ? Py_BuildValue("LLN", (long long)late, (long long)held, computed) : NULL;
+    PyObject *computed = holder ? dict_of(clocks, held >= LONG_NS ? count : 0) : NULL;
+    if (computed) return Py_BuildValue("LLNN", (long long)late, (long long)held, computed, holder);
+    Py_XDECREF(holder);
+    return NULL;
 }
+
+/* Return the kernel's letter for the state of a thread of this process, by its number; "" where it has ended. The GIL is
+ * kept: who gives it up, and asks for it again, changes what threads do. */
+static PyObject *thread_state(PyObject *Py_UNUSED(module), PyObject *number) {
+    char path[64], said[128];
+    long thread = PyLong_AsLong(number);
+    if (thread == -1 && PyErr_Occurred()) return NULL;
+    PyOS_snprintf(path, sizeof path, "/proc/self/task/%ld/stat", thread);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? 0 : read(file, said, sizeof said - 1);
+    if (file >= 0) close(file);
+    said[size < 0 ? 0 : size] = 0;
+    const char *name_end = strrchr(said, ')'); /* the name before it may hold anything */
+    bool is_whole = name_end != NULL && name_end[1] == ' ' && name_end[2] != 0;
+    return PyUnicode_FromStringAndSize(is_whole ? name_end + 2 : "", is_whole);
+}
+
+/* Return what a thread that waits for the GIL now, its timer past, has seen of the thread that had it; or None. */
+static PyObject *seen_meanwhile(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) { return holder_seen(); }
 
 static PyObject *close_timer(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
     int64_t values[2];
@@ -137,6 +166,13 @@ static PyObject *close_timer(PyObject *Py_UNUSED(module), PyObject *const *args,
     if (left_of((int)values[0], values[1]) >= 0) close((int)values[0]);
     Py_RETURN_NONE;
 }
+
+static int fill(PyObject *Py_UNUSED(module)) {
+    find_holder();
+    return 0;
+}
+#else
+#define fill NULL
 #endif
 
 static PyMethodDef functions[] = {
@@ -146,11 +182,15 @@ static PyMethodDef functions[] = {
      "Let the timer of a descriptor and an interval end after so many nanoseconds, 0: not at all; raises OSError."},
     {"wait_for_timer", (PyCFunction)(void (*)(void))wait_for_timer, METH_FASTCALL,
      "Wait until the timer of a descriptor and an interval ends; return for how many nanoseconds a CPU, and then the GIL, "
-     "was waited for, and, where the latter was long, what each thread had computed before it; raises OSError."},
+     "was waited for, and, where the latter was long, what each thread had computed before it; and where the thread stood "
+     "that had the GIL; raises OSError."},
+    {"thread_state", thread_state, METH_O, "Return the kernel's letter for the state of a thread, by its number."},
+    {"seen_meanwhile", seen_meanwhile, METH_NOARGS,
+     "Return where a thread stood that had the GIL, as seen by one that waits for the GIL still; or None."},
     {"close_timer", (PyCFunction)(void (*)(void))close_timer, METH_FASTCALL,
      "Close the timer of a descriptor and an interval, if it is still there."},
 #endif
     {NULL, NULL, 0, NULL},
 };
 
-const Group timer_group = {"timer", functions, NULL};
+const Group timer_group = {"timer", functions, fill};

@@ -213,7 +213,16 @@ def test_ignored_times_of_a_load_balancer_are_warned_of() -> None:
 def test_stacks_that_were_not_sampled_are_shown() -> None:
     one = status.Found(Path("7-7.json"), {"skipped_stalls": 12}, alive=True)
     _, skipped = processes.checks(one)
+    assert skipped.state == WARN
     assert skipped.found.startswith("stacks of late requests that were not sampled: 12;")
+
+
+@pytest.mark.parametrize(("word", "state"), [("skipped", WARN), ("not_reached", WARN), ("libraries", OK)])
+def test_breaches_without_a_line_of_code_are_counted_by_the_reason(word: str, state: str) -> None:
+    counts = {"judged": {"fast": {"breach": 40, "good": 2}}, "without_code": {word: 7, "not_late": 2}}
+    _, without = processes.checks(status.Found(Path("7-7.json"), counts, alive=True))
+    assert without.state == state
+    assert without.found.startswith("without a line of code: 9 of 40 breaches (7 ")
 
 
 @pytest.mark.usefixtures("services")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Episode = Callable[[Client, "Server"], Awaitable[None]]
 
 MS: Final = 300  # of a stall
+SHORTER_MS: Final = 150  # of one right after the other
 SHORT_MS: Final = 2  # of an ordinary request
 LATER_S: Final = (0.06, 0.12)  # when a request meets a stall that has begun
 HEAP: Final = 4_000_000  # objects, for the collections
@@ -123,6 +124,7 @@ COLLECTIONS: Final = ("collect", "allocate")  # the last: their heap makes every
 _NOT_ALONE: Final = ("ordinary", "block_others", "await_blocker", *COLLECTIONS)
 BLOCKERS: Final = tuple(name for name in BLOCKING if name not in _NOT_ALONE)
 AWAITS: Final = tuple(name for name in AWAITING if name not in _NOT_ALONE)
+ALONE: Final = (*BLOCKERS, *AWAITS)
 STALLS: Final = {
     **{name: Stall(name, name, partial(_alone, stall=name)) for name in (*BLOCKERS, *AWAITS, *COLLECTIONS)},
     SOCKET: Stall(SOCKET, "sleep", partial(_meet, name=SOCKET)),

@@ -4,6 +4,7 @@ A process of its own serves all stalls of a server, one after the other, beside 
 the benchmark knows which request stalls how: it gives each its trace id, and receives the spans over OTLP. Right is a
 `sla.breach.code` that names the marked line of `planted.py`, or any line of a marked statement of several lines; for a
 request that waits for another one it is the line of that other one. A request without a breach counts as wrong.
+`--in-turn` sends one stall of 150 ms right after the other instead, and nothing beside them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from benchmarks.ground_truth.client import Client
 from benchmarks.ground_truth.processes import service
 from benchmarks.ground_truth.received import attributes, entry_spans, receiver
 from benchmarks.measure import Table, parser, progress, show, wilson
-from benchmarks.stalls.cases import COLLECTIONS, HEAP, SERVERS, STALLS, Server, Stall
+from benchmarks.stalls.cases import ALONE, COLLECTIONS, HEAP, SERVERS, SHORTER_MS, STALLS, Server, Stall
 from benchmarks.stalls.planted import HERE, lines
 from stagetrace import semconv
 
@@ -65,21 +66,23 @@ class Result:
     seen: list[Seen]
 
 
-def measure(servers: Sequence[Server], stalls: Sequence[str], times: int, seed: int) -> Result:
-    """Plant each stall in each server that has it."""
+def measure(
+    servers: Sequence[Server], stalls: Sequence[str], times: int, seed: int, *, in_turn: bool = False
+) -> Result:
+    """Plant each stall in each server that has it; `in_turn`: one right after the other."""
     began = time.monotonic()
     seen: list[Seen] = []
     for server in servers:
         planted = [STALLS[name] for name in server.stalls if name in stalls]
         if planted:
-            seen += _serve(server, planted, times, random.Random(f"{seed} {server.name}"))
+            seen += _serve(server, planted, times, random.Random(f"{seed} {server.name}"), in_turn=in_turn)
             of_server = [one for one in seen if one.server == server.name]
             right = sum(one.is_right for one in of_server)
             progress(f"{time.monotonic() - began:5.0f} s  {server.name}: {right} of {len(of_server)} right")
     return Result(seed, time.monotonic() - began, seen)
 
 
-def _serve(server: Server, stalls: Sequence[Stall], times: int, chance: random.Random) -> list[Seen]:
+def _serve(server: Server, stalls: Sequence[Stall], times: int, chance: random.Random, *, in_turn: bool) -> list[Seen]:
     """Serve, plant, and return what was recorded of each stalled request."""
     with receiver() as (endpoint, keep):
         environment = {
@@ -89,7 +92,7 @@ def _serve(server: Server, stalls: Sequence[Stall], times: int, chance: random.R
         }
         with service(server.argv, environment, server.python(), server.ready) as (port, pids):
             client = Client(port, pids, chance)
-            asyncio.run(_drive(server, stalls, client, times))
+            asyncio.run((_in_turn if in_turn else _drive)(server, stalls, client, times))
             wanted = {one.trace_id: one.truth for one in client.asked if one.truth is not None}
             _wait_for(wanted, keep)
         spans = entry_spans(keep.bodies)
@@ -116,6 +119,16 @@ async def _drive(server: Server, stalls: Sequence[Stall], client: Client, times:
         traffic.cancel()
         with suppress(asyncio.CancelledError):
             await traffic
+
+
+async def _in_turn(server: Server, stalls: Sequence[Stall], client: Client, times: int) -> None:
+    """Let one client send those stalls that a request has alone, one right after the other."""
+    alone = [stall.name for stall in stalls if stall.name in ALONE]
+    for name in alone:
+        await server.ask(client, name, SHORTER_MS)  # whatever is made at a first call
+    for _ in range(times):
+        for name in alone:
+            await server.ask(client, name, SHORTER_MS, truth=name)
 
 
 def _wait_for(wanted: Mapping[str, str], keep: Keep) -> None:
@@ -199,10 +212,11 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", metavar="KIND", choices=list(STALLS), help=f"of {', '.join(STALLS)}")
     names = [server.name for server in SERVERS]
     arguments.add_argument("--server", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)}")
+    arguments.add_argument("--in-turn", action="store_true", help="one stall right after the other, and nothing beside")
     arguments.add_argument("--wrong", action="store_true", help="show the evidence of each that has another line")
     args = arguments.parse_args()
     servers = [server for server in SERVERS if args.server is None or server.name in args.server]
-    result = measure(servers, args.only or list(STALLS), args.times, args.seed)
+    result = measure(servers, args.only or list(STALLS), args.times, args.seed, in_turn=args.in_turn)
     show(result, tables, reading, args.json)
     for one in result.seen:
         if args.wrong and not one.is_right:

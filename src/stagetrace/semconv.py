@@ -148,6 +148,7 @@ SLA_BREACH_MISSED: Final = _attribute("sla.breach.missed", STRING, "breached ent
 SLA_BREACH_CAUSE: Final = _attribute("sla.breach.cause", STRING, "breached entry span: what made it slow, one of the words of docs/causes.md (`cpu_wait`, `downstream`, `gc` ...)")
 SLA_BREACH_EVIDENCE: Final = _attribute("sla.breach.evidence", STRING, "breached entry span: one sentence with the numbers")
 SLA_BREACH_CODE: Final = _attribute("sla.breach.code", STRING, "breached entry span: the line of the application's own code at which the request stood while it was late, as `app.py:41 in predict`; absent where no stack was sampled in the stage of the breach (docs/stalls.md)")
+SLA_BREACH_NO_CODE: Final = _attribute("sla.breach.no_code", STRING, "breached entry span without `sla.breach.code`: why it has none, one of `off`, `not_late`, `skipped`, `not_reached`, `libraries`, `after_wait`, `elsewhere` (docs/stalls.md)")
 SLA_BREACH_PEER: Final = _attribute("sla.breach.peer", STRING, "breached entry span: service that the stage waited for most of its time (`downstream`): `peer.service`, else `address:port`")
 SLA_BREACH_PEER_QUEUE_MS: Final = _attribute("sla.breach.peer.queue_ms", DOUBLE, "breached entry span with a peer whose report is plausible: how long its calls waited in queues of the peer, ms; so the next four, which are no parts of the request beside `sla.breach.part.*`")
 SLA_BREACH_PEER_COMPUTE_MS: Final = _attribute("sla.breach.peer.compute_ms", DOUBLE, "the same: how long models of the peer computed, ms")
@@ -169,7 +170,7 @@ CODE_STACKTRACE: Final = "code.stacktrace"
 STALL_OF: Final = _attribute("stagetrace.stall.of", STRING, "event `stall`: whose stack it is: `request`, `blocker` (what ran on the event loop or thread that the request waited for), `resumed` (a block of `stagetrace.resume` in another process, where the request may not have waited for it), `rival` (the thread that computed while the request waited for a lock or the GIL) or `pool` (a thread of the pool that had none free)")
 STALL_SAMPLES: Final = _attribute("stagetrace.stall.samples", INT, "event `stall`: samples with this stack")
 STALL_OUT_OF: Final = _attribute("stagetrace.stall.out_of", INT, "event `stall`: samples of that kind in all")
-STALL_GIL_MS: Final = _attribute("stagetrace.stall.gil_ms", DOUBLE, "event `stall`: for how long the sampler itself could not run Python before its sample, since other threads held the GIL, ms; absent below 20 ms, for which it may change hands by turns")
+STALL_GIL_MS: Final = _attribute("stagetrace.stall.gil_ms", DOUBLE, "event `stall`: for how long the sampler itself could not run Python before its sample, since some thread held the GIL, this one or another, ms; absent below 20 ms, for which it may change hands by turns")
 STAGETRACE_DROPPED_STALLS: Final = _attribute("stagetrace.dropped_stalls", INT, "breached entry span, where there are any: stacks that were sampled and are no event, beyond 16 KB")
 STAGETRACE_SKIPPED_STALLS: Final = _attribute("stagetrace.skipped_stalls", INT, "breached entry span, where there are any: times at which the request was late and no stack of it was sampled, since the sampler had used its share of a CPU, could not run, or watched 200 requests already")
 

@@ -129,7 +129,7 @@ STOOD = """\
       sqlalchemy/engine/base.py:1967 in _execute
       <string>:3 in <lambda>
   stall: a thread that computed meanwhile at app.py:41 in Model.predict, 1 of 1 samples, first 20.00 ms after \
-the start; before it, another thread held the GIL for 34.25 ms
+the start; before it, the GIL was held for 34.25 ms
       of another sender"""
 
 

@@ -11,7 +11,7 @@ import pytest
 from stagetrace import semconv
 from stagetrace.recording import limits
 from stagetrace.recording.segments import Segment
-from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
+from stagetrace.recording.stall import BLOCKER, POOL, RAN, REQUEST, RIVAL, WAITED, Stall
 from stagetrace.sla import cause, code
 from stagetrace.sla.cause import COMPUTE
 from stagetrace.sla.code import (
@@ -23,6 +23,7 @@ from stagetrace.sla.code import (
     code_of_collections,
     events_of,
     evidence,
+    is_over,
 )
 from stagetrace.sources import stacks
 
@@ -89,6 +90,46 @@ def test_the_last_sample_stands_for_the_time_until_the_request_ended() -> None:
     samples = stalls((10, at(1)), (50, at(2)))
     assert line_of(samples, end=80) == "app.py:1 in predict"
     assert line_of(samples, end=100) == "app.py:2 in predict"
+
+
+def test_a_sample_after_a_hold_of_the_gil_stands_for_the_hold() -> None:
+    """The request held it at line 1 from 10 on, and was sampled at 70: it stood at line 2 for less."""
+    first, then = Stall(70, REQUEST, at(1), 60, held_ns=60), Stall(75, REQUEST, at(2))
+    assert line_of([first, then]) == "app.py:1 in predict"
+    assert line_of([first._replace(held_ns=0), then]) == "app.py:2 in predict"
+    before = Stall(5, REQUEST, at(3))  # not for what the hold took
+    assert line_of([before, first, then]) == "app.py:1 in predict"
+
+
+def test_only_another_thread_is_said_to_have_held_the_gil() -> None:
+    own, rival = Stall(70, REQUEST, at(1), 60_000_000), Stall(70, RIVAL, at(3), 60_000_000)
+    assert "; the GIL was held for 60 ms by another thread, at app.py:3 in predict; " in said_of([own, rival], COMPUTE)
+    assert "; it held the GIL for 60 ms; " in said_of([own._replace(held_ns=60_000_000)], COMPUTE)
+    assert "; the GIL was held for 60 ms; " in said_of([own], COMPUTE)
+
+
+def test_a_sample_from_after_the_wait_is_withheld() -> None:
+    ran, waited = Stall(80, REQUEST, at(1), state=RAN), Stall(90, REQUEST, at(2), state=WAITED)
+    assert line_of([ran, waited], word=cause.IO_WAIT) == "app.py:2 in predict"
+    assert line_of([ran], word=cause.IO_WAIT) is None
+    handler = visits(("handler", 0, 100))
+    assert is_over([ran], handler, "handler", cause.IO_WAIT)
+    assert not is_over([ran, waited], handler, "handler", cause.IO_WAIT)
+    assert not is_over([], handler, "handler", cause.IO_WAIT)
+
+
+def test_a_line_at_which_it_waited_is_none_of_computing_unless_that_is_said() -> None:
+    ran, waited = Stall(80, REQUEST, at(1), state=RAN), Stall(10, REQUEST, at(2), state=WAITED)
+    assert line_of([waited, ran]) == "app.py:1 in predict"
+    assert said_of([waited], COMPUTE).startswith("; it was sampled only as it waited; at app.py:2 in predict")
+
+
+def test_our_own_wrappers_and_instructions_of_no_line_are_not_shown() -> None:
+    wrapper = made("<stagetrace.instrumentation.models.signature>", "<lambda>")
+    stack = ((EXECUTE, 0), (PREDICT, 0), (wrapper, 1), (LOAD, 7), (JOB, 1))
+    assert said_of(stalls((10, stack)), COMPUTE) == "; at app.py:7 in load (1 of 1 samples)"
+    ((event,), _) = events_of(stalls((10, stack)))
+    assert (event.attributes or {})[semconv.CODE_STACKTRACE] == '  File "app.py", line 7, in load'
 
 
 def test_samples_of_other_stages_do_not_count() -> None:
@@ -301,7 +342,7 @@ def test_of_a_long_stack_the_innermost_frames_are_kept_as_whole_lines() -> None:
     text = str((event.attributes or {})[semconv.CODE_STACKTRACE])
     assert len(text) <= MOST_OF_STACK
     assert text.startswith('  File "')
-    assert text.endswith('1.py", line 0, in f0')
+    assert text.endswith('1.py", line 1, in f1')
 
 
 HOSTILE = {

@@ -158,6 +158,19 @@ def test_an_installed_application_is_the_package_that_the_framework_calls() -> N
     assert place(OURS, FASTAPI, f"{SITE}/service.py", NUMPY) == ("service.py", 3)
 
 
+def test_an_installed_middleware_is_no_application_unless_it_stands_there_itself() -> None:
+    middleware, service = f"{SITE}/metrics_for_fastapi/middleware.py", f"{SITE}/infinity_emb/batch_handler.py"
+    assert place(OURS, STARLETTE, middleware, STARLETTE, FASTAPI, service, THREADING) == (
+        "infinity_emb/batch_handler.py",
+        6,
+    )
+    assert place(OURS, STARLETTE, middleware, STARLETTE, FASTAPI, service, STARLETTE, ANYIO) == (
+        "infinity_emb/batch_handler.py",
+        6,
+    )
+    assert place(OURS, STARLETTE, middleware, THREADING) == ("metrics_for_fastapi/middleware.py", 3)
+
+
 def test_servers_frameworks_and_the_standard_library_are_no_application() -> None:
     assert place(THREADING, ANYIO, OURS, FASTAPI, STARLETTE, THREADING) is None
     assert place() is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from benchmarks.stalls.cases import BUSY, POOLED, SERVERS, SOCKET, STALLS
 from benchmarks.stalls.planted import lines
 from benchmarks.stalls.run import is_right, measure
 
+from stagetrace.recording import timer
 from stagetrace.sources import socket_wait, stacks
 
 pytestmark = [
@@ -36,6 +38,22 @@ def test_the_planted_line_is_named(server: str, planted: tuple[str, ...]) -> Non
     for one in seen:
         assert re.search(rf"; ([a-z' ]+ )?at {re.escape(one.code)}.* \(\d+ of \d+ samples\)$", one.evidence)
         assert one.samples
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11) or not timer.HAS_KERNEL_TIMERS, reason="who holds the GIL is seen in 3.11 alone"
+)
+@pytest.mark.parametrize("server", ["FastAPI, def", "Flask, gunicorn gthread", "plain ASGI"])
+def test_a_call_that_holds_the_gil_has_its_line_though_others_wait_for_it_too(server: str) -> None:
+    """The request may be over before the sampler runs."""
+    seen = measure([BY_NAME[server]], ["regex"], 3, seed=2).seen
+    assert [one.code for one in seen if not one.is_right] == []
+
+
+def test_each_of_many_late_requests_in_a_row_has_a_line_or_says_why_it_has_none() -> None:
+    seen = measure([BY_NAME["FastAPI, async def"]], ["executor", "sleep"], 12, seed=3, in_turn=True).seen
+    assert [one.evidence for one in seen if one.code == "no line" and "; no line of code: " not in one.evidence] == []
+    assert sum(one.is_right for one in seen) >= len(seen) // 2
 
 
 def test_each_stall_has_its_line() -> None:

@@ -35,6 +35,20 @@ _BECAME: Final = {
     **_LOST,
 }
 _GONE: Final = ("dropped", "dropped_breaches", *_LOST)
+# In `without_code`: why breaches have no line of code.
+_NO_CODE: Final = {
+    "off": "while no stacks are sampled",
+    "not_late": "never late by a bound that is known before they end",
+    "skipped": "left out by the sampler",
+    "not_reached": "over before the sampler had a CPU and the GIL",
+    "libraries": "with nothing but libraries on their stacks",
+    "after_wait": "sampled only after the wait",
+    "elsewhere": "sampled only before or after their cause",
+}
+_NOT_SAMPLED: Final = ("skipped", "not_reached")
+_FEWER_LATE: Final = (
+    "give the process more CPU, or its slow routes objectives that they can meet: the sampler looks at late requests"
+)
 _LONGEST: Final = 80
 # In `waits`: why requests wait for others, and the remedy.
 _CROWDED: Final = {
@@ -76,9 +90,21 @@ def checks(one: files.Found) -> Iterator[Check]:
         *_costs(status),
     ]:
         yield Check(name, state, what, fix)
+    yield from _without_code(name, status)
+
+
+def _without_code(name: str, status: dict[str, Any]) -> Iterator[Check]:
+    """Yield how many late requests have no line of code, and why."""
+    without = _dict(status, "without_code")
+    counts = {word: number for word in without if (number := _number(without, word))}
+    if counts:
+        missed = any(word in counts for word in _NOT_SAMPLED)
+        reasons = ", ".join(f"{number} {_NO_CODE.get(word, word)}" for word, number in counts.items())
+        found = f"without a line of code: {sum(counts.values())} of {judged(status).breaches} breaches ({reasons})"
+        yield Check(name, WARN if missed else OK, found, _FEWER_LATE if missed else "")
     if skipped := _number(status, "skipped_stalls"):
         why = "the sampler had used its share of a CPU, could not run, or watched 200 requests already"
-        yield Check(name, OK, f"stacks of late requests that were not sampled: {skipped}; {why}")
+        yield Check(name, WARN, f"stacks of late requests that were not sampled: {skipped}; {why}", _FEWER_LATE)
 
 
 def table(status: dict[str, Any]) -> Iterable[Table | str]:

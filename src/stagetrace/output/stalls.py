@@ -51,7 +51,7 @@ class Stall(NamedTuple):
     @property
     def gil(self) -> str:
         """Return what kept the sampler from a sample before."""
-        return "" if self.gil_ms is None else f"before it, another thread held the GIL for {milliseconds(self.gil_ms)}"
+        return "" if self.gil_ms is None else f"before it, the GIL was held for {milliseconds(self.gil_ms)}"
 
     def after(self, span: SpanRow) -> str:
         """Return when it was first seen, after the start of its span."""

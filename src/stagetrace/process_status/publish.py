@@ -83,6 +83,7 @@ def rehearse(target: str) -> None:
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
+    from stagetrace.sla import no_code
     from stagetrace.sla.stall_sampler import stall_sampler
     from stagetrace.sources.registry import silent
 
@@ -105,6 +106,7 @@ def collect(target: str) -> dict[str, Any]:
         "silent_sources": silent(),
         "skipped_stalls": stall_sampler.skipped,
         "unrecorded_calls": dict(unrecorded.calls),
+        "without_code": dict(no_code.counts),
     }
 
 

@@ -47,6 +47,7 @@ class InFlight:
         self.records: set[RequestRecord] = set()
         self.parts: dict[RequestRecord, int] = {}  # what is done for requests, by when those are late
         self.bounds_of: Callable[[RequestRecord], Bounds | None] = lambda _: None
+        self.look_back: Callable[[RequestRecord], None] = lambda _: None  # for a breach, or a part, that ends
         self.bound_ns = NEVER  # no request is late that has taken less
         self.due = NEVER  # when the sampler wants to look at a request that it has found late
         self.rest_until = 0  # by the clock of time.monotonic_ns: the sampler does not look before

@@ -9,7 +9,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.recording.in_flight import NEVER
-from stagetrace.recording.stall import KINDS, MOST_KEPT, REQUEST, RESUMED, Stall
+from stagetrace.recording.stall import KINDS, MOST_KEPT, REQUEST, RESUMED, UNKNOWN, Stall
 from stagetrace.sources.stacks import MAX_KEPT, NamedCode, is_ours
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class RemoteStalls:
                 self._stacks[int(number)] = _stack(*report)
             stack = self._stacks.get(number)
             if stack and of in KINDS:
-                found.append(Stall(int(at), of, stack, *map(int, rest)))
+                # The cause is worked out by what this process knows, and to that the work was a wait.
+                found.append(Stall(int(at), of, stack, *map(int, rest))._replace(state=UNKNOWN))
         return found
 
     def among(self, own: Sequence[Stall], since: int, now: int) -> list[Stall]:

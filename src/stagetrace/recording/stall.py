@@ -15,6 +15,10 @@ POOL: Final = "pool"  # a thread of the pool that had none free
 RESUMED: Final = "resumed"  # a block of `resume` in another process, which the request may not have waited for
 KINDS: Final = (REQUEST, BLOCKER, RIVAL, POOL, RESUMED)
 MOST_KEPT: Final = 64  # of a request: of a stream, each late chunk has samples
+# What a thread did there.
+UNKNOWN: Final = 0
+RAN: Final = 1  # it computed, or waited for a CPU
+WAITED: Final = 2  # in the kernel, or as a coroutine
 
 
 class Stall(NamedTuple):
@@ -26,3 +30,5 @@ class Stall(NamedTuple):
     gil_ns: int = 0  # for how long the sampler could not run Python before it, since another thread held the GIL
     threads: int = 1  # that stood there
     out_of: int = 1  # so many threads
+    held_ns: int = 0  # of `gil_ns`: it stood there for so long before, as it held the GIL itself
+    state: int = UNKNOWN

@@ -10,18 +10,41 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from stagetrace.native import native
 from stagetrace.real_threads import allocate_lock
+from stagetrace.sources.stacks import NamedCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from stagetrace.sources.stacks import Place
+
+    # As C gives a place: file, name, qualified name, flags, line, the frame's address.
+    Raw = tuple[str, str, str, int, int, int]
 
 _NEVER: Final = 2**63 - 1
 _LONGEST_S: Final = 3_600.0  # of one wait
 _DECADES_NS: Final = 2**61
 NO_CLOCKS: Final[Mapping[int, int]] = {}
+
+
+class Holder(NamedTuple):
+    """The thread that had the GIL as a timer ended, and where it stood: seen by a thread that had not."""
+
+    ago_ns: int
+    thread: int  # its ident
+    raw: tuple[Raw, ...]  # the innermost place first
+
+    def places(self) -> list[Place]:
+        """Return its places, the innermost first."""
+        return [(NamedCode(file, name, qualified, flags), line) for file, name, qualified, flags, line, _ in self.raw]
+
+    def index_of(self, thing: Any) -> int | None:
+        """Return which of its places is the frame of a coroutine, which lies in the object itself; None if none is."""
+        begin, end = id(thing), id(thing) + thing.__sizeof__()
+        return next((at for at, one in enumerate(self.raw) if begin <= one[5] < end), None)
 
 
 class Late(NamedTuple):
@@ -30,6 +53,7 @@ class Late(NamedTuple):
     cpu_ns: int
     gil_ns: int
     computed: Mapping[int, int] = NO_CLOCKS  # before a wait for the GIL of 5 ms and more, by the numbers of threads
+    holder: Holder | None = None
 
 
 class Timer(Protocol):
@@ -97,7 +121,8 @@ class KernelTimer:
         _native.set_timer(self._number, self._interval, 0)
 
     def wait(self) -> Late:
-        return Late(*_native.wait_for_timer(self._number, self._interval))
+        cpu_ns, gil_ns, computed, seen = _native.wait_for_timer(self._number, self._interval)
+        return Late(cpu_ns, gil_ns, computed, None if seen is None else Holder(*seen))
 
     def close(self) -> None:
         _native.close_timer(self._number, self._interval)
@@ -105,6 +130,18 @@ class KernelTimer:
 
 _native = native("timer")
 HAS_KERNEL_TIMERS: Final = hasattr(_native, "make_timer")
+
+
+def holder_meanwhile() -> Holder | None:
+    """Return where a thread stood that had the GIL as a timer ended, while the timer's thread waits for it still."""
+    seen = _native.seen_meanwhile() if HAS_KERNEL_TIMERS else None
+    return None if seen is None else Holder(*seen)
+
+
+def thread_state(number: int) -> str:
+    """Return the kernel's letter for what a thread does, by its number; "" where that is unknown."""
+    state: str = _native.thread_state(number) if HAS_KERNEL_TIMERS else ""
+    return state
 
 
 def make() -> Timer:

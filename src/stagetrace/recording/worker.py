@@ -67,6 +67,8 @@ class Part(RequestRecord):
     @guarded_end
     def unwatch(self) -> None:
         """Let it be sampled no more: it is over."""
+        if self.bounds is not None and time.time_ns() > _late_at(self.bounds):
+            in_flight.look_back(self)
         in_flight.end_part(self)
         self.work = None
         if self._reporter is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from stagetrace.real_threads import get_ident, sleep
+from stagetrace.recording.in_flight import in_flight
 
 if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
@@ -56,6 +57,8 @@ def take_up(record: RequestRecord, worker: Any) -> RequestRecord | None:
 
 def put_down(worker: Any, before: RequestRecord | None) -> None:
     """Note that a worker works for what it worked for before."""
+    if time.time_ns() >= in_flight.ends_at and (record := working.get(_key(worker))) is not None:
+        in_flight.look_back(record)
     if before is None:
         working.pop(_key(worker), None)
     else:

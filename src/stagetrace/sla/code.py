@@ -10,10 +10,9 @@ from opentelemetry.sdk.trace import Event
 from stagetrace import semconv
 from stagetrace.printable import printable
 from stagetrace.recording.limits import cut, longest, most_events
-from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL
+from stagetrace.recording.stall import BLOCKER, POOL, RAN, REQUEST, RIVAL, WAITED
 from stagetrace.sla import cause
-from stagetrace.sla.code_paths import application_place, is_library, short_path
-from stagetrace.sources.stacks import is_ours
+from stagetrace.sla.code_paths import application_place, is_library, is_shown, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,13 +70,34 @@ def code_of(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str, word
 
     `word` is the cause. A sample stands for the time until the next one, or until `end`.
     """
-    within = [one for one in stalls if any(v.stage == stage and v.start <= one.at < v.end for v in visits)]
-    found = _most(within, order_of(word, stage), end)
+    within = _within(stalls, visits, stage)
+    fitting = [one for one in within if not contradicts(one, word)]
+    found, early = _most(fitting, order_of(word, stage), end), ""
+    if found is None and word == cause.COMPUTE:
+        found, early = _most(within, order_of(word, stage), end), "; it was sampled only as it waited"
     if found is None:
         return None
     rival = _most(within, (RIVAL,), end) if word == cause.LOCK_WAIT else None
-    more = evidence(rival) if rival is not None and rival != found else ""
+    more = early + (evidence(rival) if rival is not None and rival != found else "")
     return found._replace(more=more + _held(within))
+
+
+def _within(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str) -> list[Stall]:
+    return [one for one in stalls if any(v.stage == stage and v.start <= one.at < v.end for v in visits)]
+
+
+def contradicts(stall: Stall, word: str) -> bool:
+    """Return whether the request itself did what is not the cause: it came to where it stands before or after that."""
+    if stall.of != REQUEST:
+        return False
+    return stall.state == (RAN if word == cause.IO_WAIT else WAITED if word == cause.COMPUTE else None)
+
+
+def is_over(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str | None, word: str) -> bool:
+    """Return whether the cause is a wait in a stage of which there are samples, all of them from after it."""
+    within = _within(stalls, visits, stage) if stage is not None and word == cause.IO_WAIT else []
+    own = [one for one in within if one.of == REQUEST]
+    return bool(own) and all(contradicts(one, word) for one in own)
 
 
 def _held(stalls: Sequence[Stall]) -> str:
@@ -85,8 +105,11 @@ def _held(stalls: Sequence[Stall]) -> str:
     longest = max(stalls, key=lambda one: one.gil_ns)
     if longest.gil_ns < SHOWN_GIL_NS:
         return ""
-    holder = next((one for one in stalls if one.of == RIVAL and one.at == longest.at), None)
-    where = f" by another thread, at {_line_of(holder)}" if holder is not None else ""
+    then = [one for one in stalls if one.at == longest.at]
+    rival = next((one for one in then if one.of == RIVAL), None)
+    if any(one.held_ns for one in then):
+        return f"; it held the GIL for {longest.gil_ns / 1e6:.0f} ms"
+    where = f" by another thread, at {_line_of(rival)}" if rival is not None else ""
     return f"; the GIL was held for {longest.gil_ns / 1e6:.0f} ms{where}"
 
 
@@ -112,14 +135,16 @@ def _most(stalls: Sequence[Stall], order: Sequence[str], end: int) -> Code | Non
     if not by_time:
         return None
     times = sorted(by_time)
+    # What held the GIL stood there already when the sampler asked for it.
+    begins = [at - max(one.held_ns for _, one in by_time[at]) for at in times]
     weights: dict[tuple[str, str], float] = {}
     seen: dict[tuple[str, str], list[Stall]] = {}
     out_of = 0
-    for at, until in zip(times, [*times[1:], end], strict=True):
+    for at, began, until in zip(times, begins, [*begins[1:], end], strict=True):
         first = min((one.of for _, one in by_time[at]), key=order.index)
         then = [(line, one) for line, one in by_time[at] if one.of == first]
         for line, one in then:
-            weights[first, line] = weights.get((first, line), 0) + max(until - at, 1) * one.threads / one.out_of
+            weights[first, line] = weights.get((first, line), 0) + max(until - began, 1) * one.threads / one.out_of
             seen.setdefault((first, line), []).append(one)
         out_of += max(one.out_of for _, one in then)
     of, line = max(weights, key=lambda key: weights[key])
@@ -163,7 +188,7 @@ def _name(name: str) -> str:
 def _library_below(stacks: Sequence[Stack]) -> str | None:
     """Return the innermost place of a library in the stack seen most; None where the application's is the innermost."""
     stack = max(stacks, key=stacks.count)
-    innermost = next((place for place in stack if not is_ours(place[0])), None)
+    innermost = next(filter(is_shown, stack), None)
     if innermost is None or not is_library(innermost[0].co_filename) or innermost == application_place(stack):
         return None
     return text_of(innermost)
@@ -216,7 +241,7 @@ def _stacktrace(stack: Stack) -> str:
     lines: list[str] = []
     size = 0
     for code, line in stack:
-        if is_ours(code):
+        if not is_shown((code, line)):
             continue
         text = f'  File "{_path(code)}", line {line}, in {_name(code.co_name)}'
         size += len(text) + 1

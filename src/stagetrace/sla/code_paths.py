@@ -38,6 +38,24 @@ _CALLERS: Final = frozenset(
         *("sentry_sdk", "sniffio", "trio", "wsproto"),
     )
 )
+# Of these, what calls handlers through middlewares: a package below the innermost of them is no middleware.
+_FRAMEWORKS: Final = frozenset(
+    (
+        *(
+            "_bentoml_impl",
+            "_bentoml_sdk",
+            "bentoml",
+            "blacksheep",
+            "bottle",
+            "connexion",
+            "django",
+            "falcon",
+            "fastapi",
+        ),
+        *("flask", "gradio", "litestar", "litserve", "mlserver", "quart", "rest_framework", "sanic", "starlette"),
+        *("tornado", "werkzeug"),
+    )
+)
 
 
 @lru_cache(maxsize=4096)
@@ -72,23 +90,40 @@ def short_path(path: str) -> str:
 def application_place(stack: Stack) -> Place | None:
     """Return the application's innermost place; None where nothing but servers, frameworks and Python's own is seen.
 
-    An application may be an installed package itself: it is the one whose code the framework calls.
+    An application may be an installed package itself: it is the one whose code the framework calls, below its
+    middlewares.
     """
-    own = next((one for one in stack if not is_library(one[0].co_filename) and not is_ours(one[0])), None)
+    theirs = [place for place in stack if is_shown(place)]
+    own = next((one for one in theirs if not is_library(one[0].co_filename)), None)
     if own is not None:
         return own
-    theirs = [place for place in stack if not is_ours(place[0])]
     packages = [_package(place[0].co_filename) for place in theirs]
-    handler = next((package for package in reversed(packages) if package is not None), None)
+    handler: str | None = None
+    for place, package in zip(theirs, packages, strict=True):  # the innermost first: the last one before a framework
+        if package is not None:
+            handler = package
+        elif handler is not None and _first_folder(place[0].co_filename) in _FRAMEWORKS:
+            break
     return None if handler is None else theirs[packages.index(handler)]
+
+
+def is_shown(place: Place) -> bool:
+    """Return whether a place is one for people: not stagetrace's own, nor an instruction that is of no line."""
+    return place[1] > 0 and not is_ours(place[0])
 
 
 @lru_cache(maxsize=4096)
 def _package(path: str) -> str | None:
     """Return the package or module that an installed file belongs to, unless it is one that calls handlers."""
-    within = _after_library_folder(path)
-    name = None if not within else Path(within).parts[0].removesuffix(".py")
+    name = _first_folder(path)
     return None if name in _CALLERS else name
+
+
+@lru_cache(maxsize=4096)
+def _first_folder(path: str) -> str | None:
+    """Return the package or module that an installed file belongs to."""
+    within = _after_library_folder(path)
+    return None if not within else Path(within).parts[0].removesuffix(".py")
 
 
 def _after_library_folder(path: str) -> str | None:

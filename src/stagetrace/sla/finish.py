@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.guard import guarded, report
 from stagetrace.recording import unrecorded
 from stagetrace.recording.details import detail_span, placed_details
+from stagetrace.recording.in_flight import in_flight
 from stagetrace.recording.record import NO_STAGES
 from stagetrace.recording.segments import coalesced
 from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
@@ -18,6 +19,7 @@ from stagetrace.semconv import (
     SLA_BREACH_CAUSE,
     SLA_BREACH_CODE,
     SLA_BREACH_EVIDENCE,
+    SLA_BREACH_NO_CODE,
     SLA_BREACH_STAGE,
     SLA_OVER_BUDGET,
     SLA_UPGRADED,
@@ -89,8 +91,6 @@ def finish(
     found = _explained(request, judged, stages, learned, breakdown, known) or {}
     events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
-    if cause in NEXT and SLA_BREACH_CODE not in found:
-        found[SLA_BREACH_EVIDENCE] += NEXT[cause]
     culprits = {judged.objective.name: (found.get(SLA_BREACH_STAGE), cause)}
     for one in judged.each:
         if one.word == BREACH and one.objective.name not in culprits:
@@ -178,19 +178,21 @@ def _placed(
     record: RequestRecord, request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]
 ) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
-    from stagetrace.sla import code, in_the_way
+    from stagetrace.sla import code, in_the_way, no_code
 
+    in_flight.look_back(record)
     segments, word = stages.segments(), found.get(SLA_BREACH_CAUSE, UNKNOWN)
     since, end = request.start, request.end
+    bounds = in_flight.bounds_of(record)
+    late_at = None if bounds is None else bounds.start + bounds.late
     if missed is not None and missed.end_ns is not None:  # only then it was late
         since, end = request.start + missed.start_ns, request.start + missed.end_ns
+        late_at = since + missed.threshold_ns
     stalls = [one for one in (*in_the_way.waited_behind(record, segments), *record.stalls) if since <= one.at <= end]
     runs = in_the_way.collected_in(record, since, end) if word == GC else []
     events, dropped = code.events_of([*stalls, *runs])
     if dropped:
         found[STAGETRACE_DROPPED_STALLS] = dropped
-    if record.skipped_stalls:
-        found[STAGETRACE_SKIPPED_STALLS] = record.skipped_stalls
     stage = found.get(SLA_BREACH_STAGE)
     line = code.code_of_collections(runs)
     if line is None and stage is not None:
@@ -198,6 +200,13 @@ def _placed(
     if line is not None:
         found[SLA_BREACH_CODE] = line.line
         found[SLA_BREACH_EVIDENCE] += code.evidence(line)
+    else:
+        is_over = code.is_over(stalls, segments, stage, word)
+        none = no_code.why(record, stalls, late_at, end, is_over=is_over)
+        found[SLA_BREACH_NO_CODE] = none.word
+        found[SLA_BREACH_EVIDENCE] = found.get(SLA_BREACH_EVIDENCE, "") + NEXT.get(word, "") + none.evidence
+    if record.skipped_stalls:
+        found[STAGETRACE_SKIPPED_STALLS] = record.skipped_stalls
     return events
 
 

@@ -13,12 +13,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.recent import copied
-from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
-from stagetrace.recording.timer import NO_CLOCKS
+from stagetrace.recording.stall import BLOCKER, POOL, RAN, REQUEST, RIVAL, UNKNOWN, WAITED, Stall
+from stagetrace.recording.timer import NO_CLOCKS, thread_state
 from stagetrace.semconv import QUEUE, QUEUE_REASON
 from stagetrace.sla.code_paths import application_place
+from stagetrace.sla.request_stack import of_holder
 from stagetrace.sources import gc_pauses, thread_clocks
-from stagetrace.sources.stacks import WORKER_THREADS, is_ours, of_frame, of_threads, of_work
+from stagetrace.sources.stacks import WORKER_THREADS, is_ours, of_frame, of_threads, of_work, work_of
 from stagetrace.sources.thread_cpu import AT
 
 if TYPE_CHECKING:
@@ -27,15 +28,18 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.segments import Segment
+    from stagetrace.recording.timer import Holder
     from stagetrace.sources.stacks import NamedCode, Place, Stack
 
 MAX_RECENT: Final = 256  # stacks of threads
 MAX_MEANWHILE: Final = 64  # of these, that a request takes
 MAX_THREADS: Final = 64  # of a pool, which are looked at: 20 us each
 MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
+LONG_NS: Final = 5_000_000  # of a wait for the GIL: threads that compute in Python give it up after as long
 SHORT_NS: Final = 2_000_000  # two looks within this say nothing of who computes
 RIVAL_SHARE: Final = 5  # a function that computed for 1/n of the time is a rival: threads share the GIL, and lack CPUs
 SOCKET: Final = "socket"
+_STATES: Final = {"R": RAN, "S": WAITED, "D": WAITED}
 SERVER_THREADS: Final = "server_threads"
 
 
@@ -55,10 +59,19 @@ _last_clocks: list[tuple[int, Mapping[int, int]]] = [(0, NO_CLOCKS)]  # when, an
 class Look:
     """One look of the sampler at all threads; each is looked at once, however many requests ask."""
 
-    def __init__(self, now: int, gil_ns: int, before: Mapping[int, int] = NO_CLOCKS) -> None:
-        """Look at `now`; the caller waited `gil_ns` for the GIL, `before` which threads had computed so much."""
+    def __init__(
+        self, now: int, gil_ns: int, before: Mapping[int, int] = NO_CLOCKS, holder: Holder | None = None
+    ) -> None:
+        """Look at `now`; the caller waited `gil_ns` for the GIL, `before` which threads had computed so much.
+
+        `holder` had the GIL then.
+        """
         self.now = now
         self.gil_ns = gil_ns
+        self._holder = holder
+        self.held = holder if gil_ns >= LONG_NS else None  # where that stood, if it kept the GIL
+        self.held_at = now if self.held is None else now - self.held.ago_ns
+        self._held_work: Stack = () if self.held is None else work_of(self.held.places())[0]
         self.frames = of_threads()
         self._works: dict[int, tuple[Stack, str]] = {}
         self._noted: set[int] = set()
@@ -71,6 +84,8 @@ class Look:
             last = thread_clocks.read()
             self._computed = thread_clocks.computed(first, last)
             _last_clocks[0] = now, last
+        most = max(self._computed, key=lambda thread: self._computed[thread], default=None) if before else None
+        self._held_unseen = most if self.held is None else None  # the thread that had it, though nobody looked
 
     def note_thread(self, record: RequestRecord) -> Stack:
         """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
@@ -78,8 +93,21 @@ class Look:
         stack, _ = self._work(thread)
         if stack and thread not in self._noted:
             self._noted.add(thread)
+            if self.held is not None and self._held_work and self.held.thread == thread:
+                _recent.append(Seen(self.held_at, thread, self._held_work, 0))
             _recent.append(Seen(self.now, thread, stack, self.gil_ns))
         return stack
+
+    def state_of(self, thread: int) -> int:
+        """Return what a thread did at this moment."""
+        if self._holder is not None and self._holder.thread == thread:
+            return RAN
+        known = getattr(threading, "_active", {}).get(thread)
+        return _STATES.get(thread_state(known.native_id), UNKNOWN) if known is not None else UNKNOWN
+
+    def held_ns(self, thread: int) -> int:
+        """Return for how long a thread that stands somewhere had the GIL before, as far as nobody saw it meanwhile."""
+        return self.gil_ns if thread == self._held_unseen else 0
 
     def has_its_thread(self, record: RequestRecord) -> bool:
         """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
@@ -90,6 +118,8 @@ class Look:
         """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
         found = []
         on_thread = self.note_thread(record)
+        if self._blocked(record):
+            found.append(Stall(self.held_at, BLOCKER, self._held_work))
         if on_thread and not runs and record.work is not None:
             found.append(Stall(self.now, BLOCKER, on_thread, self.gil_ns))
         for pool in record.pools:
@@ -99,6 +129,12 @@ class Look:
         if record.started <= self._since < self.now and (rival := self._rival(record.threads or (record.thread,))):
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found
+
+    def _blocked(self, record: RequestRecord) -> bool:
+        """Return whether other work on a request's event loop held the GIL."""
+        if self.held is None or not self._held_work or record.work is None or record.started > self.held_at:
+            return False
+        return self.held.thread == record.thread and not of_holder(record, self.held)
 
     def _work(self, thread: int) -> tuple[Stack, str]:
         work = self._works.get(thread)
@@ -120,7 +156,8 @@ class Look:
         by_function: dict[CodeType | NamedCode, list[tuple[int, Stack]]] = {}
         for thread, took in self._computed.items():
             if thread not in own and took * 4 * RIVAL_SHARE >= self._took:
-                stack = self._work(thread)[0] or of_frame(self.frames.get(thread))
+                stack = self._held_work if self.held is not None and self.held.thread == thread else ()
+                stack = stack or self._work(thread)[0] or of_frame(self.frames.get(thread))
                 place = application_place(stack)
                 if place is not None and not _is_ours(stack):
                     by_function.setdefault(place[0], []).append((took, stack))

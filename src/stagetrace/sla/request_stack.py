@@ -8,7 +8,15 @@ from stagetrace.recording.current_record import current
 from stagetrace.recording.working import workers_of
 from stagetrace.sources.awaited import Tasks
 from stagetrace.sources.coroutines import of_coroutine
-from stagetrace.sources.stacks import of_frame, of_greenlet, of_request, of_threads, waits_for_thread
+from stagetrace.sources.stacks import (
+    MAX_KEPT,
+    from_entry,
+    of_frame,
+    of_greenlet,
+    of_request,
+    of_threads,
+    waits_for_thread,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +24,27 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.timer import Holder
     from stagetrace.sources.stacks import Stack
+
+
+def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> Stack:
+    """Return where a request stood if the thread that had the GIL worked for it then; else it is empty.
+
+    `in_task` is the coroutine of the task that runs now and ends the request.
+    """
+    places = holder.places()
+    coroutines = [one for one in (record.work, in_task, *workers_of(record)) if hasattr(type(one), "cr_frame")]
+    if coroutines:
+        found = (holder.index_of(one) for one in coroutines)
+        at = max((one for one in found if one is not None), default=None)
+        if at is not None:
+            return from_entry(places) or tuple(places[: min(at + 1, MAX_KEPT)])
+    if holder.thread in record.threads:
+        return from_entry(places) or tuple(places[:MAX_KEPT])
+    if coroutines or record.greenlet is not None or holder.thread != record.thread:
+        return ()
+    return from_entry(places) or (tuple(places[:MAX_KEPT]) if record.exchange is None else ())
 
 
 class RequestStacks:
@@ -25,21 +53,23 @@ class RequestStacks:
     def __init__(self) -> None:
         self._tasks = Tasks()
 
-    def of(self, record: RequestRecord) -> tuple[Stack, bool]:
-        """Return where a request stands, and whether that is code that runs, not a coroutine that awaits.
+    def of(self, record: RequestRecord) -> tuple[Stack, bool, int]:
+        """Return where a request stands, whether that is code that runs, not a coroutine that awaits, and its thread.
 
         Empty where that is unknown, as while it waits for a thread. Of several workers that is the first to have begun,
         unless it waits for another one.
         """
         frames = of_threads()  # for each anew: the threads go on meanwhile
         stack, waits, runs = self._own(record, frames)
+        thread = record.thread
         for worker in (*workers_of(record), *(() if record.batch is None else workers_of(record.batch))):
             if stack and not waits:
                 break
             found = self._of_worker(worker, record, frames)
             if found[0]:
                 stack, waits, runs = found
-        return stack, runs
+                thread = worker if type(worker) is int else record.thread
+        return stack, runs, thread
 
     def _own(self, record: RequestRecord, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
         """Return where the code stands that the request came in on, whether it waits, and whether it runs."""

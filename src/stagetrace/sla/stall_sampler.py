@@ -11,22 +11,23 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.real_threads import start
+from stagetrace.real_threads import get_ident, start
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
-from stagetrace.recording.stall import REQUEST, Stall
-from stagetrace.recording.timer import NO_CLOCKS
+from stagetrace.recording.stall import RAN, REQUEST, UNKNOWN, WAITED, Stall
+from stagetrace.recording.timer import NO_CLOCKS, holder_meanwhile
+from stagetrace.recording.working import task_here
 from stagetrace.sla.entry_names import request_of
-from stagetrace.sla.in_the_way import Look
-from stagetrace.sla.request_stack import RequestStacks
+from stagetrace.sla.in_the_way import LONG_NS, Look
+from stagetrace.sla.request_stack import RequestStacks, of_holder
 from stagetrace.sla.sampler_budget import Budget
 from stagetrace.sla.shortest_bounds import ShortestBounds
 from stagetrace.sources.stacks import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.timer import Timer
+    from stagetrace.recording.timer import Holder, Timer
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.policy import Policy
 
@@ -74,6 +75,7 @@ class StallSampler:
         self._judges.append(Judge(ShortestBounds(policy), learned))
         self._bound_at = 0
         in_flight.watch(self._bound, self._start, self.bounds_of)
+        in_flight.look_back = look_back
 
     @guarded
     def replace(self, policy: Policy, learned: Baselines) -> None:
@@ -124,7 +126,7 @@ class StallSampler:
             in_flight.lose(timer)
         if timer is in_flight.timer:
             try:
-                self.look(time.time_ns(), late.gil_ns, late.computed)
+                self.look(time.time_ns(), late.gil_ns, late.computed, late.holder)
             except Exception as error:  # noqa: BLE001 -- the tenth switches it off
                 SOURCE.failed(error)
                 self._look_again()
@@ -133,11 +135,13 @@ class StallSampler:
     def _look_again(self) -> None:
         in_flight.set_timer(time.time_ns())
 
-    def look(self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS) -> None:
+    def look(
+        self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS, holder: Holder | None = None
+    ) -> None:
         """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
         self._budget.begin()
         try:
-            self._late = self._sampled([*self._late, *self._new(now)], now, gil_ns, computed)
+            self._late = self._sampled([*self._late, *self._new(now)], lambda: Look(now, gil_ns, computed, holder), now)
         finally:
             in_flight.rest_until = self._budget.end()
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
@@ -150,7 +154,7 @@ class StallSampler:
             if record.closed:
                 continue
             if len(self._late) + len(found) >= MOST_LATE:
-                self._skip(record, 1)
+                self.skip(record, 1)
                 continue
             try:
                 found.append(self._watched(record))
@@ -158,11 +162,12 @@ class StallSampler:
                 SOURCE.failed(error)
         return found
 
-    def _skip(self, record: RequestRecord, times: int) -> None:
+    def skip(self, record: RequestRecord, times: int) -> None:
+        """Count so many times at which a request was late and was not sampled."""
         record.skipped_stalls += times
         self.skipped += times
 
-    def _sampled(self, late: list[Late], now: int, gil_ns: int, computed: Mapping[int, int]) -> list[Late]:
+    def _sampled(self, late: list[Late], look: Callable[[], Look], now: int) -> list[Late]:
         """Sample requests; return those that are to be sampled again, first those for which there was no time now."""
         seen: Look | None = None  # let go of with this call
         stacks = RequestStacks()  # and this
@@ -174,16 +179,19 @@ class StallSampler:
                     continue
                 due = sum(later.since <= at <= now for at in later.times)
                 if seen is not None and not self._budget.is_left():
-                    self._skip(later.record, due)
+                    self.skip(later.record, due)
                     skipped.append(later._replace(times=tuple(at for at in later.times if at > now)))
                     continue
                 if later.times[0] <= now:
-                    self._skip(later.record, max(due - 1, 0))
-                    seen = seen or Look(now, gil_ns, computed)
+                    self.skip(later.record, max(due - 1, 0))
+                    seen = seen or look()
                     if later.since <= now:
                         _sample(later.record, seen, stacks)
                     next_at = now + 1 if later.since <= now or seen.has_its_thread(later.record) else later.since
-                    later = later._replace(times=tuple(at for at in later.times if at >= next_at))
+                    times = tuple(at for at in later.times if at >= next_at)
+                    # Requests that have no sample yet come first.
+                    is_dear = later.since <= now and self._budget.is_short()
+                    later = later._replace(times=times[1::2] if is_dear else times)
                 if later.times:
                     kept.append(later)
             except Exception as error:  # noqa: BLE001 -- as above
@@ -281,11 +289,28 @@ def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
     """Note on a late request where it stands, and what is in its way."""
     if record.remote_stages is not None:
         record.remote_stages.read_reports()
-    own, runs = stacks.of(record)
-    stalls = [Stall(seen.now, REQUEST, own, seen.gil_ns)] if own else []
+    own, runs, thread = stacks.of(record)
+    stalls = []
+    if seen.held is not None and record.started <= seen.held_at and (held := of_holder(record, seen.held)):
+        stalls.append(Stall(seen.held_at, REQUEST, held, state=RAN))
+    if own:
+        state = UNKNOWN if record.greenlet is not None else seen.state_of(thread) if runs else WAITED
+        held_ns = seen.held_ns(thread) if runs else 0
+        stalls.append(Stall(seen.now, REQUEST, own, seen.gil_ns, held_ns=held_ns, state=state))
     stalls += seen.in_the_way_of(record, runs=runs)
     if stalls and not record.closed:
         record.add_stalls(stalls)
+
+
+@guarded
+def look_back(record: RequestRecord) -> None:
+    """Note where a request that ends stood while it held the GIL, if the sampler has waited for that ever since."""
+    holder = holder_meanwhile()
+    if holder is None or holder.thread != get_ident() or holder.ago_ns < LONG_NS:
+        return
+    at = time.time_ns() - holder.ago_ns
+    if record.started <= at and (stack := of_holder(record, holder, in_task=task_here())):
+        record.add_stalls([Stall(at, REQUEST, stack, state=RAN)])
 
 
 stall_sampler: Final = StallSampler()

@@ -18,7 +18,7 @@ from stagetrace.real_threads import get_ident
 from stagetrace.sources.base import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class NamedCode(NamedTuple):
@@ -38,6 +38,7 @@ MAX_WALKED: Final = 1_000  # frames of one stack that are looked at
 MAX_KEPT: Final = 64  # innermost frames that are kept
 
 _OURS: Final = str(Path(__file__).parent.parent) + os.sep
+_GENERATED: Final = "<stagetrace."  # code that we compile
 # Where the work of a request begins on a thread's stack: what is further out belongs to the server.
 _ENTRIES: Final = tuple(
     _OURS + name.replace("/", os.sep)
@@ -98,7 +99,7 @@ SOURCE: Final = Source(__name__, "the stacks of late requests", config.STALLS, _
 
 def is_ours(code: CodeType | NamedCode) -> bool:
     """Return whether code is stagetrace's own."""
-    return code.co_filename.startswith(_OURS)
+    return code.co_filename.startswith((_OURS, _GENERATED))
 
 
 def of_threads() -> dict[int, FrameType]:
@@ -144,8 +145,12 @@ def of_frame(frame: FrameType | None) -> Stack:
 
 def of_request(frame: FrameType | None) -> Stack:
     """Return the stack of a frame, from where the work of a request begins; empty where that is nowhere."""
-    stack = tuple(frames_from(frame)[1])
-    return stack[: min(_begin(stack), MAX_KEPT)]
+    return from_entry(frames_from(frame)[1])
+
+
+def from_entry(places: Sequence[Place]) -> Stack:
+    """Return places, the innermost first, from where the work of a request begins; none where that is nowhere."""
+    return tuple(places[: min(_begin(places), MAX_KEPT)])
 
 
 def _begin(stack: Sequence[Place]) -> int:
@@ -177,9 +182,14 @@ def of_work(frame: FrameType | None) -> tuple[Stack, str]:
 
     That is "" where it is unknown; then only the work of a request is known to be some.
     """
-    places: list[tuple[CodeType, int]] = []
+    return work_of(frames_from(frame)[1])
+
+
+def work_of(stack: Iterable[Place]) -> tuple[Stack, str]:
+    """Return what `of_work` does, of the places of a thread."""
+    places: list[Place] = []
     giver = ""
-    for place in frames_from(frame)[1]:
+    for place in stack:
         if giver := _giver(place[0]):
             break
         places.append(place)
@@ -189,10 +199,11 @@ def of_work(frame: FrameType | None) -> tuple[Stack, str]:
     return tuple(places[: min(begins, MAX_KEPT)]), giver
 
 
-def _giver(code: CodeType) -> str:
+def _giver(code: CodeType | NamedCode) -> str:
     if code.co_name in _GIVERS and (found := _found(code, _GIVERS)):
         return found
-    if "run_until_complete" in code.co_names or "run_forever" in code.co_names:
+    names = getattr(code, "co_names", ())
+    if "run_until_complete" in names or "run_forever" in names:
         return code.co_filename  # it calls a loop written in C, which has no frame
     return ""
 
