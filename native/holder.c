@@ -146,20 +146,25 @@ static bool read_place(int memory, const Step *step, Seen *into, Place *place) {
            read_text(memory, word_of(code, CODE_QUALIFIED), into, &place->qualified);
 }
 
+/* Return whether the thread that has the GIL is at the same instruction in every frame as in `seen`. */
+static bool is_there_still(int memory, void *thread) {
+    return current_thread() == thread && read_steps(memory, (uint64_t)(uintptr_t)thread, again) == seen.count &&
+           memcmp(seen.steps, again, (size_t)seen.count * sizeof *again) == 0;
+}
+
 /* Read where a thread stands into `seen`; return whether it stood there all the while. */
 static bool read_thread(int memory, void *thread) {
     uint64_t address = (uint64_t)(uintptr_t)thread;
     seen.count = read_steps(memory, address, seen.steps);
     seen.size = 0;
-    if (seen.count == 0 || !read_at(memory, address + TSTATE_IDENT, &seen.ident, 8)) return false;
+    if (seen.count == 0 || !is_there_still(memory, thread)) return false; /* as nearly always where it runs Python */
     for (int i = 0; i < seen.count; i++) {
         if (i && seen.steps[i].code == seen.steps[i - 1].code && seen.steps[i].instruction == seen.steps[i - 1].instruction)
             seen.places[i] = seen.places[i - 1];
         else if (!read_place(memory, &seen.steps[i], &seen, &seen.places[i]))
             return false;
     }
-    return current_thread() == thread && read_steps(memory, address, again) == seen.count &&
-           memcmp(seen.steps, again, (size_t)seen.count * sizeof *again) == 0;
+    return is_there_still(memory, thread);
 }
 
 bool look_at_holder(void) {
@@ -171,7 +176,8 @@ bool look_at_holder(void) {
     int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     seen.pid = pid;
     seen.at = clock_ns(CLOCK_MONOTONIC);
-    bool is_known = memory >= 0 && read_thread(memory, holder);
+    bool is_known = memory >= 0 && read_at(memory, (uint64_t)(uintptr_t)holder + TSTATE_IDENT, &seen.ident, 8);
+    if (is_known && !read_thread(memory, holder)) seen.count = 0;
     if (memory >= 0) close(memory);
     if (is_known)
         atomic_store(&is_there, true);
@@ -254,7 +260,10 @@ void find_holder(void) {
     if (current_thread() != PyThreadState_Get() || !compare(memory)) current_thread = NULL;
     close(memory);
 }
+
+bool sees_holder(void) { return current_thread != NULL; }
 #else
+bool sees_holder(void) { return false; }
 bool look_at_holder(void) { return false; }
 void forget_holder(void) {}
 PyObject *holder_seen(void) { Py_RETURN_NONE; }

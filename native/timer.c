@@ -160,6 +160,10 @@ static PyObject *thread_state(PyObject *Py_UNUSED(module), PyObject *number) {
 /* Return what a thread that waits for the GIL now, its timer past, has seen of the thread that had it; or None. */
 static PyObject *seen_meanwhile(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) { return holder_seen(); }
 
+static PyObject *sees_the_holder(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
+    return PyBool_FromLong(sees_holder());
+}
+
 static PyObject *close_timer(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
     int64_t values[2];
     if (!read_all(values, args, given, 2)) return NULL;
@@ -184,6 +188,7 @@ static PyMethodDef functions[] = {
      "Wait until the timer of a descriptor and an interval ends; return for how many nanoseconds a CPU, and then the GIL, "
      "was waited for, and, where the latter was long, what each thread had computed before it; and where the thread stood "
      "that had the GIL; raises OSError."},
+    {"sees_holder", sees_the_holder, METH_NOARGS, "Return whether a timer sees which thread has the GIL."},
     {"thread_state", thread_state, METH_O, "Return the kernel's letter for the state of a thread, by its number."},
     {"seen_meanwhile", seen_meanwhile, METH_NOARGS,
      "Return where a thread stood that had the GIL, as seen by one that waits for the GIL still; or None."},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 from benchmarks.stalls.cases import BUSY, POOLED, SERVERS, SOCKET, STALLS
@@ -40,9 +39,7 @@ def test_the_planted_line_is_named(server: str, planted: tuple[str, ...]) -> Non
         assert one.samples
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11) or not timer.HAS_KERNEL_TIMERS, reason="who holds the GIL is seen in 3.11 alone"
-)
+@pytest.mark.skipif(not timer.SEES_HOLDER, reason="who holds the GIL is seen in 3.11 alone")
 @pytest.mark.parametrize("server", ["FastAPI, def", "Flask, gunicorn gthread", "plain ASGI"])
 def test_a_call_that_holds_the_gil_has_its_line_though_others_wait_for_it_too(server: str) -> None:
     """The request may be over before the sampler runs."""

@@ -35,7 +35,7 @@ class Holder(NamedTuple):
 
     ago_ns: int
     thread: int  # its ident
-    raw: tuple[Raw, ...]  # the innermost place first
+    raw: tuple[Raw, ...]  # the innermost place first; none of a thread that ran Python
 
     def places(self) -> list[Place]:
         """Return its places, the innermost first."""
@@ -130,11 +130,12 @@ class KernelTimer:
 
 _native = native("timer")
 HAS_KERNEL_TIMERS: Final = hasattr(_native, "make_timer")
+SEES_HOLDER: Final[bool] = HAS_KERNEL_TIMERS and _native.sees_holder()  # of the GIL: so in CPython 3.11
 
 
 def holder_meanwhile() -> Holder | None:
     """Return where a thread stood that had the GIL as a timer ended, while the timer's thread waits for it still."""
-    seen = _native.seen_meanwhile() if HAS_KERNEL_TIMERS else None
+    seen = _native.seen_meanwhile() if SEES_HOLDER else None
     return None if seen is None else Holder(*seen)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.recent import copied
 from stagetrace.recording.stall import BLOCKER, POOL, RAN, REQUEST, RIVAL, UNKNOWN, WAITED, Stall
-from stagetrace.recording.timer import NO_CLOCKS, thread_state
+from stagetrace.recording.timer import NO_CLOCKS, SEES_HOLDER, thread_state
 from stagetrace.semconv import QUEUE, QUEUE_REASON
 from stagetrace.sla.code_paths import application_place
 from stagetrace.sla.request_stack import of_holder
@@ -85,7 +85,9 @@ class Look:
             self._computed = thread_clocks.computed(first, last)
             _last_clocks[0] = now, last
         most = max(self._computed, key=lambda thread: self._computed[thread], default=None) if before else None
-        self._held_unseen = most if self.held is None else None  # the thread that had it, though nobody looked
+        self._held_unseen = (
+            most if self.held is None or not self.held.raw else None
+        )  # the thread that had it, though nobody looked
 
     def note_thread(self, record: RequestRecord) -> Stack:
         """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
@@ -103,7 +105,9 @@ class Look:
         if self._holder is not None and self._holder.thread == thread:
             return RAN
         known = getattr(threading, "_active", {}).get(thread)
-        return _STATES.get(thread_state(known.native_id), UNKNOWN) if known is not None else UNKNOWN
+        state = _STATES.get(thread_state(known.native_id), UNKNOWN) if known is not None else UNKNOWN
+        # Else it may wait for the GIL, which it has given up for this look.
+        return state if state == RAN or (SEES_HOLDER and self._holder is None) else UNKNOWN
 
     def held_ns(self, thread: int) -> int:
         """Return for how long a thread that stands somewhere had the GIL before, as far as nobody saw it meanwhile."""
