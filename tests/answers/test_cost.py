@@ -181,3 +181,24 @@ def test_a_bad_price_file_is_an_error_of_few_lines(
     if name is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert wrong in refused("cost", "--store", filled[0], *EVER, "--prices", path)
+
+
+def test_workers_of_one_host_are_one_instance(tmp_path: Path) -> None:
+    """Paid once; where the host is not known, each process is one, which is said."""
+
+    def bill(name: str, **host: str) -> tuple[float, str]:
+        requests = [
+            Made(n, NOON + n * 1_000 * MS, resource={"service.instance.id": "ab"[n % 2], **host})
+            for n in range(1, 3602)
+        ]
+        folder = store(tmp_path / name, requests)
+        options = ("--store", folder, *EVER, "--price", "per_hour=1.00")
+        return answered("cost", *options)["total"], printed("cost", *options)
+
+    total, text = bill("known", **{"host.name": "web-1"})
+    assert total == pytest.approx(1.0, rel=0.01)
+    assert "1 instance, 1.00 hours" in text
+    assert "2 processes: workers of one host are one instance of their service." in text
+    total, text = bill("unknown")
+    assert total == pytest.approx(2.0, rel=0.01)
+    assert "2 processes carry no host.name, so each is an instance" in text

@@ -19,7 +19,8 @@ from stagetrace.analysis.source import Source
 from stagetrace.semconv import STAGES
 
 SERVICE: Final = "service"
-INSTANCE: Final = "service.instance.id"
+INSTANCE: Final = "service.instance.id"  # of a process
+HOST: Final = "host.name"
 INSTANCE_TYPE: Final = "host.type"
 MODEL: Final = "model"
 STAGE: Final = "stage"  # what lines may be by, beside columns and attributes
@@ -78,6 +79,8 @@ class Costs:
     stored: int
     negative: int  # requests that end before they begin, and have no time
     unnamed: int  # services whose instances have no name, and count as one
+    processes: int = 0  # of these instances, that are known by their id
+    without_host: int = 0  # processes of which it is not known on which host they are
 
     @property
     def idle_share(self) -> float | None:
@@ -109,7 +112,7 @@ def ask(source: Source, by: Sequence[str], given: Prices | None = None, window_n
     """Return the cost of a source's requests, by columns, attributes or `stage` (see `divide`)."""
     groups = [one for one in dict.fromkeys(by) if one != STAGE]
     typed = [INSTANCE_TYPE] if given is not None and any(one.instance_type for one in given.prices) else []
-    keys = [SERVICE, INSTANCE, *typed]
+    keys = [SERVICE, HOST, INSTANCE, *typed]
     rows = _busy(source, list(dict.fromkeys((*keys, *groups))))
     if len(rows) > MOST:
         kept = sorted(rows, key=lambda row: -row["sixteenths"])[:MOST]
@@ -186,6 +189,8 @@ def divide(
         stored=sum(row["stored"] for row in rows),
         negative=sum(row["negative"] for row in rows),
         unnamed=sum(name is None for _, name in instances),
+        processes=len({(row[SERVICE], row.get(INSTANCE)) for row in rows if row.get(INSTANCE)}),
+        without_host=len({(row[SERVICE], row[INSTANCE]) for row in rows if row.get(INSTANCE) and not row.get(HOST)}),
     )
 
 
@@ -219,11 +224,17 @@ _Cells = dict[tuple[Any, ...], _Cell]  # by the values of the group, and whether
 _Instances = dict[tuple[str, "str | None"], _Instance]
 
 
+def _instance_of(row: Mapping[str, Any]) -> str | None:
+    """Return what is paid for: a host, whose workers are one instance of their service, else a process."""
+    name: str | None = row.get(HOST) or row[INSTANCE]
+    return name
+
+
 def _instances(rows: Iterable[Mapping[str, Any]]) -> _Instances:
     found: _Instances = {}
     for row in rows:
         first, last = 16 * row["first"], 16 * row["last"]
-        one = found.setdefault((row[SERVICE], row[INSTANCE]), _Instance(row.get(INSTANCE_TYPE), first, last))
+        one = found.setdefault((row[SERVICE], _instance_of(row)), _Instance(row.get(INSTANCE_TYPE), first, last))
         one.first, one.last = min(one.first, first), max(one.last, last)
         one.busy += _time(row)
     return found
@@ -260,7 +271,7 @@ def _cells(
         cell = cells[key]
         cell.requests += row["stored"] * row["weight"]
         cell.busy += _time(row)
-        cell.time += _price(_time(row), rates[row[SERVICE], row[INSTANCE]])
+        cell.time += _price(_time(row), rates[row[SERVICE], _instance_of(row)])
     for row in tokens:
         price = None if given is None else given.per_token(row[SERVICE], row[MODEL])
         if price is not None:

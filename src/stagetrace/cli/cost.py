@@ -163,7 +163,7 @@ def _keys(found: Costs) -> dict[str, Any]:
         for line in found.lines
     ]
     amounts = {"idle": _amount(found.idle), "breach": _amount(found.breach), "total": _amount(found.total)}
-    unlisted = ("stored", "negative", "unnamed")
+    unlisted = ("stored", "negative", "unnamed", "processes", "without_host")
     return keys_of(found, *unlisted, lines=lines, idle_share=found.idle_share, **amounts)
 
 
@@ -262,6 +262,13 @@ def _notes(found: Costs, given: Prices | None, sampled: bool) -> list[str]:
             else "An instance counts from its first request to its last: when it started and stopped is not known."
         )
     ]
+    if found.processes > found.instances:
+        notes.append(f"{found.processes} processes: workers of one host are one instance of their service.")
+    if found.without_host > 1:
+        notes.append(
+            f"{found.without_host} processes carry no host.name, so each is an instance, workers of one host too: set "
+            "OTEL_RESOURCE_ATTRIBUTES=host.name=$HOSTNAME for the service, or `instances` to how many are paid."
+        )
     if found.unnamed:
         notes.append("Instances without service.instance.id count as one of their service.")
     if found.negative:

@@ -19,13 +19,13 @@ counted AS (
         moment - lagInFrame(moment) OVER flow AS gap
     FROM events
     WINDOW flow AS (
-        PARTITION BY service, "service.instance.id" ORDER BY moment ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+        PARTITION BY service, coalesce(nullif("host.name", ''), "service.instance.id") ORDER BY moment ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     )
 ),
 shared AS (
     SELECT
         *, sum(if(before > 0, toInt64(floor(16 * gap / heavy)), 0)) OVER (
-            PARTITION BY service, "service.instance.id" ORDER BY moment
+            PARTITION BY service, coalesce(nullif("host.name", ''), "service.instance.id") ORDER BY moment
         ) AS upto
     FROM counted
 )
