@@ -64,7 +64,20 @@ def interpreter_of(version: str, requirements: tuple[str, ...]) -> str:
 def _installed() -> list[str]:
     """Return the files of this checkout from which a wheel is built, those included that git does not know yet."""
     parts = "pyproject.toml setup.py MANIFEST.in README.md CHANGELOG.md SECURITY.md LICENSE NOTICE"
-    listed = ("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "--", *parts.split(), "src", "native", "examples")
+    listed = (
+        "git",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--",
+        *parts.split(),
+        "src",
+        "native",
+        "examples",
+    )
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
     return [name for name in sorted(names) if (ROOT / name).is_file()]
 
