@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stagetrace.analysis.onset import changes
+from stagetrace.analysis.onset import Since, changes, since, since_of
+from stagetrace.analysis.releases import Release, of_rows
 
 S = 1_000_000_000
 
@@ -43,6 +44,64 @@ def test_a_mix_of_routes_that_changes_is_no_change() -> None:
     breached = (rng.random(6000) < np.where(slow, 0.3, 0.01)).tolist()
     assert changes(starts.tolist(), breached, strata=slow.tolist()) == []
     assert changes(starts.tolist(), breached) != []
+
+
+def test_a_blip_is_no_onset() -> None:
+    """Six seconds in which a third of the requests are breaches, beside a rate that changes for good, or not."""
+    rng = np.random.default_rng(4)
+    starts = np.sort(rng.integers(0, 900 * S, 18_000))
+    blip = (starts >= 690 * S) & (starts < 696 * S)
+    assert changes(starts.tolist(), (rng.random(18_000) < np.where(blip, 0.35, 0.02)).tolist()) == []
+    for_good = np.where(blip, 0.9, np.where(starts >= 430 * S, 0.06, 0.02))
+    (one,) = changes(starts.tolist(), (rng.random(18_000) < for_good).tolist())
+    assert abs(one.at_unix_nano - 430 * S) < 20 * S
+
+
+def test_a_release_is_the_moment_where_nothing_tells_them_apart() -> None:
+    """The version before the instance that started with it; not a release that is far off."""
+    rng = np.random.default_rng(5)
+    starts = np.sort(rng.integers(0, 3600 * S, 5000))
+    breached = (rng.random(5000) < np.where(starts >= 2400 * S, 0.3, 0.02)).tolist()
+    version = Release(2398 * S, "shop", "service.version", "1.5.0")
+    instance = Release(2399 * S, "shop", "service.instance.id", "c7138bc9")
+    other = Release(1200 * S, "shop", "service.version", "1.4.0")
+    (one,) = changes(starts.tolist(), breached, releases=[other, version, instance])
+    assert (one.release, one.at_unix_nano) == (version, 2398 * S)
+    (one,) = changes(starts.tolist(), breached, releases=[other])
+    assert one.release is None
+    assert since(starts.tolist(), breached, [version], 0) == Since(2398 * S, version)
+
+
+@pytest.mark.parametrize(
+    ("value", "having"),
+    [("7", [7]), ("5 to 8", [5, 6, 7, 8]), ("over 5, to 8", [6, 7, 8]), ("over 8", [9]), ("up to 2", [0, 1, 2])],
+)
+def test_since_when_of_a_finding(value: str, having: list[int]) -> None:
+    """The requests are those that the finding names, one value or a range of numbers."""
+    rng = np.random.default_rng(6)
+    rows = [{"start_unix_nano": place * S, "service": "shop"} for place in range(6000)]
+    sizes = [str(place % 10) for place in range(6000)]
+    bad = [place >= 3000 and place % 10 in having and rng.random() < 0.8 for place in range(6000)]
+    found = since_of({"batch.size": value}, {"batch.size": sizes}, rows, bad, [])
+    assert found is not None
+    assert abs(found.at_unix_nano - 3000 * S) < 30 * S
+    assert since_of({"batch.size": None}, {"batch.size": sizes}, rows, bad, []) is None
+
+
+def test_releases_are_what_was_not_there_at_the_beginning() -> None:
+    """Two versions side by side are none; a version that came later is one, and so is its instance, after it."""
+    rows = [
+        {"service": "shop", "service.version": version, "service.instance.id": instance, "model": "churn",
+         "model_version": model, "requests": 900.0, "first": first * S, "last": last * S}
+        for version, instance, model, first, last in (
+            ("1", "a", "7", 0, 430), ("1", "b", "7", 1, 431), ("2", "c", "7", 430, 900), ("2", "d", "8", 600, 900)
+        )
+    ]  # fmt: skip
+    found = [(one.key, one.value, one.at_unix_nano // S) for one in of_rows(rows)]
+    assert found == [
+        ("service.version", "2", 430), ("service.instance.id", "c", 430), ("model_version", "8", 600),
+        ("service.instance.id", "d", 600),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("starts", [[5] * 300, list(range(30)), []])

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,10 @@ import pytest
 
 from answers.made import EVER, NOON, Made, lines, reading, store
 from cli.running import COMMAND, answered, environment, printed
-from stagetrace.cli.drift import watch
+from stagetrace.analysis import drift
+from stagetrace.analysis.tracks import Track, Tracks
+from stagetrace.cli.drift import view, watch
+from stagetrace.output.times import UTC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -127,6 +131,24 @@ def test_a_slow_growth_is_a_slope(tmp_path: Path) -> None:
     assert "has grown" in found["sentence"]
 
 
+def test_a_walk_that_rises_is_said_with_its_slope() -> None:
+    """A random walk has no moment at which it began: its slope is said instead of nothing, and is no bad answer."""
+    values = 40 * np.exp(-np.cumsum(np.random.default_rng(7).normal(0.001, 0.02, 360)))
+    track = Track("shop", "POST /predict", None, None, "p95", NOON, MINUTE, tuple(map(float, values)), 36_000)
+    looked = drift.look([track])
+    found = Tracks((track,), 36_000, NOON, NOON + 6 * HOUR, 1, 0, 0, 0, 0, sampled=False, unknown=False, within={})
+    assert not looked[0].changes
+    assert not drift.is_worse(looked[0])
+    assert re.fullmatch(
+        r"No change in 1 series over 6 h \(a step of \d+ % or more would have been seen in each\), but p95 of "
+        r"POST /predict rises by \d\.\d\d ms an hour, from 4\d\.\d\d ms to [67]\d\.\d\d ms, without a moment at which "
+        r"that began\.",
+        view.sentence(found, looked, UTC),
+    )
+    flat = replace(track, values=tuple(map(float, 40 + np.random.default_rng(7).normal(0, 4, 360))))
+    assert drift.look([flat])[0].trend is None
+
+
 def test_least(stepped: Path) -> None:
     """Only changes of a practical size are told."""
     assert asked(stepped, "--least", "70%")["changes"] == []
@@ -160,10 +182,14 @@ def test_a_clock_that_was_off_hides_nothing(tmp_path: Path) -> None:
 
 
 def test_too_few_requests(tmp_path: Path) -> None:
-    """It says how many would be enough, and which routes have too few."""
-    found = asked(store(tmp_path / "few", requests(step, count=100)))
-    assert found["sentence"].startswith("Not enough data: 100 requests over")
-    assert "160" in found["sentence"]
+    """It says how many would be enough, and which routes have too few; some dozens are looked at one by one."""
+    found = asked(store(tmp_path / "few", requests(step, count=30)))
+    assert found["sentence"].startswith("Not enough data: 30 requests over")
+    assert "a route with 40 or more" in found["sentence"]
+    found = asked(store(tmp_path / "dozens", requests(step, count=100)), code=1)
+    assert re.match(
+        r"p50 of POST /predict stepped up from \S+ ms to \S+ ms \(\+\d+ %\) at 15:3\d UTC", found["sentence"]
+    )
     rare = requests(step, count=20, first=20_001, route="/rare", name="POST /rare")
     found = asked(store(tmp_path / "rare", [*requests(step, count=2000), *rare]), code=None)
     assert found["not_looked_at"] == {"too_few_requests": 1, "beyond_the_largest": 0}

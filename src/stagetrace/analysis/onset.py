@@ -8,6 +8,7 @@ than a blip begins nothing. A release that the requests cannot tell from the cle
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +29,9 @@ _BLIP: Final = 0.05  # of the whole time, where that is short
 _BLIPS: Final = 3  # times that blips are taken out
 # Logarithms of a likelihood by which a moment may be worse than the clearest one, and still be the true one.
 UNDECIDED: Final = 3.0
+_NUMBER: Final = r"(-?\d[\d.e+-]*)"
+# As `values.range_text` writes them, and what is beyond an edge or up to it.
+_RANGE: Final = re.compile(f"over {_NUMBER}, to {_NUMBER}|{_NUMBER} to {_NUMBER}|over {_NUMBER}|up to {_NUMBER}")
 _NEW: Final = 5.0  # mean times between two requests within which the first one of a release comes
 
 
@@ -194,7 +198,10 @@ def _clearest(counts: Counts, times: Array, order: Array, first: int, last: int)
     before = Cells(table.bad[:, :-1].cumsum(1)[:, :-1], table.good[:, :-1].cumsum(1)[:, :-1])
     whole = Cells(table.bad[:, :-1].sum(1, keepdims=True), table.good[:, :-1].sum(1, keepdims=True))
     p_values = np.minimum(one_sided(before, whole - before), one_sided(whole - before, before))
-    best = int(p_values.argmin())
+    # Of many requests, the least numbers there are make several moments equally sure.
+    sums = np.concatenate([[0], np.cumsum(counts.breached[inside])])
+    surest = np.flatnonzero(p_values <= p_values.min()).tolist()
+    best = max(surest, key=lambda place: _likelihood(sums, int(places[place])))
     p_value = min(1.0, float(p_values[best]) * 2 * len(places))
     return (first + int(places[best]), p_value) if p_value <= ALPHA / _MOST else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.source import Source
 
 SERVICE_VERSION: Final = "service.version"
@@ -15,6 +16,7 @@ _BY: Final = ("service", "model", *_KEYS)
 _S: Final = 10**9
 _LATE: Final = 10.0  # mean times between two requests after which a value was not there before
 _MOST: Final = 50  # of a service
+MOST_STORED: Final = 300_000  # requests of which all are read
 
 
 class Release(NamedTuple):
@@ -36,9 +38,29 @@ class Release(NamedTuple):
         return {"key": self.key, "value": self.value, "model": self.model, "at_unix_nano": self.at_unix_nano}
 
 
-def ask(source: Source) -> list[Release]:
-    """Return the releases within a source, by time."""
-    return of_rows(source.reduce("versions", _BY))
+def ask(source: Source, stored: int, cases: Cases | None = None) -> list[Release]:
+    """Return the releases within a source of so many requests, by time.
+
+    Attributes are too dear to read of very many: of those a sample does, if there is one, to its first request.
+    """
+    if stored <= MOST_STORED:
+        return of_rows(source.reduce("versions", _BY))
+    if cases is None:
+        return []
+    lacking: list[str | None] = [None] * len(cases.rows)
+    versions, instances = (cases.attributes.get(key, lacking) for key in (SERVICE_VERSION, INSTANCE))
+    return of_rows(
+        [
+            {
+                **{key: row[key] for key in ("service", "model", MODEL_VERSION)},
+                SERVICE_VERSION: version,
+                INSTANCE: instance,
+                "requests": 1.0,
+                **dict.fromkeys(("first", "last"), row["start_unix_nano"]),
+            }
+            for row, version, instance in zip(cases.rows, versions, instances, strict=True)
+        ]
+    )
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Release]:

@@ -39,6 +39,8 @@ class Track:
     step_ns: int
     values: tuple[float | None, ...]
     requests: int  # stored
+    within_ms: float | None = None  # the tightest objective
+    having: tuple[tuple[str, str | None], ...] = ()  # attributes of the requests; none: all of the route
 
     @property
     def group(self) -> tuple[str, str, str | None]:
@@ -47,8 +49,9 @@ class Track:
 
     @property
     def name(self) -> str:
-        """Return `POST /predict inference p95`."""
-        return " ".join(part for part in (self.route, self.stage, self.quantile) if part)
+        """Return `POST /predict inference p95`, or `POST /predict lang=tr p50`."""
+        having = [f"{key}={value}" if value is not None else f"no {key}" for key, value in self.having]
+        return " ".join(part for part in (self.route, *having, self.stage, self.quantile) if part)
 
 
 class Tracks(NamedTuple):
@@ -65,6 +68,7 @@ class Tracks(NamedTuple):
     negative: int  # requests that end before they start, which count for nothing
     sampled: bool
     unknown: bool  # the sampling does not determine how many requests each stands for
+    within: Mapping[tuple[str, str, str | None], float | None]  # the tightest objective of each group, ms
 
 
 class _Window(NamedTuple):
@@ -80,7 +84,7 @@ def ask(source: Source) -> Tracks:
     """Return the tracks of the largest groups of a source."""
     groups = sorted(source.reduce("extent", BY), key=lambda row: (-row["stored"], *(str(row[key]) for key in BY)))
     if not groups:
-        return Tracks((), 0, 0, 0, 0, 0, 0, 0, 0, sampled=False, unknown=False)
+        return Tracks((), 0, 0, 0, 0, 0, 0, 0, 0, sampled=False, unknown=False, within={})
     window = _Window(min(row["first_unix_nano"] for row in groups), max(row["last_unix_nano"] for row in groups))
     enough = [row for row in groups if row["stored"] - row["negative"] >= LEAST_REQUESTS]
     found = Tracks(
@@ -95,6 +99,7 @@ def ask(source: Source) -> Tracks:
         int(sum(row["negative"] for row in groups)),
         sampled=any(row["sampled"] for row in groups),
         unknown=any(row["unknown"] for row in groups),
+        within={group_of(row): row["within_ms"] for row in groups},
     )
     if not enough:
         return found
@@ -190,7 +195,9 @@ def _tracks(
         rows = read[step] if step in read else _rows(source, window, step, least)
         made += _of_rows(rows, window, step, wanted)
     order = {tuple(row[key] for key in BY): place for place, row in enumerate(groups)}
-    places = {_key(row): order[tuple(row[key] for key in BY)] for row in groups}
+    places = {group_of(row): order[tuple(row[key] for key in BY)] for row in groups}
+    within = {group_of(row): row["within_ms"] for row in groups}
+    made = [replace(one, within_ms=within[one.group]) for one in made]
     return tuple(sorted(made, key=lambda one: (places[one.group], one.stage is not None, one.stage, one.quantile)))
 
 
@@ -208,7 +215,7 @@ def _of_rows(
             stage = None if row["part"] == REQUEST else row["part"]
             place = (*key, stage)
             track, values = made.get(place) or (
-                Track(*_key(row), stage, quantile, origin, step, (), 0),
+                Track(*group_of(row), stage, quantile, origin, step, (), 0),
                 [None] * steps,
             )
             value = row[f"{quantile}_ms"]
@@ -222,7 +229,7 @@ def _of_rows(
     ]
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str | None]:
+def group_of(row: Mapping[str, Any]) -> tuple[str, str, str | None]:
     """Return service, route and model as people see them."""
     method, path = row["method"], row["path"] or ""
     route = path if not method or path.startswith(f"{method} ") else f"{method} {path}"

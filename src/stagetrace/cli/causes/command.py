@@ -53,7 +53,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     with reader.relations(wanted) as relations:
         cases = ask(relations)
         reason = relations.reason
-        released = releases.ask(relations)
         if args.against is None:
             services = _breached_against_good(reader, relations, cases)
         else:
@@ -64,6 +63,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
                     cases = ask_slow(relations, normal)
                 services = _window_against(reader, relations, normal)
                 reason = reason or normal.reason
+        released = releases.ask(relations, cases.stored, cases)
     return view.answer(cases, diagnose(cases, released), services, args, reason)
 
 

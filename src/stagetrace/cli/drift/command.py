@@ -15,9 +15,10 @@ from stagetrace.output.times import Moment, window
 from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
-    "Show which quantiles of which routes, stages and models have changed: steps to a new level and slopes, each with\n"
-    "when and by how much. Spikes, noise and patterns that repeat by day or week are no change. Exit code 1 where the\n"
-    "newest level of one is slower than before it. With --watch, an alarm for each new change for the worse."
+    "Show which quantiles of which routes, stages and models have changed, and which kinds of requests: steps to a\n"
+    "new level and slopes, each with since when, with which release, and by how much; the most harmful first. Spikes,\n"
+    "noise and patterns that repeat by day or week are no change. Exit code 1 where the newest level of one is slower\n"
+    "than before it, by so much that it matters. With --watch, an alarm for each new change for the worse."
 )
 EXAMPLE: Final = "stagetrace drift --route /predict --since 7d"
 TITLE: Final = "Drift"
@@ -62,12 +63,20 @@ def chosen(args: argparse.Namespace, url: str) -> Selection:
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the changes in a selection."""
-    from stagetrace.analysis import drift, tracks
+    from stagetrace.analysis import cases, changed_kinds, drift, releases, tracks
+    from stagetrace.analysis.sample import Sample
     from stagetrace.cli.drift import view
 
     with reader.relations(wanted) as relations:
         found = tracks.ask(relations)
-    looked = drift.look(found.tracks, least=args.least)
+        requests = cases.ask_any(relations)
+        released = releases.ask(relations, found.requests, requests)
+    sample = Sample(requests, found.since_unix_nano, found.until_unix_nano)
+    of_kinds = changed_kinds.look(sample, found, released, least=args.least)
+    looked = sample.weighed(drift.look(found.tracks, released, least=args.least), of_kinds.rows)
+    looked += of_kinds.looked
+    small = sum(not one.track.having and one.track.requests < tracks.LEAST_REQUESTS for one in of_kinds.looked)
+    found = found._replace(thin=max(0, found.thin - small))
     if not found.requests:
         sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
     else:
@@ -75,8 +84,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     return Answer(
         TITLE,
         sentence,
-        view.keys(found, looked),
-        view.parts(found, looked, args.tz),
+        view.keys(found, looked, released),
+        view.parts(found, looked, released, args.tz),
         is_bad=any(drift.is_worse(one) for one in looked),
         reason=relations.reason,
     )

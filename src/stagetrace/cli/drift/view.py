@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from stagetrace.analysis.drift import DAY_NS, SLOPE, Change, Looked
-from stagetrace.analysis.tracks import LEAST_REQUESTS, LEAST_STEPS, MOST_GROUPS, NEEDED, Track, Tracks
+from stagetrace.analysis.changed_kinds import LEAST_REQUESTS
+from stagetrace.analysis.releases import INSTANCE, Release, near
+from stagetrace.analysis.tracks import LEAST_STEPS, MOST_GROUPS, NEEDED, Track, Tracks
 from stagetrace.output.chart import Chart, Series
 from stagetrace.output.keys import keys_of
+from stagetrace.output.moments import release_keys, release_name
 from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
 from stagetrace.output.times import Zone, shown
-from stagetrace.output.units import milliseconds
+from stagetrace.output.units import milliseconds, threshold
 
 _DRAWN: Final = 6
+_TIMES: Final = 2.0  # from which on a factor is said, and no share
 _MINUTES: Final = 60
 _LISTED: Final = 40
 _NEAR: Final = 3  # steps between a change of a request and the one of the stage that made it
@@ -22,53 +26,114 @@ _UNITS: Final = ((DAY_NS, "d"), (3600 * 10**9, "h"), (_MINUTE_NS, "min"), (10**9
 
 
 def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
-    """Return the answer: the change that matters most, or that there is none and the size that would have been seen."""
+    """Return the answer: the change that does most harm; without any, the size that would have been seen."""
     if not looked:
         return (
-            f"Not enough data: {found.requests:,} requests{_over(found)}, and a route with {LEAST_REQUESTS:,} in"
-            f" {LEAST_STEPS} steps of time or more can be looked at."
+            f"Not enough data: {found.requests:,} requests{_over(found)}, and a route with {LEAST_REQUESTS:,} or more"
+            f" can be looked at."
         )
     changed = [one for one in looked if one.changes]
     if not changed:
-        seen = max(one.detectable for one in looked if one.track.stage is None) if looked else 0.0
+        seen = max(one.detectable for one in looked if one.track.stage is None)
         return (
             f"No change in {len(looked)} series{_over(found)}"
-            f" (a step of {100 * seen:.0f} % or more would have been seen in each)."
+            f" (a step of {100 * seen:.0f} % or more would have been seen in each){_trend_clause(looked)}."
         )
     first = main(looked)
-    stage = "" if first.track.stage else _culprit(first, looked)
-    return f"{change_sentence(first, looked, zone)}{stage}; {len(changed)} of {len(looked)} series changed."
+    among = f"; {len(changed)} of {len(looked)} series changed."
+    if first.is_small:
+        return f"No change that matters: {_small_sentence(first, looked, zone)}{among}"
+    return f"{change_sentence(first, looked, zone)}{_culprit(first, looked)}{among}"
+
+
+def _trend_clause(looked: Sequence[Looked]) -> str:
+    """Return what a series does that has no change: its slope, of the one that rises most."""
+    found = [(one.track, one.trend) for one in looked if one.trend is not None]
+    if not found:
+        return ""
+    track, trend = max(found, key=lambda one: (one[1].ms_per_h > 0, one[0].stage is None, abs(one[1].ms_per_h)))
+    of = f"{track.quantile} of {f'{track.stage} of ' if track.stage else ''}{_route(track, looked)}"
+    return (
+        f", but {of} {'rises' if trend.ms_per_h > 0 else 'falls'} by {milliseconds(abs(trend.ms_per_h))} an hour, from "
+        f"{milliseconds(trend.before_ms)} to {milliseconds(trend.after_ms)}, without a moment at which that began"
+    )
 
 
 def main(looked: Sequence[Looked]) -> Change:
-    """Return the change that matters most: for the worse and still so, of a whole request, by the most."""
+    """Return the change that matters most: for the worse and still so, of a whole request, with the most harm."""
     changes = [change for one in looked for change in one.changes]
-    most = max(changes, key=lambda one: (*_weight(one), abs(one.relative)))
+    most = max(changes, key=_weight)
     return max(
-        (one for one in changes if one.track.group == most.track.group and _weight(one) == _weight(most)),
+        (one for one in changes if _is_same(one, most)),
         key=lambda one: (one.track.stage == most.track.stage, one.track.quantile),
     )
 
 
-def _weight(change: Change) -> tuple[bool, bool, bool]:
-    return change.ongoing and change.relative > 0, change.track.stage is None, change.ongoing
+def _weight(change: Change) -> tuple[Any, ...]:
+    harm = abs(change.harm_ms or 0.0)
+    return (*_class(change), change.track.stage is None, change.ongoing, harm, abs(change.relative))
+
+
+def _class(change: Change) -> tuple[bool, bool]:
+    return not change.is_small, change.ongoing and change.relative > 0
+
+
+def _is_same(one: Change, most: Change) -> bool:
+    """Return whether a change is the same one, of another quantile perhaps."""
+    near = abs(one.at_unix_nano - most.at_unix_nano) <= _NEAR * max(one.track.step_ns, most.track.step_ns)
+    kind = (one.track.group, one.track.having, one.track.stage is None, one.ongoing, *_class(one))
+    return near and kind == (most.track.group, most.track.having, most.track.stage is None, most.ongoing, *_class(most))
 
 
 def change_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
     """Return one change in words."""
     track = change.track
-    stage = f"{track.stage} of " if track.stage else ""
-    of = f"{track.quantile} of {stage}{track.route}"
-    if track.model and len({one.track.model for one in looked}) > 1:
-        of += f" (model {track.model})"
-    if len({one.track.service for one in looked}) > 1:
-        of += f" of {track.service}"
+    if track.having:
+        return _kind_sentence(change, looked, zone)
+    of = f"{track.quantile} of {f'{track.stage} of ' if track.stage else ''}{_route(track, looked)}"
     span = f"from {milliseconds(change.before_ms)} to {milliseconds(change.after_ms)} ({by(change)})"
-    at = _clock(change.at_unix_nano, track, zone)
     if change.kind == SLOPE:
         verb = "has grown" if change.relative > 0 else "has fallen"
+        at = _clock(change.at_unix_nano, track, zone)
         return f"{of} {verb} {span} since {at}, by {_rate(abs(change.slope_ms_per_h or 0.0), change)}"
-    return f"{of} stepped {'up' if change.relative > 0 else 'down'} {span} at {at}"
+    return f"{of} stepped {'up' if change.relative > 0 else 'down'} {span} {_moment(change, zone)}"
+
+
+def _kind_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
+    """Return the change of a kind of requests in words: which, how many, by how much, since when."""
+    having = " and ".join(f"without {key}" if value is None else f"with {key} {value}" for key, value in
+                          change.track.having)  # fmt: skip
+    factor = change.relative + 1
+    longer = f"{factor:.1f} times as long" if factor >= _TIMES else f"{100 * change.relative:.0f} % longer"
+    return (
+        f"Requests of {_route(change.track, looked)} {having} {'take' if change.ongoing else 'took'} {longer} "
+        f"({milliseconds(change.before_ms)} before, {milliseconds(change.after_ms)} after, at the median) "
+        f"{_moment(change, zone)}: {change.requests or 0:,.0f} of {change.of or 0:,.0f} requests"
+    )
+
+
+def _small_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
+    """Return a change that is too small to matter, and what it is small against."""
+    within = change.track.within_ms
+    against = "the request" if within is None else f"the request and its objective of {threshold(within)}"
+    return f"{change_sentence(change, looked, zone)} is small against {against}"
+
+
+def _route(track: Track, looked: Sequence[Looked]) -> str:
+    """Return a route with its model and service, where there are others."""
+    of = track.route
+    if track.model and len({one.track.model for one in looked}) > 1:
+        of += f" (model {track.model})"
+    return f"{of} of {track.service}" if len({one.track.service for one in looked}) > 1 else of
+
+
+def _moment(change: Change, zone: Zone) -> str:
+    """Return when a step was: with the release, if it began with one."""
+    if change.release is not None:
+        word = "since" if change.ongoing else "with"
+        return f"{word} {release_name(change.release)} at {_clock(change.at_unix_nano, change.track, zone, to_s=True)}"
+    word = "at" if not change.track.having else "since" if change.ongoing else "from"
+    return f"{word} {_clock(change.at_unix_nano, change.track, zone)}"
 
 
 def _rate(ms_per_h: float, change: Change) -> str:
@@ -84,6 +149,10 @@ def by(change: Change) -> str:
 
 def _culprit(change: Change, looked: Sequence[Looked]) -> str:
     """Return which stage changed with a request, if one did: the one that changed by the most."""
+    if change.track.stage:
+        return ""
+    if change.in_stage:
+        return f", in {'their' if change.track.having else 'its'} stage {change.in_stage}"
     near = [
         other
         for one in looked
@@ -98,10 +167,10 @@ def _culprit(change: Change, looked: Sequence[Looked]) -> str:
     return f", in its stage {most.track.stage}" if most else ""
 
 
-def _clock(at: int, track: Track, zone: Zone) -> str:
+def _clock(at: int, track: Track, zone: Zone, *, to_s: bool = False) -> str:
     """Return a time to the minute, where steps are no shorter, and its day where the series has more than one."""
     text = shown(at, zone, 0)
-    if track.step_ns >= _MINUTE_NS:
+    if track.step_ns >= _MINUTE_NS and not to_s:
         text = text[:-3]
     last = track.start_unix_nano + (len(track.values) - 1) * track.step_ns
     one_day = shown(track.start_unix_nano, zone, 0)[:10] == shown(last, zone, 0)[:10]
@@ -123,7 +192,8 @@ def duration(length_ns: int) -> str:
 
 def change_keys(change: Change) -> dict[str, Any]:
     """Return one change as `--json` and webhooks have it."""
-    return {**_track_keys(change.track), **keys_of(change, "track", relative=change.relative)}
+    release = release_keys(change.release)
+    return {**_track_keys(change.track), **keys_of(change, "track", relative=change.relative, release=release)}
 
 
 def _track_keys(track: Track) -> dict[str, Any]:
@@ -134,10 +204,11 @@ def _track_keys(track: Track) -> dict[str, Any]:
         "model": track.model,
         "stage": track.stage,
         "quantile": track.quantile,
+        "attributes": dict(track.having),
     }
 
 
-def keys(found: Tracks, looked: Sequence[Looked]) -> dict[str, Any]:
+def keys(found: Tracks, looked: Sequence[Looked], released: Sequence[Release]) -> dict[str, Any]:
     """Return the keys of `--json`."""
     return {
         "changes": [change_keys(change) for one in looked for change in one.changes],
@@ -148,10 +219,12 @@ def keys(found: Tracks, looked: Sequence[Looked]) -> dict[str, Any]:
                 "step_s": one.track.step_ns / 10**9,
                 "steps": sum(value is not None for value in one.track.values),
                 "detectable": one.detectable,
+                "trend_ms_per_h": None if one.trend is None else one.trend.ms_per_h,
                 "pattern_s": [period * one.track.step_ns / 10**9 for period in one.periods],
             }
             for one in looked
         ],
+        "releases": [{"service": one.service, **one.keys()} for one in released],
         "requests": found.requests,
         "since_unix_nano": found.since_unix_nano or None,
         "until_unix_nano": found.until_unix_nano or None,
@@ -161,45 +234,51 @@ def keys(found: Tracks, looked: Sequence[Looked]) -> dict[str, Any]:
     }
 
 
-def parts(found: Tracks, looked: Sequence[Looked], zone: Zone) -> list[str | Table | Chart]:
+def parts(
+    found: Tracks, looked: Sequence[Looked], released: Sequence[Release], zone: Zone
+) -> list[str | Table | Chart]:
     """Return the parts below the sentence."""
-    changes = sorted(
-        (change for one in looked for change in one.changes),
-        key=lambda one: (not (one.ongoing and one.relative > 0), one.track.stage is not None, -abs(one.relative)),
-    )
+    changes = sorted((change for one in looked for change in one.changes), key=_weight, reverse=True)
     made: list[str | Table | Chart] = []
     if changes:
         made.append(_table(changes[:_LISTED], zone))
     if len(changes) > _LISTED:
         made.append(f"{len(changes) - _LISTED} more changes: --json has them all.")
     drawn = list(dict.fromkeys(change.track for change in changes))[:_DRAWN]
-    made += [_picture(track, [change for change in changes if change.track == track]) for track in drawn]
-    notes = _notes(found, looked)
-    if notes:
-        made += notes
-    return made
+    made += [_picture(track, [change for change in changes if change.track == track], released) for track in drawn]
+    return [*made, *_notes(found, looked)]
 
 
 def _table(changes: Sequence[Change], zone: Zone) -> Table:
+    releases = any(change.release for change in changes)
     return table_of(
         changes,
         (
             (Column("service", kind=COMMON, leaves=3), lambda one: one.track.service),
             (Column("model", kind=COMMON, leaves=2), lambda one: one.track.model or "-"),
             (Column("series"), lambda one: one.track.name),
-            (Column("kind"), lambda one: one.kind),
+            (Column("kind", leaves=4), lambda one: one.kind),
             (Column("since"), lambda one: shown(one.at_unix_nano, zone, 0)),
+            *(((Column("with"), lambda one: release_name(one.release) if one.release else "-"),) if releases else ()),
             (numeric("before"), lambda one: milliseconds(one.before_ms)),
             (numeric("after"), lambda one: milliseconds(one.after_ms)),
             (numeric("change"), by),
+            (numeric("lost", 5), lambda one: "-" if one.harm_ms is None else f"{one.harm_ms / 1000:,.3g} s"),
             (numeric("q", 1), lambda one: f"{one.q_value:.1g}"),
         ),
     )
 
 
-def _picture(track: Track, changes: Sequence[Change]) -> Series:
-    marks = [(change.at_unix_nano, by(change)) for change in sorted(changes, key=lambda one: one.at_unix_nano)]
-    return Series(track.name, track.values, track.start_unix_nano, track.step_ns, "ms", marks)
+def _picture(track: Track, changes: Sequence[Change], released: Sequence[Release]) -> Series:
+    """Return a series with its changes, and with the versions that were released meanwhile."""
+    marks = [(change.at_unix_nano, by(change)) for change in changes]
+    last = track.start_unix_nano + len(track.values) * track.step_ns
+    marks += [
+        (one.at_unix_nano, one.value)
+        for one in near(released, track.service, track.start_unix_nano, last)
+        if one.key != INSTANCE and one.model in (None, track.model)
+    ]
+    return Series(track.name, track.values, track.start_unix_nano, track.step_ns, "ms", sorted(marks))
 
 
 def _notes(found: Tracks, looked: Sequence[Looked]) -> list[str]:
@@ -211,7 +290,8 @@ def _notes(found: Tracks, looked: Sequence[Looked]) -> list[str]:
     if looked and found.until_unix_nano - found.since_unix_nano < 2 * DAY_NS:
         notes.append("With less than two days of data, a daily pattern looks like drift: try --since 7d.")
     if found.thin:
-        least = ", ".join(f"{LEAST_STEPS * needed:,} for {name}" for name, needed in NEEDED.items())
+        least = f"{LEAST_REQUESTS}, and for quantiles over time "
+        least += ", ".join(f"{LEAST_STEPS * needed:,} for {name}" for name, needed in NEEDED.items())
         notes.append(f"{found.thin} of {found.groups} routes and models have too few requests: {least} are needed.")
     if found.left_out:
         notes.append(f"Looked at: the {MOST_GROUPS} routes and models with the most requests, of {found.groups:,}.")

@@ -48,6 +48,11 @@ class Seen(NamedTuple):
         return self.series == other.series and abs(self.at_unix_nano - other.at_unix_nano) <= near
 
 
+def is_alarm(change: Change) -> bool:
+    """Return whether a change is for the worse, still so, and large enough to matter."""
+    return change.ongoing and change.relative > 0 and not change.is_small
+
+
 class Alarms:
     """Finds new changes: seen by LOOKS looks in a row, and not reported yet."""
 
@@ -60,7 +65,7 @@ class Alarms:
         """Return the changes for the worse to report after this look."""
         fresh: list[Change] = []
         seen: list[tuple[Seen, int]] = []
-        for change in (change for one in looked for change in one.changes if change.ongoing and change.relative > 0):
+        for change in (change for one in looked for change in one.changes if is_alarm(change)):
             track = change.track
             one = Seen((*track.group, track.stage, track.quantile), change.at_unix_nano, track.step_ns)
             if any(one.is_same(other) for other in self._reported):
@@ -131,11 +136,12 @@ def watch(url: str, args: argparse.Namespace, selected: Callable[[], Selection])
 
 def look(reader: Reader, selected: Callable[[], Selection], args: argparse.Namespace) -> list[Looked]:
     """Return the present changes."""
-    from stagetrace.analysis import drift, tracks
+    from stagetrace.analysis import drift, releases, tracks
 
     with reader.relations(selected()) as relations:
         found = tracks.ask(relations)
-    return drift.look(found.tracks, least=args.least, alarms=ALARMS)
+        released = releases.ask(relations, found.requests)
+    return drift.look(found.tracks, released, least=args.least, alarms=ALARMS)
 
 
 def _report(change: Change, looked: Sequence[Looked], args: argparse.Namespace, webhook: Webhook | None) -> None:
