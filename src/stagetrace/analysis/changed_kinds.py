@@ -18,6 +18,7 @@ from scipy import stats
 
 from stagetrace.analysis.arrays import Array, Floats
 from stagetrace.analysis.drift import LEAST, RATE, STEP, Change, Looked
+from stagetrace.analysis.naming import rank_of
 from stagetrace.analysis.onset import undecided
 from stagetrace.analysis.releases import Release
 from stagetrace.analysis.sample import Group, Sample
@@ -37,23 +38,6 @@ _DRAWN: Final = (8, 60)  # steps of a picture
 _PER_STEP: Final = 8
 _SURE: Final = 4.0  # standard errors by which a kind got slower than the others
 _NINE_IN_TEN: Final = 1.28  # deviations
-# Attributes of machines, processes and connections, which a person thinks of last.
-_MACHINES: Final = (
-    *(
-        "service.instance",
-        "host.",
-        "process.",
-        "os.",
-        "k8s.",
-        "container.",
-        "telemetry.",
-        "network.",
-        "net.",
-        "server.",
-    ),
-    *("client.", "url.", "user_agent.", "thread."),
-)
-_SIZES: Final = ("body.size", ".bytes")
 
 
 class Kind(NamedTuple):
@@ -117,10 +101,9 @@ def _small_routes(sample: Sample, tracked: Container[Group]) -> list[Kind]:
     ]
 
 
-def _order(kind: Kind) -> tuple[int, str]:
+def _order(kind: Kind) -> tuple[tuple[int, int, int], str]:
     """Return the place of a kind among others of the same requests: what a person thinks of first."""
-    key = kind.having[0][0] if kind.having else ""
-    return (2 if key.startswith(_MACHINES) else 1 if key.endswith(_SIZES) else 0), key
+    return rank_of(dict(kind.having)), kind.having[0][0] if kind.having else ""
 
 
 def _kinds(sample: Sample, group: Group) -> Iterator[Kind]:

@@ -18,6 +18,7 @@ from stagetrace import semconv
 from stagetrace.analysis.arrays import Array, Floats
 from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.compare import QuantileDifference, difference_of, needed
+from stagetrace.analysis.naming import rank_of
 from stagetrace.analysis.quantiles import Binned
 from stagetrace.analysis.values import coded, number
 from stagetrace.columns import names_of
@@ -33,9 +34,6 @@ _SAME: Final = 0.7  # of the requests of two kinds, which then are one by two na
 _WITHIN: Final = 0.5  # of the requests of a kind, which then is explained by the other one
 _MOST: Final = 5
 _MOSTLY: Final = 0.5  # of the time lost, in one stage
-# What a person knows requests by, the best known first; then any other attribute, sizes and ranges, absence, machines.
-_WORDS: Final = (("version",), ("tenant", "customer", "organi"), ("model",), ("lang", "locale"))
-_MACHINES: Final = ("instance", "host", "process", "port", "pod", "container", "peer", "thread")
 
 
 @dataclass(frozen=True)
@@ -243,13 +241,6 @@ def _distinct(found: Sequence[SlowerKind]) -> list[SlowerKind]:
     return kept
 
 
-def _rank(kind: SlowerKind) -> int:
-    """Return how well people know a kind by its name, 0 best."""
-    key = kind.key.lower()
-    if any(word in key for word in _MACHINES):
-        return len(_WORDS) + 3
-    if kind.value is None:
-        return len(_WORDS) + 2
-    if kind.key == INPUT_SIZE or " to " in str(kind.value):
-        return len(_WORDS) + 1
-    return next((place for place, words in enumerate(_WORDS) if any(one in key for one in words)), len(_WORDS))
+def _rank(kind: SlowerKind) -> tuple[int, int, int]:
+    """Return how well people know a kind by its name, the least best."""
+    return rank_of({kind.key: None if kind.value is None else str(kind.value)})

@@ -8,7 +8,6 @@ than a blip begins nothing. A release that the requests cannot tell from the cle
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,9 +28,6 @@ _BLIP: Final = 0.05  # of the whole time, where that is short
 _BLIPS: Final = 3  # times that blips are taken out
 # Logarithms of a likelihood by which a moment may be worse than the clearest one, and still be the true one.
 UNDECIDED: Final = 3.0
-_NUMBER: Final = r"(-?\d[\d.e+-]*)"
-# As `values.range_text` writes them, and what is beyond an edge or up to it.
-_RANGE: Final = re.compile(f"over {_NUMBER}, to {_NUMBER}|{_NUMBER} to {_NUMBER}|over {_NUMBER}|up to {_NUMBER}")
 _NEW: Final = 5.0  # mean times between two requests within which the first one of a release comes
 
 

@@ -40,7 +40,7 @@ def _tally_row(row: Mapping[str, Any], first: int, objective: str | None) -> Row
     values = list(row.values())[first:]
     kind = Kind(*values[:4])._replace(code=row.get("code"))
     kind, over_ms = of_objective(kind, values[5], objective, row.get("objective"), row.get("verdicts"))
-    return Row(kind, values[4], over_ms, *values[6:], service=row["service"])
+    return Row(kind, values[4], over_ms, *values[6:])._replace(service=row["service"])
 
 
 def newest(relations: Relations) -> int | None:

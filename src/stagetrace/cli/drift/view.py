@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from stagetrace.analysis.drift import DAY_NS, SLOPE, Change, Looked
 from stagetrace.analysis.changed_kinds import LEAST_REQUESTS
+from stagetrace.analysis.drift import DAY_NS, SLOPE, Change, Looked
 from stagetrace.analysis.releases import INSTANCE, Release, near
 from stagetrace.analysis.tracks import LEAST_STEPS, MOST_GROUPS, NEEDED, Track, Tracks
 from stagetrace.output.chart import Chart, Series
