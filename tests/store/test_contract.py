@@ -148,7 +148,17 @@ def test_a_request_has_every_column_filled(member: str) -> None:
         "inference_ms": 20.0,
         "other_ms": 10.0,
         "start_time": datetime(1970, 1, 1) + timedelta(microseconds=made.start // 1000),  # noqa: DTZ001
-        **dict.fromkeys(("request_bytes", "target", "excluded_reason", "upgraded", "sampling_probability", "url_path")),
+        **dict.fromkeys(
+            (
+                "request_bytes",
+                "process_cpu_ms",
+                "target",
+                "excluded_reason",
+                "upgraded",
+                "sampling_probability",
+                "url_path",
+            )
+        ),
         **dict.fromkeys(("network_receive_ms", "queue_ms", "handler_ms", "postprocess_ms", "network_send_ms")),
         "stages": {"preprocess": 10.0, "inference": 20.0, "mine": 5.0, "yours": 5.0},
         "attributes": {key: text_of(value) for key, value in made.attributes.items()},

@@ -257,7 +257,7 @@ def _incidents(
     edges = _merged(stretches)
     rows = source.reduce(
         "incidents",
-        since_ns=options.since_ns,
+        since_ns=options.since_ns // WIDTH_NS * WIDTH_NS,  # whole minutes, so that each window has the same
         width_ns=WIDTH_NS,
         gap=round(options.gap_s * _NS) // WIDTH_NS,
         least=LEAST,
@@ -273,7 +273,7 @@ def _incidents(
             row["target"],
             row["service"],
             row["path"],
-            row["since_unix_nano"],
+            max(row["since_unix_nano"], options.since_ns),
             min(row["until_unix_nano"], options.until_ns),
             row["judged"],
             round(row["breaches"]),
