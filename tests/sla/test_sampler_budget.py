@@ -17,6 +17,7 @@ from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.sampler_budget import MOST_OF_LOOK_NS, ONE_OF, SAVED_NS, Budget
 from stagetrace.sla.stall_sampler import MOST_LATE, MOST_SAMPLES, StallSampler
+from stagetrace.sources import gc_pauses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def test_a_few_looks_after_a_while_are_not_put_off(clock: Clock) -> None:
 
 def test_a_run_of_the_collector_in_a_look_is_not_charged(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would rest for six seconds."""
-    monkeypatch.setattr(sampler_budget.gc_pauses, "paused_ns", lambda _start, _end: 90 * MS)
+    monkeypatch.setattr(gc_pauses, "paused_ns", lambda _start, _end: 90 * MS)
     budget = Budget()
     budget.begin()
     clock.cpu += 91 * MS
