@@ -332,3 +332,11 @@ def test_the_report_as_markdown_and_as_a_page(small: Path) -> None:
     assert not any(link in page for link in ("src=", "href=", "url(", "@import"))
     digest = found(small, *SMALL, *WINDOW)["digest"]
     assert all(digest[name] in markdown and digest[name] in page for name in ("inputs", "result"))
+
+
+def test_incidents_do_not_depend_on_the_second_at_which_a_window_begins(folder: Path) -> None:
+    """Two forms of a report once counted 3 and 2 of them in the same requests."""
+    begins, until = "2026-02-28T23:30", ("--until", "2026-03-02T00:00:00Z")
+    one, other = (found(folder, "--since", f"{begins}:{second}Z", *until)["incidents"] for second in ("00", "37"))
+    assert len(one) > 3
+    assert one == other
