@@ -96,6 +96,7 @@ def test_many_causes_are_shown_together(tmp_path: Path) -> None:
         one for place in range(10) for one in some(10 - place, 100 * place + 1, stages=LATE, cause=f"cause {place}")
     ]
     told = text_of("now", tmp_path, made)
+    assert ", for many reasons, most often (18.2 %) in inference because of cause 0." in told
     assert "cause 0 10 cause 1 9" in told
     assert "cause 7 3 all others 3" in told
     assert "6 of 10, those with most time." in told
