@@ -1,7 +1,8 @@
-"""A service without a name gets that of its application: under each launcher, in each of its processes."""
+"""A service without a name gets that of its application, under each launcher, in each process; spans name the host."""
 
 from __future__ import annotations
 
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,15 @@ def test_a_folder_that_is_gone_is_no_fault(tmp_path: Path, monkeypatch: pytest.M
     assert guessed(["serve.py"]) is None
     assert guessed([f"{BIN}uvicorn", "unimported:app"]) is None
     assert not guard.failures
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("given", "host"), [("", socket.gethostname()), ("host.name=web-7", "web-7")])
+def test_spans_name_their_host_unless_the_environment_does(
+    given: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", given)
+    assert service_name.resource().attributes["host.name"] == host
 
 
 def test_what_fails_leaves_a_service_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
-"""The name of this process's service, where none is given: what it serves, not `unknown_service:python3.11`.
+"""The resource of this process's spans: the name of its service, and its host.
 
-Taken from the command line, which workers, reloaders and forks share.
+Where no name is given, it is what the process serves, not `unknown_service:python3.11`: taken from the command line,
+which workers, reloaders and forks share.
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from contextlib import suppress
 from itertools import pairwise
@@ -45,14 +47,22 @@ def name_service(name: str) -> None:
 
 
 def resource() -> Resource:
-    """Return the resource that OTEL_* give, its service named."""
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    """Return the resource that OTEL_* give, its service and host named."""
+    from opentelemetry.sdk.resources import HOST_NAME, SERVICE_NAME, Resource
 
     found = Resource.create()
-    if str(found.attributes.get(SERVICE_NAME, "")).partition(":")[0] != _UNKNOWN:
-        return found
-    name = _given or guessed(sys.argv)
-    return found.merge(Resource({SERVICE_NAME: name})) if name else found
+    added: dict[str, str] = {}
+    if str(found.attributes.get(SERVICE_NAME, "")).partition(":")[0] == _UNKNOWN:
+        added[SERVICE_NAME] = _given or guessed(sys.argv) or ""
+    if HOST_NAME not in found.attributes:
+        added[HOST_NAME] = _host() or ""
+    return found.merge(Resource({key: value for key, value in added.items() if value}))
+
+
+@guarded
+def _host() -> str:
+    """Return the name that the system has for itself, in a container that of the container: nothing is looked up."""
+    return socket.gethostname()
 
 
 @guarded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from collections import defaultdict
 from fractions import Fraction
 from itertools import pairwise
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from answers.made import EVER, MS, NOON, Made, store
+from backend.running import run_up
 from cli.running import answered, printed, refused
+from services import recorded, run_service, wsgi_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,3 +205,17 @@ def test_workers_of_one_host_are_one_instance(tmp_path: Path) -> None:
     total, text = bill("unknown")
     assert total == pytest.approx(2.0, rel=0.01)
     assert "2 processes carry no host.name, so each is an instance" in text
+
+
+@pytest.mark.usefixtures("services")
+def test_two_workers_of_a_server_are_one_instance(tmp_path: Path) -> None:
+    """Each worker's spans name the host, so that the bill is that of one."""
+    argv = [*wsgi_command("gunicorn", "flask_light"), "-w", "2"]
+    with run_up(tmp_path) as up:
+        with run_service(tmp_path, "flask_light", env=recorded(f"http://{up.target()}"), argv=argv) as service:
+            service.call_at_once("/predict", [{"inference_s": 0.3}] * 4)  # each worker serves one at a time
+        text = printed("cost", "--store", tmp_path / "data")
+        lines = answered("cost", "--store", tmp_path / "data", "--by", "host.name")["lines"]
+    assert "\n1 instance, " in text
+    assert "2 processes: workers of one host are one instance of their service." in text
+    assert [one["by"] for one in lines] == [{"host.name": socket.gethostname()}]
