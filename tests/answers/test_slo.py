@@ -164,10 +164,13 @@ def test_the_sentence_and_the_exit_code(tmp_path: Path) -> None:
     shown = printed("slo", "--store", bad, "--until", at(NOON + 1000 * 10**9), code=1)
     kept = "POST /predict: 40.0 % [36.9, 43.1] of its requests met it, 99 % are wanted"
     assert shown.startswith(f"{kept}; its error budget is spent 60 times over")
+    assert "Alert" not in shown  # nobody evaluates any, for there is no policy
+    policy = ("--policy", "POST /predict within 50ms")
+    shown = printed("slo", "--store", bad, "--until", at(NOON + 1000 * 10**9), *policy, code=1)
     alert = (
         "POST /predict of service shop spent its error budget over 14.4 times too fast in the last 1h and the last 5m"
     )
-    assert f"Alert (the default: no policy is given): {alert}." in shown
+    assert f"\nAlert: {alert}.\n" in shown
 
 
 def test_a_store_that_reaches_back_far_enough_does_not_mention_it(tmp_path: Path) -> None:

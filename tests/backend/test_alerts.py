@@ -18,9 +18,10 @@ from backend.alert_receiver import alert_receiver
 from backend.processes import until
 from backend.running import MS, Up, fail_to_start, post, run_up
 from backends import Collector, free_port, run_alertmanager, run_prometheus
+from cli.running import printed
 from conftest import need
 from messages import add_scope, put
-from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts import in_force, saved
 from stagetrace.backend.alerts.watcher import Watcher
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.notify import shape
@@ -123,6 +124,36 @@ def test_a_webhook_hears_when_an_objective_is_missed_and_when_it_no_longer_is_ac
             metrics = f"{up.url('query_http_port')}/metrics"
             until(lambda: 'stagetrace_alerts{objective="other"' in httpx.get(metrics).text)
     assert "s3cret" not in (tmp_path / "up.log").read_text()
+
+
+@pytest.mark.usefixtures("services")
+def test_slo_and_the_page_show_the_alerts_that_up_evaluates_and_no_others(policy: Path, tmp_path: Path) -> None:
+    """Those of its policy, whoever asks the folder; where `up` evaluates none, none. No receiver is in the folder."""
+    data = tmp_path / "data"
+    policy.write_text(f"{POLICY.replace('20s, short: 4s', '10m, short: 5m')}  webhook: http://127.0.0.1:9/s3cret\n")
+
+    def shown(up: Up) -> tuple[list[str], list[str]]:
+        """Return the alerts of `slo`, and those of the board's objectives."""
+        page = httpx.get(f"{up.url('query_http_port')}/board/objectives").raise_for_status().text
+        told = printed("slo", "--store", data, code=1).splitlines()
+        return [one for one in told if "Alert" in one], re.findall(r"alert: [^<]*", page)
+
+    with run_up(tmp_path, f"--sla={policy}") as up:
+        send(up, "breach")
+        until(
+            lambda: (
+                "100% of the requests in 10m missed predict"
+                in httpx.get(f"{up.url('query_http_port')}/board/alerts").text
+            )
+        )
+        told = "spent its error budget over 2 times too fast in the last 10m and the last 5m."
+        assert shown(up) == (
+            [f"Alert: /predict (objective predict) of service shop {told}"],
+            ["alert: burn rate over 2 in 10m and in 5m"],
+        )
+    assert "s3cret" not in (data / in_force.FILE).read_text()
+    with run_up(tmp_path) as up:
+        assert shown(up) == ([], [])
 
 
 @pytest.mark.usefixtures("backends")

@@ -39,7 +39,6 @@ SHOWN: Final = ("5m", "1h", "6h", "3d")
 RATE: Final = "1h"  # the burn rate by which the remaining time of the budget is computed
 MOST: Final = 2_000  # groups, those with the most breaches
 DEFAULT: Final = Target(DEFAULT_TARGET, DEFAULT_WINDOW_S)
-_WITHOUT_POLICY: Final = AlertOptions(min_requests=0)
 _NO_ALERTS: Final = AlertOptions(burns=())
 _ALL_OF_IT: Final = 0.99  # share of a window from which on the store holds it whole
 
@@ -183,7 +182,7 @@ def ask(
     `source` holds what began before `until_ns`, at least three days of it, and `longest_s` of the answer, or else it
     is to be asked again with more. `by`: a column or attribute of which each value is a segment. `exact` is asked
     where requests were sampled. Targets are those of `policy` where it has the objective, else the recorded ones;
-    alerts are those of `policy` too, else Google's.
+    alerts are those of `policy` too: without one nobody evaluates any.
     """
     alerts = burn_alerts(policy)
     keys, known = ([by] if by else []) + list(KEYS), named(policy)
@@ -230,16 +229,14 @@ def _burn_windows(alerts: Iterable[BurnAlert]) -> Mapping[str, int]:
 def burn_alerts(policy: Policy | None) -> tuple[BurnAlert, ...]:
     """Return the burn alerts that any objective has: what `ask` looks back for."""
     if policy is None:
-        return _WITHOUT_POLICY.burns
+        return ()
     found = (one for options in (policy.alerts, *map(policy.alerts_of, policy.objectives)) for one in options.burns)
     return tuple(dict.fromkeys(found))
 
 
 def _alerts_of(policy: Policy | None, rule: Rule | None) -> AlertOptions:
     """Return the alerts of an objective: what a policy does not have, nobody evaluates beside it."""
-    if policy is None:
-        return _WITHOUT_POLICY
-    return _NO_ALERTS if rule is None else policy.alerts_of(rule)
+    return _NO_ALERTS if policy is None or rule is None else policy.alerts_of(rule)
 
 
 def _unjudged(rows: Iterable[Row]) -> Counts:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace.backend import query_calls, receiver_grpc
 from stagetrace.backend.access import Access
+from stagetrace.backend.alerts import in_force
 from stagetrace.backend.alerts.start import watch
 from stagetrace.backend.control import serve_commands
 from stagetrace.backend.counters import HTTP_PORTS, Counters
@@ -93,7 +94,9 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
         stack.callback(sockets[-1].close)
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     watcher = None
-    if options.alerting is not None:
+    if options.alerting is None:
+        in_force.keep(store.folder, None)
+    else:
         watcher = watch(options.alerting, f"{options.url(ports.query_http)}/", store, counters, stack)
     access = Access.of(options)
     # Threads apart from each other and from gRPC's: slow queries delay no spans.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
-from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts import in_force, saved
 from stagetrace.backend.alerts.counting import Found, added, count
 from stagetrace.backend.alerts.outbox import Outbox
 from stagetrace.backend.alerts.replayed import Replayed
@@ -85,6 +85,7 @@ class Watcher:
         self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self.save) for one in receivers]
         self._asked = policy()  # the newest policy, in force or not
         self._plan = Plan.of(self._asked)
+        in_force.keep(folder, self._asked)
         self._replayed = Replayed(self._asked, self._plan.windows)
         self._times = _since(before.looked_unix_nano)
         self._saved_at = time.monotonic()
@@ -166,6 +167,7 @@ class Watcher:
         self._asked = policy
         try:
             self._plan = Plan.of(policy)
+            in_force.keep(self._folder, policy)
             self._replayed = Replayed(policy, self._plan.windows)
         except RulesError as error:
             log.warning(f"the alerts of the policy before stay in force: {error}")

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from stagetrace import config
+from stagetrace.cli.arguments.options import local_folder
 from stagetrace.cli.base import UsageError
 from stagetrace.errors import PolicyError
 from stagetrace.rules import openslo_read
@@ -43,16 +44,32 @@ def _of_file(path: str) -> Policy:
 
 
 def policy_if_any(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
-    """Return the policy that a command line or STAGETRACE_SLA names, or None without one.
+    """Return the policy of a command line, of the `up` that serves the store, or of STAGETRACE_SLA; None without one.
 
-    And what is wrong where that of STAGETRACE_SLA cannot be read: a command that does without it goes on. Raise
-    PolicyError for an unreadable one of the command line.
+    And what is wrong where one that the command line does not name cannot be read: a command that does without it goes
+    on. Raise PolicyError for an unreadable one of the command line.
     """
-    if args.policy is None and not config.SLA.read().strip():
-        return None, None
+    if args.policy is None:
+        evaluated, unread = _in_force(args)
+        if evaluated or unread or not config.SLA.read().strip():
+            return evaluated, unread
     try:
         return policy_of(args), None
     except PolicyError as error:
         if args.policy is not None:
             raise
         return None, f"{config.SLA.name} is not used: {str(error).splitlines()[0]}"
+
+
+def _in_force(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
+    """Return the policy whose alerts `up` evaluates over the local store that is meant, and what is wrong with it."""
+    try:
+        folder = local_folder(args)
+    except UsageError:  # a store of another kind
+        return None, None
+    from stagetrace.backend.alerts import in_force
+
+    try:
+        return in_force.kept(folder), None
+    except PolicyError as error:
+        return None, f"the policy that `up` evaluates is not used: {str(error).splitlines()[0]}"

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 TITLE: Final = "Service level objectives"
 DESCRIPTION: Final = (
     "Say of each objective, service and route whether it is kept: attainment with its 95 % interval, what is left of\n"
-    "the error budget, how fast that burns, and which alerts would fire. Each objective is taken over its own window\n"
-    "(`over 28d`), which ends with --until, else now, of a file with its newest request; one of the calendar\n"
-    "(`over month`) is the current month so far. With a policy, targets are its own, and the requests those that\n"
-    "were recorded under its objectives. Exits with 1 if one is missed, with 2 if the result of one is unknown."
+    "the error budget, how fast that burns, and which alerts of the policy fire. Each objective is taken over its own\n"
+    "window (`over 28d`), which ends with --until, else now, of a file with its newest request; one of the calendar\n"
+    "(`over month`) is the current month so far. With a policy (--policy, else that of the `up --sla` that fills the\n"
+    "store, else $STAGETRACE_SLA), targets and alerts are its own, and the requests those that were recorded under\n"
+    "its objectives. Exits with 1 if one is missed, with 2 if the result of one is unknown."
 )
 EXAMPLE: Final = "stagetrace slo --service api --by tenant.id"
 _NS: Final = 10**9

@@ -161,10 +161,9 @@ def _notes(one: Objective) -> Iterator[str]:
     yield from _of_policy(one, name)
     for alert in one.alerts:
         if alert.fires:
-            default = " (the default: no policy is given)" if one.is_in_policy is None else ""
             windows = f"in the last {alert.long} and the last {alert.short}"
             rate = "too fast" if alert.factor == 1 else f"over {alert.factor:g} times too fast"
-            yield f"Alert{default}: {name} spent its error budget {rate} {windows}."
+            yield f"Alert: {name} spent its error budget {rate} {windows}."
     if not one.is_held:
         yield f"{name}: {_held(one)}; share and budget are of these."
     if not one.target.is_from_policy:
