@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from answers.made import NOON, Made, reading, store
+from answers.made import EVER, NOON, Made, reading, store
+from cli.running import printed
 from stagetrace.analysis import report, routes, slo, wrong_now
 from stagetrace.sla import verdict_list
 
@@ -95,3 +96,16 @@ def test_each_objective_counts_and_a_request_is_one(tmp_path: Path, seed: int) -
     assert {(one.route, one.objective, one.counts.breaches) for one in now.lines} == {
         (one.route, one.objective, one.counts.breaches) for one in found.objectives
     }
+
+
+def test_breaches_of_one_objective_name_only_the_services_that_it_judged(tmp_path: Path) -> None:
+    made = [
+        Made(number, NOON + number * S, service=service, objective=objective, within_ms=5.0)
+        for number, (service, objective) in enumerate([("bot", "chat"), ("bot", "chat"), ("rank", "predict")], 1)
+    ]
+    folder = ("breaches", "--store", store(tmp_path / "store", made), *EVER)
+    assert "\nAll requests of bot, rank." in printed(*folder)
+    sentence, about, *_ = printed(*folder, "--judged-by", "chat").splitlines()
+    assert sentence.startswith("2 of 2 judged requests missed chat, ")
+    assert about == "All requests of bot."
+    assert "rank" not in printed(*folder, "--judged-by", "chat")
