@@ -11,7 +11,9 @@ import pytest
 
 from answers.made import MS, NOON, Made, lines, store
 from cli.running import answered, printed
+from stagetrace.backend.alerts import in_force
 from stagetrace.output.times import shown
+from stagetrace.sla.policy import Policy
 from stagetrace.store.local.counts import CountStore, Point
 
 if TYPE_CHECKING:
@@ -171,6 +173,28 @@ def test_the_sentence_and_the_exit_code(tmp_path: Path) -> None:
         "POST /predict of service shop spent its error budget over 14.4 times too fast in the last 1h and the last 5m"
     )
     assert f"\nAlert: {alert}.\n" in shown
+
+
+def test_the_policy_that_up_evaluates_counts_unless_another_is_named(tmp_path: Path) -> None:
+    """Before that of services, STAGETRACE_SLA; one that cannot be read is named, and the answer goes on without."""
+    folder = store(tmp_path / "store", many(1000, 8, within_ms=50.0))
+    asked = ("slo", "--store", folder, "--until", at(NOON + 1000 * 10**9))
+
+    def told(*more: str, code: int = 1, **variables: str) -> tuple[float, int]:
+        (one,) = answered(*asked, *more, code=code, **variables)["objectives"]
+        return one["target"], len(one["alerts"])
+
+    assert told(code=0) == (0.99, 0)
+    in_force.keep(folder, Policy.parse("POST /predict within 50ms for 99.9%"))
+    assert told() == (0.999, 3)
+    assert told(STAGETRACE_SLA="POST /predict within 50ms for 99.5%") == (0.999, 3)
+    assert told("--policy", "POST /predict within 50ms for 99.8%") == (0.998, 3)
+    (folder / in_force.FILE).write_text("version: 7")
+    answer = answered(*asked, code=None)
+    assert answer["reason"].startswith("the policy that `up` evaluates is not used: ")
+    assert answer["objectives"][0]["target"] == 0.99
+    in_force.keep(folder, None)
+    assert told(code=0) == (0.99, 0)
 
 
 def test_a_store_that_reaches_back_far_enough_does_not_mention_it(tmp_path: Path) -> None:
