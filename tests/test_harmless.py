@@ -110,6 +110,7 @@ PARTS = parts("""
     sla.request_stack: of_coroutine of_frame waits_for_thread workers_of
     instrumentation.batching.gathered_batch: worker_here take_up put_down
     instrumentation.thread_pools.anyio: _default_limiter wait
+    instrumentation.frameworks.anyio: _Followed
     instrumentation.batching.queues: future_in Item.__init__ note_taken _await_result
     instrumentation.batching.queued_items: Item._is_waiter Item.note_taken Item._report Item.forget
     instrumentation.batching.consumer: _work_for _only_fetches

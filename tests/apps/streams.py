@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import computing
 import httpx
 from fastapi import FastAPI
+from fastapi.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
@@ -100,3 +101,14 @@ BODIES = {one.__name__: one for one in (blocking, computes, awaits, ticks, first
 @app.get("/stream/{name}")
 async def stream(name: str, request: Request) -> StreamingResponse:
     return StreamingResponse(asks(request.url.port) if name == "asks" else BODIES[name]())
+
+
+@app.get("/stream/sse/{name}", response_class=EventSourceResponse)
+async def events(name: str) -> AsyncIterator[bytes]:
+    async for one in BODIES[name]():
+        yield one
+
+
+@app.get("/stream/sse-in-thread/{name}", response_class=EventSourceResponse)
+def events_in_thread(name: str) -> Iterator[bytes]:
+    yield from BODIES[name]()

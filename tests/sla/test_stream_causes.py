@@ -131,6 +131,24 @@ def test_a_first_chunk_is_late_by_what_the_generator_does(running: tuple[Service
 
 
 @pytest.mark.parametrize(
+    ("name", "word", "bound", "at"),
+    [
+        ("sse/blocking", "io_wait", "first_chunk", "blocking"),
+        ("sse/computes", "compute", "first_chunk", "compute"),
+        ("sse/awaits", "io_wait", "per_chunk", "awaits"),
+        ("sse/first", "compute", "first_chunk", "compute"),
+        ("sse-in-thread/sleeps", "io_wait", "per_chunk", "sleeps"),
+    ],
+)
+def test_a_generator_in_a_task_beside_the_one_that_sends(
+    name: str, word: str, bound: str, at: str, running: tuple[Service, Sink]
+) -> None:
+    entry = named(lambda: asked(running, name), word, "ms in handler: ", at, bound)
+    assert parts(entry)[word] >= 200
+    assert entry.attributes["sla.breach.stage"] == "handler"
+
+
+@pytest.mark.parametrize(
     ("meanwhile", "by", "at"),
     [
         ("/block", "GET /block", "block"),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from stagetrace.recording.loop_blockers import stepped
+from stagetrace.recording.record import RequestRecord
 from stagetrace.sources import awaited
 from stagetrace.sources.awaited import Tasks
 from stagetrace.sources.coroutines import MAX_AWAITED, of_coroutine
@@ -240,6 +242,38 @@ def test_a_listener_for_the_disconnect_leaves_the_work_to_another_task_of_the_re
 
     assert names(stack_of(listen, belongs=True))[:3] == ["wait", "innermost", "child"]
     assert "innermost" not in names(stack_of(listen, belongs=False))
+
+
+def test_what_takes_from_another_task_of_the_request_leaves_the_work_to_that() -> None:
+    """So FastAPI makes the events of a stream, in tasks whose steps are followed; the first one has no code, either."""
+    request = RequestRecord()
+
+    async def followed(work: Any) -> None:
+        await stepped(work, request)
+
+    async def way(release: asyncio.Event) -> None:
+        taken = asyncio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(followed, asyncio.Event().wait())
+            group.start_soon(followed, child(release))
+            await taken.wait()
+
+    async def main() -> Stack:
+        release = asyncio.Event()
+        work = way(release)
+        ours.set(True)
+        task = asyncio.ensure_future(work)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        stack, _ = of_coroutine(work, None, Tasks(), lambda context: context.get(ours, False), tells)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return stack
+
+    def tells(stack: Stack) -> bool:
+        return "child" in names(stack)
+
+    assert names(asyncio.run(main()))[:3] == ["wait", "innermost", "child"]
 
 
 def test_what_has_ended_has_no_stack() -> None:

@@ -72,29 +72,30 @@ def end_step(began: int, ended: int, request: Any) -> None:
         note(began, ended, request)
 
 
-def _end(began: int, request: Any) -> int:
-    ended = time_ns()
+def _end(began: int, request: Any) -> None:
+    ended = request.suspended_at = time_ns()
     if ended - began >= DIVIDED_NS:
         end_step(began, ended, request)
     else:
         request.step = None
-    return ended
 
 
 @types.coroutine
 def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any, Any]:
     """Await `work`, which a task does for a request, and note each step of it that is not short.
 
-    While a step lasts, the thread's CPU sample at its begin is the request's `step`.
+    While a step lasts, the thread's CPU sample at its begin is the request's `step`. Of a request in several tasks, one
+    steps at a time; between the steps of all, the request is suspended.
     """
     step: Any = work.send
     value: Any = None
-    outer, request.work = request.work, work
-    ended = 0
+    outer = request.work
     while True:
-        began = time_ns()
+        began, ended = time_ns(), request.suspended_at
         if ended and began - ended >= LONG_NS:
             note_behind(ended, began, request)
+        if not request.closed:
+            request.work = work
         request.step = sample(began)
         try:
             awaited = step(value)
@@ -105,7 +106,7 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
                 return error.value
             del outer, request, step, value  # somebody may keep the exception, and with it this frame
             raise
-        ended = _end(began, request)
+        _end(began, request)
         try:
             value = yield awaited
             step = work.send

@@ -90,6 +90,7 @@ class RequestRecord(Marks):
     computed: Sequence[tuple[int, int, int, int]] = ()  # in a stage marked by hand: begin, end, computed ns, thread
     remote_sections: Sequence[RemoteSection] = ()  # of threads of other processes
     wakeups: Sequence[tuple[int, int, int]] = ()  # to a free thread, or back: begin, end, how long it had no CPU
+    suspended_at = 0  # when the last step of any of its tasks ended
     step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
     behind: Sequence[tuple[int, int, str]] = ()  # when other work blocked the loop that was to resume it, and which
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end

@@ -35,7 +35,7 @@ _CALLERS: Final = frozenset(
         *("aiohttp", "blacksheep", "bottle", "connexion", "django", "falcon", "fastapi", "flask", "litestar"),
         *("quart", "rest_framework", "sanic", "starlette", "tornado", "werkzeug"),
         *("a2wsgi", "anyio", "asgiref", "ddtrace", "newrelic", "opentelemetry", "prometheus_client"),
-        *("sentry_sdk", "sniffio", "trio", "wsproto"),
+        *("sentry_sdk", "sniffio", "sse_starlette", "trio", "wsproto"),
     )
 )
 # Of these, what calls handlers through middlewares: a package below the innermost of them is no middleware.

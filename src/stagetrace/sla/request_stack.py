@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.recording.current_record import current
 from stagetrace.recording.working import workers_of
+from stagetrace.sla.code_paths import application_place
 from stagetrace.sources.awaited import Tasks
 from stagetrace.sources.coroutines import of_coroutine
 from stagetrace.sources.stacks import (
@@ -45,6 +46,10 @@ def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> 
     if coroutines or record.greenlet is not None or holder.thread != record.thread:
         return ()
     return from_entry(places) or (tuple(places[:MAX_KEPT]) if record.exchange is None else ())
+
+
+def _has_code(stack: Stack) -> bool:
+    return application_place(stack) is not None
 
 
 class RequestStacks:
@@ -98,5 +103,5 @@ class RequestStacks:
         def belongs(context: Context) -> bool:
             return context.get(current) is record
 
-        stack, runs = of_coroutine(work, frame, self._tasks, belongs)
+        stack, runs = of_coroutine(work, frame, self._tasks, belongs, _has_code)
         return stack, not runs, runs

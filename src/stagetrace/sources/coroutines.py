@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.sources.awaited import is_future
@@ -17,17 +17,23 @@ if TYPE_CHECKING:
     from stagetrace.sources.awaited import Tasks
 
 MAX_AWAITED: Final = 200  # coroutines and futures, each awaited by the one before
+MAX_BESIDE: Final = 32  # tasks of a request, each looked at as the first one
 _KINDS: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
 MAX_REFERENTS: Final = 16  # of an iterator that stands for an awaitable
 
 
 def of_coroutine(
-    work: Any, thread_frame: FrameType | None, tasks: Tasks, belongs: Callable[[Context], bool]
+    work: Any,
+    thread_frame: FrameType | None,
+    tasks: Tasks,
+    belongs: Callable[[Context], bool],
+    tells: Callable[[Stack], bool] = lambda _: True,
 ) -> tuple[Stack, bool]:
     """Return the stack of a request's coroutine or asynchronous generator, and whether it runs.
 
     The thread of its event loop stands at `thread_frame`. Where the coroutine only listens for the disconnect of the
-    client, the stack goes on in another task of the request, by its context: one that `belongs`.
+    client, or its stack tells nothing, as where it takes what another task makes, the stack goes on in another task of
+    the request, by its context: one that `belongs`, and that runs or tells something.
     """
     frames, on_thread = frames_from(thread_frame)
     running = {frame: at for at, frame in enumerate(frames)}
@@ -38,9 +44,12 @@ def of_coroutine(
             break
         if is_future(awaited):
             following = _behind(awaited, running, tasks)
-            if following is None and not is_beside and _listens(places):
+            if following is None and not is_beside and (_listens(places) or not tells(_joined([], places))):
                 is_beside = True
-                following = _first(tasks.beside(awaited, belongs), running)
+                beside = tasks.beside(awaited, belongs)[:MAX_BESIDE]
+                told = [(one, *of_coroutine(one, thread_frame, tasks, lambda _: False)) for one in beside]
+                found = [one for one, _, runs in told if runs] or [one for one, stack, _ in told if tells(stack)]
+                following = next(iter(found or (beside if _listens(places) else ())), None)
             awaited = following
             continue
         frame, awaited = _step(awaited)
@@ -59,13 +68,23 @@ def _step(awaited: Any) -> tuple[FrameType | None, Any]:
     """Return the frame of an awaitable, None if it has none, and what it awaits itself."""
     kind = type(awaited)
     if kind is GeneratorType:
-        return frame_of(awaited, "gi_frame"), awaited.gi_yieldfrom
+        frame = frame_of(awaited, "gi_frame")
+        return frame, _stepped(awaited, frame) if _steps(awaited.gi_code) else awaited.gi_yieldfrom
     if kind is AsyncGeneratorType:
         return frame_of(awaited, "ag_frame"), awaited.ag_await
     if hasattr(kind, "cr_frame"):  # a coroutine, Cython's too
         return frame_of(awaited, "cr_frame"), awaited.cr_await
     # An iterator of the interpreter's: of a coroutine, of a future, of one step of an asynchronous generator.
     return None, next(filter(_is_awaitable, gc.get_referents(awaited)[:MAX_REFERENTS]), None)
+
+
+def _steps(code: CodeType) -> bool:
+    return code.co_name == "stepped" and is_ours(code)
+
+
+def _stepped(steps: Any, frame: FrameType | None) -> Any:
+    """Return the work that our generator passes on step by step: its first local variable."""
+    return next(filter(_is_awaitable, gc.get_referents(steps, frame)), None)
 
 
 def _is_awaitable(thing: Any) -> bool:

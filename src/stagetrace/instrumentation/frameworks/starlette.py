@@ -1,4 +1,4 @@
-"""Starlette, and the parts of FastAPI that replace Starlette's: route, streamed body and background tasks of a request.
+"""Starlette, and the parts of FastAPI that replace Starlette's: route and background tasks of a request.
 
 Under a server without a patch, the request itself is recorded here.
 """
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.asgi.background_tasks import task_in_span
 from stagetrace.instrumentation.base import SCOPE_KEY, request_in
-from stagetrace.recording.current_record import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +27,6 @@ def patch_applications(module: ModuleType) -> None:
 def patch_background(module: ModuleType) -> None:
     """Wrap the running of a background task, which begins when the response is complete."""
     module.BackgroundTask.__call__ = task_in_span(module.BackgroundTask.__call__, attrgetter("func"))
-
-
-def patch_responses(module: ModuleType) -> None:
-    """Wrap the sending of a streamed body, which Starlette does in a task of its own."""
-    module.StreamingResponse.stream_response = _streaming(module.StreamingResponse.stream_response)
 
 
 def patch_routing(module: ModuleType) -> None:
@@ -96,22 +90,8 @@ def _noting(original: Any, note: Any) -> Any:
     return handle
 
 
-def _streaming(original: Any) -> Any:
-    patch = switch(__name__)
-
-    @functools.wraps(original)
-    def stream_response(self: Any, send: Any) -> Any:
-        work = original(self, send)
-        record = None if patch.off else current.get()
-        if record is not None and record.step is None and type(work) is CoroutineType:
-            return _of_another_task(work, record)
-        return work
-
-    return stream_response
-
-
 def _of_another_task(work: Any, record: Any) -> Any:
-    """Return a coroutine that awaits `work` in another task of the request, such as a middleware or response starts."""
+    """Return a coroutine that awaits `work` in another task of the request, such as a middleware starts."""
     try:
         from stagetrace.recording.loop_blockers import stepped
 
