@@ -242,7 +242,7 @@ def test_a_body_that_arrives_late_is_waited_for(served: Served, sink: Sink) -> N
     trace_id, _ = new_trace()
     with socket.create_connection(("127.0.0.1", served.service.port)) as client:
         client.sendall(head("POST", "/echo", 6, trace_id) + b"abc")
-        time.sleep(0.1)
+        time.sleep(0.2)  # the server may come to read late
         client.sendall(b"def")
         assert client.makefile("rb").read().endswith(b"abcdef")
     request = sink.tiled(trace_id)
