@@ -21,6 +21,7 @@ import pytest
 from answers.made import EVER, NOON, Made, lines, reading, store
 from cli.running import COMMAND, answered, environment, printed
 from stagetrace.analysis import drift
+from stagetrace.analysis.releases import Release
 from stagetrace.analysis.tracks import Track, Tracks
 from stagetrace.cli.drift import view, watch
 from stagetrace.output.times import UTC
@@ -129,6 +130,18 @@ def test_a_slow_growth_is_a_slope(tmp_path: Path) -> None:
     assert abs(change["at_unix_nano"] - NOON - 2 * HOUR) <= HOUR
     assert change["slope_ms_per_h"] == pytest.approx(0.3 * np.exp(3), rel=0.25)
     assert "has grown" in found["sentence"]
+
+
+def test_a_release_is_a_moment_that_takes_less_evidence_than_one_that_is_sought() -> None:
+    """A fifth more with a release, in noise in which no moment stands out; without the release nothing is said."""
+    values = 30 * np.exp(np.random.default_rng(3).normal(0, 0.4, 200)) * np.where(np.arange(200) < 100, 1, 1.2)
+    track = Track("shop", "POST /predict", None, None, "p50", NOON, MINUTE, tuple(map(float, values)), 2_000)
+    release = Release(NOON + 100 * MINUTE, "shop", "service.version", "2.1.0")
+    assert not drift.look([track])[0].changes
+    (change,) = drift.look([track], [release])[0].changes
+    assert (change.release, change.at_unix_nano) == (release, release.at_unix_nano)
+    assert change.relative == pytest.approx(0.2, abs=0.1)
+    assert not drift.look([replace(track, values=tuple(map(float, values[:100])))], [release])[0].changes
 
 
 def test_a_walk_that_rises_is_said_with_its_slope() -> None:

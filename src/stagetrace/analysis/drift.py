@@ -233,6 +233,7 @@ def _candidates(track: Track, alarms: float, releases: Sequence[Release]) -> Loo
             changes = [replace(change, ongoing=False) for change in changes] if slope.ongoing else changes
             changes.append(slope)
     changes = [_released(change, known, values, edges, steps.noise, releases) for change in changes]
+    changes = changes or _at_releases(track, known, values, steps.noise, releases, alarms)
     changes.sort(key=lambda change: change.at_unix_nano)
     trend = _trend(track, known, values)
     return Looked(track, tuple(changes), periods, _detectable(steps, len(values), alarms), trend)
@@ -289,6 +290,35 @@ def _released(
             if low < at < high and loss <= UNDECIDED:
                 found.append((one.order, loss, one))
     return replace(change, at_unix_nano=min(found)[2].at_unix_nano, release=min(found)[2]) if found else change
+
+
+def _at_releases(
+    track: Track, known: Indices, values: Floats, noise: Noise, releases: Sequence[Release], alarms: float
+) -> list[Change]:
+    """Return the step at the release after which the ranks of the values changed most, if its chance is small.
+
+    A moment that is known takes less evidence than one that is sought among all.
+    """
+    if not len(known) or np.ptp(values) == 0:
+        return []
+    ends = (track.start_unix_nano + int(known[at]) * track.step_ns for at in (0, -1))
+    candidates = near(releases, track.service, *ends)
+    ranks = stats.rankdata(values)
+    found = []
+    for one in candidates:
+        # The step of time in which it was released has requests of both.
+        cut = int(np.searchsorted(known, (one.at_unix_nano - track.start_unix_nano) // track.step_ns + 1))
+        sizes = cut, len(values) - cut
+        if min(sizes) < _LEAST_SLOPE:
+            continue
+        grown = float(ranks[cut:].mean() - ranks[:cut].mean())
+        error = float(ranks.std() * noise.of_contrast(*sizes) ** 0.5)
+        chance = min(1.0, 2 * float(stats.norm.sf(abs(grown) / error)) * len(candidates))
+        before, after = (_ms(float(part.mean())) for part in (values[:cut], values[cut:]))
+        found.append(
+            (chance, one.order, Change(track, STEP, one.at_unix_nano, before, after, chance, ongoing=True, release=one))
+        )
+    return [change for chance, _, change in sorted(found, key=lambda each: each[:2])[:1] if chance <= alarms]
 
 
 def _slope(
