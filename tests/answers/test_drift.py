@@ -134,7 +134,7 @@ def test_a_slow_growth_is_a_slope(tmp_path: Path) -> None:
 
 def test_a_release_is_a_moment_that_takes_less_evidence_than_one_that_is_sought() -> None:
     """A fifth more with a release, in noise in which no moment stands out; without the release nothing is said."""
-    values = 30 * np.exp(np.random.default_rng(3).normal(0, 0.4, 200)) * np.where(np.arange(200) < 100, 1, 1.2)
+    values = 30 * np.exp(np.random.default_rng(2).normal(0, 0.3, 200)) * np.where(np.arange(200) < 100, 1, 1.2)
     track = Track("shop", "POST /predict", None, None, "p50", NOON, MINUTE, tuple(map(float, values)), 2_000)
     release = Release(NOON + 100 * MINUTE, "shop", "service.version", "2.1.0")
     assert not drift.look([track])[0].changes
