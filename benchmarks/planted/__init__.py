@@ -1,0 +1,1 @@
+"""Services with planted faults, and what the first sentence of each answer reports of them."""
