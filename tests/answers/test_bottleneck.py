@@ -203,7 +203,7 @@ def test_two_stages_that_few_requests_do_not_distinguish_are_both_named(tmp_path
 
 def test_an_empty_window_has_no_requests(folder: Path) -> None:
     found = asked(folder, "--since", "2020-01-01", "--until", "2020-01-02")
-    assert found["sentence"] == "No requests since 2020-01-01 00:00:00 UTC."
+    assert found["sentence"] == "No requests between 2020-01-01 00:00:00 and 2020-01-02 00:00:00 UTC."
     assert (found["requests"], found["stages"]) == (0, [])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,9 +64,12 @@ def test_the_policy_is_one_that_the_requests_keep(folder: Path, tmp_path: Path) 
 
 
 def test_a_file_of_spans_gives_the_same_answer(folder: Path, tmp_path: Path) -> None:
-    assert (
-        asked(lines(tmp_path / "spans.jsonl", ALL), "--json")["suggestions"] == asked(folder, "--json")["suggestions"]
-    )
+    """But for the last digits of sums, which are added up in another order."""
+
+    def rounded(store: Path) -> str:
+        return re.sub(r"(\.\d{9})\d+", r"\1", json.dumps(asked(store, "--json")["suggestions"]))
+
+    assert rounded(lines(tmp_path / "spans.jsonl", ALL)) == rounded(folder)
 
 
 def test_people_read_thresholds_budgets_and_the_policy(folder: Path) -> None:

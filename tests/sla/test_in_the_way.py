@@ -123,7 +123,7 @@ def test_what_blocked_the_event_loop_while_a_request_awaited(running: tuple[Serv
     service, sink = running
     first, second = path_of("awaiting", 0.1), path_of("blocking", LONG)
     until(
-        Wanted("io_wait unknown", APP, "blocking", "; the event loop stood at"),
+        Wanted("socket_wait", APP, "blocking", "; the event loop stood at"),
         lambda: sink.request(ask_together(service, tmp_path, first, second)[0]).entry,
     )
 

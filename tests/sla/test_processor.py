@@ -87,6 +87,7 @@ def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
     assert (stage_span.start_time, stage_span.end_time) == (entry.start_time, entry.end_time)
     assert stage_span.parent == entry.context
     attributes = dict(entry.attributes or {})
+    attributes.pop("stagetrace.process.cpu_ms", None)  # now and then
     evidence = "handler took 60.0 ms of 60.0 ms, 50 ms allowed: 60.0 ms of which nothing is known"
     faults = (
         r"(; \d+ page faults of this process waited for a disk in the last \d+ s)?"  # if the machine is short of memory

@@ -85,28 +85,31 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
     """Await `work`, which a task does for a request, and note each step of it that is not short.
 
     While a step lasts, the thread's CPU sample at its begin is the request's `step`. Of a request in several tasks, one
-    steps at a time; between the steps of all, the request is suspended.
+    steps at a time, and is its `work`; between the steps of all, the request is suspended, and the task that began last
+    is.
     """
     step: Any = work.send
     value: Any = None
-    outer = request.work
+    outer, request.work = request.work, work
     while True:
         began, ended = time_ns(), request.suspended_at
         if ended and began - ended >= LONG_NS:
             note_behind(ended, began, request)
-        if not request.closed:
-            request.work = work
+        waiting, request.work = request.work, work
         request.step = sample(began)
         try:
             awaited = step(value)
         except BaseException as error:
             _end(began, request)
-            request.work = outer
+            request.work = outer if waiting is work else waiting
             if isinstance(error, StopIteration):
                 return error.value
-            del outer, request, step, value  # somebody may keep the exception, and with it this frame
+            del outer, request, step, value, waiting  # somebody may keep the exception, and with it this frame
             raise
         _end(began, request)
+        if request.work is work:
+            request.work = waiting
+        waiting = None
         try:
             value = yield awaited
             step = work.send
