@@ -248,7 +248,8 @@ def shown(span: Any) -> dict[str, Any]:
             (link.trace_id.hex(), link.span_id.hex(), link.flags, attributes_in(link.attributes)) for link in span.links
         ],
         "dropped": (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count),
-        "keys": len(span.attributes) - len(attributes),  # more than none: an attribute sent twice
+        "keys": len(span.attributes)
+        - len({one.key for one in span.attributes}),  # more than none: an attribute sent twice
         **attributes,
     }
 
