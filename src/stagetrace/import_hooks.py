@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
+from _thread import get_native_id
 
 TYPE_CHECKING = False  # importing `typing` takes longer than all of this package's start
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -32,7 +33,8 @@ class PostImportFinder:
         self._for_serving: Mapping[str, str] = {}
         self._finding: set[str] = set()
         self._installed = False
-        self._sought: list[tuple[int, str]] = []  # modules, and when they were looked for (ns since the epoch)
+        # Modules, when they were looked for (ns since the epoch), and by which thread (the kernel's number).
+        self._sought: list[tuple[int, str, int]] = []
         self.patched: list[str] = []  # modules of libraries, in the order in which they were patched
         self.failed: dict[str, str] = {}  # modules that could not be patched, and why
 
@@ -63,7 +65,7 @@ class PostImportFinder:
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec that the other finders give for a module to be patched, with its loader extended."""
-        self._sought.append((time.time_ns(), name))
+        self._sought.append((time.time_ns(), name, get_native_id()))
         if len(self._sought) > MOST_SOUGHT:
             del self._sought[: MOST_SOUGHT // 2]
         if name not in self._patches or name in self._finding:
@@ -80,13 +82,21 @@ class PostImportFinder:
             self._finding.discard(name)
         return None
 
-    def imported_in(self, start: int, end: int) -> tuple[int, int]:
-        """Return how many modules this process imported in [start, end), since the epoch, and for how many ns about.
+    def imported_in(self, sections: Collection[tuple[int, int, int]]) -> tuple[int, int]:
+        """Return how many modules were imported in sections of threads, and for how many ns about.
 
-        Of the latest, at least. What comes within LONGEST_NS of a module's search counts as its import.
+        A section is its begin and end (ns since the epoch) and the kernel's number of its thread: what other threads
+        import meanwhile is not the request's. Of the latest modules, at least; what comes within LONGEST_NS of a
+        module's search counts as its import.
         """
-        found = sorted((at, name) for at, name in self._sought if start <= at < end and name in sys.modules)
-        ends = [*(at for at, _ in found), end][1:]
+        if not sections:
+            return 0, 0
+        found = sorted(
+            (at, name)
+            for at, name, thread in list(self._sought)
+            if any(start <= at < end and thread == of for start, end, of in sections) and name in sys.modules
+        )
+        ends = [*(at for at, _ in found), max(end for _, end, _ in sections)][1:]
         took = sum(min(after - at, LONGEST_NS) for (at, _), after in zip(found, ends, strict=True))
         return len({name for _, name in found}), took
 

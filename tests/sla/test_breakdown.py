@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.trace import SpanContext
 
+from at_once import in_a_thread
+from stagetrace.import_hooks import PostImportFinder
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.record import MAX_CALLS, RequestRecord
 from stagetrace.recording.segments import Segment
@@ -525,3 +528,16 @@ def test_a_section_that_begins_before_the_interval_counts_in_part() -> None:
         "compute": 30,
         "cpu_wait": 10,
     }
+
+
+def test_what_other_threads_import_meanwhile_is_not_the_requests() -> None:
+    """As the exporter that is made, or the parts of stagetrace that only a breach needs."""
+    finder = PostImportFinder()
+    began = time.time_ns()
+    finder.find_spec("re", None)
+    in_a_thread(lambda: finder.find_spec("json", None))
+    ended = time.time_ns()
+    own, other = threading.get_native_id(), 0
+    assert finder.imported_in([(began, ended, own), (began, ended, own)])[0] == 1
+    assert finder.imported_in([(began, ended, other)])[0] == 0
+    assert finder.imported_in([]) == (0, 0)

@@ -392,7 +392,7 @@ def breakdown_of(
         model.get(ML_MODEL_RECOGNISED, True),
         stages,
         cells,
-        *(finder.imported_in(segments[0].start, segments[-1].end) if segments else (0, 0)),
+        *finder.imported_in([(one.start, one.end, one.thread.thread) for one in sections]),
         phrases=phrases,
     )
 
