@@ -1,7 +1,7 @@
 """Serve three applications with planted faults, and print the first sentence of each answer beside what was planted.
 
 The services are as their authors wrote them; only this benchmark knows the faults. Half-way, new releases of two of
-them are started. A sentence is right if it names what whoever planted the fault would act on: the pattern beside it.
+them are started. A sentence is right if it matches the pattern beside it, which names the planted fault.
 """
 
 from __future__ import annotations

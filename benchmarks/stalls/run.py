@@ -109,7 +109,7 @@ async def _drive(server: Server, stalls: Sequence[Stall], client: Client, times:
         for stall in stalls:
             if stall.name in COLLECTIONS:
                 await server.fill_heap(client, HEAP)
-            await server.ask(client, stall.planted)  # whatever is made at a first call
+            await server.ask(client, stall.planted)  # the first call makes what the later ones use
             for _ in range(times):
                 await stall.episode(client, server)
                 await asyncio.sleep(client.chance.uniform(0.0, 0.05))
@@ -125,7 +125,7 @@ async def _in_turn(server: Server, stalls: Sequence[Stall], client: Client, time
     """Let one client send those stalls that a request has alone, one right after the other."""
     alone = [stall.name for stall in stalls if stall.name in ALONE]
     for name in alone:
-        await server.ask(client, name, SHORTER_MS)  # whatever is made at a first call
+        await server.ask(client, name, SHORTER_MS)  # the first call makes what the later ones use
     for _ in range(times):
         for name in alone:
             await server.ask(client, name, SHORTER_MS, truth=name)
