@@ -28,7 +28,13 @@ MARKERS = {
     "backend": {"backends", "jaeger", "collector", "storage", "promtool"},
 }
 # A busy machine draws slowly. The same cases in each run, or a failure could be one of chance.
-settings.register_profile("all", suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=not HEAVY)
+settings.register_profile(
+    "all",
+    suppress_health_check=[HealthCheck.too_slow],
+    deadline=None,
+    derandomize=not HEAVY,
+    max_examples=100 if HEAVY else 50,
+)
 settings.load_profile("all")
 LONGEST_ID = 500
 _watcher = pytest.StashKey[Watcher]()

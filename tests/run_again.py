@@ -1,4 +1,4 @@
-"""Run pytest; run failed tests again, alone, at most twice, and list those that then pass as flaky.
+"""Run pytest; run failed tests once more, alone, and list those that then pass as flaky.
 
 Usage: run_again.py PYTHON -m pytest OPTION ... [-- FILE ...]. The exit code is that of the last run.
 STAGETRACE_FLAKY names a file to which the list is added.
@@ -14,23 +14,20 @@ from pathlib import Path
 
 FAILED = Path(".pytest_cache/v/cache/lastfailed")
 TESTS_FAILED = 1  # exit code of pytest: tests ran and some failed
-MOST = 20  # more failures than these are not by chance
-TIMES = 2  # with one, a test that fails by chance even alone has stopped a landing
+MOST = 5  # more failures than these fail the run, by chance or not
 
 
 def main(command: list[str]) -> int:
     """Return the exit code."""
     at = command.index("--") if "--" in command else len(command)
     options, files = command[:at], command[at + 1 :]
-    code, first = run([*options, *files])
-    failed = first
-    for time in range(1, TIMES + 1):
-        if code != TESTS_FAILED or not 0 < len(failed) <= MOST:
-            break
-        print(f"{len(failed)} failed. Each is run again, alone ({time} of {TIMES}):", flush=True)  # noqa: T201
-        code, failed = run([*options, "-n", "0", *failed])
-    if first and code == 0:
-        list_flaky(first)
+    code, failed = run([*options, *files])
+    if code != TESTS_FAILED or not 0 < len(failed) <= MOST:
+        return code
+    print(f"{len(failed)} failed. Each is run again, alone:", flush=True)  # noqa: T201
+    code, again = run([*options, "-n", "0", *failed])
+    if code in (0, TESTS_FAILED):
+        list_flaky([test for test in failed if test not in again])
     return code
 
 

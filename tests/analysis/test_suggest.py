@@ -99,6 +99,7 @@ def test_the_threshold_is_one_that_the_traffic_keeps_and_a_shorter_one_is_not() 
     assert found.within_ms in {step.within_ms for step in found.steps}
 
 
+@pytest.mark.thorough
 def test_a_suggested_objective_is_kept_by_the_service_as_often_as_stated() -> None:
     """In 300 samples of 1,500 requests: the whole population keeps it in 97.5 % of them at least, but for chance."""
     kept = 0

@@ -78,6 +78,7 @@ def test_scrolling_shows_every_breach_once(open_page: OpenPage, site: Callable[[
     assert traces(page) == [one["trace_id"] for one in wanted]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("sort", "key"), [("overrun", "overrun_ms"), ("duration", "duration_ms")])
 def test_each_order_has_every_breach_once(site: Callable[[str], str], sort: str, key: str) -> None:
     """Without a browser: by the links from page to page."""

@@ -309,6 +309,7 @@ def test_a_file_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:
     assert Policy.load(str(marked)).objectives == Policy.parse("* within 1s").objectives
 
 
+@pytest.mark.thorough
 def test_ten_thousand_objectives_are_read_and_one_more_is_not() -> None:
     rules = "".join(
         f"- {{name: r{i}, match: {{route: POST /r{i}}}, within: {i + 1}ms}}\n" for i in range(MOST_OBJECTIVES)

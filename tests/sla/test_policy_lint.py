@@ -132,6 +132,7 @@ def test_many_segments_are_found_once() -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_thousands_of_objectives_are_compared_up_to_a_bound_that_is_told() -> None:
     objectives = [Objective(f"r{i}", None, f"/r{i:04}*x", 10**9) for i in range(2_000)]
     found, more = lint(objectives, Policy.parse("* within 1s").alerts, [{"": At(i, 1)} for i in range(2_000)])

@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -373,7 +373,6 @@ STALLED = {
 }
 
 
-@settings(max_examples=100, deadline=None)
 @given(REQUESTS)
 @example(CLASHING)
 @example(STALLED)

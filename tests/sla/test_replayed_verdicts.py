@@ -7,6 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
@@ -53,6 +54,7 @@ def named(request: verdict_oracle.Sent) -> dict[str, Any]:
     return {"http.request.method": request.method, **route, **disconnect, **stream.attributes(START)}
 
 
+@pytest.mark.thorough
 def test_a_replayed_verdict_is_that_of_the_oracle_or_unknown() -> None:
     """Under the policy that judged the request in its process, and under another one."""
     chance = random.Random(62)

@@ -183,6 +183,7 @@ def test_entry_spans_of_the_sdk_say_it_and_no_others_do() -> None:
         assert tracestate.probability(value) == (None if upgraded else 0.5)
 
 
+@pytest.mark.thorough
 def test_counted_by_what_they_say_requests_come_to_as_many_as_there_were() -> None:
     """Over many runs the sum has the true mean, and the spread of what is counted by sampling; breaches are exact."""
     requests, rate, runs = 200, 0.2, 60

@@ -65,6 +65,8 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> StallSampler:
     monkeypatch.setattr(module, "start", lambda *_: None)
     made = StallSampler()
     made.add(Policy.parse("* within 1ms"), Baselines())
+    # The traceback of the first fault may take longer than a look should.
+    monkeypatch.setattr(made._budget, "is_left", lambda: True)
     return made
 
 
@@ -261,8 +263,10 @@ class Ends:
 def test_a_thread_that_was_ended_has_a_successor() -> None:
     sampled()
     first = in_flight.timer
+    ended = next(thread for thread in threading.enumerate() if thread.name == "stagetrace-stalls")
     with waiting(work=Ends()):
         until(lambda: in_flight.timer is not first)
+    ended.join(60)  # its warning is ignored in this test alone
     sampled()
 
 

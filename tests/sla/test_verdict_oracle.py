@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sla.verdict_oracle import Sent
     from stagetrace.sla.entry_recorder import EntryRecorder
 
-REQUESTS = 1_000_000 if HEAVY else 9_000  # in all, of which a third under each rate of sampling
+REQUESTS = 1_000_000 if HEAVY else 4_500  # in all, of which a third under each rate of sampling
 OF_A_POLICY = 100
 RATES = (1.0, 0.01, 0.0)
 

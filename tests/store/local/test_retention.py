@@ -120,6 +120,7 @@ def test_time_while_the_store_is_closed_counts(clocks: Clocks, opened: Callable[
         assert kept(store) == []
 
 
+@pytest.mark.thorough
 def test_files_are_merged_with_those_of_their_age(clocks: Clocks, opened: Callable[[], LocalStore]) -> None:
     """So that they are dropped whole, and late by a tenth of the retention at most; merging makes nothing younger."""
     with opened() as store:

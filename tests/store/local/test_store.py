@@ -125,6 +125,7 @@ def test_the_copy_with_the_verdict_stays(store: LocalStore, *, flushed: bool, ve
         assert len(inside.breaches(EVER).breaches) == 1
 
 
+@pytest.mark.thorough
 def test_copies_count_once_whenever_one_asks(store: LocalStore) -> None:
     """Readers keep what they worked out of the spans behind the table; copies of it, and of the table, may follow."""
     waves = [
@@ -189,6 +190,7 @@ def test_late_spans_and_spans_without_parents_belong_to_their_trace(store: Local
     assert found == [(1, 0), (7, 99), (2, 1)]
 
 
+@pytest.mark.thorough
 @pytest.mark.heavier
 def test_a_trace_of_very_many_spans(store: LocalStore) -> None:
     count = scaled(20_000, 100_000, 100_000)
@@ -308,6 +310,7 @@ def test_spans_after_gives_entry_spans_alone_on_demand(store: LocalStore) -> Non
 # --- compaction, retention
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("follow", [True, False])
 def test_compaction_changes_no_answer(store: LocalStore, monkeypatch: pytest.MonkeyPatch, *, follow: bool) -> None:
     """Of files that follow each other in time, which are never in memory whole, and of others, which are sorted."""
@@ -336,6 +339,7 @@ def test_compaction_changes_no_answer(store: LocalStore, monkeypatch: pytest.Mon
     assert starts == sorted(starts)
 
 
+@pytest.mark.thorough
 def test_small_files_are_merged_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stagetrace.store.local.store.FLUSH_ROWS", 1)
     with LocalStore.open(tmp_path) as store:
