@@ -10,7 +10,7 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go sloth wheels lock clean
+.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels lock clean
 
 # Tests mostly wait for processes that they have started, so there are more test processes than cores.
 WORKERS ?= 3
@@ -58,9 +58,6 @@ bench: $(INSTALLED) ## measure what recording costs
 
 backends: ## build Jaeger, the Collector, Prometheus and Alertmanager, once
 	@$(BUILD)
-
-sloth: ## build Sloth, once, with which a heavy test compares rules (needs Go 1.26)
-	@$(BUILD) sloth
 
 # Without Go, the other tests can still run. CI cannot pass without the real processes.
 backends-if-go:

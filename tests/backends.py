@@ -74,15 +74,14 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return `jaeger`, `otelcol`, `prometheus`, `promtool`, `alertmanager` or `sloth`: STAGETRACE_<NAME>, or as built.
+    """Return `jaeger`, `otelcol`, `prometheus`, `promtool` or `alertmanager`: STAGETRACE_<NAME>, or as built.
 
     Raise BackendMissing.
     """
     variable = f"STAGETRACE_{name.upper()}"
     path = Path(os.environ.get(variable) or cache() / name)
     if not os.access(path, os.X_OK):
-        target = "sloth" if name == "sloth" else "backends"
-        message = f"The real {name} is needed, and {path} is not there: run `make {target}` (once; it needs Go)."
+        message = f"The real {name} is needed, and {path} is not there: run `make backends` (once; it needs Go)."
         if os.environ.get(variable):
             message = f"{variable} names {path}, which cannot be executed: correct it, or unset it."
         raise BackendMissing(message)

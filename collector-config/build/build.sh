@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
 # Build the real Jaeger, OpenTelemetry Collector, Prometheus (with promtool) and Alertmanager from the Go module proxy, once, into a
 # folder outside the work tree. Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
-# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS, STAGETRACE_PROMTOOL or STAGETRACE_ALERTMANAGER names. `build.sh sloth` builds Sloth
-# alone, or none where STAGETRACE_SLOTH names one.
+# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS, STAGETRACE_PROMTOOL or STAGETRACE_ALERTMANAGER names.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STAGETRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stagetrace}
 bin=$cache/bin
 jaeger_package=github.com/jaegertracing/jaeger/cmd/jaeger
-sloth_package=github.com/slok/sloth/cmd/sloth
 prometheus_package=github.com/prometheus/prometheus/cmd/prometheus
 promtool_package=github.com/prometheus/prometheus/cmd/promtool
 alertmanager_package=github.com/prometheus/alertmanager/cmd/alertmanager
@@ -90,16 +88,13 @@ build_otelcol() {
   put otelcol "$stamp"
 }
 
-jaeger=yes otelcol=yes prometheus=yes promtool=yes alertmanager=yes sloth=
-# A heavy test alone needs Sloth, which takes two minutes of CPU time.
-[[ ${1:-} != sloth ]] || jaeger='' otelcol='' prometheus='' promtool='' alertmanager='' sloth=yes
+jaeger=yes otelcol=yes prometheus=yes promtool=yes alertmanager=yes
 is_named STAGETRACE_JAEGER && jaeger=
 is_named STAGETRACE_OTELCOL && otelcol=
 is_named STAGETRACE_PROMETHEUS && prometheus=
 is_named STAGETRACE_PROMTOOL && promtool=
 is_named STAGETRACE_ALERTMANAGER && alertmanager=
-is_named STAGETRACE_SLOTH && sloth=
-[[ -n $jaeger$otelcol$prometheus$promtool$alertmanager$sloth ]] || exit 0
+[[ -n $jaeger$otelcol$prometheus$promtool$alertmanager ]] || exit 0
 
 command -v go >/dev/null || fail \
   "The real Jaeger, OpenTelemetry Collector, Prometheus and Alertmanager are to be built into $bin." \
@@ -117,4 +112,3 @@ trap 'rm -rf "$work"' EXIT
 [[ -z $promtool ]] || build_package promtool prometheus "$promtool_package" "half a minute" -tags remove_all_sd
 # After Prometheus, most of whose packages it has in the same versions: alone it takes a minute.
 [[ -z $alertmanager ]] || build_package alertmanager alertmanager "$alertmanager_package" "10 seconds"
-[[ -z $sloth ]] || build_package sloth sloth "$sloth_package" "2 minutes"

@@ -26,13 +26,6 @@ from stagetrace.sla.objective import (
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.policy_alerts import changed
 
-# Sloth's own windows for 30 days, two pairs for each severity.
-SLOTH_BURNS: Final = (
-    BurnAlert(14.4, 3_600, 300, PAGE),
-    BurnAlert(6.0, 6 * 3_600, 1_800, PAGE),
-    BurnAlert(3.0, 86_400, 2 * 3_600, TICKET),
-    BurnAlert(1.0, 3 * 86_400, 6 * 3_600, TICKET),
-)
 PREDICT: Final = Objective(
     "predict", "POST", "/predict", 250_000_000, 0.99, 30 * 86_400, conditions=(Condition(SERVICE_KEY, "churn-api"),)
 )

@@ -26,7 +26,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-SLO, FOREIGN, CONVERTED, SLOTH, PYRRA = blocks(BESIDE, "yaml")
+SLO, FOREIGN, CONVERTED = blocks(BESIDE, "yaml")
 EXAMPLE: Final = blocks(ALERTS, "yaml")[0]
 
 
@@ -74,18 +74,6 @@ def test_a_service_refuses_the_file_with_the_command_that_converts_it(rules: Cal
     (note,) = [one for one in blocks(BESIDE, "text") if one.startswith("note: ")]
     assert rules(*command.split()[1:], notes=note) == ""
     assert Path("sla.yaml").read_text("utf-8") == CONVERTED
-
-
-def test_pyrras_object_is_the_shown_one_and_sloths_commands_write_what_sloth_reads(rules: Callable[..., str]) -> None:
-    assert of_kind(rules("--policy", "sla.yaml", "--format", "pyrra"), "ServiceLevelObjective") == yaml.safe_load(PYRRA)
-    (shown,) = [one for one in blocks(BESIDE, "console") if "sloth" in one]
-    Path("windows").mkdir()
-    for command in re.findall(r"stagetrace sla rules (.*)", shown):
-        assert rules(*command.split()) == ""
-    slos, windows = (yaml.safe_load(Path(name).read_text("utf-8")) for name in ("slos.yaml", "windows/28d.yaml"))
-    assert [one["name"] for one in slos["slos"]] == ["predict"]
-    assert windows["spec"]["sloPeriod"] == re.findall(r"--default-slo-period (\S+)", shown)[0]
-    assert set(yaml.safe_load(SLOTH)) == set(slos["slos"][0]["sli"]["events"])
 
 
 def test_a_file_that_cannot_be_a_policy_is_refused_within_three_lines(rules: Callable[..., str]) -> None:

@@ -21,7 +21,7 @@ def is_label(text: str) -> bool:
 def label(text: str, default: str, ending: str = "") -> str:
     """Return a name that resembles a text, or `default` where no character of it is allowed.
 
-    Sloth allows no name of one character, so `default` stands in front of that.
+    `default` stands in front of a single character.
     """
     found = _OTHERS.sub("-", text.lower()).strip("-")
     found = f"{default}-{found}".strip("-") if len(found) <= 1 else found

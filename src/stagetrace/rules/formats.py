@@ -12,8 +12,6 @@ from stagetrace.rules import (
     prometheus,
     prometheusrule,
     promtool,
-    pyrra,
-    sloth,
 )
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ FORMATS: Final[dict[str, Format]] = {
         promtool.FORMAT,
         collector.FORMAT,
         grafana.FORMAT,
-        sloth.FORMAT,
-        sloth.WINDOWS_FORMAT,
-        pyrra.FORMAT,
         openslo.FORMAT,
         policy_yaml.FORMAT,
     )
