@@ -15,8 +15,8 @@ _GZIP = re.compile(rb"\x1f\x8b\x08\x00\x00\x00\x00\x00[\x00\x02\x04]\xff")
 _LARGEST = 1 << 20
 
 
-def jaegers_file(package: str, name: str = "") -> descriptor_pb2.FileDescriptorProto:
-    """Return the file of a service, in whose text `name` is, out of Jaeger's binary."""
+def jaegers_file(package: str) -> descriptor_pb2.FileDescriptorProto:
+    """Return the file of a service out of Jaeger's binary."""
     need("jaeger")
     content = binary("jaeger").read_bytes()
     for start in (match.start() for match in _GZIP.finditer(content)):
@@ -24,7 +24,7 @@ def jaegers_file(package: str, name: str = "") -> descriptor_pb2.FileDescriptorP
             raw = zlib.decompressobj(wbits=31).decompress(content[start : start + _LARGEST])
         except zlib.error:
             continue  # the same ten bytes by chance
-        if package.encode() in raw and name.encode() in raw:
+        if package.encode() in raw:
             file = descriptor_pb2.FileDescriptorProto.FromString(raw)
             if file.package == package and file.service:
                 return file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -124,27 +124,22 @@ class Queries:
 
 
 def search_of_request(request: Any, *, only_found: bool = False) -> Search:
-    """Return the search in a FindTracesRequest. Raise QueryError."""
+    """Return the search in a FindTracesRequest; ends of times are within what the store can hold. Raise QueryError."""
     if not request.HasField("query"):
         raise QueryError("missing query", code=INVALID)
     query = request.query
     if not query.HasField("start_time_min") or not query.HasField("start_time_max"):
         raise QueryError("start time min and max are required parameters")
-    return search_of(query, dict(query.attributes), raw=query.raw_traces, only_found=only_found)
-
-
-def search_of(query: Any, attributes: Mapping[str, str], *, raw: bool, only_found: bool = False) -> Search:
-    """Return the search in the TraceQueryParameters of either API; ends of times are within what the store can hold."""
     return Search(
         start_min_ns=_clamped(query.start_time_min),
         start_max_ns=_clamped(query.start_time_max),
         depth=query.search_depth,
         service=query.service_name,
         operation=query.operation_name,
-        attributes=attributes,
+        attributes=dict(query.attributes),
         duration_min_ns=_clamped(query.duration_min),
         duration_max_ns=_clamped(query.duration_max),
-        raw=raw,
+        raw=query.raw_traces,
         only_found=only_found,
     )
 

@@ -1,4 +1,4 @@
-"""`jaeger.api_v3.QueryService` over gRPC, beside it remote storage."""
+"""`jaeger.api_v3.QueryService` over gRPC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.backend.go_values import trace_id
 from stagetrace.backend.query import Queries, Query, QueryError, search_of_request
 from stagetrace.backend.query_calls import QueryCalls
-from stagetrace.backend.storage_grpc import storage_handlers
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def query_handlers(queries: Queries, counters: Counters) -> Handlers:
-    """Return the handlers of the four methods of api_v3, and of the remote storage that a real Jaeger reads from."""
+    """Return the handlers of the four methods of api_v3."""
     calls = QueryCalls(counters)
 
     def services(_request: Any, query: Query) -> Any:
@@ -48,5 +47,4 @@ def query_handlers(queries: Queries, counters: Counters) -> Handlers:
         api_v3.path("GetOperations"): calls.single(operations, api_v3.GetOperationsRequest),
         api_v3.path("GetTrace"): calls.stream(trace, api_v3.GetTraceRequest),
         api_v3.path("FindTraces"): calls.stream(find, api_v3.FindTracesRequest),
-        **storage_handlers(queries, calls, services, operations),
     }

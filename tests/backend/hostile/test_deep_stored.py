@@ -15,7 +15,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from backend.hostile.probes_bodies import DEPTHS, trace_of, with_deep
 from backend.running import PROTOBUF, names_of, run_up, stored_spans
 from cli.running import cli
-from stagetrace.backend import storage_api
 from stagetrace.otlp.decode import request as decoder
 from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import api_v3
@@ -78,22 +77,14 @@ def test_each_trace_is_given_over_http_and_its_lost_attribute_counted(older: Up)
     assert result["resourceSpans"][0]["resource"]["droppedAttributesCount"] == 1
 
 
-def test_searches_find_them_over_grpc_and_from_a_jaeger(older: Up) -> None:
+def test_a_search_over_grpc_finds_them(older: Up) -> None:
     query = api_v3.FindTracesRequest()
     query.query.service_name = f"{SERVICE} 48 span"
     query.query.start_time_max.FromNanoseconds(2**62)
     query.query.start_time_min.FromNanoseconds(0)
     query.query.search_depth = 10
-    for path in (api_v3.path("FindTraces"), storage_api.path("FindTraces")):
-        asked = query if path == api_v3.path("FindTraces") else _as_storage(query)
-        (found,) = _stream(older, path, asked)
-        assert sorted(_names(found)) == NAMES
-
-
-def _as_storage(query: Any) -> Any:
-    found = storage_api.FindTracesRequest()
-    found.query.ParseFromString(query.query.SerializeToString())
-    return found
+    (found,) = _stream(older, api_v3.path("FindTraces"), query)
+    assert sorted(_names(found)) == NAMES
 
 
 def _stream(up: Up, path: str, request: Any) -> list[TracesData]:

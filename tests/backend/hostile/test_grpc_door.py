@@ -139,7 +139,6 @@ def test_a_call_has_exactly_one_message(attacked: Up, port: str, count: int) -> 
         ("grpc_port", "opentelemetry.proto.collector.trace.v1.TraceService"),
         ("grpc_port", "opentelemetry.proto.collector.metrics.v1.MetricsService"),
         ("query_grpc_port", "jaeger.api_v3.QueryService"),
-        ("query_grpc_port", "jaeger.storage.v2.TraceReader"),
     ],
 )
 def test_health_is_for_everyone_and_names_services(guarded: Up, port: str, service: str) -> None:

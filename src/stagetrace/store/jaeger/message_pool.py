@@ -28,7 +28,6 @@ _DEPENDENCIES: Final = (timestamp_pb2, duration_pb2, common_pb2, resource_pb2, t
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS: Final = {
     "string": _Field.TYPE_STRING,
-    "bytes": _Field.TYPE_BYTES,
     "bool": _Field.TYPE_BOOL,
     "int32": _Field.TYPE_INT32,
 }
