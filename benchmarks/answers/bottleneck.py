@@ -21,7 +21,8 @@ from analysis.test_bottleneck import Requests, tails  # noqa: E402
 from analysis.test_critical_path import Span  # noqa: E402
 from benchmarks.measure import progress  # noqa: E402
 from stagetrace.analysis.bottleneck import PERCENTILES, ask  # noqa: E402
-from stagetrace.analysis.critical_path import critical_path  # noqa: E402
+from stagetrace.analysis.critical_path import path_of  # noqa: E402
+from stagetrace.analysis.span_tree import span_tree  # noqa: E402
 from stagetrace.analysis.stage_bins import half_width  # noqa: E402
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def main() -> None:
         coverage(service, args.sizes, args.samples)
     for name, spans in traces().items():
         began = time.process_time()
-        count = len(critical_path(spans))
+        count = len(path_of(span_tree(spans)).segments)
         print(
             f"critical path of {SPANS:,} spans, {name}: {time.process_time() - began:.2f} s of CPU, {count:,} segments"
         )

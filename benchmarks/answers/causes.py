@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from analysis.microservices import FAULTS, Fault, System, window  # noqa: E402
 from analysis.test_segments import made  # noqa: E402
 from benchmarks.answers.incidents import KINDS, incident, is_same, meant  # noqa: E402
-from stagetrace.analysis.causes import contrast, search  # noqa: E402
+from stagetrace.analysis.causes import search  # noqa: E402
 from stagetrace.analysis.localise import localise  # noqa: E402
 
 Columns = dict[str, list[str | None]]
@@ -39,7 +39,7 @@ def null(seeds: int) -> None:
             rng = np.random.default_rng(seed)
             route = rng.choice(3, size, p=[0.6, 0.3, 0.1])
             breached = rng.random(size) < np.array([0.01, 0.2, 0.5])[route]
-            false += bool(contrast(columns(rng, size, keys), breached.tolist(), strata=route.tolist()))
+            false += bool(search(columns(rng, size, keys), breached.tolist(), strata=route.tolist()).contrasts)
         print(f"null: {size:,} requests x {keys} keys: something found in {false} of {seeds} draws")
 
 
@@ -58,7 +58,7 @@ def planted(seeds: int) -> None:
                 if kind == "pair":
                     hit &= np.array(found["tenant"]) == "gold"
                     wanted["tenant"] = "gold"
-                named = contrast(found, (rng.random(5_000) < np.where(hit, risk, 0.02)).tolist())
+                named = search(found, (rng.random(5_000) < np.where(hit, risk, 0.02)).tolist()).contrasts
                 first += bool(named) and named[0].values == wanted
                 others += sum(one.values != wanted for one in named)
             print(f"planted {kind}: {risk:.0%} against 2 %: first in {first} of {seeds}, {others} other findings")
@@ -74,7 +74,7 @@ def incidents(seeds: int) -> None:
         began = time.process_time()
         for seed in range(seeds):
             one = incident(kind, seed)
-            found = contrast(one.columns, one.breached, one.weights, one.routes)
+            found = search(one.columns, one.breached, one.weights, one.routes).contrasts
             masks = [meant(one, each.values) for each in found]
             right = [any(is_same(mask, hit) for _, hit in one.causes) for mask in masks]
             counts["found"] += len(found)

@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from stagetrace.analysis import drift  # noqa: E402
+from stagetrace.analysis.levels import levels as find_levels  # noqa: E402
 from stagetrace.analysis.levels import noise_of_differences  # noqa: E402
+from stagetrace.analysis.season import without_pattern  # noqa: E402
 from stagetrace.analysis.tracks import Track  # noqa: E402
 from stagetrace.cli.drift.watch import ALARMS, Alarms  # noqa: E402
 
@@ -66,8 +68,14 @@ def pelt(values: Any) -> list[int]:
     return [int(one) for one in method.fit(values).predict(pen=penalty)[:-1]]
 
 
+def drifted(values: Any) -> list[int]:
+    """Return the levels as `drift` finds them in a series of hours."""
+    clean, _ = without_pattern(values, drift.periods_of(3_600 * 10**9))
+    return [int(one) for one in find_levels(clean).starts]
+
+
 METHODS: dict[str, Callable[[Any], list[int]]] = {
-    "change_points": drift.change_points,
+    "drift": drifted,
     "PELT": pelt,
 }
 
@@ -166,9 +174,7 @@ def turing(folder: Path) -> None:
         line = []
         for method, made in scores.items():
             known = np.flatnonzero(np.isfinite(values))
-            given = values if method == "change_points" else values[known]
-            marks = methods[method](given)
-            marks = marks if method == "change_points" else [int(known[one]) for one in marks]
+            marks = [int(known[one]) for one in methods[method](values[known])]
             made.append((f_measure(annotations[name], marks), covering(annotations[name], marks, len(values))))
             line += [f"{made[-1][0]:.2f} {made[-1][1]:.2f}"]
         print(f"  {name:24} {len(values):6} {'  |  '.join(line)}", flush=True)

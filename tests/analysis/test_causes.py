@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import fisher_exact, hypergeom
 
-from stagetrace.analysis.causes import contrast, search
+from stagetrace.analysis.causes import Contrast, search
 from stagetrace.analysis.contingency import Cells, benjamini_hochberg, hypergeometric_tail, one_sided
 
 Columns = dict[str, list[str | None]]
+
+
+def contrast(attributes: Any, breached: Any, weights: Any = None, strata: Any = None) -> list[Contrast]:
+    """Return the findings."""
+    return list(search(attributes, breached, weights, strata).contrasts)
 
 
 def _columns(rng: np.random.Generator, size: int, keys: int = 8) -> Columns:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stagetrace.analysis.critical_path import critical_path, path_of
+from stagetrace.analysis.critical_path import path_of
 from stagetrace.analysis.span_tree import span_tree
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Span:
 
 
 def parts(*spans: Span) -> list[Part]:
-    return [(one.span_id, one.start_unix_nano, one.end_unix_nano) for one in critical_path(spans)]
+    return [(one.span_id, one.start_unix_nano, one.end_unix_nano) for one in path_of(span_tree(spans)).segments]
 
 
 A = Span("A", None, 0, 100)
@@ -151,7 +151,7 @@ def test_client_and_server_with_one_id_are_one_below_the_other() -> None:
         Span("C", "B", 25, 45, "INTERNAL", "users"),
         Span("D", "B", 52, 58, "INTERNAL", "shop"),
     )
-    found = [(one.place, one.start_unix_nano, one.end_unix_nano) for one in critical_path(spans)]
+    found = [(one.place, one.start_unix_nano, one.end_unix_nano) for one in path_of(span_tree(spans)).segments]
     first, rest = [(0, 0, 10), (1, 10, 20), (2, 20, 25), (3, 25, 45), (2, 45, 50)], [(1, 50, 52), (4, 52, 58)]
     assert found == [*first, *rest, (1, 58, 60), (0, 60, 100)]
 
@@ -187,9 +187,9 @@ def test_circles_are_on_no_path_and_nothing_hangs() -> None:
 
 def test_a_very_deep_trace_and_a_very_wide_one() -> None:
     deep = [Span("0", None, 0, 10**6), *(Span(str(n), str(n - 1), n, 10**6 - n) for n in range(1, 10_000))]
-    assert len(critical_path(deep)) == 19_999
+    assert len(path_of(span_tree(deep)).segments) == 19_999
     wide = [Span("0", None, 0, 10**6), *(Span(str(n), "0", 10 * n, 10 * n + 10) for n in range(1, 10_000))]
-    assert len(critical_path(wide)) == 10_001
+    assert len(path_of(span_tree(wide)).segments) == 10_001
 
 
 def test_what_ends_before_it_starts_is_counted() -> None:

@@ -83,12 +83,12 @@ class _Best(NamedTuple):
     risk: Risk
 
 
-def contrast(
+def search(
     attributes: Mapping[str, Sequence[str | None]],
     breached: Sequence[bool],
     weights: Sequence[float] | None = None,
     strata: Sequence[object] | None = None,
-) -> list[Contrast]:
+) -> Found:
     """Return the differences of breached requests from the others, those that explain most first.
 
     Args:
@@ -102,16 +102,6 @@ def contrast(
         ValueError: The sequences differ in length, or a weight is not positive and finite.
 
     """
-    return list(search(attributes, breached, weights, strata).contrasts)
-
-
-def search(
-    attributes: Mapping[str, Sequence[str | None]],
-    breached: Sequence[bool],
-    weights: Sequence[float] | None = None,
-    strata: Sequence[object] | None = None,
-) -> Found:
-    """Return the findings of `contrast`, and the number of tests."""
     labels = np.asarray(breached, dtype=bool)
     lengths = {len(column) for column in attributes.values()}
     lengths |= {len(one) for one in (weights, strata) if one is not None}

@@ -72,11 +72,6 @@ def aggregated(paths: Iterable[Path]) -> list[Portion]:
     return sorted(found, key=lambda one: (-one.duration_ns, one.service, one.name))
 
 
-def critical_path(spans: Sequence[Any]) -> list[Segment]:
-    """Return the segments that partition the interval of the trace's root in ns, by time; see `path_of`."""
-    return list(path_of(span_tree(spans)).segments)
-
-
 def on_path(spans: Sequence[Any]) -> set[int]:
     """Return the places of the spans that are on the critical path of each root, or above one that is."""
     tree = span_tree(spans)

@@ -14,10 +14,8 @@ import numpy as np
 
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.contingency import Cells, benjamini_hochberg, one_sided
-from stagetrace.analysis.source import Source
 from stagetrace.semconv import STAGES
 
-MOST: Final = 50
 ALPHA: Final = 0.05
 LEAST_P50: Final = 10  # requests
 LEAST_P99: Final = 100
@@ -78,11 +76,6 @@ class _Table(NamedTuple):
     places: Array
     strata: Array
     routes: int  # how many strata
-
-
-def ask(source: Source, by: str, most: int = MOST) -> Segments:
-    """Return the segments of a source by a column or an attribute."""
-    return segments(source.reduce("segments", [by], most=most))
 
 
 def segments(rows: Sequence[Mapping[str, Any]]) -> Segments:

@@ -130,10 +130,6 @@ def ask(source: Source, since_ns: int, until_ns: int) -> Found:
     )
 
 
-def _worst_first(one: Line) -> tuple[bool, float, str, str, str]:
-    return (not one.missed, -one.excess, one.service, one.route, one.objective or "")
-
-
 def _judged(row: Mapping[str, Any]) -> float:
     return float(row["good"] + row["breaches"])
 
