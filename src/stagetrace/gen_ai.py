@@ -13,16 +13,11 @@ OPERATION_NAME: Final = "gen_ai.operation.name"  # string: what the model does, 
 PROVIDER_NAME: Final = "gen_ai.provider.name"  # string: the engine or company; `vllm`, `openai` ...
 REQUEST_MODEL: Final = "gen_ai.request.model"  # string: the model that was asked for
 REQUEST_STREAM: Final = "gen_ai.request.stream"  # bool: the response is streamed
-REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"  # int: the most tokens to generate
 RESPONSE_MODEL: Final = "gen_ai.response.model"  # string: the model that responded
-RESPONSE_ID: Final = "gen_ai.response.id"  # string: the completion's id
-RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"  # string[]: why it stopped, one for each choice
 TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # double, seconds: from the call's begin
 INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"  # int: tokens of the prompt, those from a cache included
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"  # int: tokens generated
 CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"  # int: tokens of the prompt that a cache held
-CACHE_CREATION_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"  # int: tokens written to a cache
-REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"  # int: of the output, tokens of reasoning
 ERROR_TYPE: Final = "error.type"  # string: class of the exception that ended the call
 
 # Values of `gen_ai.operation.name`.
@@ -35,8 +30,6 @@ EMBEDDINGS: Final = "embeddings"
 LATENCY_QUEUE: Final = "gen_ai.latency.time_in_queue"  # from arrival until it was scheduled
 LATENCY_PREFILL: Final = "gen_ai.latency.time_in_model_prefill"  # SGLang's contains the queue
 LATENCY_DECODE: Final = "gen_ai.latency.time_in_model_decode"  # from the first token to the last
-LATENCY_TTFT: Final = "gen_ai.latency.time_to_first_token"  # from arrival until the first token
-LATENCY_E2E: Final = "gen_ai.latency.e2e"  # from arrival until the end
 
 LATENCIES: Final = (LATENCY_QUEUE, LATENCY_PREFILL, LATENCY_DECODE)  # the phases of a call, in order
 

@@ -14,7 +14,6 @@ KEY: Final = "ot"
 _DIGITS: Final = 14
 _ALL: Final = 1 << 4 * _DIGITS
 _THRESHOLD: Final = re.compile(rf"(?:^|;)th:([0-9a-f]{{1,{_DIGITS}}})(?:;|$)", re.ASCII)
-_MEMBER: Final = re.compile(rf"(?:^|,)[ \t]*{KEY}=([^,]*)")
 _LOW: Final = (1 << 64) - 1
 
 
@@ -24,12 +23,6 @@ def probability(value: str) -> float | None:
     if found is None:
         return None
     return (_ALL - int(found[1].ljust(_DIGITS, "0"), 16)) / _ALL
-
-
-def of_header(text: str) -> float | None:
-    """Return how likely a trace is kept by a whole `tracestate`, or None as `probability` does."""
-    found = _MEMBER.search(text)
-    return None if found is None else probability(found[1])
 
 
 def value_of(trace_id: int, bound: int) -> str | None:

@@ -23,8 +23,6 @@ def test_the_alerts_of_an_objective_are_those_of_the_workbook() -> None:
         (6.0, 21_600, 1_800, "page", 0.06),
         (1.0, 259_200, 21_600, "ticket", 0.01),
     ]
-    assert burn.windows(policy()) == (300, 1_800, 3_600, 21_600, 259_200)
-    assert burn.windows(policy(), 0.01) == (3, 18, 36, 216, 2_592)
 
 
 def test_an_alert_that_can_never_fire_is_refused_with_one_that_can() -> None:
@@ -52,7 +50,6 @@ def test_an_objective_of_all_requests_has_no_budget_and_an_alert_on_any_breach()
     assert (alert.factor, alert.windows, alert.severity) == (None, (300,), "page")
     assert burn.is_burning(alert, {300: Counts(10_000, 1)})
     assert not burn.is_burning(alert, {300: Counts(10_000, 0)}, fires=True)
-    assert burn.burn_rate(alert.objective, Counts(1, 1)) is None
     assert burn.alerts(replace(PREDICT, target=1.0), AlertOptions(())) == ()
 
 

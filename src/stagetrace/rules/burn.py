@@ -96,17 +96,6 @@ def budget(objective: Objective) -> float:
     return _rounded(1 - objective.target)
 
 
-def windows(policy: Policy, scale: float = 1.0) -> tuple[float, ...]:
-    """Return the windows of all alerts of a policy, in seconds, the shortest first."""
-    found = (
-        window
-        for one in judged(policy)
-        for alert in alerts(one, policy.alerts_of(one), scale)
-        for window in alert.windows
-    )
-    return tuple(sorted(set(found)))
-
-
 def judged(policy: Policy) -> tuple[Objective, ...]:
     """Return the objectives that judge requests; of those with one name the first, under which all are counted."""
     found: dict[str, Objective] = {}
@@ -126,12 +115,6 @@ def is_burning(alert: Alert, counts: Mapping[float, Counts], *, fires: bool = Fa
     if short.ratio is None or long.ratio is None:
         return fires and long.ratio is not None
     return long.judged >= alert.min_requests and min(short.ratio, long.ratio) > alert.threshold
-
-
-def burn_rate(objective: Objective, counts: Counts) -> float | None:
-    """Return how many times too fast the budget burns; None without a judged request, or a budget."""
-    allowed, ratio = budget(objective), counts.ratio
-    return None if ratio is None or allowed <= 0 else ratio / allowed
 
 
 def nearest_factor(objective: Objective) -> float:

@@ -27,10 +27,9 @@ FIRST_TOKEN: Final = "first_token"  # noqa: S105 -- no secret
 PER_TOKEN: Final = "per_token"  # noqa: S105
 DISCONNECT: Final = "disconnect"
 ERROR: Final = "error"
-# Why a request was excluded, besides a client that disconnected and an error.
+# Why a request was excluded, besides DISCONNECT and ERROR.
 BY_RULE: Final = "rule"
 WARMUP: Final = "warmup"
-EXCLUSIONS: Final = (BY_RULE, WARMUP, ERROR, DISCONNECT)
 _WORDS: Final = {
     FIRST_CHUNK: "first chunk after {}",
     PER_CHUNK: "gap of {} between two chunks",
@@ -231,7 +230,7 @@ def decide(
 def why_excluded(
     objective: Objective, *, disconnected: bool = False, failed: bool = False, age_s: float | None = None
 ) -> str | None:
-    """Return why a request is not judged, however long it took: one of the words of EXCLUSIONS; None if it is."""
+    """Return why a request is not judged, however long it took: by one word; None if it is."""
     if objective.excludes:
         return BY_RULE
     if age_s is not None and age_s < objective.warmup_s:
