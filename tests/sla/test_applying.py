@@ -68,12 +68,13 @@ def test_the_objectives_that_apply_are_those_that_a_look_at_each_finds(
 def test_of_a_thousand_rules_a_request_looks_at_the_few_that_its_values_name() -> None:
     service = Condition("service.name", "churn")  # which all have
     rules = [
-        Objective(f"o{number}", None, "*", 1, conditions=(service, Condition("tenant", f"t{number}{end}")))
+        Objective(f"o{number}", None, "*", 1, conditions=(service, Condition("tenant", f"t{number}")))
         for number in range(1_000)
-        for end in ("", "-*")
     ]
     policy = Policy((*rules, Objective("rest", None, "*", 1)))
-    values = {"service.name": "churn", "tenant": "t77-eu"}
+    values = {"service.name": "churn", "tenant": "t77"}
     assert [one.name for one in policy.applying("GET", "/a", values.get)] == ["o77"]
-    assert policy._found["GET", "/a"].by_condition.places(values) == [2 * 77 + 1, 2_000]
+    of_route = policy._found["GET", "/a"]
+    places = [place for pair in values.items() for place in of_route.by_value.get(pair, ())]
+    assert (places, of_route.others) == ([77], [1_000])
     assert [one.name for one in policy.applying("GET", "/a", {**values, "tenant": "new"}.get)] == ["rest"]

@@ -150,75 +150,33 @@ class _OfRoute(NamedTuple):
     keys: tuple[str, ...]
     always: tuple[Objective, ...]
     by_values: BoundedCache[tuple[str | None, ...], tuple[Objective, ...]]
-    by_condition: _Index
+    # Places of rules, by a condition that names one value, so that a thousand tenants cost what one does.
+    by_value: Mapping[tuple[str, str | None], Sequence[int]]
+    others: Sequence[int]
 
     def fulfilled(self, values: Mapping[str, str | None]) -> Iterator[Objective]:
-        """Yield the rules whose conditions hold, in order; of a thousand rules it looks at few."""
-        for place in self.by_condition.places(values):
+        """Yield the rules whose conditions hold, in order."""
+        named = (place for pair in values.items() for place in self.by_value.get(pair, ()))
+        for place in sorted((*self.others, *named)):
             rule = self.rules[place]
             if all(condition.holds(values[condition.key]) for condition in rule.conditions):
                 yield rule
 
 
-class _Index:
-    """Places of rules by one of their conditions: the one that the fewest rules share, of those that help."""
-
-    def __init__(self, rules: Sequence[Objective]) -> None:
-        self._exact: dict[tuple[str, str], list[int]] = {}  # by key and value
-        self._starts: dict[tuple[str, str], list[int]] = {}  # by key and what stands before the first `*`
-        self._ends: dict[tuple[str, str], list[int]] = {}  # by key and what stands behind the last `*`
-        self._inside: dict[str, list[tuple[str, int]]] = {}  # by key: a text that a value must have in it
-        self._others: list[int] = []
-        uses = Counter(condition for rule in rules for condition in rule.conditions)
-        for place, rule in enumerate(rules):
-            helpful = [one for one in rule.conditions if one.glob.strip("*")]
-            if helpful:
-                self._add(place, *min(helpful, key=lambda one: (uses[one], "*" in one.glob)))
-            else:
-                self._others.append(place)
-        self._lengths_of_starts, self._lengths_of_ends = _lengths(self._starts), _lengths(self._ends)
-
-    def _add(self, place: int, key: str, glob: str) -> None:
-        first, *between, last = glob.split("*") if "*" in glob else (glob, "")
-        if "*" not in glob:
-            self._exact.setdefault((key, glob), []).append(place)
-        elif first:
-            self._starts.setdefault((key, first), []).append(place)
-        elif last:
-            self._ends.setdefault((key, last), []).append(place)
-        else:
-            self._inside.setdefault(key, []).append((max(between, key=len), place))
-
-    def places(self, values: Mapping[str, str | None]) -> list[int]:
-        """Return the places of all rules whose conditions may hold for these values, in order."""
-        found = self._others.copy()
-        for key, value in values.items():
-            if value is None:
-                continue
-            found += self._exact.get((key, value), ())
-            size = len(value)
-            for length in self._lengths_of_starts.get(key, ()):
-                found += self._starts.get((key, value[:length]), ()) if length <= size else ()
-            for length in self._lengths_of_ends.get(key, ()):
-                found += self._ends.get((key, value[size - length :]), ()) if length <= size else ()
-            if key in self._inside:
-                found += [place for text, place in self._inside[key] if text in value]
-        found.sort()
-        return found
-
-
-def _lengths(texts: Iterable[tuple[str, str]]) -> dict[str, set[int]]:
-    """Return the lengths of the texts by their key."""
-    lengths: dict[str, set[int]] = {}
-    for key, text in texts:
-        lengths.setdefault(key, set()).add(len(text))
-    return lengths
-
-
 def _of_route(rules: list[Objective]) -> _OfRoute:
     keys = tuple(dict.fromkeys(key for one in rules for key in one.keys))
     always = () if keys else _chain(rules)
-    return _OfRoute(rules, keys, always, BoundedCache(MAX_REMEMBERED_VALUES), _Index(rules))
+    uses = Counter(condition for rule in rules for condition in rule.conditions)
+    by_value: dict[tuple[str, str | None], list[int]] = {}
+    others = []
+    for place, rule in enumerate(rules):
+        named = [one for one in rule.conditions if "*" not in one.glob]
+        if named:
+            key, text = min(named, key=lambda one: uses[one])
+            by_value.setdefault((key, text), []).append(place)
+        else:
+            others.append(place)
+    return _OfRoute(rules, keys, always, BoundedCache(MAX_REMEMBERED_VALUES), by_value, others)
 
 
 def _chain(rules: Iterable[Objective]) -> tuple[Objective, ...]:
