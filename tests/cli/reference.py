@@ -1,6 +1,6 @@
-"""The reference part of docs/cli.md, out of the parsers, and the columns of docs/attributes.md.
+"""The tables of the docs that follow from the code: docs/cli.md, docs/attributes.md and docs/causes.md.
 
-`PYTHONPATH=src python tests/cli/reference.py` writes both.
+`PYTHONPATH=src python tests/cli/reference.py` writes them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from stagetrace import semconv
 from stagetrace.cli.main import parser_for
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.columns import REQUESTS, SCHEMA, SPANS, Column
+from stagetrace.sla.cause import CAUSES as WORDS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 BEGIN = "<!-- begin of what tests/cli/reference.py writes -->\n"
@@ -23,6 +24,9 @@ BEGIN_ATTRIBUTES = "<!-- begin of the attributes -->\n"
 END_ATTRIBUTES = "<!-- end of the attributes -->\n"
 BEGIN_COLUMNS = "<!-- begin of the columns -->\n"
 END_COLUMNS = "<!-- end of the columns -->\n"
+CAUSES = PAGE.parent / "causes.md"
+BEGIN_CAUSES = "<!-- begin of the causes -->\n"
+END_CAUSES = "<!-- end of the causes -->\n"
 
 
 def reference() -> str:
@@ -77,6 +81,16 @@ def attributes(text: str) -> str:
     return _replaced(text, BEGIN_COLUMNS, END_COLUMNS, columns())
 
 
+def causes(text: str) -> str:
+    """Return the page of the causes with its table in its place."""
+    rows = [f"| `{one.word}` | {one.meaning} | {one.source or '-'} |" for one in WORDS.values()]
+    head = ["| cause | the part of the request's time behind it | source |", "|---|---|---|"]
+    return _replaced(text, BEGIN_CAUSES, END_CAUSES, "\n".join([*head, *rows, ""]))
+
+
+PAGES = {PAGE: page, ATTRIBUTES: attributes, CAUSES: causes}
+
+
 def _replaced(text: str, begin: str, end: str, content: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
@@ -111,5 +125,5 @@ def _name(action: argparse.Action) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    ATTRIBUTES.write_text(attributes(ATTRIBUTES.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, written in PAGES.items():
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -12,11 +12,13 @@ import pytest
 from answers.made import MS, NOON, Made, store
 from stagetrace.analysis import wrong_now
 from stagetrace.cli.ask import answer_of
+from stagetrace.page import assets
 from stagetrace.page.asked import Asked
 from stagetrace.page.base import File, Part, Site
 from stagetrace.page.templates import render
 from stagetrace.page.views import board
 from stagetrace.rules.alert_state import FIRING, RESOLVED, Alert
+from stagetrace.sla.cause import CAUSES, WORDS
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -138,3 +140,15 @@ def test_alerts_are_listed_as_they_are() -> None:
     told = read_part(board.alerts(other, None, site), other, site)  # type: ignore[arg-type]
     assert "of a b" not in told
     assert "SlaNoData" in told  # which is of no service
+
+
+def test_each_cause_has_its_own_colour_in_both_themes() -> None:
+    sheet = assets.files()["page.css"].body.decode()
+    light, by_device, chosen = re.findall(
+        r"^(?:@media [^{]*\{ )?:root[^{]*\{ (--socket-wait: [^}]*) \}", sheet, re.MULTILINE
+    )
+    assert by_device == chosen
+    for theme in (light, chosen):
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", theme))
+        assert len({colours[word.replace("_", "-")] for word in WORDS}) == len(WORDS)
+    assert set(re.findall(r"\.cause-(\w+) \{ --stage: var\(--[\w-]+\) \}", sheet)) == set(CAUSES)

@@ -17,6 +17,7 @@ from stagetrace import gen_ai, semconv
 from stagetrace.columns import names_of
 from stagetrace.redaction import is_secret
 from stagetrace.sla import verdict_list
+from stagetrace.sla.cause import DISCONNECT
 from stagetrace.sla.entry_names import request_of
 from stagetrace.sla.objective import (
     BAGGAGE,
@@ -33,7 +34,7 @@ from stagetrace.sla.objective import (
     Objective,
 )
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.verdict import DISCONNECT, PER_TOKEN, Missed, Streamed, Tokens, decide, why_excluded
+from stagetrace.sla.verdict import PER_TOKEN, Missed, Streamed, Tokens, decide, why_excluded
 from stagetrace.span_attributes import number, text
 
 UNKNOWN: Final = "unknown"

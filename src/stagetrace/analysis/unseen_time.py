@@ -17,9 +17,8 @@ from stagetrace.span_attributes import number, text
 
 _QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
 _NETWORK: Final = {semconv.NETWORK_RECEIVE: cause.SLOW_UPLOAD, semconv.NETWORK_SEND: cause.SLOW_DOWNLOAD}
+_WAITS: Final = frozenset(word for word, one in cause.CAUSES.items() if one.is_wait)
 _BLOCKED: Final = "blocked by a lock, the GIL, a device, or input or output"
-# Causes whose time a thread spends waiting.
-_WAITS: Final = (cause.CPU_WAIT, cause.LOCK_WAIT, cause.IO_WAIT, cause.GC, cause.DOWNSTREAM, cause.UNKNOWN)
 
 
 class Unseen(NamedTuple):

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from stagetrace.sla.cause import CAUSES
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 PATH: Final = "/static"
 _FOLDER: Final = Path(__file__).parent / "static"
+_SHEET: Final = "page.css"
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -44,11 +47,24 @@ def files() -> dict[str, File]:
         for path in sorted(_FOLDER.rglob("*"))
         if path.suffix in _TYPES
     }
+    bodies[_SHEET] += cause_colours().encode()
     made = sha256(b"".join(sha256(name.encode() + body).digest() for name, body in bodies.items())).hexdigest()[:12]
     return {
         name: File(body, gzip.compress(body, 9, mtime=0), _TYPES[Path(name).suffix], f"{PATH}/{made}/{name}")
         for name, body in bodies.items()
     }
+
+
+def cause_colours() -> str:
+    """Return what follows from `CAUSES` in the style sheet: a variable with the colour of each cause, and its class."""
+    names = {word: f"--{word.replace('_', '-')}" for word in CAUSES}
+    light = "; ".join(f"{name}: {CAUSES[word].light}" for word, name in names.items())
+    dark = "; ".join(f"{name}: {CAUSES[word].dark}" for word, name in names.items())
+    classes = "".join(f".cause-{word} {{ --stage: var({name}) }}\n" for word, name in names.items())
+    return f""":root {{ {light} }}
+@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark} }} }}
+:root[data-theme="dark"] {{ {dark} }}
+{classes}"""
 
 
 def address(name: str) -> str:

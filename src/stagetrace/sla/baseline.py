@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import semconv
 from stagetrace.sla import evidence_machine
-from stagetrace.sla.cause import GC, MIXED, Baseline, cause_of, evidence, stage_of
+from stagetrace.sla.cause import DISCONNECT, ERROR, GC, MIXED, Baseline, cause_of, evidence, stage_of
 from stagetrace.sla.evidence_network import connection_evidence
-from stagetrace.sla.verdict import DISCONNECT, ERROR, FIRST_CHUNK, FIRST_TOKEN, PER_CHUNK, PER_TOKEN, over_budget
+from stagetrace.sla.verdict import FIRST_CHUNK, FIRST_TOKEN, PER_CHUNK, PER_TOKEN, over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

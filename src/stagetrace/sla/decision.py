@@ -10,13 +10,13 @@ from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS
 from stagetrace.sla import verdict_list
+from stagetrace.sla.cause import DISCONNECT
 from stagetrace.sla.deadlines import deadlines
 from stagetrace.sla.objective import BREACH, EXCLUDED, OF_FIRST_TOKEN
 from stagetrace.sla.policy import absent
 from stagetrace.sla.request_values import Values
 from stagetrace.sla.serving import serving
 from stagetrace.sla.verdict import (
-    DISCONNECT,
     FIRST_CHUNK,
     FIRST_TOKEN,
     Called,

@@ -28,7 +28,7 @@ from stagetrace.semconv import (
     stage_total_ms,
 )
 from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.cause import GC, NEXT, UNKNOWN
+from stagetrace.sla.cause import CAUSES, GC, UNKNOWN
 from stagetrace.sla.interval import Within, clipped
 from stagetrace.sla.objective import BREACH, EXCLUDED
 from stagetrace.sla.verdict import GOOD, over_budget
@@ -204,7 +204,7 @@ def _placed(
         is_over = code.is_over(stalls, segments, stage, word)
         none = no_code.why(record, stalls, late_at, end, is_over=is_over)
         found[SLA_BREACH_NO_CODE] = none.word
-        found[SLA_BREACH_EVIDENCE] = found.get(SLA_BREACH_EVIDENCE, "") + NEXT.get(word, "") + none.evidence
+        found[SLA_BREACH_EVIDENCE] = found.get(SLA_BREACH_EVIDENCE, "") + CAUSES[word].advice + none.evidence
     if record.skipped_stalls:
         found[STAGETRACE_SKIPPED_STALLS] = record.skipped_stalls
     return events

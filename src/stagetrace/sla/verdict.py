@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.semconv import STAGES
-from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
+from stagetrace.sla.cause import DISCONNECT, DOWNSTREAM, ERROR, UNKNOWN
 from stagetrace.sla.evidence_callee import NO_CALLEE, Callee, callee_of
 from stagetrace.sla.objective import BAD, BREACH, EXCLUDED
 
@@ -25,8 +25,6 @@ FIRST_CHUNK: Final = "first_chunk"
 PER_CHUNK: Final = "per_chunk"
 FIRST_TOKEN: Final = "first_token"  # noqa: S105 -- no secret
 PER_TOKEN: Final = "per_token"  # noqa: S105
-DISCONNECT: Final = "disconnect"
-ERROR: Final = "error"
 # Why a request was excluded, besides DISCONNECT and ERROR.
 BY_RULE: Final = "rule"
 WARMUP: Final = "warmup"

@@ -13,8 +13,7 @@ from stagetrace.cli.base import UsageError
 from stagetrace.columns import SCHEMA
 from stagetrace.output import times
 from stagetrace.output.times import FORMS, UTC, Moment, Zone, moment, zone
-from stagetrace.sla.cause import WORDS
-from stagetrace.sla.verdict import DISCONNECT, ERROR
+from stagetrace.sla.cause import CAUSES
 from stagetrace.store.base import Selection
 from stagetrace.store.url import SCHEMES, default_folder
 
@@ -25,7 +24,6 @@ _HOUR: Final = Moment(3600 * 10**9, ago=True)
 _MOST: Final = 10**18
 _EVER: Final = Moment(0, ago=False)
 _HELD: Final = {column.name: column.attribute for column in SCHEMA}  # column -> the attribute that it holds
-CAUSES: Final = (*WORDS, DISCONNECT, ERROR)
 _SHOWN: Final = 20
 NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `shown` does: `add_selection(limit=NEWEST)`
 

@@ -15,7 +15,7 @@ from stagetrace.page import board_objectives
 from stagetrace.page.asked import BadRequest
 from stagetrace.page.base import Part, View
 from stagetrace.semconv import SLA_BREACH_STAGE, STAGES
-from stagetrace.sla.cause import WORDS
+from stagetrace.sla.cause import CAUSES
 from stagetrace.store.base import COUNTS, Selection
 from stagetrace.store.entries import request_text
 from stagetrace.store.tally import requests_of
@@ -35,7 +35,7 @@ _ALERTS: Final = 50
 _NAMES: Final = 1_000  # combinations of service, route and model that names are taken from
 _NS: Final = 10**9
 _DAY_NS: Final = 86_400 * _NS
-_KNOWN: Final = (*STAGES, *WORDS)  # that have a colour
+_KNOWN: Final = (*STAGES, *CAUSES)  # that have a colour
 _OTHERS: Final = "all others"
 _NO_STAGE: Final = "(no stage)"
 
