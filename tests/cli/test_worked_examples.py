@@ -1,4 +1,4 @@
-"""The worked examples of CONTRIBUTING.md: a store and a verb, taken from there and run by the command line."""
+"""The worked example of CONTRIBUTING.md for a store, taken from there and read by the command line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from answers.made import Made, lines, messages
-from cli.running import answered, cli, printed, refused
-from stagetrace import cli as cli_package
+from cli.running import answered, cli, refused
 from stagetrace import store as store_package
-from stagetrace.cli.registry import VERBS, Command
 from stagetrace.store.url import SCHEMES, Scheme
 
 CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
@@ -27,22 +25,15 @@ REQUESTS = [
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add the file of each example to its package, and run the line of its registry."""
-    for package, folder in ((store_package, "store"), (cli_package, "cli")):
-        found = re.search(
-            rf"`{folder}/(\w+)\.py`:\n\n```python\n(.*?)^```\n\n```python\n(.*?)^```$",
-            CONTRIBUTING,
-            re.DOTALL | re.MULTILINE,
-        )
-        assert found is not None
-        name, code, line = found.groups()
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{name}.py").write_text(code)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / folder)])
-        monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
-        registry = VERBS if folder == "cli" else SCHEMES
-        monkeypatch.setitem(registry, name, None)  # so that the line below is undone afterwards
-        exec(line, {"VERBS": VERBS, "Command": Command, "SCHEMES": SCHEMES, "Scheme": Scheme})  # noqa: S102
+    """Add the file of the example to its package, and run the line of the registry."""
+    section = CONTRIBUTING.partition("\n## Add a store\n")[2].partition("\n## ")[0]
+    code, line = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/sqlite.py").write_text(code)
+    monkeypatch.setattr(store_package, "__path__", [*store_package.__path__, str(tmp_path / "store")])
+    monkeypatch.delitem(sys.modules, "stagetrace.store.sqlite", raising=False)
+    monkeypatch.setitem(SCHEMES, "sqlite", None)  # so that the line below is undone afterwards
+    exec(line, {"SCHEMES": SCHEMES, "Scheme": Scheme})  # noqa: S102
 
 
 @pytest.fixture
@@ -74,13 +65,3 @@ def test_the_store_draws_a_trace_and_refuses_what_it_does_not_have(both: tuple[s
     unknown = refused("breaches", "--store", url, *WHEN, "--route", "/nowhere")
     assert "no request has the route '/nowhere'\nthere are /predict" in unknown
     assert "there is no such file" in refused("services", "--store", f"{url}.gone")
-
-
-@pytest.mark.usefixtures("example")
-def test_the_verb_counts_failures_in_each_form(both: tuple[str, str]) -> None:
-    found = answered("failures", "--store", both[0], *WHEN)
-    assert found["routes"] == [{"route": "/predict", "requests": 100, "failed": 10}]
-    assert found["sentence"] == "10 of 100 requests failed."
-    for form in ("text", "markdown", "html"):
-        assert "10 of 100 requests failed." in printed("failures", "--store", both[0], *WHEN, "--format", form)
-    assert "stagetrace failures --since 1h" in printed("failures", "--help")
