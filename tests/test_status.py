@@ -134,7 +134,7 @@ def test_a_policy_of_which_one_rule_cannot_be_read_is_used_for_the_others(tmp_pa
             service.call("POST", "/predict", json={"text": "a"})
             one = status_in(folder, lambda one: one["unmatched"] > 0 and bool(one["judged"]))
         assert judging(service.log) == f"* within 2s; {UNREADABLE}"
-        assert f"STAGETRACE_SLA is used in part, what these rules are about is not judged: {PART}.\n" in service.log
+        assert f"STAGETRACE_SLA is used in part; requests of these rules are not judged: {PART}.\n" in service.log
     assert one["policy"] == ["* within 2s for 99% over 28d"]
     assert one["policy_problem"].startswith(f"{PART}.\nWrite [METHOD] ROUTE within DURATION")
     assert set(one["judged"]) == {"* within 2s"}

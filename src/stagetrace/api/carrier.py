@@ -32,7 +32,7 @@ _spans: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def carry() -> dict[str, str]:
-    """Return what `resume` needs to go on with the current request in another thread or process.
+    """Return what `resume` needs to continue the current request in another thread or process.
 
     A few short texts, for JSON, pickle or the headers of a message: W3C's `traceparent`, `tracestate` and `baggage`,
     and one of our own. Empty where nothing is traced. Never raises.
@@ -41,7 +41,7 @@ def carry() -> dict[str, str]:
 
 
 class resume:  # noqa: N801 -- reads as a statement: `with stagetrace.resume(carrier):`
-    """Go on, in this block, with the request that a carrier of `carry` comes from.
+    """Continue, in this block, the request from which a carrier of `carry` comes.
 
     In the same process the block is a part of the request, as long as that runs: its stages and marks count there. In
     another process it is a span of its own, under the stage in which the request was when it was carried, with the

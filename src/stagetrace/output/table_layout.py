@@ -194,7 +194,7 @@ def _stripped(line: Line) -> Line:
 
 
 def _wrapped_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """Return how wide each column is to be, those first served that lack least; None where they do not all fit."""
+    """Return the width of each column, None if they do not fit. Those that need the least get their width first."""
     cells = list(zip(*rows, strict=True))
     widths = [_least(column, found) for column, found in zip(columns, cells, strict=True)]
     lacking = [max(map(len, found)) - width for found, width in zip(cells, widths, strict=True)]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stagetrace.page.login import Login
 
 _FAILED: Final = "the page failed on this question; see the log of the back end"
-_END_S: Final = 3.0  # for what is asked of the store, once nobody waits for it
+_END_S: Final = 3.0  # until questions to the store are interrupted as the page closes
 _FOR_PROGRAMS: Final = (HEALTH, METRICS, "/api/")
 _MESSAGES: Final = {NOT_FOUND.status: "There is no such page.", METHOD.status: "A page is only read: by GET."}
 _log: Final = ThrottledLog()

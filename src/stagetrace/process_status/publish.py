@@ -64,7 +64,7 @@ class Publisher:
 
     @guarded
     def withdraw(self) -> None:
-        """Remove the file, since the process is about to end; a process that goes on working writes it again."""
+        """Remove the file, since the process is about to end; a process that still works afterwards writes it again."""
         if self._folder is not None and self._me is not None and self._written:
             files.remove(self._folder, self._me)
             self._last = collect(self._target)

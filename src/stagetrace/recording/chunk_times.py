@@ -1,4 +1,4 @@
-"""What a response in several chunks is measured by, in constant memory however long it goes on."""
+"""The measures of a response in several chunks, in constant memory however long the stream is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stream:
         self.widest = (0, 0)  # from when to when
         self._gaps: dict[int, int] = {}  # lower bound of the gap, in nanoseconds -> how many
         self._noted: list[Noted] = []  # by the record, since the last chunk
-        self.of_widest: Sequence[Noted] = ()  # likewise, within that gap
+        self.of_widest: Sequence[Noted] = ()  # within that gap
         self.shares: dict[bool, tuple[int, int, LoopShares]] = {}  # until the first chunk (True), in that gap (False)
 
     def add(self, now: int, size: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Caller(Protocol):
-    """What is known of the other side where the entry span is somebody else's, and so no adapter is there."""
+    """What is known of the peer where another instrumentation made the entry span, so that there is no adapter."""
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""

@@ -143,7 +143,7 @@ class Generation:
         for call in self.calls:
             if call.ended is None:
                 call.describe(end)
-                call.attributes = {**call.attributes}  # the stage's are encoded while the call may go on
+                call.attributes = {**call.attributes}  # those of the stage are encoded while the call may still run
         calls = self.calls
         following, took = self.following, sum((call.ended or call.last or end) - call.began for call in calls)
         outputs, inputs = _total(call.output for call in calls), _total(call.input for call in calls)

@@ -40,7 +40,7 @@ class Bounds(NamedTuple):
 
 
 class InFlight:
-    """Requests that nobody has found late yet. Any thread may call any method; times in nanoseconds since the epoch."""
+    """Requests that were not found late yet. Any thread may call any method; times in nanoseconds since the epoch."""
 
     def __init__(self) -> None:
         self.is_watched = False  # whether a sampler wants to know of late requests: else nothing is kept

@@ -38,7 +38,7 @@ def most_events() -> int:
 
 
 def span_limits() -> SpanLimits:
-    """Return the SDK's limits, by which it keeps one character more, so that `bounded` can tell what was cut."""
+    """Return the SDK's limits, with one character more, so that `bounded` can detect values that were cut."""
     return SpanLimits(max_attribute_length=longest() + 1, max_span_attribute_length=longest() + 1)
 
 

@@ -104,7 +104,7 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
             request.work = outer if waiting is work else waiting
             if isinstance(error, StopIteration):
                 return error.value
-            del outer, request, step, value, waiting  # somebody may keep the exception, and with it this frame
+            del outer, request, step, value, waiting  # the service may keep the exception, and with it this frame
             raise
         _end(began, request)
         if request.work is work:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_LOG = 1_000
 MAX_NAME = 64
 MAX_COMPUTED = 100
-LONG_NS = 1_000_000  # shorter blocks are not told apart
+LONG_NS = 1_000_000  # shorter blocks get no CPU samples
 # How `stage` takes what it knows of the model, and what spans carry.
 _time_of = itemgetter(0)
 _OF_MODEL = {"model": ML_MODEL_NAME, "version": ML_MODEL_VERSION}
@@ -47,9 +47,9 @@ NO_NAME = 'a stage has a name: @stagetrace.stage("inference"), not @stagetrace.s
 class _Marks:
     """The marks of one request, each with its time, until it is `closed`; then the stages that they make up.
 
-    A mark is only noted. What stages the marks make up is worked out when somebody must know: at the close, or when a
-    child span needs its parent. Until then a record is two objects and a tuple for each mark, since what is alive while
-    requests overlap is what makes the garbage collector run (docs/decisions/009).
+    A mark is only noted. The stages are worked out when they are needed: at the close, or when a child span needs its
+    parent. Until then a record is two objects and a tuple for each mark: objects that are alive while requests overlap
+    trigger the garbage collector (docs/decisions/009).
     """
 
     # Until something happens these are the class's: each request has marks.
@@ -59,8 +59,8 @@ class _Marks:
     clock: Callable[[], int] | None = None  # the wall clock
     bound = False  # whether there is an entry span for them to tile
     closed = False
-    is_unsorted = False  # the marks are not in the order of time: some were told afterwards
-    limit = MAX_VISITS  # more are summed by stage while the request goes on
+    is_unsorted = False  # the marks are not in the order of time: some were reported afterwards
+    limit = MAX_VISITS  # more are summed by stage while the request runs
     _tiler: Tiler | None = None
     _is_at_work = False
 
@@ -154,7 +154,7 @@ class _Marks:
             tiler = self._work_out()
             if tiler is None:
                 raise RuntimeError("the stages of this request are being worked out")
-            self.closed, self._tiler = True, None  # somebody's context may keep this record for long
+            self.closed, self._tiler = True, None  # a context of the service may keep this record for long
             return tiler.close(min(now, end), start, end, is_unsorted=self.is_unsorted)
 
     def drop(self) -> None:

@@ -1,4 +1,4 @@
-"""The entry span that we record ourselves: what the SDK's costs tens of microseconds is put off until it is needed."""
+"""The entry span that stagetrace records itself. It does what takes an SDK span tens of microseconds only on demand."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _drawing = threading.local()  # whose identity this thread is drawing
 
 
 class Identity(NamedTuple):
-    """Who a span is, and whether the head sampler keeps it."""
+    """The ids of a span and of its parent, and whether the head sampler keeps it."""
 
     context: SpanContext
     parent: SpanContext | None
     is_sampled: bool
 
 
-NOBODY = Identity(INVALID_SPAN_CONTEXT, None, is_sampled=False)
+NO_IDENTITY = Identity(INVALID_SPAN_CONTEXT, None, is_sampled=False)
 
 
 class Recorder(Protocol):
@@ -86,9 +86,9 @@ class Described(Protocol):
 class OwnSpan(Span):
     """The entry span of a request where this package has set the provider.
 
-    To the request's code it is the current span, as the SDK's would be. Ids are drawn when somebody asks for them, the
-    end at the latest. What is set on it goes to a span of the SDK, its notes, made when something is set first: so
-    limits, cleaning and exceptions are the SDK's own.
+    To the request's code it is the current span, as the SDK's would be. Ids are drawn when they are first asked for, at
+    the latest at the end. Attributes and events that are set go to an SDK span, its notes, which is made at the first
+    of them: limits, cleaning and exceptions are the SDK's own.
 
     While the request runs, `get_span_context` is that of the open stage, so that a span that is started hangs under
     that stage. Times in nanoseconds since the epoch; `end_time` is None until the request has ended.
@@ -107,7 +107,7 @@ class OwnSpan(Span):
     failed = False  # the response was a server's error
     notes: ReadableSpan | None = None
     may_give_way = False
-    description: tuple[list[Any], Any, dict[str, Any]] | None = None  # by the adapter, once somebody has asked for it
+    description: tuple[list[Any], Any, dict[str, Any]] | None = None  # by the adapter, at the first call
 
     def __init__(
         self, record: RequestRecord, adapter: Described, name: str, recorder: Recorder, parent_context: Context
@@ -131,11 +131,11 @@ class OwnSpan(Span):
 
     @property
     def gave_way(self) -> bool:
-        """Whether the entry span of this request is somebody else's."""
+        """Whether another instrumentation has made the entry span of this request."""
         return self.record.adopted is not None
 
     def hides(self) -> bool:
-        """Return whether nobody has seen the span."""
+        """Return whether the span was not seen yet."""
         return self._identity is None and self.notes is None and self.end_time is None
 
     def rename(self, name: str) -> None:
@@ -159,16 +159,16 @@ class OwnSpan(Span):
 
     @property
     def identity(self) -> Identity:
-        """Who this span is, drawn when somebody asks first."""
+        """The ids of this span, drawn when they are first asked for."""
         return self._identity or self._draw()
 
     def _draw(self) -> Identity:
-        """Draw it once, whoever asks; never raises, for the request's code asks too.
+        """Draw the ids once. Never raise: the request's code calls this, too.
 
-        The sampler may be somebody's own: it may fail, and it may look at the current span, which is this one.
+        A sampler of the service may fail, and it may look at the current span, which is this one.
         """
         if getattr(_drawing, "entry", None) is self:
-            return NOBODY
+            return NO_IDENTITY
         with self.record._lock:  # noqa: SLF001
             if self._identity is None:
                 _drawing.entry = self
@@ -189,7 +189,7 @@ class OwnSpan(Span):
                 self._identity = identity
 
     def gives_way(self, parent: SpanContext | None) -> bool:
-        """Return whether nobody has seen this span, and a SERVER span with this parent would be about its request."""
+        """Return whether this span was not seen yet, and a SERVER span with this parent would be of its request."""
         return self.may_give_way and self._may_be(parent)
 
     def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
@@ -211,12 +211,12 @@ class OwnSpan(Span):
         return remote.span_id == (parent or INVALID_SPAN_CONTEXT).span_id
 
     def give_way(self, entry: SpanContext) -> None:
-        """Leave the request to an entry span of somebody else's: this is no span any more."""
+        """Leave the request to another instrumentation's entry span: this is no span any more."""
         self._identity = Identity(entry, None, is_sampled=False)
 
     @property
     def has_identity(self) -> bool:
-        """Whether somebody has asked who this span is."""
+        """Whether the ids of this span were drawn."""
         return self._identity is not None
 
     @property
@@ -248,7 +248,7 @@ class OwnSpan(Span):
         return self.end_time is None
 
     def end(self, end_time: int | None = None) -> None:
-        """Do nothing: the server ends it, whoever else asks."""
+        """Do nothing: only the server ends the span."""
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         self._note("set_attributes", attributes)

@@ -58,7 +58,7 @@ class LateReadings(Protocol):
         """Note what is known by now on the record, which takes marks still; never wait."""
 
     def conclude(self, record: RequestRecord) -> None:
-        """Do so for the last time."""
+        """Note what is known at the end of the request, for the last time."""
 
 
 class RequestRecord(Marks):
@@ -71,10 +71,10 @@ class RequestRecord(Marks):
     stages: Stages = NO_STAGES  # until it is closed
     label: str | None = None  # the name that its adapter has given the entry span
     own: OwnSpan | None = None  # the request's entry span, where that is ours
-    _entry: SpanContext | None = None  # of the request's entry span, where it is somebody else's
+    _entry: SpanContext | None = None  # of the request's entry span, where another instrumentation made it
     exchange: Exchange | None = None  # with the other side of the connection
     caller: Caller | None = None  # what else is known of that side, where there is no such
-    baggage: Mapping[str, object] = NOTHING  # that came with the request, where its entry span is somebody else's
+    baggage: Mapping[str, object] = NOTHING  # of the request, where another instrumentation made its entry span
     remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
     late: LateReadings | None = None  # of calls of the request
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
@@ -85,7 +85,7 @@ class RequestRecord(Marks):
     is_batch = False
     bounds: Bounds | None = None  # of the request that it is a part of
     is_part = False  # whether it is not a request, but work that is done for one or several
-    adopted: Any = None  # the entry span, where somebody else has started it
+    adopted: Any = None  # the entry span, where another instrumentation has started it
     cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
     computed: Sequence[tuple[int, int, int, int]] = ()  # in a stage marked by hand: begin, end, computed ns, thread
     remote_sections: Sequence[RemoteSection] = ()  # of threads of other processes
@@ -102,8 +102,8 @@ class RequestRecord(Marks):
     pools: Sequence[Any] = ()  # for one of which it waits now: sets of threads; WORKER_THREADS for anyio's
     stalls: Sequence[Stall] = ()  # stacks that were sampled while it was late
     skipped_stalls = 0  # times at which it was late, and none was sampled
-    # When a send or a receive waited for the other side of the connection, begin and end: all else of such a stage is
-    # the process's own. None where nobody tells.
+    # When a send or a receive waited for the other side of the connection, begin and end. The rest of such a stage is
+    # the process's own time. None where the server does not report waits.
     peer_waits: Sequence[tuple[int, int]] | None = None
     socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
 
@@ -157,7 +157,7 @@ class RequestRecord(Marks):
         return self._entry if own is None else own.context
 
     def gives_way(self, parent: SpanContext | None) -> bool:
-        """Return whether an entry span of somebody else's, with this parent, may still be the one that this tiles."""
+        """Return whether this may still tile an entry span of another instrumentation that has this parent."""
         own = self.own
         return self._entry is None if own is None else own.gives_way(parent)
 
@@ -167,7 +167,7 @@ class RequestRecord(Marks):
             self.own.take_ids(context, parent)
 
     def bind(self, entry: SpanContext, start: int) -> None:
-        """Begin the first stage where the entry span of somebody else's begins."""
+        """Begin the first stage where another instrumentation's entry span begins."""
         self.started = start
         if self.own is None:
             self._entry = entry
@@ -181,7 +181,7 @@ class RequestRecord(Marks):
             self._entry, self.own = self.own.context if self.own.has_identity else None, None
         self.exchange = None
         if in_flight.is_watched:
-            in_flight.end(self)  # where nobody judges it, nobody abandons it
+            in_flight.end(self)  # a request that is not judged is not abandoned either
 
     def begin_tentative(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
         """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
@@ -225,7 +225,7 @@ class RequestRecord(Marks):
 
     @guarded_end
     def divide(self, first: CpuSample | None) -> None:
-        """Note a section that began with this account of the calling thread and ends now, unless it was short."""
+        """Note the section from this CPU sample of the calling thread until now, unless it was short."""
         if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
             last = sample_since(first)
             if last is not None:
@@ -244,9 +244,9 @@ class RequestRecord(Marks):
 
     @guarded
     def add_wakeup(self, start: int, end: int, lacked: int = UNKNOWN) -> None:
-        """Note that a thread of a pool, free at `start`, took the request up at `end`, having lacked a CPU for so long.
+        """Note that a pool's thread, free at `start`, took up the request at `end`; it lacked a CPU for `lacked` ns.
 
-        So for the event loop that takes it back, of which that is unknown.
+        The event loop that takes the request back is noted in the same way; its lack of a CPU is not known.
         """
         self._keep("wakeups", (start, end, lacked))
 
@@ -254,7 +254,7 @@ class RequestRecord(Marks):
         """Add a chunk that a task has handed over at `now`, with readings of the time before it."""
         first = self.step
         if first is not None and now - first[AT] >= DIVIDED_NS:
-            self.divide(first)  # the step goes on
+            self.divide(first)  # the step is not over
             self.step = sample(now)
         stream.add(now, size)
         loops.record(now)
@@ -346,7 +346,7 @@ class RequestRecord(Marks):
         context: SpanContext | None = None,
         link: SpanContext | None = None,
     ) -> None:
-        """Note a stage that happened elsewhere, from and to; without an end, it goes on until the request ends."""
+        """Note a stage that happened elsewhere, with begin and end; without an end it lasts until the request ends."""
         mark = Mark(stage, attributes, context, link)
         self.is_unsorted = True
         self.begin_mark(mark, times[0])
@@ -397,7 +397,7 @@ class RequestRecord(Marks):
     def close(self, start: int, end: int) -> Stages:
         """Take no more marks, and return the stages that tile [start, end) to the nanosecond; none if that is empty.
 
-        Whoever asks again, before `abandon`, gets the same.
+        Until `abandon`, further calls return the same.
         """
         if self.stages is NO_STAGES:
             if self.remote_stages is not None or self.late is not None or self._tentative is not None:
@@ -410,7 +410,7 @@ class RequestRecord(Marks):
         return self.stages
 
     def abandon(self) -> None:
-        """End: nobody will look at its stages any more."""
+        """Release the stages, which are not needed any more."""
         if self.remote_stages is not None:
             self.remote_stages.read_reports()  # lest reports fill up
         if self.late is not None:
@@ -419,7 +419,7 @@ class RequestRecord(Marks):
         self.drop()
         self.details = self.work = self.greenlet = self.batch = self.caller = None
         self.stalls = self.pools = ()
-        self.stages = NO_STAGES  # somebody's context may keep this record for long
+        self.stages = NO_STAGES  # a context of the service may keep this record for long
         if in_flight.is_watched:
             in_flight.end(self)
 

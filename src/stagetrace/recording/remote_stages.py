@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stall import Stall
 
-    # stage, start and end (None: it goes on), attributes, span id or None, link as trace id, span id and flags or None
+    # stage, start and end (None: it is open), attributes, span id or None, link as trace id, span id and flags or None
     StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
     # begin and end of what one thread did without a break, a number for the thread, and how its time divides
     SectionReport = tuple[int, int, int, Share]
@@ -96,7 +96,7 @@ def _start() -> None:
 
 
 def _start_anew() -> None:
-    """Take another word, in a fork: the parent's requests do not go on there."""
+    """Take another word in a forked child, which has none of the parent's requests."""
     global _word, _listener, _starting  # noqa: PLW0603
     _word, before, _listener = os.urandom(8).hex(), _listener, None
     _starting = threading.Lock()  # a thread that there is not any more may have had it
@@ -147,9 +147,9 @@ def report_stages(
     details: Report | None = None,
     sections: Sequence[SectionReport] = (),
 ) -> None:
-    """Report to the process whose request has `key` what was done for it here, `reason` being what it had waited for.
+    """Report the work that was done here to the process whose request has `key`, which had waited for `reason`.
 
-    It was taken up at a time in nanoseconds. Until it `is_over` the last stage may go on, and will be reported again.
+    The work was taken up at a time in nanoseconds. Until it `is_over`, the last stage may be open, and is sent again.
     `sections` are those of its threads; within this process they are known as CPU samples.
     """
     here = is_here(key)
@@ -163,9 +163,9 @@ def report_stages(
 def report_stalls(
     keys: Sequence[str], stalls: Sequence[Stall], reporter: StallReporter, until: int | None = None
 ) -> None:
-    """Report to the processes whose requests have `keys` where what is done for them here stands.
+    """Report the stacks of the work done here to the processes whose requests have these `keys`.
 
-    It is over since `until`, nanoseconds since the epoch; None while it goes on.
+    The work ended at `until`, nanoseconds since the epoch; None while it runs.
     """
     by_word: dict[str, list[str]] = {}
     for key in keys:

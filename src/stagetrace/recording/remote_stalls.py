@@ -95,8 +95,8 @@ class RemoteStalls:
     def among(self, own: Sequence[Stall], since: int, now: int) -> list[Stall]:
         """Return these and the own stalls of a request that ends `now`, by time.
 
-        The request only waited while the work was done, `since` then, or since its first stall. Of work that resumed it
-        nobody knows whether it waited: it has if it ends soon after the work.
+        The request only waited while the work was done, `since` then, or since its first stall. Whether it waited for
+        work that resumed it is not known: it did if it ends soon after that work.
         """
         stalls = self.stalls
         if not stalls:

@@ -183,7 +183,7 @@ def _named(stage: str, names: dict[str, Any]) -> str:
 
 
 def common(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the attributes that both have alike."""
+    """Return the attributes that both have with the same value."""
     if not one or not other:
         return NOTHING
     found = {key: value for key, value in one.items() if key in other and _alike(other[key], value)}

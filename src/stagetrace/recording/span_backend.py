@@ -1,4 +1,4 @@
-"""The entry span of a request for its adapter: ours (`own_span.OwnSpan`), or one at somebody else's provider."""
+"""The entry span of a request for its adapter: ours (`own_span.OwnSpan`), or one at the service's own provider."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class SpanBackend(Protocol):
 
     @property
     def gave_way(self) -> bool:
-        """Whether the entry span of this request is somebody else's."""
+        """Whether another instrumentation has made the entry span of this request."""
 
     def hides(self) -> bool:
-        """Return whether the entry span can be hidden from somebody who is about to start one for this request."""
+        """Return whether another instrumentation may still make the entry span of this request."""
 
     def rename(self, name: str) -> None:
         """Name the span, unless the request's code has."""
@@ -51,7 +51,7 @@ class SpanBackend(Protocol):
 
 
 class Ended(Protocol):
-    """The adapter of a request's protocol, as far as an entry span at somebody else's provider asks it."""
+    """The adapter of a request's protocol, as far as an entry span at the service's own provider asks it."""
 
     def known_attributes(self) -> dict[str, Any]:
         """Return what is known when the request comes in."""
@@ -61,10 +61,10 @@ class Ended(Protocol):
 
 
 class SdkSpan:
-    """An entry span at the provider that somebody else has set.
+    """An entry span at a provider that the service has set.
 
-    It starts as the adapter is made or, if `late`, when somebody looks at it, at the end the latest: so there is time
-    for an instrumentation inside the application to start its own. `SLASpanProcessor`, which has joined the provider,
+    It starts when the adapter is made. If `late`, it starts when it is first asked for, at the latest at its end: an
+    instrumentation inside the application has time to start its own. `SLASpanProcessor`, which has joined the provider,
     takes the record from the context as the span starts, and adds stages and verdict as it ends.
     """
 
@@ -82,9 +82,9 @@ class SdkSpan:
 
     @property
     def entry(self) -> Any:
-        """The entry span, started at the latest now; somebody else's where that came first.
+        """The entry span, started at the latest now; that of another instrumentation if it came first.
 
-        An invalid span once the request has ended, if it was excluded before anybody looked at its entry span.
+        An invalid span once the request has ended, if it was excluded before its entry span was asked for.
         """
         if self._span is None and self._record.adopted is None:
             adapter = self._adapter
@@ -114,11 +114,11 @@ class SdkSpan:
 
     @property
     def gave_way(self) -> bool:
-        """Whether the entry span of this request is somebody else's."""
+        """Whether another instrumentation has made the entry span of this request."""
         return self._span is None and self._record.adopted is not None
 
     def hides(self) -> bool:
-        """Return whether nobody has seen the entry span."""
+        """Return whether the entry span was not seen yet."""
         return self._record.adopted is None
 
     def rename(self, name: str) -> None:
@@ -151,7 +151,7 @@ class SdkSpan:
 
 
 class _Seen(RequestSpan):
-    """The current span of such a request: the entry span, started when somebody asks it first."""
+    """The current span of such a request: the entry span, started when it is first asked for."""
 
     def __init__(self, backend: SdkSpan, record: RequestRecord) -> None:
         self._backend = backend

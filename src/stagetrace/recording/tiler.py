@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BEGIN, END, BEGIN_MARK, END_MARK = range(4)
 # Of several open activities, the first of these gives the stage its name.
 PRIORITY = (INFERENCE, POSTPROCESS, TRANSFORM, PREPARE, QUEUE, NETWORK_SEND, NETWORK_RECEIVE)
-# More are summed by stage while the request goes on.
+# More are summed by stage while the request runs.
 MAX_VISITS = 1_000
 # So many of them may be given out as parents.
 MAX_GIVEN = 64
@@ -53,8 +53,8 @@ UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # shared, and never
 class Mark:
     """One explicit `with stage(name)` block; an object, so that the same name can be open twice.
 
-    Or a stage that happened elsewhere, in another process or in a batch, and was told of afterwards: `context` was
-    given out as a parent there; `link` leads to the inference of a batch.
+    Or a stage in another process or in a batch that was reported afterwards: `context` was given out as a parent
+    there; `link` leads to the inference of a batch.
     """
 
     __slots__ = ("attributes", "context", "link", "stage")
@@ -80,7 +80,7 @@ class Tiler:
 
     def __init__(self, start: int, limit: int = MAX_VISITS) -> None:
         self._limit = self._shorten_at = limit
-        self._given = 0  # segments that are somebody's parent
+        self._given = 0  # segments that are the parent of a span
         self._segments: list[Segment] = []
         self._open = Segment(GAP, start)
         self._pending: list[Segment] = []  # closed gaps and transforms, not yet named
@@ -118,7 +118,7 @@ class Tiler:
     def close(self, now: int, start: int, end: int, *, is_unsorted: bool) -> Stages:
         """Return the stages that tile [start, end) to the nanosecond; none if that interval is empty.
 
-        `is_unsorted`: some were told afterwards, so that the first inference may not be the one that was taken first.
+        `is_unsorted`: some marks were reported later, so that the first inference in time may not be the first mark.
         """
         current = self._open
         if current.stage == GAP and now - current.start < WIRE_OVERHEAD_NS and self._goes_on(NETWORK_SEND, current):
@@ -240,7 +240,7 @@ class Tiler:
         )
 
     def _reopen(self) -> Segment:
-        """Return the segment that was closed last, to go on with it."""
+        """Reopen and return the segment that was closed last."""
         segment = self._segments.pop()
         if segment.context is not None:
             self._given -= 1
@@ -255,8 +255,8 @@ class Tiler:
     def _name_rest(self) -> None:
         """Name what no later inference will settle.
 
-        A transform is the inference if no more time follows in which nothing was marked than it took: else that may
-        have been a model that nobody recognised.
+        A transform is the inference, unless a longer time without marks follows it: that may have been a model that
+        was not recognised.
         """
         if self._inferred:
             self._name_pending(POSTPROCESS)

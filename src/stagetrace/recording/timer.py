@@ -1,6 +1,6 @@
 """A timer that one thread waits for and any thread sets.
 
-Two implementations, chosen once at import. `KernelTimer` is a timerfd: to set it later, or to clear it, wakes nobody.
+Two implementations, chosen once at import. `KernelTimer` is a timerfd: to set it later, or clear it, wakes no thread.
 `PythonTimer`, for builds without C, sleeps until the moment that it was set to as the wait began: one that is always
 set later wakes its thread once in that distance.
 """
@@ -48,7 +48,7 @@ class Holder(NamedTuple):
 
 
 class Late(NamedTuple):
-    """How long a timer had ended when its thread went on: the wait for a CPU, then that for the GIL, in nanoseconds."""
+    """How long a timer had ended when its thread ran again: the wait for a CPU, then for the GIL, in nanoseconds."""
 
     cpu_ns: int
     gil_ns: int
@@ -69,11 +69,11 @@ class Timer(Protocol):
         """Wait for its end, and clear it. Raise OSError where it is no longer there."""
 
     def close(self) -> None:
-        """Give back what it has open, in a forked child too; nobody uses it any more."""
+        """Close what it has open, in a forked child too; it is not used any more."""
 
 
 class PythonTimer:
-    """A `Timer` in Python. Waits for a CPU and for the GIL cannot be told apart here: none counts as the latter."""
+    """A `Timer` in Python. It cannot separate waits for a CPU from those for the GIL: all count as the former."""
 
     def __init__(self) -> None:
         self._woken = allocate_lock()  # released to wake the thread that waits

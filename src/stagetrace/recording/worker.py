@@ -255,7 +255,7 @@ class Resumed(Part):
         return (self._key,)
 
     def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
-        """Report where it stands, not as where the request does: that may go on meanwhile."""
+        """Report stacks of this block as `resumed`, not as the request's: the request may run meanwhile."""
         super().pass_on_stalls([one._replace(of=RESUMED) if one.of == REQUEST else one for one in stalls])
 
 

@@ -70,7 +70,7 @@ def _key(worker: Any) -> Any:
         return worker
     try:
         return ref(worker, _forget)
-    except TypeError:  # there is none to what somebody else has made a task of
+    except TypeError:  # this class of tasks has no weak references
         return worker
 
 

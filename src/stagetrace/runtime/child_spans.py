@@ -1,6 +1,6 @@
-"""A tracer provider for instrumentations that nobody has asked for by name: its spans are children, never roots.
+"""A tracer provider for instrumentations that no setting names: its spans are children, never roots.
 
-What they record of an exception is what stagetrace records of one, and credentials in texts are redacted.
+Their exceptions are recorded as stagetrace records exceptions, and credentials in texts are redacted.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ def measure(meter: Meter, *, is_sent: bool) -> None:
     """Have event loops measured; `is_sent`: whether our own sender sends what the meter's provider does not."""
     from opentelemetry import metrics
 
-    from stagetrace.sla.generation_metrics import NOBODY, NOWHERE
+    from stagetrace.sla.generation_metrics import NO_PROVIDERS, NOWHERE
     from stagetrace.sla.loop_lags import loop_lags
     from stagetrace.sla.metric_points import LOOP_LAG
     from stagetrace.sources import loop_lag
 
-    if not is_sent and type(metrics.get_meter_provider()).__name__ in NOBODY:
+    if not is_sent and type(metrics.get_meter_provider()).__name__ in NO_PROVIDERS:
         return
     histogram = meter.create_histogram(LOOP_LAG.name, "s", LOOP_LAG.description)
 

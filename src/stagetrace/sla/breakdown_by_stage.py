@@ -178,8 +178,8 @@ def fitted(near: Cells, times: Mapping[str, float], stages: Mapping[str, float])
 def remote_stages(segments: Iterable[Segment], sections: Sequence[Section]) -> Iterator[tuple[Segment, int, int]]:
     """Yield the stages that another process worked at, so that no thread of this one has CPU samples of them.
 
-    With each comes how long it computed and waited for a CPU, in nanoseconds, all that is known of it; and likewise a
-    batch's inference, of which nothing is.
+    With each comes how long it computed and waited for a CPU, in nanoseconds; no more is known of it. The inference of
+    a batch is yielded, too, with zeros: nothing is known of it.
     """
     for segment in segments:
         attributes, whole = segment.attributes, segment.end - segment.start

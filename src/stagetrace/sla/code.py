@@ -181,7 +181,7 @@ def _path(code: CodeType | NamedCode) -> str:
 
 
 def _name(name: str) -> str:
-    """Return the begin of a function's name, likewise."""
+    """Return the begin of a function's name as one line of plain text."""
     return printable(name[:MOST_OF_NAME])[:MOST_OF_NAME]
 
 

@@ -1,4 +1,4 @@
-"""Method and route of an entry span that somebody else has made, as the policy names them."""
+"""Method and route of an entry span that another instrumentation has made, as the policy names them."""
 
 from __future__ import annotations
 

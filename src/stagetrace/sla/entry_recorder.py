@@ -54,8 +54,8 @@ class Given(NamedTuple):
 class EntryRecorder:
     """Records entry spans for the provider that this package has set.
 
-    Where nobody else has added a processor to that provider, a request goes to `senders` as bytes; otherwise as the
-    spans that the SDK's processors know.
+    If no other processor was added to that provider, a request goes to `senders` as bytes; else it goes to all as
+    SDK spans.
     """
 
     def __init__(

@@ -59,20 +59,22 @@ def callee_of(
         if called == peer and any(since <= begin and end <= until for since, until in visits)
     ]
     which, places = _chosen(places, calls)
-    told = [reports[place] for place in places if place in reports]
-    if not told:
+    reported = [reports[place] for place in places if place in reports]
+    if not reported:
         return NO_CALLEE
-    if len(told) < len(places):
-        which = f"{len(told)} of {len(places)} calls"
-    loads = [str(one[semconv.CALLEE_LOAD])[:MAX_TEXT] for one in told if semconv.CALLEE_LOAD in one]
+    if len(reported) < len(places):
+        which = f"{len(reported)} of {len(places)} calls"
+    loads = [str(one[semconv.CALLEE_LOAD])[:MAX_TEXT] for one in reported if semconv.CALLEE_LOAD in one]
     load = f"; load {loads[-1]}" if loads else ""
-    claimed = [one for one in told if semconv.CALLEE_IMPLAUSIBLE in one]
+    claimed = [one for one in reported if semconv.CALLEE_IMPLAUSIBLE in one]
     if claimed:
         most = max(float(one.get(name, 0.0)) for one in claimed for name in READ[:4])
         return Callee({}, f" ({which} reported up to {most:.1f} ms, which cannot be and is not used{load})")
-    attributes = {to: took for _, name, to in (*PARTS, NETWORK, RESPONSE) if (took := _added(told, name)) is not None}
+    attributes = {
+        to: took for _, name, to in (*PARTS, NETWORK, RESPONSE) if (took := _added(reported, name)) is not None
+    }
     took_ns = sum(calls[place][2] - calls[place][1] for place in places if place in reports)
-    phrases = _phrases(attributes, _added(told, semconv.CALLEE_TOTAL_MS), took_ns / 1e6)
+    phrases = _phrases(attributes, _added(reported, semconv.CALLEE_TOTAL_MS), took_ns / 1e6)
     text = f"{which} reported {', '.join(phrases)}{load}" if phrases else load.lstrip("; ")
     return Callee(attributes, f" ({text})" if text else "")
 
@@ -101,7 +103,7 @@ def _chosen(places: list[int], calls: Sequence[Call]) -> tuple[str, list[int]]:
     return f"{len(places)} calls", places
 
 
-def _added(told: Sequence[Report], name: str) -> float | None:
+def _added(reported: Sequence[Report], name: str) -> float | None:
     """Return the sum of an attribute over reports; None unless each of them has it."""
-    known = [one[name] for one in told if name in one]
-    return float(sum(known)) if len(known) == len(told) else None
+    known = [one[name] for one in reported if name in one]
+    return float(sum(known)) if len(known) == len(reported) else None

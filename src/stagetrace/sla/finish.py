@@ -109,11 +109,9 @@ def request_spans(
     *,
     upgraded: bool,
 ) -> list[ReadableSpan]:
-    """Return a request as spans of the SDK's, its entry span last: `span`, which has ended, with more attributes.
+    """Return a request as SDK spans. The last is the entry span: `span`, which has ended, with attributes and events.
 
-    So with more `events`.
-
-    `upgraded`: the head sampler dropped it, and it is a breach.
+    `upgraded`: the head sampler dropped the request, and it is a breach.
     """
     details = placed_details(record, stages, span.context)
     attributes = {stage_total_ms(stage): took / 1e6 for stage, took in stages.totals().items()}

@@ -18,7 +18,7 @@ from stagetrace.guard import guarded
 if TYPE_CHECKING:
     from stagetrace.recording.generation import Generation
 
-NOBODY: Final = ("_ProxyMeterProvider", "NoOpMeterProvider")
+NO_PROVIDERS: Final = ("_ProxyMeterProvider", "NoOpMeterProvider")
 # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
 NOWHERE: Final = set_span_in_context(INVALID_SPAN, Context())
 OF_CALL: Final[tuple[str, ...]] = (gen_ai.OPERATION_NAME, gen_ai.PROVIDER_NAME, gen_ai.REQUEST_MODEL)
@@ -75,7 +75,7 @@ class GenerationMetrics:
 @guarded
 def wanted() -> GenerationMetrics | None:
     """Return the metrics; None if no meter provider is set at the first request that generates."""
-    return None if type(metrics.get_meter_provider()).__name__ in NOBODY else GenerationMetrics()
+    return None if type(metrics.get_meter_provider()).__name__ in NO_PROVIDERS else GenerationMetrics()
 
 
 @guarded

@@ -27,7 +27,7 @@ _tuple: Any = tuple.__new__  # what the named tuples' own calls, with nothing le
 class HeadSampler:
     """The sampler and the id generator of the provider that this package has set.
 
-    `reads_attributes`: whether the sampler, which is somebody's own, looks at a span's attributes. `draws`: whether
+    `reads_attributes`: whether the sampler, which is not the SDK's, looks at a span's attributes. `draws`: whether
     `draw` does what sampler and generator do.
     """
 
@@ -42,7 +42,7 @@ class HeadSampler:
         self._chances = Chances(self._sampler)
         self._bound = None if own or not self._chances.is_by_parent else self._chances.bound
         self._probability = self._chances.of_root
-        # Nor are the ids of its own generator drawn by a call into that, where nobody has asked for them before.
+        # The ids of the SDK's own generator are drawn here, too, unless they were asked for before.
         self.draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
 
     def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
@@ -80,9 +80,9 @@ class HeadSampler:
         return Identity(context, parent, is_sampled)
 
     def draw(self, entry: OwnSpan, *, keep: bool) -> bool:
-        """Do for a root span whose ids nobody has asked for, where `draws`, what `identify` does, without calls.
+        """Do what `identify` does, without calls: for a root span whose ids were not asked for before, where `draws`.
 
-        It has no identity then, if it is neither sampled nor to be kept; return whether it has one.
+        The span gets no identity if it is neither sampled nor to be kept; return whether it has one.
         """
         trace_id = getrandbits(128) or 1
         is_sampled = self._bound is None or trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound

@@ -76,7 +76,7 @@ class Look:
         self._works: dict[int, tuple[Stack, str]] = {}
         self._noted: set[int] = set()
         self._pools: dict[int, list[Stall]] = {}
-        # Whoever held the GIL is the rival; where it was free, whoever computed since the look before.
+        # The rival is the thread that held the GIL; if it was free, the thread that computed most since the last look.
         self._since, first = (now - gil_ns, thread_clocks.by_ident(before)) if before else _last_clocks[0]
         self._took = now - self._since
         self._computed: Mapping[int, int] = NO_CLOCKS
@@ -87,7 +87,7 @@ class Look:
         most = max(self._computed, key=lambda thread: self._computed[thread], default=None) if before else None
         self._held_unseen = (
             most if self.held is None or not self.held.raw else None
-        )  # the thread that had it, though nobody looked
+        )  # the thread that had the GIL, though it was not seen
 
     def note_thread(self, record: RequestRecord) -> Stack:
         """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
@@ -110,7 +110,7 @@ class Look:
         return state if state == RAN or (SEES_HOLDER and self._holder is None) else UNKNOWN
 
     def held_ns(self, thread: int) -> int:
-        """Return for how long a thread that stands somewhere had the GIL before, as far as nobody saw it meanwhile."""
+        """Return for how long a thread had the GIL before this look, as far as no sample was taken meanwhile."""
         return self.gil_ns if thread == self._held_unseen else 0
 
     def has_its_thread(self, record: RequestRecord) -> bool:
@@ -181,7 +181,7 @@ def by_line(at: int, of: str, stacks: Sequence[Stack], gil_ns: int) -> list[Stal
     groups: dict[Place | None, list[Stack]] = {}
     for stack in stacks:
         groups.setdefault(application_place(stack), []).append(stack)
-    groups.pop(None, None)  # in C, called by nobody but us
+    groups.pop(None, None)  # only called from C, and by stagetrace
     most = sorted(groups.values(), key=len, reverse=True)[:MAX_LINES]
     return [Stall(at, of, alike[0], gil_ns, len(alike), len(stacks)) for alike in most]
 

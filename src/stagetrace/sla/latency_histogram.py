@@ -113,7 +113,7 @@ def _rank(exemplar: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class _Series:
-    """Requests that are counted alike, and the histograms for the whole of each, and for its stages."""
+    """Requests that are counted together, and the histograms for the whole of each, and for its stages."""
 
     def __init__(self, whole: Any, by_stage: Mapping[str, Any] | None, is_preferred: bool) -> None:
         self._lock = allocate_lock()  # guards `count`

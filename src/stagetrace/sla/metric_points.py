@@ -1,4 +1,4 @@
-"""The metrics of verdicts: what they are called, and their points now. Whoever sends them reads them here."""
+"""The metrics of verdicts: their names, and their points now. All senders of metrics read them here."""
 
 from __future__ import annotations
 

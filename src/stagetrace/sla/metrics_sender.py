@@ -19,7 +19,7 @@ from stagetrace.guard import guarded
 from stagetrace.real_threads import allocate_lock, start
 from stagetrace.setting_problems import whole_number
 from stagetrace.sla import metrics_message
-from stagetrace.sla.generation_metrics import NOBODY
+from stagetrace.sla.generation_metrics import NO_PROVIDERS
 from stagetrace.sla.metric_points import LOOP_LAG, NUMBERS, TIMES
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class MetricsSender:
     def send(self) -> None:
         """Send what there is now."""
         with suppress_instrumentation():
-            has_provider = type(metrics.get_meter_provider()).__name__ not in NOBODY
+            has_provider = type(metrics.get_meter_provider()).__name__ not in NO_PROVIDERS
             numbers, times = ((), TIMES) if has_provider else (NUMBERS, (*TIMES, LOOP_LAG))
             request = metrics_message.message(self._resource(), numbers, times, self._counter.since_ns, time.time_ns())
             if request is None:

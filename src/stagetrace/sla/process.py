@@ -134,5 +134,5 @@ def _inline() -> tuple[Policy | None, tuple[str, ...]]:
         return None, (error.problem,)
     if found.problems:
         what = "; ".join(found.problems)
-        log.once("policy", f"STAGETRACE_SLA is used in part, what these rules are about is not judged: {what}.\n{HOW}")
+        log.once("policy", f"STAGETRACE_SLA is used in part; requests of these rules are not judged: {what}.\n{HOW}")
     return found, found.problems

@@ -94,7 +94,7 @@ class SLASpanProcessor(SpanProcessor):
         self._open(span, parent_context)
 
     def _on_ending(self, span: Span) -> None:
-        """Pass on what the SDK does not offer to everybody yet."""
+        """Pass on a call that is still private in the SDK."""
         if not self._is_dropped(span):
             _show(self._next._on_ending, span)  # noqa: SLF001
 
@@ -103,7 +103,7 @@ class SLASpanProcessor(SpanProcessor):
         if span.kind is SpanKind.CLIENT:
             self._note_call(span)
         finished = self._end(span)
-        if finished is None:  # our own failure: it goes on as it came
+        if finished is None:  # stagetrace failed: the span is passed on unchanged
             finished = [span]
         itself = finished.pop() if finished and not self._is_dropped(span) else None
         for one in finished:
@@ -326,9 +326,9 @@ def _conclude_generation(record: RequestRecord, request: Request) -> None:
 
 
 def exports(processor: Any) -> bool:
-    """Return whether a span processor may send ended spans; False where it can be told that it, or each part, does not.
+    """Return whether a span processor may send ended spans; False where it, or each of its parts, certainly does not.
 
-    What does not look at ended spans at all (it adds baggage, or trace ids to logs) sends none.
+    A processor that ignores ended spans (it adds baggage, or trace ids to logs) sends none.
     """
     parts = getattr(processor, "_span_processors", None)  # of the SDK's composite ones
     if parts is not None:
@@ -337,7 +337,7 @@ def exports(processor: Any) -> bool:
 
 
 def _show(method: Callable[..., None], span: ReadableSpan, *besides: Any) -> None:
-    """Let the wrapped processor see a span: what it raises reaches whoever starts or ends that, unless that is us."""
+    """Pass a span to the wrapped processor, whose errors reach the code that starts or ends it, unless it is ours."""
     scope = span.instrumentation_scope
     if scope is not None and scope.name == SCOPE.name:
         _spare(method, span, *besides)
@@ -346,7 +346,7 @@ def _show(method: Callable[..., None], span: ReadableSpan, *besides: Any) -> Non
 
 
 def _spare(method: Callable[..., None], *arguments: Any) -> None:
-    """Let the wrapped processor see a span of ours, which untraced would not be there: nobody is to bear its errors."""
+    """Pass a span of ours, which is not there without stagetrace, to the wrapped processor; log its errors."""
     try:
         method(*arguments)
     except Exception as error:  # noqa: BLE001
@@ -355,12 +355,12 @@ def _spare(method: Callable[..., None], *arguments: Any) -> None:
 
 @guarded
 def _blame(method: Any, error: Exception) -> None:
-    """Say once for each class of span processors that one has failed on spans of ours."""
+    """Log once for each class of span processors that it failed on spans of ours."""
     name = f"{(kind := _failed(error) or type(method.__self__)).__module__}.{kind.__qualname__}"
     log.once(
         f"processor {name}",
         f"the span processor {name}, which this service has added, failed on a span of stagetrace's "
-        f"({type(error).__name__}: {str(error)[:200]}).\nThe request goes on; other processors may lack that span.",
+        f"({type(error).__name__}: {str(error)[:200]}).\nThe request is unaffected; others may lack that span.",
     )
 
 
@@ -377,7 +377,7 @@ def _failed(error: Exception) -> type | None:
 
 @guarded
 def mark_breach(spans: list[ReadableSpan]) -> None:
-    """Tell our own sender that these go with a breach: before others, and dropped after them."""
+    """Mark spans as those of a breach: our sender sends them before others, and drops them after others."""
     for span in spans:
         span.of_breach = True  # type: ignore[attr-defined]
 

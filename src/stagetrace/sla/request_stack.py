@@ -64,7 +64,7 @@ class RequestStacks:
         Empty where that is unknown, as while it waits for a thread. Of several workers that is the first to have begun,
         unless it waits for another one.
         """
-        frames = of_threads()  # for each anew: the threads go on meanwhile
+        frames = of_threads()  # for each request anew: the threads run meanwhile
         stack, waits, runs = self._own(record, frames)
         thread = record.thread
         for worker in (*workers_of(record), *(() if record.batch is None else workers_of(record.batch))):

@@ -15,7 +15,7 @@ MOST_OF_LOOK_NS: Final = 2_000_000  # it keeps the GIL meanwhile
 class Budget:
     """CPU time of one thread, in nanoseconds: what is not used is saved, up to a bound. Its wake-ups count, too.
 
-    A run of the garbage collector that falls into a look does not: whoever allocated next would have had it.
+    A garbage collection within a look does not count: another thread's next allocation would have triggered it.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Budget:
             self._counted = self._began
 
     def is_left(self) -> bool:
-        """Return whether this look may go on."""
+        """Return whether this look may continue."""
         return time.thread_time_ns() - self._began < MOST_OF_LOOK_NS
 
     def is_short(self) -> bool:

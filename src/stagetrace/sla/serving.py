@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Serving:
-    """When this process began to serve, by the clock of time.monotonic_ns, which nobody sets."""
+    """When this process began to serve, by time.monotonic_ns, a clock that is never set."""
 
     def __init__(self) -> None:
         self._since: int | None = None
@@ -19,9 +19,9 @@ class Serving:
             self._since = monotonic_ns()
 
     def age_s(self, took_ns: int) -> float:
-        """Return for how long it had served as a request began that took so long and ends now, in seconds.
+        """Return for how many seconds the process had served when a request began that took `took_ns` and ends now.
 
-        Where nobody has noted a begin, that of this request is it.
+        If no begin was noted, the process began to serve with this request.
         """
         began = monotonic_ns() - took_ns
         if self._since is None:

@@ -102,7 +102,7 @@ class VerdictCounter:
             return self._overflowing[beyond]
 
     def _made(self, objective: str, verdict: str) -> Any:
-        if verdict == EXCLUDED:  # nobody asks how long these took
+        if verdict == EXCLUDED:  # no metric has their durations
             return Series(None, None, False)  # noqa: FBT003 -- of C, takes no names
         key = Timed(objective, verdict)
         if key not in self._durations and len(self._durations) >= MAX_POINTS:

@@ -27,13 +27,13 @@ def of_coroutine(
     thread_frame: FrameType | None,
     tasks: Tasks,
     belongs: Callable[[Context], bool],
-    tells: Callable[[Stack], bool] = lambda _: True,
+    shows: Callable[[Stack], bool] = lambda _: True,
 ) -> tuple[Stack, bool]:
     """Return the stack of a request's coroutine or asynchronous generator, and whether it runs.
 
-    The thread of its event loop stands at `thread_frame`. Where the coroutine only listens for the disconnect of the
-    client, or its stack tells nothing, as where it takes what another task makes, the stack goes on in another task of
-    the request, by its context: one that `belongs`, and that runs or tells something.
+    The thread of its event loop stands at `thread_frame`. The coroutine may only listen for the disconnect of the
+    client, or take what another task makes, so that its stack shows nothing of the work. Then the stack continues in
+    another task of the request, by its context: one that `belongs`, and that runs or whose stack `shows` the work.
     """
     frames, on_thread = frames_from(thread_frame)
     running = {frame: at for at, frame in enumerate(frames)}
@@ -44,11 +44,11 @@ def of_coroutine(
             break
         if is_future(awaited):
             following = _behind(awaited, running, tasks)
-            if following is None and not is_beside and (_listens(places) or not tells(_joined([], places))):
+            if following is None and not is_beside and (_listens(places) or not shows(_joined([], places))):
                 is_beside = True
                 beside = tasks.beside(awaited, belongs)[:MAX_BESIDE]
-                told = [(one, *of_coroutine(one, thread_frame, tasks, lambda _: False)) for one in beside]
-                found = [one for one, _, runs in told if runs] or [one for one, stack, _ in told if tells(stack)]
+                stacks = [(one, *of_coroutine(one, thread_frame, tasks, lambda _: False)) for one in beside]
+                found = [one for one, _, runs in stacks if runs] or [one for one, stack, _ in stacks if shows(stack)]
                 following = next(iter(found or (beside if _listens(places) else ())), None)
             awaited = following
             continue

@@ -1,7 +1,7 @@
-"""How late an asyncio event loop runs what is due: a timer of each loop on which requests begin measures it.
+"""The lag of asyncio event loops: how late a loop runs what is due, measured by a timer of each loop with requests.
 
-The timer is set as a request begins, and again each EVERY_S for as long as requests go on beginning; an idle loop has
-none. It keeps no loop running, and nothing of a request.
+The timer is set when a request begins, and again each EVERY_S while further requests begin; an idle loop has none. It
+keeps no loop running, and holds no reference to a request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVERY_S: Final = 0.1
 IDLE_AFTER_NS: Final = 5_000_000_000  # since the last request began
 _own = local()  # of each thread: the loop whose timer is set, and when a request began
 
-take: Callable[[int], None] | None = None  # takes each measurement in nanoseconds; None where nobody wants any
+take: Callable[[int], None] | None = None  # takes each measurement in nanoseconds; None where none is wanted
 
 
 def _begin_anew() -> None:

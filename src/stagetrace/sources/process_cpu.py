@@ -1,7 +1,7 @@
 """CPU time of the process, on some of its requests: what all its threads have computed since the request before.
 
-Differences add up, whatever the spans say of their process, and whichever requests a sampler drops: a reading goes on
-a request that is kept, and counts from the one before it.
+The readings add up, whatever attributes of the process the spans have, and whichever requests a sampler drops: only
+a request that is kept carries a reading, and the reading counts from the one before it.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ class Receiver(Protocol):
     """Its address without path and credentials."""
 
     key: str
-    """What tells it from others, and from itself at another address."""
+    """What identifies this receiver at this address."""
 
     repeat_s: float
-    """After how long it is told again of what fires."""
+    """After how long an alert that still fires is posted again."""
 
     def batches(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Yield the messages in parts, each of which is sent as one request."""

@@ -93,7 +93,10 @@ def add_selection(
     )
     if until:
         parser.add_argument(
-            "--until", metavar="WHEN", type=moment, help="up to when, written alike and not included; default: no end"
+            "--until",
+            metavar="WHEN",
+            type=moment,
+            help="until when, exclusive, in the forms of --since; default: no end",
         )
     add_zone(parser)
     parser.add_argument("--limit", metavar="N", type=count, help=f"only the newest N requests; default: {limit}")

@@ -21,11 +21,11 @@ from stagetrace.store import open_store
 if TYPE_CHECKING:
     from stagetrace.process_status import files
 
-DESCRIPTION: Final = """Check the installation, the settings of this shell, the way of spans to where they are kept,
-and the running traced processes: their state, what costs latency there, and the fix. Exits 1 if something fails.
+DESCRIPTION: Final = """Check the installation, the settings of this shell, the delivery of spans, and the running
+traced processes: their state, what costs latency there, and the fix. Exits 1 if something fails.
 
-The export that it makes is real and holds no span, or one, where --round-trip asks for it. Nothing else is changed,
-but for the left files of ended processes."""
+The command makes one real export without a span, or with one span if --round-trip is given. It also removes the
+status files that ended processes have left. It changes nothing else."""
 EXAMPLE: Final = "stagetrace doctor"
 
 

@@ -85,7 +85,7 @@ def encode_span(span: ReadableSpan) -> bytes:
 
 
 def stage_head(context: SpanContext) -> bytes:
-    """Return what all stage spans of the request begin with whose entry span has this context."""
+    """Return the bytes with which each stage span below the entry span of this context begins."""
     trace_id, span_id, _, _, state, _ = context
     head = b"\x0a\x10" + trace_id.to_bytes(16, "big") + b"\x22\x08" + span_id.to_bytes(8, "big")
     return head + _trace_state(state) if state else head

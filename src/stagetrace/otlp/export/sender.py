@@ -36,7 +36,7 @@ _SPOOL_EVERY_S: Final = 0.5
 ENOUGH_SPANS: Final = 1_024  # gRPC holds the GIL for 0.4 ms as it takes so many, twice as long for twice as many
 _OFTEN_S: Final = 0.1  # instead of sending more often than that, more is sent at once
 _HURRIED_DELAY_S: Final = 0.05
-_SPOOL_AGAIN_AFTER_S: Final = 10.0  # a disk that is full is left alone that long
+_SPOOL_AGAIN_AFTER_S: Final = 10.0  # after which a full disk is tried again
 _NEVER: Final = float("inf")
 
 
