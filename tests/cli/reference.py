@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections import Counter
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.cli.main import parser_for
@@ -17,6 +20,8 @@ from stagetrace.sla.cause import CAUSES as WORDS
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 BEGIN = "<!-- begin of what tests/cli/reference.py writes -->\n"
 END = "<!-- end of what tests/cli/reference.py writes -->\n"
+BEGIN_SHARED = "<!-- begin of the shared options -->\n"
+END_SHARED = "<!-- end of the shared options -->\n"
 BEGIN_RELATIONS = "<!-- begin of the relations -->\n"
 END_RELATIONS = "<!-- end of the relations -->\n"
 ATTRIBUTES = PAGE.parent / "attributes.md"
@@ -29,19 +34,78 @@ BEGIN_CAUSES = "<!-- begin of the causes -->\n"
 END_CAUSES = "<!-- end of the causes -->\n"
 
 
+# The verbs of the page, in the order in which a reader needs them.
+GROUPS: Final = {
+    "Requests": ("breaches", "trace", "requests", "tail", "watch", "stages", "services", "query"),
+    "Answers": (
+        *("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "bench", "cost"),
+    ),
+    "Policies": ("sla check", "sla explain", "sla replay", "sla suggest", "sla rules"),
+    "Back end and stored spans": ("up", "page", "import", "export", "prune"),
+    "Installation": ("run", "doctor", "demo", "completion"),
+}
+
+
+class Shared(NamedTuple):
+    """Options that several verbs have in one meaning: their name on the page, and their flags."""
+
+    name: str
+    flags: tuple[str, ...]
+
+
+SHARED: Final = (
+    Shared(
+        "selection",
+        ("--store", "--service", "--route", "--model", "--segment", "--since", "--until", "--tz", "--limit", "--json"),
+    ),
+    Shared("breaches", ("--judged-by", "--cause", "--code")),
+    Shared("format", ("--format",)),
+    Shared("policy", ("--policy",)),
+    Shared(
+        "listening",
+        ("--host", "--allow-host", "--jaeger-ui", "--token", "--token-file", "--insecure", "--tls-cert", "--tls-key"),
+    ),
+)
+_OF: Final = {flag: shared for shared in SHARED for flag in shared.flags}
+_DEFAULT: Final = "; default: "
+
+
 def reference() -> str:
-    """Return a section for each verb: description, arguments, example."""
-    return "\n".join(_section(verb) for verb in VERBS)
+    """Return a section for each verb, by group: description, its own arguments, which shared ones, example."""
+    usual = _usual()
+    parts = (f"## {group}\n\n" + "\n".join(_section(verb, usual) for verb in GROUPS[group]) for group in GROUPS)
+    return "\n".join(parts)
+
+
+def shared() -> str:
+    """Return a table of the options that several verbs share, each in its usual meaning."""
+    usual = _usual()
+    rows = [
+        f"| {one.name if flag == one.flags[0] else ''} | {_cell(usual[flag][0])} | {_cell(usual[flag][1])} |"
+        for one in SHARED
+        for flag in one.flags
+    ]
+    return "\n".join(["| shared | option | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _usual() -> dict[str, tuple[str, str]]:
+    """Return name and meaning of each shared option, as most verbs have it."""
+    found: dict[str, Counter[tuple[str, str]]] = {flag: Counter() for flag in _OF}
+    for verb in VERBS:
+        for action in arguments(verb):
+            if action.option_strings and action.option_strings[-1] in found:
+                found[action.option_strings[-1]][_name(action), _meaning(action)] += 1
+    return {flag: counted.most_common(1)[0][0] for flag, counted in found.items()}
 
 
 def relations() -> str:
-    """Return a table for each relation: columns, types, and the attribute that a column holds."""
-    parts = []
+    """Return a table of the columns of both relations: in which one, type, and the attribute that a column holds."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for name in (REQUESTS, SPANS):
-        shown = [one for one in SCHEMA if name in one.relations]
-        rows = [f"| `{_name_in(name, one)}` | {one.type} | {_source(one)} |" for one in shown]
-        parts += [f"`{name}`:", "", "| column | type | holds |", "|---|---|---|", *rows, ""]
-    return "\n".join(parts)
+        for one in (one for one in SCHEMA if name in one.relations):
+            rows.setdefault((_name_in(name, one), one.type, _source(one)), []).append(f"`{name}`")
+    lines = [f"| `{name}` | {', '.join(of)} | {kind} | {holds} |" for (name, kind, holds), of in rows.items()]
+    return "\n".join(["| column | of | type | holds |", "|---|---|---|---|", *lines, ""])
 
 
 def columns() -> str:
@@ -68,8 +132,9 @@ def _source(column: Column) -> str:
 
 
 def page(text: str) -> str:
-    """Return the page with the reference and the relations in their places."""
+    """Return the page with the reference, the shared options and the relations in their places."""
     text = _replaced(text, BEGIN, END, reference())
+    text = _replaced(text, BEGIN_SHARED, END_SHARED, shared())
     return _replaced(text, BEGIN_RELATIONS, END_RELATIONS, relations())
 
 
@@ -104,17 +169,63 @@ def arguments(verb: str) -> list[argparse.Action]:
     return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
 
 
-def _section(verb: str) -> str:
+def _section(verb: str, usual: dict[str, tuple[str, str]]) -> str:
+    """Return what the page says of a verb."""
     module = load(verb)
-    rows = [f"| {_name(action)} | {_meaning(action)} |" for action in arguments(verb)]
-    table = ["| argument | meaning |", "|---|---|", *rows]
-    example = ["```", module.EXAMPLE, "```", ""]
-    return "\n".join([f"## `stagetrace {verb}`", "", module.DESCRIPTION.strip(), "", *table, "", *example])
+    rows, of_shared, defaults = [], set(), []
+    for action in arguments(verb):
+        flag = action.option_strings[-1] if action.option_strings else ""
+        if flag in _OF and _split(_meaning(action))[0] == _split(usual[flag][1])[0]:
+            of_shared.add(flag)
+            if _meaning(action) != usual[flag][1]:
+                defaults.append(f"`{flag}` by default: {_split(_meaning(action))[1]}")
+        else:
+            rows.append(f"| {_cell(_name(action))} | {_cell(_meaning(action))} |")
+    parts = [f"### `stagetrace {verb}`", "", _wrapped(module.DESCRIPTION.strip()), ""]
+    if rows:
+        parts += ["| argument | meaning |", "|---|---|", *rows, ""]
+    options = f"Shared options: {'; '.join([_listed(of_shared), *defaults])}. " if of_shared else ""
+    ticks = "``" if "`" in module.EXAMPLE else "`"
+    return "\n".join([*parts, f"{options}Example: {ticks}{module.EXAMPLE}{ticks}", ""])
+
+
+def _wrapped(text: str) -> str:
+    """Return paragraphs in the width of the other pages; lines of a list or a table stay."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(one if one.startswith(" ") or "\n " in one else textwrap.fill(one, 160) for one in paragraphs)
+
+
+def _listed(flags: set[str]) -> str:
+    """Return groups of shared options by their name, and what of a group a verb lacks; a part of a group one by one."""
+    parts = []
+    for one in SHARED:
+        there = [flag for flag in one.flags if flag in flags]
+        lacking = [flag for flag in one.flags if flag not in flags]
+        if len(there) > len(lacking):
+            parts.append(one.name + (f" without {_joined(lacking)}" if lacking else ""))
+        elif there:
+            parts.append(_joined(there))
+    return ", ".join(parts)
+
+
+def _joined(flags: list[str]) -> str:
+    *first, last = (f"`{flag}`" for flag in flags)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _split(meaning: str) -> tuple[str, str]:
+    """Return a meaning without its default, and the default."""
+    text, _, default = meaning.partition(_DEFAULT)
+    return text, default
 
 
 def _meaning(action: argparse.Action) -> str:
     """Return a help text as `--help` prints it: argparse formats it with `%`, so it has `%%` for a percent sign."""
     return (action.help or "") % {**vars(action), "prog": "stagetrace"}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _name(action: argparse.Action) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,26 @@ if TYPE_CHECKING:
 def test_the_tables_are_what_the_code_says(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == reference.PAGES[page](text), "run: PYTHONPATH=src python tests/cli/reference.py"
+
+
+def test_the_page_has_each_verb_once_and_each_shared_option_once() -> None:
+    assert sorted(verb for group in reference.GROUPS.values() for verb in group) == sorted(VERBS)
+    rows = Counter(re.findall(r"^\| `-.+ \|$", reference.reference(), re.MULTILINE))
+    assert rows["| `--fail` | exit with 1 if there is a breach, and with 2 if no request was judged |"] == 1
+    often = [row for row, times in rows.items() if times > 2]
+    assert not often, "an option that many verbs share stands in reference.SHARED"
+    shared = [flag for one in reference.SHARED for flag in one.flags]
+    assert len(re.findall(r"^\|.*\| `--", reference.shared(), re.MULTILINE)) == len(shared) == len(set(shared))
+
+
+def test_a_verb_has_its_own_options_and_names_those_that_it_shares() -> None:
+    page = reference.reference()
+    breaches = page.partition("### `stagetrace breaches`")[2].partition("\n### ")[0]
+    assert "| `--fail` |" in breaches
+    assert "| `--route" not in breaches
+    assert "Shared options: selection, breaches; `--limit` by default: the newest 20, with --json all." in breaches
+    tail = page.partition("### `stagetrace tail`")[2].partition("\n### ")[0]
+    assert "Shared options: selection without `--until`, breaches." in tail
 
 
 def test_percent_signs_are_shown_as_help_prints_them() -> None:
