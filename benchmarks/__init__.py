@@ -1,1 +1,1 @@
-"""Measure what recording costs, without thresholds: `python benchmarks/run.py` writes docs/performance.md."""
+"""Measure what recording costs, without thresholds: `python benchmarks/run.py` writes dist/performance.md."""

@@ -1,7 +1,7 @@
-"""Run all benchmarks of the recording side and write docs/performance.md; takes just under a quarter of an hour.
+"""Run all benchmarks of the recording side and write dist/performance.md; takes just under a quarter of an hour.
 
-With --long more and longer rounds, which take about an hour. The page keeps what follows its line KEPT. Figures have no
-thresholds: other work on the machine shows in their spread and fails nothing.
+With --long more and longer rounds, which take about an hour. docs/performance.md has the figures that hold, by hand.
+They have no thresholds: other work on the machine shows in their spread and fails nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.measure import HERE, STAGETRACE, STOCK, UNTRACED, parser, progre
 if TYPE_CHECKING:
     from types import ModuleType
 
-DOCUMENT = HERE.parent / "docs" / "performance.md"
+DOCUMENT = HERE.parent / "dist" / "performance.md"
 PACKAGES = (
     *("stagetrace", "opentelemetry-sdk", "opentelemetry-instrumentation-fastapi", "grpcio", "protobuf"),
     *("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "scikit-learn"),
@@ -64,12 +64,10 @@ SECTIONS = (
     Section("The threads that send", "export_thread", {"rounds": 2, "seconds": 4}, {"rounds": 5, "seconds": 20}),
     Section("Start-up and memory", "startup", {"runs": 20, "rounds": 3}, {"runs": 60, "rounds": 11}),
 )
-KEPT = "## Other measurements\n"  # from here on, the page is written by hand
 INTRODUCTION = """# Performance
 
-Written by `python benchmarks/run.py` (`make bench`) up to [Other measurements](#other-measurements); each script there
-also runs alone, and longer, with `--help`. Compare columns, not machines: set-ups are interleaved and paired by round,
-and every figure has its spread.
+Written by `python benchmarks/run.py` (`make bench`); each script also runs alone, and longer, with `--help`. Compare
+columns, not machines: set-ups are interleaved and paired by round, and every figure has its spread.
 
 *stock* is `opentelemetry-instrument` with opentelemetry-instrumentation-fastapi, traces only; *stagetrace* is
 `STAGETRACE=1` with an objective. Both send to a real OTLP/gRPC receiver in another process. The service is
@@ -123,7 +121,7 @@ def section(title: str, module: ModuleType, result: Any) -> str:
 def main() -> None:
     """Run, print, write."""
     arguments = parser(__doc__, "python benchmarks/run.py --others --json figures.json")
-    arguments.add_argument("--document", type=Path, default=DOCUMENT, help="what to write (docs/performance.md)")
+    arguments.add_argument("--document", type=Path, default=DOCUMENT, help="what to write (dist/performance.md)")
     arguments.add_argument("--long", action="store_true", help="more and longer rounds")
     arguments.add_argument("--minute-pairs", action="store_true", help="5 rounds of latency of 60 s; 20 minutes more")
     arguments.add_argument("--others", action="store_true", help=f"{', '.join(others.SHOWN)} too, installed if need be")
@@ -148,8 +146,8 @@ def main() -> None:
     sections = [section(title, module, result) for title, (module, result) in results.items()]
     document = "\n".join([INTRODUCTION, machine(before, minutes), *sections])
     print(document)
-    _, kept, by_hand = args.document.read_text().partition(KEPT) if args.document.exists() else ("", "", "")
-    args.document.write_text(f"{document}\n{kept}{by_hand}")
+    args.document.parent.mkdir(exist_ok=True)
+    args.document.write_text(document)
     progress(f"wrote {args.document} after {minutes:.0f} minutes")
     if args.json is not None:
         args.json.write_text(json.dumps({title: asdict(result) for title, (_, result) in results.items()}, indent=1))
