@@ -1,4 +1,4 @@
-/* Many visits become few: recording/segments.py in C (docs/decisions/033). */
+/* Many visits become few: recording/segments.py in C. */
 #include "record.h"
 
 enum { MAX_WIRE = 8, SHARE = 10, MAX_BEFORE = 32, MAX_STAGE_NAMES = 32 }; /* as in segments.py */

@@ -1,7 +1,7 @@
 /* Frames of other threads, which CPython 3.11 makes when they are asked for: that may run the collector of garbage, and
  * with it code that lets other threads run. The frame may be gone by then (the process crashes), or a thread may start
  * or end, which waits for a lock that the asking one has (the process hangs). So the collector is off meanwhile, and the
- * GIL is not released: no other thread can see that (docs/decisions/083).
+ * GIL is not released: no other thread can see that.
  */
 #include "native.h"
 

@@ -1,4 +1,8 @@
-"""A limit of calls that may wait for their clients: where others need a slot, the slowest client loses its own."""
+"""A limit of calls that may wait for their clients: where others need a slot, the slowest client loses its own.
+
+`grpc.aio` costs 0.6 ms of CPU more a request, cannot cancel a call from the server's side, and leaks memory for each
+call that a client cancels (grpc issue 43360). A limit for each peer would stop the legal ones behind a proxy or NAT.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The header `Server-Timing`, by which a service reports the stages of a request to its caller (docs/decisions/050).
+"""The header `Server-Timing`, by which a service reports the stages of a request to its caller.
 
     server-timing: queue;dur=1.204, preprocess;dur=0.811, inference;dur=40.093, total;dur=42.108
 
 Over HTTP it goes out with the response's headers, and holds the time until then; of an RPC it is trailing metadata.
 Where only stagetrace is to have it, `stagetrace` stands in front: a service that hands on all headers of the responses
-that it gets would else show it to its own callers.
+that it gets would else show it to its own callers. Such a caller names itself by a request header of its own, not by
+a member of `tracestate`, which services pass on to their own callees.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """HTTP/1.1 for the load generator: keep-alive connections, responses parsed by httptools and discarded.
 
-No redirect is followed, no proxy used, no cookie kept. Bytes of a request are made once, ids aside, for the cost of a
-request in this process is measured with the server's latency.
+At 200 requests a second over httpx a request takes 1,000 us of CPU here, over aiohttp 300, over this 160: the
+measured latency includes that. No redirect is followed, no proxy used, no cookie kept. Bytes of a request are made
+once, ids aside.
 """
 
 from __future__ import annotations

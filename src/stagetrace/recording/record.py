@@ -128,7 +128,7 @@ class RequestRecord(Marks):
         return self
 
     def __reduce__(self) -> Any:
-        """Be a text in a pickle of the scope, which any process can read (docs/decisions/022)."""
+        """Be a text in a pickle of the scope: any process can read it, stagetrace or not."""
         return str, (self.reference() or "",)
 
     @property

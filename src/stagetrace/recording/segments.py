@@ -1,8 +1,9 @@
-"""The stages of one request: each visit to one, and how many visits become few spans (docs/decisions/033).
+"""The stages of one request: each visit to one, and how many visits become few spans.
 
 A stream of 500 chunks waits 500 times and sends 500 times. Such visits are summed by stage and laid end to end in the
 place of all of them: sums by stage stay exact, and so does the tiling; the order within is lost, and a span that
-stands for several visits says how many they were.
+stands for several visits says how many they were. One span over the whole stream would belong to one stage and contain
+another's time: every reader that adds up spans would be wrong.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Every instant belongs to one stage. Where several activities are open, an explicit mark wins, then inference, then
 the waits; where none is, it is a gap, whose name (preprocess, postprocess or handler) is known when a later event
-settles it.
+settles it. A gap before an inference is `preprocess`, after the last one `postprocess`, without any `handler`; one of
+less than 50 us between two chunks of a body is part of moving the body, or each response would have two stages more.
 """
 
 from __future__ import annotations

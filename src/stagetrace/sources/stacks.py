@@ -128,7 +128,7 @@ def frames_from(frame: FrameType | None) -> tuple[list[FrameType], list[tuple[Co
 
 
 def _uncollected(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that makes frames; no garbage may be collected meanwhile (docs/decisions/083)."""
+    """Call a function that makes frames; no garbage may be collected meanwhile (native/stacks.c says why)."""
     return function(*args) if _in_c is None else _in_c.uncollected(function, *args)
 
 

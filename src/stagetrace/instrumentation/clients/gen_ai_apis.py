@@ -1,6 +1,7 @@
-"""The HTTP APIs of language models: which of them a request calls, and what it asks for (docs/decisions/049).
+"""The HTTP APIs of language models: which of them a request calls, and what it asks for.
 
-Texts of prompts and completions are never kept.
+All SDKs send one of a few formats through HTTP clients that are patched anyway, so no SDK is patched. A request is
+recognised by path and body, as `/messages` alone may be anything. Texts of prompts and completions are never kept.
 """
 
 from __future__ import annotations

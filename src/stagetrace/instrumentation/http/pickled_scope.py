@@ -1,4 +1,4 @@
-"""A scope or environ that was pickled: a request reference is in the place of the request (docs/decisions/022).
+"""A scope or environ that was pickled: a request reference is in the place of the request.
 
 Where that request still runs in this process, an application called with the scope is a part of it. Anywhere else it
 begins a request of its own, whose parent is the stage that was open when the scope was pickled.

@@ -1,7 +1,7 @@
 """Ray Serve's handles, by which the proxy and deployments call deployments: each call carries a request reference.
 
-It is one more entry of the metadata's `__dict__`, which Ray pickles for each call. The request becomes a text there
-(docs/decisions/022): a replica without stagetrace ignores it, and one with it begins below the request's open stage.
+It is one more entry of the metadata's `__dict__`, which Ray pickles for each call. The request becomes a text there:
+a replica without stagetrace ignores it, and one with it begins below the request's open stage.
 """
 
 from __future__ import annotations

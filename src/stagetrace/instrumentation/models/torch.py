@@ -1,4 +1,8 @@
-"""torch: the outermost module that is called is the model, whatever it calls; a transform or a training is none."""
+"""torch: the outermost module that is called is the model, whatever it calls; a transform or a training is none.
+
+torch's global forward hooks are not used: with one set, each layer's call takes its slow path. `torch.compile` reads
+the wrapper's code, so the wrapper asks first whether that is compiling, and the rest is not read.
+"""
 
 from __future__ import annotations
 

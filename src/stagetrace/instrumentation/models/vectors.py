@@ -1,4 +1,7 @@
-"""faiss and hnswlib: a search in an index of vectors, which is the inference only where no model is (decision 057)."""
+"""faiss and hnswlib: a search in an index of vectors, which is the inference only where no model is.
+
+Beside a model it is a transform: counted as inference, a slow index would look like a slow model.
+"""
 
 from __future__ import annotations
 

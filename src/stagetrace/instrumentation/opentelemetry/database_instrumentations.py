@@ -1,7 +1,8 @@
 """OpenTelemetry's own instrumentations of databases, applied in a process that serves, where they are installed.
 
-Only those that give the service the same objects as before (docs/decisions/053): the others (sqlite3, PyMySQL,
-mysqlclient) put a proxy in place of each connection. An instrumentation that the service applies itself, or by
+Only those that give the service the same objects as before: the others (sqlite3, PyMySQL, mysqlclient) put a
+proxy in place of each connection, which C code does not take. psycopg2's fails a `connect` with a positional
+`cursor_factory`. An instrumentation that the service applies itself, or by
 `opentelemetry-instrument`, is left as it is, and takes over from ours.
 """
 

@@ -2,7 +2,7 @@
 
 All of them (ASGI, WSGI, Django, Flask and others) start it by one function, which makes a SERVER span if no span is
 open, and an INTERNAL one below the open span otherwise. So our entry span gives way first, unless other code has seen
-it, or their span would not be exported (docs/decisions/023). URLs that an argument of the ASGI middleware excludes are
+it, or their span would not be exported (docs/decisions/012). URLs that an argument of the ASGI middleware excludes are
 excluded by us, too.
 """
 
