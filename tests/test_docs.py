@@ -121,18 +121,76 @@ def test_contributing_lists_each_module_and_folder() -> None:
     assert listed == {f"{path.name}/" if path.is_dir() else path.name for path in entries} - {"__init__.py"}
 
 
-def test_no_page_of_the_docs_is_empty_and_each_is_linked() -> None:
-    """From another page or the README; decision records are found by their folder."""
-    pages = [page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "decisions"]
-    linked = {
-        (page.parent / target).resolve()
-        for page in [*pages, ROOT / "README.md"]
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-        if (page.parent / target).resolve() != page
-    }
-    assert len(pages) > 20
-    assert not [page for page in pages if page not in linked]
-    assert not [page for page in (ROOT / "docs").rglob("*.md") if len(page.read_text().strip()) < 200]
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+LEAST_LINES = 5  # of text: a page of less was emptied, or is none
+
+
+def text_lines(page: str) -> int:
+    """Return how many lines of a page say something: no headings, no markup alone."""
+    return sum(bool(re.search(r"\w", line)) and not line.startswith(("#", "<!--")) for line in page.splitlines())
+
+
+def linked_from(start: Path) -> set[Path]:
+    """Return the pages that a reader reaches from one by links; a linked folder shows what is in it."""
+    found, left = set(), [start]
+    while left:
+        page = left.pop()
+        for target in LINK.findall(page.read_text()):
+            path = (page.parent / target).resolve()
+            new = {*path.glob("*.md")} if path.is_dir() else {path} if path.suffix == ".md" and path.exists() else set()
+            left += new - found
+            found |= new
+    return found
+
+
+@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
+def test_no_page_of_the_docs_is_empty(page: str) -> None:
+    assert text_lines((ROOT / page).read_text()) >= LEAST_LINES
+
+
+def test_a_page_without_text_counts_as_empty() -> None:
+    assert text_lines("# `stagetrace capacity`: how much load?\n\n<!-- begin -->\n\n```\n```\n") == 0
+
+
+def test_each_page_is_reached_from_the_readme_and_from_the_index() -> None:
+    for start in (ROOT / "README.md", ROOT / "docs/README.md"):
+        reached = linked_from(start) | {start}
+        assert not [page.relative_to(ROOT) for page in PAGES if page not in reached], start
+    assert len(PAGES) > 50
+
+
+def test_the_index_names_each_page_itself() -> None:
+    """Pages of a folder by the folder's index."""
+    index = (ROOT / "docs/README.md").read_text()
+    named = {(ROOT / "docs" / target).resolve() for target in LINK.findall(index)}
+    assert not [page for page in (ROOT / "docs").glob("*.md") if page not in named and page.name != "README.md"]
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "docs/decisions").glob("*.md")), ids=lambda path: path.stem[:3])
+def test_decision_records_have_one_form_and_fit_on_a_page(record: Path) -> None:
+    text = record.read_text()
+    assert re.match(rf"# {record.name[:3]} \S", text)
+    assert re.findall(r"^\*\*(Context|Decision|Consequences)\.\*\*", text, re.MULTILINE) == [
+        "Context",
+        "Decision",
+        "Consequences",
+    ]
+    assert not re.search(r"^##", text, re.MULTILINE)
+    assert len(text.splitlines()) <= 70
+
+
+def test_each_decision_that_code_names_has_a_record() -> None:
+    """The others were folded into the docstrings of their modules."""
+    records = {path.name[:3] for path in (ROOT / "docs/decisions").glob("*.md")}
+    files = [
+        path
+        for root in ("src", "native", "tests")
+        for path in (ROOT / root).rglob("*")
+        if path.suffix in {".py", ".c", ".h"}
+    ]
+    named = {one for path in files for one in re.findall(r"[Dd]ecisions?[/ ](\d{3})", path.read_text())}
+    assert {"002", "011"} <= named <= records
 
 
 def test_links_in_the_docs_lead_somewhere() -> None:
