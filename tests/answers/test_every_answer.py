@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -12,8 +14,7 @@ from answers.test_bad_input import EVER, many, run
 from stagetrace.cli.registry import ANSWERS
 from stagetrace.cli.report.all_answers import BENCH
 
-if TYPE_CHECKING:
-    from pathlib import Path
+DOCS: Final = Path(__file__).parents[2] / "docs/answers"
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,14 @@ def test_one_after_the_other(form: str, folder: Path) -> None:
     assert (code, errors) == (1, "")
     assert "No load was put on the service" in output
     assert output.count("inference") > 5
+
+
+def test_each_page_of_the_docs_names_the_keys_that_its_verb_prints(folder: Path) -> None:
+    """An emptied page has none of them."""
+    code, output, _ = run("report", "--all", *EVER, "--store", str(folder), "--json")
+    assert code == 1
+    for verb, answer in json.loads(output)["answers"].items():
+        if verb != BENCH:
+            page = re.sub(r"^```.*?^```$", "", (DOCS / f"{verb}.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+            words = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", page))))
+            assert not {*answer} - {"complete", "reason", "sentence"} - words, verb
