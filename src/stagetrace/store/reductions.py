@@ -3,22 +3,38 @@
 A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, `{verdicts}` the same
 with a row for each objective that judged one (`sql/each_verdict_ENGINE.sql`), and `{by}` the columns that its rows are
 grouped by, with a comma behind them; values are bound, as each engine writes that. `{attribute:KEY}` is the text form
-of an attribute of a request, `{resource}` the map of the attributes of the resource, in text form.
+of an attribute of a request, `{resource}` the map of the attributes of the resource, in text form. `{sampled}` and
+`{unknown}` are what `estimates` asks of each group: whether it was sampled, and whether some rate is not known.
+
+`{each stages, : TEXT end}` is the text once for each stage of the column schema, with `, ` in between: in it, `{stage}`
+is the stage, `{column}` its column, `{part}` the column without its unit. `durations` are the whole request and its
+stages, `parts` the stages and the column of all others, `quantiles` those that are reported, with `{q}` and `{name}`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from stagetrace.columns import ATTRIBUTE, names_of
-from stagetrace.store.relations import REQUESTS
+from stagetrace.store.relations import OTHER_STAGES, REQUESTS, STAGE_COLUMNS
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 _ATTRIBUTE: Final = re.compile(r"\{attribute:([^{}]+)\}")
+_EACH: Final = re.compile(r"\{each (\w+)([^:]*): (.*?) end\}", re.DOTALL)
+_OWN: Final = re.compile(r"\{(\w+)\}")  # ClickHouse's values have a type behind a colon
+_STAGES: Final = tuple(
+    {"stage": stage, "column": column, "part": column.removesuffix("_ms")} for stage, column in STAGE_COLUMNS.items()
+)
+_LISTS: Final = {
+    "stages": _STAGES,
+    "durations": ({"column": "duration_ms"}, *_STAGES),
+    "parts": (*_STAGES, {"stage": "other", "column": OTHER_STAGES, "part": OTHER_STAGES.removesuffix("_ms")}),
+    "quantiles": tuple({"q": q, "name": name} for q, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99"))),
+}
 PATH: Final = "path"  # the route or, of requests without one, their name
 
 
@@ -29,6 +45,7 @@ class Engine(NamedTuple):
     source: str  # the requests, with the columns that `attribute` reads
     attribute: Callable[[str], str]  # expression of the text form of an attribute, of the span or else its resource
     resource: str  # expression of the map of the resource's attributes
+    any_of: str  # the aggregate function that is true where one row of a group is
 
 
 def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
@@ -41,10 +58,26 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
     made += [f"{engine.attribute(key.removeprefix(ATTRIBUTE))} AS {_quoted(key)}" for key in attributes]
     requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
     grouped = "".join(f"{_quoted(key)}, " for key in by)
-    verdicts = _text(f"each_verdict_{engine.name}")
-    text = _text(f"{name}.{engine.name}").replace("{resource}", engine.resource)
-    text = _ATTRIBUTE.sub(lambda found: engine.attribute(found[1]), text.replace("{verdicts}", verdicts))
-    return text.replace("{requests}", requests).replace("{by}", grouped)
+    parts = {
+        "requests": requests,
+        "verdicts": _text(f"each_verdict_{engine.name}").replace("{requests}", requests),
+        "by": grouped,
+        "resource": engine.resource,
+        "sampled": f"{engine.any_of}(sampling_probability IS NOT NULL OR coalesce(upgraded, false))",
+        "unknown": f"{engine.any_of}(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false))",
+    }
+    text = _EACH.sub(_repeated, _text(f"{name}.{engine.name}"))
+    return _filled(_ATTRIBUTE.sub(lambda found: engine.attribute(found[1]), text), parts)
+
+
+def _repeated(found: re.Match[str]) -> str:
+    which, between, text = found.groups()
+    return between.join(_filled(text, one) for one in _LISTS[which])
+
+
+def _filled(text: str, parts: Mapping[str, str]) -> str:
+    """Return the text with these parts in it; what is none of them stays."""
+    return _OWN.sub(lambda found: parts.get(found[1], found[0]), text)
 
 
 def _of_maps(key: str) -> str:
@@ -66,4 +99,4 @@ def _text(name: str) -> str:
     return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
 
 
-CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps, "resource")
+CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps, "resource", "max")

@@ -360,4 +360,4 @@ def _otlp(rows: Any) -> Any:
 
 
 # Attributes are read out of a stored row's bytes.
-ENGINE: Final = Engine("duckdb", "selected", attribute_text, f"{_RESOURCE}(of_resource)")
+ENGINE: Final = Engine("duckdb", "selected", attribute_text, f"{_RESOURCE}(of_resource)", "bool_or")

@@ -5,7 +5,6 @@ SELECT
         AND duration_ms >= {box_least:Float64} AND duration_ms < {box_most:Float64} AS Bool
     ) AS inside,
     sum(weight) AS requests, coalesce(sumIf(weight, breached), 0) AS breaches, count() AS stored,
-    max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-    max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
+    {sampled} AS sampled, {unknown} AS unknown
 FROM {requests}
 GROUP BY ALL

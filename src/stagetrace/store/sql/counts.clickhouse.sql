@@ -5,8 +5,7 @@ SELECT
     coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
     coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
     count() AS stored,
-    max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-    max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+    {sampled} AS sampled, {unknown} AS unknown,
     min(weight) < max(weight) AS uneven
 FROM {requests}
 GROUP BY ALL

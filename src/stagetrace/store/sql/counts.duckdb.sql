@@ -6,8 +6,7 @@ SELECT
     coalesce(sum(weight * (weight - 1)) FILTER (WHERE NOT breached), 0) AS spread,
     coalesce(1 / min(sampling_probability) FILTER (WHERE sampling_probability > 0), 1) AS most,
     count(*) AS stored,
-    bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-    bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+    {sampled} AS sampled, {unknown} AS unknown,
     min(weight) < max(weight) AS uneven
 FROM {requests}
 GROUP BY ALL

@@ -2,8 +2,7 @@
 SELECT
     {by} sum(weight) AS requests, count() AS stored, min(start_unix_nano) AS first_unix_nano,
     max(start_unix_nano) AS last_unix_nano, sum(if(duration_ms < 0, 1, 0)) AS negative,
-    max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-    max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+    {sampled} AS sampled, {unknown} AS unknown,
     min(threshold_ms) AS within_ms
 FROM {requests}
 GROUP BY ALL

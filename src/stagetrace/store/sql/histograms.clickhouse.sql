@@ -4,8 +4,7 @@ SELECT
     if(duration_ms > 0, toInt64(floor(log2(duration_ms) * {bins:UInt64})), NULL) AS bin,
     sum(requests.weight) AS weight, sum(requests.weight * requests.weight) AS squares, count() AS stored,
     min(duration_ms) AS low, max(duration_ms) AS high,
-    max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-    max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
+    {sampled} AS sampled, {unknown} AS unknown
 FROM (SELECT *, if({sizes:Bool}, coalesce(request_bytes, batch_size), NULL) AS size FROM {requests}) AS requests
 GROUP BY ALL
 LIMIT {most:UInt64}

@@ -5,8 +5,7 @@ SELECT
     CASE WHEN duration_ms > 0 THEN floor(log2(duration_ms) * $bins)::BIGINT END AS bin,
     sum(weight) AS weight, sum(weight * weight) AS squares, count(*) AS stored,
     min(duration_ms) AS low, max(duration_ms) AS high,
-    bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-    bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
+    {sampled} AS sampled, {unknown} AS unknown
 FROM (SELECT *, CASE WHEN $sizes THEN coalesce(request_bytes, batch_size) END AS size FROM {requests})
 GROUP BY ALL
 LIMIT $most

@@ -4,8 +4,7 @@ WITH fine AS (
         intDiv(start_unix_nano - {origin:Int64}, {width:Int64}) AS bucket,
         toInt64(floor(log2(greatest(duration_ms, 1 / 1024)) * {bins:UInt64})) AS bin, sum(weight) AS requests,
         coalesce(sumIf(weight, breached), 0) AS breaches, count() AS stored, count(breached) AS judged,
-        max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-        max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
+        {sampled} AS sampled, {unknown} AS unknown
     FROM {requests}
     WHERE start_unix_nano >= {origin:Int64} AND start_unix_nano < {origin:Int64} + {width:Int64} * {columns:Int64}
     GROUP BY ALL

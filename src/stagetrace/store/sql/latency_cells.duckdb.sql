@@ -5,8 +5,7 @@ WITH fine AS (
     SELECT
         (start_unix_nano - $origin) // $width AS bucket, floor(log2(greatest(duration_ms, 1 / 1024)) * $bins)::BIGINT AS bin,
         sum(weight) AS requests, coalesce(sum(weight) FILTER (WHERE breached), 0) AS breaches, count(*) AS stored,
-        count(breached) AS judged, bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown
+        count(breached) AS judged, {sampled} AS sampled, {unknown} AS unknown
     FROM {requests}
     WHERE start_unix_nano >= $origin AND start_unix_nano < $origin + $width::BIGINT * $columns
     GROUP BY ALL

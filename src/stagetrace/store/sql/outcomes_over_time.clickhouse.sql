@@ -9,8 +9,7 @@ WITH counted AS (
         coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
         coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
         coalesce(sumIf(overrun_ms, breached), 0) AS over_ms, toInt64(count()) AS stored,
-        max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-        max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(start_unix_nano) AS first_start, max(start_unix_nano) AS last_start
     FROM {verdicts}
     GROUP BY ALL

@@ -12,8 +12,7 @@ WITH counted AS (
         coalesce(sum(weight * (weight - 1)) FILTER (WHERE NOT breached), 0) AS spread,
         coalesce(1 / min(sampling_probability) FILTER (WHERE sampling_probability > 0), 1) AS most,
         coalesce(sum(overrun_ms) FILTER (WHERE breached), 0) AS over_ms, count(*) AS stored,
-        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(start_unix_nano) AS first_start, max(start_unix_nano) AS last_start
     FROM {verdicts}
     GROUP BY ALL

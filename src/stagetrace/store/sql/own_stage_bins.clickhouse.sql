@@ -14,6 +14,6 @@ FROM (
     ) ARRAY JOIN mapKeys(stages) AS stage, mapValues(stages) AS ms
 ) AS taken
 WHERE stage NOT IN (
-    'network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send'
+    {each stages, : '{stage}' end}
 )
 GROUP BY ALL

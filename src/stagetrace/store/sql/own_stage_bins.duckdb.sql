@@ -13,6 +13,6 @@ FROM (
     FROM (SELECT *, unnest(map_entries(stages)) AS one FROM {requests} WHERE other_ms IS NOT NULL)
 )
 WHERE stage NOT IN (
-    'network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send'
+    {each stages, : '{stage}' end}
 )
 GROUP BY ALL

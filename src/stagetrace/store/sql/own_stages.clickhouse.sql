@@ -6,5 +6,5 @@ FROM (
     SELECT {by} weight, own, ms
     FROM (SELECT * FROM {requests} WHERE isNotNull(other_ms)) ARRAY JOIN mapKeys(stages) AS own, mapValues(stages) AS ms
 ) AS taken
-WHERE own NOT IN ('network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send')
+WHERE own NOT IN ({each stages, : '{stage}' end})
 GROUP BY ALL

@@ -6,5 +6,5 @@ FROM (
     SELECT {by} weight, one.key AS own, one.value AS ms
     FROM (SELECT *, unnest(map_entries(stages)) AS one FROM {requests} WHERE other_ms IS NOT NULL)
 )
-WHERE own NOT IN ('network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send')
+WHERE own NOT IN ({each stages, : '{stage}' end})
 GROUP BY ALL

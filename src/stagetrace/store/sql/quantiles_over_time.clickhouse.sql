@@ -4,11 +4,10 @@ WITH timed AS (
         {by} intDiv(start_unix_nano - {origin:Int64}, {width:Int64}) AS bucket, weight, part, ms
     FROM {requests}
     ARRAY JOIN
-        ['request', 'network.receive', 'queue', 'preprocess', 'handler', 'inference', 'postprocess', 'network.send', 'other']
+        ['request', {each parts, : '{stage}' end}]
             AS part,
         [
-            duration_ms, network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms,
-            network_send_ms, other_ms
+            duration_ms, {each parts, : {column} end}
         ] AS ms
 ),
 binned AS (
@@ -31,24 +30,12 @@ ranked AS (
 )
 SELECT
     {by} bucket, part, sum(ranked.stored) AS stored, sum(held) AS requests,
-    coalesce(min(CASE
-        WHEN upto - each / 2 < 0.5 * whole - 1e-9 THEN NULL
-        WHEN upto > held AND 0.5 * whole < upto - held + each / 2
-        THEN below + (low - below) * greatest(0, (0.5 * whole - upto + held) / each + 0.5)
-        ELSE low + (high - low) * least(1, greatest(0, (0.5 * whole - upto + held - each / 2) / greatest(held - each, each)))
-    END), max(high)) AS p50_ms,
-    coalesce(min(CASE
-        WHEN upto - each / 2 < 0.95 * whole - 1e-9 THEN NULL
-        WHEN upto > held AND 0.95 * whole < upto - held + each / 2
-        THEN below + (low - below) * greatest(0, (0.95 * whole - upto + held) / each + 0.5)
-        ELSE low + (high - low) * least(1, greatest(0, (0.95 * whole - upto + held - each / 2) / greatest(held - each, each)))
-    END), max(high)) AS p95_ms,
-    coalesce(min(CASE
-        WHEN upto - each / 2 < 0.99 * whole - 1e-9 THEN NULL
-        WHEN upto > held AND 0.99 * whole < upto - held + each / 2
-        THEN below + (low - below) * greatest(0, (0.99 * whole - upto + held) / each + 0.5)
-        ELSE low + (high - low) * least(1, greatest(0, (0.99 * whole - upto + held - each / 2) / greatest(held - each, each)))
-    END), max(high)) AS p99_ms
+    {each quantiles, : coalesce(min(CASE
+        WHEN upto - each / 2 < {q} * whole - 1e-9 THEN NULL
+        WHEN upto > held AND {q} * whole < upto - held + each / 2
+        THEN below + (low - below) * greatest(0, ({q} * whole - upto + held) / each + 0.5)
+        ELSE low + (high - low) * least(1, greatest(0, ({q} * whole - upto + held - each / 2) / greatest(held - each, each)))
+    END), max(high)) AS {name}_ms end}
 FROM ranked
 WHERE of_all >= {least:Int64}
 GROUP BY ALL

@@ -6,21 +6,7 @@ timed AS (
     -- Not by a list for each request, which takes twice the time.
     SELECT {by} bucket, weight, 'request' AS part, duration_ms AS ms FROM placed WHERE duration_ms >= 0
     UNION ALL
-    SELECT {by} bucket, weight, 'network.receive' AS part, network_receive_ms AS ms FROM placed WHERE network_receive_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'queue' AS part, queue_ms AS ms FROM placed WHERE queue_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'preprocess' AS part, preprocess_ms AS ms FROM placed WHERE preprocess_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'handler' AS part, handler_ms AS ms FROM placed WHERE handler_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'inference' AS part, inference_ms AS ms FROM placed WHERE inference_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'postprocess' AS part, postprocess_ms AS ms FROM placed WHERE postprocess_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'network.send' AS part, network_send_ms AS ms FROM placed WHERE network_send_ms >= 0
-    UNION ALL
-    SELECT {by} bucket, weight, 'other' AS part, other_ms AS ms FROM placed WHERE other_ms >= 0
+    {each parts UNION ALL : SELECT {by} bucket, weight, '{stage}' AS part, {column} AS ms FROM placed WHERE {column} >= 0 end}
 ),
 binned AS (
     SELECT
@@ -41,24 +27,12 @@ ranked AS (
 )
 SELECT
     {by} bucket, part, sum(stored) AS stored, sum(held) AS requests,
-    coalesce(min(CASE
-        WHEN upto - each / 2 < 0.5 * whole - 1e-9 THEN NULL
-        WHEN upto > held AND 0.5 * whole < upto - held + each / 2
-        THEN below + (low - below) * greatest(0, (0.5 * whole - upto + held) / each + 0.5)
-        ELSE low + (high - low) * least(1, greatest(0, (0.5 * whole - upto + held - each / 2) / greatest(held - each, each)))
-    END), max(high)) AS p50_ms,
-    coalesce(min(CASE
-        WHEN upto - each / 2 < 0.95 * whole - 1e-9 THEN NULL
-        WHEN upto > held AND 0.95 * whole < upto - held + each / 2
-        THEN below + (low - below) * greatest(0, (0.95 * whole - upto + held) / each + 0.5)
-        ELSE low + (high - low) * least(1, greatest(0, (0.95 * whole - upto + held - each / 2) / greatest(held - each, each)))
-    END), max(high)) AS p95_ms,
-    coalesce(min(CASE
-        WHEN upto - each / 2 < 0.99 * whole - 1e-9 THEN NULL
-        WHEN upto > held AND 0.99 * whole < upto - held + each / 2
-        THEN below + (low - below) * greatest(0, (0.99 * whole - upto + held) / each + 0.5)
-        ELSE low + (high - low) * least(1, greatest(0, (0.99 * whole - upto + held - each / 2) / greatest(held - each, each)))
-    END), max(high)) AS p99_ms
+    {each quantiles, : coalesce(min(CASE
+        WHEN upto - each / 2 < {q} * whole - 1e-9 THEN NULL
+        WHEN upto > held AND {q} * whole < upto - held + each / 2
+        THEN below + (low - below) * greatest(0, ({q} * whole - upto + held) / each + 0.5)
+        ELSE low + (high - low) * least(1, greatest(0, ({q} * whole - upto + held - each / 2) / greatest(held - each, each)))
+    END), max(high)) AS {name}_ms end}
 FROM ranked
 WHERE of_all >= $least
 GROUP BY ALL

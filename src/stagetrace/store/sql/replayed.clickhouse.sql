@@ -55,8 +55,8 @@ counted AS (
         sum(weight) AS requests, sum(weight * (weight - 1)) AS spread, toInt64(count()) AS stored,
         max(threshold_ms) AS greatest_threshold_ms,
         coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
-        toBool(max(isNotNull(sampling_probability) OR coalesce(upgraded, false))) AS sampled,
-        toBool(max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false))) AS unknown,
+        toBool({sampled}) AS sampled,
+        toBool({unknown}) AS unknown,
         min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
     FROM read LEFT JOIN seen ON seen.service = read.service AND seen.instance = read.instance
     GROUP BY ALL

@@ -60,8 +60,7 @@ counted AS (
         ) AS example,
         sum(weight) AS requests, sum(weight * (weight - 1)) AS spread, count(*) AS stored, max(threshold_ms) AS greatest_threshold_ms,
         coalesce(1 / min(sampling_probability) FILTER (WHERE sampling_probability > 0), 1) AS most,
-        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
     FROM read LEFT JOIN seen ON seen.service = read.service AND seen.instance = read.instance
     GROUP BY ALL

@@ -12,8 +12,7 @@ FROM (
         quantilesExactInclusive(0.5, 0.99)(duration_ms) AS quantiles, max(duration_ms) AS max_ms,
         coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
         minIf(sampling_probability, sampling_probability > 0) AS least_probability, count() AS stored,
-        max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-        max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unsure,
+        {sampled} AS sampled, {unknown} AS unsure,
         min(weight) < max(weight) AS uneven
     FROM {verdicts}
     GROUP BY ALL

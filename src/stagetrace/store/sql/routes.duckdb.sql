@@ -14,8 +14,7 @@ FROM (
         quantile_cont(duration_ms, [0.5, 0.99]) AS quantiles, max(duration_ms) AS max_ms,
         coalesce(sum(weight * (weight - 1)) FILTER (WHERE NOT breached), 0) AS spread,
         min(sampling_probability) FILTER (WHERE sampling_probability > 0) AS least_probability, count(*) AS stored,
-        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(weight) < max(weight) AS uneven
     FROM {verdicts}
     GROUP BY ALL

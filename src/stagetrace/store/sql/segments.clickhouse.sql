@@ -7,16 +7,8 @@ WITH counted AS (
         coalesce(sumIf(weight * weight, NOT breached), 0) AS squares_good_, sum(weight * weight) AS squares_,
         count() AS stored_, min(duration_ms) AS low_, max(duration_ms) AS high_,
         coalesce(sumIf(overrun_ms, breached), 0) AS over_,
-        coalesce(sum(weight * network_receive_ms), 0) AS network_receive_total,
-        coalesce(sum(weight * queue_ms), 0) AS queue_total,
-        coalesce(sum(weight * preprocess_ms), 0) AS preprocess_total,
-        coalesce(sum(weight * handler_ms), 0) AS handler_total,
-        coalesce(sum(weight * inference_ms), 0) AS inference_total,
-        coalesce(sum(weight * postprocess_ms), 0) AS postprocess_total,
-        coalesce(sum(weight * network_send_ms), 0) AS network_send_total,
-        coalesce(sum(weight * other_ms), 0) AS other_total,
-        max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled_,
-        max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown_
+        {each parts, : coalesce(sum(weight * {column}), 0) AS {part}_total end},
+        {sampled} AS sampled_, {unknown} AS unknown_
     FROM {requests}
     GROUP BY ALL
 ),
@@ -37,14 +29,7 @@ SELECT
     sum(requests_) AS requests, sum(good_) AS good, sum(breaches_) AS breaches, sum(squares_good_) AS squares_good,
     sum(squares_) AS squares, toInt64(sum(stored_)) AS stored, min(low_) AS low_ms, max(high_) AS high_ms,
     sum(over_) AS over_ms,
-    sum(network_receive_total) AS network_receive_sum,
-    sum(queue_total) AS queue_sum,
-    sum(preprocess_total) AS preprocess_sum,
-    sum(handler_total) AS handler_sum,
-    sum(inference_total) AS inference_sum,
-    sum(postprocess_total) AS postprocess_sum,
-    sum(network_send_total) AS network_send_sum,
-    sum(other_total) AS other_sum,
+    {each parts, : sum({part}_total) AS {part}_sum end},
     max(sampled_) AS sampled, max(unknown_) AS unknown
 FROM kept
 GROUP BY named, place, service, path, bucket

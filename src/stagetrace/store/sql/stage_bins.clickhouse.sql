@@ -3,10 +3,8 @@ WITH timed AS (
     SELECT
         {by} weight, duration_ms, breached, upgraded, sampling_probability, span_id, reverse(span_id) AS lot,
         multiIf(duration_ms > 0, toInt64(floor(ln(duration_ms) * 100)), duration_ms = 0, -100000, -100002) AS bin,
-        network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms,
-        coalesce(network_receive_ms, 0) + coalesce(queue_ms, 0) + coalesce(preprocess_ms, 0) + coalesce(handler_ms, 0)
-        + coalesce(inference_ms, 0) + coalesce(postprocess_ms, 0) + coalesce(network_send_ms, 0)
-        + coalesce(other_ms, 0) AS staged_ms
+        {each parts, : {column} end},
+        {each parts + : coalesce({column}, 0) end} AS staged_ms
     FROM {requests}
 )
 SELECT
@@ -14,16 +12,8 @@ SELECT
     count() AS stored, sum(weight) AS requests, sum(weight * weight) AS squares,
     min(weight) AS least_weight, max(weight) AS most_weight,
     countIf(staged_ms > duration_ms + 0.001) AS overlapping,
-    max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-    max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
-    coalesce(sum(weight * timed.network_receive_ms), 0) AS network_receive_ms,
-    coalesce(sum(weight * timed.queue_ms), 0) AS queue_ms,
-    coalesce(sum(weight * timed.preprocess_ms), 0) AS preprocess_ms,
-    coalesce(sum(weight * timed.handler_ms), 0) AS handler_ms,
-    coalesce(sum(weight * timed.inference_ms), 0) AS inference_ms,
-    coalesce(sum(weight * timed.postprocess_ms), 0) AS postprocess_ms,
-    coalesce(sum(weight * timed.network_send_ms), 0) AS network_send_ms,
-    coalesce(sum(weight * timed.other_ms), 0) AS other_ms,
+    {sampled} AS sampled, {unknown} AS unknown,
+    {each parts, : coalesce(sum(weight * timed.{column}), 0) AS {column} end},
     sum(weight * greatest(0., duration_ms - staged_ms)) AS no_stage_ms,
     arrayMap(
         one -> CAST((one.2, one.3), 'Tuple(span_id String, told Array(Nullable(Float64)))'),
@@ -31,8 +21,7 @@ SELECT
             lot,
             span_id,
             [
-                toNullable(timed.weight), timed.duration_ms, timed.network_receive_ms, timed.queue_ms, timed.preprocess_ms,
-                timed.handler_ms, timed.inference_ms, timed.postprocess_ms, timed.network_send_ms, timed.other_ms
+                toNullable(timed.weight), timed.duration_ms, {each parts, : timed.{column} end}
             ]
         ))
     ) AS sample

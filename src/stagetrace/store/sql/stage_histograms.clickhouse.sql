@@ -11,9 +11,7 @@ FROM (
         SELECT
             *, if({sizes:Bool}, coalesce(request_bytes, batch_size), NULL) AS size,
             arrayJoin([
-                ('network.receive', network_receive_ms), ('queue', queue_ms), ('preprocess', preprocess_ms),
-                ('handler', handler_ms), ('inference', inference_ms), ('postprocess', postprocess_ms),
-                ('network.send', network_send_ms), ('(others)', other_ms)
+                {each stages, : ('{stage}', {column}) end}, ('(others)', other_ms)
             ]) AS pair
         FROM {requests}
     )

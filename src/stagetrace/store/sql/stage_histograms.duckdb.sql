@@ -5,13 +5,7 @@ WITH sized AS (
 ),
 -- Not by a list for each request, which takes longer.
 timed AS (
-    SELECT {by} input_size, weight, 'network.receive' AS stage, network_receive_ms AS ms FROM sized
-    UNION ALL SELECT {by} input_size, weight, 'queue' AS stage, queue_ms AS ms FROM sized
-    UNION ALL SELECT {by} input_size, weight, 'preprocess' AS stage, preprocess_ms AS ms FROM sized
-    UNION ALL SELECT {by} input_size, weight, 'handler' AS stage, handler_ms AS ms FROM sized
-    UNION ALL SELECT {by} input_size, weight, 'inference' AS stage, inference_ms AS ms FROM sized
-    UNION ALL SELECT {by} input_size, weight, 'postprocess' AS stage, postprocess_ms AS ms FROM sized
-    UNION ALL SELECT {by} input_size, weight, 'network.send' AS stage, network_send_ms AS ms FROM sized
+    {each stages UNION ALL : SELECT {by} input_size, weight, '{stage}' AS stage, {column} AS ms FROM sized end}
     UNION ALL SELECT {by} input_size, weight, '(others)' AS stage, other_ms AS ms FROM sized
 )
 SELECT

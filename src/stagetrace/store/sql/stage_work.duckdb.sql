@@ -5,17 +5,13 @@
 WITH grouped AS (
     SELECT
         {by} of_resource, count(*) AS stored, count(*) FILTER (WHERE end_unix_nano < start_unix_nano) AS reversed,
-        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(start_unix_nano) AS first_ns, max(end_unix_nano) AS last_ns,
         coalesce(sum(weight) FILTER (WHERE duration_ms >= 0), 0) AS requests,
         coalesce(sum(weight * duration_ms) FILTER (WHERE duration_ms >= 0), 0) AS whole_ms,
         coalesce(sum(weight * duration_ms * duration_ms) FILTER (WHERE duration_ms >= 0), 0) AS squares_ms,
         quantile_cont(duration_ms, [0.05, 0.5, 0.99]) FILTER (WHERE duration_ms >= 0) AS quantiles_ms,
-        sum(weight * network_receive_ms) AS network_receive_ms, sum(weight * queue_ms) AS queue_ms,
-        sum(weight * preprocess_ms) AS preprocess_ms, sum(weight * handler_ms) AS handler_ms,
-        sum(weight * inference_ms) AS inference_ms, sum(weight * postprocess_ms) AS postprocess_ms,
-        sum(weight * network_send_ms) AS network_send_ms, sum(weight * other_ms) AS other_ms,
+        {each parts, : sum(weight * {column}) AS {column} end},
         sum(process_cpu_ms) AS cpu_ms, sum(weight * batch_size) AS batched, coalesce(sum(weight) FILTER (WHERE batch_size IS NOT NULL), 0) AS with_batch
     FROM {requests}
     GROUP BY ALL

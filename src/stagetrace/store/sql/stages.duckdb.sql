@@ -5,19 +5,18 @@ SELECT
     -- In columns until each group is one row: a row for each stage of each request would take eight times the memory. In
     -- one list, as each quantile by itself would keep all the values.
     {by} sum(weight) AS requests, count(*) AS stored,
-    bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
+    {sampled} AS sampled,
     sampled AND (
         coalesce(max(sampling_probability), 0) = 0
-        OR bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false))
+        OR {unknown}
     ) AS unknown,
     min(weight) < max(weight) AS uneven,
-    CASE
-        WHEN count(COLUMNS('^(duration|network_receive|queue|preprocess|handler|inference|postprocess|network_send)_ms$')) > 0 THEN list_concat(
-            [sum(CASE WHEN COLUMNS('^(duration|network_receive|queue|preprocess|handler|inference|postprocess|network_send)_ms$') IS NOT NULL THEN weight END)],
-            quantile_cont(COLUMNS('^(duration|network_receive|queue|preprocess|handler|inference|postprocess|network_send)_ms$'), [0.5, 0.95, 0.99]),
-            [max(COLUMNS('^(duration|network_receive|queue|preprocess|handler|inference|postprocess|network_send)_ms$')), sum(weight * COLUMNS('^(duration|network_receive|queue|preprocess|handler|inference|postprocess|network_send)_ms$'))]
+    {each durations, : CASE
+        WHEN count({column}) > 0 THEN list_concat(
+            [sum(CASE WHEN {column} IS NOT NULL THEN weight END)], quantile_cont({column}, [0.5, 0.95, 0.99]),
+            [max({column}), sum(weight * {column})]
         )
         ELSE []::DOUBLE[]
-    END
+    END AS {column} end}
 FROM {requests}
 GROUP BY ALL

@@ -4,8 +4,7 @@ SELECT
     CAST(
         isNotNull(verdict) OR isNotNull(breached) OR isNotNull(
             coalesce(
-                network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms,
-                other_ms
+                {each parts, : {column} end}
             )
         ), 'Bool'
     ) AS is_recorded,
@@ -15,7 +14,7 @@ SELECT
     coalesce(sumIf(overrun_ms, breached), 0) AS over_ms,
     max(start_unix_nano) AS newest,
     count() AS stored,
-    max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS is_sampled,
+    {sampled} AS is_sampled,
     min(sampling_probability) AS least,
     max(sampling_probability) AS most
 FROM {requests}

@@ -4,7 +4,7 @@ SELECT
     coalesce(
         verdict, breached::VARCHAR,
         coalesce(
-            network_receive_ms, queue_ms, preprocess_ms, handler_ms, inference_ms, postprocess_ms, network_send_ms, other_ms
+            {each parts, : {column} end}
         )::VARCHAR
     ) IS NOT NULL AS is_recorded,
     CASE WHEN breached THEN stage END AS breach_stage,
@@ -13,7 +13,7 @@ SELECT
     coalesce(sum(overrun_ms) FILTER (breached), 0) AS over_ms,
     max(start_unix_nano) AS newest,
     count(*) AS stored,
-    bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS is_sampled,
+    {sampled} AS is_sampled,
     min(sampling_probability) AS least,
     max(sampling_probability) AS most
 FROM {requests}

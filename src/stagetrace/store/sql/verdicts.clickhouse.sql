@@ -19,8 +19,7 @@ WITH counted AS (
         coalesce(sumIf(weight * (weight - 1), NOT breached), 0) AS spread,
         coalesce(1 / minIf(sampling_probability, sampling_probability > 0), 1) AS most,
         toInt64(count()) AS stored,
-        max(isNotNull(sampling_probability) OR coalesce(upgraded, false)) AS sampled,
-        max(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
     FROM (SELECT *, is_shown AND isNull(breached) AND verdict = 'excluded' AS is_excluded FROM {verdicts})
     GROUP BY ALL

@@ -22,8 +22,7 @@ WITH counted AS (
         coalesce(sum(weight * (weight - 1)) FILTER (WHERE NOT breached), 0) AS spread,
         coalesce(1 / min(sampling_probability) FILTER (WHERE sampling_probability > 0), 1) AS most,
         count(*) AS stored,
-        bool_or(sampling_probability IS NOT NULL OR coalesce(upgraded, false)) AS sampled,
-        bool_or(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false)) AS unknown,
+        {sampled} AS sampled, {unknown} AS unknown,
         min(start_unix_nano) AS first_unix_nano, max(start_unix_nano) AS last_unix_nano
     FROM (SELECT *, is_shown AND breached IS NULL AND verdict = 'excluded' AS is_excluded FROM {verdicts})
     GROUP BY ALL

@@ -5,13 +5,7 @@ WITH cut AS NOT MATERIALIZED (
         {by} weight,
         duration_ms - $cut * coalesce(
             CASE $stage
-                WHEN 'network.receive' THEN network_receive_ms
-                WHEN 'queue' THEN queue_ms
-                WHEN 'preprocess' THEN preprocess_ms
-                WHEN 'handler' THEN handler_ms
-                WHEN 'inference' THEN inference_ms
-                WHEN 'postprocess' THEN postprocess_ms
-                WHEN 'network.send' THEN network_send_ms
+                {each stages : WHEN '{stage}' THEN {column} end}
                 ELSE stages[$stage]
             END, 0
         ) AS ms

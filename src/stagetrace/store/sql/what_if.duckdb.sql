@@ -4,13 +4,7 @@ SELECT
     {by} quantile_cont(
         duration_ms - $cut * coalesce(
             CASE $stage
-                WHEN 'network.receive' THEN network_receive_ms
-                WHEN 'queue' THEN queue_ms
-                WHEN 'preprocess' THEN preprocess_ms
-                WHEN 'handler' THEN handler_ms
-                WHEN 'inference' THEN inference_ms
-                WHEN 'postprocess' THEN postprocess_ms
-                WHEN 'network.send' THEN network_send_ms
+                {each stages : WHEN '{stage}' THEN {column} end}
                 ELSE stages[$stage]
             END, 0
         ), [0.5, 0.95, 0.99]
