@@ -16,6 +16,7 @@ from stagetrace.recording.in_flight import NEVER, in_flight
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import stall_sampler as module
 from stagetrace.sla.baseline import Baselines
+from stagetrace.sla.sampler_budget import Budget
 from stagetrace.sla.stall_sampler import StallSampler
 from stagetrace.sources import stacks
 from stagetrace.sources.registry import FAILED, silent, states
@@ -64,7 +65,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> StallSampler:
     """Return a sampler without a thread: the test looks itself."""
     monkeypatch.setattr(module, "start", lambda *_: None)
     # The traceback of the first fault may take longer than a look should.
-    monkeypatch.setattr(module.Budget, "is_left", lambda _: True)
+    monkeypatch.setattr(Budget, "is_left", lambda _: True)
     made = StallSampler()
     made.add(Policy.parse("* within 1ms"), Baselines())
     return made
