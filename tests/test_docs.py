@@ -133,7 +133,8 @@ def text_lines(page: str) -> int:
 
 def linked_from(start: Path) -> set[Path]:
     """Return the pages that a reader reaches from one by links; a linked folder shows what is in it."""
-    found, left = set(), [start]
+    found: set[Path] = set()
+    left = [start]
     while left:
         page = left.pop()
         for target in LINK.findall(page.read_text()):

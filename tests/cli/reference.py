@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -181,7 +181,7 @@ def _section(verb: str, usual: dict[str, tuple[str, str]]) -> str:
                 defaults.append(f"`{flag}` by default: {_split(_meaning(action))[1]}")
         else:
             rows.append(f"| {_cell(_name(action))} | {_cell(_meaning(action))} |")
-    parts = [f"### `stagetrace {verb}`", "", _wrapped(module.DESCRIPTION.strip()), ""]
+    parts = [f"### `stagetrace {verb}`", "", _joined_lines(module.DESCRIPTION.strip()), ""]
     if rows:
         parts += ["| argument | meaning |", "|---|---|", *rows, ""]
     options = f"Shared options: {'; '.join([_listed(of_shared), *defaults])}. " if of_shared else ""
@@ -189,10 +189,18 @@ def _section(verb: str, usual: dict[str, tuple[str, str]]) -> str:
     return "\n".join([*parts, f"{options}Example: {ticks}{module.EXAMPLE}{ticks}", ""])
 
 
-def _wrapped(text: str) -> str:
-    """Return paragraphs in the width of the other pages; lines of a list or a table stay."""
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(one if one.startswith(" ") or "\n " in one else textwrap.fill(one, 160) for one in paragraphs)
+def _joined_lines(text: str) -> str:
+    """Return each paragraph as one line, as on the rest of the page; lines of a table stay, those of a list are one."""
+    made = []
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if any(line.startswith(" ") for line in lines):
+            made.append(paragraph)
+        elif len(lines) > 1 and all(re.match(r"\w+:\s", line) for line in lines):
+            made.append("\n".join(f"- {' '.join(line.split())}" for line in lines))
+        else:
+            made.append(" ".join(paragraph.split()))
+    return "\n\n".join(made)
 
 
 def _listed(flags: set[str]) -> str:
