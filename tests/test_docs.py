@@ -123,12 +123,13 @@ def test_contributing_lists_each_module_and_folder() -> None:
 
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-LEAST_LINES = 5  # of text: a page of less was emptied, or is none
+LEAST_WORDS = 80  # five lines: a page of less was emptied, or is none
 
 
-def text_lines(page: str) -> int:
-    """Return how many lines of a page say something: no headings, no markup alone."""
-    return sum(bool(re.search(r"\w", line)) and not line.startswith(("#", "<!--")) for line in page.splitlines())
+def words(page: str) -> int:
+    """Return how many words the text of a page has, headings and comments aside."""
+    lines = [line for line in page.splitlines() if not line.startswith(("#", "<!--"))]
+    return len(re.findall(r"\w+", "\n".join(lines)))
 
 
 def linked_from(start: Path) -> set[Path]:
@@ -147,11 +148,11 @@ def linked_from(start: Path) -> set[Path]:
 
 @pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_no_page_of_the_docs_is_empty(page: str) -> None:
-    assert text_lines((ROOT / page).read_text()) >= LEAST_LINES
+    assert words((ROOT / page).read_text()) >= LEAST_WORDS
 
 
 def test_a_page_without_text_counts_as_empty() -> None:
-    assert text_lines("# `stagetrace capacity`: how much load?\n\n<!-- begin -->\n\n```\n```\n") == 0
+    assert words("# `stagetrace capacity`: how much load?\n\n<!-- begin -->\n\n```\n```\n") == 0
 
 
 def test_each_page_is_reached_from_the_readme_and_from_the_index() -> None:
@@ -179,6 +180,7 @@ def test_decision_records_have_one_form_and_fit_on_a_page(record: Path) -> None:
     ]
     assert not re.search(r"^##", text, re.MULTILINE)
     assert len(text.splitlines()) <= 70
+    assert len(text.split()) <= 1250
 
 
 def test_each_decision_that_code_names_has_a_record() -> None:
