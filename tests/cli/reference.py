@@ -34,12 +34,11 @@ BEGIN_CAUSES = "<!-- begin of the causes -->\n"
 END_CAUSES = "<!-- end of the causes -->\n"
 
 
-# The verbs of the page, in the order in which a reader needs them.
+# The verbs of the page, in the order in which a reader needs them. One that is not here answers a question.
+ANSWERS: Final = "Answers"
 GROUPS: Final = {
     "Requests": ("breaches", "trace", "requests", "tail", "watch", "stages", "services", "query"),
-    "Answers": (
-        *("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "bench", "cost"),
-    ),
+    ANSWERS: (*("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "bench", "cost"),),
     "Policies": ("sla check", "sla explain", "sla replay", "sla suggest", "sla rules"),
     "Back end and stored spans": ("up", "page", "import", "export", "prune"),
     "Installation": ("run", "doctor", "demo", "completion"),
@@ -73,8 +72,14 @@ _DEFAULT: Final = "; default: "
 def reference() -> str:
     """Return a section for each verb, by group: description, its own arguments, which shared ones, example."""
     usual = _usual()
-    parts = (f"## {group}\n\n" + "\n".join(_section(verb, usual) for verb in GROUPS[group]) for group in GROUPS)
+    parts = (f"## {name}\n\n" + "\n".join(_section(verb, usual) for verb in verbs) for name, verbs in groups().items())
     return "\n".join(parts)
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Return all verbs by the heading under which they stand."""
+    listed = {verb for verbs in GROUPS.values() for verb in verbs}
+    return {**GROUPS, ANSWERS: (*GROUPS[ANSWERS], *(verb for verb in VERBS if verb not in listed))}
 
 
 def shared() -> str:
