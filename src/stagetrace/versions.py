@@ -1,6 +1,7 @@
 """Whether the packages that recording is made of are here, and new enough: asked once, before anything is patched.
 
 Beside an older OpenTelemetry imports fail, or spans are lost; so then all runs as if untraced, and that is logged.
+Versions are read from the names of `.dist-info` folders: importing `importlib.metadata` takes 30 ms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What is recorded of an objective: requests by verdict in each window, the share of breaches, the rest of the budget.
 
-Without a judged request the share is absent: neither NaN nor 0.
+Without a judged request the share is absent: neither NaN nor 0. Counts are differences and not `increase()`, which
+loses the first value of each series (docs/decisions/079).
 """
 
 from __future__ import annotations

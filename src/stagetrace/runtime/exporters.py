@@ -1,4 +1,8 @@
-"""What OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP by ourselves, all else as the SDK finds it."""
+"""What OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP by ourselves, all else as the SDK finds it.
+
+That of OTLP is imported in the sending thread, with the first batch: gRPC and protobuf take 70 ms, for which a server
+would wait with its first request.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 The server keeps the thread: it calls the application, takes one chunk of the response after the other, writes each, and
 closes. What runs in the application's own parts of that runs in the request's context, what the server does does not.
+The end is the last chunk, not `close()`: werkzeug waits 10 ms for stray input before it closes.
 """
 
 from __future__ import annotations
