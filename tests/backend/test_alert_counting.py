@@ -162,13 +162,6 @@ def test_no_data_is_an_alert_of_its_own_of_each_service_that_was_heard_of() -> N
     assert judged({}) == {NO_DATA: True}
 
 
-def test_a_window_that_a_set_clock_has_spoilt_says_nothing() -> None:
-    counts: alert_seen.Counted = {Group("", "shop", "embed"): {60: BAD, 600: BAD, SILENT_S: BAD}}
-    rules = alert_seen.watched(policy(EMBED, **ALERTS))
-    assert {one.holds for one in alert_seen.seen(rules, counts, lambda window_s: window_s >= 60)} == {None}
-    assert True in {one.holds for one in alert_seen.seen(rules, counts, lambda window_s: window_s > 600)}
-
-
 SAMPLED = [
     replace(Made(number, END - number * S), objective="embed", within_ms=50.0, probability=0.25, verdict=word)
     for number, word in enumerate(["breach", "good", "good", "good"] * 10, 1)

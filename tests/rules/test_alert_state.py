@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.rules.alert_clock import STEP_S, Step, Times, look
 from stagetrace.rules.alert_messages import Message, Told, aged, delivered, due, untold
 from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels, Seen, advance
 
@@ -71,15 +70,6 @@ def test_unknown_changes_no_state(history: list[tuple[bool | None, int]], for_s:
             assert after is None or after.state == RESOLVED or not after.is_known
 
 
-@given(HISTORIES, st.integers(1, 10))
-def test_no_time_without_a_look_makes_an_alert_fire(history: list[tuple[bool | None, int]], most_s: int) -> None:
-    """A process that was stopped, or a clock that was set, adds no more than `most_s` to how long a condition held."""
-    times = look(None, 0, 0, most_s)
-    for number, (_, elapsed_s) in enumerate(history, 1):
-        times = look(times, number * S, times.passed_ns + elapsed_s * S, most_s)
-        assert times.elapsed_s <= min(elapsed_s, most_s)
-
-
 def test_an_alert_whose_rule_is_gone_resolves_and_one_that_is_not_reported_is_kept() -> None:
     alerts = advance({}, [HOLDS, HOLDS._replace(labels=OTHER)], {"rule"}, 0, 1 * S)
     kept = advance(alerts, [HOLDS], {"rule"}, 30, 2 * S)
@@ -141,27 +131,3 @@ def test_what_fires_is_repeated_after_the_interval_and_no_sooner() -> None:
     for number in range(2, 23):
         receiver.get(alerts, 10, number * S, away=False)
     assert [one.is_repeated for one in receiver.heard] == [False, True, True]
-
-
-@given(st.integers(-1000, 1000), st.lists(st.integers(1, 100), max_size=30), st.integers(1, 600))
-def test_a_window_is_spoilt_as_long_as_a_step_of_the_clock_is_wide_and_at_most_its_length(
-    size_s: int, passed: list[int], window_s: int
-) -> None:
-    before = look(None, 10_000 * S, 0, 60)
-    times = look(before, (10_000 + 30 + size_s) * S, 30 * S, 60)
-    assert times.elapsed_s == 30
-    since = 0
-    for one in passed:
-        since += one
-        times = look(times, times.now_unix_nano + one * S, times.passed_ns + one * S, 60)
-        is_step = abs(size_s) > STEP_S
-        assert times.is_spoilt(window_s) == (is_step and since < min(abs(size_s), window_s))
-
-
-def test_a_clock_that_is_set_again_and_again_takes_bounded_memory() -> None:
-    times = look(None, 0, 0, 60)
-    for number in range(300):
-        times = look(times, (number % 2) * 10**9 * S, times.passed_ns + S, 60)
-    assert len(times.steps) <= 100
-    assert times.is_spoilt(60)
-    assert Times(0, 0, 0, (Step(1000, 61),)).is_spoilt(60) is False

@@ -13,7 +13,7 @@ from stagetrace.rules.prometheus_alerts import SILENT_S, alert_rules
 from stagetrace.sla.objective import SERVICE_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
@@ -78,13 +78,8 @@ def windows(rules: list[Watched]) -> tuple[float, ...]:
     return tuple(sorted({window for one in rules for window in one.windows}))
 
 
-def seen(
-    rules: list[Watched], counts: Counted, is_spoilt: Callable[[float], bool] = lambda _window_s: False
-) -> list[Seen]:
-    """Return what is to be said of each alert by the requests of its windows, which end now.
-
-    `is_spoilt` returns whether the requests of a window are not those of that time: then nothing is known.
-    """
+def seen(rules: list[Watched], counts: Counted) -> list[Seen]:
+    """Return what is to be said of each alert by the requests of its windows, which end now."""
     groups: dict[tuple[str, bool], list[Group]] = {}
     for group in counts:
         groups.setdefault((group.objective, group.segment is not None), []).append(group)
@@ -96,17 +91,17 @@ def seen(
             if all(about.holds(group.service) for about in one.objective.conditions if about.key == SERVICE_KEY)
         ]
         look = _no_data if one.alert is None else _burning
-        found += look(one, of, counts, is_spoilt)
+        found += look(one, of, counts)
     return found
 
 
-def _burning(one: Watched, groups: list[Group], counts: Counted, is_spoilt: Callable[[float], bool]) -> Iterator[Seen]:
+def _burning(one: Watched, groups: list[Group], counts: Counted) -> Iterator[Seen]:
     alert = one.alert
     assert alert is not None  # noqa: S101
     for group in groups:
         windows = {window: counts[group].get(window, burn.Counts()) for window in alert.windows}
         known = {window: of for window, of in windows.items() if of is not None}
-        if len(known) < len(windows) or is_spoilt(alert.long_s):
+        if len(known) < len(windows):
             yield _seen(one, group, None, 0)
             continue
         short, long = known[alert.short_s].ratio, known[alert.long_s].ratio
@@ -115,14 +110,14 @@ def _burning(one: Watched, groups: list[Group], counts: Counted, is_spoilt: Call
         yield _seen(one, group, None if is_open else burn.is_burning(alert, known), long or 0, keep_s=alert.short_s)
 
 
-def _no_data(one: Watched, groups: list[Group], counts: Counted, is_spoilt: Callable[[float], bool]) -> Iterator[Seen]:
+def _no_data(one: Watched, groups: list[Group], counts: Counted) -> Iterator[Seen]:
     half = one.no_data_s / 2
     known = [group for group in groups if _has_any(counts[group].get(SILENT_S, burn.Counts()))]
     if not known:
-        yield _seen(one, Group("", "", one.objective.name), None if is_spoilt(half) else True, 0, half)
+        yield _seen(one, Group("", "", one.objective.name), holds=True, value=0, for_s=half)
     for group in known:
         is_judged = _has_any(counts[group].get(half, burn.Counts()))
-        yield _seen(one, group, None if is_spoilt(half) else not is_judged, 0, half)
+        yield _seen(one, group, not is_judged, 0, half)
 
 
 def _has_any(counts: burn.Counts | None) -> bool:

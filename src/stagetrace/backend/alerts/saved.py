@@ -26,18 +26,16 @@ T = TypeVar("T", Alert, Told)
 
 @dataclass(frozen=True)
 class Saved:
-    """What is saved; `told` by the key of its receiver, `looked_unix_nano`: when the last look was."""
+    """What is saved; `told` by the key of its receiver."""
 
     alerts: Mapping[Labels, Alert] = field(default_factory=dict)
     told: Mapping[str, Mapping[Labels, Told]] = field(default_factory=dict)
-    looked_unix_nano: int = 0
 
 
 def save(folder: Path, saved: Saved) -> None:
     """Replace the file, atomically and durably. Raise OSError."""
     document = {
         "version": _VERSION,
-        "looked_unix_nano": saved.looked_unix_nano,
         "alerts": [asdict(one) for one in saved.alerts.values()],
         "told": {key: [asdict(one) for one in told.values()] for key, told in saved.told.items()},
     }
@@ -74,7 +72,7 @@ def _saved(document: Any) -> Saved:
         for row in document["alerts"]
     ]
     told = {str(key): _by_labels(map(_told, rows)) for key, rows in document["told"].items()}
-    return Saved(_by_labels(alerts), told, int(document["looked_unix_nano"]))
+    return Saved(_by_labels(alerts), told)
 
 
 def _told(row: Mapping[str, Any]) -> Told:

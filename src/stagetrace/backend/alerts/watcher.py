@@ -14,7 +14,7 @@ from stagetrace.backend.alerts.outbox import Outbox
 from stagetrace.backend.alerts.replayed import Replayed
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.errors import StagetraceError
-from stagetrace.rules import alert_clock, alert_seen
+from stagetrace.rules import alert_seen
 from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels, advance
 from stagetrace.rules.base import RulesError
 
@@ -87,7 +87,7 @@ class Watcher:
         self._plan = Plan.of(self._asked)
         in_force.keep(folder, self._asked)
         self._replayed = Replayed(self._asked, self._plan.windows)
-        self._times = _since(before.looked_unix_nano)
+        self._looked_ns: int | None = None  # of the clock that nobody can set
         self._saved_at = time.monotonic()
         self._reader: LocalReader | None = None
         self._thread = threading.Thread(target=self._work, name="stagetrace-alerts", daemon=True)
@@ -146,18 +146,23 @@ class Watcher:
         """Count, decide, save what has changed, and offer it to the receivers."""
         self._renew()
         now, plan = time.time_ns(), self._plan
-        self._times = times = alert_clock.look(self._times, now, _passed_ns(), 2 * plan.interval_s)
+        elapsed_s = self._elapsed_s()
         found = self._count(now)
-        seen = [] if found is None else alert_seen.seen(plan.rules, found.counts, times.is_spoilt)
+        seen = [] if found is None else alert_seen.seen(plan.rules, found.counts)
         is_partial = found is None or found.left > 0
-        unknown = {one.rule for one in plan.rules if is_partial or times.is_spoilt(max(one.windows))}
+        unknown = {one.rule for one in plan.rules} if is_partial else set()
         with self._lock:
             before = self._alerts
-            self._alerts = after = _bounded(advance(before, seen, unknown, times.elapsed_s, now))
+            self._alerts = after = _bounded(advance(before, seen, unknown, elapsed_s, now))
         if _states(before) != _states(after) or time.monotonic() > self._saved_at + _SAVE_S:
             self.save()
         for one in self._outboxes:
-            one.offer(after, times.elapsed_s)
+            one.offer(after, elapsed_s)
+
+    def _elapsed_s(self) -> float:
+        """Return the time since the last look; two intervals count at most, since nobody looked meanwhile."""
+        before, self._looked_ns = self._looked_ns, time.clock_gettime_ns(_ELAPSED)
+        return 0 if before is None else min((self._looked_ns - before) / 1e9, 2 * self._plan.interval_s)
 
     def _renew(self) -> None:
         """Take the policy in force; one whose alerts cannot be evaluated leaves the one before in force."""
@@ -202,24 +207,12 @@ class Watcher:
     def save(self) -> None:
         """Write the file. A disk that is full costs messages that are sent twice, after a crash, and nothing else."""
         told = {one.receiver.key: one.told() for one in self._outboxes}
-        looked = 0 if self._times is None else self._times.now_unix_nano
         with self._lock:
             self._saved_at = time.monotonic()
             try:
-                saved.save(self._folder, saved.Saved(self._alerts, told, looked))
+                saved.save(self._folder, saved.Saved(self._alerts, told))
             except OSError as error:
                 self._log.warning("save", f"{self._folder / saved.FILE} cannot be written: {error.strerror}")
-
-
-def _since(looked_unix_nano: int) -> alert_clock.Times | None:
-    """Return the times of the last look before this start, if the clock has been set back since."""
-    if time.time_ns() >= looked_unix_nano:
-        return None
-    return alert_clock.Times(looked_unix_nano, _passed_ns())
-
-
-def _passed_ns() -> int:
-    return time.clock_gettime_ns(_ELAPSED)
 
 
 def _states(alerts: Mapping[Labels, Alert]) -> set[tuple[Labels, str, int]]:
