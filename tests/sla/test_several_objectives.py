@@ -17,7 +17,7 @@ from stagetrace import Policy, SLASpanProcessor, guard
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla import entry_recorder, finish, verdict_list
 from stagetrace.sla.decision import Decided, decided
-from stagetrace.sla.objective import Objective
+from stagetrace.sla.objective import Condition, Objective
 from stagetrace.sla.request import Request
 from stagetrace.sla.verdict_list import Listed
 
@@ -144,6 +144,27 @@ def test_a_span_of_the_sdk_is_judged_alike(monkeypatch: pytest.MonkeyPatch) -> N
     span.set_attributes({"http.request.method": "GET", "http.route": "/a"})
     span.end(START + 50 * MS)
     assert processor.counter.counts()["p50", "breach"] == 2
+
+
+def test_of_a_thousand_rules_a_request_looks_at_the_few_that_its_values_name() -> None:
+    """Each rule is found by the one of its conditions that the fewest share; those with globs alone are looked at."""
+    service = Condition("service.name", "churn")  # which all have
+    rules = [
+        objective(f"o{number}", 1, continues=False, conditions=(service, Condition("tenant", f"t{number}")))
+        for number in range(1_000)
+    ]
+    glob = objective("glob", 1, conditions=(Condition("tenant", "t7*"),))
+    policy = Policy((glob, *rules, objective("rest", 1)))
+
+    def applying(**values: str) -> list[str]:
+        return [one.name for one in policy.applying("GET", "/a", {"service.name": "churn", **values}.get)]
+
+    assert applying(tenant="t77") == ["glob", "o77"]
+    assert applying(tenant="t9") == ["o9"]
+    assert applying(tenant="t7-new") == ["glob", "rest"]
+    assert applying() == ["rest"]
+    of_route = policy._found["GET", "/a"]
+    assert (of_route.by_value["tenant", "t77"], of_route.others) == ([78], [0, 1_001])
 
 
 def test_a_thousand_verdicts_are_listed_in_part_and_the_rest_is_a_number() -> None:
