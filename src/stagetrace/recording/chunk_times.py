@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from stagetrace.sources.thread_cpu import Share
 
-    # What a record has noted: the name of its list, and what it appended to that.
+    # One entry of a record: the name of its list, and the value appended.
     Noted = tuple[str, Any]
     LoopShares = Sequence[tuple[int, int, Share]]
 
 MAX_NOTED = 100  # for one chunk
-LONG_NS = 10_000_000  # of shorter gaps nothing is read
+LONG_NS = 10_000_000  # shorter gaps get no readings
 # Gaps are counted by their first six binary digits: a quantile of them is at most 3 % too long.
 DIGITS = 6
 QUANTILE = 0.99
@@ -66,12 +66,12 @@ class Stream:
         self._noted = []
 
     def note(self, name: str, what: Any) -> None:
-        """Keep what the record notes in the list of this name, for the gap that it lies in: that list may be full."""
+        """Keep an entry that the record notes, with the gap in which it lies: the record's own list may be full."""
         if len(self._noted) < MAX_NOTED:
             self._noted.append((name, what))
 
     def keep_shares(self, started: int, read: Callable[[int, int], LoopShares]) -> None:
-        """Keep what the thread of the event loop did before the chunk added last: it is known for a while only.
+        """Keep what the event loop's thread did before the last chunk: that is known only for a while.
 
         It is kept of the times that may be judged: until the first chunk, and the longest gap. `read` knows it.
         """

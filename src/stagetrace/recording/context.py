@@ -21,7 +21,7 @@ NO_CONTEXT = Context()
 
 
 def _direct() -> tuple[Callable[[Context], object], Callable[[], Context]]:
-    """Return OpenTelemetry's `attach` and `get_current`, without the two calls that stand around a ContextVar's own.
+    """Return OpenTelemetry's `attach` and `get_current`, without its two calls around those of a ContextVar.
 
     Where OTEL_PYTHON_CONTEXT names another runtime context, or a release keeps its own otherwise, its own functions.
     """
@@ -43,7 +43,7 @@ def with_span(span: Span, context: Context) -> Context:
 class RequestSpan(Span):
     """The entry span as the request's code sees it.
 
-    What is set lands on the entry span; what is started hangs under the open stage.
+    Attributes are set on the entry span; spans that start are children of the open stage.
     """
 
     def __init__(self, entry: Span, record: RequestRecord) -> None:

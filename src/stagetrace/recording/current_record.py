@@ -27,7 +27,7 @@ def recording() -> RequestRecord | None:
 def _of_span() -> RequestRecord | None:
     """Ask the span in context: all there is under a server without a patch, in an SDK set-up of the service."""
     try:
-        trace = sys.modules["opentelemetry.trace"]  # from where else would there be an entry
+        trace = sys.modules["opentelemetry.trace"]  # without OpenTelemetry's context there is no entry span
         record = entries.get(trace.get_current_span().get_span_context().span_id)
     except Exception as error:  # noqa: BLE001
         report("stagetrace.recording.current_record", error)

@@ -1,6 +1,6 @@
 """Library calls inside the stages of one request: detail spans, one a kind within each visit to a stage.
 
-A call is only noted. In which stage it was is worked out as the request ends, from the time at which it began: details
+A call is only noted. Its stage is worked out as the request ends, from the time at which it began: details
 change no stage, and those of a request that is not sent cost no ids.
 """
 

@@ -16,16 +16,16 @@ class Caller(Protocol):
 
 
 class Exchange(Caller, Protocol):
-    """What passes between a server and the other side: a request's record asks the adapter of the protocol."""
+    """What is known of the connection with the peer: a request's record asks the adapter of the protocol."""
 
     def time_in_kernel_ns(self) -> int:
-        """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
+        """Return for how long the data received last lay in the kernel; 0 if that is unknown."""
 
     def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
 
     def has_unacked(self) -> bool:
-        """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
+        """Return whether the peer has not acknowledged all bytes of a response yet; True where that is unknown."""
 
     def method_and_route(self) -> tuple[str | None, str]:
         """Return method and route as the policy names them, as far as they are known by now."""

@@ -1,4 +1,4 @@
-"""What the generative models that a request called have generated: how many tokens, and when. Plain data.
+"""The tokens that a request's generative models have generated: how many, and when. Plain data.
 
 Counted is where the tokens are generated, in this process: how long the client waits for them is that of `Stream`.
 """
@@ -52,7 +52,7 @@ class Call:
         self.attributes = attributes
         self.began = began
         self.phases: dict[str, int] = {}  # name of an attribute -> nanoseconds, as the engine reports them
-        self.placed: list[tuple[str, int, int]] = []  # those of which it is known when they were: name, begin, end
+        self.placed: list[tuple[str, int, int]] = []  # those whose times are known: name, begin, end
 
     def add(self, now: int, count: int = 1, *, is_first: bool = False, since: int | None = None) -> None:
         """Count tokens that a sequence got at once, its first ones or more. There is no gap between these.

@@ -46,7 +46,7 @@ class InFlight:
     def __init__(self) -> None:
         self.is_watched = False  # whether a sampler wants to know of late requests: else nothing is kept
         self.records: set[RequestRecord] = set()
-        self.parts: dict[RequestRecord, int] = {}  # what is done for requests, by when those are late
+        self.parts: dict[RequestRecord, int] = {}  # work for requests of other processes, by when those are late
         self.bounds_of: Callable[[RequestRecord], Bounds | None] = lambda _: None
         self.look_back: Callable[[RequestRecord], None] = lambda _: None  # for a breach, or a part, that ends
         self.bound_ns = NEVER  # no request is late that has taken less
@@ -79,7 +79,7 @@ class InFlight:
         self.is_watched = True
 
     def stop(self) -> None:
-        """Keep none any more."""
+        """Keep no requests any more."""
         self.is_watched, self._clears = False, 0
         self.records.clear()
         self.parts.clear()
@@ -103,7 +103,7 @@ class InFlight:
             self._move(record.started)
 
     def end(self, record: RequestRecord) -> None:
-        """Let go of a request that has ended, if it is still kept."""
+        """Drop a request that has ended, if it is still kept."""
         records = self.records
         records.discard(record)
         if records:
@@ -113,13 +113,13 @@ class InFlight:
             self._clear()
 
     def begin_part(self, record: RequestRecord, late_at: int) -> None:
-        """Keep what is done for a request that is late at a time that is known."""
+        """Keep work for a request that is late at a known time."""
         self.parts[record] = late_at
         if late_at < self.ends_at:
             self._move(record.started)
 
     def end_part(self, record: RequestRecord) -> None:
-        """Let go of it, if it is still kept."""
+        """Drop such work, if it is still kept."""
         if self.parts.pop(record, None) is None:
             return
         if self._clears and not self.parts:
@@ -179,7 +179,7 @@ class InFlight:
             raise
 
     def lose(self, lost: Timer) -> None:
-        """Use a timer no longer, which is gone."""
+        """Stop using a timer whose descriptor was closed."""
         with self._setting:
             if self.timer is lost:
                 self._forget_timer()
@@ -192,7 +192,7 @@ class InFlight:
         self.timer, self.ends_at, self._move_at, self._end_moves_at = None, NEVER, 0, NEVER
 
     def take(self, now: int) -> list[RequestRecord]:
-        """Return the requests that may be late by now, and what is done for such; keep them no longer."""
+        """Remove and return the requests, and the work for requests, that may be late by now."""
         latest = now - self.bound_ns
         taken = [one for one in self.records.copy() if one.started <= latest]
         for one in taken:

@@ -1,4 +1,4 @@
-"""How much one attribute may hold: what is more is cut, and the span says how often.
+"""The longest value of an attribute: longer values are cut, and the span counts them.
 
 Jaeger's storage refuses a whole batch for one value of about 65,000 bytes, and an endless one costs the service memory.
 """
@@ -19,7 +19,7 @@ from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES, STAGETRACE_TRUNCAT
 
 DEFAULT_LONGEST = 16_384
 MAX_ATTRIBUTES = 128
-_NUMBER = 8  # what a number or a None counts in a list
+_NUMBER = 8  # the length that a number or a None counts as in a list
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The event loop blocker: the request that has blocked a thread for long, so that it served no other one meanwhile.
 
 A request that has waited in its socket looks here for its blocker. Known are the long steps of requests' own tasks, and
-the long calls of models. The work of tasks that a request has started is not, nor what runs between requests.
+the long calls of models. Not known are the work of tasks that a request has started, and what runs between requests.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def blocker(start: int, end: int) -> str | None:
 
 @guarded
 def note_behind(start: int, end: int, request: Any) -> None:
-    """Note on a request, suspended in [start, end), since when other work has blocked the loop until it resumed it.
+    """Note on a request, suspended in [start, end), since when other work had blocked the loop that resumed it.
 
     One long step after the other, up to the end: had the loop been free, it would have run what was ready.
     """
@@ -65,7 +65,7 @@ def note_behind(start: int, end: int, request: Any) -> None:
 
 @guarded_end
 def end_step(began: int, ended: int, request: Any) -> None:
-    """Note a step of a request's work: how its time divides, and that it blocked the thread, if it was long."""
+    """Note a step of a request's work: how its time divides, and, if it was long, that it blocked the thread."""
     first, request.step = request.step, None
     request.divide(first)
     if ended - began >= LONG_NS:

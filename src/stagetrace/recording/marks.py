@@ -1,4 +1,4 @@
-"""Where a request's marks are noted, and the marking of a stage by hand: the calls that a request makes most.
+"""The marks of a request, and the marking of a stage by hand: a request makes these calls most often.
 
 The classes here, Mark and Stages are there a second time in C, in `native/`, for a fraction of the CPU: those are taken
 where a C compiler was there at the installation (docs/decisions/011).
@@ -36,7 +36,7 @@ MAX_LOG = 1_000
 MAX_NAME = 64
 MAX_COMPUTED = 100
 LONG_NS = 1_000_000  # shorter blocks get no CPU samples
-# How `stage` takes what it knows of the model, and what spans carry.
+# The arguments of `stage` that name the model, and their attributes.
 _time_of = itemgetter(0)
 _OF_MODEL = {"model": ML_MODEL_NAME, "version": ML_MODEL_VERSION}
 

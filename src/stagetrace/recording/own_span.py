@@ -73,7 +73,7 @@ class Described(Protocol):
     """The adapter of a request's protocol, as far as the request's own entry span asks it."""
 
     def known_attributes(self) -> dict[str, Any]:
-        """Return what is known when the request comes in, for samplers of other people's."""
+        """Return the attributes that are known when the request is received, for samplers of the service."""
 
     def describe(self) -> tuple[list[Any], Any, dict[str, Any]]:
         """Return the entry span's attributes, besides those set on it.
@@ -98,7 +98,7 @@ class OwnSpan(Span):
     # The class's until something happens: each request has a span.
     record: RequestRecord
     adapter: Described | None = None
-    drawn = 0  # the trace id, where that was drawn before the rest
+    drawn = 0  # the trace id, where it was drawn before the other ids
     _identity: Identity | None = None
     end_time: int | None = None
     added: Mapping[str, Any] | None = None  # by the sampler
@@ -149,7 +149,7 @@ class OwnSpan(Span):
         self._recorder.end(self, ended_at, method, route)
 
     def discard(self) -> None:
-        """Send nothing of the request, whose entry span nobody has seen."""
+        """Send nothing of the request, whose entry span was not seen yet."""
         self.record.abandon()
 
     def release(self) -> None:
@@ -183,7 +183,7 @@ class OwnSpan(Span):
             return self._identity
 
     def identify_as(self, identity: Identity) -> None:
-        """Give it an identity that is drawn elsewhere, unless it has one by now."""
+        """Give the span ids that were drawn elsewhere, unless it has some."""
         with self.record._lock:  # noqa: SLF001
             if self._identity is None:
                 self._identity = identity
@@ -193,7 +193,7 @@ class OwnSpan(Span):
         return self.may_give_way and self._may_be(parent)
 
     def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
-        """Be known by the ids of a SERVER span that is sent nowhere: others have seen them, in logs and in headers."""
+        """Take the ids of a SERVER span that is not sent anywhere: logs and headers have them already."""
         if self._may_be(parent):
             self.drawn = context.trace_id
             mine = self.identity

@@ -34,7 +34,7 @@ class PoolTask:
         self._function = function
         self._roomy = roomy
         self._ended = 0
-        self._waits = [QUEUE]  # taken out by what ends the wait: the thread, or the loop if no thread took this up
+        self._waits = [QUEUE]  # removed by what ends the wait: the thread, or the loop if no thread took the task up
         self._asked = time_ns()
         if roomy is None:
             record.pools = (*record.pools, WORKER_THREADS)
@@ -74,7 +74,7 @@ class PoolTask:
         if self._waits:
             try:
                 waited = self._waits.pop()
-            except IndexError:  # the other thread has
+            except IndexError:  # the other thread has ended the wait
                 return
             self._record.leave(waited, now)
             if self._roomy is None:
@@ -99,7 +99,7 @@ def wake_up(record: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSampl
     previous = thread_cpu.last_sample()
     first = sample()
     if first is not None:
-        had_room = roomy is not None and roomy.available_tokens > 0  # else others were before it
+        had_room = roomy is not None and roomy.available_tokens > 0  # else other tasks were queued before it
         record.add_wakeup(
             asked if had_room else max(asked, thread_cpu.idle_since()), now, thread_cpu.waited_for_cpu(previous, first)
         )

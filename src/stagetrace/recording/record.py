@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 MAX_CALLS = 100
 NO_STAGES = Marks().tile(0, 0)  # of either implementation
-LAIN_NS = 4_000_000  # what waits for so long may wait for the loop: the kernel knows
+LAIN_NS = 4_000_000  # data that waited for so long may have waited for the loop: the kernel knows
 
 
 class LateReadings(Protocol):
@@ -75,7 +75,7 @@ class RequestRecord(Marks):
     exchange: Exchange | None = None  # with the other side of the connection
     caller: Caller | None = None  # what else is known of that side, where there is no such
     baggage: Mapping[str, object] = NOTHING  # of the request, where another instrumentation made its entry span
-    remote_stages: RemoteStages | None = None  # what is done for the request elsewhere: in other processes, in batches
+    remote_stages: RemoteStages | None = None  # work for the request in other processes and in batches
     late: LateReadings | None = None  # of calls of the request
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
@@ -84,7 +84,7 @@ class RequestRecord(Marks):
     stream: Stream | None = None  # the chunks of a response in several
     is_batch = False
     bounds: Bounds | None = None  # of the request that it is a part of
-    is_part = False  # whether it is not a request, but work that is done for one or several
+    is_part = False  # whether this is work for one or several requests, and no request itself
     adopted: Any = None  # the entry span, where another instrumentation has started it
     cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = ()  # of a thread, around sections that stayed on it
     computed: Sequence[tuple[int, int, int, int]] = ()  # in a stage marked by hand: begin, end, computed ns, thread
@@ -94,7 +94,7 @@ class RequestRecord(Marks):
     step: CpuSample | None = None  # as the step of a task began, or the call, that is the request's
     behind: Sequence[tuple[int, int, str]] = ()  # when other work blocked the loop that was to resume it, and which
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
-    reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer says of itself
+    reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer reports of its time
     details: Details | None = None  # library calls inside its stages
     work: Any = None  # the innermost coroutine that does its work, where it is known
     greenlet: Any = None  # that it came in on, where there are greenlets
@@ -144,7 +144,7 @@ class RequestRecord(Marks):
         return reference_to(self)
 
     def wait_since(self, since: int, until: int, attributes: Mapping[str, Any]) -> None:
-        """Let it begin earlier, with a wait in a queue: it had been handed on before it was seen here."""
+        """Move the begin back to the wait in a queue: the request had been handed on before it was seen here."""
         self.started = min(since, until)
         in_flight.began_earlier(self)
         self.enter(QUEUE, attributes, at=self.started)
@@ -184,19 +184,19 @@ class RequestRecord(Marks):
             in_flight.end(self)  # a request that is not judged is not abandoned either
 
     def begin_tentative(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
-        """Presume that an activity begins, until it is taken back or ends; it has begun once stages are worked out."""
+        """Note that an activity tentatively begins. It counts if stages are worked out before it is cancelled."""
         if not self.closed and self._tentative is None:
             self._tentative = activity, attributes, at
 
     def cancel_tentative(self, activity: str) -> None:
-        """Presume no longer that an activity has begun; if that has been worked out meanwhile, it ends."""
+        """Cancel a tentative activity; if stages were worked out with it meanwhile, it ends now."""
         if self._tentative is not None:
             self._tentative = None
         else:
             self.leave(activity)
 
     def end_tentative(self, activity: str) -> None:
-        """Note that an activity, presumed to have begun, ends; nothing is noted if it was taken back."""
+        """Note that a tentative activity ends; nothing is noted if it was cancelled."""
         self._confirm_tentative()
         self.leave(activity)
 
@@ -237,7 +237,7 @@ class RequestRecord(Marks):
         """Note what the calling thread has done for this request since its last CPU sample as a section."""
         first = last_sample()
         if first is None or first[AT] < self.started:
-            first = self.step  # may be one taken before the request, which is as good
+            first = self.step  # it may have been taken before the request, which does no harm
             if first is None or not is_of_this_thread(first):
                 return
         self.divide(first)
@@ -261,7 +261,7 @@ class RequestRecord(Marks):
         stream.keep_shares(self.started, loops.recent_shares)
 
     def leave_pool(self, pool: Any) -> None:
-        """Note that it has waited for a thread of a pool, once."""
+        """Note that the request has waited for a thread of a pool."""
         pools = list(self.pools)
         if pool in pools:
             pools.remove(pool)
@@ -269,22 +269,22 @@ class RequestRecord(Marks):
 
     @guarded
     def waited_for_peer(self, activity: str, since: int) -> None:
-        """Note that a send or receive, an `activity`, has waited since then, and does no longer."""
+        """Note that a send or receive, the `activity`, has waited since then and until now."""
         until = time.time_ns()
         if activity == NETWORK_RECEIVE:
             until = self._lay(since, until)
         if activity == NETWORK_SEND and until - since >= LAIN_NS and not self.has_unacked():
-            return  # nothing is under way: the loop has come back to it late
+            return  # nothing is unacknowledged: the loop has resumed the task late
         waits = self.peer_waits or ()
         if self.stream is not None:
             self.stream.note("peer_waits", (since, until))
         if len(waits) < MAX_CALLS:
             self.peer_waits = [*waits, (since, until)]
-        else:  # the rest is one
+        else:  # all further waits are one
             self.peer_waits = [*waits[:-1], (waits[-1][0], until)]
 
     def _lay(self, since: int, until: int) -> int:
-        """Note how long the data lay in the kernel that were received from `since` to `until`; return from when on."""
+        """Note how long the data received from `since` to `until` lay in the kernel; return when they arrived."""
         if until - since < LAIN_NS or not (lain := self.time_in_kernel_ns()):
             return until
         arrived = max(until - lain, since)
@@ -304,13 +304,13 @@ class RequestRecord(Marks):
         return (None, "") if exchange is None else exchange.method_and_route()
 
     def add_stalls(self, stalls: Sequence[Stall]) -> None:
-        """Note where it stood while it was late; equal stacks are one."""
+        """Note the stacks of the request while it was late; equal stacks are one object."""
         for one in stalls:
             same = next((known.stack for known in reversed(self.stalls) if known.stack == one.stack), one.stack)
             self.stalls = (*self.stalls, one._replace(stack=same))[-MOST_KEPT:]
 
     def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
-        """Report where it stands to those for which it is done, if it is a part."""
+        """Report stacks to the requests that this work is done for, if it is such work."""
 
     def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
@@ -318,7 +318,7 @@ class RequestRecord(Marks):
         return 0 if exchange is None else exchange.time_in_kernel_ns()
 
     def loop_shares(self, start: int, end: int) -> Sequence[tuple[int, int, Share]]:
-        """Return what the calling thread has done, if that of an event loop: see `loops.recent_shares`."""
+        """Return what the calling thread did, if it runs an event loop: see `loops.recent_shares`."""
         return loops.recent_shares(start, end)
 
     def fits_buffer(self, activity: str) -> bool:
@@ -327,7 +327,7 @@ class RequestRecord(Marks):
         return exchange is not None and exchange.fits_buffer(activity)
 
     def has_unacked(self) -> bool:
-        """Return whether the other side has bytes of a response left to acknowledge; so where that is unknown."""
+        """Return whether the peer has not acknowledged all bytes of a response yet; True where that is unknown."""
         exchange = self.exchange
         return exchange is None or exchange.has_unacked()
 

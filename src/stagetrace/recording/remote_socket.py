@@ -121,7 +121,7 @@ class Listener:
             _pass_on(receive, message, process)
 
     def close(self) -> None:
-        """Listen no more; in a forked process, leave it to the one that was forked."""
+        """Stop to listen; in a forked child, leave the socket to the parent."""
         self._poll.close()
         self._socket.close()
         for line, _ in self._lines.values():
@@ -134,7 +134,7 @@ def _pass_on(receive: Callable[[Any, int], None], message: bytes, process: int) 
 
 
 class Line:
-    """The way to one listener. Not thread-safe."""
+    """The connection to one listener. Not thread-safe."""
 
     def __init__(self, word: str) -> None:
         self._word = word

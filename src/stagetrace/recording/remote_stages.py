@@ -44,7 +44,7 @@ MAX_KEY = 256  # characters
 MAX_KEYS = 256  # in a message: those of a batch
 MAX_SECTIONS = 100  # of a request, in other processes
 NOT_HERE = 0  # the number of no thread of this process
-# What was handed on, by its key, as long as it lives without us.
+# The requests that were handed on, by their key, as long as other code refers to them.
 _records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
 _numbers = itertools.count(1)
@@ -60,7 +60,7 @@ def hand_on(
     is_server: bool = False,
     conclude: Callable[[], None] | None = None,
 ) -> str:
-    """Return the key of a request that is handed on, from when on it waits, for what `reason` says.
+    """Return the key of a request that is handed on; from then on it waits, for what `reason` names.
 
     `at` is when, by default now. `is_server`: it is handed on by a server of which we note when the response is there,
     by `RemoteStages.response_arrived`. `conclude` adds, as the request ends, what is known of the work that stays in
@@ -237,7 +237,7 @@ def _sections(reports: Iterable[SectionReport]) -> Iterator[RemoteSection]:
 
 
 class RemoteThread:
-    """Stands for a thread of another process, in the place of a descriptor."""
+    """A thread of another process, in the place of a descriptor."""
 
     thread = NOT_HERE
 
@@ -313,7 +313,7 @@ class RemoteStages:
         return any(work.is_open and work.stalls is not None for work in self._by_key.values())
 
     def response_arrived(self, key: str) -> None:
-        """Note that the response is there: what has not been reported by now never will be."""
+        """Note that the response has arrived: no further report will follow."""
         work = self._by_key.get(key)
         if work is not None:
             work.is_server = False
@@ -327,7 +327,7 @@ class RemoteStages:
         return max([start, *(until for since, until in self._inferences if since <= start < until)])
 
     def read_reports(self) -> None:
-        """Take in what was reported until now, of whatever request."""
+        """Take in all reports until now, those of other requests too."""
         read_reports()
 
     @guarded_end
@@ -351,7 +351,7 @@ class RemoteStages:
 
 
 def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
-    """Add what was done, where it stood, and the wait for it to the request's record.
+    """Add the work, its stacks and the wait for it to the request's record.
 
     A mark that begins later wins over one that is open, so a wait must not begin within the inference of other work.
     """

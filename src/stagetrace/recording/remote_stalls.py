@@ -1,4 +1,4 @@
-"""Stalls of what is done for a request elsewhere: as a worker process reports them, and as the request takes them in.
+"""Stalls of work for a request in another process: as the worker reports them, and as the request takes them in.
 
 A stack travels as text: files, functions and lines. It goes once; a later sample with the same stack names it.
 """

@@ -1,4 +1,4 @@
-"""A short text that names a request, and its stage, to whatever process takes the work for it up."""
+"""A short text that names a request and its stage to the process that takes up the work for it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class SpanBackend(Protocol):
         """End the span at a time in nanoseconds; `failed`: the response was a server's error."""
 
     def discard(self) -> None:
-        """Send nothing of the request, whose entry span nobody has seen."""
+        """Send nothing of the request, whose entry span was not seen yet."""
 
     def release(self) -> None:
         """Drop the references between this, the record and the adapter: no work for the garbage collector."""
@@ -139,7 +139,7 @@ class SdkSpan:
         span.end(ended_at)
 
     def discard(self) -> None:
-        """Send nothing of the request, whose entry span nobody has seen."""
+        """Send nothing of the request, whose entry span was not seen yet."""
         self._record.abandon()
         if self._span is not None:
             entries.pop(self._span.get_span_context().span_id, None)

@@ -1,4 +1,4 @@
-"""What the marks of a request make up once it has ended: the stages that tile it, and its model."""
+"""The result of a request's marks once it has ended: the stages that tile it, and its model."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ MAX_GIVEN = 64
 # Between two chunks of a body, and after the last one sent, so short a gap is part of moving it, not a stage.
 WIRE_OVERHEAD_NS = 50_000
 _WIRE = (NETWORK_SEND, NETWORK_RECEIVE)
-OF_MODEL = (ML_MODEL_NAME, ML_MODEL_VERSION)  # what of a person's mark goes to the entry span
+OF_MODEL = (ML_MODEL_NAME, ML_MODEL_VERSION)  # attributes of a mark by hand that the entry span gets, too
 _NO_COUNTS = dict.fromkeys(PRIORITY, 0)
 UNRECOGNISED: dict[str, Any] = {ML_MODEL_RECOGNISED: False}  # shared, and never written to
 
@@ -90,7 +90,7 @@ class Tiler:
         self._marks: list[Mark] = []
         self._inferred = False
         self._model: Mapping[str, Any] = NOTHING  # attributes of the first inference, or that there was none
-        self._modelled: Mark | None = None  # by which a person has said the model, or a part of that
+        self._modelled: Mark | None = None  # the mark by hand that names the model, or a part of it
 
     @property
     def open(self) -> Segment | None:
@@ -198,7 +198,7 @@ class Tiler:
         if what == INFERENCE:
             if not self._model:
                 self._model = attributes
-            elif self._marks and self._marks[-1] is self._modelled:  # what is seen adds to what was said
+            elif self._marks and self._marks[-1] is self._modelled:  # the inferred model completes the marked one
                 self._model = {**attributes, **self._model}
         elif event == BEGIN_MARK and not self._model:
             self._model = {key: attributes[key] for key in OF_MODEL if key in attributes}

@@ -51,14 +51,14 @@ GAPS = (PREPROCESS, HANDLER, POSTPROCESS)
 
 
 class Part(RequestRecord):
-    """What is done for requests that begin and end elsewhere: late when the first of them is."""
+    """Work for requests that begin and end elsewhere. It is late when the first of them is."""
 
     is_part = True
     _reporter: StallReporter | None = None  # from its first stall on
 
     @guarded
     def watch(self, bounds: Iterable[Bounds | None]) -> None:
-        """Let it be sampled when the first of its requests is late, of which these are the bounds, where known."""
+        """Have the work sampled once the first of its requests is late; these are their bounds, where known."""
         known = [one for one in bounds if one is not None] if in_flight.is_watched else []
         if known:
             self.bounds = min(known, key=_late_at)
@@ -66,7 +66,7 @@ class Part(RequestRecord):
 
     @guarded_end
     def unwatch(self) -> None:
-        """Let it be sampled no more: it is over."""
+        """Stop the sampling: the work is over."""
         if self.bounds is not None and time.time_ns() > _late_at(self.bounds):
             in_flight.look_back(self)
         in_flight.end_part(self)
@@ -84,12 +84,12 @@ class Part(RequestRecord):
         raise NotImplementedError
 
     def add_stalls(self, stalls: Sequence[Stall]) -> None:
-        """Report to each request where it stands, unless work that it waits for itself reports that."""
+        """Report stacks to each request, unless this work waits for other work that reports its own."""
         if self.remote_stages is None or not self.remote_stages.have_stalls:
             self.pass_on_stalls(stalls)
 
     def pass_on_stalls(self, stalls: Sequence[Stall]) -> None:
-        """Report to each request where it stands: at once, for it may end before this does."""
+        """Report stacks to each request at once: the request may end before this work does."""
         self._reporter = self._reporter or StallReporter()
         report_stalls(self.keys(), stalls, self._reporter)
 
@@ -99,7 +99,7 @@ def _late_at(bounds: Bounds) -> int:
 
 
 class Work(Part):
-    """What is done for one request: a record whose stages become part of the request's own.
+    """Work for one request: a record whose stages become part of the request's own.
 
     `described` are the model's attributes where its patch records none, `named` those that win over what it records.
     """
@@ -156,7 +156,7 @@ class Work(Part):
 
 
 class Batch(Part):
-    """What is done for several requests at once. Its inference is one span, which they link to and it to them."""
+    """Work for several requests at once. Its inference is one span; the requests and this span link to each other."""
 
     is_batch = True
     described: Mapping[str, Any] = {}
@@ -260,7 +260,7 @@ class Resumed(Part):
 
 
 def give_cpu_samples(work: RequestRecord, request: RequestRecord | None) -> None:
-    """Note on a request of this process the sections of what was done for it: how its own time divides, too."""
+    """Note on a request of this process the sections of the work for it: they divide the request's own time, too."""
     if request is not None:
         for first, last in work.cpu_samples:
             request.divided(first, last)
@@ -274,7 +274,7 @@ def is_gap(segment: Segment) -> bool:
 
 @contextmanager
 def at_work(work: Work | Batch) -> Iterator[None]:
-    """Let what runs in the block be done for these requests: stages, the parents of spans, and its thread's time.
+    """Attribute what runs in the block to these requests: stages, the parents of spans, and its thread's time.
 
     In a task the thread runs others, too, while the block awaits: `followed` then has its time.
     """

@@ -1,4 +1,4 @@
-"""Who works for a request beside the code that it came in on: threads of pools, and what a request is resumed in."""
+"""The workers of a request besides the code that received it: threads of pools, and blocks of `resume`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def current_greenlet() -> Any:
 
 
 def work_here(record: RequestRecord) -> None:
-    """Note that the code that runs now, in a task or outside, is what a record is about."""
+    """Note that the code that runs now, in a task or outside, does the work of a record."""
     record.thread, record.work = get_ident(), task_here()
 
 

@@ -25,7 +25,7 @@ MAX_STATEMENT: Final = 4_096  # characters of a statement that are recorded
 
 
 class ChildSpans(TracerProvider):
-    """The process's tracer provider, but that a span without a parent is none."""
+    """The process's tracer provider, except that it makes no span without a parent."""
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
         """Return a tracer of the process's provider that starts children only."""
@@ -68,7 +68,7 @@ def _text(text: str) -> str:
 
 
 class _ChildSpan(RequestSpan):
-    """A span as its instrumentation sees it: what is set on it is redacted before it lands there."""
+    """A span as its instrumentation sees it: texts are redacted before they are set on it."""
 
     def __init__(self, span: Span) -> None:
         self._entry = span

@@ -1,4 +1,4 @@
-"""What OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP by ourselves, all else as the SDK finds it.
+"""The exporters that OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP is ours, the others are the SDK's.
 
 That of OTLP is imported in the sending thread, with the first batch: gRPC and protobuf take 70 ms, for which a server
 would wait with its first request.
@@ -60,7 +60,7 @@ def metric_readers(exporters: list[Callable[[], Any]]) -> list[MetricReader]:
 
 
 def _aside(exporter: Any) -> Any:
-    """Let an exporter of metrics keep no greenlet waiting."""
+    """Run an exporter of metrics so that no greenlet waits for it."""
     with suppress(AttributeError):
         exporter.export = aside(exporter.export)
     return exporter

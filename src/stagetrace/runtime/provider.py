@@ -1,6 +1,6 @@
 """The process's providers, where the service sets none: the official SDK as the OTEL_* variables configure it.
 
-`bounded` of these functions runs what it is given within the time that a shutdown may take.
+The argument `bounded` of these functions runs a function within the time that a shutdown may take.
 """
 
 from __future__ import annotations

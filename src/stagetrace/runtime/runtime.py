@@ -108,7 +108,7 @@ class Runtime:
         self._publish_from_now_on(target)
 
     def _offer_metrics(self) -> None:
-        """Offer our counts as metrics to whatever meter provider there is or will be, and send what it cannot."""
+        """Offer our counts as metrics to the present or a later meter provider, and send those that it cannot take."""
         from opentelemetry import metrics
 
         from stagetrace.otlp.export.factory import offer_counts
@@ -137,7 +137,7 @@ class Runtime:
 
     @guarded
     def schedule_immediate_delivery(self) -> None:
-        """Do so from a signal handler, which may have interrupted a thread that holds a lock needed for it."""
+        """Deliver at once from a signal handler, which may have interrupted a thread that holds a lock."""
         self._worker.put_if_running(self.deliver_immediately)  # a SimpleQueue allows it even within itself
 
     def deliver_at_exit(self) -> None:
@@ -224,10 +224,10 @@ def _prepare_sampling() -> None:
 
 @guarded
 def _import_now(target: str, sender: MetricsSender | None) -> None:
-    """Import all that our threads would.
+    """Import all modules that our threads need.
 
-    Where greenlets are, they have the locks of imports: one that wants what a real thread imports just now fails, or
-    hangs.
+    Import locks belong to greenlets where there are some: a greenlet that imports a module which a real thread just
+    imports fails or hangs.
     """
     import netrc  # noqa: F401 -- which `requests` imports late
 

@@ -1,4 +1,4 @@
-"""Bounded flush: what is delivered at the end of a process never keeps it longer than SHUTDOWN_BOUND_S."""
+"""Bounded flush: the delivery at the end of a process never takes longer than SHUTDOWN_BOUND_S."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_WAIT_S = 0.1
 
 
 class BoundedFlush:
-    """Runs what flushes in the worker, and waits for it no longer than is left of SHUTDOWN_BOUND_S.
+    """Runs flushes in the worker, and waits for them no longer than is left of SHUTDOWN_BOUND_S.
 
     All waits in vain share that bound, since a shutdown is made of several; one that was not in vain renews it.
     """

@@ -46,7 +46,7 @@ def begin() -> bool:
         _has_hooks = True
         atexit.register(end_if_asked)
         if hasattr(os, "register_at_fork"):
-            # A child ends as it likes, from the first: Python forgets a signal that comes between the fork and hooks.
+            # A child ends by SIGTERM from the first: Python loses a signal between the fork and its hooks.
             os.register_at_fork(before=_let_go, after_in_parent=_go_on, after_in_child=_leave_alone)
     _waits = _put(signal.SIG_DFL, _end)
     return _waits

@@ -1,4 +1,4 @@
-"""The background thread of this process: it runs what may take long or hang, one job after another."""
+"""The background thread of this process: it runs jobs that may take long or hang, one after another."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ KEPT: Final = 256  # durations of a route, for its p99
 ENOUGH_FOR_P99: Final = 100
 LEAST_P99_NS: Final = 5_000_000  # a shorter one is rounded up to this: a shorter stall makes no request late
 ENOUGH: Final = 20  # requests make a baseline
-LEARNED_FROM_EACH: Final = 64  # of so many requests one, once that is enough,
-LEARNED_AFTER_NS: Final = 500_000_000  # and none so soon after the last: it costs more than the recording does
+LEARNED_FROM_EACH: Final = 64  # after ENOUGH requests, one of this many is learned from,
+LEARNED_AFTER_NS: Final = 500_000_000  # and none this soon after the last one: learning costs more than recording
 SLOW: Final = 1.5  # a request that takes so many times its baseline is slow
 WEIGHT: Final = 0.05  # of a request, among those before it
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     LoopShare = tuple[int, int, thread_cpu.Share]  # begin and end of a part of a loop's time, and how that divides
 
 
-RIVALS: Final = 0.5  # of the time blocked, computed by other threads meanwhile: they held what it waited for
+RIVALS: Final = 0.5  # the share of a blocked time that other threads must have computed to be what it waited for
 EXPLAINS: Final = 0.25  # of another wait
 
 
@@ -62,7 +62,7 @@ class _Sections:
 
     @property
     def otherwise(self) -> int:
-        """What blocked or delayed the sections, apart from the GIL and CPUs."""
+        """For how long other things than the GIL and CPUs blocked or delayed the sections."""
         return self.blocked + self.late + self.locked - self.for_gil
 
     def add_sections(self, sections: Iterable[Section], waits: list[Interval]) -> None:
@@ -98,7 +98,7 @@ class _Sections:
         if share.rivals >= RIVALS * took:
             self.locked += took
         elif share.natives >= RIVALS * took:
-            self.computed += took  # by the threads of a BLAS, say, while this one waits until they are done
+            self.computed += took  # as by the threads of a BLAS, while this thread waits for them
         else:
             self.blocked += took
 

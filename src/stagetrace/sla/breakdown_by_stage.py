@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOWNLOAD}
-# What a time in no section may be, by what the event loop did meanwhile.
+# The parts that a time outside of sections may have, by what the event loop did meanwhile.
 _OF_THE_REST: Final = (cause.IO_WAIT, cause.UNKNOWN, cause.CPU_WAIT, cause.LOCK_WAIT)
 ROUNDS: Final = 16
 EXACT: Final = 0.001  # of the whole time

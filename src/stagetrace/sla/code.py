@@ -27,14 +27,14 @@ MOST_OF_STACK: Final = 4_096  # characters, as of the next two
 MOST_OF_PATH: Final = 256
 MOST_OF_NAME: Final = 128
 SHOWN_GIL_NS: Final = 20_000_000  # threads that compute in Python keep it for 5 ms each
-# Whose stacks say the line, by the cause: at each time of a sample the first of them that there is. A request that
-# waits for another thread stands nowhere itself; for a pool, or a batch, it stands where it asked for it.
+# Whose stacks give the line, by cause: for each time of a sample, the first kind that has one. A request that waits for
+# another thread has no stack itself; one that waits for a pool, or a batch, has that of the call that asked for it.
 _ORDER: Final = {
     cause.SOCKET_WAIT: (BLOCKER, RIVAL),
     cause.POOL_WAIT: (POOL, BLOCKER, REQUEST),
     cause.BATCH_WAIT: (POOL, BLOCKER, REQUEST),
 }
-_IN_QUEUE: Final = (POOL, BLOCKER, RIVAL)  # for any other cause: it held up what the queue waited for
+_IN_QUEUE: Final = (POOL, BLOCKER, RIVAL)  # for any other cause, which delayed what the queue waited for
 _WORDS: Final = {
     REQUEST: "at",
     BLOCKER: "its thread stood at",
@@ -45,7 +45,7 @@ _LOOP_WORDS: Final = "the event loop stood at"
 
 
 class Code(NamedTuple):
-    """Where a breach stood."""
+    """The line of code at which a breach stood."""
 
     line: str  # as `app.py:41 in predict`
     library: str | None  # below it
@@ -56,7 +56,7 @@ class Code(NamedTuple):
 
 
 def order_of(word: str, stage: str) -> tuple[str, ...]:
-    """Return whose stacks say the line of a stage in which a cause lies, the first that there is."""
+    """Return whose stacks give the line of a stage in which a cause lies, in order of preference."""
     if word in _ORDER:
         return _ORDER[word]
     if stage == semconv.QUEUE:
@@ -87,14 +87,14 @@ def _within(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str) -> l
 
 
 def contradicts(stall: Stall, word: str) -> bool:
-    """Return whether the request itself did what is not the cause: it came to where it stands before or after that."""
+    """Return whether the sample contradicts the cause: the request stood there before or after the time in question."""
     if stall.of != REQUEST:
         return False
     return stall.state == (RAN if word == cause.IO_WAIT else WAITED if word == cause.COMPUTE else None)
 
 
 def is_over(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str | None, word: str) -> bool:
-    """Return whether the cause is a wait in a stage of which there are samples, all of them from after it."""
+    """Return whether the cause is a wait, and all samples of its stage were taken after the wait."""
     within = _within(stalls, visits, stage) if stage is not None and word == cause.IO_WAIT else []
     own = [one for one in within if one.of == REQUEST]
     return bool(own) and all(contradicts(one, word) for one in own)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _GRPC: Final = re.compile(r"([0-9]{1,8})([HMSmun])")  # of the protocol's specification
 _UNITS_NS: Final = {"H": 3_600 * 10**9, "M": 60 * 10**9, "S": 10**9, "m": 10**6, "u": 10**3, "n": 1}
 _MS: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?")
-LONGEST_NS: Final = 10**8 * 10**9  # what is further away is none: some clients send the largest number for that
+LONGEST_NS: Final = 10**8 * 10**9  # a later deadline counts as none: some clients send the largest number for that
 
 
 class Deadlines(NamedTuple):

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from stagetrace.sla.verdict_counter import VerdictCounter
 
     _Facts = tuple[Streamed | None, Tokens | None, bool]
-    # What the verdict of an objective is asked of, and what it may use for that.
+    # The facts of a request that an objective judges, and what the verdict may use.
     _Asked = tuple[Request, _Facts, Callable[[str], str | None], Segments | None, VerdictCounter | None]
 
 NO_DEADLINES: Final[Mapping[str, int]] = {}
-# What the entry span carries of a verdict that is no breach: the same for all requests that it is equal for.
+# Encoded attributes of verdicts that are no breach, which many requests share.
 _blocks: BoundedCache[tuple[str | None, ...], tuple[Objective, Block]] = BoundedCache(1_024)
 _blocks_of_several: BoundedCache[tuple[Any, ...], Block] = BoundedCache(256)
 _tuple: Any = tuple.__new__  # what a named tuple's own call does, with nothing left to check
@@ -96,7 +96,7 @@ class Decided(NamedTuple):
         return {**self.without_culprit().attributes(), **self.besides()}
 
     def besides(self) -> dict[str, Any]:
-        """Return what it carries that the verdict itself does not have."""
+        """Return the attributes that the verdict itself does not have."""
         found: dict[str, Any] = {}
         if self.each:
             texts = ((one.word, one.objective.name, one.objective.target_text) for one in self.each)

@@ -1,4 +1,4 @@
-"""What becomes of a request that was judged: tile, explain, encode. Nothing here counts, learns or sends.
+"""Finish a request that was judged: tile, explain, encode. This module counts, learns and sends nothing.
 
 `SLASpanProcessor.judge` and `conclude` count and learn, each with a result that is complete.
 """
@@ -51,7 +51,7 @@ NO_CULPRITS: Final[Mapping[str, tuple[str | None, str]]] = {}
 
 
 class Finished(NamedTuple):
-    """A request with everything that is to be said of it."""
+    """A request with its spans, its stages, and what is to be counted and learned of it."""
 
     spans: Any  # what `encode` returned; Python 3.10 has no generic NamedTuple
     breakdown: Breakdown | None  # of a good request from which a baseline is to learn
@@ -183,7 +183,7 @@ def _placed(
     since, end = request.start, request.end
     bounds = in_flight.bounds_of(record)
     late_at = None if bounds is None else bounds.start + bounds.late
-    if missed is not None and missed.end_ns is not None:  # only then it was late
+    if missed is not None and missed.end_ns is not None:  # late only in that interval
         since, end = request.start + missed.start_ns, request.start + missed.end_ns
         late_at = since + missed.threshold_ns
     stalls = [one for one in (*in_the_way.waited_behind(record, segments), *record.stalls) if since <= one.at <= end]

@@ -15,7 +15,7 @@ from stagetrace.errors import PolicyError
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.policy_document import content, decoded
 
-with suppress(ImportError):  # said as the file is read; not in a thread, where greenlets have the locks of imports
+with suppress(ImportError):  # not in a thread: greenlets may have the import locks
     import yaml  # noqa: F401
 
 if TYPE_CHECKING:

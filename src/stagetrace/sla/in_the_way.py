@@ -1,4 +1,4 @@
-"""What is in the way of a late request: stacks of other work, sampled together with its own (docs/stalls.md).
+"""Stacks of other work that a late request waits for, sampled together with its own (docs/stalls.md).
 
 On its event loop or its thread (`blocker`), in the pool that has no thread for it (`pool`), and anywhere, computing
 while it could not (`rival`). A request that waits to be read, or for a server's thread, has no record yet: what the
@@ -36,7 +36,7 @@ MAX_MEANWHILE: Final = 64  # of these, that a request takes
 MAX_THREADS: Final = 64  # of a pool, which are looked at: 20 us each
 MAX_LINES: Final = 4  # of a pool, or of a server's threads, at one time
 LONG_NS: Final = 5_000_000  # of a wait for the GIL: threads that compute in Python give it up after as long
-SHORT_NS: Final = 2_000_000  # two looks within this say nothing of who computes
+SHORT_NS: Final = 2_000_000  # two looks this close cannot show which thread computes
 RIVAL_SHARE: Final = 5  # a function that computed for 1/n of the time is a rival: threads share the GIL, and lack CPUs
 SOCKET: Final = "socket"
 _STATES: Final = {"R": RAN, "S": WAITED, "D": WAITED}
@@ -69,7 +69,7 @@ class Look:
         self.now = now
         self.gil_ns = gil_ns
         self._holder = holder
-        self.held = holder if gil_ns >= LONG_NS else None  # where that stood, if it kept the GIL
+        self.held = holder if gil_ns >= LONG_NS else None  # the thread that kept the GIL, and where it stood
         self.held_at = now if self.held is None else now - self.held.ago_ns
         self._held_work: Stack = () if self.held is None else work_of(self.held.places())[0]
         self.frames = of_threads()

@@ -73,7 +73,7 @@ def _unusable_deadlines() -> Iterator[tuple[Mapping[str, Any], int]]:
 
 
 def _objectives() -> Iterable[Objective]:
-    """Return what judges requests, MAX_POINTS at most; of objectives with one name the first, which alone does."""
+    """Return the objectives that judge requests, MAX_POINTS at most; of several with one name only the first judges."""
     used = process.policy()
     rules = [rule for rule in used.objectives if not rule.excludes and rule.problem is None] if used else []
     by_name: dict[str, Objective] = {}

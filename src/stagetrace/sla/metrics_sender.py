@@ -1,8 +1,8 @@
 """Send the metrics of verdicts to where spans go, by OTLP: regularly, in a thread of its own, and as a process ends.
 
-It is an extra, of which nothing is logged: a receiver that takes no metrics (Jaeger does not) is asked again ever less
-often, and what did not arrive is in the next message. Where the service has a meter provider, that
-has the counters and gauges, and the histograms alone are sent, which an asynchronous instrument cannot be.
+Failures are not logged, since the metrics are an extra: a receiver that takes no metrics (Jaeger does not) is asked
+again ever less often, and what did not arrive is in the next message. Where the service has a meter provider, that has
+the counters and gauges, and the histograms alone are sent, which an asynchronous instrument cannot be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why a breach has no line of code: each says so, and the process counts them (docs/stalls.md)."""
+"""Why a breach has no line of code: its evidence has the reason, and the process counts reasons (docs/stalls.md)."""
 
 from __future__ import annotations
 

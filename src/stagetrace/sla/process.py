@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 20  # objectives in a text
 
-_followers: list[weakref.ref[SLASpanProcessor]] = []  # those that judge by the policy of this process
+_followers: list[weakref.ref[SLASpanProcessor]] = []  # the processors that judge by the policy of this process
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def policy_problems() -> tuple[str, ...]:
 
 
 def policy_fix() -> str:
-    """Return what fixes that."""
+    """Return what fixes these problems."""
     from stagetrace.sla.inline import HOW
 
     file = _file()

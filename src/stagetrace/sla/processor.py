@@ -1,4 +1,4 @@
-"""The span processor that tiles, judges and hands on: it wraps the exporting one, since ended spans are frozen."""
+"""The span processor that tiles, judges and passes on spans. It wraps that of the exporter: ended spans are frozen."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class SLASpanProcessor(SpanProcessor):
         self._held = HeldSpans()
         self.is_bounded = False  # whether this package's limits hold: it has set the provider
         self.has_others = True  # whether other processors than the provider's own are to see the spans
-        # Of the process's provider: what sends its spans as long as the wrapped processor sends none.
+        # Of the process's provider: the senders of its spans while the wrapped processor sends none.
         self.standby: Sequence[SpanProcessor] | None = None
 
     def replace_policy(self, policy: Policy) -> None:
-        """Judge by another policy what ends from now on; counts and what is learned of routes stay."""
+        """Judge spans that end from now on by another policy; counts and baselines stay."""
         self.policy = policy
         if not self._is_shut_down:
             stall_sampler.replace(policy, self.learned)

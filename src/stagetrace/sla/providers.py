@@ -1,4 +1,4 @@
-"""What becomes of the spans of a provider: whether we have joined it, and whether it sends them anywhere."""
+"""The fate of a provider's spans: whether stagetrace has joined the provider, and whether they are sent anywhere."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)([a-zµ]*)")
 _DURATION_NS: Final = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
 _WINDOW_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DEFAULT_UNITS: Final = {"duration": "ms", "window": "d"}
-# What people write instead, without a plural's s.
+# Other spellings of units, without a plural's s.
 _MEANT: Final = {
     **dict.fromkeys(("microsecond", "usec", "µ", "micro"), "us"),
     **dict.fromkeys(("millisecond", "msec", "milli", "mil"), "ms"),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> Stack:
-    """Return where a request stood if the thread that had the GIL worked for it then; else it is empty.
+    """Return the stack of a request if the thread that had the GIL worked for it then; else an empty one.
 
     `in_task` is the coroutine of the task that runs now and ends the request.
     """
@@ -59,7 +59,7 @@ class RequestStacks:
         self._tasks = Tasks()
 
     def of(self, record: RequestRecord) -> tuple[Stack, bool, int]:
-        """Return where a request stands, whether that is code that runs, not a coroutine that awaits, and its thread.
+        """Return the stack of a request, whether its code runs (and is no coroutine that awaits), and its thread.
 
         Empty where that is unknown, as while it waits for a thread. Of several workers that is the first to have begun,
         unless it waits for another one.

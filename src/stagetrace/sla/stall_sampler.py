@@ -41,7 +41,7 @@ FIRST_PART: Final = 16  # the first distance after the objective is so small a p
 
 
 class Judge(NamedTuple):
-    """What says when a request is late: the bounds of a policy, and what has been learned of routes."""
+    """Decides when a request is late: by the bounds of a policy, and the baselines of routes."""
 
     bounds: ShortestBounds
     learned: Baselines
@@ -52,7 +52,7 @@ class Late(NamedTuple):
 
     record: RequestRecord
     times: tuple[int, ...]  # at which it is to be looked at
-    since: int = 0  # when it is late; what its thread does before that is for others, which may wait for it
+    since: int = 0  # when it is late; earlier samples of its thread are for requests that may wait for that
     gap: int = 0  # the bound of the time between two chunks; 0: none
     chunk: int = 0  # the chunk after which `times` are
 
@@ -286,7 +286,7 @@ def _shortest(judge: Judge) -> int:
 
 
 def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
-    """Note on a late request where it stands, and what is in its way."""
+    """Note on a late request its stack, and the stacks of the work that it waits for."""
     if record.remote_stages is not None:
         record.remote_stages.read_reports()
     own, runs, thread = stacks.of(record)
@@ -304,7 +304,7 @@ def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
 
 @guarded
 def look_back(record: RequestRecord) -> None:
-    """Note where a request that ends stood while it held the GIL, if the sampler has waited for that ever since."""
+    """Note the stack of a request that ends now and has held the GIL for as long as the sampler has waited for it."""
     holder = holder_meanwhile()
     if holder is None or holder.thread != get_ident() or holder.ago_ns < LONG_NS:
         return

@@ -22,7 +22,7 @@ MAX_POINTS: Final = 2_000  # of each metric, as OpenTelemetry's SDKs have by def
 
 
 class Counted(NamedTuple):
-    """What a judged request is counted by: the attributes of the metric `sla.requests`, empty where there is none."""
+    """The key of a judged request: the attributes of the metric `sla.requests`, empty where there is none."""
 
     objective: str
     verdict: str
@@ -33,7 +33,7 @@ class Counted(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """What durations are measured by: `of` is a verdict or a stage; both are empty for what exceeds MAX_POINTS."""
+    """The key of a duration: `of` is a verdict or a stage; both are empty for what exceeds MAX_POINTS."""
 
     objective: str
     of: str
@@ -204,7 +204,7 @@ class VerdictCounter:
             return dict(self._causes)
 
     def say_unmatched(self, policy: Policy) -> None:
-        """Warn, once, if requests came and the policy judged none of them."""
+        """Warn, once, if requests were received and the policy judged none of them."""
         with self._lock:
             if self._series or not self.unmatched:
                 return

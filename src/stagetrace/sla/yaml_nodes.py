@@ -1,4 +1,4 @@
-"""A YAML text as nodes that know their place. Of YAML it has what JSON has too: no anchors, aliases, tags, merges.
+"""A YAML text as nodes that know their place. Only what JSON has is allowed: no anchors, aliases, tags, merges.
 
 Without aliases no text grows as it is read. Plain scalars are resolved as in YAML 1.2: `yes` and `12:30` are texts.
 """

@@ -21,10 +21,10 @@ R = TypeVar("R")
 SLOW_NS: Final = 20_000_000
 SLOW_READINGS: Final = 3
 WITHIN_S: Final = 60.0
-HUNG_NS: Final = 1_000_000_000  # so long a read is no matter of the scheduler's
+HUNG_NS: Final = 1_000_000_000  # a read of this length is slow itself, and not only delayed by the scheduler
 FIRST_PAUSE_S: Final = 1.0  # each further pause is twice as long
 LONGEST_PAUSE_S: Final = 60.0
-# What a read costs itself: by the wall clock, what the scheduler and the GIL take from it would count.
+# The cost of a read itself: the wall clock would add waits for a CPU and the GIL.
 _cost_ns: Callable[[], int] = getattr(time, "thread_time_ns", time.perf_counter_ns)
 
 
@@ -43,7 +43,7 @@ class Source:
         self.pauses = 0
         self.paused_until = 0.0  # by the monotonic clock; 0: it is not paused
         self._pause_s = self._resumed_at = 0.0  # of the latest pause: how long it was, and when it ended, or will
-        self.silent: str | None = None  # what it was asked for here and cannot read, whatever it reads of others
+        self.silent: str | None = None  # what it was asked for here and could not read, though it reads other things
 
     @property
     def lacks(self) -> str | None:
@@ -66,7 +66,7 @@ class Source:
         report(self._switch.name, error)
 
     def read(self, function: Callable[[], R]) -> R | None:
-        """Return what `function` reads, None if it fails or the source is not used: for what is read now and then."""
+        """Return what `function` reads, None if it fails or the source is not used. For rare readings."""
         if not self.is_used or self.is_paused():
             return None
         began, cost = time.perf_counter_ns(), _cost_ns()
@@ -81,7 +81,7 @@ class Source:
             self.took(took if took >= HUNG_NS else cost)
 
     def is_paused(self) -> bool:
-        """Return whether it is not to be read now, since reading it was dear; a pause that is over ends here."""
+        """Return whether the source is paused, since its readings were slow; a pause that is over ends here."""
         if self.paused_until and time.monotonic() >= self.paused_until:
             self.paused_until = 0.0
         return self.paused_until > 0

@@ -1,4 +1,4 @@
-"""Where the coroutine of a request stands: down to the innermost one that it awaits, in other tasks too."""
+"""The stack of a request's coroutine, down to the innermost one that it awaits, in other tasks too."""
 
 from __future__ import annotations
 

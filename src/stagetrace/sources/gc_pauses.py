@@ -17,9 +17,9 @@ from stagetrace.sources.base import Source
 if TYPE_CHECKING:
     from stagetrace.sources.stacks import Stack
 
-LEAST_NS: Final = 100_000  # shorter runs are not kept: a request's worth of them is no cause of anything
+LEAST_NS: Final = 100_000  # shorter runs are not kept: all of them in a request make it no breach
 MAX_KEPT: Final = 1_024
-LONG_NS: Final = 5_000_000  # of those the place is kept
+LONG_NS: Final = 5_000_000  # of runs this long the place is kept
 MAX_LONG: Final = 64
 
 

@@ -43,7 +43,7 @@ class Meter:
         self._marks: deque[tuple[int, int]] = deque(maxlen=2)  # when it was read, and what it was then
 
     def tick(self) -> None:
-        """Read it, if that has not been done for EVERY_NS."""
+        """Read the counter, if the last reading is older than EVERY_NS."""
         now = time.monotonic_ns()
         marks = self._marks
         if marks and now - marks[-1][0] < EVERY_NS:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TASKS: Final = "/proc/self/task"
 LISTED_NS: Final = 1_000_000_000  # after so long threads are listed again, though there are as many
 MOST: Final = 256  # native threads that are read
-COST: Final = 1_000  # a snapshot is used for so many times as long as it took
+COST: Final = 1_000  # a snapshot that took t is used for this many times t
 
 # What native threads had computed at one time: when that was, by the clock of `time.monotonic_ns`, the CPU time of the
 # process, that of each native thread by its number.
@@ -39,7 +39,7 @@ _lacks = False
 def snapshot(within: int | None = None) -> Snapshot | None:
     """Return what native threads have computed, as of `within` nanoseconds ago at most; None where that is unknown.
 
-    Without `within` it may be as old as its cost asks for: a thousandth of a CPU is spent on it at most.
+    Without `within` its age depends on its cost: at most a thousandth of a CPU is spent on snapshots.
     """
     global _last, _used_for, _lacks  # noqa: PLW0603
     if _lacks:

@@ -29,7 +29,7 @@ class ProcessCpu:
             os.register_at_fork(after_in_child=self.begin_again)
 
     def begin_again(self) -> None:
-        """Count from the next request on: what the process did before it served belongs to none."""
+        """Count from the next request on: the CPU time before that belongs to no request."""
         self._lock = allocate_lock()
         self._at_ns = 0
         self._computed_ns: int | None = None

@@ -21,7 +21,7 @@ _MONOTONIC_COARSE: Final = 6  # its resolution is the tick
 _last_data_recv: Final = struct.Struct("=I").unpack_from
 _LAST_DATA_RECV_AT: Final = 52
 _END_AT: Final = 56
-# On a new connection the kernel reports the time since an earlier one: longer waits are not believed.
+# On a new connection the kernel reports the time since an earlier one: longer waits are ignored.
 MAX_WAIT_MS: Final = 3_600_000
 
 
@@ -37,7 +37,7 @@ def lack_of(size: int) -> str | None:
 
 SOURCE = Source(__name__, "the wait in the socket", config.SOCKET_WAIT, lambda: lack_of(_END_AT))
 TICK_NS: int = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9) if sys.platform == "linux" else 10_000_000
-# A wait of less is not shown: it may be nothing but the edges of two ticks.
+# A shorter wait is not shown: it may be only the border between two ticks.
 LEAST_MS: int = -(-2 * TICK_NS // 1_000_000)
 
 

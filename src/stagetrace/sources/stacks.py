@@ -1,7 +1,7 @@
 """Stacks of this process's threads, greenlets and coroutines, as places in code: never a value of a variable.
 
-A stack is read when a request is late, from another thread, under the GIL. Frames are let go of at once: who holds one
-keeps alive what its variables refer to.
+A stack is read when a request is late, from another thread, under the GIL. Frames are released at once: a reference to
+one keeps alive what its variables refer to.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ENTRIES: Final = tuple(
         "recording/pool_task.py",
     )
 )
-# So, but only this function of the file.
+# The same, for only this function of a file.
 _ENTRY_CALLS: Final = ((_OURS + "instrumentation/thread_pools/executors.py".replace("/", os.sep), "__call__"),)
 # Where code stands that waits for another thread: for a future, a queue, an event, the end of a thread.
 _WAITS_FOR_THREAD: Final = {
@@ -76,7 +76,7 @@ _GIVERS: Final = {
     "_worker": ("concurrent/futures/thread.py",),
     "run": (_ANYIO, "trio/_core/_run.py", "gevent/hub.py"),
 }
-# What it calls while it has none to give.
+# What such a loop calls while it has no work.
 _WAITS: Final = {
     "select": ("selectors.py",),
     "get_events": ("trio/_core/_io_epoll.py", "trio/_core/_io_kqueue.py"),
@@ -128,7 +128,7 @@ def frames_from(frame: FrameType | None) -> tuple[list[FrameType], list[tuple[Co
 
 
 def _uncollected(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that makes frames; no garbage may be collected meanwhile (native/stacks.c says why)."""
+    """Call a function that makes frames, without a garbage collection meanwhile (native/stacks.c says why)."""
     return function(*args) if _in_c is None else _in_c.uncollected(function, *args)
 
 

@@ -36,7 +36,7 @@ COMPUTED: Final = 2
 SCHEDSTAT: Final = 3
 PROCESS: Final = 4
 WAIT_SAMPLES: Final = 6
-RECENT_NS: Final = 200_000  # of waiting for a CPU before a section that may be counted as the section's
+RECENT_NS: Final = 200_000  # of the wait for a CPU before a section, which may count as the section's
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
 AT_ONCE_NS: Final = 50_000
 TRIES: Final = 3
@@ -76,7 +76,7 @@ class Descriptor:
             self._give_back()
 
     def forget(self) -> None:
-        """Read it no more: its number belongs to another file by now."""
+        """Forget the descriptor: its number belongs to another file by now."""
         if self.number != UNKNOWN:
             self._give_back()
 
@@ -106,7 +106,7 @@ class GreenletDescriptor(Descriptor):
         self.whole = whole
 
     def forget(self) -> None:
-        """Read it no more."""
+        """Forget the descriptor."""
         self.number = UNKNOWN
         self.whole.forget()
 
@@ -266,7 +266,7 @@ def sample_since(first: CpuSample) -> CpuSample | None:
 def with_native_threads(first: CpuSample, last: CpuSample) -> CpuSample:
     """Return the sample `last`, taken just now, with what native threads have computed since `first`.
 
-    They are read where that matters: where other threads have computed, while this one did not.
+    They are read only if other threads have computed while this one did not.
     """
     wall, computed = last[AT] - first[AT], last[COMPUTED] - first[COMPUTED]
     if (
@@ -309,7 +309,7 @@ def idle_since() -> int:
 
 
 def waited_for_cpu(previous: CpuSample | None, now: CpuSample) -> int:
-    """Return for how long a thread has waited for a CPU since a sample of it, or since it began; UNKNOWN included."""
+    """Return for how long a thread has waited for a CPU since a sample of it, or its begin; may be UNKNOWN."""
     if previous is not None and previous[0] is now[0]:
         share = between(previous, now)
         return UNKNOWN if share is None else share.waited

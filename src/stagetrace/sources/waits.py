@@ -1,4 +1,4 @@
-"""What a thread that is blocked waits for: another thread of this process, or anything outside of it.
+"""What a blocked thread waits for: another thread of this process, or something outside the process.
 
 The kernel keeps no record of that. So a native thread asks it, every few milliseconds, in which system call each thread
 is that may serve a request: a thread that waits for the GIL, a lock or a queue is in `futex`. It never takes the GIL
