@@ -213,7 +213,7 @@ def search() -> None:
                 over = int((latency > limit).sum())
                 verdicts = judge(count, over, percentile), judge_clustered(latency, over, percentile)
                 tried.append(Tried(wanted.rate, count, over, *verdicts, wanted.full))
-            found = plan.found(tried)
+            found = plan.result(tried)
             low, high = found.low or 0.0, found.high or np.inf
             inside += bool(low <= true <= high)
             unknown += found.low is None or found.high is None

@@ -263,7 +263,7 @@ def test_the_search_closes_in_on_the_rate_at_which_the_objective_breaks() -> Non
     """A server that keeps all up to 212 requests/s and none above: the interval holds 212, and is 10 % wide."""
     search = Search(0.99, start=10)
     tried = _search(search, lambda rate, _count: 0.05 if rate <= 212 else 1.0)
-    found = search.found(tried)
+    found = search.result(tried)
     assert found.low == found.rate is not None is not found.high
     assert found.rate <= 212 < found.high <= 1.1 * found.rate
     assert len(tried) <= 12
@@ -271,10 +271,10 @@ def test_the_search_closes_in_on_the_rate_at_which_the_objective_breaks() -> Non
 
 def test_the_search_goes_down_where_the_first_rate_breaks_already_and_reports_if_none_holds() -> None:
     search = Search(0.99, start=50)
-    found = search.found(_search(search, lambda rate, _count: 0.05 if rate <= 7 else 1.0))
+    found = search.result(_search(search, lambda rate, _count: 0.05 if rate <= 7 else 1.0))
     assert found.rate is not None
     assert 6.3 <= found.rate <= 7
-    never = search.found(_search(search, lambda _rate, _count: 1.0))
+    never = search.result(_search(search, lambda _rate, _count: 1.0))
     assert (never.rate, never.low) == (None, None)
     assert never.high is not None
 
@@ -282,7 +282,7 @@ def test_the_search_goes_down_where_the_first_rate_breaks_already_and_reports_if
 def test_the_search_ends_at_the_highest_rate_allowed() -> None:
     search = Search(0.99, start=10, most=100)
     tried = _search(search, lambda _rate, _count: 0.05)
-    assert search.found(tried) == Found(100.0, 100.0, None)
+    assert search.result(tried) == Found(100.0, 100.0, None)
     assert tried[-1].full
 
 
@@ -296,7 +296,7 @@ def test_an_undecided_rate_is_no_end_of_the_interval() -> None:
     assert search.next_rate([*tried, Tried(99, 1500, 0, KEPT, KEPT, full=True, grew=True)]) is not None
     tried.append(Tried(80, 1500, 1, KEPT, KEPT, full=True))
     assert search.next_rate(tried) is None
-    assert search.found(tried) == Found(100, 80, 109)
+    assert search.result(tried) == Found(100, 80, 109)
 
 
 def test_slow_requests_in_clusters_count_as_fewer() -> None:
@@ -320,7 +320,7 @@ def test_the_interval_holds_the_true_rate_of_a_simulated_queue() -> None:
     inside: list[bool] = []
     for _ in range(12):
         tried = _search(search, lambda rate, count: _waits(rate, 0.02, count, random))
-        found = search.found(tried)
+        found = search.result(tried)
         assert found.rate == pytest.approx(true, rel=0.3)
         inside.append(bool((found.low or 0) <= true + 0.5 and true - 0.5 <= (found.high or inf)))
     assert sum(inside) >= 11

@@ -262,7 +262,7 @@ def test_what_was_told_before_a_restart_is_not_told_again(receiver: AlertReceive
     before.box.offer(alerts("predict", "embed"), 0)
     until(lambda: before.count("sent") == 2)
     before.box.stop(5)
-    after = Running(webhook(receiver.url), before.box.told())
+    after = Running(webhook(receiver.url), before.box.last_posted())
     after.box.offer(alerts("predict", "other"), 30)
     until(lambda: after.count("sent") == 2)
     after.box.stop(5)

@@ -144,7 +144,7 @@ def end(ran: Ran, rule: str) -> None:
     ran.stages = [(one.stage, (one.end - one.start) / MS, dict(one.attributes or {})) for one in stages.segments()]
     ran.entry = dict(stages.model)
     if record.details is not None:
-        found, _ = record.details.found([segment.start for segment in stages.segments()])
+        found, _ = record.details.grouped([segment.start for segment in stages.segments()])
         since = record.started
         ran.details = sorted(
             ((name, (calls[0] - since) / MS, (calls[1] - since) / MS) for _, ((name, _), calls, _) in found),

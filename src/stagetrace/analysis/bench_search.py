@@ -81,7 +81,7 @@ class Search:
             return Next(max(above) * _APART if above else high, full=True)
         return None
 
-    def found(self, tried: Sequence[Tried]) -> Found:
+    def result(self, tried: Sequence[Tried]) -> Found:
         """Return the result so far."""
         low, _ = self._bracket(tried)
         broken = [one.rate for one in tried if one.sure == BROKEN]

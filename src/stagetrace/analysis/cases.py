@@ -128,10 +128,10 @@ def ask(source: Source, most: int = MOST) -> Cases:
     (total,) = source.reduce("counts") or [{}]
     breaches, good = float(total.get("breaches") or 0), float(total.get("good") or 0)
     if not total or breaches + good == 0:
-        return _made([], [], 0.0, 0.0, total)
+        return _make_cases([], [], 0.0, 0.0, total)
     rest = int(total["stored"]) - round(breaches)
     bad, others = _rows(source, _BY_VERDICT, part(most, breaches), part(most, rest))
-    return _made(bad, others, breaches, good, total)
+    return _make_cases(bad, others, breaches, good, total)
 
 
 def ask_box(source: Source, box: Box, most: int = MOST) -> Cases:
@@ -145,7 +145,7 @@ def ask_box(source: Source, box: Box, most: int = MOST) -> Cases:
         "sampled": any(row["sampled"] for row in sides),
         "unknown": any(row["unknown"] for row in sides),
     }
-    return _made(bad, rest, float(sums[0]), float(sums[1]), total)
+    return _make_cases(bad, rest, float(sums[0]), float(sums[1]), total)
 
 
 def longest(source: Source, box: Box | None, most: int) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ def longest(source: Source, box: Box | None, most: int) -> list[dict[str, Any]]:
 def ask_any(source: Source) -> Cases:
     """Return requests whether they are judged or not, none of them as a breach."""
     rows, total = _any_of(source)
-    return replace(_made([], rows, 0.0, float(total.get("requests") or 0), total), good=0.0)
+    return replace(_make_cases([], rows, 0.0, float(total.get("requests") or 0), total), good=0.0)
 
 
 def _any_of(source: Source) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
@@ -184,7 +184,7 @@ def part(most: int, count: float) -> int:
     return min(_WHOLE, -(-most * _WHOLE // max(1, int(count))))
 
 
-def _made(
+def _make_cases(
     bad: list[dict[str, Any]],
     rest: list[dict[str, Any]],
     breaches: float,
@@ -221,7 +221,7 @@ def ask_slow(source: Source, normal: Source) -> Cases:
     rest = [row for row in judged if row["duration_ms"] <= limits[row["service"], row["path"]]]
     sums = [sum(row["weight"] for row in some) for some in (slow, rest)]
     grown = float(total.get("requests") or 0) / max(1e-9, sum(row["weight"] for row in rows)) if rows else 1.0
-    return _made(slow, rest, sums[0] * grown, sums[1] * grown, total, by_time=True)
+    return _make_cases(slow, rest, sums[0] * grown, sums[1] * grown, total, by_time=True)
 
 
 def _limits(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], float]:

@@ -68,7 +68,7 @@ def prices(found: Any) -> Prices:
     """
     if not isinstance(found, dict):
         raise PriceError("it holds no table of prices; write per_hour = 1.20, or a bill")
-    _known(found, (*_WHOLE, *_TIME, *_TOKENS, *_MATCHED), "the file")
+    _refuse_unknown(found, (*_WHOLE, *_TIME, *_TOKENS, *_MATCHED), "the file")
     listed = found.get("prices", [])
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise PriceError("`prices` is no list of tables; write [[prices]] above each")
@@ -86,7 +86,7 @@ def prices(found: Any) -> Prices:
 
 
 def _price(found: Mapping[str, Any], where: str) -> Price:
-    _known(found, (*_TIME, *_TOKENS, *_MATCHED), where)
+    _refuse_unknown(found, (*_TIME, *_TOKENS, *_MATCHED), where)
     for key in _MATCHED:
         if key in found and not isinstance(found[key], str):
             raise PriceError(f"{key} of {where} is {found[key]!r}; write it in quotes")
@@ -123,12 +123,12 @@ def _per_token(found: Mapping[str, Any], where: str) -> tuple[Fraction, Fraction
     if not isinstance(value, dict):
         one = _number(value, f"{key} of {where}") / tokens
         return one, one
-    _known(value, _KINDS, f"{key} of {where}")
+    _refuse_unknown(value, _KINDS, f"{key} of {where}")
     into, out = (_number(value.get(kind, 0), f"{kind} of {key} of {where}") / tokens for kind in _KINDS)
     return into, out
 
 
-def _known(found: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+def _refuse_unknown(found: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     unknown = sorted(str(key) for key in found if key not in keys)
     if unknown:
         raise PriceError(f"{where} has {unknown[0]!r}, which is no price\nthere are {', '.join(keys)}")

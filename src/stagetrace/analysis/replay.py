@@ -113,7 +113,7 @@ def replay(policy: Policy, request: Request) -> tuple[Judged, ...]:
     for objective in policy.candidates(request.method, request.route) if len(chains) > 1 else chains[0]:
         having = sum(objective in chain for chain in chains)
         if having == len(chains):
-            found.append(judged(objective, request))
+            found.append(judge_by(objective, request))
         elif having:
             found.append(Judged(objective, UNKNOWN, why=why))
     return tuple(found)
@@ -164,7 +164,7 @@ def not_stored(key: str) -> str:
     return f"`{key}` is not stored: segments by it would store it"
 
 
-def judged(objective: Objective, request: Request) -> Judged:
+def judge_by(objective: Objective, request: Request) -> Judged:
     """Return the verdict of one objective that is about the request."""
     bounds = [objective.bounded_by(one) for one in _deadlines(objective, request)]
     tokens = [request.tokens]

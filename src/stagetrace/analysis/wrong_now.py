@@ -114,7 +114,7 @@ def ask(source: Source, since_ns: int, until_ns: int) -> Found:
     shown = [row for row in rows if row["is_shown"]]  # each request once
     of_kind = by_keys([row for row in shown if row["breaches"]], ("stage", "cause", "is_rest_kind"))
     groups = by_keys([row for row in rows if not row["is_rest"]], KEYS)
-    lines = [_line(key, of, width, until_ns) for key, of in groups.items() if any(map(_judged, of))]
+    lines = [_line(key, of, width, until_ns) for key, of in groups.items() if any(map(_count_judged, of))]
     return Found(
         first * width,
         width,
@@ -130,7 +130,7 @@ def ask(source: Source, since_ns: int, until_ns: int) -> Found:
     )
 
 
-def _judged(row: Mapping[str, Any]) -> float:
+def _count_judged(row: Mapping[str, Any]) -> float:
     return float(row["good"] + row["breaches"])
 
 
@@ -174,7 +174,7 @@ def _latest(rows: Sequence[Mapping[str, Any]], target: Target, width: int, until
     judged: dict[int, float] = defaultdict(float)
     breaches: dict[int, float] = defaultdict(float)
     for row in rows:
-        judged[row["bucket"]] += _judged(row)
+        judged[row["bucket"]] += _count_judged(row)
         breaches[row["bucket"]] += row["breaches"]
     share = min(_MOST_SHARE, _BURN * target.budget)
     bad = sorted(one for one, many in breaches.items() if many >= _LEAST and many >= share * judged[one])

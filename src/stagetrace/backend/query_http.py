@@ -48,7 +48,7 @@ def query_app(
     asks_by_path: dict[str, Ask] = {
         "/api/v3/services": lambda _request, query: {"services": queries.services(query)},
         "/api/v3/operations": lambda request, query: _operations(queries, request, query),
-        "/api/v3/traces": lambda request, query: _found(queries.find(_search(request), query)),
+        "/api/v3/traces": lambda request, query: _merge_traces(queries.find(_search(request), query)),
         "/api/v3/traces/{trace_id}": lambda request, query: _trace(queries, request, query),
     }
 
@@ -100,7 +100,7 @@ def _trace(queries: Queries, request: Request, query: Query) -> Any:
         if text := _given(request, name):
             _parsed(name, text, parse)
     found = queries.trace(asked, raw=go_values.boolean(_given(request, "raw_traces") or "false"), query=query)
-    return _found([] if found is None else [found])
+    return _merge_traces([] if found is None else [found])
 
 
 def _search(request: Request) -> Search:
@@ -150,7 +150,7 @@ def _given(request: Request, name: str) -> str | None:
     return request.query_params.get(name) or request.query_params.get(camel)
 
 
-def _found(traces: Iterable[TracesData]) -> Any:
+def _merge_traces(traces: Iterable[TracesData]) -> Any:
     """Return all traces in one object, as Jaeger does. Raise QueryError for none."""
     together = TracesData()
     for trace in traces:

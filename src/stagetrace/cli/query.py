@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--csv and --json are two forms of one answer\ngive one of them")
     url = store_url(args)
     with open_store(url) as reader, watched(reader), reader.relations(selection(args, url)) as relations:
-        found = _found(relations, args)
+        found = _run_query(relations, args)
     reason = "; ".join(one for one in (relations.reason, found.reason) if one) or None
     names, rows = found.names, found.rows
     if args.json:
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     return ANSWERED
 
 
-def _found(relations: Relations, args: argparse.Namespace) -> Found:
+def _run_query(relations: Relations, args: argparse.Namespace) -> Found:
     """Return the result within the time and size allowed."""
     if not args.timeout:
         return ask(relations, args.sql, args.rows)

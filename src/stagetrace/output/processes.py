@@ -77,7 +77,7 @@ def checks(one: files.Found) -> Iterator[Check]:
         yield Check(name, WARN, f"{one.path} cannot be read", "run the same version of stagetrace as it does")
         return
     container = "" if one.alive else ", of another container: whether it still runs is unknown"
-    yield Check(name, OK, f"{_about(status)}; {_judged(status)}; {_spans(status)}{container}")
+    yield Check(name, OK, f"{_about(status)}; {_verdicts_text(status)}; {_spans(status)}{container}")
     silent = ", ".join(f"{title} ({why})" for title, why in _dict(status, "silent_sources").items())
     if silent:
         yield Check(name, OK, f"not measured for some requests: {silent}")
@@ -100,7 +100,9 @@ def _without_code(name: str, status: dict[str, Any]) -> Iterator[Check]:
     if counts:
         missed = any(word in counts for word in _NOT_SAMPLED)
         reasons = ", ".join(f"{number} {_NO_CODE.get(word, word)}" for word, number in counts.items())
-        found = f"without a line of code: {sum(counts.values())} of {judged(status).breaches} breaches ({reasons})"
+        found = (
+            f"without a line of code: {sum(counts.values())} of {count_verdicts(status).breaches} breaches ({reasons})"
+        )
         yield Check(name, WARN if missed else OK, found, _FEWER_LATE if missed else "")
     if skipped := _number(status, "skipped_stalls"):
         why = "the sampler had used its share of a CPU, could not run, or watched 200 requests already"
@@ -167,7 +169,7 @@ class Judged(NamedTuple):
     unmatched: int  # by no objective
 
 
-def judged(status: dict[str, Any]) -> Judged:
+def count_verdicts(status: dict[str, Any]) -> Judged:
     """Return the verdicts of a process."""
     counts = [counts for counts in _dict(status, "judged").values() if isinstance(counts, dict)]
     return Judged(
@@ -184,8 +186,8 @@ def _about(status: dict[str, Any]) -> str:
     return f"{status.get('service')} ({short}), since {time_text(status.get('started_unix'))}"
 
 
-def _judged(status: dict[str, Any]) -> str:
-    found = judged(status)
+def _verdicts_text(status: dict[str, Any]) -> str:
+    found = count_verdicts(status)
     return f"{found.requests} requests judged, {found.breaches} breaches, {found.unmatched} not in the policy"
 
 

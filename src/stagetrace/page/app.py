@@ -153,7 +153,7 @@ class _Endpoints:
         async def respond(request: Request) -> Response:
             key = f"{view.name} {name} {request.url.path}?{request.url.query}"
             try:
-                made = await self._cache.get(request, key, partial(self._made, request, make))
+                made = await self._cache.get(request, key, partial(self._make_part, request, make))
             except Refused as refused:
                 response = fragment(refused.message, refused.kind.status)
                 response.headers["retry-after"] = str(refused.kind.retry_after_s)
@@ -163,7 +163,7 @@ class _Endpoints:
 
         return respond
 
-    def _made(self, request: Request, make: Make) -> Made:
+    def _make_part(self, request: Request, make: Make) -> Made:
         """Return a part, or the error in its place."""
         began = time.monotonic()
         status = 200

@@ -91,7 +91,7 @@ def collect(target: str) -> dict[str, Any]:
         "service": _resource().get("service.name"),
         "target": target,
         **_policy(),
-        **_judged(),
+        **_count_verdicts(),
         **_spans(),
         "patches": {
             "patched": list(finder.patched),
@@ -173,7 +173,7 @@ def _policy() -> dict[str, Any]:
     }
 
 
-def _judged() -> dict[str, Any]:
+def _count_verdicts() -> dict[str, Any]:
     from stagetrace.sla.process import counter
 
     judged: dict[str, dict[str, int]] = {}

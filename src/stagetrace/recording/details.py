@@ -94,7 +94,7 @@ class Details:
                 del few[MAX_NOTED // 2 :]
             noted[:0] = few
 
-    def found(self, starts: Sequence[int]) -> tuple[list[tuple[int, Found]], int]:
+    def grouped(self, starts: Sequence[int]) -> tuple[list[tuple[int, Found]], int]:
         """Return the details, each with the number of its visit, and how many were left out: the shortest.
 
         `starts` are the times at which visits to stages begin.
@@ -110,7 +110,7 @@ class Details:
 
     def report(self, stages: Stages) -> Report:
         """Return the details as JSON holds them, for the process that has the request."""
-        found, left_out = self.found(_starts(stages.segments()))
+        found, left_out = self.grouped(_starts(stages.segments()))
         return [one for _, one in found], left_out
 
     def take(self, record: RequestRecord, report: Report) -> None:
@@ -141,7 +141,7 @@ def _placed(record: RequestRecord, stages: Stages, entry: SpanContext) -> list[D
     if details is None:
         return []
     segments = stages.segments()
-    found, left_out = details.found(_starts(segments))
+    found, left_out = details.grouped(_starts(segments))
     if left_out:
         stages.model = {**stages.model, STAGETRACE_DROPPED_DETAILS: left_out}
     placed = []
@@ -178,7 +178,7 @@ def take_details(record: RequestRecord, report: Report) -> None:
 def _within(batch: RequestRecord, inferences: Sequence[Segment], entry: SpanContext) -> list[Detail]:
     if batch.details is None:
         return []
-    found, _ = batch.details.found([0, inferences[0].start, inferences[-1].end])  # before it, it, after it
+    found, _ = batch.details.grouped([0, inferences[0].start, inferences[-1].end])  # before it, it, after it
     return [
         Detail(name, entry, calls[_FIRST], calls[_LAST], _attributes(library, calls) if given is None else given)
         for visit, ((name, library), calls, given) in found

@@ -83,7 +83,7 @@ class Call:
     def describe(self, now: int) -> None:
         """Add to the attributes of its stage what is known at `now`."""
         until = self.ended or self.last or now  # it may have been given up after the last token
-        known = _known(self.output, self.following, until - self.began)
+        known = _token_attributes(self.output, self.following, until - self.began)
         known[gen_ai.INPUT_TOKENS] = self.input
         known[gen_ai.CACHE_READ_TOKENS] = self.cached
         known[TOKENS_GAP_MAX_MS] = _ms(self.widest_ns)
@@ -147,7 +147,7 @@ class Generation:
         calls = self.calls
         following, took = self.following, sum((call.ended or call.last or end) - call.began for call in calls)
         outputs, inputs = _total(call.output for call in calls), _total(call.input for call in calls)
-        found = _known(outputs, None if following is None else (following, self.following_ns), took)
+        found = _token_attributes(outputs, None if following is None else (following, self.following_ns), took)
         found[gen_ai.INPUT_TOKENS] = inputs
         found[TOKENS_FIRST_MS] = _ms(_since(start, self.first))
         chunks = [call.first_chunk for call in calls if call.first_chunk is not None]
@@ -206,7 +206,7 @@ def begin(record: Generating, attributes: dict[str, Any], now: int) -> Call:
     return call
 
 
-def _known(output: int | None, following: tuple[int, int] | None, took_ns: int) -> dict[str, Any]:
+def _token_attributes(output: int | None, following: tuple[int, int] | None, took_ns: int) -> dict[str, Any]:
     count, following_ns = following or (0, 0)
     return {
         gen_ai.OUTPUT_TOKENS: output,

@@ -94,14 +94,14 @@ class VerdictCounter:
             if (found := self._series.get(key)) is not None:
                 return found
             if len(self._series) < MAX_POINTS:
-                made = self._series[key] = self._made(objective, verdict)
+                made = self._series[key] = self._make_series(objective, verdict)
                 return made
             beyond = Counted(objective, verdict, overflow=True)
             if beyond not in self._overflowing:
-                self._overflowing[beyond] = self._made(objective, verdict)
+                self._overflowing[beyond] = self._make_series(objective, verdict)
             return self._overflowing[beyond]
 
-    def _made(self, objective: str, verdict: str) -> Any:
+    def _make_series(self, objective: str, verdict: str) -> Any:
         if verdict == EXCLUDED:  # no metric has their durations
             return Series(None, None, False)  # noqa: FBT003 -- of C, takes no names
         key = Timed(objective, verdict)

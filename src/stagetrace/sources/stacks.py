@@ -166,7 +166,7 @@ def _is_entry(code: CodeType | NamedCode) -> bool:
 
 def waits_for_thread(stack: Stack) -> bool:
     """Return whether code stands where it waits for another thread, by the means of the standard library or gevent."""
-    return bool(stack) and bool(_found(stack[0][0], _WAITS_FOR_THREAD))
+    return bool(stack) and bool(_path_end_of(stack[0][0], _WAITS_FOR_THREAD))
 
 
 def of_greenlet(greenlet: Any, thread_frame: FrameType | None) -> Stack:
@@ -194,13 +194,13 @@ def work_of(stack: Iterable[Place]) -> tuple[Stack, str]:
             break
         places.append(place)
     begins = _begin(places)
-    if giver and places and not begins and not _found(places[-1][0], _WAITS):
+    if giver and places and not begins and not _path_end_of(places[-1][0], _WAITS):
         begins = len(places)
     return tuple(places[: min(begins, MAX_KEPT)]), giver
 
 
 def _giver(code: CodeType | NamedCode) -> str:
-    if code.co_name in _GIVERS and (found := _found(code, _GIVERS)):
+    if code.co_name in _GIVERS and (found := _path_end_of(code, _GIVERS)):
         return found
     names = getattr(code, "co_names", ())
     if "run_until_complete" in names or "run_forever" in names:
@@ -208,7 +208,7 @@ def _giver(code: CodeType | NamedCode) -> str:
     return ""
 
 
-def _found(code: CodeType | NamedCode, known: Mapping[str, tuple[str, ...]]) -> str:
+def _path_end_of(code: CodeType | NamedCode, known: Mapping[str, tuple[str, ...]]) -> str:
     """Return how the path of one of these functions ends, "" where the code is none of them."""
     path = code.co_filename
     return next((end for end in known.get(code.co_name, ()) if path.endswith(end)), "")

@@ -51,7 +51,7 @@ def make(store: Path | None = None) -> Folder | None:
     for parent in _parents(store):
         with suppress(OSError):
             _clear(parent)
-            return _made(parent)
+            return _make_folder(parent)
     return None
 
 
@@ -65,7 +65,7 @@ def _parents(store: Path | None) -> list[Path]:
     return parents
 
 
-def _made(parent: Path) -> Folder:
+def _make_folder(parent: Path) -> Folder:
     for _ in range(_ATTEMPTS):
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # with mode 0700
         lock = os.open(path, os.O_RDONLY)

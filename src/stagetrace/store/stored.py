@@ -280,15 +280,15 @@ def _maps(rows: Sequence[Mapping[str, str]]) -> Any:
 def _attribute(rests: Any, keys: Any) -> Any:
     """Return one attribute of each span in text form, out of those without a column; NULL where it is absent."""
     key = keys[0].as_py() if len(keys) else ""
-    return _found(rests, key, None)
+    return _text_of_attribute(rests, key, None)
 
 
 def _later(rests: Any, keys: Any, kinds: Any) -> Any:
     """Return one attribute of each span, where it is of this kind, that had no column when it was stored."""
-    return _found(rests, keys[0].as_py() if len(keys) else "", kinds[0].as_py() if len(kinds) else STRING)
+    return _text_of_attribute(rests, keys[0].as_py() if len(keys) else "", kinds[0].as_py() if len(kinds) else STRING)
 
 
-def _found(rests: Any, key: str, kind: str | None) -> Any:
+def _text_of_attribute(rests: Any, key: str, kind: str | None) -> Any:
     """Return the text form of one attribute of each span, of any kind or where it is of this kind."""
     import pyarrow as pa
 

@@ -86,7 +86,7 @@ def _weights(rows: Iterable[Row], names: Mapping[str, bool]) -> dict[Group, floa
     """Return the greatest weight that a request of each group can have, in these windows."""
     found: dict[Group, float] = defaultdict(lambda: 1.0)
     for row in rows:
-        for group, _ in _judged(row, names):
+        for group, _ in _counts_by_group(row, names):
             found[group] = max(found[group], row["most"])
     return found
 
@@ -97,7 +97,7 @@ def _summed(
     """Return the requests that each objective judged; None where they are a sample, and it is not known of how many."""
     found: dict[Group, Counts | None] = {}
     for row in rows:
-        for group, counts in _judged(row, names):
+        for group, counts in _counts_by_group(row, names):
             before = found.setdefault(group, Counts())
             is_unknown = row["unknown"] or (row["sampled"] and weights[group] <= 1)
             found[group] = None if is_unknown or before is None else _sum(before, counts)
@@ -108,7 +108,7 @@ def _sum(one: Counts, other: Counts) -> Counts:
     return Counts(one.good + other.good, one.breaches + other.breaches)
 
 
-def _judged(row: Row, names: Mapping[str, bool]) -> Iterator[tuple[Group, Counts]]:
+def _counts_by_group(row: Row, names: Mapping[str, bool]) -> Iterator[tuple[Group, Counts]]:
     """Yield who judged the requests of a row, and their segment, where the objective has any."""
     name = row["objective"]
     if name in names:
@@ -135,7 +135,7 @@ class _Exact(NamedTuple):
         sampled: set[Group] = set()
         for row in rows:
             every[row["service"]].add(row[NAMESPACE] or "")
-            sampled |= {group for group, _ in _judged(row, names) if row["sampled"]}
+            sampled |= {group for group, _ in _counts_by_group(row, names) if row["sampled"]}
         counting = {one.service for one in reader.counted(longest)}  # type: ignore[attr-defined]
         namespaces = {name: next(iter(of)) for name, of in every.items() if name in counting and len(of) == 1}
         return cls(reader, names, namespaces, sampled) if namespaces else None

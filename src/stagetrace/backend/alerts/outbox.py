@@ -58,7 +58,7 @@ class Outbox:
             self._state.notify_all()
         self._counters.add("alert_messages", "dropped", lost)
 
-    def told(self) -> dict[Labels, Told]:
+    def last_posted(self) -> dict[Labels, Told]:
         """Return what the receiver knows."""
         with self._state:
             return dict(self._told)

@@ -71,11 +71,11 @@ def _saved(document: Any) -> Saved:
         )
         for row in document["alerts"]
     ]
-    told = {str(key): _by_labels(map(_told, rows)) for key, rows in document["told"].items()}
+    told = {str(key): _by_labels(map(_read_told, rows)) for key, rows in document["told"].items()}
     return Saved(_by_labels(alerts), told)
 
 
-def _told(row: Mapping[str, Any]) -> Told:
+def _read_told(row: Mapping[str, Any]) -> Told:
     times = int(row["started_unix_nano"]), float(row["since_s"])
     return Told(_labels(row["labels"]), _labels(row["annotations"]), *times)
 

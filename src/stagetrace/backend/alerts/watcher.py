@@ -206,7 +206,7 @@ class Watcher:
 
     def save(self) -> None:
         """Write the file. A disk that is full costs messages that are sent twice, after a crash, and nothing else."""
-        told = {one.receiver.key: one.told() for one in self._outboxes}
+        told = {one.receiver.key: one.last_posted() for one in self._outboxes}
         with self._lock:
             self._saved_at = time.monotonic()
             try:

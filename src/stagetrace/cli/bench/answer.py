@@ -181,7 +181,7 @@ def _sentence(report: Report) -> str:
         return _measured(step)
     p, limit = name_of(objective.percentile), threshold(objective.limit_ms)
     if found is not None:
-        return _found(report, p, limit)
+        return _search_sentence(report, p, limit)
     if len(report.result.steps) > 1 and report.broken is not None and report.main.step.verdict == KEPT:
         return f"{p} keeps {limit} up to {_rate(step.rate)}; {_broken(report, report.broken, objective)}"
     if step.verdict == BROKEN:
@@ -222,7 +222,7 @@ def _where(report: Report) -> str:
     return f"{100 * share:.0f} % of the excess is {_WORDS.get(part, part)}{reason}"
 
 
-def _found(report: Report, p: str, limit: str) -> str:
+def _search_sentence(report: Report, p: str, limit: str) -> str:
     found = report.result.found
     if found is None or found.rate is None:
         least = min(one.step.rate for one in report.result.steps)

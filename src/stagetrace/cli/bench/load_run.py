@@ -202,7 +202,7 @@ class Bench:
             verdict, sure = one.verdict or "", one.sure or ""
             tried.append(Tried(wanted.rate, one.requests, one.over or 0, verdict, sure, wanted.full, one.is_growing))
             await asyncio.sleep(_PAUSE_S)
-        result.found = search.found(tried)
+        result.found = search.result(tried)
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:

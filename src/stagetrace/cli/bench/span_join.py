@@ -42,7 +42,7 @@ def join(url: str | None, result: Result, wait_s: float, progress: Callable[[int
     try:
         while True:
             before = len(found)
-            found = _found(url, wanted, result.ids.prefix)
+            found = _read_spans(url, wanted, result.ids.prefix)
             own = found.keys() & set(asked)
             now = time.monotonic()
             if len(found) > before:
@@ -57,7 +57,7 @@ def join(url: str | None, result: Result, wait_s: float, progress: Callable[[int
     return Joined(kept, _note(len(kept), len(asked), url))
 
 
-def _found(url: str, wanted: Selection, prefix: str) -> dict[str, tuple[float, Mapping[str, float]]]:
+def _read_spans(url: str, wanted: Selection, prefix: str) -> dict[str, tuple[float, Mapping[str, float]]]:
     with open_store(url) as reader, reader.relations(wanted) as relations:
         rows = relations.reduce("own_requests", prefix=prefix, most=_MOST)
     found: dict[str, tuple[float, Mapping[str, float]]] = {}

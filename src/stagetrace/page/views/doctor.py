@@ -86,7 +86,7 @@ def _process(one: files.Found, now_s: float) -> Process:
             ("spool", str(status.get("spool") or "none: what does not fit into memory is dropped")),
             ("reported", f"{_ago(status.get('updated_unix'), now_s)} ago; counts that do not change are not reported"),
         ],
-        processes.judged(status),
+        processes.count_verdicts(status),
         processes.spans(status),
         checks if one.status is None else checks[1:],  # the first one is its activity, which is shown as numbers
     )

@@ -214,18 +214,18 @@ class LocalReader(Closing):
             most = f"ORDER BY start_unix_nano DESC, trace_id LIMIT {int(depth) + 1}"
             rows = self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {most}", values, window, view=view)
             if len(rows) <= depth:
-                yield from self._told(_by_trace(rows))
+                yield from self._with_totals(_by_trace(rows))
                 return
         newest = f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(depth)}"
         found = self._all(f"SELECT trace_id FROM ({{spans}}) {newest}", values, window, view=view)
         for at in range(0, len(found), _TRACES_AT_ONCE):
             ids = [trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]]
             if only_found:
-                yield from self._told(list(self._whole(ids, view, (where, values))))
+                yield from self._with_totals(list(self._whole(ids, view, (where, values))))
             else:
                 yield from map(traces_of, self._whole(ids, view))
 
-    def _told(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
+    def _with_totals(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
         """Yield traces of which not all spans are there, those whole in which a span lacks its stage totals."""
         for trace in traces:
             bare = not all(entry_columns.has_totals(row) for row in trace)
