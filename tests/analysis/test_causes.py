@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom
 
 from stagetrace.analysis.causes import Contrast, search
-from stagetrace.analysis.contingency import Cells, benjamini_hochberg, hypergeometric_tail, one_sided
+from stagetrace.analysis.contingency import Cells, one_sided
 
 Columns = dict[str, list[str | None]]
 
@@ -246,13 +246,6 @@ def test_the_test_is_exact_over_strata_too() -> None:
     assert compared >= 20
 
 
-def test_tails_are_those_of_scipy_down_to_the_smallest() -> None:
-    total, marked, draws = (np.array([float(one)] * 4) for one in (200_000, 20_000, 5_000))
-    x = np.array([520.0, 600.0, 900.0, 2000.0])
-    expected = hypergeom.sf(x - 1, total, marked, draws)
-    assert hypergeometric_tail(x, marked, draws, total) == pytest.approx(expected, rel=1e-6)
-
-
 def test_few_good_requests_kept_by_weight_give_the_risk_of_all() -> None:
     """Of the good ones every twentieth, as a sampler or a case-control sample has it."""
     rng = np.random.default_rng(10)
@@ -299,10 +292,3 @@ def test_columns_of_other_lengths_are_refused() -> None:
         contrast({"a": ["x", "y", "z"]}, [True, False])
     with pytest.raises(ValueError, match="weights are positive"):
         contrast({"a": ["x", "y"] * 20}, [True, False] * 20, [0.0] * 40)
-
-
-def test_q_values_are_those_of_scipy() -> None:
-    from scipy.stats import false_discovery_control
-
-    p_values = np.random.default_rng(12).random(200) ** 3
-    assert benjamini_hochberg(p_values) == pytest.approx(false_discovery_control(p_values))

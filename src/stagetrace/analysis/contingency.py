@@ -175,7 +175,7 @@ def one_sided(with_it: Cells, without: Cells) -> Array:
     and over several strata one with more than 2,000 values, or a p-value over 0.002, is a binomial one of the same mean
     and variance.
     """
-    from scipy.stats import norm
+    from scipy.stats import hypergeom, norm
 
     x, draws = with_it.bad, with_it.bad + with_it.good
     total = draws + without.bad + without.good
@@ -192,8 +192,10 @@ def one_sided(with_it: Cells, without: Cells) -> Array:
     alone = far & (varies.sum(0) == 1)
     if alone.any():
         which = varies[:, alone].argmax(0)
-        parts = (np.take_along_axis(part[:, alone], which[None], 0)[0] for part in (x, marked, draws, total))
-        p_values[alone] = hypergeometric_tail(*(np.rint(part) for part in parts))
+        parts = (np.take_along_axis(part[:, alone], which[None], 0)[0] for part in (x, total, marked, draws))
+        least, *of = (np.rint(part) for part in parts)
+        # Rounded, the least number may be above what there can be.
+        p_values[alone] = hypergeom.sf(np.minimum(least, np.minimum(*of[1:])) - 1, *of)
     several = far & ~alone
     if several.any():
         p_values[several] = _matched_tail(*(part[several] for part in sums))
@@ -203,41 +205,17 @@ def one_sided(with_it: Cells, without: Cells) -> Array:
     return np.asarray(np.minimum(p_values, 1.0))
 
 
-def hypergeometric_tail(x: Array, marked: Array, draws: Array, total: Array) -> Array:
-    """Return the probability of x or more marked ones among the draws, for x above the mean."""
-    x = np.minimum(x, np.minimum(marked, draws))
-    first = _hypergeometric(x, marked, draws, total)
-    term, ratio_sum = np.ones_like(first), np.ones_like(first)
-    active = np.arange(len(x))
-    at = x.copy()
-    while len(active):
-        t, k, n = at[active], marked[active], draws[active]
-        term[active] *= (k - t) * (n - t) / ((t + 1) * (total[active] - k - n + t + 1))
-        ratio_sum[active] += term[active]
-        at[active] += 1
-        active = active[term[active] > _NEGLIGIBLE * ratio_sum[active]]
-    return np.asarray(first * ratio_sum)
-
-
-def _hypergeometric(x: Array, marked: Array, draws: Array, total: Array) -> Array:
-    """Return the probability of x marked ones among the draws."""
-    from scipy.special import gammaln
-
-    def log_choose(n: Array, k: Array) -> Array:
-        return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
-
-    return np.asarray(np.exp(log_choose(marked, x) + log_choose(total - marked, draws - x) - log_choose(total, draws)))
-
-
 def _convolved_tail(x: Array, marked: Array, draws: Array, total: Array) -> float | None:
     """Return the probability of x or more in all strata together; None where there are too many to add up."""
+    from scipy.stats import hypergeom
+
     least, most = np.maximum(0, draws + marked - total), np.minimum(draws, marked)
     if (most - least).sum() > _ADDED_UP:
         return None
     whole = np.ones(1)
     for stratum in range(len(x)):
         t = np.arange(least[stratum], most[stratum] + 1)
-        whole = np.convolve(whole, _hypergeometric(t, marked[stratum], draws[stratum], total[stratum]))
+        whole = np.convolve(whole, hypergeom.pmf(t, total[stratum], marked[stratum], draws[stratum]))
     return float(whole[int(x.sum() - least.sum()) :].sum())
 
 
@@ -281,13 +259,3 @@ def _log_ratio(one: Array, other: Array) -> Array:
     """Return the logarithm of a ratio of probabilities; 0 where nothing can have either."""
     least = 1e-12
     return np.asarray(np.where(other > least, np.log(np.maximum(one, least) / np.maximum(other, least)), 0.0))
-
-
-def benjamini_hochberg(p_values: Array) -> Array:
-    """Return the q-value of each test: the least share of false ones among findings that include it (1995)."""
-    size = len(p_values)
-    order = np.argsort(p_values, kind="stable")[::-1]
-    ranked = p_values[order] * size / np.arange(size, 0, -1)
-    found = np.empty(size)
-    found[order] = np.minimum(np.minimum.accumulate(ranked), 1.0)
-    return found

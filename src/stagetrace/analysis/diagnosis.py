@@ -12,7 +12,6 @@ import numpy as np
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.causes import ALPHA, Contrast, search
-from stagetrace.analysis.contingency import benjamini_hochberg
 from stagetrace.analysis.onset import Change, Since, changes, since_of
 from stagetrace.analysis.releases import Release
 from stagetrace.analysis.shift import Compared, Excess, Timed, mix
@@ -137,7 +136,7 @@ def evidence(cases: Cases, rows: Array, baseline: Array) -> Evidence:
 
 
 def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[StageShift, ...], Excess]:
-    from scipy.stats import norm
+    from scipy.stats import false_discovery_control, norm
 
     timed: tuple[list[Timed], list[Timed]] = ([], [])
     for row, stratum, weight, is_bad in zip(cases.rows, strata, cases.weights, cases.breached, strict=True):
@@ -147,7 +146,7 @@ def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[Stag
     compared = Compared(slow, normal, mix(slow, normal)[0])
     whole = compared.excess({None: [one.took_ms for one in slow]}, {None: [one.took_ms for one in normal]})[None]
     parts = compared.of_parts()
-    q_values = benjamini_hochberg(np.array([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()]))
+    q_values = false_discovery_control(np.array([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()]))
     found = [
         StageShift(
             stage,

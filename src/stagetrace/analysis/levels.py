@@ -192,21 +192,10 @@ def is_level(values: Floats, split: int, start: int, end: int, noise: Noise, lim
         return False
     before, after = values[max(start, split - _RANKED) : split], values[split : min(end, split + _RANKED)]
     small, total = min(len(before), len(after)), len(before) + len(after)
-    if small <= _FEW or total <= _EXACT:
-        chance = float(stats.mannwhitneyu(before, after, method="exact").pvalue)
-    else:
-        chance = _of_ranks(before, after)
+    is_exact = small <= _FEW or total <= _EXACT
+    chance = float(stats.mannwhitneyu(before, after, method="exact" if is_exact else "asymptotic").pvalue)
     # Sides that hardly overlap are as different as ranks can be.
     return chance <= max(3 * limit, 2.5 / float(special.comb(total, small)))
-
-
-def _of_ranks(before: Floats, after: Floats) -> float:
-    """Return the chance of such ranks on two sides, in the normal approximation, ties included."""
-    ranks = stats.rankdata(np.concatenate([before, after]))
-    size, (one, two) = len(ranks), (len(before), len(after))
-    variance = one * two / (size * (size - 1)) * (float((ranks**2).sum()) - size * (size + 1) ** 2 / 4)
-    off = abs(float(ranks[:one].sum()) - one * (size + 1) / 2) - 0.5
-    return min(1.0, 2 * float(special.ndtr(-off / variance**0.5))) if variance > 0 else 1.0
 
 
 def is_jump(values: Floats, split: int, start: int, end: int, noise: Noise) -> bool:

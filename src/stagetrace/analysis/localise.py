@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from stagetrace import semconv
-from stagetrace.analysis.contingency import benjamini_hochberg
 from stagetrace.analysis.critical_path import path_of
 from stagetrace.analysis.shift import NONE, Compared, Excess, Timed, mix
 from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, span_tree
@@ -252,7 +251,7 @@ def _has_failed(span: Any) -> bool:
 
 def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     """Return the services that differ, by score: the share of the excess, by how abnormal it is; and errors."""
-    from scipy.stats import norm
+    from scipy.stats import false_discovery_control, norm
 
     alone = compared.among_passing(lambda part: None if isinstance(part[0], _Edge) else part[0])
     edges = compared.among_passing(lambda part: part[0] if isinstance(part[0], _Edge) else None)
@@ -266,7 +265,7 @@ def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     total = sum(one.sure for one in owned.values()) or 1.0
     slower = min(1.0, total / max(whole.normal, _LEAST_MS))
     made = []
-    for service, q_value in zip(services, benjamini_hochberg(np.array(tests)), strict=True):
+    for service, q_value in zip(services, false_discovery_control(np.array(tests)), strict=True):
         one, errors = owned.get(service, NONE), failed.get(service, NONE)
         unusual = one.sure / one.share / (one.spread + _LEAST_SHARE * one.normal / one.share + _LEAST_MS)
         score = slower * one.sure / total * log1p(unusual) + _OF_ERRORS * errors.sure
