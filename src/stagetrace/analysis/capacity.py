@@ -9,8 +9,11 @@ from math import ceil, exp
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from stagetrace import semconv
 from stagetrace.analysis import usl
+from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.in_flight import SECOND, Buckets, Level, buckets, levels_of, rows_of
 from stagetrace.analysis.source import sample_of
 from stagetrace.analysis.usl import Fit, Interval, fit_usl
@@ -18,7 +21,6 @@ from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from stagetrace.analysis.source import Source
-    from stagetrace.analysis.usl import Numbers
 
 __all__ = ["Capacity", "Fit", "Instance", "Interval", "Level", "Plan", "ask", "fit_usl", "plan", "throughput_law"]
 
@@ -151,8 +153,6 @@ def ask(source: Source, within_ms: float | None = None) -> list[Capacity]:
 
 
 def _capacity(source: Source, service: str, work: list[dict[str, Any]], within_ms: float) -> Capacity:
-    import numpy as np
-
     since, until = min(row["first_ns"] for row in work), max(row["last_ns"] for row in work)
     rows, width = rows_of(source, service, work, within_ms)
     width_ns = round(width * SECOND)
@@ -202,9 +202,7 @@ def _mean_in(column: str, work: list[dict[str, Any]], seconds: float) -> float |
     return sum(known) / 1e3 / seconds if known else None
 
 
-def _busiest(total: Buckets, active: Numbers, first: int, width: float, seconds: float) -> Busiest:
-    import numpy as np
-
+def _busiest(total: Buckets, active: Floats, first: int, width: float, seconds: float) -> Busiest:
     window = min(len(active), max(1, round(min(_BUSY_S, seconds / _BUSY_PARTS) / width)))
     done = np.convolve(total.done, np.ones(window), "valid")
     at = int(done.argmax())
@@ -318,7 +316,7 @@ def _kept(levels: Sequence[Level], share: float | None) -> tuple[Level | None, s
 
     What chance explains is neither. No second one: none broke it, or nothing was judged.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
     wanted = TARGET if share is None else share
     kept = None
@@ -328,7 +326,7 @@ def _kept(levels: Sequence[Level], share: float | None) -> tuple[Level | None, s
             continue
         count = round(level.requests)
         missed = round((1 - met) * count)
-        if met < wanted and binom.sf(missed - 1, count, 1 - wanted) < _CHANCE_OF_BREAKING:
+        if met < wanted and bdtrc(missed - 1, count, 1 - wanted) < _CHANCE_OF_BREAKING:
             words = f"at {level.in_flight:.3g} in flight {100 * met:.3g} % kept it, {100 * wanted:.4g} % are wanted"
             return kept, f"the objective: {words}"
         if met >= wanted and count >= _enough(wanted):
@@ -348,8 +346,6 @@ def _too_few(levels: Sequence[Level], share: float) -> str:
 
 def _load_at(one: Capacity, per_s: float) -> float:
     """Return the requests in flight at which the law has this throughput, on its way up."""
-    import numpy as np
-
     most = one.law.knee or one.levels[-1].in_flight
     loads = np.linspace(0, most, 1001)[1:]
     rates = np.maximum.accumulate(one.law.throughput(loads.tolist()))

@@ -12,11 +12,13 @@ from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from stagetrace.analysis import usl
+from stagetrace.analysis.arrays import Floats, Indices
 
 if TYPE_CHECKING:
     from stagetrace.analysis.source import Source
-    from stagetrace.analysis.usl import Numbers, Places
 
 SECOND: Final = 10**9
 # Widths of buckets, s.
@@ -52,21 +54,19 @@ class Level(NamedTuple):
 class Buckets:
     """The results in consecutive buckets of time."""
 
-    in_flight: Numbers
-    done: Numbers
-    whole_ms: Numbers  # duration of the requests completed
-    queue_ms: Numbers  # of these, in that stage
-    inference_ms: Numbers
-    within: Numbers
-    judged: Numbers
-    breaches: Numbers
-    cpu_ms: Numbers  # of the processes
+    in_flight: Floats
+    done: Floats
+    whole_ms: Floats  # duration of the requests completed
+    queue_ms: Floats  # of these, in that stage
+    inference_ms: Floats
+    within: Floats
+    judged: Floats
+    breaches: Floats
+    cpu_ms: Floats  # of the processes
 
 
 def buckets(rows: Iterable[dict[str, Any]], first: int, count: int, width_ns: int) -> Buckets:
     """Return rows of `in_flight` by bucket, `count` of them from number `first` on."""
-    import numpy as np
-
     area, passing = np.zeros(count), np.zeros(count + 1)
     columns = ("requests", "whole_ms", "queue_ms", "inference_ms", "within", "judged", "breaches", "cpu_ms")
     sums = np.zeros((len(columns), count))
@@ -111,13 +111,11 @@ def _width(seconds: float) -> float:
     return next((width for width in _WIDTHS if width >= seconds), float(_WIDTHS[-1] * ceil(seconds / _WIDTHS[-1])))
 
 
-def levels_of(total: Buckets, active: Numbers, width: float, work: list[dict[str, Any]]) -> tuple[Level, ...]:
+def levels_of(total: Buckets, active: Floats, width: float, work: list[dict[str, Any]]) -> tuple[Level, ...]:
     """Return the levels of load of one instance.
 
     The ends of the time are left out: requests are missing there that began before, or were not over.
     """
-    import numpy as np
-
     long = max(row["quantiles_ms"][2] for row in work if row["requests"]) / 1e3
     count = len(active)
     ends = min(1 + ceil(long / width), max(1, count // 10)) if count > 2 else 0  # noqa: PLR2004 -- something must be left
@@ -127,15 +125,13 @@ def levels_of(total: Buckets, active: Numbers, width: float, work: list[dict[str
     return levels(total, active, some, around(each), width)
 
 
-def around(load: Numbers) -> Numbers:
+def around(load: Floats) -> Floats:
     """Return the mean load of the buckets before and after each, itself left out.
 
     Buckets that are chosen by their own load are chosen by what chance adds to it, and to their throughput it adds
     nothing: any service would seem to have a limit. What chance adds to their neighbours is another thing (the method
     of instrumental variables; Wald, Annals of Mathematical Statistics 11, 1940).
     """
-    import numpy as np
-
     kernel = np.ones(2 * _NEIGHBOURS + 1)
     kernel[_NEIGHBOURS] = 0
     if len(load) < len(kernel):
@@ -144,10 +140,8 @@ def around(load: Numbers) -> Numbers:
     return np.asarray(np.convolve(padded, kernel, "valid") / kernel.sum())
 
 
-def levels(total: Buckets, active: Numbers, some: Places, by: Numbers, width_s: float) -> tuple[Level, ...]:
+def levels(total: Buckets, active: Floats, some: Indices, by: Floats, width_s: float) -> tuple[Level, ...]:
     """Return `some` of the buckets as levels of load of one of the `active` instances, by the load that `by` gives."""
-    import numpy as np
-
     if not len(some):
         return ()
     order = some[np.argsort(by[some], kind="stable")]
@@ -176,13 +170,11 @@ def levels(total: Buckets, active: Numbers, some: Places, by: Numbers, width_s: 
     return tuple(sorted(made, key=lambda one: one.in_flight))
 
 
-def _starts(load: Numbers, apart: Numbers) -> list[int]:
+def _starts(load: Floats, apart: Floats) -> list[int]:
     """Return where levels begin in sorted logarithms of load: so far from each other as is more than chance.
 
     `apart`: by how much each bucket is off the load of its neighbours. The remaining buckets join the last level.
     """
-    import numpy as np
-
     least = (load[-1] - load[0]) / usl.MOST_LEVELS
     fewest = _PER_LEVEL if len(load) >= _MANY else 1
     starts = [0]
@@ -195,6 +187,6 @@ def _starts(load: Numbers, apart: Numbers) -> list[int]:
     return starts
 
 
-def _spread(rates: Numbers, mean: float, width_s: float) -> float:
+def _spread(rates: Floats, mean: float, width_s: float) -> float:
     """Return the standard deviation of rates, less that of random arrivals."""
     return float(max(0.0, ((rates - mean) ** 2).mean() - mean / width_s) ** 0.5)

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Numbers = NDArray[np.float64]
-    Places = NDArray[np.int64]
-    Points = Sequence[float] | Numbers
+from stagetrace.analysis.arrays import Floats, Indices
+
+Points = Sequence[float] | Floats
 
 FEWEST_LOADS: Final = 6
 MOST_LEVELS: Final = 40  # more points are averaged to so many levels of load
@@ -72,8 +71,6 @@ class Fit:
 
     def throughput(self, concurrency: Points) -> list[float]:
         """Return the throughput by the law at these numbers of requests in flight; nothing where none was fitted."""
-        import numpy as np
-
         load = np.asarray(concurrency, float)
         if self.law == USL and self.lambda_per_s is not None:
             shape = load / (1 + (self.sigma or 0) * (load - 1) + (self.kappa or 0) * load * (load - 1))
@@ -113,8 +110,6 @@ def _fit(
     weights: Sequence[float] | None = None,
     error: float = _NOISE,
 ) -> Fit:
-    import numpy as np
-
     load, rate = np.asarray(concurrency, float).ravel(), np.asarray(throughput, float).ravel()
     if len(load) != len(rate):
         raise ValueError(f"{len(load)} concurrencies and {len(rate)} throughputs: each point has one of both")
@@ -130,10 +125,8 @@ def _fit(
     return best.result(points, ignored, [plane for plane in planes if plane is best or best.allows(plane)])
 
 
-def levels(load: Numbers, rate: Numbers, weights: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+def levels(load: Floats, rate: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
     """Return points by load, averaged to levels a fixed ratio apart where there are many: each level counts once."""
-    import numpy as np
-
     order = np.argsort(load, kind="stable")
     load, rate, weights = load[order], rate[order], weights[order]
     if len(load) <= MOST_LEVELS or load[0] == load[-1]:
@@ -145,17 +138,13 @@ def levels(load: Numbers, rate: Numbers, weights: Numbers) -> tuple[Numbers, Num
     return mean[0], mean[1], np.ones(len(mean[0]))
 
 
-def level_of(load: Numbers) -> Places:
+def level_of(load: Floats) -> Indices:
     """Return the level of each load, counted from the least one on."""
-    import numpy as np
-
     ratio = np.log(load / load.min()) / np.log(load.max() / load.min())
     return np.asarray(np.minimum((ratio * MOST_LEVELS).astype(np.int64), MOST_LEVELS - 1))
 
 
-def _too_little(load: Numbers, rate: Numbers) -> str | None:
-    import numpy as np
-
+def _too_little(load: Floats, rate: Floats) -> str | None:
     distinct = 0 if not len(load) else 1 + int((np.diff(load) > _ALIKE * load[:-1]).sum())
     if distinct < FEWEST_LOADS:
         loads = "1 load" if distinct == 1 else f"{distinct} different loads"
@@ -168,35 +157,32 @@ def _too_little(load: Numbers, rate: Numbers) -> str | None:
     return None if rate.any() else "nothing was completed at any load"
 
 
-def _usl(load: Numbers, knee: Any, sigma: Any) -> Numbers:
-    shape: Numbers = load / (1 + sigma * (load - 1) + (1 - sigma) / knee**2 * load * (load - 1))
+def _usl(load: Floats, knee: Any, sigma: Any) -> Floats:
+    shape: Floats = load / (1 + sigma * (load - 1) + (1 - sigma) / knee**2 * load * (load - 1))
     return shape
 
 
-def _limit(load: Numbers, knee: Any, sharpness: Any) -> Numbers:
+def _limit(load: Floats, knee: Any, sharpness: Any) -> Floats:
     # 1 / (r^-p + 1)^(1/p): nothing overflows but to infinity, whose inverse is right.
-    import numpy as np
-
     with np.errstate(over="ignore"):
-        shape: Numbers = ((load / knee) ** -sharpness + 1) ** (-1 / sharpness)
+        shape: Floats = ((load / knee) ** -sharpness + 1) ** (-1 / sharpness)
     return shape
 
 
-_SHAPES: Final[dict[str, Callable[[Numbers, Any, Any], Numbers]]] = {USL: _usl, LIMIT: _limit}
+_SHAPES: Final[dict[str, Callable[[Floats, Any, Any], Floats]]] = {USL: _usl, LIMIT: _limit}
 
 
 class _Plane:
     """The sum of squares of one law over its two parameters that are not linear: the knee, and sigma or sharpness."""
 
-    def __init__(self, law: str, load: Numbers, rate: Numbers, weights: Numbers, error: float) -> None:
-        import numpy as np
-        from scipy.stats import f
+    def __init__(self, law: str, load: Floats, rate: Floats, weights: Floats, error: float) -> None:
+        from scipy.special import fdtri
 
         self._law, self._load, self._rate = law, load, rate
         self._roots = np.sqrt(weights / weights.mean())
         freedom = len(load) - 3
         self._floor = len(load) * (error * rate.max()) ** 2
-        self.wider = 1 + f.ppf(0.95, 1, freedom) / freedom
+        self.wider = 1 + fdtri(1, freedom, 0.95) / freedom
         least = max(1.0, load[0]) if law == USL else load[0]
         knees = np.append(np.geomspace(least, _FAR * load[-1], _PLANE[0]), np.inf if law == USL else [])
         others = np.append(0, np.geomspace(1e-4, 1, _PLANE[1])) if law == USL else np.geomspace(1, 64, _PLANE[1])
@@ -208,9 +194,7 @@ class _Plane:
         """Return whether the other law explains the points as well, but for chance."""
         return bool(other.least <= self._bound)
 
-    def _look(self, knees: Numbers, others: Numbers) -> None:
-        import numpy as np
-
+    def _look(self, knees: Floats, others: Floats) -> None:
         self._knees, self._others = knees, others
         shape = self._roots * _SHAPES[self._law](self._load, knees[:, None, None], others[None, :, None])
         rate = self._roots * self._rate
@@ -222,14 +206,12 @@ class _Plane:
         self._bound = max(self.least, self._floor) * self.wider
         self._inside = self._squares <= self._bound
 
-    def _nearer(self) -> Numbers:
+    def _nearer(self) -> Floats:
         return self._closer(self._others, self._inside.any(axis=0))
 
     @staticmethod
-    def _closer(values: Numbers, inside: NDArray[np.bool_]) -> Numbers:
+    def _closer(values: Floats, inside: NDArray[np.bool_]) -> Floats:
         """Return as many values between the neighbours of those that are inside."""
-        import numpy as np
-
         where = np.flatnonzero(inside)
         low, high = max(where[0] - 1, 0), min(where[-1] + 1, len(values) - 1)
         finite = values[low : high + 1][np.isfinite(values[low : high + 1])]
@@ -239,8 +221,6 @@ class _Plane:
 
     def result(self, points: tuple[tuple[float, float], ...], ignored: int, allowed: Sequence[_Plane]) -> Fit:
         """Return the law, with intervals of knee and peak under all laws that the data allow."""
-        import numpy as np
-
         scale, knee, other = self._polished(self._best())
         known: dict[str, Any] = {
             "law": self._law,
@@ -269,15 +249,11 @@ class _Plane:
         return Fit(**known, knee=knee, knee_interval=Interval(min(float(inside[0]), knee), last))
 
     def _best(self) -> tuple[float, float, float]:
-        import numpy as np
-
         row, column = np.unravel_index(int(self._squares.argmin()), self._squares.shape)
         return float(self._scale[row, column]), float(self._knees[row]), float(self._others[column])
 
     def grows(self) -> bool:
         """Return whether throughput still grows at the greatest load, or may have stopped there by chance."""
-        import numpy as np
-
         _, knee, other = self._best()
         if self._law == LIMIT and self._load[-1] < _PAST * knee:
             return True
@@ -294,8 +270,8 @@ class _Plane:
         shape = _SHAPES[self._law]
         ends = ((0, 0, 0), (float("inf"), float("inf"), 1)) if self._law == USL else ((0, 0, 1), (float("inf"),) * 3)
 
-        def missing(x: Numbers) -> Numbers:
-            gaps: Numbers = self._roots * (x[0] * shape(self._load, x[1], x[2]) - self._rate)
+        def missing(x: Floats) -> Floats:
+            gaps: Floats = self._roots * (x[0] * shape(self._load, x[1], x[2]) - self._rate)
             return gaps
 
         found = least_squares(
@@ -309,10 +285,8 @@ class _Plane:
         scale, knee, other = (float(one) for one in found.x)
         return scale, knee, other
 
-    def _peaks(self, scale: Numbers, knee: Numbers, other: Numbers) -> Numbers:
+    def _peaks(self, scale: Floats, knee: Floats, other: Floats) -> Floats:
         """Return the greatest throughput of each law, without end where there is none."""
-        import numpy as np
-
         if self._law == LIMIT:
             return scale
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -322,8 +296,6 @@ class _Plane:
 
     def ends(self) -> tuple[float, float]:
         """Return the least and the greatest peak that the points allow for."""
-        import numpy as np
-
         peaks = self._peaks(self._scale, self._knees[:, None], self._others[None, :])[self._inside]
         return float(np.min(peaks)), float(np.max(peaks))
 
