@@ -13,7 +13,6 @@ import pytest
 from answers.made import EVER, MS, NOON, Made, lines, store
 from cli.running import answered, printed, refused
 from stagetrace import Policy
-from stagetrace.sla import policy_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,8 +47,8 @@ def test_the_policy_is_one_that_the_requests_keep(folder: Path, tmp_path: Path) 
     found = asked(folder, "--target", "95%", "--output", path, "--json")
     assert found["complete"]
     (one,) = found["suggestions"]
-    written = policy_file.load(str(path))
-    assert written == policy_file.read(found["policy"], "the answer")
+    written = Policy.load(str(path))
+    assert written == Policy.read(found["policy"], "the answer")
     (objective,) = written.objectives
     assert (objective.name, objective.method, objective.route) == ("POST /predict", "POST", "/predict")
     assert (objective.target, objective.within_ns) == (0.95, round(one["within_ms"] * 1e6))
@@ -60,7 +59,7 @@ def test_the_policy_is_one_that_the_requests_keep(folder: Path, tmp_path: Path) 
     assert one["days"] == pytest.approx(2_000 / 1_440, rel=0.01)
     assert sum(ns for _, ns in objective.stages) <= objective.within_ns
     assert "is not overwritten" in refused("sla", "suggest", *EVER, "--store", folder, "--output", path)
-    assert policy_file.load(str(path)) == written
+    assert Policy.load(str(path)) == written
 
 
 def test_a_file_of_spans_gives_the_same_answer(folder: Path, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_people_read_thresholds_budgets_and_the_policy(folder: Path) -> None:
     (objective,) = Policy.parse(inline).objectives
     assert (objective.within_ns, objective.target_text) == (60 * MS, "95% over 7d")
     by_month = asked(folder, "--within", "60ms", "--window", "month@Europe/Berlin", "--json")
-    (objective,) = policy_file.read(by_month["policy"], "the answer").objectives
+    (objective,) = Policy.read(by_month["policy"], "the answer").objectives
     assert objective.target_text == "95% over month@Europe/Berlin"
 
 
@@ -117,7 +116,7 @@ def test_odd_routes_become_objectives_that_can_be_read(tmp_path: Path) -> None:
         for number, route in enumerate((route for route in routes for _ in range(40)), 1)
     ]
     found = asked(store(tmp_path / "odd", made), "--json", "--target", "90%")
-    policy = policy_file.read(found["policy"], "the answer")
+    policy = Policy.read(found["policy"], "the answer")
     for route in routes:
         assert any(one.matches("POST", route) for one in policy.objectives if one.route != "/*" or route == "/*")
     assert len({one.name for one in policy.objectives}) == len(routes)

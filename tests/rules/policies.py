@@ -8,7 +8,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from stagetrace import semconv
-from stagetrace.sla.alert_options import PAGE, TICKET, AlertOptions, BurnAlert, can_fire
+from stagetrace.sla.alert_options import PAGE, TICKET, AlertOptions, BurnAlert, can_fire, changed
 from stagetrace.sla.objective import (
     BREACH,
     CALENDAR,
@@ -24,7 +24,6 @@ from stagetrace.sla.objective import (
     Objective,
 )
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_alerts import changed
 
 PREDICT: Final = Objective(
     "predict", "POST", "/predict", 250_000_000, 0.99, 30 * 86_400, conditions=(Condition(SERVICE_KEY, "churn-api"),)

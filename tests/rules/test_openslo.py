@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import yaml
 from hypothesis import given
 
@@ -13,9 +11,7 @@ from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.openslo import render
 from stagetrace.rules.openslo_read import read
 from stagetrace.sla import policy_file
-
-if TYPE_CHECKING:
-    from stagetrace.sla.policy import Policy
+from stagetrace.sla.policy import Policy
 
 
 @given(policies())
@@ -25,4 +21,4 @@ def test_any_policy_reads_back_the_same_from_documents_that_keep_to_the_rules(gi
     found = read(text, "slo.yaml")
     assert found.policy == given
     assert found.notes == ()
-    assert policy_file.read(policy_file.write(found.policy), "sla.yaml") == given
+    assert Policy.read(policy_file.write(found.policy), "sla.yaml") == given

@@ -13,9 +13,8 @@ from rules.promtool import INTERVAL_S, Case, check, evaluate, run_tests
 from stagetrace.rules import prometheus, prometheusrule, recorded
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.formats import FORMATS
-from stagetrace.sla.alert_options import BurnAlert
+from stagetrace.sla.alert_options import BurnAlert, changed
 from stagetrace.sla.objective import Calendar, Condition, Objective
-from stagetrace.sla.policy_alerts import changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

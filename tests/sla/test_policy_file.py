@@ -17,8 +17,7 @@ from stagetrace.sla import policy_file
 from stagetrace.sla.alert_options import AlertOptions, BurnAlert
 from stagetrace.sla.objective import BREACH, EXCLUDED, NEVER_NS, Calendar, Condition, Deadline, Objective
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_document import MOST_BYTES, MOST_OBJECTIVES
-from stagetrace.sla.policy_problem import PolicyFileError
+from stagetrace.sla.policy_file import MOST_BYTES, MOST_OBJECTIVES, PolicyFileError
 
 if TYPE_CHECKING:
     from pathlib import Path

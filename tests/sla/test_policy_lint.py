@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from stagetrace.sla.objective import Objective, glob
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_document import document
+from stagetrace.sla.policy_file import document
 from stagetrace.sla.policy_lint import MOST_FINDINGS, covers, excludes_each_other, inline_places, lint
-from stagetrace.sla.policy_problem import At
+from stagetrace.sla.yaml_nodes import At
 
 ALERTS = "\nalerts: {burn: [{factor: 2, long: 1h, short: 5m}]}\n"  # which can fire for all targets above 50%
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
@@ -19,13 +19,10 @@ from sla.test_verdict_oracle import send
 from stagetrace import semconv
 from stagetrace.analysis.replay import UNKNOWN, replay, stored
 from stagetrace.recording.chunk_times import Stream
-from stagetrace.sla import policy_file
+from stagetrace.sla.policy import Policy
 from stagetrace.store.base import SpanRow
 from stagetrace.store.entries import segment
 from stagetrace.store.rows import row
-
-if TYPE_CHECKING:
-    from stagetrace.sla.policy import Policy
 
 POLICIES = 3_000 if HEAVY else 60
 OF_A_POLICY = 40
@@ -61,7 +58,7 @@ def test_a_replayed_verdict_is_that_of_the_oracle_or_unknown() -> None:
     words: Counter[str] = Counter()
     for _ in range(POLICIES):
         documents = [verdict_oracle.document(chance) for _ in range(2)]
-        policies = [policy_file.read(yaml.safe_dump(one), "the test") for one in documents]
+        policies = [Policy.read(yaml.safe_dump(one), "the test") for one in documents]
         requests = [verdict_oracle.sent(chance) for _ in range(OF_A_POLICY)]
         for request, span in zip(requests, recorded(policies[0], requests), strict=True):
             for document, policy in zip(documents, policies, strict=True):

@@ -20,7 +20,8 @@ from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.generation import begin
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord
-from stagetrace.sla import policy_file, verdict_list
+from stagetrace.sla import verdict_list
+from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
     from sla.verdict_oracle import Sent
@@ -81,7 +82,7 @@ def test_verdicts_are_those_of_the_oracle(rate: float) -> None:
     kept = 0
     for _ in range(max(REQUESTS // len(RATES) // OF_A_POLICY, 1)):
         document = verdict_oracle.document(chance)
-        policy = policy_file.read(yaml.safe_dump(document), "the test")
+        policy = Policy.read(yaml.safe_dump(document), "the test")
         recorder, processor, sender = recorder_of(ParentBased(TraceIdRatioBased(rate)), policy)
         counts: Counter[tuple[str, str]] = Counter()
         requests = [verdict_oracle.sent(chance) for _ in range(OF_A_POLICY)]

@@ -30,7 +30,7 @@ from stagetrace.sla.alert_options import AlertOptions, BurnAlert, can_fire
 from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
 from stagetrace.sla.objective import Objective as Rule
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_file import window
+from stagetrace.sla.quantities import window_text
 
 Row = dict[str, Any]
 _NS: Final = 10**9
@@ -223,7 +223,7 @@ def ask(
 def _burn_windows(alerts: Iterable[BurnAlert]) -> Mapping[str, int]:
     """Return the windows of `BURNS` and those of the alerts, in seconds by their name."""
     own = (length for one in alerts for length in (one.long_s, one.short_s))
-    return {**BURNS, **{window(length): length for length in own}}
+    return {**BURNS, **{window_text(length): length for length in own}}
 
 
 def burn_alerts(policy: Policy | None) -> tuple[BurnAlert, ...]:
@@ -338,7 +338,7 @@ def _lasts(left: float | None, burn: Burn | None, window_s: float) -> float | No
 
 def _alert(target: Target, burn: Mapping[str, Burn | None], enough: Container[str], one: BurnAlert) -> Alert:
     """Return whether an alert fires; `enough`: the windows with enough judged requests for one."""
-    factor, long, short = one.factor, window(one.long_s), window(one.short_s)
+    factor, long, short = one.factor, window_text(one.long_s), window_text(one.short_s)
     both = [one for one in (burn[long], burn[short]) if one is not None]
     fires: bool | None = None
     if long not in enough or any(one.high <= factor for one in both):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stagetrace.sla.objective import BAD, EXCLUDED, IGNORED, MODEL_KEY, SERVICE_KEY, TIGHTEN
-from stagetrace.sla.policy_file import duration, window
+from stagetrace.sla.quantities import duration_text as duration
+from stagetrace.sla.quantities import window_text as window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,8 @@ from stagetrace.rules.openslo_windows import shorthand, time_window
 from stagetrace.rules.prometheus import comment
 from stagetrace.rules.promql import labels, service_of
 from stagetrace.rules.yaml_text import yaml_of_all
-from stagetrace.sla import policy_file
+from stagetrace.sla import policy_file, quantities
+from stagetrace.sla.policy_keys import burns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,9 +119,9 @@ def _said(entry: Document, one: Objective, names: dict[str, str], options: Rules
         if said["match"].get("service", ANY_SERVICE) == _service(one, options) != ANY_SERVICE:
             del said["match"]["service"]
     if one.target > NEARLY_ALL:
-        said["target"] = policy_file.share(one.target)
+        said["target"] = quantities.share_text(one.target)
     if one.calendar is None and not shorthand(one.window_s).is_exact:
-        said["window"] = policy_file.window(one.window_s)
+        said["window"] = quantities.window_text(one.window_s)
     return {**_base(one, names), **name, **said}
 
 
@@ -162,7 +163,7 @@ def _shared(policy: Policy, said: Document, alerts: _Alerts) -> Document:
     own = any(one.alerts is not None for one in policy.objectives)
     elsewhere = (*TARGETS, BURN) if alerts.documents else ()
     shared = {key: value for key, value in said.items() if key not in elsewhere}
-    return {**shared, **({BURN: policy_file.burns(policy.alerts)} if own else {})}
+    return {**shared, **({BURN: burns(policy.alerts.burns)} if own else {})}
 
 
 class _Alerts:
@@ -209,9 +210,9 @@ def _alerts(options: AlertOptions, targets: list[Document], number: int) -> Iter
 
 def _condition(name: str, one: BurnAlert) -> Document:
     long = shorthand(one.long_s)
-    annotations = {SHORT_WINDOW: policy_file.window(one.short_s)}
+    annotations = {SHORT_WINDOW: quantities.window_text(one.short_s)}
     if not long.is_exact:
-        annotations[LONG_WINDOW] = policy_file.window(one.long_s)
+        annotations[LONG_WINDOW] = quantities.window_text(one.long_s)
     condition = {"kind": "burnrate", "op": "gt", "threshold": one.factor, "lookbackWindow": long.text}
     spec = {"severity": one.severity, "condition": condition}
     return _document("AlertCondition", name, spec, annotations=annotations)

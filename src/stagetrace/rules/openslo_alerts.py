@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.rules.openslo import BURN, LONG_WINDOW, SHORT_WINDOW, TARGETS, URL
 from stagetrace.rules.openslo_windows import seconds_of, shorthand
-from stagetrace.sla import policy_file, quantities
+from stagetrace.sla import quantities
 from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, scalar_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _windows(one: Object) -> dict[str, Node] | None:
         what, _, fix = str(error).partition(": ")
         one.wrong("spec.condition.lookbackWindow", lookback.at, what, fix)
         return None
-    long: Node = scalar_of(lookback.at, policy_file.window(seconds))
+    long: Node = scalar_of(lookback.at, quantities.window_text(seconds))
     exact = one.text("metadata", "annotations", LONG_WINDOW)
     if exact is not None:
         if _shorthand(exact.text) != shorthand(seconds).text:

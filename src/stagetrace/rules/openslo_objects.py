@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.rules.openslo import API
-from stagetrace.sla.policy_problem import At, Problem, Problems
-from stagetrace.sla.policy_values import nearest
-from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence
+from stagetrace.sla.policy_kinds import nearest
+from stagetrace.sla.yaml_nodes import At, Mapping, Node, Problem, Problems, Scalar, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Read OpenSLO v1: documents that `openslo` has written, and others as far as a policy can express them.
 
-The documents are turned into the nodes of a policy file, which keep their places; `sla.policy_document` reads these.
+The documents are turned into the nodes of a policy file, which keep their places; `sla.policy_file` reads these.
 So both forms have the same rules and messages. What cannot be expressed and would change a verdict is a problem, with
 which the file is refused; what else of it is not expressed is a note.
 """
@@ -14,13 +14,24 @@ from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, service_name
 from stagetrace.rules.openslo_indicator import indicator, is_ours
 from stagetrace.rules.openslo_objects import Object, Objects
 from stagetrace.rules.openslo_windows import calendar_of, seconds_of, shorthand
-from stagetrace.sla import policy_file, quantities
+from stagetrace.sla import quantities
 from stagetrace.sla.objective import SERVICE_KEY
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_document import Document, document_of
-from stagetrace.sla.policy_problem import At, PolicyFileError, Problem, Problems, WrongError
-from stagetrace.sla.policy_values import nearest
-from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, Sequence, mapping_of, parse_all, scalar_of
+from stagetrace.sla.policy_file import Document, PolicyFileError, document_of
+from stagetrace.sla.policy_kinds import nearest
+from stagetrace.sla.yaml_nodes import (
+    At,
+    Mapping,
+    Node,
+    Problem,
+    Problems,
+    Scalar,
+    Sequence,
+    WrongError,
+    mapping_of,
+    parse_all,
+    scalar_of,
+)
 
 if TYPE_CHECKING:
     from stagetrace.rules.openslo_indicator import Indicator
@@ -294,7 +305,7 @@ def _target(slo: Object, said: Indicator, node: Mapping, field: str) -> dict[str
             what = f"has the target {given.text[:80]}, and its indicator another one"
             slo.wrong(field, given.at, what, "remove target from spec.objective of the indicator")
         return {}
-    text = f"{given.text}%" if target is None else policy_file.share(share)
+    text = f"{given.text}%" if target is None else quantities.share_text(share)
     return {"target": scalar_of(given.at, text)}
 
 
@@ -333,7 +344,7 @@ def _window_text(one: Mapping, length: Scalar) -> str:
     if calendar is None:
         if isinstance(rolling, Scalar) and rolling.value is False:
             raise ValueError("a window that is not rolling has no calendar: write isRolling: true, or a calendar")
-        return policy_file.window(seconds_of(length.text))
+        return quantities.window_text(seconds_of(length.text))
     if isinstance(rolling, Scalar) and rolling.value is True:
         raise ValueError("a rolling window has a calendar: remove one of the two")
     start, zone = (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PAGE: Final = "page"
 TICKET: Final = "ticket"
@@ -46,6 +49,12 @@ class AlertOptions:
     webhook: str = ""
     alertmanager: str = ""
     traces: str = ""
+
+
+def changed(options: AlertOptions, own: Mapping[str, Any]) -> AlertOptions:
+    """Return alerts with what is said otherwise; labels are added to those that are there."""
+    labels = {**dict(options.labels), **dict(own.get("labels", ()))}
+    return replace(options, **{**own, "labels": tuple(labels.items())})
 
 
 def nearest_factor(target: float) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stagetrace import log
 from stagetrace.errors import PolicyError
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_document import content, decoded
+from stagetrace.sla.policy_file import content, decoded
 
 with suppress(ImportError):  # not in a thread: greenlets may have the import locks
     import yaml  # noqa: F401

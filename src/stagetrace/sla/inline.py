@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from stagetrace.errors import PolicyError
 from stagetrace.sla import quantities
 from stagetrace.sla.objective import (
+    BOUNDS,
     BREACH,
     DEFAULT_TARGET,
     DEFAULT_WINDOW_S,
     EXCLUDED,
+    IN_NAME,
     NEVER_NS,
     Objective,
     is_route,
@@ -29,9 +31,7 @@ EXCLUDING = "[METHOD] ROUTE excluded"
 EXAMPLE = "POST /predict within 50ms for 99.9% over 28d; * within 1s"
 HOW = f"Write {GRAMMAR}, or {EXCLUDING}; for example: {EXAMPLE}"
 
-_BOUNDS = ("within", "first_chunk", "per_chunk", "first_token", "per_token")
-_IN_NAME = (*_BOUNDS, "disconnect")  # what of a rule is about one request
-_KEYWORDS = (*_IN_NAME, "for", "over")
+_KEYWORDS = (*IN_NAME, "for", "over")
 _KEYWORDS_MEANT = {"ttft": "first_token", "tpot": "per_token", "itl": "per_token"}
 
 
@@ -108,7 +108,9 @@ def _rule(rule: str) -> Objective:
         raise _error(rule, "the word `within` is missing")
     split = lower.index("within")
     clauses = _clauses(rule, words[split:])
-    durations = {name: _read(rule, quantities.duration_ns, clauses[name]) for name in _BOUNDS if name in clauses}
+    bounds: Any = {
+        f"{name}_ns": _read(rule, quantities.duration_ns, clauses[name]) for name in BOUNDS if name in clauses
+    }
     method, route = _target(rule, words[:split])
     disconnect = clauses.get("disconnect", "").lower() or None
     if disconnect not in (None, EXCLUDED, BREACH):
@@ -117,14 +119,10 @@ def _rule(rule: str) -> Objective:
         _read(rule, quantities.window, clauses["over"]) if "over" in clauses else quantities.Window(DEFAULT_WINDOW_S)
     )
     return Objective(
-        name=" ".join([_named(method, route), *(f"{name} {clauses[name]}" for name in _IN_NAME if name in clauses)]),
+        name=" ".join([_named(method, route), *(f"{name} {clauses[name]}" for name in IN_NAME if name in clauses)]),
         method=method,
         route=route,
-        within_ns=durations["within"],
-        first_chunk_ns=durations.get("first_chunk"),
-        per_chunk_ns=durations.get("per_chunk"),
-        first_token_ns=durations.get("first_token"),
-        per_token_ns=durations.get("per_token"),
+        **bounds,
         disconnect=disconnect,
         target=_read(rule, quantities.share, clauses["for"]) if "for" in clauses else DEFAULT_TARGET,
         window_s=window.length_s,

@@ -20,6 +20,9 @@ NEVER_NS: Final = 2**63 - 1  # longer than any request
 
 WEBSOCKET: Final = "WEBSOCKET"  # stands for the method of a websocket, which has none
 
+BOUNDS: Final = ("within", "first_chunk", "per_chunk", "first_token", "per_token")  # keys of a policy; `..._ns` here
+IN_NAME: Final = (*BOUNDS, "disconnect")  # what an objective that is given no name has in it
+
 # Verdicts, besides `good`.
 EXCLUDED: Final = "excluded"
 BREACH: Final = "breach"

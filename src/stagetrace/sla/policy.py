@@ -88,7 +88,7 @@ class Policy:
         Raises:
             PolicyFileError: with all that is wrong, by line and column.
         """
-        from stagetrace.sla.policy_document import document
+        from stagetrace.sla.policy_file import document
 
         found = document(text, where)
         return cls(found.objectives, alerts=found.alerts, source=where)
@@ -103,7 +103,7 @@ class Policy:
         path = file_named(text)
         if path is None:
             return cls.parse(text)
-        from stagetrace.sla.policy_document import content, decoded
+        from stagetrace.sla.policy_file import content, decoded
 
         return cls.read(decoded(content(path), path), path)
 

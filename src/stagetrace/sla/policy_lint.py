@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.redaction import is_secret
 from stagetrace.sla.alert_options import AlertOptions, can_fire, nearest_factor
-from stagetrace.sla.objective import BAGGAGE, HEADER, OTHER_SEGMENT, WEBSOCKET, glob
-from stagetrace.sla.policy_document import BOUNDS, SHORT_KEYS
-from stagetrace.sla.policy_problem import At
+from stagetrace.sla.objective import BAGGAGE, BOUNDS, HEADER, OTHER_SEGMENT, WEBSOCKET, glob
+from stagetrace.sla.policy_keys import SHORT_KEYS
+from stagetrace.sla.yaml_nodes import At
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,7 +58,7 @@ def lint(
 ) -> tuple[list[Finding], int]:
     """Return what is found in a policy in the order of its text, and how many more findings there are.
 
-    `places` are those of `policy_document.Document`, of each objective.
+    `places` are those of `policy_file.Document`, of each objective.
     """
     found: list[Finding] = []
     checks: Iterable[Callable[[Sequence[Objective], Places], Iterator[Finding]]] = (

@@ -1,4 +1,4 @@
-"""Durations, shares and windows as people write them in a policy. Each function raises ValueError: what is wrong."""
+"""Durations, shares and windows as people write them in a policy. What reads them raises ValueError: what is wrong."""
 
 from __future__ import annotations
 
@@ -79,6 +79,31 @@ def target(text: str) -> TargetText:
         share(before.strip()) if before.strip() else DEFAULT_TARGET,
         window(after.strip()) if after.strip() else Window(DEFAULT_WINDOW_S),
     )
+
+
+def duration_text(nanoseconds: int) -> str:
+    """Return a duration as a policy has it."""
+    return _text(nanoseconds, Decimal(nanoseconds), _DURATION_NS, ("s", "ms", "us"))
+
+
+def window_text(seconds: float) -> str:
+    """Return a window as a policy has it."""
+    return _text(seconds, Decimal(repr(float(seconds))), _WINDOW_S, ("d", "h", "m", "s"))
+
+
+def share_text(target: float) -> str:
+    """Return a share as a policy has it."""
+    return f"{_plain(Decimal(repr(target)) * 100)}%"
+
+
+def _text(number: float, exact: Decimal, units: dict[str, int], names: tuple[str, ...]) -> str:
+    unit = next((one for one in names if number % units[one] == 0), names[-1])
+    return f"{_plain(exact / units[unit])}{unit}"
+
+
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _zone(name: str) -> str:

@@ -1,6 +1,7 @@
-"""A YAML text as nodes that know their place. Only what JSON has is allowed: no anchors, aliases, tags, merges.
+"""A YAML text as nodes that know their place, and what is wrong at a place.
 
-Without aliases no text grows as it is read. Plain scalars are resolved as in YAML 1.2: `yes` and `12:30` are texts.
+Of YAML it has what JSON has too: no anchors, aliases, tags, merges. Without aliases no text grows as it is read. Plain
+scalars are resolved as in YAML 1.2: `yes` and `12:30` are texts.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from stagetrace.sla.policy_problem import At, Problem, Problems, WrongError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_LEVELS: Final = 20
+MOST_PROBLEMS: Final = 20  # that are kept; more are counted
 _NUMBER: Final = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _CONSTANTS: Final = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -21,6 +21,58 @@ _CONSTANTS: Final = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _MERGE: Final = "<<"
+
+
+class At(NamedTuple):
+    """A place in a text; lines and columns count from 1, columns in characters."""
+
+    line: int
+    column: int
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and what fixes it."""
+
+    at: At
+    what: str
+    fix: str = ""
+
+    def text(self, where: str) -> str:
+        """Return it in a line: `sla.yaml:12:5: what is wrong: what fixes it`."""
+        return f"{where}:{self.at.line}:{self.at.column}: {self.what}{': ' if self.fix else ''}{self.fix}"
+
+
+class WrongError(Exception):
+    """A value that cannot be read; its reader goes on with the next one."""
+
+    def __init__(self, at: At, what: str, fix: str = "") -> None:
+        super().__init__(what)
+        self.problem = Problem(at, what, fix)
+
+
+class Problems:
+    """The problems of one file, in the order in which they were found."""
+
+    def __init__(self) -> None:
+        self.found: list[Problem] = []
+        self.more = 0  # that were found beyond MOST_PROBLEMS
+
+    @property
+    def count(self) -> int:
+        """Return how many there are."""
+        return len(self.found) + self.more
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether more of them are only counted."""
+        return len(self.found) >= MOST_PROBLEMS
+
+    def add(self, problem: Problem) -> None:
+        """Add one."""
+        if self.is_full:
+            self.more += 1
+        else:
+            self.found.append(problem)
 
 
 class Scalar(NamedTuple):

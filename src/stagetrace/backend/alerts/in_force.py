@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 from stagetrace import log
 from stagetrace.errors import PolicyError
 from stagetrace.sla import policy_file
+from stagetrace.sla.policy import Policy
 from stagetrace.store.local import durable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stagetrace.sla.alert_options import AlertOptions
-    from stagetrace.sla.policy import Policy
 
 FILE: Final = "policy.yaml"
 
@@ -37,7 +37,7 @@ def keep(folder: Path, policy: Policy | None) -> None:
 def kept(folder: Path) -> Policy | None:
     """Return the policy of a folder, None without one. Raise PolicyError where it cannot be read."""
     path = folder / FILE
-    return policy_file.load(str(path)) if path.is_file() else None
+    return Policy.load(str(path)) if path.is_file() else None
 
 
 def _without_receivers(policy: Policy) -> Policy:

@@ -11,7 +11,7 @@ from stagetrace.cli.base import UsageError
 from stagetrace.errors import PolicyError
 from stagetrace.rules import openslo_read
 from stagetrace.sla.policy import Policy, file_named
-from stagetrace.sla.policy_document import content, decoded, is_openslo
+from stagetrace.sla.policy_file import content, decoded, is_openslo
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from stagetrace.process_status import files
 from stagetrace.sla.inline import HOW
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_lint import ERROR, lint
-from stagetrace.sla.policy_problem import At
+from stagetrace.sla.yaml_nodes import At
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")

@@ -6,22 +6,21 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.base import ANSWERED, NO_ANSWER, UsageError
 from stagetrace.output import policy_text
 from stagetrace.printable import printable
 from stagetrace.rules import openslo_read
-from stagetrace.sla import policy_document
+from stagetrace.sla import policy_keys
 from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.policy import Policy, file_named
-from stagetrace.sla.policy_document import Document, content, decoded, document, is_openslo
+from stagetrace.sla.policy_file import Document, PolicyFileError, content, decoded, document, is_openslo
 from stagetrace.sla.policy_lint import ERROR, WARNING, Finding, inline_places, lint
-from stagetrace.sla.policy_problem import PolicyFileError, Problem
 
 if TYPE_CHECKING:
     from stagetrace.sla.objective import Objective
+    from stagetrace.sla.yaml_nodes import Problem
 
 DESCRIPTION: Final = (
     "Check a policy: whether it can be read, and what is probably not meant as it stands there. "
@@ -49,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what the policy says on stdout, what is wrong on stderr; return the exit code."""
     if args.schema:
-        print(Path(policy_document.__file__).with_name("policy.schema.json").read_text("utf-8"), end="")
+        print(json.dumps(policy_keys.schema(), indent=2))
         return ANSWERED
     if args.policy is None:
         raise UsageError("no policy is given\nname a file, as in: stagetrace sla check sla.yaml")

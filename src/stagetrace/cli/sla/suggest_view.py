@@ -10,7 +10,7 @@ from stagetrace.output import objectives
 from stagetrace.output.keys import keys_of
 from stagetrace.output.table_layout import COMMON, Column, Table
 from stagetrace.output.units import milliseconds, threshold
-from stagetrace.sla import policy_file
+from stagetrace.sla.quantities import duration_text
 
 if TYPE_CHECKING:
     from stagetrace.analysis.suggest import Suggested, Suggestion
@@ -91,7 +91,7 @@ def parts(found: Suggested, policy: Policy | None) -> Iterator[str | Table]:
 
 def _rule(one: Objective) -> str:
     route = f"{one.method} {one.route}" if one.method else one.route
-    return f"{route} within {policy_file.duration(one.within_ns)} for {one.target_text}"
+    return f"{route} within {duration_text(one.within_ns)} for {one.target_text}"
 
 
 def _cells(one: Suggestion) -> tuple[str, ...]:
