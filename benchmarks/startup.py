@@ -95,7 +95,11 @@ def _environment(folder: Path) -> Path:
     progress(f"making the virtual environment {folder.name!r}")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
-    shutil.copytree(SOURCE / "stagetrace", _packages(python) / "stagetrace")
+    for package in ("stagetrace", "stagetrace_contrib"):
+        shutil.copytree(SOURCE / package, _packages(python) / package)
+    installed = _packages(python) / "stagetrace-0.dist-info"
+    installed.mkdir()
+    (installed / "entry_points.txt").write_text("[stagetrace.patches]\ncontrib = stagetrace_contrib.registry\n")
     subprocess.run([python, "-m", "compileall", "-q", folder], check=True, stdout=subprocess.DEVNULL)
     return python
 

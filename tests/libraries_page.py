@@ -1,4 +1,4 @@
-"""The tables of docs/libraries.md: what the files of `instrumentation/models` declare.
+"""The tables of docs/libraries.md: what the patches of models declare.
 
 `PYTHONPATH=src python tests/libraries_page.py` writes them. The versions are those of
 `tests/model_libraries.txt`.
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from stagetrace.instrumentation.models.base import TRAIN, Library
-from stagetrace.instrumentation.registry import PATCHES
+from stagetrace.instrumentation.registry import wanted
 from stagetrace.semconv import INFERENCE, PREPARE, TRANSFORM
 
 ROOT = Path(__file__).parents[1]
@@ -25,12 +25,11 @@ ROLES = {
     TRANSFORM: " (the inference where no model is)",
     TRAIN: " (training, in which no model call is recorded)",
 }
-MODELS = "stagetrace.instrumentation.models."
 
 
 def libraries() -> list[Library]:
     """Return all that is declared, by name."""
-    modules = {patch.partition(":")[0] for patch in PATCHES.values() if patch.startswith(MODELS)}
+    modules = {patch.partition(":")[0] for patch in wanted().values()}
     found = {id(one): one for name in modules for one in vars(importlib.import_module(name)).values()}
     return sorted((one for one in found.values() if isinstance(one, Library)), key=lambda one: _name(one).lower())
 

@@ -215,7 +215,7 @@ def test_links_to_a_section_lead_to_one() -> None:
 
 def test_files_that_the_docs_name_exist() -> None:
     """Reader and code find each other by file names: those of how-it-works.md above all."""
-    roots = ("src/stagetrace", "tests", "benchmarks", "native", "examples", "collector-config")
+    roots = ("src", "tests", "benchmarks", "native", "examples", "collector-config")
     paths = [f"/{path.relative_to(ROOT).as_posix()}" for root in roots for path in (ROOT / root).rglob("*")]
     paths += [f"/{root}" for root in roots]
     for page in (ROOT / "docs").glob("*.md"):

@@ -112,6 +112,13 @@ def test_what_is_no_hook_is_counted_and_goes_on() -> None:
     assert guard.switched_off() == []
 
 
+def test_a_patch_of_another_package_is_switched_off_like_ours() -> None:
+    call = guard.guarded(Part("pinewood_stagetrace.patch").function)
+    for _ in range(REQUESTS):
+        call()
+    assert guard.switched_off() == ["pinewood_stagetrace.patch"]
+
+
 def test_a_wrapper_that_guards_itself_is_switched_off_by_its_reports() -> None:
     patch = guard.switch(PATCH)
     for _ in range(10):

@@ -75,7 +75,7 @@ PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
 PARTS_OF_GUNICORN = parts("""
     instrumentation.wsgi_servers.gunicorn: time_ns Arrival _is_readable
 """)
-PARTS_OF_WAITRESS = [f"stagetrace.instrumentation.wsgi_servers.waitress:{name}" for name in ("time_ns", "Arrival")]
+PARTS_OF_WAITRESS = [f"stagetrace_contrib.waitress:{name}" for name in ("time_ns", "Arrival")]
 # Where the provider is somebody else's, and where the entry span is.
 PARTS_BESIDE = {
     "a provider of one's own": [

@@ -44,8 +44,8 @@ WSGI = ("gunicorn", "gunicorn gthread", "gunicorn gevent", "waitress", "werkzeug
 def late() -> list[str]:
     """Return the modules of ours that functions of the recording side import."""
     found: set[str] = set()
-    for path in sorted((PACKAGES / "stagetrace").rglob("*.py")):
-        if path.relative_to(PACKAGES / "stagetrace").parts[0] not in ("backend", "cli", "store", "probe.py", "_site"):
+    for path in sorted(PACKAGES.rglob("*.py")):
+        if path.relative_to(PACKAGES).parts[1] not in ("backend", "cli", "store", "probe.py", "_site"):
             tree = ast.parse(path.read_text())
             functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
             found.update(*map(imported, functions))

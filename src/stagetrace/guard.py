@@ -14,7 +14,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LIMIT: Final = 10
-_PATCHES: Final = "stagetrace.instrumentation."
+_OURS: Final = "stagetrace."
+_PATCHES: Final = ("stagetrace.instrumentation.", "stagetrace.patches.")
 
 failures: dict[str, int] = {}
 _switches: dict[str, Switch] = {}
@@ -114,7 +115,7 @@ def guarded(function: Callable[P, R]) -> Callable[P, R | None]:
 
     A function of a patch also returns None, uncalled, once its patch is switched off.
     """
-    if not function.__module__.startswith(_PATCHES):
+    if not _is_of_patch(function):
         return guarded_end(function)
     where, patch = _place(function), switch(function.__module__)
 
@@ -134,7 +135,7 @@ def guarded(function: Callable[P, R]) -> Callable[P, R | None]:
 def guarded_end(function: Callable[P, R]) -> Callable[P, R | None]:
     """Do as `guarded`, for a function that ends what a patch began: called even when the patch is switched off."""
     where = _place(function)
-    patch = switch(function.__module__) if function.__module__.startswith(_PATCHES) else None
+    patch = switch(function.__module__) if _is_of_patch(function) else None
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -145,6 +146,11 @@ def guarded_end(function: Callable[P, R]) -> Callable[P, R | None]:
             return None
 
     return call
+
+
+def _is_of_patch(function: Callable[..., object]) -> bool:
+    """Return whether a function belongs to a patch: ours, or that of another package."""
+    return function.__module__.startswith(_PATCHES) or not function.__module__.startswith(_OURS)
 
 
 def _place(function: Callable[..., object]) -> str:

@@ -37,6 +37,9 @@ class PostImportFinder:
         self._sought: list[tuple[int, str, int]] = []
         self.patched: list[str] = []  # modules of libraries, in the order in which they were patched
         self.failed: dict[str, str] = {}  # modules that could not be patched, and why
+        # Of packages of patches beside ours: their folders, and the beginnings of paths where requests begin.
+        self.folders: tuple[str, ...] = ()
+        self.entries: tuple[str, ...] = ()
 
     def install(self, patches: Mapping[str, str], for_serving: Mapping[str, str]) -> None:
         """Put the finder first, and patch what is already imported, once; `for_serving` waits for `begin_serving`."""

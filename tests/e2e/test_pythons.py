@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 PACKAGES = ("fastapi==0.162.5", "uvicorn==0.54.0", "scikit-learn==1.7.2")
 IMPORT_ALL = """
 import importlib, pkgutil, stagetrace
-for folder in "api instrumentation otlp.encode otlp.export process_status recording runtime sla sources".split():
-    package = importlib.import_module(f"stagetrace.{folder}")
-    for module in pkgutil.walk_packages(package.__path__, f"stagetrace.{folder}."):
+recording = "api instrumentation otlp.encode otlp.export process_status recording runtime sla sources".split()
+for folder in (*map("stagetrace.{}".format, recording), "stagetrace_contrib"):
+    package = importlib.import_module(folder)
+    for module in pkgutil.walk_packages(package.__path__, f"{folder}."):
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from services import APPS
 from stagetrace import guard
-from stagetrace.instrumentation.models import generation, llama_cpp, marked, sglang, vllm
+from stagetrace.instrumentation.models import generation, marked, sglang, vllm
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla.decision import decided
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.processor import _conclude_generation
 from stagetrace.sla.request import Request
+from stagetrace_contrib import llama_cpp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.instrumentation.model_servers import litserve_worker, mlserver_model
+from stagetrace_contrib import litserve, mlserver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ def _of_mlserver() -> Any:
     class Base:
         pass
 
-    mlserver_model.patch_model(SimpleNamespace(MLModel=Base))  # type: ignore[arg-type]
+    mlserver.patch_model(SimpleNamespace(MLModel=Base))  # type: ignore[arg-type]
 
     class Tokens(Base):
         predict_stream = MLModel.predict_stream
@@ -39,7 +39,7 @@ def _of_mlserver() -> Any:
 
 def _of_litserve() -> Any:
     worker: Any = SimpleNamespace(begin=lambda: None)
-    return litserve_worker._predicting(MLModel().predict_stream, worker)
+    return litserve._predicting(MLModel().predict_stream, worker)
 
 
 @pytest.mark.parametrize("traced", [_of_mlserver, _of_litserve])

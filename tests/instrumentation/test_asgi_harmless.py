@@ -36,10 +36,10 @@ PARTS = {
         sla.decision: decide
     """,
     ("any_litestar", "uvicorn"): """
-        instrumentation.frameworks.litestar: _function_of
+        stagetrace_contrib.litestar: _function_of
         instrumentation.http.request: HttpRequest.set_route
     """,
-    ("any_quart", "uvicorn"): "instrumentation.frameworks.quart: _rule_of_another_method",
+    ("any_quart", "uvicorn"): "stagetrace_contrib.quart: _rule_of_another_method",
     ("any_falcon", "uvicorn"): "instrumentation.wsgi.request: note_route",
     ("any_blacksheep", "uvicorn"): "instrumentation.http.request: HttpRequest.set_route",
     ("asgi_beside", "uvicorn"): """

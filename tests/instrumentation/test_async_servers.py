@@ -23,7 +23,7 @@ from backends import free_port
 from parts import parts
 from services import AS_STOCK, AT_END, GUNICORN, PYTHON, Service, new_trace, run_service
 from sink import SERVER, Received, Sink, assert_tiled
-from stagetrace.instrumentation.async_servers import aiohttp
+from stagetrace_contrib import aiohttp
 from trees import at_its_best, tree
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def test_a_websocket_and_what_is_no_request_are_no_spans(served: Served, sink: S
 EACH = "instrumentation.async_servers"
 PARTS = {
     "aiohttp": f"""
-        {EACH}.aiohttp: _body_size
+        stagetrace_contrib.aiohttp: _body_size
         {EACH}.base: _adapter
         {EACH}.request: begin_request waited_ns _address _in_bytes ServerRequest._come_in
         {EACH}.request: ServerRequest.begin ServerRequest.note_error ServerRequest.transfer_attributes
@@ -314,13 +314,13 @@ PARTS = {
         recording.record: RequestRecord.enter RequestRecord.leave
     """,
     "tornado": f"""
-        {EACH}.tornado_exchange: copy_context template Exchange._begin Exchange.add_chunk Exchange._body_size
-        {EACH}.tornado_exchange: _Connection.get_extra_info
-        {EACH}.tornado: Exchange.__init__ _is_done
+        stagetrace_contrib.tornado.exchange: copy_context template Exchange._begin Exchange.add_chunk
+        stagetrace_contrib.tornado.exchange: Exchange._body_size _Connection.get_extra_info
+        stagetrace_contrib.tornado.server: Exchange.__init__ _is_done
         {EACH}.request: ServerRequest.begin ServerRequest.end_bytes ServerRequest.finish
     """,
     "sanic": f"""
-        {EACH}.sanic: _body_size
+        stagetrace_contrib.sanic: _body_size
         {EACH}.request: ServerRequest.begin ServerRequest.add_bytes ServerRequest.end_bytes ServerRequest.finish
     """,
 }

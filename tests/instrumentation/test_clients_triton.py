@@ -153,8 +153,8 @@ def test_other_clients_over_http(how: str, service: Service, apis: ModelApis, si
 
 BREAKABLE = parts("""
     instrumentation.clients.base: begin _asked_of_model
-    instrumentation.clients.geventhttpclient: begin_http http_status
-    instrumentation.clients.tritonclient: copy_context
+    stagetrace_contrib.geventhttpclient: begin_http http_status
+    stagetrace_contrib.tritonclient: copy_context
     instrumentation.clients.grpc: _attributes_of_model _noting_models
     instrumentation.clients.kserve: attributes_of_http attributes_of_message _rows noting
 """)

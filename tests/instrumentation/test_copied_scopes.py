@@ -40,7 +40,7 @@ BREAKABLE = [
         "instrumentation.http.pickled_scope:goes_on",
         "instrumentation.asgi.request:below",
     ),
-    "instrumentation.frameworks.quart:request_in",
+    "stagetrace_contrib.quart:request_in",
 ]
 PATHS = {"items/3": 200, "broken": 500, "nowhere": 404}
 

@@ -15,8 +15,8 @@ from environments import interpreter_with
 from services import APPS, Service, run_service
 from sink import assert_tiled
 from stagetrace import guard
-from stagetrace.instrumentation.model_servers import gradio as module
-from stagetrace.instrumentation.model_servers.gradio import patch_queueing
+from stagetrace_contrib import gradio as module
+from stagetrace_contrib.gradio import patch_queueing
 from trees import line_of
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-WHERE = "stagetrace.instrumentation.model_servers.infinity_emb"
+WHERE = "stagetrace_contrib.infinity_emb"
 PARTS = [f"{WHERE}:Wait.__init__,{WHERE}:_Batch.wait", f"{WHERE}:Steps.__init__", f"{WHERE}:_Batch.go_on"]
 STAGES = ["queue", "preprocess", "inference", "postprocess", "network.send"]
 TEXT_NS = 20_000_000  # that the stand-in's model takes for each text

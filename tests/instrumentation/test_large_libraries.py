@@ -99,14 +99,34 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
     },
 }
 BROKEN = [
-    ("deep", "torch:_is_model", ("module", "compiled", "raises", "generation")),
-    ("deep", "torch:description", ("module", "compiled", "raises", "generation")),
-    ("torch_models", "torch:_is_trained", ("gradients", "around", "training", "exported")),
-    ("torch_models", "torch:device_of", ("module", "hooks", "own-call", "compiled-in-place")),
-    ("keras_tensorflow", "eager:_is_tracing", ("call", "named-inputs", "own", "layer-first")),
-    ("keras_tensorflow", "tensorflow:description", ("restored", "signature", "lite", "restored-raises")),
-    ("keras_tensorflow", "base:description", ("call", "predict", "several-inputs", "raises")),
-    ("uncommon", "base:description", ("prophet", "prophet-copied", "prophet-raises")),
+    ("deep", "stagetrace.instrumentation.models.torch:_is_model", ("module", "compiled", "raises", "generation")),
+    ("deep", "stagetrace.instrumentation.models.torch:description", ("module", "compiled", "raises", "generation")),
+    (
+        "torch_models",
+        "stagetrace.instrumentation.models.torch:_is_trained",
+        ("gradients", "around", "training", "exported"),
+    ),
+    (
+        "torch_models",
+        "stagetrace.instrumentation.models.torch:device_of",
+        ("module", "hooks", "own-call", "compiled-in-place"),
+    ),
+    (
+        "keras_tensorflow",
+        "stagetrace.instrumentation.models.eager:_is_tracing",
+        ("call", "named-inputs", "own", "layer-first"),
+    ),
+    (
+        "keras_tensorflow",
+        "stagetrace.instrumentation.models.tensorflow:description",
+        ("restored", "signature", "lite", "restored-raises"),
+    ),
+    (
+        "keras_tensorflow",
+        "stagetrace.instrumentation.models.base:description",
+        ("call", "predict", "several-inputs", "raises"),
+    ),
+    ("uncommon", "stagetrace.instrumentation.models.base:description", ("prophet", "prophet-copied", "prophet-raises")),
 ]
 
 
@@ -207,7 +227,7 @@ def test_the_folder_of_a_saved_model_has_its_version(case: str, version: str | N
 def test_an_injected_fault_is_logged_once_and_changes_no_response(
     part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
 ) -> None:
-    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": f"stagetrace.instrumentation.models.{part}"}
+    env = {"STAGETRACE": "1", "APP": both.name, "BREAK": part}
     with run_service(
         tmp_path, argv=[one.replace(both.name, "broken") for one in both.argv], env=env, within_s=READY_WITHIN_S
     ) as service:

@@ -397,5 +397,44 @@ def test_another_distribution_brings_a_patch(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False", "[1]"]
 
 
+OAKSERVE_TABLE = """
+ENTRY_PATCHES = {"oakserve": "oakserve_stagetrace.oakserve:patch"}
+PATCHES = {**ENTRY_PATCHES, "pinewood.model": "oakserve_stagetrace.pinewood:patch", "flask.app": "rival:patch_app"}
+"""
+OAKSERVE = """
+import sys
+def patch(module):
+    module.answer = lambda: sys._getframe()
+"""
+
+
+def test_another_distribution_brings_a_table_of_patches(tmp_path: Path) -> None:
+    """As ours does. Its code is none of the service's, and requests begin where it says; a broken one is logged."""
+    _distribution(tmp_path, "oakserve_stagetrace", "oakserve = oakserve_stagetrace.registry [extra]\n; comment = x:y")
+    _distribution(
+        tmp_path, "broken", "brokenwood = brokenwood_stagetrace.registry\n\n[another]\npinewood.other = no:no"
+    )
+    files = {"registry": OAKSERVE_TABLE, "oakserve": OAKSERVE, "pinewood": OAKSERVE, "__init__": ""}
+    (tmp_path / "oakserve_stagetrace").mkdir()
+    for name, text in files.items():
+        (tmp_path / "oakserve_stagetrace" / f"{name}.py").write_text(text)
+    (tmp_path / "pinewood").mkdir()
+    for name in ("pinewood/model.py", "pinewood/other.py", "oakserve.py"):
+        (tmp_path / name).touch()
+    script = (
+        "import oakserve, pinewood.model, pinewood.other\n"
+        "from stagetrace.sources import stacks\n"
+        "for frame in oakserve.answer(), pinewood.model.answer():\n"
+        "    print(stacks.is_ours(frame.f_code), len(stacks.of_request(frame)))\n"
+        "print(stacks.is_ours((lambda: 0).__code__))"
+    )
+    env = {"STAGETRACE": "1", "PYTHONPATH": str(tmp_path), "OTEL_TRACES_EXPORTER": "none"}
+    done = run_python("-c", script, **env)
+    assert done.stdout.split() == ["True", "1", "True", "0", "False"]
+    assert "rival:patch_app is to patch flask.app" in done.stderr
+    assert "entry_points failed (ModuleNotFoundError: No module named 'brokenwood_stagetrace'" in done.stderr
+    assert "cannot patch" not in done.stderr
+
+
 def test_the_page_of_libraries_is_what_the_files_declare() -> None:
     assert page(PAGE.read_text()) == PAGE.read_text(), "run tests/libraries_page.py"

@@ -249,7 +249,7 @@ THERE = parts("""
     recording.remote_socket: send Line.send
     recording.in_flight: InFlight.begin_part
     recording.remote_stages: hand_on _add_stages
-    instrumentation.model_servers.litserve_worker: Worker._start_batch split
+    stagetrace_contrib.litserve: Worker._start_batch split
 """)
 
 

@@ -14,7 +14,7 @@ from libraries_page import versions
 from services import APPS, run_service
 from sink import assert_tiled
 from stagetrace import guard
-from stagetrace.instrumentation.models.mlflow import _loading, origin
+from stagetrace_contrib.mlflow import _loading, origin
 
 if TYPE_CHECKING:
     from sink import Sink

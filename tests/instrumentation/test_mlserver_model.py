@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation.model_servers import mlserver_model
+from stagetrace_contrib import mlserver
 
 READ = f"""
 import asyncio, sys
@@ -33,7 +33,7 @@ def _model() -> Any:
     class MLModel:
         pass
 
-    mlserver_model.patch_model(SimpleNamespace(MLModel=MLModel))  # type: ignore[arg-type]
+    mlserver.patch_model(SimpleNamespace(MLModel=MLModel))  # type: ignore[arg-type]
 
     class Mine(MLModel):
         async def predict(self, rows: int) -> Answer:

@@ -12,8 +12,8 @@ from environments import interpreter_with
 from services import APPS, Service, run_service
 from sink import assert_tiled, request_of
 from stagetrace import guard
-from stagetrace.instrumentation.model_servers import mosec
-from stagetrace.instrumentation.model_servers.mosec import MAGIC, patch_protocol
+from stagetrace_contrib import mosec
+from stagetrace_contrib.mosec import MAGIC, patch_protocol
 from trees import line_of
 
 if TYPE_CHECKING:

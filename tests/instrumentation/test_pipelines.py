@@ -131,11 +131,20 @@ TREES: dict[str, dict[str, Tree]] = {
 # Of each application, which parts are broken, and cases that need them ten times; below, whose parts these are.
 BROKEN = {
     "pipelines": (
-        ("transformers:_generates", "transformers:_no_description", "preparing:Visit"),
+        (
+            "stagetrace.instrumentation.models.transformers:_generates",
+            "stagetrace.instrumentation.models.transformers:_no_description",
+            "stagetrace.instrumentation.models.preparing:Visit",
+        ),
         ("one", "batches", "own", "raises-forward", "abandoned", "encode", "rank", "encode-batches"),
     ),
     "vision_speech": (
-        ("ultralytics:description", "diffusers:_given", "ctranslate2:name_in", "faster_whisper:steps_of"),
+        (
+            "stagetrace_contrib.ultralytics:description",
+            "stagetrace_contrib.diffusers:_given",
+            "stagetrace_contrib.ctranslate2:name_in",
+            "stagetrace_contrib.faster_whisper:steps_of",
+        ),
         (
             *("predict", "predict-files", "paint", "paint-own", "paint-raises"),
             *("write", "write-tokens", "transcribe", "transcribe-batched", "transcribe-abandoned"),
@@ -217,7 +226,7 @@ def test_requests_at_once_have_the_stages_of_their_own_calls(both: Both, sink: S
 @pytest.mark.parametrize("both", BROKEN, indirect=True, scope="module")
 def test_injected_faults_are_logged_once_each_and_change_no_response(both: Both, tmp_path: Path) -> None:
     parts, cases = BROKEN[both.name]
-    broken = ",".join(f"stagetrace.instrumentation.models.{part}" for part in parts)
+    broken = ",".join(parts)
     env = {"STAGETRACE": "1", "APP": both.name, "BREAK": broken}
     argv = [one.replace(f"{both.name}:app", "broken:app") for one in both.argv]
     with run_service(tmp_path, argv=argv, env=env, within_s=READY_WITHIN_S) as service:
@@ -226,7 +235,7 @@ def test_injected_faults_are_logged_once_each_and_change_no_response(both: Both,
         patches = PATCHES_BROKEN[both.name]
         assert service.log.count("injected fault") == len(patches)
         assert service.log.count("failed 10 times: its patch is switched off") == len(patches)
-        assert all(f"stagetrace.instrumentation.models.{name}" in service.log for name in patches)
+        assert all(f".{name}." in service.log for name in patches)
 
 
 @pytest.mark.parametrize("both", TREES, indirect=True, scope="module")

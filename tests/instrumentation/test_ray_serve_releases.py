@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace.instrumentation.model_servers import (
-    ray_serve_batching,
-    ray_serve_handle,
-    ray_serve_proxy,
-    ray_serve_replica,
-)
+from stagetrace_contrib import ray_serve
 
 
 class OldQueue:
@@ -59,14 +54,14 @@ class Nothing:
 @pytest.mark.parametrize(
     ("patch", "classes"),
     [
-        (ray_serve_batching.patch_batching, {"_BatchQueue": OldQueue}),
-        (ray_serve_batching.patch_batching, {"_BatchQueue": Nothing}),
-        (ray_serve_batching.patch_batching, {}),
-        (ray_serve_replica.patch_replica, {"UserCallableWrapper": Wrapper, "Replica": Replica}),
-        (ray_serve_replica.patch_replica, {"UserCallableWrapper": Wrapper}),
-        (ray_serve_replica.patch_replica, {"UserCallableWrapper": Nothing, "Replica": Replica}),
-        (ray_serve_handle.patch_router, {"AsyncioRouter": Nothing}),
-        (ray_serve_proxy.patch_proxy, {"GenericProxy": Nothing, "HTTPProxy": Nothing}),
+        (ray_serve.patch_batching, {"_BatchQueue": OldQueue}),
+        (ray_serve.patch_batching, {"_BatchQueue": Nothing}),
+        (ray_serve.patch_batching, {}),
+        (ray_serve.patch_replica, {"UserCallableWrapper": Wrapper, "Replica": Replica}),
+        (ray_serve.patch_replica, {"UserCallableWrapper": Wrapper}),
+        (ray_serve.patch_replica, {"UserCallableWrapper": Nothing, "Replica": Replica}),
+        (ray_serve.patch_router, {"AsyncioRouter": Nothing}),
+        (ray_serve.patch_proxy, {"GenericProxy": Nothing, "HTTPProxy": Nothing}),
     ],
 )
 def test_an_unknown_release_is_not_patched(patch: Any, classes: dict[str, type]) -> None:

@@ -11,9 +11,8 @@ import pytest
 from opentelemetry.context import Context
 
 from stagetrace import guard
-from stagetrace.instrumentation.model_servers import served_call
-from stagetrace.instrumentation.model_servers.served_call import ServedCall
-from stagetrace.instrumentation.model_servers.served_function import served
+from stagetrace.instrumentation import served_call
+from stagetrace.instrumentation.served_call import ServedCall, served
 from stagetrace.recording.current_record import current
 from stagetrace.sla.request_stack import RequestStacks
 

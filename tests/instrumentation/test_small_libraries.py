@@ -104,14 +104,14 @@ AT_ONCE = (
 TIMED = ("gensim", "implicit", "model2vec", "river", "spacy", "statsmodels")
 # Parts that are broken, and the cases that use them; each library logs its own fault.
 BROKEN = {
-    "models.base:description": (
+    "stagetrace.instrumentation.models.base:description": (
         *("spacy", "statsmodels-glm", "model2vec", "fastembed-left", "river-trees", "gensim", "implicit-als"),
         *("treelite", "faiss-raises", "openvino-call"),
     ),
-    "models.openvino:_known": ("openvino-callback",),
-    "models.openvino:asking": ("openvino-queue",),
-    "models.openvino:Begun": ("openvino-wait",),
-    "models.river:Shape": ("river-anomaly",),
+    "stagetrace_contrib.openvino:_known": ("openvino-callback",),
+    "stagetrace_contrib.openvino:asking": ("openvino-queue",),
+    "stagetrace_contrib.openvino:Begun": ("openvino-wait",),
+    "stagetrace_contrib.river:Shape": ("river-anomaly",),
 }
 
 
@@ -200,7 +200,7 @@ def test_an_injected_fault_is_logged_once_and_changes_no_response(
     part: str, cases: tuple[str, ...], both: Both
 ) -> None:
     before = len(both.traced.log)
-    httpx.get(f"{both.control}/break/stagetrace.instrumentation.{part}").raise_for_status()
+    httpx.get(f"{both.control}/break/{part}").raise_for_status()
     try:
         for case in cases:
             expected = both.untraced.call("GET", f"/case/{case}")[1].content

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation.models import ctranslate2, diffusers, faster_whisper, marked, ultralytics
+from stagetrace.instrumentation.models import marked
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
+from stagetrace_contrib import ctranslate2, diffusers, faster_whisper, ultralytics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

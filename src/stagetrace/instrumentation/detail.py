@@ -29,6 +29,11 @@ DETOKENIZE = "detokenize"
 IMAGE_DECODE = "image.decode"
 IMAGE_TRANSFORM = "image.transform"
 FEATURE_FETCH = "feature.fetch"
+# Of these each class of tokenizers defines what its releases have.
+OF_TOKENIZERS = {
+    TOKENIZE: ("__call__", "encode", "encode_batch", "encode_batch_fast", "encode_plus", "batch_encode_plus"),
+    DETOKENIZE: ("decode", "decode_batch", "batch_decode"),
+}
 
 _inside: ContextVar[tuple[str, ...]] = ContextVar("stagetrace.inside_details", default=())  # names of the open ones
 

@@ -13,6 +13,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import config
+from stagetrace.import_hooks import finder
 from stagetrace.native import native
 from stagetrace.real_threads import get_ident
 from stagetrace.sources.base import Source
@@ -49,7 +50,7 @@ _ENTRIES: Final = tuple(
         "instrumentation/grpc_server/adopted.py",
         "instrumentation/grpc_server/aio.py",
         "instrumentation/grpc_server/threads.py",
-        "instrumentation/model_servers/",
+        "instrumentation/served_call.py",
         "instrumentation/wsgi/",
         "recording/loop_blockers.py",
         "recording/pool_task.py",
@@ -98,8 +99,8 @@ SOURCE: Final = Source(__name__, "the stacks of late requests", config.STALLS, _
 
 
 def is_ours(code: CodeType | NamedCode) -> bool:
-    """Return whether code is stagetrace's own."""
-    return code.co_filename.startswith((_OURS, _GENERATED))
+    """Return whether code is stagetrace's own, or that of an extension."""
+    return code.co_filename.startswith((_OURS, _GENERATED)) or code.co_filename.startswith(finder.folders)
 
 
 def of_threads() -> dict[int, FrameType]:
@@ -161,7 +162,9 @@ def _begin(stack: Sequence[Place]) -> int:
 
 def _is_entry(code: CodeType | NamedCode) -> bool:
     file = code.co_filename
-    return file.startswith(_OURS) and (file.startswith(_ENTRIES) or (file, code.co_name) in _ENTRY_CALLS)
+    if file.startswith(_OURS):
+        return file.startswith(_ENTRIES) or (file, code.co_name) in _ENTRY_CALLS
+    return file.startswith(finder.entries)
 
 
 def waits_for_thread(stack: Stack) -> bool:

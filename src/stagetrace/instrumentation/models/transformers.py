@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from stagetrace import gen_ai
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.queued_items import CONSUMER
+from stagetrace.instrumentation.detail import IMAGE_TRANSFORM, OF_TOKENIZERS, TOKENIZE, add_details
 from stagetrace.instrumentation.models.base import Library, description, first_argument
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.generation import Reads, generating
@@ -188,3 +189,14 @@ def _describe_forward(pipeline: Any, args: tuple[Any, ...], kwargs: dict[str, An
     model = pipeline.model
     rows = first_tensor(args, kwargs)
     return description(name_of(model), framework_of(model), rows, device=device_of(pipeline))
+
+
+def patch_tokenizers(module: ModuleType) -> None:
+    """Wrap the methods of the base class of fast and slow tokenizers: they are details."""
+    spans = {**OF_TOKENIZERS, TOKENIZE: (*OF_TOKENIZERS[TOKENIZE], "apply_chat_template")}
+    add_details(module.PreTrainedTokenizerBase, spans, "transformers", __name__)
+
+
+def patch_image_processors(module: ModuleType) -> None:
+    """Wrap the call of an image processor, fast or slow: it is a detail."""
+    add_details(module.BaseImageProcessor, {IMAGE_TRANSFORM: ("__call__",)}, "transformers", __name__)

@@ -11,15 +11,15 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.model_servers.served_function import served
 from stagetrace.instrumentation.models.subclasses import for_subclasses
+from stagetrace.instrumentation.served_call import served
 from stagetrace.recording.current_record import recording
 from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+    from stagetrace.instrumentation.served_call import ServedCall
 
 METHODS = ("run", "predict")
 OWN = "cog."
@@ -59,7 +59,7 @@ def _served(method: Any, name: str) -> Any:
 def _begin(method: str) -> ServedCall | None:
     from opentelemetry.context import get_current
 
-    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+    from stagetrace.instrumentation.served_call import ServedCall
 
     if not runtime.ready or recording() is not None:
         return None

@@ -1,4 +1,4 @@
-"""faiss and hnswlib: a search in an index of vectors, which is the inference only where no model is.
+"""faiss: a search in an index of vectors, which is the inference only where no model is.
 
 Beside a model it is a transform: counted as inference, a slow index would look like a slow model.
 """
@@ -14,6 +14,3 @@ SEARCHES = ("search", "range_search", "search_and_reconstruct")
 patch_faiss = FAISS.patch(
     Calls("Index", SEARCHES, TRANSFORM, derived=True), Calls("IndexBinary", SEARCHES, TRANSFORM, derived=True)
 )
-
-HNSWLIB = Library(__name__, "hnswlib")
-patch_hnswlib = HNSWLIB.patch(Calls("Index", ("knn_query",), TRANSFORM), Calls("BFIndex", ("knn_query",), TRANSFORM))

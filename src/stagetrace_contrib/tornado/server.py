@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.async_servers.base import note_error, stepped, the_runtime
-from stagetrace.instrumentation.async_servers.tornado_exchange import Exchange
+from stagetrace_contrib.tornado.exchange import Exchange
 
 if TYPE_CHECKING:
     from types import ModuleType

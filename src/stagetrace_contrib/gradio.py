@@ -18,7 +18,7 @@ from stagetrace.runtime.runtime import runtime
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+    from stagetrace.instrumentation.served_call import ServedCall
 
 PUSHED = "_stagetrace_pushed"  # on an event: a reference to the request that has pushed it, and when
 CALL = "_stagetrace_call"  # on an event that is processed
@@ -87,7 +87,7 @@ class _Events:
     """Events that are processed together."""
 
     def __init__(self, events: Any) -> None:
-        from stagetrace.instrumentation.model_servers.served_call import ServedTogether
+        from stagetrace.instrumentation.served_call import ServedTogether
 
         self._events = list(events)
         self._calls = [_call_of(event) for event in self._events]
@@ -116,7 +116,7 @@ class _Events:
 
 def _call_of(event: Any) -> ServedCall:
     from stagetrace.instrumentation.http.pickled_scope import below
-    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+    from stagetrace.instrumentation.served_call import ServedCall
     from stagetrace.recording.context import NO_CONTEXT
 
     reference, since = vars(event).pop(PUSHED, ("", None))

@@ -12,7 +12,7 @@ from stagetrace.recording.current_record import recording
 if TYPE_CHECKING:
     from types import ModuleType
 
-_switch = switch("stagetrace.instrumentation.clients.geventhttpclient")
+_switch = switch("stagetrace_contrib.geventhttpclient")
 
 
 def patch_client(module: ModuleType) -> None:

@@ -16,7 +16,7 @@ from stagetrace.recording.current_record import recording
 if TYPE_CHECKING:
     from types import ModuleType
 
-_switch = switch("stagetrace.instrumentation.clients.tritonclient")
+_switch = switch("stagetrace_contrib.tritonclient")
 
 
 def patch_client(module: ModuleType) -> None:

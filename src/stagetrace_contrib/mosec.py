@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from stagetrace.instrumentation.model_servers.served_call import ServedCall, ServedTogether
+    from stagetrace.instrumentation.served_call import ServedCall, ServedTogether
 
 TASKS = "_stagetrace_tasks"  # on a protocol: those that are being served
 PICKLES = "_stagetrace_pickles"  # on a protocol: whether its worker sends pickles to the next one
@@ -106,7 +106,7 @@ class _Tasks:
     """The tasks that a worker serves at once."""
 
     def __init__(self, stage: str, ids: Sequence[bytes], trailers: Sequence[bytes | None]) -> None:
-        from stagetrace.instrumentation.model_servers.served_call import ServedTogether
+        from stagetrace.instrumentation.served_call import ServedTogether
 
         calls = [_call(f"mosec/{stage}", trailer) for trailer in trailers]
         self._together: ServedTogether = ServedTogether(calls)
@@ -134,7 +134,7 @@ def _call(method: str, trailer: bytes | None) -> ServedCall:
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    from stagetrace.instrumentation.model_servers.served_call import ServedCall
+    from stagetrace.instrumentation.served_call import ServedCall
 
     attributes = {"rpc.system.name": "mosec", "rpc.method": method}
     if trailer is None:

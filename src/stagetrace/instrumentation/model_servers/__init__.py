@@ -1,1 +1,0 @@
-"""Model servers with processes and batches of their own."""

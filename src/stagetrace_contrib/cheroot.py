@@ -1,0 +1,15 @@
+"""cheroot: its WSGI server, which is CherryPy's, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stagetrace.instrumentation.wsgi_servers.base import patch_server
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def patch_wsgi(module: ModuleType) -> None:
+    """Wrap the server."""
+    patch_server(module.Server, "serve", "wsgi_app")

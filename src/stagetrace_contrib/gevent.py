@@ -1,0 +1,15 @@
+"""gevent: its WSGI server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stagetrace.instrumentation.wsgi_servers.base import patch_server
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def patch_pywsgi(module: ModuleType) -> None:
+    """Wrap the server."""
+    patch_server(module.WSGIServer, "serve_forever", "application")

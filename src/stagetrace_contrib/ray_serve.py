@@ -1,0 +1,437 @@
+"""Ray Serve: its proxy, its handles, its replicas and `@serve.batch`.
+
+A call of a handle carries a request reference, as one more entry of the metadata's `__dict__`, which Ray pickles for
+each call. The request becomes a text there (docs/decisions/022): a replica without stagetrace ignores it. In one with
+it, each HTTP request, and each call of another deployment, is a request of its own. Its parent is the stage that was
+open in the proxy, or the calling deployment, at the time of the call; it begins then, with the wait as `queue`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import SCOPE_KEY, request_in
+from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
+from stagetrace.recording.current_record import recording
+from stagetrace.runtime.runtime import runtime
+from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE_REASON
+from stagetrace.service_name import name_service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import ModuleType
+
+    from stagetrace.instrumentation.served_call import ServedCall
+    from stagetrace.recording.worker import Batch
+
+
+# In the metadata of a call: the request, the boot id of the kernel, the time of the call in ns since the epoch.
+REFERENCE = "_stagetrace"
+
+
+def require(function: Any, *names: str) -> None:
+    """Raise TypeError unless a private function of Ray takes just these parameters: other releases stay unpatched."""
+    found = tuple(inspect.signature(function).parameters)
+    if found != names:
+        raise TypeError(f"{function.__qualname__} takes {', '.join(found)}")
+
+
+@functools.cache
+def kernel() -> str:
+    """Return the boot id of the kernel: processes with the same id read the same clock. Empty if there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+# --- the proxy
+
+
+NAME = "ray-serve-proxy"  # the service's name, if the environment gives none
+
+
+def patch_proxy(module: ModuleType) -> None:
+    """Wrap the constructor of the HTTP proxy, and the method that finds the route. Ray kills the process at its end."""
+    proxy, http = module.GenericProxy, module.HTTPProxy
+    made, found = http.__init__, proxy._get_response_handler_info
+    http.__init__ = _naming(made)
+    proxy._get_response_handler_info = _noting(found)
+
+
+def _naming(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        _note_proxy()
+        original(self, *args, **kwargs)
+
+    return __init__
+
+
+@guarded
+def _note_proxy() -> None:
+    name_service(NAME)
+    runtime.deliver_immediately()
+
+
+def _noting(original: Any) -> Any:
+    @functools.wraps(original)
+    def _get_response_handler_info(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _exclude(*args, **kwargs)
+        found = original(self, *args, **kwargs)
+        _note_route(found, *args, **kwargs)
+        return found
+
+    return _get_response_handler_info
+
+
+@guarded
+def _exclude(proxy_request: Any) -> None:
+    """Exclude requests for the health or the routes of the proxy."""
+    if proxy_request.is_health_request or proxy_request.is_route_request:
+        request = request_in(getattr(proxy_request, "scope", {}))  # gRPC has none
+        if hasattr(request, "exclude"):
+            request.exclude()
+
+
+@guarded
+def _note_route(found: Any, proxy_request: Any) -> None:
+    request = request_in(getattr(proxy_request, "scope", {}))
+    if found.metadata.route and hasattr(request, "set_route"):
+        request.set_route(found.metadata.route)
+
+
+# --- handles
+
+
+def patch_router(module: ModuleType) -> None:
+    """Wrap the method that assigns a call to a replica; it runs in the context of the caller."""
+    module.AsyncioRouter.assign_request = _assigning(module.AsyncioRouter.assign_request)
+
+
+def _assigning(original: Any) -> Any:
+    @functools.wraps(original)
+    def assign_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _add_reference(*args, **kwargs)
+        return original(self, *args, **kwargs)
+
+    return assign_request
+
+
+@guarded
+def _add_reference(request_meta: Any, *_: Any, **__: Any) -> None:
+    request = recording()
+    if request is not None:
+        request_meta.__dict__[REFERENCE] = request, kernel(), time.time_ns()
+
+
+# --- replicas
+
+
+REASON = {QUEUE_REASON: "worker"}
+
+
+def patch_replica(module: ModuleType) -> None:
+    """Wrap the coroutines that call the user's code, in the event loop for that code; the replica's start and end."""
+    wrapper, replica = module.UserCallableWrapper, getattr(module, "ReplicaBase", None) or module.Replica
+    give = vars(wrapper)["_run_user_code"]
+    http, method = wrapper._call_http_entrypoint.__wrapped__, wrapper.call_user_method.__wrapped__
+    stream = wrapper._call_user_generator.__wrapped__
+    begin, end = replica.initialize, replica.perform_graceful_shutdown
+    require(http, "self", "user_method_info", "scope", "receive", "send")
+    wrapper._call_http_entrypoint = give(_answering(http))
+    wrapper.call_user_method = give(_called(method))
+    wrapper._call_user_generator = give(_called(stream, to_queue="enqueue"))
+    replica.initialize = _preparing(begin)
+    replica.perform_graceful_shutdown = _delivering(end)
+
+
+def _preparing(original: Any) -> Any:
+    """Prepare after the deployment was made: it may have set a provider."""
+
+    @functools.wraps(original)
+    async def initialize(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _note_replica(self)
+        result = await original(self, *args, **kwargs)
+        if not runtime.ready:
+            await runtime.prepare()
+        _pass_on()  # imports what a request needs
+        return result
+
+    return initialize
+
+
+@guarded
+def _note_replica(replica: Any) -> None:
+    """Name the service, and deliver immediately: Ray kills a process that does not end in time."""
+    name_service(replica._deployment_id.name)
+    runtime.deliver_immediately()
+
+
+def _delivering(original: Any) -> Any:
+    """Deliver when the last request has ended: Ray kills the process next."""
+
+    @functools.wraps(original)
+    async def perform_graceful_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await original(self, *args, **kwargs)
+        finally:
+            if runtime.ready:
+                await runtime.flush()
+
+    return perform_graceful_shutdown
+
+
+# --- HTTP
+
+
+class Received:
+    """A marked `receive`, in the place of Ray's own: its other attributes are those of Ray's."""
+
+    def __init__(self, marked: Any, original: Any) -> None:
+        self._marked = marked
+        self._original = original
+
+    def __call__(self) -> Any:
+        """Return an awaitable of one message."""
+        return self._marked()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def _answering(original: Any) -> Any:
+    @functools.wraps(original)
+    async def _call_http_entrypoint(self: Any, user_method_info: Any, scope: Any, receive: Any, send: Any) -> Any:
+        async def call(_: Any, scope: Any, marked: Any, send: Any) -> Any:
+            _note_arrival(user_method_info, scope, receive)
+            return await original(self, user_method_info, scope, Received(marked, receive), send)
+
+        pass_on = _pass_on()
+        if pass_on is None:
+            return await original(self, user_method_info, scope, receive, send)
+        _name_caller(scope, receive)
+        return await pass_on(call, self, scope, receive, send)
+
+    return _call_http_entrypoint
+
+
+@guarded
+def _pass_on() -> Any:
+    from stagetrace.instrumentation.asgi.application import pass_on
+
+    return pass_on
+
+
+@guarded
+def _name_caller(scope: Any, receive: Any) -> None:
+    """Let a pickled scope name the stage that was open at the time of the call, which was later."""
+    text, _ = _read(getattr(receive, "_request_metadata", None))
+    if text and type(scope.get(SCOPE_KEY)) is str:
+        scope[SCOPE_KEY] = text
+
+
+@guarded
+def _note_arrival(method: Any, scope: Any, receive: Any) -> None:
+    """Note the wait for this replica, and the route as far as Ray knows it: an ASGI application adds its own."""
+    request, metadata = request_in(scope), getattr(receive, "_request_metadata", None)
+    if not hasattr(request, "set_route"):
+        return
+    _, since = _read(metadata)
+    if since is not None:
+        request.record.wait_since(since, time.time_ns(), REASON)
+    mounted = scope.get("root_path") or ""
+    if method.is_asgi_app:
+        request.enter_mount(mounted)
+    else:
+        request.set_route(getattr(metadata, "route", "") or mounted or "/")
+
+
+def _read(metadata: Any) -> tuple[str, int | None]:
+    """Return the request reference of a call, and when the call was made; None if another machine's clock says that."""
+    text, where, since = getattr(metadata, REFERENCE, ("", "", 0))
+    return text, since if where and where == kernel() else None
+
+
+# --- calls between deployments, and by gRPC
+
+
+def _called(original: Any, to_queue: str = "") -> Any:
+    """Wrap a coroutine that serves one call; of a stream only the one with an argument named `to_queue`."""
+
+    @functools.wraps(original)
+    async def serve(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _begin(self, *args, **kwargs) if not to_queue or kwargs.get(to_queue) is not None else None
+        if call is None:
+            return await original(self, *args, **kwargs)
+        try:
+            return await original(self, *args, **kwargs)
+        except Exception as error:
+            call.fail(error)
+            raise
+        except BaseException:
+            call.cancel()
+            raise
+        finally:
+            call.end()
+
+    return serve
+
+
+@guarded
+def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> ServedCall | None:
+    from stagetrace.instrumentation.http.pickled_scope import below
+    from stagetrace.instrumentation.served_call import ServedCall
+    from stagetrace.recording.context import NO_CONTEXT
+
+    if not runtime.ready or recording() is not None:
+        return None
+    text, since = _read(request_metadata)
+    method = f"{wrapper._deployment_id.name}/{request_metadata.call_method}"
+    attributes = {"rpc.system.name": "ray", "rpc.method": method}
+    call = ServedCall(method, attributes, below(text, NO_CONTEXT), since=since, reason=REASON[QUEUE_REASON])
+    call.enter()
+    return call
+
+
+# --- batches
+
+
+KEY = "_stagetrace_key"  # on a waiting request of Ray: the key of the recorded request
+
+
+def patch_batching(module: ModuleType) -> None:
+    """Wrap the put into the queue, the task that collects batches, and the coroutine that runs one."""
+    queue = module._BatchQueue
+    name = "_process_batch_inner" if hasattr(queue, "_process_batch_inner") else "_process_batch"
+    put, collect, run = queue.put, queue._process_batches, getattr(queue, name)
+    require(run, "self", "func", "batch")
+    queue.put = _putting(put)
+    queue._process_batches = _in_no_request(collect)
+    setattr(queue, name, _running(run))
+
+
+def _putting(original: Any) -> Any:
+    @functools.wraps(original)
+    def put(self: Any, *args: Any, **kwargs: Any) -> None:
+        _wait(*args, **kwargs)
+        original(self, *args, **kwargs)
+
+    return put
+
+
+@guarded
+def _wait(request: Any) -> None:
+    record = recording()
+    if record is not None:
+        from stagetrace.recording.remote_stages import hand_on
+
+        setattr(request, KEY, hand_on(record, BATCH))
+
+
+def _in_no_request(original: Any) -> Any:
+    """Run the task that collects batches outside the request that started it, the first one."""
+
+    @functools.wraps(original)
+    async def _process_batches(self: Any, *args: Any, **kwargs: Any) -> None:
+        leave_request()
+        await original(self, *args, **kwargs)
+
+    return _process_batches
+
+
+def _running(original: Any) -> Any:
+    @functools.wraps(original)
+    async def run(self: Any, func: Any, batch: Any) -> None:
+        await original(self, _inferring(func, batch) or func, batch)
+
+    return run
+
+
+@guarded
+def _inferring(func: Any, waiting: Any) -> Any:
+    """Return the user's function, marked for these requests, of the same kind; None if no request is recorded."""
+    if not any(hasattr(one, KEY) for one in waiting):
+        return None
+
+    @functools.wraps(func)
+    async def whole(*args: Any, **kwargs: Any) -> Any:
+        batch = _begin_batch(waiting)
+        inside = enter(batch)
+        try:
+            return await func(*args, **kwargs)
+        finally:
+            leave(None, inside)
+            _end(batch)
+
+    @functools.wraps(func)
+    async def parts(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        batch = _begin_batch(waiting)
+        results = func(*args, **kwargs)
+        try:
+            while True:
+                part = await _next(results, batch)
+                if part is END:
+                    return
+                yield part
+        finally:
+            try:
+                await results.aclose()
+            finally:
+                _end(batch)
+
+    return parts if inspect.isasyncgenfunction(func) else whole
+
+
+END = object()
+
+
+async def _next(results: Any, batch: Batch | None) -> Any:
+    """Return the next part of a stream, made for the batch; END if there is none."""
+    inside = enter(batch)
+    try:
+        return await anext(results, END)
+    finally:
+        leave(None, inside)
+
+
+@guarded
+def _begin_batch(waiting: Any) -> Batch | None:
+    """Begin a batch of the waiting requests that were not cancelled."""
+    from stagetrace.recording.remote_stages import find
+    from stagetrace.recording.request_ref import RequestRef
+    from stagetrace.recording.worker import Batch
+
+    now = time.time_ns()
+    taken = [one for one in waiting if not one.future.cancelled()]
+    requests = []
+    for key in [getattr(one, KEY, "") for one in taken]:
+        record = find(key)
+        if record is not None and record.entry is not None:
+            requests.append(RequestRef(key, record.entry))
+    if not requests:
+        return None
+    batch = Batch(requests, len(taken), BATCH, start=now)
+    batch.described = _described() or {}
+    batch.report_begin(INFERENCE, now)
+    batch.enter(INFERENCE, None, now)
+    return batch
+
+
+@guarded
+def _described() -> dict[str, str]:
+    from ray import serve
+
+    return {ML_MODEL_NAME: serve.get_replica_context().deployment}
+
+
+@guarded_end
+def _end(batch: Batch | None) -> None:
+    if batch is not None:
+        batch.leave(INFERENCE)
+        batch.finish()
