@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from stagetrace.instrumentation.models.base import TRAIN, Library
-from stagetrace.instrumentation.registry import wanted
+from stagetrace.patches.registry import wanted
 from stagetrace.semconv import INFERENCE, PREPARE, TRANSFORM
 
 ROOT = Path(__file__).parents[1]

@@ -41,9 +41,9 @@ def test_on_loads_the_registry_and_nothing_that_costs(value: str) -> None:
         "stagetrace",
         "stagetrace.activate",
         "stagetrace.import_hooks",
-        "stagetrace.instrumentation",
-        "stagetrace.instrumentation.entry_points",
-        "stagetrace.instrumentation.registry",
+        "stagetrace.patches",
+        "stagetrace.patches.entry_points",
+        "stagetrace.patches.registry",
         "stagetrace.real_threads",
         "stagetrace_contrib",
         "stagetrace_contrib.registry",
@@ -155,7 +155,7 @@ def test_a_broken_patch_disables_itself_alone_and_logs_it() -> None:
     code = """
 import sys
 from stagetrace.import_hooks import finder
-from stagetrace.instrumentation.registry import PATCHES
+from stagetrace.patches.registry import PATCHES
 finder._patches["flask.app"] = "no.such.patch:patch_app"
 import flask.app, fastapi
 print(hasattr(fastapi.FastAPI.__call__, "__wrapped__"))
@@ -168,7 +168,7 @@ print(hasattr(fastapi.FastAPI.__call__, "__wrapped__"))
 
 def test_a_failing_activation_leaves_the_interpreter_alone() -> None:
     code = """
-import stagetrace.instrumentation.registry as registry
+import stagetrace.patches.registry as registry
 registry.install = lambda: 1 / 0
 from stagetrace.activate import from_environment
 from_environment()

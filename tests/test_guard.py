@@ -162,10 +162,10 @@ def breaking(service: Service) -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize(
     ("part", "patch"),
     [
-        ("stagetrace.instrumentation.http.attributes:request_block", "asgi"),
-        ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_response", "asgi"),
-        (SERVE_BY, "frameworks.starlette"),
-        ("stagetrace.instrumentation.models.sklearn:description", "models.sklearn"),
+        ("stagetrace.instrumentation.http.attributes:request_block", "stagetrace.instrumentation.asgi"),
+        ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_response", "stagetrace.instrumentation.asgi"),
+        (SERVE_BY, "stagetrace.patches.starlette"),
+        ("stagetrace.patches.sklearn:description", "stagetrace.patches.sklearn"),
     ],
 )
 def test_after_ten_failures_requests_run_untouched_by_that_patch(
@@ -181,7 +181,7 @@ def test_after_ten_failures_requests_run_untouched_by_that_patch(
     assert log_text.count("injected fault") == 1, log_text
     off = [line for line in log_text.splitlines() if "is switched off in this process" in line]
     assert len(off) == 1, log_text
-    assert f"stagetrace.instrumentation.{patch}" in off[0]
+    assert patch in off[0]
 
 
 def test_the_other_patches_go_on(service: Service, sink: Sink, breaking: Callable[[str], None]) -> None:

@@ -46,9 +46,9 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 
 # Parts that work as a service starts, or where the entry span is somebody else's; those of one line fail together.
 STARTING = [
-    "stagetrace.instrumentation.frameworks.fastapi:_has_entry_span,stagetrace.runtime.runtime:_log_start",
+    "stagetrace.patches.fastapi:_has_entry_span,stagetrace.runtime.runtime:_log_start",
     pytest.param("stagetrace.instrumentation.asgi.application:around", marks=pytest.mark.smoke),
-    "stagetrace.instrumentation.models.sklearn:_wrap,stagetrace.instrumentation.opentelemetry.sdk:policy",
+    "stagetrace.patches.sklearn:_wrap,stagetrace.patches.opentelemetry:policy",
     "stagetrace.runtime.provider:set_tracer_provider",
     "stagetrace.runtime.provider:_entry_recorder",
     "stagetrace.otlp.export.sender:Sender.start",
@@ -56,7 +56,7 @@ STARTING = [
 # Parts on the path of a request, broken one after another in one service; last, those in the thread that sends, which
 # pauses after a failure.
 PARTS = parts("""
-    instrumentation.models.sklearn: description
+    patches.sklearn: description
     sla.policy: Policy.candidates Policy.applying
     sla.shortest_bounds: ShortestBounds.of Shortest.for_request may_judge
     sources.socket_wait: waited_ms tcp_info
@@ -103,15 +103,15 @@ PARTS = parts("""
     instrumentation.http.request: redacted_path
     otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
     otlp.encode.span_encoder: _append_attributes _append_rest _span
-    instrumentation.thread_pools.executors: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait
-    instrumentation.thread_pools.executors: carry_into this_worker take_up
+    patches.concurrent_futures: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait
+    patches.concurrent_futures: carry_into this_worker take_up
     recording.pool_task: this_worker take_up put_down
     api.carrier: worker_here take_up put_down
     sla.request_stack: of_coroutine of_frame waits_for_thread workers_of
     instrumentation.batching.gathered_batch: worker_here take_up put_down
-    instrumentation.thread_pools.anyio: _default_limiter wait
-    instrumentation.frameworks.anyio: _Followed
-    instrumentation.batching.queues: future_in Item.__init__ note_taken _await_result
+    patches.anyio: _default_limiter wait
+    patches.anyio: _Followed
+    patches.queues: future_in Item.__init__ note_taken _await_result
     instrumentation.batching.queued_items: Item._is_waiter Item.note_taken Item._report Item.forget
     instrumentation.batching.consumer: _work_for _only_fetches
     instrumentation.batching.gathered_batch: GatheredBatch.__init__ GatheredBatch.add GatheredBatch._close

@@ -62,7 +62,7 @@ PARTS = parts("""
     instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
     sla.entry_recorder: EntryRecorder.end
     sla.request_stack: of_request
-    instrumentation.models.sklearn: description
+    patches.sklearn: description
 """)
 # Where a request begins, ends and passes through us: in each server.
 PARTS_OF_BOTH = parts("""
@@ -73,7 +73,7 @@ PARTS_OF_BOTH = parts("""
 """)
 PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
 PARTS_OF_GUNICORN = parts("""
-    instrumentation.wsgi_servers.gunicorn: time_ns Arrival _is_readable
+    patches.gunicorn: time_ns Arrival _is_readable
 """)
 PARTS_OF_WAITRESS = [f"stagetrace_contrib.waitress:{name}" for name in ("time_ns", "Arrival")]
 # Where the provider is somebody else's, and where the entry span is.

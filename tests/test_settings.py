@@ -39,7 +39,7 @@ def test_each_setting_has_a_side_and_a_description() -> None:
 
 
 # What loads as the interpreter starts, or stands for a script of its own, and must not load `config`.
-READS_FOR_ITSELF = {"activate.py", "instrumentation/registry.py", "_site/sitecustomize.py"}
+READS_FOR_ITSELF = {"activate.py", "patches/registry.py", "_site/sitecustomize.py"}
 
 
 def reads_of_the_environment(code: str) -> list[int]:

@@ -104,8 +104,8 @@ def test_the_reason_of_failed_delivery_is_written_without_secrets(troubled: dict
 
 
 def test_a_patch_that_was_switched_off_is_written(troubled: dict[str, Any]) -> None:
-    assert troubled["patches"]["switched_off"] == ["stagetrace.instrumentation.frameworks.starlette"]
-    assert troubled["patches"]["failures"] == {"stagetrace.instrumentation.frameworks.starlette": 10}
+    assert troubled["patches"]["switched_off"] == ["stagetrace.patches.starlette"]
+    assert troubled["patches"]["failures"] == {"stagetrace.patches.starlette": 10}
 
 
 def test_an_unused_policy_is_written_with_the_reason(troubled: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from services import asgi_command, run_python, run_service
 from stagetrace import unrecognised_models
-from stagetrace.instrumentation.registry import wanted
+from stagetrace.patches.registry import wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,6 +31,6 @@ def activate() -> None:
     Calling it again changes nothing.
     """
     import stagetrace.real_threads  # noqa: F401 -- before others patch what it takes
-    from stagetrace.instrumentation.registry import install
+    from stagetrace.patches.registry import install
 
     install()

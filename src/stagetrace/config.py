@@ -1,7 +1,7 @@
 """Every environment variable that stagetrace reads, in one table; docs/environment.md describes each.
 
 No other module reads the environment (a test checks it), except the two that load with the interpreter and must not
-load this one: `activate.py`, `instrumentation/registry.py`. Nothing is read before a `read` method is called.
+load this one: `activate.py`, `patches/registry.py`. Nothing is read before a `read` method is called.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ def main() -> None:
     """Print the object, and end at once: there is nothing to wait for."""
     logging.disable(logging.CRITICAL)  # what exporters log is in the result
     _bound()
-    from stagetrace.instrumentation.registry import wanted
     from stagetrace.otlp.encode import request_encoder
+    from stagetrace.patches.registry import wanted
     from stagetrace.sources.registry import states
 
     targets = [_target(name) for name in config.exporters("TRACES", "otlp")]

@@ -158,4 +158,4 @@ class PostImportFinder:
         )
 
 
-finder = PostImportFinder()  # of this process; `instrumentation/registry.py` gives it the patches
+finder = PostImportFinder()  # of this process; `patches/registry.py` gives it the patches

@@ -1,4 +1,4 @@
-"""The table of these patches, as `stagetrace.instrumentation.registry` has it of the core: a library is one line here."""
+"""The table of these patches, as `stagetrace.patches.registry` has it of the core: a library is one line here."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stagetrace.instrumentation.wsgi_servers.base import patch_server
+from stagetrace.instrumentation.wsgi_servers import patch_server
 
 if TYPE_CHECKING:
     from types import ModuleType

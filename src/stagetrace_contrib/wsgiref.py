@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.instrumentation.wsgi.application import traced
-from stagetrace.instrumentation.wsgi_servers.base import delivering
+from stagetrace.instrumentation.wsgi_servers import delivering
 
 if TYPE_CHECKING:
     from types import ModuleType

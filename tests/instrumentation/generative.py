@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from services import APPS
 from stagetrace import guard
-from stagetrace.instrumentation.models import generation, marked, sglang, vllm
+from stagetrace.instrumentation.models import generation, marked
+from stagetrace.patches import sglang, vllm
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 from stagetrace.sla.decision import decided

@@ -43,7 +43,7 @@ PARTS = {
     ("any_falcon", "uvicorn"): "instrumentation.wsgi.request: note_route",
     ("any_blacksheep", "uvicorn"): "instrumentation.http.request: HttpRequest.set_route",
     ("asgi_beside", "uvicorn"): """
-        instrumentation.opentelemetry.server_instrumentations: RequestSpan
+        patches.opentelemetry: RequestSpan
         instrumentation.asgi.request: AsgiRequest.exclude
     """,
 }

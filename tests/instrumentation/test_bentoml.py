@@ -49,9 +49,9 @@ CASES: list[tuple[str, Any, int]] = [
 PAGES = ("/healthz", "/livez", "/readyz", "/schema.json", "/docs.json", "/nowhere")
 # Those of one line fail together.
 PARTS = [
-    "stagetrace_contrib.bentoml:Wait.__init__,stagetrace.instrumentation.opentelemetry.server_instrumentations:StandIn",
+    "stagetrace_contrib.bentoml:Wait.__init__,stagetrace.patches.opentelemetry:StandIn",
     "stagetrace_contrib.bentoml:Method.__new__,stagetrace.recording.worker:Batch.__init__",
-    "stagetrace.recording.worker:at_work,stagetrace.instrumentation.opentelemetry.server_instrumentations:is_silent",
+    "stagetrace.recording.worker:at_work,stagetrace.patches.opentelemetry:is_silent",
     "stagetrace.recording.worker:Batch.finish,stagetrace.recording.remote_stages:RemoteStages.conclude",
 ]
 

@@ -273,15 +273,15 @@ AIOHTTP = ["async/aiohttp"]
 PARTS = {
     "nothing": [*HTTP, *GRPC],
     **{part: [HTTP[number % 7], HTTP[(number + 3) % 7], GRPC[number % 2]] for number, part in enumerate(SHARED)},
-    "stagetrace.instrumentation.clients.httpx:begin_http": HTTPX,
-    "stagetrace.instrumentation.clients.httpx:http_status": HTTPX,
-    "stagetrace.instrumentation.clients.urllib3:begin_http": URLLIB3,
-    "stagetrace.instrumentation.clients.urllib3:http_status": URLLIB3,
-    "stagetrace.instrumentation.clients.urllib3:_text": URLLIB3,
-    "stagetrace.instrumentation.clients.aiohttp:begin_http": AIOHTTP,
-    "stagetrace.instrumentation.clients.aiohttp:http_status": AIOHTTP,
+    "stagetrace.patches.httpx:begin_http": HTTPX,
+    "stagetrace.patches.httpx:http_status": HTTPX,
+    "stagetrace.patches.urllib3:begin_http": URLLIB3,
+    "stagetrace.patches.urllib3:http_status": URLLIB3,
+    "stagetrace.patches.urllib3:_text": URLLIB3,
+    "stagetrace.patches.aiohttp:begin_http": AIOHTTP,
+    "stagetrace.patches.aiohttp:http_status": AIOHTTP,
     **{
-        f"stagetrace.instrumentation.clients.grpc:{name}": GRPC
+        f"stagetrace.patches.grpc.client:{name}": GRPC
         for name in ("_call", "begin", "carries_other", "server_of", "status", "_result")
     },
 }

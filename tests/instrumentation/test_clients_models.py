@@ -268,9 +268,9 @@ READ = parts("""
     instrumentation.clients.base: _asked_of_model _read Call.reader
     instrumentation.clients.gen_ai_apis: asked_of parsed _asked
     instrumentation.clients.gen_ai_response: reader_of LinesReader.take LinesReader.conclude BodyReader.note
-    instrumentation.clients.httpx: _read_body
-    instrumentation.clients.aiohttp: _reading
-    instrumentation.clients.urllib3: _read_body
+    patches.httpx: _read_body
+    patches.aiohttp: _reading
+    patches.urllib3: _read_body
 """)
 
 

@@ -155,7 +155,7 @@ BREAKABLE = parts("""
     instrumentation.clients.base: begin _asked_of_model
     stagetrace_contrib.geventhttpclient: begin_http http_status
     stagetrace_contrib.tritonclient: copy_context
-    instrumentation.clients.grpc: _attributes_of_model _noting_models
+    patches.grpc.client: _attributes_of_model _noting_models
     instrumentation.clients.kserve: attributes_of_http attributes_of_message _rows noting
 """)
 

@@ -90,8 +90,8 @@ def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Si
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
-        ("silent middleware", "instrumentation.opentelemetry.server_instrumentations:is_silent"),
-        ("silent middleware", "instrumentation.opentelemetry.server_instrumentations:StandIn"),
+        ("silent middleware", "patches.opentelemetry:is_silent"),
+        ("silent middleware", "patches.opentelemetry:StandIn"),
         ("silent FastAPI's telemetry", "recording.own_span:OwnSpan.take_ids"),
         ("silent provider", "sla.providers:joined"),
         ("silent provider", "sla.processor:exports"),

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagetrace import guard, log
-from stagetrace.instrumentation.models import device_time, marked, torch
+from stagetrace.instrumentation.models import device_time, marked
 from stagetrace.instrumentation.models.device_time import MAX_UNREAD, begin_on_device
+from stagetrace.patches import torch
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 

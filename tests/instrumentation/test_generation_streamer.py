@@ -9,14 +9,15 @@ import pytest
 
 from instrumentation.generative import START, Clock, request
 from stagetrace import guard
-from stagetrace.instrumentation.models import generation, marked, streamer
+from stagetrace.instrumentation.models import generation, marked
 from stagetrace.instrumentation.models.base import Library
-from stagetrace.instrumentation.models.streamer import generating_by_streamer
+from stagetrace.patches import transformers
+from stagetrace.patches.transformers import generating_by_streamer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIBRARY = Library(streamer.__name__, "torch", library="transformers", rows=lambda *_: None)
+LIBRARY = Library(transformers.__name__, "torch", library="transformers", rows=lambda *_: None)
 PROMPT, BATCH = (1, 3), (2, 3)
 
 
@@ -56,7 +57,7 @@ class Slotted:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (generation, streamer):
+    for module in (generation, transformers):
         monkeypatch.setattr(module, "time_ns", made.time_ns)
     monkeypatch.setattr(generation, "sample", lambda _: None)
     monkeypatch.setattr(marked, "_called", {"Model"})
@@ -201,7 +202,7 @@ def test_a_device_is_timed_from_the_begin_of_the_call_to_its_end(clock: Clock) -
         def end(self, _record: Any, ended: int) -> None:
             noted.append(ended - START)
 
-    timed = Library(streamer.__name__, "torch", library="transformers", rows=lambda *_: None, timer=Timing)
+    timed = Library(transformers.__name__, "torch", library="transformers", rows=lambda *_: None, timer=Timing)
     with request(clock):
         model(clock, library=timed).generate(Tensor(*PROMPT))
     assert noted == [("torch", 0), 30_000_000, 30_000_000]

@@ -64,8 +64,8 @@ CALLS = {"grpc_threads": THREADS, "grpc_aio": AIO}
 
 # Where a server is made, started and stopped. What both kinds call in the same way fails in one of them.
 START = [
-    pytest.param("grpc_threads", "stagetrace.instrumentation.grpc_server.grpc:_adopts", marks=pytest.mark.smoke),
-    ("grpc_aio", "stagetrace.instrumentation.grpc_server.grpc:_adopts"),
+    pytest.param("grpc_threads", "stagetrace.patches.grpc.server:_adopts", marks=pytest.mark.smoke),
+    ("grpc_aio", "stagetrace.patches.grpc.server:_adopts"),
     ("grpc_threads", "stagetrace.sigterm:start"),
     ("grpc_threads", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
     ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),

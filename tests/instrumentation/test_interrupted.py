@@ -19,8 +19,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from otlp.sending import ENCODED, RESOURCE, names_in, processor_of
 from stagetrace import guard
 from stagetrace.instrumentation.wsgi import serve as wsgi
-from stagetrace.instrumentation.wsgi_servers.gunicorn import _ending_after_request
 from stagetrace.otlp.export.response import Outcome
+from stagetrace.patches.gunicorn import _ending_after_request
 from stagetrace.recording.context import NO_CONTEXT, attach
 from stagetrace.recording.current_record import current
 from stagetrace.runtime.runtime import runtime

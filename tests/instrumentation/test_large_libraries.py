@@ -99,16 +99,16 @@ EXPECTED: dict[str, dict[str, tuple[str, str, int | None] | None]] = {
     },
 }
 BROKEN = [
-    ("deep", "stagetrace.instrumentation.models.torch:_is_model", ("module", "compiled", "raises", "generation")),
-    ("deep", "stagetrace.instrumentation.models.torch:description", ("module", "compiled", "raises", "generation")),
+    ("deep", "stagetrace.patches.torch:_is_model", ("module", "compiled", "raises", "generation")),
+    ("deep", "stagetrace.patches.torch:description", ("module", "compiled", "raises", "generation")),
     (
         "torch_models",
-        "stagetrace.instrumentation.models.torch:_is_trained",
+        "stagetrace.patches.torch:_is_trained",
         ("gradients", "around", "training", "exported"),
     ),
     (
         "torch_models",
-        "stagetrace.instrumentation.models.torch:device_of",
+        "stagetrace.patches.torch:device_of",
         ("module", "hooks", "own-call", "compiled-in-place"),
     ),
     (
@@ -118,7 +118,7 @@ BROKEN = [
     ),
     (
         "keras_tensorflow",
-        "stagetrace.instrumentation.models.tensorflow:description",
+        "stagetrace.patches.tensorflow:description",
         ("restored", "signature", "lite", "restored-raises"),
     ),
     (

@@ -391,7 +391,7 @@ def test_another_distribution_brings_a_patch(tmp_path: Path) -> None:
     env = {"STAGETRACE": "1", "PYTHONPATH": str(tmp_path), "OTEL_TRACES_EXPORTER": "none"}
     done = run_python("-c", script, **env)
     assert done.stdout.split() == ["True", "[1]"]
-    assert "rival:patch_app is to patch flask.app, which stagetrace.instrumentation.frameworks.flask" in done.stderr
+    assert "rival:patch_app is to patch flask.app, which stagetrace.patches.flask" in done.stderr
     assert "cannot patch brokenwood (ModuleNotFoundError" in done.stderr
     done = run_python("-c", script, **env, STAGETRACE_DISABLED_INSTRUMENTATIONS="pinewood")
     assert done.stdout.split() == ["False", "[1]"]

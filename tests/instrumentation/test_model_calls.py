@@ -15,10 +15,10 @@ from sklearn.utils.metaestimators import available_if
 
 from services import APPS, run_python
 from stagetrace import guard
-from stagetrace.instrumentation.models import onnxruntime, sklearn
 from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import inside, marked
 from stagetrace.instrumentation.models.signature import with_signature
+from stagetrace.patches import onnxruntime, sklearn
 from stagetrace.recording.current_record import current
 
 

@@ -20,10 +20,11 @@ from at_once import at_once
 from priority import come_first
 from services import Service, asgi_command, run_python, run_service
 from sink import Request, Sink, assert_tiled
-from stagetrace.instrumentation.batching import queued_items, queues
+from stagetrace.instrumentation.batching import queued_items
 from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import marked
+from stagetrace.patches import queues
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 from trees import assert_true, batch_of, tree

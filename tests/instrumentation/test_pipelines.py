@@ -132,8 +132,8 @@ TREES: dict[str, dict[str, Tree]] = {
 BROKEN = {
     "pipelines": (
         (
-            "stagetrace.instrumentation.models.transformers:_generates",
-            "stagetrace.instrumentation.models.transformers:_no_description",
+            "stagetrace.patches.transformers:_generates",
+            "stagetrace.patches.transformers:_no_description",
             "stagetrace.instrumentation.models.preparing:Visit",
         ),
         ("one", "batches", "own", "raises-forward", "abandoned", "encode", "rank", "encode-batches"),

@@ -1,4 +1,4 @@
-"""The registry of patches: each entry can be loaded, and the import rules name each patch file."""
+"""The registry of patches: each entry can be loaded, and each patch file is named."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
 
-from stagetrace.instrumentation.registry import PATCHES, wanted
-
-FILES = {patch.partition(":")[0] for patch in PATCHES.values()}
+from stagetrace.patches.registry import PATCHES, wanted
 
 
 @pytest.mark.parametrize("patch", sorted({*wanted().values()}))
@@ -23,8 +20,15 @@ def test_each_entry_names_a_function_that_takes_the_module(patch: str) -> None:
     assert [*inspect.signature(function).parameters] == ["module"]
 
 
-def test_the_import_rules_name_each_patch_file() -> None:
-    config = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    contracts = config["tool"]["importlinter"]["contracts"]
-    (independent,) = (one["modules"] for one in contracts if one["name"] == "Patches are independent of each other")
-    assert {one for one in independent if not one.endswith(".*")} == FILES
+def test_the_table_of_the_core_names_patches_of_the_core() -> None:
+    """All modules of that package are independent of each other (pyproject.toml)."""
+    assert all(patch.startswith("stagetrace.patches.") for patch in PATCHES.values())
+
+
+@pytest.mark.parametrize("package", ["stagetrace.patches", "stagetrace_contrib"])
+def test_each_patch_file_is_used(package: str) -> None:
+    folder = Path(str(importlib.import_module(package).__file__)).parent
+    found = {f"{package}.{path.stem if path.parent == folder else path.parent.name}" for path in folder.rglob("*.py")}
+    used = {".".join(patch.partition(":")[0].split(".")[: package.count(".") + 2]) for patch in wanted().values()}
+    others = {f"{package}.{name}" for name in ("__init__", "registry", "entry_points")}
+    assert found - others == {name for name in used if name.startswith(f"{package}.")}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from anyio._backends import _asyncio
 
-from stagetrace.instrumentation.frameworks.anyio import _following
+from stagetrace.patches.anyio import _following
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import log
-from stagetrace.instrumentation.models import torch, unrecorded_calls
+from stagetrace.instrumentation.models import unrecorded_calls
+from stagetrace.patches import torch
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 

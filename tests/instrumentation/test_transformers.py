@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation.models import transformers
+from stagetrace.patches import transformers
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord
 

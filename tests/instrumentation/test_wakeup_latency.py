@@ -14,7 +14,7 @@ from anyio import CapacityLimiter, to_thread
 from opentelemetry.trace import SpanContext
 
 from stagetrace import guard
-from stagetrace.instrumentation.thread_pools import anyio
+from stagetrace.patches import anyio
 from stagetrace.recording import pool_task
 from stagetrace.recording.current_record import current
 from stagetrace.recording.record import RequestRecord

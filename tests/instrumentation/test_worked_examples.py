@@ -45,11 +45,10 @@ class Server:
 """
 SERVICE = """
 import json, os, sys
-import stagetrace.instrumentation.models, stagetrace.instrumentation.wsgi_servers
+import stagetrace_contrib
 from stagetrace.import_hooks import finder
 
-for package in (stagetrace.instrumentation.models, stagetrace.instrumentation.wsgi_servers):
-    package.__path__.append(os.path.join(os.environ["FOLDER"], package.__name__.rpartition(".")[2]))
+stagetrace_contrib.__path__.append(os.path.join(os.environ["FOLDER"], "stagetrace_contrib"))
 finder.add(json.loads(os.environ["PATCHES"]))
 sys.path.insert(0, os.environ["FOLDER"])
 
@@ -69,9 +68,9 @@ Server(application, int(os.environ["PORT"])).run()
 
 
 def examples() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the patch files by their paths below `instrumentation`, and the lines of the registry."""
+    """Return the patch files by their paths, and the lines of the registry."""
     files = re.findall(
-        r"`instrumentation/(\w+/\w+\.py)`:\n\n```python\n(.*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE
+        r"`(stagetrace_contrib/\w+\.py)`:\n\n```python\n(.*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE
     )
     lines = re.findall(r'^```python\n("[^\n]*,)\n```$', CONTRIBUTING, re.MULTILINE)
     return dict(files), ast.literal_eval("{" + "".join(lines) + "}")

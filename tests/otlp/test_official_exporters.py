@@ -20,9 +20,9 @@ from otlp.receiver import Receiver, run_receiver
 from otlp.sending import sdk_spans
 from services import run_python
 from stagetrace import guard
-from stagetrace.instrumentation.opentelemetry import exporter as patched
 from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.factory import open_transport
+from stagetrace.patches import opentelemetry as patched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,4 +202,4 @@ from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
 print(grpc.encode_spans.__module__, http.encode_spans.__module__)
 """
     done = run_python("-c", code, STAGETRACE="1")
-    assert done.stdout.split() == ["stagetrace.instrumentation.opentelemetry.exporter"] * 2
+    assert done.stdout.split() == ["stagetrace.patches.opentelemetry"] * 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace.api.carrier import carry, resume
-from stagetrace.instrumentation.thread_pools.executors import Job
+from stagetrace.patches.concurrent_futures import Job
 from stagetrace.real_threads import get_ident
 from stagetrace.recording.current_record import current
 from stagetrace.recording.pool_task import PoolTask

@@ -200,7 +200,7 @@ def test_with_an_adapter_of_ours_a_stack_begins_with_it() -> None:
 
 def test_a_greenlet_that_is_suspended_has_a_stack_of_its_own() -> None:
     greenlet = pytest.importorskip("greenlet")
-    from stagetrace.instrumentation.thread_pools.executors import Job
+    from stagetrace.patches.concurrent_futures import Job
 
     def inner() -> None:
         greenlet.getcurrent().parent.switch()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stagetrace.recording.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
-WHERE = "stagetrace.instrumentation.thread_pools.anyio"  # the patch that is switched off where this fails
+WHERE = "stagetrace.patches.anyio"  # the patch that is switched off where this fails
 
 
 class PoolTask:

@@ -46,18 +46,24 @@ _ENTRIES: Final = tuple(
     for name in (
         "instrumentation/asgi/",
         "instrumentation/async_servers/",
-        "instrumentation/frameworks/",
         "instrumentation/grpc_server/adopted.py",
         "instrumentation/grpc_server/aio.py",
         "instrumentation/grpc_server/threads.py",
         "instrumentation/served_call.py",
         "instrumentation/wsgi/",
+        "patches/django.py",
+        "patches/fastapi.py",
+        "patches/flask.py",
+        "patches/starlette.py",
         "recording/loop_blockers.py",
         "recording/pool_task.py",
     )
 )
 # The same, for only this function of a file.
-_ENTRY_CALLS: Final = ((_OURS + "instrumentation/thread_pools/executors.py".replace("/", os.sep), "__call__"),)
+_ENTRY_CALLS: Final = (
+    (_OURS + "patches/anyio.py".replace("/", os.sep), "_task_of"),
+    (_OURS + "patches/concurrent_futures.py".replace("/", os.sep), "__call__"),
+)
 # Where code stands that waits for another thread: for a future, a queue, an event, the end of a thread.
 _WAITS_FOR_THREAD: Final = {
     "wait": ("threading.py",),

@@ -23,8 +23,8 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.grpc_server.stage_report import StageReport
+from stagetrace.instrumentation.queue_attributes import wait
 from stagetrace.instrumentation.recorded_headers import RECORDED, header_attributes
-from stagetrace.instrumentation.thread_pools.queue_attributes import wait
 from stagetrace.otlp.encode.span_encoder import Block
 from stagetrace.real_threads import sleep
 from stagetrace.recording import exceptions

@@ -66,6 +66,12 @@ def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
+def rows_of_matrix(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the shape of a first argument that counts its rows itself, as xgboost's DMatrix and catboost's Pool."""
+    data = first_argument(args, kwargs)
+    return Shape((data.num_row(), data.num_col())) if hasattr(data, "num_row") else data
+
+
 @dataclass(frozen=True)
 class Library:
     """A model library: how a call of one of its models is described.

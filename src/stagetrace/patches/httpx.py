@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
 
-_switch = switch("stagetrace.instrumentation.clients.httpx")
+_switch = switch("stagetrace.patches.httpx")
 
 
 def patch_transports(module: ModuleType) -> None:

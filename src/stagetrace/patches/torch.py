@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-WHERE = "stagetrace.instrumentation.models.torch"
+WHERE = "stagetrace.patches.torch"
 _switch = switch(WHERE)
 TORCH = Library(
     __name__,

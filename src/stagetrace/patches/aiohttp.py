@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SWITCHING = 101
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-_switch = switch("stagetrace.instrumentation.clients.aiohttp")
+_switch = switch("stagetrace.patches.aiohttp")
 # By the id of the stream that has the body of the response: as long as the call lasts, which holds the reader.
 _readers: WeakValueDictionary[int, BodyReader] = WeakValueDictionary()
 

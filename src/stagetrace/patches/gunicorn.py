@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.connection.arrival import Arrival, arriving
 from stagetrace.instrumentation.wsgi.application import traced
-from stagetrace.instrumentation.wsgi_servers.base import deliver, prepare
+from stagetrace.instrumentation.wsgi_servers import deliver, prepare
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:

@@ -1,4 +1,8 @@
-"""transformers: a pipeline is preprocessing, inference and postprocessing; `generate` is one inference."""
+"""transformers: a pipeline is preprocessing, inference and postprocessing; `generate` is one inference.
+
+Tokens of `generate` are counted as its streamer gets them, or in what it returns. The first thing that a streamer gets
+is the prompt; the next is the first token, or several. Tokenizers and image processors are details.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,6 @@ from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.generation import Reads, generating
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, framework_of, name_of
 from stagetrace.instrumentation.models.signature import recorded, with_signature
-from stagetrace.instrumentation.models.streamer import generating_by_streamer
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
 from stagetrace.recording.current_record import current
 from stagetrace.semconv import INFERENCE, POSTPROCESS, QUEUE, QUEUE_REASON
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.generation import Call
     from stagetrace.recording.record import RequestRecord
+
+    Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
 
 _switch = switch(__name__)
 TRANSFORMERS = Library(
@@ -200,3 +206,98 @@ def patch_tokenizers(module: ModuleType) -> None:
 def patch_image_processors(module: ModuleType) -> None:
     """Wrap the call of an image processor, fast or slow: it is a detail."""
     add_details(module.BaseImageProcessor, {IMAGE_TRANSFORM: ("__call__",)}, "transformers", __name__)
+
+
+# --- the tokens of `generate`
+
+
+PUT, END = "put", "end"
+
+
+def generating_by_streamer(generate: Callable[..., Any], library: Library) -> Callable[..., Any]:
+    """Return transformers' `generate` as an inference that generates, with its signature."""
+    names = list(inspect.signature(generate).parameters)
+    place = names.index("streamer") - 1 if "streamer" in names else len(names)
+
+    def begin(call: Call, arguments: Arguments) -> None:
+        model, args, kwargs = arguments
+        streamer = args[place] if len(args) > place else kwargs.get("streamer")
+        call.state = _State(model, args, kwargs)
+        if streamer is not None:
+            call.attributes[gen_ai.REQUEST_STREAM] = True
+            watch_streamer(call, streamer)
+
+    return generating(generate, library, Reads(gen_ai.TEXT_COMPLETION, begin=begin, end=_end, result=_count))
+
+
+class _State:
+    """What is known of a call until it ends."""
+
+    def __init__(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs.get("inputs")
+        given = kwargs.get("input_ids") if given is None else given
+        shape: Any = getattr(given, "shape", ())
+        # Of several prompts the shorter ones are padded: their tokens are not known.
+        self.prompt = int(shape[-1]) if len(shape) == 2 and shape[0] == 1 else None  # noqa: PLR2004 -- prompts, tokens
+        self.starts = 1 if getattr(model.config, "is_encoder_decoder", False) else self.prompt
+        self.restore: Callable[[], None] | None = None
+
+
+@guarded
+def watch_streamer(call: Call, streamer: Any) -> None:
+    """Count the tokens that a streamer gets until its end, after which `generate` may still take a while to return."""
+    own = getattr(streamer, "__dict__", None)
+    if own is None:  # it has slots
+        return
+    original, original_end = streamer.put, streamer.end
+    before = {name: own[name] for name in (PUT, END) if name in own}
+    has_prompt = False
+
+    def put(value: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal has_prompt
+        if has_prompt:
+            _add(call, value)
+        has_prompt = True
+        return original(value, *args, **kwargs)
+
+    def end(*args: Any, **kwargs: Any) -> Any:
+        _end_stream(call)
+        return original_end(*args, **kwargs)
+
+    def restore() -> None:
+        for name, ours in ((PUT, put), (END, end)):
+            if name in before:
+                own[name] = before[name]
+            elif own.get(name) is ours:
+                del own[name]
+
+    streamer.put, streamer.end = put, end
+    call.state.restore = restore
+
+
+@guarded
+def _end_stream(call: Call) -> None:
+    call.input = call.state.prompt
+    call.end(time_ns())
+
+
+@guarded
+def _add(call: Call, value: Any) -> None:
+    now = time_ns()
+    if call.first_chunk is None:
+        call.first_chunk = now
+    call.add(now, value.numel())
+
+
+def _end(call: Call, _arguments: Arguments) -> None:
+    if call.state.restore is not None:
+        call.state.restore()
+
+
+def _count(call: Call, result: Any, _now: int) -> None:
+    """Count the tokens of one sequence that was returned; a longer batch is padded."""
+    state = call.state
+    call.input = state.prompt
+    shape: Any = getattr(getattr(result, "sequences", result), "shape", ())
+    if call.output is None and state.starts is not None and len(shape) == 2 and shape[0] == 1:  # noqa: PLR2004
+        call.output = int(shape[1]) - state.starts

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
 
-_switch = switch("stagetrace.instrumentation.clients.urllib3")
+_switch = switch("stagetrace.patches.urllib3")
 
 
 def patch_response(module: ModuleType) -> None:

@@ -15,7 +15,7 @@ from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
 from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
 from stagetrace.instrumentation.batching.queued_items import taken
-from stagetrace.instrumentation.thread_pools.queue_attributes import wait
+from stagetrace.instrumentation.queue_attributes import wait
 from stagetrace.recording.current_record import current, entries, recording
 from stagetrace.recording.working import put_down, take_up, this_worker
 from stagetrace.semconv import QUEUE
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stagetrace.recording.record import RequestRecord
 
-WHERE = "stagetrace.instrumentation.thread_pools.executors"
+WHERE = "stagetrace.patches.concurrent_futures"
 REASON = "executor"
 _switch = switch(WHERE)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OTEL_PACKAGE = "opentelemetry.instrumentation."
 METADATA = 2  # its position among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on an asyncio channel
-_switch = switch("stagetrace.instrumentation.clients.grpc")
+_switch = switch("stagetrace.patches.grpc.client")
 _waiting: ContextVar[Call | None] = ContextVar("stagetrace.waiting", default=None)  # the call that blocks here
 
 

@@ -1,1 +1,0 @@
-"""ASGI servers, each of which loads its application inside entry spans."""

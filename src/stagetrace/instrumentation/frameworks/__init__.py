@@ -1,1 +1,0 @@
-"""Web frameworks: the route of a request, its exception, its background tasks."""

@@ -1,1 +1,0 @@
-"""OpenTelemetry itself: its SDK, its exporters, its instrumentations of servers."""

@@ -1,1 +1,0 @@
-"""Thread pools, in which a request waits for a thread."""

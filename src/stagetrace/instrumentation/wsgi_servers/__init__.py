@@ -1,1 +1,0 @@
-"""WSGI servers, each of which calls its application inside entry spans."""

@@ -1,0 +1,1 @@
+"""Patches: a library, a file. `registry.py` names the patch of each module."""

@@ -1,0 +1,1 @@
+"""gRPC: its servers and clients, those of threads and those of asyncio."""
