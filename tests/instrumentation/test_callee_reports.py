@@ -14,10 +14,18 @@ from hypothesis import strategies as st
 
 from stagetrace.instrumentation import server_timing
 from stagetrace.instrumentation.asgi.request import AsgiRequest
-from stagetrace.instrumentation.clients.callee import Reported, read_headers, with_times
-from stagetrace.instrumentation.clients.callee_body import times_in_body
+from stagetrace.instrumentation.clients.callee import (
+    MAX_METRICS,
+    Metric,
+    Reported,
+    Times,
+    metrics_of,
+    read_headers,
+    times_in,
+    with_times,
+)
 from stagetrace.instrumentation.clients.callee_load import _class, load_in
-from stagetrace.instrumentation.clients.callee_timing import MAX_METRICS, Metric, Times, metrics_of, times_in
+from stagetrace.instrumentation.clients.gen_ai_response import times_in_body
 from stagetrace.recording.marks import Mark
 from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_stages import hand_on, report_stages

@@ -258,7 +258,7 @@ def test_a_breach_that_waited_for_another_service_names_it(
 SHARED = parts("""
     instrumentation.clients.base: Call.headers Call._finish OwnCall.__init__ OwnCall._end_span OwnCall.span begin
     instrumentation.clients.base: _http_attributes _server _suppress_keys carries_other
-    instrumentation.clients.carried_context: context_fields
+    instrumentation.clients.base: context_fields
     sla.entry_recorder: EntryRecorder.add_call
     instrumentation.connection.tcp_attributes: add_call
     sources.tcp_info: read_connection

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.clients import gen_ai_apis, kserve
-from stagetrace.instrumentation.clients.carried_context import carries_other
 from stagetrace.instrumentation.server_timing import CALLER, asks
 from stagetrace.recording.current_record import current, recording
 from stagetrace.redaction import redacted_path
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.instrumentation.clients.callee import Pairs, Reported
-    from stagetrace.instrumentation.clients.callee_timing import Times
+    from stagetrace.instrumentation.clients.callee import Pairs, Reported, Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
     from stagetrace.recording.record import RequestRecord
     from stagetrace.sla.entry_recorder import EntryRecorder
+
 
 CALL = "_stagetrace_call"  # on a response object that is not read to its end yet: the Call
 CLIENT_ERROR = 400  # for a client, this status code and all higher ones are errors
@@ -372,3 +371,32 @@ def ending(original: Any) -> Any:
             _end_of(self)
 
     return method
+
+
+def carries_other(headers: Mapping[str, str], record: RequestRecord) -> bool:
+    """Return whether headers, found by lower-case names, carry a context that is not the request's own.
+
+    Its own is that of its entry span or of one of its stages: the service has injected the current context by hand.
+    """
+    from opentelemetry import propagate
+
+    textmap = propagate.get_global_textmap()
+    return any(name in headers for name in context_fields(textmap)) and not _is_own(textmap, headers, record)
+
+
+@functools.lru_cache(maxsize=4)
+def context_fields(textmap: Any) -> frozenset[str]:
+    """Return the names, in lower case, of the headers in which a propagator writes the context of a span."""
+    return frozenset(field.lower() for field in textmap.fields) - {"baggage"}
+
+
+def _is_own(textmap: Any, headers: Mapping[str, str], record: RequestRecord) -> bool:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import get_current_span
+
+    carried = get_current_span(textmap.extract(headers, Context())).get_span_context()
+    entry = record.entry
+    if entry is None or carried.trace_id != entry.trace_id:
+        return False
+    stages = (one.context for one in record.so_far())
+    return carried.span_id in {entry.span_id, *(one.span_id for one in stages if one is not None)}

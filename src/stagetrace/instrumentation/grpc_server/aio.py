@@ -19,7 +19,6 @@ import grpc.aio
 from opentelemetry import context as otel_context
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.grpc_server.messages import AioRequests, Requests
 from stagetrace.instrumentation.grpc_server.request import (
     FOREVER_S,
     Rpc,
@@ -28,7 +27,7 @@ from stagetrace.instrumentation.grpc_server.request import (
     current,
     on_their_way,
 )
-from stagetrace.instrumentation.grpc_server.threads import KINDS
+from stagetrace.instrumentation.grpc_server.threads import KINDS, AioRequests, Requests
 from stagetrace.recording.context import attach, with_span
 from stagetrace.recording.loop_blockers import stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE

@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.grpc_server.messages import Requests
-from stagetrace.instrumentation.grpc_server.request import (
-    FOREVER_S,
-    Rpc,
-    Server,
-    arrive,
-    on_their_way,
-)
+from stagetrace.instrumentation.grpc_server.request import FOREVER_S, Rpc, Server, arrive, on_their_way
 from stagetrace.instrumentation.http.pickled_scope import adapter_of
 from stagetrace.recording.current_record import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
@@ -32,6 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     Continuation = Callable[[Any], Any]
+
 
 WHERE = "stagetrace.instrumentation.grpc_server.threads"
 _patch = switch(WHERE)
@@ -290,3 +284,46 @@ def _note_rejection(event: Any, state: Any, status: int) -> None:
     rpc = adapter_of(state.context.get(current))
     if isinstance(rpc, ThreadRpc):
         state.context.run(rpc.reject, event, status)
+
+
+class _Messages:
+    """In the place of gRPC's own iterator, whose other attributes it has."""
+
+    def __init__(self, messages: Any, rpc: Rpc) -> None:
+        self._messages = messages
+        self._rpc = rpc
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._messages, name)
+
+
+class Requests(_Messages):
+    """For a handler in a thread."""
+
+    def __iter__(self) -> Requests:
+        return self
+
+    def __next__(self) -> Any:
+        self._rpc.begin_receiving()
+        try:
+            return next(self._messages)
+        finally:
+            self._rpc.end_receiving()
+
+    def next(self) -> Any:
+        """Return the next message."""
+        return self.__next__()
+
+
+class AioRequests(_Messages):
+    """For a handler in a task."""
+
+    def __aiter__(self) -> AioRequests:
+        return self
+
+    async def __anext__(self) -> Any:
+        self._rpc.begin_receiving()
+        try:
+            return await self._messages.__anext__()
+        finally:
+            self._rpc.end_receiving()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.clients import kserve
-from stagetrace.instrumentation.clients.base import Call, begin
-from stagetrace.instrumentation.clients.carried_context import carries_other
+from stagetrace.instrumentation.clients.base import Call, begin, carries_other
 from stagetrace.recording.current_record import recording
 
 if TYPE_CHECKING:
