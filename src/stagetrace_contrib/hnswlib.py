@@ -1,4 +1,4 @@
-"""hnswlib: a search in an index of vectors, which is the inference only where no model is (decision 057)."""
+"""hnswlib: a search in an index of vectors, which is the inference only where no model is."""
 
 from __future__ import annotations
 

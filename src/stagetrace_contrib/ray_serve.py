@@ -1,7 +1,7 @@
 """Ray Serve: its proxy, its handles, its replicas and `@serve.batch`.
 
 A call of a handle carries a request reference, as one more entry of the metadata's `__dict__`, which Ray pickles for
-each call. The request becomes a text there (docs/decisions/022): a replica without stagetrace ignores it. In one with
+each call. The request becomes a text there: a replica without stagetrace ignores it. In one with
 it, each HTTP request, and each call of another deployment, is a request of its own. Its parent is the stage that was
 open in the proxy, or the calling deployment, at the time of the call; it begins then, with the wait as `queue`.
 """
