@@ -17,7 +17,7 @@ METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 # gRPC buffers a message until it is whole: so many are read at one time.
 _READS: Final = 8
-_PATIENCE_S: Final = 0.2
+_PATIENCE_S: Final = 0.5
 # Requests of one moment share one fsync, so there are more of them in work than cores.
 _IN_WORK: Final = 16
 _WAITING: Final = 96  # for each of these

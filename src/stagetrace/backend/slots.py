@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,19 +20,15 @@ if TYPE_CHECKING:
     import grpc
 
 _LONGEST_WAIT_S: Final = 10.0  # for a slot
-_REMEMBERED: Final = 4096  # connections
-_PROVEN: Final = -1  # of slots wasted: the connection's last call was good, and none before was bad
-_PROVEN_FACTOR: Final = 3  # a good client, too, is slow where a flood takes the CPU time of both
 _LONG_S: Final = 3600.0
 
 
 class Slot:
     """The slot of one call. `lost` is set when the call loses it; the call is then cancelled."""
 
-    def __init__(self, slots: Slots, context: grpc.ServicerContext, peer: str) -> None:
+    def __init__(self, slots: Slots, context: grpc.ServicerContext) -> None:
         self._slots = slots
         self.context = context
-        self.peer = peer
         self.lost: Refused | None = None
         self.waits_since: float | None = None
         self.waits_until = 0.0
@@ -44,12 +40,10 @@ class Slot:
         Raise Refused at the end of the block where it was.
         """
         self._slots.begin_wait(self, within_s)
-        is_good = False
         try:
             yield
-            is_good = True
         finally:
-            self._slots.end_wait(self, is_good=is_good)
+            self._slots.end_wait(self)
         if self.lost is not None:
             raise self.lost
 
@@ -65,8 +59,8 @@ class _Waiter:
 class Slots:
     """`count` calls at one time; up to `most_waiting` wait.
 
-    First come the calls of connections that have few, and that wasted few slots: where the client did not do its part.
-    This goes by connection and not by address: on one machine all clients have the same.
+    First come the calls of connections that have few: by connection and not by address, since on one machine all
+    clients have the same.
     `_lock` guards everything; a thread ends calls whose clients are too slow.
     """
 
@@ -81,7 +75,6 @@ class Slots:
         self._waiting: list[_Waiter] = []
         self._number = 0
         self._calls: Counter[str] = Counter()  # of each connection, waiting or with a slot
-        self._wasted: OrderedDict[str, int] = OrderedDict()
         self._look = threading.Event()
         self._next_look = 0.0
         self._watch: threading.Thread | None = None
@@ -91,7 +84,7 @@ class Slots:
         """Yield a slot when there is one. Raise Refused where too many calls wait, or this one waited too long."""
         peer = context.peer()
         self._turn(context, peer)
-        slot = Slot(self, context, peer)
+        slot = Slot(self, context)
         with self._lock:
             self._held.add(slot)
         try:
@@ -110,14 +103,10 @@ class Slots:
             slot.waits_until = slot.waits_since + within_s
             self._look_at(slot.waits_since + self._patience_s if self._waiting else slot.waits_until)
 
-    def end_wait(self, slot: Slot, *, is_good: bool) -> None:
-        """Note that it does not any more, and whether the client did its part."""
+    def end_wait(self, slot: Slot) -> None:
+        """Note that it does not any more."""
         with self._lock:
             slot.waits_since = None
-            wasted = self._wasted.pop(slot.peer, 0)
-            self._wasted[slot.peer] = wasted + 1 if slot.lost or not is_good else max(wasted - 1, _PROVEN)
-            if len(self._wasted) > _REMEMBERED:
-                self._wasted.popitem(last=False)
 
     def _turn(self, context: grpc.ServicerContext, peer: str) -> None:
         """Return when the call has a slot. Raise Refused."""
@@ -164,12 +153,7 @@ class Slots:
             first.turn.set()
 
     def _order(self, waiter: _Waiter) -> tuple[int, int]:
-        return self._wasted.get(waiter.peer, 0) + self._calls[waiter.peer], waiter.number
-
-    def _patience(self, slot: Slot) -> float:
-        """Return how long a call may wait for its client while others wait for a slot."""
-        is_proven = self._wasted.get(slot.peer, 0) <= _PROVEN
-        return self._patience_s * (_PROVEN_FACTOR if is_proven else 1)
+        return self._calls[waiter.peer], waiter.number
 
     def _look_at(self, moment: float) -> None:
         """Have the thread look for calls to end then, or before."""
@@ -194,7 +178,7 @@ class Slots:
         """Mark the slots that are lost now and return them; set the time of the next look."""
         self._next_look = now + _LONG_S
         slow = [
-            (slot.waits_since + self._patience(slot), id(slot), slot)
+            (slot.waits_since + self._patience_s, id(slot), slot)
             for slot in self._held
             if slot.waits_since is not None and slot.lost is None
         ]
