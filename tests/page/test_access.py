@@ -448,3 +448,16 @@ def test_the_end_does_not_wait_for_a_part(tmp_path: Path) -> None:
         for part in parts:
             part.close()
     assert page.log.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        (("192.0.2.1", 5), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 5, 0, 0), "2001:0db8:0001:0002"),
+        (("fe80::1%eth0", 5, 0, 2), "fe80:0000:0000:0000"),
+    ],
+)
+def test_a_peer_is_an_address_or_what_one_site_has_of_ipv6(address: tuple[Any, ...], peer: str) -> None:
+    assert login.peer_of(address) == peer

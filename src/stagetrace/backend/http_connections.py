@@ -6,14 +6,12 @@ Nothing here knows HTTP. A connection either is in work, or it awaits something 
 from __future__ import annotations
 
 import enum
-import ipaddress
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-_IPV6_SITE: Final = 8  # bytes: a client with one address of IPv6 normally has all with the same first 64 bits
 _UNREAD: Final = 256 << 20  # bytes of all responses of a port that their clients have yet to read
 
 
@@ -62,7 +60,6 @@ DEADLINES: Final = Deadlines()
 class Place:
     """The place of one connection: `drop` closes the connection at once, `unread` returns the bytes yet to be sent."""
 
-    peer: str
     drop: Callable[[], None]
     unread: Callable[[], int]
     awaited: Awaited | None = None
@@ -73,9 +70,7 @@ class Place:
 class Connections:
     """All connections of one port; used from its event loop alone.
 
-    Once they are `most`, one that awaits its client gives way to a new one: of those that come from one peer and
-    await the same, the largest group, the one that has waited longest. Many silent connections thus displace each
-    other, and neither those of other peers nor those that are kept between two requests.
+    Once they are `most`, the one that has awaited its client longest gives way to a new one.
     """
 
     def __init__(self, most: int, deadlines: Deadlines, closed: Callable[[Closed], None]) -> None:
@@ -83,7 +78,7 @@ class Connections:
         self._most = most
         self._deadlines = deadlines
         self._places: set[Place] = set()
-        self._groups: dict[tuple[str, Awaited], dict[Place, None]] = {}  # each with the longest wait first
+        self._waiting: dict[Place, None] = {}  # the longest wait first
 
     def __len__(self) -> int:
         """Return how many are open."""
@@ -102,17 +97,13 @@ class Connections:
         place.awaited = awaited
         place.deadline = time.monotonic() + self._deadlines.of(awaited)
         place.unread_before = place.unread()
-        self._groups.setdefault((place.peer, awaited), {})[place] = None
+        self._waiting[place] = None
         if awaited is Awaited.READING:
             self._bound_unread()
 
     def work(self, place: Place) -> None:
         """Keep a connection from giving way: it awaits nothing of its client."""
-        if place.awaited is not None:
-            key = (place.peer, place.awaited)
-            del self._groups[key][place]
-            if not self._groups[key]:
-                del self._groups[key]
+        self._waiting.pop(place, None)
         place.awaited = None
         place.deadline = math.inf
 
@@ -126,12 +117,11 @@ class Connections:
         return len(self._places) < self._most or self.give_way(Closed.CROWDED)
 
     def give_way(self, why: Closed) -> bool:
-        """Close the one connection that gives way first; return whether there is one."""
-        if not self._groups:
-            return False
-        largest = max(self._groups, key=lambda group: len(self._groups[group]))
-        self._close(next(iter(self._groups[largest])), why)
-        return True
+        """Close the connection that has waited longest; return whether there is one."""
+        longest = next(iter(self._waiting), None)
+        if longest is not None:
+            self._close(longest, why)
+        return longest is not None
 
     def expire(self) -> None:
         """Close the connections whose clients have taken too long."""
@@ -158,14 +148,3 @@ class Connections:
         self.discard(place)
         self.closed(why)
         place.drop()
-
-
-def peer_of(address: object) -> str:
-    """Return whose share a connection counts towards: an address of IPv4, or the first 64 bits of one of IPv6."""
-    host = str(address[0]) if isinstance(address, tuple) else ""
-    if ":" not in host:
-        return host
-    found = ipaddress.IPv6Address(host.partition("%")[0])
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return found.packed[:_IPV6_SITE].hex(":", 2)

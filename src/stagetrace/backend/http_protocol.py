@@ -56,11 +56,11 @@ ENDLESS: Final = "stagetrace.endless"
 class Connection(H11Protocol):
     """One connection, and its place among those of its port."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, connections: Connections, peer: str) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState, connections: Connections) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self.conn = Parser()
         self.opening: asyncio.Task[None] | None = None
-        self.place = Place(peer, self._drop, self._unread)
+        self.place = Place(self._drop, self._unread)
         self._connections = connections
         self._progress = 0  # bytes
         connections.add(self.place)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from stagetrace.backend.http_connections import DEADLINES, Closed, Connections, Deadlines, peer_of
+from stagetrace.backend.http_connections import DEADLINES, Closed, Connections, Deadlines
 from stagetrace.backend.http_protocol import Connection
 from stagetrace.backend.throttled_log import ThrottledLog
 
@@ -76,10 +76,10 @@ class HttpServer(uvicorn.Server):
         """Change no handler."""
         yield
 
-    def connection(self, peer: str) -> Connection:
+    def connection(self) -> Connection:
         """Return the protocol of a new connection."""
         self._counters.add("connections", self._port)
-        return Connection(self.config, self.server_state, self.connections, peer)
+        return Connection(self.config, self.server_state, self.connections)
 
     def _closed(self, why: Closed) -> None:
         self._counters.add("closed_connections", why.value)
@@ -130,7 +130,7 @@ class _Listener:
     def _accept(self) -> None:
         for _ in range(_BATCH):
             try:
-                accepted, address = self._socket.accept()
+                accepted, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:  # descriptors are short: one that gives way is closed before the next attempt
@@ -139,7 +139,7 @@ class _Listener:
                     self._loop.call_later(_PAUSE_S, self.accept_connections)
                 return
             if self._server.connections.has_room():
-                self._open(self._server.connection(peer_of(address)), accepted)
+                self._open(self._server.connection(), accepted)
             else:
                 self._refuse(accepted)
 

@@ -6,6 +6,7 @@ The cookie opens pages and their parts, by GET; the API, /metrics and receiving 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 import secrets
 import time
@@ -19,7 +20,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from stagetrace.backend.access import authorized
-from stagetrace.backend.http_connections import peer_of
 from stagetrace.backend.refusal import ABANDONED, FORBIDDEN, MALFORMED, SLOW, TOO_LARGE, Refused
 from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.page.responses import HEADERS, document
@@ -40,6 +40,7 @@ _SESSIONS: Final = 256
 _TRIES: Final = 10  # with a wrong token, of one peer, within the next
 _TRIES_S: Final = 60
 _PEERS: Final = 1024
+_IPV6_SITE: Final = 8  # bytes: a client with one address of IPv6 normally has all with the same first 64 bits
 _BODY: Final = 64 << 10  # bytes: a path may be as long as headers are
 _BODY_S: Final = 10
 _FIELDS: Final = 8
@@ -215,3 +216,14 @@ async def _fields(request: Request) -> dict[str, str]:
         return {name: values[-1] for name, values in parse_qs(body.decode(), max_num_fields=_FIELDS).items()}
     except ValueError:
         raise Refused(MALFORMED, "this is no form as a browser sends it\nlog in by this form") from None
+
+
+def peer_of(address: object) -> str:
+    """Return whose tries are counted together: those of an address of IPv4, or of the first 64 bits of one of IPv6."""
+    host = str(address[0]) if isinstance(address, tuple) else ""
+    if ":" not in host:
+        return host
+    found = ipaddress.IPv6Address(host.partition("%")[0])
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return found.packed[:_IPV6_SITE].hex(":", 2)

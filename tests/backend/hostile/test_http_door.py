@@ -22,7 +22,7 @@ from stagetrace.backend.access import Access
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.http_body import DEADLINES as BODY_DEADLINES
 from stagetrace.backend.http_body import BodyDeadlines
-from stagetrace.backend.http_connections import DEADLINES, Awaited, Closed, Connections, Deadlines, Place, peer_of
+from stagetrace.backend.http_connections import DEADLINES, Awaited, Closed, Connections, Deadlines, Place
 from stagetrace.backend.http_server import HttpServer
 from stagetrace.backend.http_threads import Threads
 from stagetrace.backend.intake import Intake, Room
@@ -309,48 +309,37 @@ def test_tls_has_the_deadline_of_the_first_headers(tmp_path: Path) -> None:
         until(lambda: sum(map(door.closed, (Closed.CROWDED, Closed.HANDSHAKE, Closed.SLOW))) == 8)
 
 
-def test_the_longest_wait_of_the_largest_group_gives_way() -> None:
-    """Neither few connections beside many of another peer nor kept ones beside many silent ones do."""
+def test_the_longest_wait_gives_way() -> None:
+    """A connection in work does not."""
     dropped: list[str] = []
-    connections = Connections(6, Deadlines(), lambda _why: None)
+    connections = Connections(4, Deadlines(), lambda _why: None)
 
-    def add(name: str, peer: str) -> Place:
-        place = Place(peer, lambda: dropped.append(name), lambda: 0)
+    def add(name: str) -> Place:
+        place = Place(lambda: dropped.append(name), lambda: 0)
         assert connections.has_room()
         connections.add(place)
         return place
 
-    connections.wait(add("kept", "a"), Awaited.NEXT_REQUEST)
-    add("of another", "b")
-    connections.work(add("in work", "a"))
-    for name in ("first", "second", "third", "fourth", "fifth"):
-        add(name, "a")
-    assert dropped == ["first", "second"]
+    kept = add("kept")
+    connections.work(add("in work"))
+    for name in ("first", "second"):
+        add(name)
+    connections.wait(kept, Awaited.NEXT_REQUEST)
+    for name in ("third", "fourth", "fifth"):
+        add(name)
+    assert dropped == ["first", "second", "kept"]
 
 
 def test_the_slowest_reader_gives_way_once_too_much_is_unread() -> None:
     closed: list[Closed] = []
     connections = Connections(6, Deadlines(), closed.append)
-    places = [Place("a", lambda: None, lambda: 100 << 20) for _ in range(3)]
+    places = [Place(lambda: None, lambda: 100 << 20) for _ in range(3)]
     for place in places:
         connections.add(place)
         connections.wait(place, Awaited.READING)
     assert closed == [Closed.UNREAD]
     assert len(connections) == 2
     assert places[0].awaited is None
-
-
-@pytest.mark.parametrize(
-    ("address", "peer"),
-    [
-        (("192.0.2.1", 5), "192.0.2.1"),
-        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
-        (("2001:db8:1:2:3:4:5:6", 5, 0, 0), "2001:0db8:0001:0002"),
-        (("fe80::1%eth0", 5, 0, 2), "fe80:0000:0000:0000"),
-    ],
-)
-def test_a_peer_is_an_address_or_what_one_site_has_of_ipv6(address: tuple[Any, ...], peer: str) -> None:
-    assert peer_of(address) == peer
 
 
 @pytest.mark.parametrize(
