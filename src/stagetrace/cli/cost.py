@@ -167,13 +167,13 @@ def _keys(found: Costs) -> dict[str, Any]:
     return keys_of(found, *unlisted, lines=lines, idle_share=found.idle_share, **amounts)
 
 
-def _money(micros: float | None, currency: str | None, digits: int = 2) -> str:
+def _money(micros: float | None, currency: str | None) -> str:
     """Return an amount with two decimals, or as many as show the first two digits of a small one."""
     if micros is None:
         return "-"
     value = micros / 10**6
     small = abs(value) < 1 and micros
-    text = f"{value:.2g}" if small and abs(value) < 0.1 else f"{value:,.{digits}f}"  # noqa: PLR2004
+    text = f"{value:.2g}" if small and abs(value) < 0.1 else f"{value:,.2f}"  # noqa: PLR2004
     if "e" in text:
         text = f"{value:.9f}".rstrip("0")
     return f"{text} {currency}" if currency else text

@@ -105,9 +105,9 @@ class Stream:
             NETWORK_CHUNK_GAP_P99_MS: self.quantile_ns() / 1e6,
         }
 
-    def quantile_ns(self, share: float = QUANTILE) -> int:
-        """Return the gap that this share of the gaps does not exceed, from above: never less than the true one."""
-        wanted, seen = share * (self.count - 1), 0
+    def quantile_ns(self) -> int:
+        """Return the gap that QUANTILE of the gaps do not exceed, from above: never less than the true one."""
+        wanted, seen = QUANTILE * (self.count - 1), 0
         for lower, count in sorted(self._gaps.items()):
             seen += count
             if seen >= wanted:
