@@ -35,10 +35,9 @@ from stagetrace.store.base import (
 )
 from stagetrace.store.database import close, rows_of
 from stagetrace.store.load import select
-from stagetrace.store.local import counts, entry_columns, relation, search
+from stagetrace.store.local import counts, entry_columns, relation, search, wal
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import check_format
-from stagetrace.store.local.recovery import lost_requests
 from stagetrace.store.local.relation import ALL_TIME
 from stagetrace.store.local.view import Outside, View
 from stagetrace.store.rows import distinct, spans_of
@@ -202,7 +201,7 @@ class LocalReader(Closing):
                 f"{spans} spans cannot be read: of {len(damaged)} files that are missing or damaged one is {path}"
             )
         if view.lost:
-            cuts.append(lost_requests(view.lost))
+            cuts.append(wal.lost_requests(view.lost))
         return cuts
 
     def find_traces(self, wanted: search.Search) -> Iterator[TracesData]:

@@ -24,10 +24,8 @@ from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.duplicates import DistinctTail
 from stagetrace.store.local.folder import announce, prepare
 from stagetrace.store.local.malloc import give_back, keep_large_blocks_apart
-from stagetrace.store.local.recovery import recover
-from stagetrace.store.local.table import Table
-from stagetrace.store.local.tail import Tail
-from stagetrace.store.local.view import TABLE, WAL, View
+from stagetrace.store.local.table import Table, recover
+from stagetrace.store.local.view import TABLE, WAL, Tail, View
 
 if TYPE_CHECKING:
     from stagetrace.store.local.reader import LocalReader

@@ -1,4 +1,4 @@
-"""Writing to the table: new spans, merged files, and what is too old or too much."""
+"""Writing to the table: new spans, those of the log after a crash, merged files, and what is too old or too much."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
 from stagetrace.otlp.decode.columns import joined
+from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store.database import close
-from stagetrace.store.local import checkpoint, delta, parquet, relation
+from stagetrace.store.local import checkpoint, delta, parquet, relation, wal
 from stagetrace.store.local.duplicates import distinct
 from stagetrace.store.local.durable import UNFINISHED
 from stagetrace.store.local.snapshot import PARTITION, Received
-from stagetrace.store.local.view import View
+from stagetrace.store.local.view import Tail, View
 from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
@@ -226,6 +227,29 @@ class Table:
     def _discard(self, added: Iterable[File]) -> None:
         for file in added:
             (self.folder / file.path).unlink(missing_ok=True)
+
+
+def recover(folder: Path, table: Table, at_once: int) -> None:
+    """Move the log's requests behind the table into it, about `at_once` bytes at a time, and delete the log.
+
+    Killed in the middle, it is done again: the table knows up to which request it has them.
+    """
+    tail = Tail()
+    replay = wal.Replay(folder, table.snapshot.stored)
+    for frame in replay:
+        try:
+            tail.replay(frame)
+        except MalformedRequest:  # cannot have been acknowledged
+            continue
+        if tail.bytes >= at_once:
+            table.append(joined(tail.tables()), tail.last)
+            tail = Tail()
+    if tail.rows:
+        table.append(joined(tail.tables()), tail.last)
+    if replay.lost:
+        log.error(f"{wal.lost_requests(replay.lost)} (store {folder.parent}); all others are there")
+    for _, path in replay.segments:
+        path.unlink()
 
 
 def _fitting(files: Iterable[File]) -> list[list[File]]:

@@ -214,3 +214,8 @@ def _next_whole(data: bytes, at: int, last: int) -> int | None:
             if _frame_at(data, begin)[0] is not None:
                 return begin
     return None
+
+
+def lost_requests(count: int) -> str:
+    """Return the sentence for requests that were acknowledged and are not there."""
+    return f"{count} requests are missing: their part of the log, or the commit with them, was damaged or deleted"
