@@ -65,7 +65,6 @@ class Fit:
     sharpness: float | None = None  # p of the law of a limit
     limit_per_s: float | None = None
     saturation: float | None = None  # requests in flight at which the peak would be reached, did none wait for another
-    error_per_s: float | None = None  # root mean square of what the law leaves unexplained
     points: tuple[tuple[float, float], ...] = ()
     ignored: int = 0
 
@@ -226,7 +225,6 @@ class _Plane:
             "law": self._law,
             "points": points,
             "ignored": ignored,
-            "error_per_s": float(np.sqrt(self.least / len(self._load))),
         }
         if self._law == USL:
             kappa = 0.0 if np.isinf(knee) else (1 - other) / knee**2
