@@ -149,6 +149,17 @@ def test_a_file_says_all_that_an_objective_has() -> None:
     assert policy.source == "sla.yaml"
 
 
+def test_the_keys_of_a_window_stand_in_either_order() -> None:
+    windows = (
+        "{calendar: month, timezone: Europe/Berlin}",
+        "{timezone: Europe/Berlin, calendar: month}",
+        "month@Europe/Berlin",
+    )
+    first, *others = (Policy.read(f"objectives: [{{within: 1s, window: {one}}}]", "") for one in windows)
+    assert others == [first, first]
+    assert first.objectives[0].calendar == Calendar("month", "Europe/Berlin")
+
+
 def test_a_file_may_be_json(tmp_path: Path) -> None:
     """With tabs, escapes and all."""
     path = tmp_path / "sla.json"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 4 << 20
 MOST_OBJECTIVES: Final = 10_000
 _OPENSLO: Final = re.compile(r"""^(?:\{\s*)?["']?apiVersion["']?\s*:\s*["']?openslo""", re.MULTILINE)
+_IN_NAMES: Final = {**{key: key for key in IN_NAME}, **dict.fromkeys(PERCENTILES, "within")}
 _NONE: Final = Objective("", None, "*", 0)
 _OTHERS: Final = ("target", "window", "disconnect", "errors", "description", "stages", "segments", "deadline", "warmup")
 
@@ -177,26 +178,26 @@ class _Objectives:
             name=found.get("name", f"{base.name}{_shown(found['when'])}"),
             conditions=(*base.conditions, *found["when"]),
             base=base.name,
-            description="",
+            **{"description": "", **self._changes(OVERRIDE, found, base.alerts)},
         )
-        self._append(self._changed(made, OVERRIDE, found), node)
+        self._append(made, node)
 
     def _objective(self, node: Node, found: dict[str, Any]) -> Objective:
         method, route, conditions = found.get("match", (None, "*", ()))
         if self._of_all and any(one.key == SERVICE_KEY for one in conditions):
             raise WrongError(place(node, "match"), "service stands at the top of the file too", "remove one of the two")
-        made = Objective("", method, route, NEVER_NS, conditions=conditions, excludes=found.get("excluded", False))
-        name = found.get("name") or default_name(made, _texts(node))
-        made = replace(made, name=name, conditions=(*self._of_all, *conditions), continues=found.get("continue", False))
-        return self._changed(made, OBJECTIVE, found)
+        said = {"within_ns": NEVER_NS, **self._changes(OBJECTIVE, found, None)}
+        said.update(excludes=found.get("excluded", False), continues=found.get("continue", False))
+        name = found.get("name") or default_name(method, route, conditions, {**found, **_texts(node)})
+        return Objective(name, method, route, conditions=(*self._of_all, *conditions), **said)
 
-    def _changed(self, one: Objective, keys: Keys, found: dict[str, Any]) -> Objective:
-        """Return an objective with what the keys of a file say."""
+    def _changes(self, keys: Keys, found: dict[str, Any], alerts: AlertOptions | None) -> dict[str, Any]:
+        """Return the fields of an objective that the keys of a file set; `alerts` are its own before."""
         made = changes(keys, found)
         if "alerts" in found:
-            alerts = changed(one.alerts or self.alerts, found["alerts"])
+            alerts = changed(alerts or self.alerts, found["alerts"])
             made["alerts"] = alerts if alerts != self.alerts else None
-        return replace(one, **made)
+        return made
 
     def _append(self, objective: Objective, node: Node) -> None:
         if len(self.objectives) >= MOST_OBJECTIVES:
@@ -236,18 +237,18 @@ def _check(node: Node, found: dict[str, Any], problems: Problems, *, is_override
         wrong("target", f"target stands beside {bounds[0]}, which is one", "remove it")
 
 
-def default_name(one: Objective, texts: AnyMapping[str, str]) -> str:
+def default_name(method: str | None, route: str, conditions: tuple[Condition, ...], said: dict[str, Any]) -> str:
     """Return the name of an objective that is given none, by the texts of its keys: what it is inline, if it can be."""
-    match = " ".join(filter(None, (one.method, one.route))) + _shown(one.conditions)
-    bounds = [EXCLUDED] if one.excludes else [f"{key} {texts[key]}" for key in IN_NAME if key in texts]
-    return " ".join([match, *bounds])
+    match = f"{method} {route}" if method else route
+    bounds = [EXCLUDED] if said.get("excluded") else [f"{key} {said[key]}" for key in IN_NAME if key in said]
+    return " ".join([match + _shown(conditions), *bounds])
 
 
 def _texts(node: Node) -> dict[str, str]:
-    """Return values as they are written, without spaces; that of a percentile is `within`, too."""
+    """Return the values in a name as they are written, without spaces; a percentile is a `within`."""
     entries = node.entries if isinstance(node, Mapping) else {}
-    texts = {key: one.text.replace(" ", "") for key, one in entries.items() if isinstance(one, Scalar)}
-    return {"within" if key in PERCENTILES else key: text for key, text in texts.items()}
+    texts = {key: one.text for key, one in entries.items() if key in _IN_NAMES and isinstance(one, Scalar)}
+    return {_IN_NAMES[key]: text.replace(" ", "") for key, text in texts.items()}
 
 
 def _shown(conditions: tuple[Condition, ...]) -> str:
@@ -310,7 +311,8 @@ def _content(one: Objective, alerts: AlertOptions) -> dict[str, Any]:
         match["attributes"] = _mapping(conditions)
     made = {"match": match, **_changes(one, _NONE, alerts), **({"excluded": True} if one.excludes else {})}
     # A name that follows from the rest may have characters that a given one may not.
-    return made if one.name == default_name(one, made) else {"name": one.name, **made}
+    name = default_name(one.method, one.route, one.conditions, made)
+    return made if one.name == name else {"name": one.name, **made}
 
 
 def _override_content(one: Objective, base: Objective, alerts: AlertOptions) -> dict[str, Any]:
