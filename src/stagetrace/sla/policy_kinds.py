@@ -261,7 +261,8 @@ def quantity(
         if not isinstance(node, Scalar) or node.value is None or isinstance(node.value, bool):
             raise WrongError(node.at, f"there stands {node.kind}", f"write it like {example}")
         try:
-            return read(re.sub(r"(?<=\d) +(?=[a-zA-Zµ%])", "", node.text))
+            spaced = " " in node.text
+            return read(re.sub(r"(?<=\d) +(?=[a-zA-Zµ%])", "", node.text) if spaced else node.text)
         except ValueError as error:
             what, *fix = str(error).split(": ", 1)
             raise WrongError(node.at, what, "".join(fix) or f"write it like {example}") from None

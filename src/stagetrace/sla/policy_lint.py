@@ -14,7 +14,7 @@ from stagetrace.redaction import is_secret
 from stagetrace.sla.alert_options import AlertOptions, can_fire, nearest_factor
 from stagetrace.sla.objective import BAGGAGE, BOUNDS, HEADER, OTHER_SEGMENT, WEBSOCKET, glob
 from stagetrace.sla.policy_keys import SHORT_KEYS
-from stagetrace.sla.yaml_nodes import At
+from stagetrace.sla.yaml_nodes import At, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -76,9 +76,7 @@ def inline_places(text: str) -> list[dict[str, At]]:
     found, offset = [], 0
     for part in text.split(";"):
         if part.strip():
-            begin = offset + len(part) - len(part.lstrip())
-            before = text[:begin]
-            found.append({"": At(before.count("\n") + 1, begin - before.rfind("\n"))})
+            found.append({"": place_of(text, offset + len(part) - len(part.lstrip()))})
         offset += len(part) + 1
     return found
 
