@@ -121,14 +121,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _append(self) -> dict[str, Any]:
         intake = self.server.intake
-        with intake.counted(_TRANSPORT), intake.room() as room:
+        with intake.counted(_TRANSPORT), intake.limit_request() as limits:
             length = self._length()
             if length > intake.limits.request:
                 raise too_large(intake.limits.request)
-            room.grow(length)
+            limits.grow(length)
             request = self._body(length)
             intake.counters.add("received_bytes", _TRANSPORT, length)
-            return intake.append(_TRANSPORT, request, room)._asdict()
+            return intake.append(_TRANSPORT, request, limits)._asdict()
 
     def _prune(self) -> dict[str, Any]:
         text = self._body(min(self._length(), 20))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from stagetrace.backend.inflate import too_large
-from stagetrace.backend.intake import GAVE_WAY
+from stagetrace.backend.intake import STALLED
 from stagetrace.backend.refusal import ABANDONED, BUSY, SLOW, Refused
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from stagetrace.backend.intake import Intake, Room
+    from stagetrace.backend.intake import Intake, RequestLimits
 
 STEP: Final = 64 << 10  # bytes that count as progress
 
@@ -32,16 +32,16 @@ class BodyDeadlines:
 DEADLINES: Final = BodyDeadlines()
 
 
-async def receive_body(request: Request, intake: Intake, room: Room, deadlines: BodyDeadlines) -> bytes:
+async def receive_body(request: Request, intake: Intake, limits: RequestLimits, deadlines: BodyDeadlines) -> bytes:
     """Return the body as received. Raise Refused at the limit, before more of it is held, and at a deadline."""
-    limit = intake.limits.request
+    most = intake.limits.request
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
+    if declared.isdigit() and int(declared) > most:
+        raise too_large(most)
     end = anyio.current_time() + deadlines.whole
     scope = anyio.CancelScope(deadline=min(end, anyio.current_time() + deadlines.step))
-    give_way = partial(asyncio.get_running_loop().call_soon_threadsafe, scope.cancel)
-    with room.receiving(give_way), scope:
+    stop_receiving = partial(asyncio.get_running_loop().call_soon_threadsafe, scope.cancel)
+    with limits.receiving(stop_receiving), scope:
         chunks: list[bytes] = []
         fresh = 0
         more = True
@@ -51,19 +51,19 @@ async def receive_body(request: Request, intake: Intake, room: Room, deadlines: 
                 raise Refused(ABANDONED, "the client disconnected before the end of the body")
             chunk = message.get("body", b"")
             intake.counters.add("received_bytes", "http", len(chunk))
-            room.grow(len(chunk))
-            if room.held > limit:
-                raise too_large(limit)
+            limits.grow(len(chunk))
+            if limits.held > most:
+                raise too_large(most)
             chunks.append(chunk)
             fresh += len(chunk)
             if fresh >= STEP:
                 fresh = 0
-                room.progress()
+                limits.progress()
                 scope.deadline = min(end, anyio.current_time() + deadlines.step)
             more = message.get("more_body", False)
         return b"".join(chunks)
-    if room.gave_way:
-        raise Refused(BUSY, GAVE_WAY)
+    if limits.was_stopped:
+        raise Refused(BUSY, STALLED)
     raise Refused(
         SLOW,
         f"the body was not received within {deadlines.whole} s, or {STEP} bytes of it not within {deadlines.step} s",

@@ -1,4 +1,4 @@
-"""One HTTP port: accepts connections as far as there is room, and serves each by uvicorn."""
+"""One HTTP port: accepts connections up to its limit, and serves each by uvicorn."""
 
 from __future__ import annotations
 

@@ -20,47 +20,47 @@ _ZSTD_WINDOW: Final = 64 << 20
 _ZSTD_STEP: Final = 256
 
 
-class Room(Protocol):
-    """What `intake.Room` has for this: both raise Refused."""
+class Limits(Protocol):
+    """The part of `intake.RequestLimits` that this module needs: both raise Refused."""
 
     def check(self) -> None:
-        """Return if the work is to go on."""
+        """Return if the work may continue."""
 
     def grow(self, count: int) -> None:
         """Hold `count` more bytes."""
 
 
-def inflate(body: bytes, encoding: str, limit: int, room: Room) -> bytes:
-    """Return `body` as it was before `encoding`. `room` grows by each chunk before it is kept.
+def inflate(body: bytes, encoding: str, most: int, limits: Limits) -> bytes:
+    """Return `body` as it was before `encoding`. Each chunk counts against `limits` before it is kept.
 
-    Raise Refused where it would exceed `limit`, is damaged or cut off, the encoding is unknown, or `room` refuses to go
-    on.
+    Raise Refused where it would have more than `most` bytes, is damaged or cut off, the encoding is unknown, or
+    `limits` refuses.
     """
     if encoding == "identity":
         return body
     chunks: list[bytes] = []
     total = 0
     for chunk in _chunks(body, encoding):
-        room.check()
+        limits.check()
         total += len(chunk)
-        if total > limit:
-            raise too_large(limit)
-        room.grow(len(chunk))
+        if total > most:
+            raise too_large(most)
+        limits.grow(len(chunk))
         if chunk:
             chunks.append(chunk)
     return b"".join(chunks)
 
 
-def inflate_unnamed(body: bytes, limit: int, room: Room) -> bytes:
+def inflate_unnamed(body: bytes, most: int, limits: Limits) -> bytes:
     """Return a gRPC message decompressed, if it was compressed: gRPC names the encoding only to itself.
 
     Every field of an export request is number 1 with a length, so it starts with 0x0a: neither with gzip's two bytes
     nor with zlib's, which could at most be a field that OTLP does not have.
     """
     if body[:2] == _GZIP_MAGIC:
-        return inflate(body, "gzip", limit, room)
+        return inflate(body, "gzip", most, limits)
     if body[:1] == b"\x78" and int.from_bytes(body[:2], "big") % 31 == 0:
-        return inflate(body, "deflate", limit, room)
+        return inflate(body, "deflate", most, limits)
     return body
 
 

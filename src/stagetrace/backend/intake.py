@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 _WORK_S: Final = 10  # of decompressing and decoding one request; waiting for the store excluded
 LARGE: Final = 256 << 10  # a request that is decoded apart from others, so that it does not delay them
 _ALONE: Final = 16 << 20  # one that is decoded alone
-_STALLED_S: Final = 0.5  # without progress: a body that gives way where others need its room
+_STALLED_S: Final = 0.5  # without progress: the body is refused if other requests need its memory
 _BUSY: Final = "too many requests are being written at this moment; send this one again"
-GAVE_WAY: Final = "others needed the room of this request, whose body had stalled; send it again"
+STALLED: Final = "other requests needed the memory of this one, whose body had stalled; send it again"
 
 
-class Room:
-    """One request in work: the bytes that it holds, and whether its work is still wanted.
+class RequestLimits:
+    """The limits of one request in work: the bytes that it holds, the time of its work, and whether it is still wanted.
 
-    The bytes are given back when its `with` block ends.
+    The bytes are released when the `with` block of `limit_request` ends.
     """
 
     def __init__(self, intake: Intake) -> None:
@@ -42,15 +42,15 @@ class Room:
         self._deadline: float | None = None
         self._abandoned = False
         self.held = 0
-        self.give_way: Callable[[], object] | None = None  # set while the body is being received
-        self.gave_way = False
+        self.stop_receiving: Callable[[], object] | None = None  # set while the body is being received
+        self.was_stopped = False
 
     def abandon(self) -> None:
         """Have the work on this request end at its next `check`: its client has disconnected."""
         self._abandoned = True
 
     def begin(self) -> None:
-        """Have the time for its work begin at the next `check`: until now it waited for its turn."""
+        """Let the time limit of the work begin at the next `check`: until now the request waited."""
         self._deadline = None
 
     def check(self) -> None:
@@ -73,9 +73,9 @@ class Room:
         self._intake.hold(self, count)
 
     @contextmanager
-    def receiving(self, give_way: Callable[[], object]) -> Iterator[None]:
-        """Receive the body meanwhile. Any thread calls `give_way` once it has stalled and others need its room."""
-        self.give_way = give_way
+    def receiving(self, stop_receiving: Callable[[], object]) -> Iterator[None]:
+        """Receive the body meanwhile. Any thread may call `stop_receiving`, once it stalls and others need bytes."""
+        self.stop_receiving = stop_receiving
         self._intake.progress(self)
         try:
             yield
@@ -103,59 +103,59 @@ class Intake:
         self._held = 0
         self._decoding_alone = threading.Lock()
         self._log = ThrottledLog()
-        self._receiving: dict[Room, float] = {}
+        self._receiving: dict[RequestLimits, float] = {}
 
     @contextmanager
-    def room(self) -> Iterator[Room]:
-        """Yield the room of one request."""
-        room = Room(self)
+    def limit_request(self) -> Iterator[RequestLimits]:
+        """Yield the limits of one request; release its bytes afterwards."""
+        limits = RequestLimits(self)
         try:
-            yield room
+            yield limits
         finally:
             with self._lock:
-                self._held -= room.held
+                self._held -= limits.held
 
-    def hold(self, room: Room, count: int) -> None:
+    def hold(self, limits: RequestLimits, count: int) -> None:
         """Count bytes as held. Raise Refused where they would be too many, and no body has stalled that holds some."""
         with self._lock:
-            while self._held + count > self.limits.in_flight and not room.gave_way:
-                self._take_back()
-            if room.gave_way:
-                raise Refused(BUSY, GAVE_WAY)
+            while self._held + count > self.limits.in_flight and not limits.was_stopped:
+                self._release_stalled()
+            if limits.was_stopped:
+                raise Refused(BUSY, STALLED)
             self._held += count
-            room.held += count
+            limits.held += count
 
-    def _take_back(self) -> None:
-        """Take the room of the body that has stalled longest."""
+    def _release_stalled(self) -> None:
+        """Release the bytes of the body that has stalled longest, and stop to receive it."""
         latest = time.monotonic() - _STALLED_S
-        room = next((one for one, since in self._receiving.items() if one.held and since < latest), None)
-        if room is None or room.give_way is None:
+        limits = next((one for one, since in self._receiving.items() if one.held and since < latest), None)
+        if limits is None or limits.stop_receiving is None:
             raise Refused(BUSY, _BUSY)
-        del self._receiving[room]
-        self._held -= room.held
-        room.held = 0
-        room.gave_way = True
-        room.give_way()
+        del self._receiving[limits]
+        self._held -= limits.held
+        limits.held = 0
+        limits.was_stopped = True
+        limits.stop_receiving()
 
-    def progress(self, room: Room) -> None:
+    def progress(self, limits: RequestLimits) -> None:
         """Note that a body is being received, and made progress."""
         with self._lock:
-            self._receiving.pop(room, None)
-            if not room.gave_way:
-                self._receiving[room] = time.monotonic()
+            self._receiving.pop(limits, None)
+            if not limits.was_stopped:
+                self._receiving[limits] = time.monotonic()
 
-    def received(self, room: Room) -> None:
+    def received(self, limits: RequestLimits) -> None:
         """Note that a body is received, or no longer wanted."""
         with self._lock:
-            self._receiving.pop(room, None)
+            self._receiving.pop(limits, None)
 
-    def append(self, transport: str, request: bytes, room: Room) -> Appended:
+    def append(self, transport: str, request: bytes, limits: RequestLimits) -> Appended:
         """Store one serialized export request and return how many spans were stored. Raise Refused."""
         if len(request) > self.limits.request:
             raise too_large(self.limits.request)
         try:
-            with self._turn(request, room):
-                appended = self._store.append(request, room.check)
+            with self._limit_decoding(request, limits):
+                appended = self._store.append(request, limits.check)
         except TooManyHolders as error:
             raise Refused(TOO_LARGE, str(error)) from None
         except MalformedRequest as error:
@@ -167,25 +167,25 @@ class Intake:
         return appended
 
     @contextmanager
-    def _turn(self, request: bytes, room: Room) -> Iterator[None]:
-        """Let the time of a large request begin now, and one of the largest be decoded at a time.
+    def _limit_decoding(self, request: bytes, limits: RequestLimits) -> Iterator[None]:
+        """Let the time limit of a large request begin now, and only one of the largest be decoded at a time.
 
-        Large ones waited for their turn. Decoding takes four times the size, and CPU time of others.
+        Large ones have waited until now. Decoding takes memory of four times the size, and CPU time of others.
         """
         with self._decoding_alone if len(request) > _ALONE else nullcontext():
             if len(request) > LARGE:
-                room.begin()
+                limits.begin()
             yield
 
     def append_counts(
-        self, transport: str, request: bytes, room: Room, *, is_json: bool = False
+        self, transport: str, request: bytes, limits: RequestLimits, *, is_json: bool = False
     ) -> ExportMetricsServiceResponse:
         """Store the request counts of one export of metrics durably, and return the response. Raise Refused."""
         from stagetrace.backend.counts import LARGEST, parse
 
         if len(request) > min(LARGEST, self.limits.request):
             raise too_large(min(LARGEST, self.limits.request))
-        export = parse(request, room.check, is_json=is_json)
+        export = parse(request, limits.check, is_json=is_json)
         if export.points:
             try:
                 self._store.append_counts(export.points)

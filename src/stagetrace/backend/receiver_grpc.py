@@ -9,7 +9,7 @@ import grpc
 
 from stagetrace.backend.grpc_calls import REFUSING, Handlers, abort, read_message
 from stagetrace.backend.inflate import inflate_unnamed
-from stagetrace.backend.intake import LARGE, Intake, Room, export_response
+from stagetrace.backend.intake import LARGE, Intake, RequestLimits, export_response
 from stagetrace.backend.refusal import Refused
 from stagetrace.backend.slots import Slots
 
@@ -24,7 +24,7 @@ _WAITING: Final = 96  # for each of these
 _LARGE_IN_WORK: Final = 2
 THREADS: Final = _READS + _IN_WORK + _LARGE_IN_WORK + 3 * _WAITING + REFUSING
 _TRANSPORT: Final = "grpc"
-Take = Callable[[Intake, bytes, Room], bytes]
+Take = Callable[[Intake, bytes, RequestLimits], bytes]
 
 
 class _Slots(NamedTuple):
@@ -39,30 +39,30 @@ def receiver_handlers(intake: Intake) -> Handlers:
     return {METHOD: _handler(intake, slots, _take_spans), METRICS_METHOD: _handler(intake, slots, _take_counts)}
 
 
-def _take_spans(intake: Intake, request: bytes, room: Room) -> bytes:
-    return export_response(intake.append(_TRANSPORT, request, room)).SerializeToString()
+def _take_spans(intake: Intake, request: bytes, limits: RequestLimits) -> bytes:
+    return export_response(intake.append(_TRANSPORT, request, limits)).SerializeToString()
 
 
-def _take_counts(intake: Intake, request: bytes, room: Room) -> bytes:
-    return intake.append_counts(_TRANSPORT, request, room).SerializeToString()
+def _take_counts(intake: Intake, request: bytes, limits: RequestLimits) -> bytes:
+    return intake.append_counts(_TRANSPORT, request, limits).SerializeToString()
 
 
 def _handler(intake: Intake, slots: _Slots, take: Take) -> grpc.RpcMethodHandler[Any, Any]:
     def export(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
-            with intake.counted(_TRANSPORT), intake.room() as room:
+            with intake.counted(_TRANSPORT), intake.limit_request() as limits:
                 with slots.reads.hold(context) as slot:
                     message = read_message(messages, slot)
                     intake.counters.add("received_bytes", _TRANSPORT, len(message))
-                    room.grow(len(message))
-                if not context.add_callback(room.abandon):
-                    room.abandon()
+                    limits.grow(len(message))
+                if not context.add_callback(limits.abandon):
+                    limits.abandon()
                 with slots.work.hold(context):
-                    request = inflate_unnamed(message, intake.limits.request, room)
+                    request = inflate_unnamed(message, intake.limits.request, limits)
                     if len(request) <= LARGE:
-                        return take(intake, request, room)
+                        return take(intake, request, limits)
                 with slots.large.hold(context):
-                    return take(intake, request, room)
+                    return take(intake, request, limits)
         except Refused as refused:
             abort(context, refused)
 

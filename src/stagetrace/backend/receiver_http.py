@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from stagetrace.backend.http_body import DEADLINES, BodyDeadlines, receive_body
 from stagetrace.backend.inflate import inflate, too_large
-from stagetrace.backend.intake import LARGE, Intake, Room, export_response
+from stagetrace.backend.intake import LARGE, Intake, RequestLimits, export_response
 from stagetrace.backend.refusal import (
     INTERNAL,
     KINDS,
@@ -54,14 +54,14 @@ def receiver_app(
     return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
-class _Unheld:
-    """The room of a request for content that may be inflated once more, and is small."""
+class _Uncounted:
+    """The limits of a request for small content, which may be inflated once more: it does not count against them."""
 
-    def __init__(self, room: Room) -> None:
-        self.check = room.check
+    def __init__(self, limits: RequestLimits) -> None:
+        self.check = limits.check
 
     def grow(self, count: int) -> None:
-        """Hold nothing."""
+        """Count nothing."""
 
 
 class _Export:
@@ -76,55 +76,55 @@ class _Export:
     async def handle(self, request: Request) -> Response:
         form = _form(request)
         try:
-            with self._intake.counted(_TRANSPORT), self._intake.room() as room:
+            with self._intake.counted(_TRANSPORT), self._intake.limit_request() as limits:
                 form = _need(form, request)
-                body = await receive_body(request, self._intake, room, self._deadlines)
+                body = await receive_body(request, self._intake, limits, self._deadlines)
                 encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
                 response = None
                 if form == PROTOBUF and len(body) <= LARGE:
-                    small = partial(self._take_small, body, encoding, room)
-                    response = await self._threads.run(request, small, room.abandon)
+                    small = partial(self._take_small, body, encoding, limits)
+                    response = await self._threads.run(request, small, limits.abandon)
                 if response is None:
-                    work = partial(self._take, body, encoding, form, room)
-                    response = await self._heavy.run(request, work, room.abandon)
+                    work = partial(self._take, body, encoding, form, limits)
+                    response = await self._heavy.run(request, work, limits.abandon)
                 return _respond(200, response, form)
         except Refused as refused:
             # Its traceback and the future that it was raised of hold each other, and with them the request.
             return _refusal(refused.with_traceback(None), form)
 
-    def _take_small(self, body: bytes, encoding: str, room: Room) -> Message | None:
+    def _take_small(self, body: bytes, encoding: str, limits: RequestLimits) -> Message | None:
         """Do as `_take` with a body of protobuf; return None where it inflates to a large one."""
-        room.check()
+        limits.check()
         try:
-            content = inflate(body, encoding, min(LARGE, self._intake.limits.request), _Unheld(room))
+            content = inflate(body, encoding, min(LARGE, self._intake.limits.request), _Uncounted(limits))
         except Refused as refused:
             if refused.kind is TOO_LARGE:
                 return None
             raise
         if content is not body:
-            room.grow(len(content))
-        return self._store(content, PROTOBUF, room)
+            limits.grow(len(content))
+        return self._store(content, PROTOBUF, limits)
 
-    def _take(self, body: bytes, encoding: str, form: str, room: Room) -> Message:
+    def _take(self, body: bytes, encoding: str, form: str, limits: RequestLimits) -> Message:
         """Store a body and return the response. Raise Refused."""
-        room.check()
-        limit = self._intake.limits.request
-        limit = min(_LARGEST_JSON, limit) if form == JSON else limit
-        return self._store(inflate(body, encoding, limit, room), form, room)
+        limits.check()
+        most = self._intake.limits.request
+        most = min(_LARGEST_JSON, most) if form == JSON else most
+        return self._store(inflate(body, encoding, most, limits), form, limits)
 
-    def _store(self, content: bytes, form: str, room: Room) -> Message:
+    def _store(self, content: bytes, form: str, limits: RequestLimits) -> Message:
         """Store a request and return the response. Raise Refused."""
         if form == JSON:
-            return self._take_json(content, room)
-        return export_response(self._intake.append(_TRANSPORT, content, room))
+            return self._take_json(content, limits)
+        return export_response(self._intake.append(_TRANSPORT, content, limits))
 
-    def _take_json(self, content: bytes, room: Room) -> Message:
+    def _take_json(self, content: bytes, limits: RequestLimits) -> Message:
         if len(content) > _LARGEST_JSON:
             raise too_large(_LARGEST_JSON)
         if most_values(content) > _MOST_JSON_VALUES:
             raise too_many(f"the JSON may have more than {_MOST_JSON_VALUES} values")
         try:
-            request, rejected, reason = parse(content, room.check)
+            request, rejected, reason = parse(content, limits.check)
         except TooManyHolders as error:
             raise Refused(TOO_LARGE, str(error)) from None
         except ValueError as error:
@@ -132,7 +132,7 @@ class _Export:
         serialized = request.SerializeToString()
         del request
         self._intake.counters.add("rejected_spans", _TRANSPORT, rejected)
-        response = export_response(self._intake.append(_TRANSPORT, serialized, room))
+        response = export_response(self._intake.append(_TRANSPORT, serialized, limits))
         if rejected:
             response.partial_success.rejected_spans += rejected
             reasons = (reason or "", response.partial_success.error_message)
@@ -143,8 +143,8 @@ class _Export:
 class _MetricsExport(_Export):
     """The route of metrics."""
 
-    def _store(self, content: bytes, form: str, room: Room) -> Message:
-        return self._intake.append_counts(_TRANSPORT, content, room, is_json=form == JSON)
+    def _store(self, content: bytes, form: str, limits: RequestLimits) -> Message:
+        return self._intake.append_counts(_TRANSPORT, content, limits, is_json=form == JSON)
 
 
 def _need(form: str | None, request: Request) -> str:

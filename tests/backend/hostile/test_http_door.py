@@ -25,7 +25,7 @@ from stagetrace.backend.http_body import BodyDeadlines
 from stagetrace.backend.http_connections import DEADLINES, Awaited, Closed, Connections, Deadlines, Place
 from stagetrace.backend.http_server import HttpServer
 from stagetrace.backend.http_threads import Threads
-from stagetrace.backend.intake import Intake, Room
+from stagetrace.backend.intake import Intake, RequestLimits
 from stagetrace.backend.options import Limits, Options
 from stagetrace.backend.query import Queries
 from stagetrace.backend.query_http import query_app
@@ -139,7 +139,7 @@ ATTACKS: dict[str, Callable[[probes.Address], probes.Connected]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_requests_that_never_end_give_way_to_others(store: LocalStore, attack: str) -> None:
+def test_requests_that_never_end_make_place_for_others(store: LocalStore, attack: str) -> None:
     with receiver(store, most=32) as door, ATTACKS[attack](door.address):
         for _ in range(3):
             assert door.post(SPANS).status_code == 200
@@ -191,9 +191,9 @@ def test_stalled_bodies_give_their_room_to_others(store: LocalStore) -> None:
 def test_work_ends_once_its_client_has_disconnected(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     working = threading.Event()
 
-    def append(_self: Intake, _transport: str, _request: bytes, room: Room) -> Any:
+    def append(_self: Intake, _transport: str, _request: bytes, limits: RequestLimits) -> Any:
         while True:
-            room.check()
+            limits.check()
             working.set()
             time.sleep(0.01)
 
