@@ -6,8 +6,8 @@ An histogram begins with the finest scale, and merges buckets in pairs whenever 
 
 from __future__ import annotations
 
+import math
 from bisect import insort
-from math import floor, frexp, ldexp, log
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -141,10 +141,10 @@ class _Series:
 
 def index_of(value: float, scale: int) -> int:
     """Return the index of the bucket that a number of seconds belongs to, at a scale from 1 on."""
-    mantissa, exponent = frexp(value)
+    mantissa, exponent = math.frexp(value)
     if mantissa == 0.5:  # noqa: PLR2004 -- a power of two is the upper bound of its bucket
         return ((exponent - 1) << scale) - 1
-    return floor(log(value) * ldexp(1 / log(2), scale))
+    return math.floor(math.log(value) * math.ldexp(1 / math.log(2), scale))
 
 
 _in_c = native("marks") and native("histograms")

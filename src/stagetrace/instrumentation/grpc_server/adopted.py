@@ -16,10 +16,10 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.grpc_server.request import CANCELLED, FOREVER_S, current, metadata_value
+from stagetrace.instrumentation.grpc_server.request import CANCELLED, FOREVER_S, metadata_value
 from stagetrace.instrumentation.grpc_server.threads import KINDS
 from stagetrace.recording.context import RequestSpan, attach, get_current, with_span
-from stagetrace.recording.current_record import entries
+from stagetrace.recording.current_record import current, entries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -24,11 +24,11 @@ from stagetrace.instrumentation.grpc_server.request import (
     Rpc,
     Server,
     arrive,
-    current,
     on_their_way,
 )
 from stagetrace.instrumentation.grpc_server.threads import KINDS, AioRequests, Requests
 from stagetrace.recording.context import attach, with_span
+from stagetrace.recording.current_record import current
 from stagetrace.recording.loop_blockers import stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops

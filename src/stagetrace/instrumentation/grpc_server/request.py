@@ -30,7 +30,7 @@ from stagetrace.real_threads import sleep
 from stagetrace.recording import exceptions
 from stagetrace.recording.chunk_times import Stream
 from stagetrace.recording.context import NO_CONTEXT, attach, get_current, with_span
-from stagetrace.recording.current_record import current as current  # noqa: PLC0414 -- for both kinds of server
+from stagetrace.recording.current_record import current
 from stagetrace.recording.limits import shorten
 from stagetrace.recording.own_span import OwnSpan
 from stagetrace.recording.record import RequestRecord

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from stagetrace.real_threads import sleep
 
 # A thread that gives up the interpreter for less has it back before another thread has woken up.
-_PAUSE_S: Final = 0.0001
+_PAUSE_S = 0.0001
 
 
 def yield_interpreter() -> None:
