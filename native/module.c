@@ -9,7 +9,7 @@
 
 static const Group *const GROUPS[] = {
     &kernel_group, &blocked_threads_group, &sigterm_group, &timer_group, &stacks_group, &decoder_group, &encoder_group,
-    &marks_group, &histograms_group,
+    &marks_group, &stage_group, &histograms_group,
 };
 enum { COUNT = sizeof GROUPS / sizeof *GROUPS };
 

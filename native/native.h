@@ -81,6 +81,6 @@ typedef struct {
 } Group;
 
 extern const Group kernel_group, blocked_threads_group, sigterm_group, timer_group, stacks_group, decoder_group,
-    encoder_group, marks_group, histograms_group;
+    encoder_group, marks_group, stage_group, histograms_group;
 
 #endif

@@ -1,8 +1,8 @@
-/* Mark and stage of recording/marks.py in C: the marking of a stage by hand (docs/decisions/011). */
+/* Mark of recording/marks.py and stage of recording/stage.py in C: the marking of a stage by hand (docs/decisions/011). */
 #include "record.h"
 #include <structmember.h>
 
-enum { MAX_NAME = 64, LONG_NS = 1000000 }; /* as in marks.py */
+enum { MAX_NAME = 64, LONG_NS = 1000000 }; /* as in stage.py */
 
 PyTypeObject *mark_type;
 
@@ -12,8 +12,8 @@ static PyObject *held[HELD];
 static const char *const WHERE[HELD][2] = {
     {"stagetrace.recording.current_record", "current"}, {"stagetrace.recording.current_record", "entries"},
     {"stagetrace.recording.current_record", "recording"}, {"stagetrace.guard", "report"},
-    {"stagetrace.recording.marks", "prepared"}, {"stagetrace.recording.marks", "decorated"},
-    {"stagetrace.recording.marks", "NO_NAME"}, {"stagetrace.recording.marks", "note_computed"},
+    {"stagetrace.recording.stage", "prepared"}, {"stagetrace.recording.stage", "decorated"},
+    {"stagetrace.recording.stage", "NO_NAME"}, {"stagetrace.recording.stage", "note_computed"},
 };
 
 typedef struct {
@@ -268,24 +268,33 @@ static PyType_Slot stage_slots[] = {
     {Py_tp_traverse, traverse_stage}, {Py_tp_clear, clear_stage}, {Py_tp_methods, stage_methods}, {0, NULL},
 };
 
-/* --- the group */
+/* --- the groups */
 
 #define FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC)
 static PyType_Spec mark_spec = {"stagetrace._native.Mark", sizeof(Mark), 0, FLAGS, mark_slots};
 static PyType_Spec stage_spec = {"stagetrace._native.stage", sizeof(Stage), 0, FLAGS, stage_slots};
 
 static int fill(PyObject *module) {
-    if (import_all(held, WHERE, HELD) < 0 || fill_tiling() < 0) return -1;
-    if (mark_type != NULL) return 0; /* marks.py, imported just now, has asked for this group, too */
+    if (fill_tiling() < 0) return -1;
+    if (mark_type != NULL) return 0; /* a module that was imported just now has asked for this group, too */
     if (add_record_types(module) < 0) return -1;
+    mark_type = (PyTypeObject *)PyType_FromSpec(&mark_spec);
+    return mark_type ? PyModule_AddObjectRef(module, "Mark", (PyObject *)mark_type) : -1;
+}
+
+static int fill_stage(PyObject *module) {
+    static bool is_there;
+    if (import_all(held, WHERE, HELD) < 0) return -1;
+    if (is_there) return 0; /* stage.py, imported just now, has asked for this group, too */
     PyObject *get = PyObject_GetAttrString(held[CURRENT_GET], "get");
     if (get == NULL) return -1;
     Py_DECREF(held[CURRENT_GET]);
     held[CURRENT_GET] = get;
     PyObject *stage = PyType_FromSpec(&stage_spec);
     if (stage == NULL || PyModule_AddObject(module, "stage", stage) < 0) return -1;
-    mark_type = (PyTypeObject *)PyType_FromSpec(&mark_spec);
-    return mark_type ? PyModule_AddObjectRef(module, "Mark", (PyObject *)mark_type) : -1;
+    is_there = true;
+    return 0;
 }
 
 const Group marks_group = {"marks", NULL, fill};
+const Group stage_group = {"stage", NULL, fill_stage};

@@ -127,7 +127,8 @@ PARTS = parts("""
 
 # Parts that work where the native implementation is off.
 PARTS_IN_PYTHON = parts("""
-    recording.marks: prepared recording _Marks._now _Marks.enter _Marks.leave _Marks.begin_mark _Marks.end_mark
+    recording.stage: prepared recording
+    recording.marks: _Marks._now _Marks.enter _Marks.leave _Marks.begin_mark _Marks.end_mark
     recording.marks: _Marks.open_context _Marks.tile _Marks._work_out Tiler
     recording.tiler: Segment Tiler.close Tiler.take _tiles Stages
     recording.stages: Stages.totals Stages.segments

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stagetrace.api.tokens import note_tokens
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.instrumentation.models.instrument import instrument
-    from stagetrace.recording.marks import stage
+    from stagetrace.recording.stage import stage
     from stagetrace.sla.policy import Policy
     from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.sampling import KeepBreaches
@@ -49,7 +49,7 @@ _HOMES = {
     "instrument": "stagetrace.instrumentation.models.instrument",
     "note_tokens": "stagetrace.api.tokens",
     "resume": "stagetrace.api.carrier",
-    "stage": "stagetrace.recording.marks",
+    "stage": "stagetrace.recording.stage",
 }
 
 

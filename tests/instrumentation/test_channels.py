@@ -464,7 +464,7 @@ LEAKS = """
 import asyncio, resource
 from stagetrace.instrumentation.asgi.channels import Receive, Send
 from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.marks import stage
+from stagetrace.recording.stage import stage
 from stagetrace.recording.current_record import current
 
 class Request(RequestRecord):

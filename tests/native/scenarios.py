@@ -86,8 +86,8 @@ def attributes_replaced_by_the_clock() -> None:
 def stage_initialized_again() -> None:
     """A garbage collection in the middle of `stage.__enter__` gives the stage another name."""
     from stagetrace.recording.current_record import current
-    from stagetrace.recording.marks import stage
     from stagetrace.recording.record import RequestRecord
+    from stagetrace.recording.stage import stage
 
     times = itertools.count(1)
     record = RequestRecord(lambda: next(times), start=1)

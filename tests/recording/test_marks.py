@@ -8,6 +8,7 @@ import functools
 import inspect
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from missing import unused
 from stagetrace import guard
 from stagetrace.recording import current_record as current_module
-from stagetrace.recording import marks
+from stagetrace.recording import marks, stage
 from stagetrace.recording.current_record import current
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
@@ -27,15 +28,17 @@ pytestmark = pytest.mark.native
 
 @pytest.fixture(params=["C", "Python"])
 def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return the names of marks.py as one of the implementations has them; what that reports fails the test."""
+    """Return names of marks.py and stage.py as one implementation has them; what that reports fails the test."""
     if request.param == "C" and marks.Marks is marks._Marks:
         unused()
     if request.param == "Python":
-        for name in ("Mark", "Marks", "stage"):
+        for name in ("Mark", "Marks"):
             monkeypatch.setattr(marks, name, getattr(marks, f"_{name}"))
+        monkeypatch.setattr(stage, "Mark", marks.Mark)
+        monkeypatch.setattr(stage, "stage", stage._stage)
     guard.failures.clear()
     token = current.set(None)
-    yield marks
+    yield SimpleNamespace(Mark=marks.Mark, Marks=marks.Marks, stage=stage.stage)
     current.reset(token)
     assert not guard.failures
 
@@ -381,7 +384,7 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
 
     request = RequestRef("none-1-0", SpanContext(1, 1, is_remote=True))
     work = Work(request) if kind == "work" else Batch([request], 1)
-    with at_work(work), marks.stage("tokenize"):
+    with at_work(work), stage.stage("tokenize"):
         pass
     assert explicit(work) == [("tokenize", {})]
     assert work.so_far()[-1].stage == ""

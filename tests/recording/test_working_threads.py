@@ -17,7 +17,7 @@ from stagetrace.real_threads import get_ident
 from stagetrace.recording.current_record import current
 from stagetrace.recording.pool_task import PoolTask
 from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.working import put_down, take_up, this_worker, worker_here, workers_of, working
+from stagetrace.recording.working import put_down, take_up, this_worker, threads_of, worker_here, workers_of, working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_many_threads_may_begin_and_end_at_once() -> None:
             worker = this_worker()
             before = take_up(record, worker)
             together.wait(60)
-            seen.append(len(record.threads) == AT_ONCE)
+            seen.append(len(threads_of(record)) == AT_ONCE)
             together.wait(60)
             put_down(worker, before)
 
@@ -58,7 +58,7 @@ def test_many_threads_may_begin_and_end_at_once() -> None:
     for thread in threads:
         thread.join()
     assert seen == [True] * AT_ONCE * ROUNDS
-    assert record.threads == []
+    assert threads_of(record) == []
 
 
 def test_the_one_that_began_first_is_the_first() -> None:
@@ -67,20 +67,20 @@ def test_the_one_that_began_first_is_the_first() -> None:
         take_up(record, worker)
     put_down(3, None)
     take_up(record, 3)
-    assert record.threads == [1, 2, 3]
+    assert threads_of(record) == [1, 2, 3]
     for worker in (3, 1, 2):
         put_down(worker, None)
 
 
 def raising(found: list[Any], record: RequestRecord) -> None:
-    found.append(record.threads)
+    found.append(threads_of(record))
     raise RuntimeError
 
 
 def test_a_task_of_anyio_is_known_until_it_ends() -> None:
     record, found = RequestRecord(), []
     limiter = SimpleNamespace(available_tokens=1)
-    task = PoolTask(record, lambda: found.append(record.threads), {}, limiter)
+    task = PoolTask(record, lambda: found.append(threads_of(record)), {}, limiter)
     with ThreadPoolExecutor(1) as pool:
         ident = pool.submit(get_ident).result()
         pool.submit(task).result()
@@ -88,23 +88,23 @@ def test_a_task_of_anyio_is_known_until_it_ends() -> None:
         with pytest.raises(RuntimeError):
             pool.submit(failing).result()
     assert found == [[ident], [ident]]
-    assert record.threads == []
+    assert threads_of(record) == []
 
 
 def test_a_job_of_an_executor_is_known_until_it_ends() -> None:
     record, found = opened(), []
     with ThreadPoolExecutor(1) as pool:
         ident = pool.submit(get_ident).result()
-        pool.submit(Job(lambda: found.append(record.threads), record, pool)).result()
+        pool.submit(Job(lambda: found.append(threads_of(record)), record, pool)).result()
         with pytest.raises(RuntimeError):
             pool.submit(Job(lambda: raising(found, record), record, pool)).result()
     assert found == [[ident], [ident]]
-    assert record.threads == []
+    assert threads_of(record) == []
 
 
 def test_a_job_whose_request_has_ended_works_for_none() -> None:
     record, found = opened(), []
-    job = Job(lambda: found.append(record.threads), record, None)
+    job = Job(lambda: found.append(threads_of(record)), record, None)
     record.freeze()
     job()
     assert found == [[]]
@@ -125,8 +125,8 @@ def test_a_thread_in_which_a_request_is_resumed_is_known() -> None:
 
     def work() -> None:
         with resume(carrier):
-            found.append((get_ident(), record.threads))
-        found.append(record.threads)
+            found.append((get_ident(), threads_of(record)))
+        found.append(threads_of(record))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -143,7 +143,7 @@ def test_a_task_in_which_a_request_is_resumed_is_known() -> None:
             task: Any = asyncio.current_task()
             assert workers_of(record) == [task.get_coro()] == [worker_here()]
             await asyncio.sleep(0)
-            return [record.threads, *workers_of(record)]
+            return [threads_of(record), *workers_of(record)]
 
     work_ = work()
     assert asyncio.run(work_) == [[], work_]
@@ -167,7 +167,7 @@ def test_a_greenlet_is_a_worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     first.switch(record)
     second.switch(other)
     assert (workers_of(record), workers_of(other)) == ([first], [second])
-    assert record.threads == []
+    assert threads_of(record) == []
     first.switch()
     assert (workers_of(record), workers_of(other)) == ([], [second])
     second.switch()

@@ -11,7 +11,7 @@ from benchmarks.causes.matrix import parts_exceed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.recording.remote_stages import RemoteThread
+from stagetrace.recording.exchange import RemoteThread
 from stagetrace.recording.segments import Segment
 from stagetrace.semconv import HANDLER, INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, POSTPROCESS, PREPROCESS, QUEUE
 from stagetrace.sla.baseline import ENOUGH, Baselines

@@ -1,8 +1,20 @@
-"""What a request's record asks the adapter of its protocol."""
+"""The other parties of a request, as its record asks them: its adapter, its entry span, what is done elsewhere.
+
+They know the record, which knows them by this alone.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from stagetrace.sources.thread_cpu import Share
+
+    RemoteSection = tuple[int, int, "RemoteThread", Share]
+
+NOT_HERE = 0  # the number of no thread of this process
 
 
 class Caller(Protocol):
@@ -35,3 +47,58 @@ class Exchange(Caller, Protocol):
 
     def connection_attributes(self) -> dict[str, Any]:
         """Return what the kernel reports of the connection now, as the request ends."""
+
+
+class EntrySpan(Protocol):
+    """The request's entry span, where that is ours: `own_span.OwnSpan`."""
+
+    @property
+    def context(self) -> SpanContext:
+        """The entry span's own context."""
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether somebody has asked who this span is."""
+
+    def gives_way(self, parent: SpanContext | None) -> bool:
+        """Return whether a SERVER span of somebody else's, with this parent, may still take its place."""
+
+    def give_way(self, entry: SpanContext) -> None:
+        """Leave the request to an entry span of somebody else's."""
+
+    def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
+        """Be known by the ids of a SERVER span that is sent nowhere."""
+
+
+class Elsewhere(Protocol):
+    """What is done for the request in other processes and in batches: `remote_stages.RemoteStages`."""
+
+    @property
+    def count(self) -> int:
+        """How many pieces of work there have been."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is work of which the stages are not complete."""
+
+    @property
+    def have_stalls(self) -> bool:
+        """Whether it is known where work stands that is not over."""
+
+    def were_taken_up_since(self, at: int) -> bool:
+        """Return whether any work was taken up since then."""
+
+    def response_arrived(self, key: str) -> None:
+        """Note that the response is there: what has not been reported by now never will be."""
+
+    def read_reports(self) -> None:
+        """Take in what was reported until now, of whatever request."""
+
+    def conclude(self, record: Any) -> None:
+        """Note what is known of the work that is not over as the request ends."""
+
+
+class RemoteThread:
+    """Stands for a thread of another process, in the place of a descriptor."""
+
+    thread = NOT_HERE

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from stagetrace.guard import guarded
 from stagetrace.real_threads import RLock
@@ -20,7 +20,6 @@ from stagetrace.recording import timer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.timer import Timer
 
 NEVER: Final = 2**63 - 1  # nanoseconds
@@ -40,15 +39,26 @@ class Bounds(NamedTuple):
     bound: int
 
 
-class InFlight:
+class Begun(Protocol):
+    """A request's record, or that of a part: here it only counts when it began."""
+
+    @property
+    def started(self) -> int:
+        """When that was."""
+
+
+R = TypeVar("R", bound=Begun)
+
+
+class InFlight(Generic[R]):
     """Requests that were not found late yet. Any thread may call any method; times in nanoseconds since the epoch."""
 
     def __init__(self) -> None:
         self.is_watched = False  # whether a sampler wants to know of late requests: else nothing is kept
-        self.records: set[RequestRecord] = set()
-        self.parts: dict[RequestRecord, int] = {}  # work for requests of other processes, by when those are late
-        self.bounds_of: Callable[[RequestRecord], Bounds | None] = lambda _: None
-        self.look_back: Callable[[RequestRecord], None] = lambda _: None  # for a breach, or a part, that ends
+        self.records: set[R] = set()
+        self.parts: dict[R, int] = {}  # work for requests of other processes, by when those are late
+        self.bounds_of: Callable[[R], Bounds | None] = lambda _: None
+        self.look_back: Callable[[R], None] = lambda _: None  # for a breach, or a part, that ends
         self.bound_ns = NEVER  # no request is late that has taken less
         self.due = NEVER  # when the sampler wants to look at a request that it has found late
         self.rest_until = 0  # by the clock of time.monotonic_ns: the sampler does not look before
@@ -66,7 +76,7 @@ class InFlight:
         self,
         bound: Callable[[int], int],
         start: Callable[[Timer], None],
-        bounds_of: Callable[[RequestRecord], Bounds | None],
+        bounds_of: Callable[[R], Bounds | None],
     ) -> None:
         """Keep requests from now on, none of which is late that has taken less than `bound` of the time now.
 
@@ -91,18 +101,18 @@ class InFlight:
         if self.is_watched:
             self._move(time.time_ns())
 
-    def begin(self, record: RequestRecord) -> None:
+    def begin(self, record: R) -> None:
         """Keep a request that begins."""
         self.records.add(record)
         if not self._moved_at <= record.started < self._move_at:
             self._move(record.started)
 
-    def began_earlier(self, record: RequestRecord) -> None:
+    def began_earlier(self, record: R) -> None:
         """Look again at when a request began that is kept."""
         if record.started + self.bound_ns < self.ends_at and self.is_watched:
             self._move(record.started)
 
-    def end(self, record: RequestRecord) -> None:
+    def end(self, record: R) -> None:
         """Drop a request that has ended, if it is still kept."""
         records = self.records
         records.discard(record)
@@ -112,13 +122,13 @@ class InFlight:
         elif self._clears and self.ends_at < self.due:
             self._clear()
 
-    def begin_part(self, record: RequestRecord, late_at: int) -> None:
+    def begin_part(self, record: R, late_at: int) -> None:
         """Keep work for a request that is late at a known time."""
         self.parts[record] = late_at
         if late_at < self.ends_at:
             self._move(record.started)
 
-    def end_part(self, record: RequestRecord) -> None:
+    def end_part(self, record: R) -> None:
         """Drop such work, if it is still kept."""
         if self.parts.pop(record, None) is None:
             return
@@ -191,7 +201,7 @@ class InFlight:
                 self.timer.set(0)
         self.timer, self.ends_at, self._move_at, self._end_moves_at = None, NEVER, 0, NEVER
 
-    def take(self, now: int) -> list[RequestRecord]:
+    def take(self, now: int) -> list[R]:
         """Remove and return the requests, and the work for requests, that may be late by now."""
         latest = now - self.bound_ns
         taken = [one for one in self.records.copy() if one.started <= latest]
@@ -213,6 +223,6 @@ class InFlight:
             inherited.close()
 
 
-in_flight: Final = InFlight()
+in_flight: Final = InFlight[Any]()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=in_flight.begin_anew)

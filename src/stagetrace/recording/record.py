@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from opentelemetry.trace import SpanContext
 
@@ -17,7 +17,6 @@ from stagetrace.recording.marks import Mark, Marks
 from stagetrace.recording.segments import NOTHING
 from stagetrace.recording.stall import MOST_KEPT
 from stagetrace.recording.tiler import Tiler
-from stagetrace.recording.working import workers_of
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
 from stagetrace.sources.thread_cpu import (
@@ -35,12 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.details import Details
-    from stagetrace.recording.exchange import Caller, Exchange
+    from stagetrace.recording.exchange import Caller, Elsewhere, EntrySpan, Exchange, RemoteSection
     from stagetrace.recording.generation import Generation
     from stagetrace.recording.in_flight import Bounds
-    from stagetrace.recording.own_span import OwnSpan
-    from stagetrace.recording.remote_stages import RemoteSection, RemoteStages
     from stagetrace.recording.segments import Segment
     from stagetrace.recording.stages import Stages
     from stagetrace.recording.stall import Stall
@@ -70,12 +66,12 @@ class RequestRecord(Marks):
     # Until something happens these are the class's: each request makes a record.
     stages: Stages = NO_STAGES  # until it is closed
     label: str | None = None  # the name that its adapter has given the entry span
-    own: OwnSpan | None = None  # the request's entry span, where that is ours
+    own: EntrySpan | None = None  # the request's entry span, where that is ours
     _entry: SpanContext | None = None  # of the request's entry span, where another instrumentation made it
     exchange: Exchange | None = None  # with the other side of the connection
     caller: Caller | None = None  # what else is known of that side, where there is no such
     baggage: Mapping[str, object] = NOTHING  # of the request, where another instrumentation made its entry span
-    remote_stages: RemoteStages | None = None  # work for the request in other processes and in batches
+    remote_stages: Elsewhere | None = None  # work for the request in other processes and in batches
     late: LateReadings | None = None  # of calls of the request
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
@@ -95,7 +91,7 @@ class RequestRecord(Marks):
     behind: Sequence[tuple[int, int, str]] = ()  # when other work blocked the loop that was to resume it, and which
     calls: Sequence[tuple[str, int, int]] = ()  # to other services: the peer, begin and end
     reports: Mapping[int, Mapping[str, Any]] = {}  # by place in `calls`, what the peer reports of its time
-    details: Details | None = None  # library calls inside its stages
+    details: Any = None  # library calls inside its stages: `details.Details`
     work: Any = None  # the innermost coroutine that does its work, where it is known
     greenlet: Any = None  # that it came in on, where there are greenlets
     batch: RequestRecord | None = None  # that a consumer of the service's own works for, and in which it is
@@ -106,6 +102,9 @@ class RequestRecord(Marks):
     # the process's own time. None where the server does not report waits.
     peer_waits: Sequence[tuple[int, int]] | None = None
     socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
+
+    # The text that names a record for other processes. `request_ref` sets it, where a scope may be pickled.
+    reference_to: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda _: None)
 
     def __init__(self, clock: Callable[[], int] = time.time_ns, start: int | None = None) -> None:
         if clock is not time.time_ns:
@@ -131,17 +130,10 @@ class RequestRecord(Marks):
         """Be a text in a pickle of the scope: any process can read it, stagetrace or not."""
         return str, (self.reference() or "",)
 
-    @property
-    def threads(self) -> list[int]:
-        """The threads of pools, by their ident, that do its work now, the first one that began first."""
-        return [worker for worker in workers_of(self) if type(worker) is int]
-
     @guarded
     def reference(self) -> str | None:
         """Return a text that names this request and the stage that it is in."""
-        from stagetrace.recording.request_ref import reference_to
-
-        return reference_to(self)
+        return type(self).reference_to(self)
 
     def wait_since(self, since: int, until: int, attributes: Mapping[str, Any]) -> None:
         """Move the begin back to the wait in a queue: the request had been handed on before it was seen here."""

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.recording import remote_socket
+from stagetrace.recording.exchange import RemoteThread
 from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
 from stagetrace.recording.remote_stalls import RemoteStalls
 from stagetrace.recording.stall import MOST_KEPT
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from stagetrace.recording.details import Report
+    from stagetrace.recording.exchange import RemoteSection
     from stagetrace.recording.record import RequestRecord
     from stagetrace.recording.remote_stalls import StallReporter
     from stagetrace.recording.segments import Segment
@@ -38,12 +40,10 @@ if TYPE_CHECKING:
     StageReport = tuple[str, int, int | None, dict[str, Any], int | None, tuple[int, int, int] | None]
     # begin and end of what one thread did without a break, a number for the thread, and how its time divides
     SectionReport = tuple[int, int, int, Share]
-    RemoteSection = tuple[int, int, "RemoteThread", Share]
 
 MAX_KEY = 256  # characters
 MAX_KEYS = 256  # in a message: those of a batch
 MAX_SECTIONS = 100  # of a request, in other processes
-NOT_HERE = 0  # the number of no thread of this process
 # The requests that were handed on, by their key, as long as other code refers to them.
 _records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
@@ -234,12 +234,6 @@ def _sections(reports: Iterable[SectionReport]) -> Iterator[RemoteSection]:
     threads: dict[int, RemoteThread] = {}
     for start, end, thread, share in reports:
         yield start, end, threads.setdefault(thread, RemoteThread()), Share(*share)
-
-
-class RemoteThread:
-    """A thread of another process, in the place of a descriptor."""
-
-    thread = NOT_HERE
 
 
 class _RemoteWork:

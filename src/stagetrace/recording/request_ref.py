@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from stagetrace.guard import guarded
+from stagetrace.recording.record import RequestRecord
 from stagetrace.recording.remote_stages import hand_on, named
-
-if TYPE_CHECKING:
-    from stagetrace.recording.record import RequestRecord
 
 
 class RequestRef(NamedTuple):
@@ -56,3 +54,6 @@ def read_reference(text: str) -> RequestRef:
     trace_state = TraceState.from_header(state) if any(state) else None
     context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags), trace_state=trace_state)
     return RequestRef(key, context, kind == "batch")
+
+
+RequestRecord.reference_to = staticmethod(lambda record: reference_to(record))  # noqa: PLW0108 -- looked up each time

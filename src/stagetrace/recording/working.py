@@ -85,5 +85,10 @@ def workers_of(record: RequestRecord) -> list[Any]:
     return [worker for worker in workers if worker is not None]
 
 
+def threads_of(record: RequestRecord) -> list[int]:
+    """Return the threads of pools, by their ident, that do a request's work now, the first one that began first."""
+    return [worker for worker in workers_of(record) if type(worker) is int]
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=working.clear)

@@ -7,7 +7,7 @@ from threading import get_native_id
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.import_hooks import finder
-from stagetrace.recording.remote_stages import NOT_HERE
+from stagetrace.recording.exchange import NOT_HERE
 from stagetrace.recording.segments import NOTHING
 from stagetrace.semconv import (
     CPU_TIME_MS,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
-    from stagetrace.recording.remote_stages import RemoteSection, RemoteThread
+    from stagetrace.recording.exchange import RemoteSection, RemoteThread
     from stagetrace.recording.segments import Segment
     from stagetrace.sources.thread_cpu import CpuSample, Descriptor, Share
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.recent import copied
 from stagetrace.recording.stall import BLOCKER, POOL, RAN, REQUEST, RIVAL, UNKNOWN, WAITED, Stall
 from stagetrace.recording.timer import NO_CLOCKS, SEES_HOLDER, thread_state
+from stagetrace.recording.working import threads_of
 from stagetrace.semconv import QUEUE, QUEUE_REASON
 from stagetrace.sla.code_paths import application_place
 from stagetrace.sla.request_stack import of_holder
@@ -116,7 +117,7 @@ class Look:
     def has_its_thread(self, record: RequestRecord) -> bool:
         """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
         is_busy, work = bool(self.note_thread(record)), record.work
-        return is_busy and not record.threads and (work is None or getattr(work, "cr_running", False))
+        return is_busy and not threads_of(record) and (work is None or getattr(work, "cr_running", False))
 
     def in_the_way_of(self, record: RequestRecord, *, runs: bool) -> list[Stall]:
         """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
@@ -130,7 +131,7 @@ class Look:
             if id(pool) not in self._pools:
                 self._pools[id(pool)] = self._pool(pool)
             found += self._pools[id(pool)]
-        if record.started <= self._since < self.now and (rival := self._rival(record.threads or (record.thread,))):
+        if record.started <= self._since < self.now and (rival := self._rival(threads_of(record) or (record.thread,))):
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found
 

@@ -10,8 +10,8 @@ from stagetrace.semconv import CPU_TIME_MS, CPU_WAIT_MS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from stagetrace.recording.exchange import RemoteSection
     from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.remote_stages import RemoteSection
     from stagetrace.sources.thread_cpu import CpuSample, Share
 
 

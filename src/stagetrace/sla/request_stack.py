@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.recording.current_record import current
-from stagetrace.recording.working import workers_of
+from stagetrace.recording.working import threads_of, workers_of
 from stagetrace.sla.code_paths import application_place
 from stagetrace.sources.awaited import Tasks
 from stagetrace.sources.coroutines import of_coroutine
@@ -41,7 +41,7 @@ def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> 
         at = max((one for one in found if one is not None), default=None)
         if at is not None:
             return from_entry(places) or tuple(places[: min(at + 1, MAX_KEPT)])
-    if holder.thread in record.threads:
+    if holder.thread in threads_of(record):
         return from_entry(places) or tuple(places[:MAX_KEPT])
     if coroutines or record.greenlet is not None or holder.thread != record.thread:
         return ()
