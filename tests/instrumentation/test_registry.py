@@ -9,7 +9,25 @@ from typing import Any
 
 import pytest
 
+from services import run_python
 from stagetrace.patches.registry import PATCHES, wanted
+
+# Of servers and frameworks, of OpenTelemetry itself, and of what is patched in processes that serve alone.
+WITH_OPENTELEMETRY = {
+    *(f"stagetrace.patches.{name}" for name in ("fastapi", "opentelemetry", "queues", "starlette")),
+    *(f"stagetrace_contrib.{name}" for name in ("blacksheep", "litestar", "quart")),
+}
+# Each patch file in a process of its own.
+IMPORT_EACH = """
+import importlib, os, sys
+for name in sys.argv[1:]:
+    if not os.fork():
+        importlib.import_module(name)
+        if "opentelemetry" in sys.modules:
+            print(name, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, name
+"""
 
 
 @pytest.mark.parametrize("patch", sorted({*wanted().values()}))
@@ -32,3 +50,10 @@ def test_each_patch_file_is_used(package: str) -> None:
     used = {".".join(patch.partition(":")[0].split(".")[: package.count(".") + 2]) for patch in wanted().values()}
     others = {f"{package}.{name}" for name in ("__init__", "registry", "entry_points")}
     assert found - others == {name for name in used if name.startswith(f"{package}.")}
+
+
+def test_patches_of_what_may_serve_nothing_load_no_opentelemetry() -> None:
+    """A training script imports a model library, or a tokenizer, too."""
+    done = run_python("-c", IMPORT_EACH, *sorted({patch.partition(":")[0] for patch in wanted().values()}))
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == WITH_OPENTELEMETRY

@@ -38,7 +38,7 @@ class Patch(Protocol):
       processes that serve nothing: a guarded function imports what its wrappers need. Any other import is at the top.
     - A wrapper keeps name, signature, documentation and kind (function, coroutine, generator) of the original
       (`functools.wraps`), and what is pickled stays loadable without stagetrace.
-    - A patch file imports no other patch file. What several share is in a base module of their folder, or here.
+    - A patch file imports no other patch file. What several share is in `stagetrace.instrumentation`.
     """
 
     def __call__(self, module: ModuleType, /) -> None:

@@ -27,7 +27,6 @@ from stagetrace.instrumentation.models.marked import (
 )
 from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.recording import generation
-from stagetrace.recording.exceptions import name_of
 from stagetrace.recording.generation import Call, active
 from stagetrace.recording.loop_blockers import LONG_NS
 from stagetrace.recording.steps import each_step, generated_async
@@ -229,7 +228,7 @@ class _Watch:
         if isinstance(error, StopIteration | StopAsyncIteration):
             self.call.end(now)
         elif isinstance(error, Exception):
-            self.call.end(now, name_of(type(error)))
+            self.call.end(now, _name_of(error) or type(error).__qualname__)
         else:  # cancelled, closed or interrupted
             self.call.end(now, is_incomplete=True)
 
@@ -314,3 +313,12 @@ class _Step:
             if name in shares and not self._watch.record.closed:
                 attributes[name] = attributes.get(name, 0.0) + shares[name]
         return ended
+
+
+@guarded
+def _name_of(error: Exception) -> str:
+    """Return the name of an exception's class."""
+    # With OpenTelemetry: programs that serve nothing import this file, too.
+    from stagetrace.recording.exceptions import name_of
+
+    return name_of(type(error))
