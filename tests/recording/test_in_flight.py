@@ -273,7 +273,7 @@ def watched(request: pytest.FixtureRequest) -> Iterator[tuple[InFlight, list[Any
             now = time.time_ns()
             for record in in_flight.take(now):
                 taken.append(record)
-                record.is_taken.set()  # type: ignore[attr-defined]
+                record.is_taken.set()
             in_flight.set_timer(now)
 
     def start(timer: Timer) -> None:
@@ -336,8 +336,8 @@ def test_work_for_a_request_is_found_when_that_is_late(simulated: Simulated) -> 
     now = simulated.clock.now
     soon, ended, later = Record(now), Record(now), Record(now)
     for record, late_ns in ((later, 3 * BOUND), (soon, BOUND // 4), (ended, BOUND)):
-        simulated.in_flight.begin_part(record, now + late_ns)  # type: ignore[arg-type]
-    simulated.in_flight.end_part(ended)  # type: ignore[arg-type]
+        simulated.in_flight.begin_part(record, now + late_ns)
+    simulated.in_flight.end_part(ended)
     simulated.advance(simulated.clock.ran + 10 * BOUND)
     assert simulated.found == {soon: BOUND // 4, later: 3 * BOUND}
     assert simulated.clock.ends_at is None
@@ -347,9 +347,9 @@ def test_a_busy_worker_that_is_in_time_is_not_woken(simulated: Simulated) -> Non
     clock = simulated.clock
     for _ in range(1_000):
         record = Record(clock.now)
-        simulated.in_flight.begin_part(record, clock.now + BOUND)  # type: ignore[arg-type]
+        simulated.in_flight.begin_part(record, clock.now + BOUND)
         simulated.advance(clock.ran + BOUND // 10)
-        simulated.in_flight.end_part(record)  # type: ignore[arg-type]
+        simulated.in_flight.end_part(record)
     assert simulated.wake_ups == 0
     assert clock.settings < 1_000 // 2
 

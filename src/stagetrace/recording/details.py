@@ -126,7 +126,7 @@ class Details:
 
 def details_of(record: RequestRecord) -> Details:
     """Return the details of a request, made when it has its first one."""
-    details = record.details
+    details: Details | None = record.details
     if details is None:
         with record._lock:  # noqa: SLF001
             details = record.details

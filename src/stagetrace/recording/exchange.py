@@ -1,4 +1,4 @@
-"""The other parties of a request, as its record asks them: its adapter, its entry span, what is done elsewhere.
+"""The other parties of a request, as its record asks them: its adapter, and its entry span.
 
 They know the record, which knows them by this alone.
 """
@@ -68,34 +68,6 @@ class EntrySpan(Protocol):
 
     def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
         """Be known by the ids of a SERVER span that is sent nowhere."""
-
-
-class Elsewhere(Protocol):
-    """What is done for the request in other processes and in batches: `remote_stages.RemoteStages`."""
-
-    @property
-    def count(self) -> int:
-        """How many pieces of work there have been."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is work of which the stages are not complete."""
-
-    @property
-    def have_stalls(self) -> bool:
-        """Whether it is known where work stands that is not over."""
-
-    def were_taken_up_since(self, at: int) -> bool:
-        """Return whether any work was taken up since then."""
-
-    def response_arrived(self, key: str) -> None:
-        """Note that the response is there: what has not been reported by now never will be."""
-
-    def read_reports(self) -> None:
-        """Take in what was reported until now, of whatever request."""
-
-    def conclude(self, record: Any) -> None:
-        """Note what is known of the work that is not over as the request ends."""
 
 
 class RemoteThread:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from stagetrace.guard import guarded
 from stagetrace.real_threads import RLock
@@ -47,18 +47,15 @@ class Begun(Protocol):
         """When that was."""
 
 
-R = TypeVar("R", bound=Begun)
-
-
-class InFlight(Generic[R]):
+class InFlight:
     """Requests that were not found late yet. Any thread may call any method; times in nanoseconds since the epoch."""
 
     def __init__(self) -> None:
         self.is_watched = False  # whether a sampler wants to know of late requests: else nothing is kept
-        self.records: set[R] = set()
-        self.parts: dict[R, int] = {}  # work for requests of other processes, by when those are late
-        self.bounds_of: Callable[[R], Bounds | None] = lambda _: None
-        self.look_back: Callable[[R], None] = lambda _: None  # for a breach, or a part, that ends
+        self.records: set[Begun] = set()
+        self.parts: dict[Begun, int] = {}  # work for requests of other processes, by when those are late
+        self.bounds_of: Callable[[Any], Bounds | None] = lambda _: None
+        self.look_back: Callable[[Any], None] = lambda _: None  # for a breach, or a part, that ends
         self.bound_ns = NEVER  # no request is late that has taken less
         self.due = NEVER  # when the sampler wants to look at a request that it has found late
         self.rest_until = 0  # by the clock of time.monotonic_ns: the sampler does not look before
@@ -76,7 +73,7 @@ class InFlight(Generic[R]):
         self,
         bound: Callable[[int], int],
         start: Callable[[Timer], None],
-        bounds_of: Callable[[R], Bounds | None],
+        bounds_of: Callable[[Any], Bounds | None],
     ) -> None:
         """Keep requests from now on, none of which is late that has taken less than `bound` of the time now.
 
@@ -101,18 +98,18 @@ class InFlight(Generic[R]):
         if self.is_watched:
             self._move(time.time_ns())
 
-    def begin(self, record: R) -> None:
+    def begin(self, record: Begun) -> None:
         """Keep a request that begins."""
         self.records.add(record)
         if not self._moved_at <= record.started < self._move_at:
             self._move(record.started)
 
-    def began_earlier(self, record: R) -> None:
+    def began_earlier(self, record: Begun) -> None:
         """Look again at when a request began that is kept."""
         if record.started + self.bound_ns < self.ends_at and self.is_watched:
             self._move(record.started)
 
-    def end(self, record: R) -> None:
+    def end(self, record: Begun) -> None:
         """Drop a request that has ended, if it is still kept."""
         records = self.records
         records.discard(record)
@@ -122,13 +119,13 @@ class InFlight(Generic[R]):
         elif self._clears and self.ends_at < self.due:
             self._clear()
 
-    def begin_part(self, record: R, late_at: int) -> None:
+    def begin_part(self, record: Begun, late_at: int) -> None:
         """Keep work for a request that is late at a known time."""
         self.parts[record] = late_at
         if late_at < self.ends_at:
             self._move(record.started)
 
-    def end_part(self, record: R) -> None:
+    def end_part(self, record: Begun) -> None:
         """Drop such work, if it is still kept."""
         if self.parts.pop(record, None) is None:
             return
@@ -201,7 +198,7 @@ class InFlight(Generic[R]):
                 self.timer.set(0)
         self.timer, self.ends_at, self._move_at, self._end_moves_at = None, NEVER, 0, NEVER
 
-    def take(self, now: int) -> list[R]:
+    def take(self, now: int) -> list[Any]:
         """Remove and return the requests, and the work for requests, that may be late by now."""
         latest = now - self.bound_ns
         taken = [one for one in self.records.copy() if one.started <= latest]
@@ -223,6 +220,6 @@ class InFlight(Generic[R]):
             inherited.close()
 
 
-in_flight: Final = InFlight[Any]()
+in_flight: Final = InFlight()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=in_flight.begin_anew)

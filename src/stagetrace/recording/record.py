@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.exchange import Caller, Elsewhere, EntrySpan, Exchange, RemoteSection
+    from stagetrace.recording.exchange import Caller, EntrySpan, Exchange, RemoteSection
     from stagetrace.recording.generation import Generation
     from stagetrace.recording.in_flight import Bounds
     from stagetrace.recording.segments import Segment
@@ -71,7 +71,7 @@ class RequestRecord(Marks):
     exchange: Exchange | None = None  # with the other side of the connection
     caller: Caller | None = None  # what else is known of that side, where there is no such
     baggage: Mapping[str, object] = NOTHING  # of the request, where another instrumentation made its entry span
-    remote_stages: Elsewhere | None = None  # work for the request in other processes and in batches
+    remote_stages: Any = None  # `remote_stages.RemoteStages`: what is done for the request elsewhere
     late: LateReadings | None = None  # of calls of the request
     _tentative: tuple[str, Mapping[str, Any] | None, int] | None = None  # an activity that may have begun, and when
     besides: Mapping[str, Any] = NOTHING  # more attributes for the entry span
