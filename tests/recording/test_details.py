@@ -399,7 +399,7 @@ def test_a_request_whose_details_cannot_be_placed_is_sent_without_them(monkeypat
     def fails(*_: Any) -> None:
         raise RuntimeError("injected fault")
 
-    monkeypatch.setattr(Details, "found", fails)
+    monkeypatch.setattr(Details, "grouped", fails)
     assert [span.name for span in recorded(calls(1, 2))] == ["handler", "GET /a"]
 
 
