@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from parts import in_full
 from services import Service, asgi_command, run_service, wsgi_command
 from sink import Sink, assert_tiled
 from trees import whole
@@ -104,7 +105,7 @@ def test_a_copied_scope_is_served_as_untraced_whatever_breaks(tmp_path: Path, un
     with run_service(tmp_path, argv=ARGV, env=env) as service:
         for part in BREAKABLE:
             said = service.log.count("fault of stagetrace")
-            assert service.client.get(f"/break/stagetrace.{part}").is_success
+            assert service.client.get(f"/break/{in_full(part)}").is_success
             assert [answer(service, path) for path in paths] == expected, service.log
             assert service.log.count("fault of stagetrace") > said, (part, service.log)
             assert service.client.get("/health").is_success  # which mends it

@@ -146,7 +146,7 @@ def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
     assert set(untraced.call("GET", "/cases")[1].json()) == {*EXPECTED, *NO_MODEL, "not-available"}
 
 
-def test_a_description_that_fails_is_logged_once_and_changes_no_response(
+def test_a_description_that_fails_is_logged_once_a_library_and_changes_no_response(
     traced: Service, untraced: Service, control: str
 ) -> None:
     before = len(traced.log)
@@ -158,8 +158,10 @@ def test_a_description_that_fails_is_logged_once_and_changes_no_response(
     finally:
         httpx.get(f"{control}/mend").raise_for_status()
     log = traced.log[before:]
-    assert log.count("injected fault") == 1
-    assert log.count("failed 10 times: its patch is switched off") == 1
+    for patch in ("xgboost", "lightgbm"):
+        assert log.count(f"stagetrace.patches.{patch} failed (RuntimeError: injected fault)") == 1
+        assert log.count(f"stagetrace.patches.{patch} failed 10 times: its patch is switched off") == 1
+    assert log.count("injected fault") == 2
 
 
 @pytest.mark.smoke
