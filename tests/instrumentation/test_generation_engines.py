@@ -231,7 +231,7 @@ def test_batches_and_embeddings_of_sglang(engines: Any, clock: Clock) -> None:
 FAULTS = {
     "models.base.Library.describe": ("stagetrace.instrumentation.models.base", "description"),
     "begin": ("stagetrace.instrumentation.models.generation", "attributes_of_call"),
-    "reader": ("stagetrace.recording.generation", "_known"),
+    "reader": ("stagetrace.recording.generation", "_token_attributes"),
     "tokens": ("stagetrace.recording.generation", "Call.add"),
     "step": ("stagetrace.instrumentation.models.generation", "INFERENCE"),
     "detail": ("stagetrace.instrumentation.models.generation", "record_detail"),
