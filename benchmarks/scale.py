@@ -30,9 +30,11 @@ from benchmarks import ingest, queries  # noqa: E402
 from benchmarks.measure import progress, text  # noqa: E402
 from benchmarks.traffic import SPANS_PER_TRACE, Reel, Traffic  # noqa: E402
 from stagetrace.semconv import SLA_BREACHED  # noqa: E402
-from stagetrace.store.base import Selection  # noqa: E402
+from stagetrace.store.base import (  # noqa: E402
+    Selection,
+    open_store,
+)
 from stagetrace.store.jaeger.client import JaegerClient  # noqa: E402
-from stagetrace.store.url import open_store  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

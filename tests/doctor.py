@@ -13,7 +13,7 @@ from unittest.mock import patch
 from backends import free_port
 from services import PYTHON, clean_environment, run_python
 from stagetrace.cli.main import main
-from stagetrace.output.check import FAIL, OK, Check
+from stagetrace.output.processes import FAIL, OK, Check
 
 if TYPE_CHECKING:
     from pathlib import Path

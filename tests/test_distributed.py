@@ -13,7 +13,7 @@ from backend.processes import until
 from backend.running import environment, run_up
 from backends import CONFIG
 from cli.running import answered
-from stagetrace.analysis.time_owner import owner_of
+from stagetrace.analysis.breach_details import owner_of
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

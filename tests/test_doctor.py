@@ -20,10 +20,11 @@ from otlp.receiver import Reply, run_receiver
 from services import PYTHON, run_python
 from sink import run_sink
 from stagetrace import versions
-from stagetrace.cli.doctor import delivery, installation
+from stagetrace.cli.doctor import checks as delivery
+from stagetrace.cli.doctor import checks as installation
 from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
-from stagetrace.output.check import FAIL, OK, WARN, Check
+from stagetrace.output.processes import FAIL, OK, WARN, Check
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,8 +171,7 @@ def test_an_interpreter_that_reads_no_activation_file_is_reported(tmp_path: Path
     python = tmp_path / "venv" / "bin" / "python"
     seen = os.pathsep.join(path for path in sys.path if path)
     code = (
-        "from stagetrace.cli.doctor.installation import activation; c = activation()\n"
-        "print(c.state, c.found, c.fix, sep='|')"
+        "from stagetrace.cli.doctor.checks import activation; c = activation()\nprint(c.state, c.found, c.fix, sep='|')"
     )
     env = {**os.environ, "PYTHONPATH": seen}
     done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)

@@ -15,7 +15,7 @@ from doctor import checks, made, run, run_here
 from services import PYTHON, asgi_command, run_service
 from sink import run_sink
 from stagetrace.output import processes
-from stagetrace.output.check import FAIL, OK, WARN
+from stagetrace.output.processes import FAIL, OK, WARN
 from stagetrace.process_status import files as status
 from test_status import environment, has_delivered_three, status_in
 

@@ -12,10 +12,10 @@ import pytest
 
 from backends import CONFIG
 from services import PYTHON, Service, clean_environment, run_service
-from stagetrace.cli.demo import command as demo
-from stagetrace.cli.demo.command import service_folder
+from stagetrace.cli import demo
+from stagetrace.cli.ask import BENCH
+from stagetrace.cli.demo import service_folder
 from stagetrace.cli.registry import ANSWERS
-from stagetrace.cli.report.all_answers import BENCH
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:

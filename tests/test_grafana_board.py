@@ -20,7 +20,7 @@ from backend.processes import until
 from backends import CONFIG, Jaeger, free_port, run_collector, run_jaeger, run_prometheus
 from conftest import need
 from services import recorded, run_service
-from stagetrace.page.asked import SHARED, Asked
+from stagetrace.page.base import SHARED, Asked
 from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:

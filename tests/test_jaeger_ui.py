@@ -19,7 +19,7 @@ from backend.processes import until
 from backends import CONFIG, Jaeger
 from messages import leaves
 from page.data import one
-from stagetrace.page.asked import Asked
+from stagetrace.page.base import Asked
 from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:

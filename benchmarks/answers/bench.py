@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stagetrace.analysis.bench import judge, judge_clustered
-from stagetrace.analysis.bench_search import Search, Tried
-from stagetrace.load import arrivals, loop
+from stagetrace.analysis.bench import Search, Tried, judge, judge_clustered
+from stagetrace.load import generator
 from stagetrace.load.generator import Generator, Run
 from stagetrace.load.http import Address, HttpSender, message
 
@@ -84,7 +83,7 @@ def sent(port: int, due_s: NDArray[np.float64], make: Callable[[int], Any] | Non
         await sender.close()
         return ran, cpu
 
-    return loop.run(main())
+    return generator.run(main())
 
 
 def own(port: int) -> HttpSender:
@@ -149,9 +148,9 @@ def plain(port: int, count: int) -> NDArray[np.float64]:
 
 def overhead() -> None:
     with server() as port:
-        sent(port, arrivals.constant(200, 1))
+        sent(port, generator.constant(200, 1))
         print("plain loop, 1 socket     ", quantiles(plain(port, 2000)))
-        ran, _ = sent(port, arrivals.constant(200, 10))
+        ran, _ = sent(port, generator.constant(200, 10))
         print("bench, 200/s, from due   ", quantiles(ran.latency_s))
         print("   of that, sent late by ", quantiles(ran.late_s))
         print("   from when it was sent ", quantiles(ran.latency_s - ran.late_s))
@@ -161,14 +160,14 @@ def clients() -> None:
     with server() as port:
         for library in ("bench", "aiohttp", "httpx"):
             make = None if library == "bench" else partial(Other, library)
-            ran, cpu = sent(port, arrivals.constant(200, 10), make)
+            ran, cpu = sent(port, generator.constant(200, 10), make)
             print(f"{library:8} 200/s  {quantiles(ran.latency_s)}  CPU per request {cpu / ran.sent * 1e6:5.0f} us")
 
 
 def most() -> None:
     with server() as port:
         for rate in (1000, 2000, 4000, 6000, 8000, 10_000, 12_000):
-            ran, cpu = sent(port, arrivals.constant(rate, 4))
+            ran, cpu = sent(port, generator.constant(rate, 4))
             late = np.quantile(ran.late_s, 0.99) * 1e3
             print(f"{rate:6,}/s  {quantiles(ran.latency_s)}  late p99 {late:8.2f} ms  CPU {cpu / 4:4.0%} of a core")
             if late > 100:
@@ -181,8 +180,8 @@ def theory() -> None:
         for load in (0.3, 0.5, 0.7, 0.8):
             rate = load / service
             with server(service, kind) as port:
-                sent(port, arrivals.poisson(rate, 1, 1))
-                ran, _ = sent(port, arrivals.poisson(rate, 40, 2))
+                sent(port, generator.poisson(rate, 1, 1))
+                ran, _ = sent(port, generator.poisson(rate, 40, 2))
             half = 2 if kind == "constant" else 1
             mean = service + load * service / (half * (1 - load))
             print(

@@ -20,9 +20,14 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from analysis.test_bottleneck import Requests, tails  # noqa: E402
 from analysis.test_critical_path import Span  # noqa: E402
 from benchmarks.measure import progress  # noqa: E402
-from stagetrace.analysis.bottleneck import PERCENTILES, ask  # noqa: E402
-from stagetrace.analysis.critical_path import path_of  # noqa: E402
-from stagetrace.analysis.span_tree import span_tree  # noqa: E402
+from stagetrace.analysis.bottleneck import (  # noqa: E402
+    PERCENTILES,
+    ask,
+)
+from stagetrace.analysis.span_tree import (  # noqa: E402
+    path_of,
+    span_tree,
+)
 from stagetrace.analysis.stage_bins import half_width  # noqa: E402
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stagetrace.analysis.compare import quantile_difference
-from stagetrace.analysis.quantiles import evidence, log_limit
+from stagetrace.analysis.quantiles import evidence, log_limit, quantile_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,9 +29,14 @@ sys.path[:0] = [str(ROOT)]
 from stagetrace.analysis import drift  # noqa: E402
 from stagetrace.analysis.levels import levels as find_levels  # noqa: E402
 from stagetrace.analysis.levels import noise_of_differences  # noqa: E402
-from stagetrace.analysis.season import without_pattern  # noqa: E402
-from stagetrace.analysis.tracks import Track  # noqa: E402
-from stagetrace.cli.drift.watch import ALARMS, Alarms  # noqa: E402
+from stagetrace.analysis.series import (  # noqa: E402
+    Track,
+    without_pattern,
+)
+from stagetrace.cli.drift.view import (  # noqa: E402
+    ALARMS,
+    Alarms,
+)
 
 MARGIN: Final = 5
 STEP_NS: Final = 300 * 10**9

@@ -29,10 +29,13 @@ from benchmarks.measure import BIN, clean_environment, progress  # noqa: E402
 from stagetrace.otlp.decode.arrow_table import table  # noqa: E402
 from stagetrace.otlp.decode.columns import SEQUENCE, joined  # noqa: E402
 from stagetrace.otlp.decode.request import decode  # noqa: E402
-from stagetrace.store.local import delta, parquet  # noqa: E402
-from stagetrace.store.local.folder import prepare  # noqa: E402
-from stagetrace.store.local.snapshot import Received  # noqa: E402
-from stagetrace.store.local.view import TABLE  # noqa: E402
+from stagetrace.store.local import delta  # noqa: E402
+from stagetrace.store.local import folder as parquet  # noqa: E402
+from stagetrace.store.local.delta import Received  # noqa: E402
+from stagetrace.store.local.folder import (  # noqa: E402
+    TABLE,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,8 +29,7 @@ import httpx
 from benchmarks.ground_truth.processes import service, start
 from benchmarks.measure import Table, clean_environment, parser, progress
 from stagetrace.cli.ask import answer_of
-from stagetrace.page.asked import Asked
-from stagetrace.page.base import Part, Site
+from stagetrace.page.base import Asked, Part, Site
 from stagetrace.page.templates import render
 from stagetrace.page.views import board
 from stagetrace.store import open_store

@@ -13,10 +13,21 @@ import numpy as np
 import pytest
 
 from stagetrace.analysis import bench
-from stagetrace.analysis.bench import BROKEN, KEPT, UNDECIDED, Sends
-from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, excess, parts_of
-from stagetrace.analysis.bench_search import Found, Next, Search, Tried
-from stagetrace.analysis.objective import Objective
+from stagetrace.analysis.bench import (
+    BROKEN,
+    GENERATOR,
+    KEPT,
+    OUTSIDE,
+    UNDECIDED,
+    Found,
+    Next,
+    Search,
+    Sends,
+    Tried,
+    excess,
+    parts_of,
+)
+from stagetrace.analysis.bench_objective import Objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagetrace.analysis.breach_evidence import evidence_of, places_of_bound
+from stagetrace.analysis.breach_details import evidence_of, places_of_bound
 from stagetrace.store.base import SpanRow
 
 BREACH = {

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.queues import SERVICE_S, Requests, constant, exponential, lognormal, queue
 from stagetrace.analysis.capacity import Capacity, ask, plan
-from stagetrace.analysis.in_flight import Level, around, buckets
+from stagetrace.analysis.usl import Level, around, buckets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

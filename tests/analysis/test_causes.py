@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom
 
 from stagetrace.analysis.causes import Contrast, search
-from stagetrace.analysis.contingency import Cells, one_sided
+from stagetrace.analysis.statistics import Cells, one_sided
 
 Columns = dict[str, list[str | None]]
 

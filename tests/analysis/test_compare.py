@@ -11,8 +11,15 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import beta, binom, norm
 
-from stagetrace.analysis.compare import difference_of, needed, quantile_difference
-from stagetrace.analysis.quantiles import binned, evidence, log_limit, prior_size
+from stagetrace.analysis.quantiles import (
+    binned,
+    difference_of,
+    evidence,
+    log_limit,
+    needed,
+    prior_size,
+    quantile_difference,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

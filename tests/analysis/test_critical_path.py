@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stagetrace.analysis.critical_path import path_of
-from stagetrace.analysis.span_tree import span_tree
+from stagetrace.analysis.span_tree import path_of, span_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,8 +12,7 @@ import pytest
 from answers.made import MS, NOON, Made, reading, store
 from stagetrace.analysis import cases, latency_map
 from stagetrace.analysis.cases import Box
-from stagetrace.analysis.diagnosis import diagnose
-from stagetrace.analysis.profile import profiles
+from stagetrace.analysis.diagnosis import diagnose, profiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

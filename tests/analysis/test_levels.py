@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import lfilter
 
 from stagetrace.analysis.levels import levels
-from stagetrace.analysis.season import without_pattern
+from stagetrace.analysis.series import without_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

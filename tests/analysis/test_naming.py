@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagetrace.analysis.naming import rank, rank_of
+from stagetrace.analysis.base import rank, rank_of
 
 IN_ORDER = (
     "service.version",

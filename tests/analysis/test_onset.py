@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stagetrace.analysis.onset import Since, changes, since, since_of
-from stagetrace.analysis.releases import Release, of_rows
+from stagetrace.analysis.onset import Release, Since, changes, of_rows, since, since_of
 
 S = 1_000_000_000
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from answers.made import NOON, Made, reading, store
-from stagetrace.analysis.ranks import Rank, Ranks, ask
+from stagetrace.analysis.latency_map import Rank, Ranks, ask_ranks
 from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def ranks(folder: Path, requests: list[Made], took_ms: float, stages: dict[str, float]) -> Ranks:
     with reading(store(folder, requests)) as relations:
-        return ask(relations, took_ms, stages)
+        return ask_ranks(relations, took_ms, stages)
 
 
 def test_a_rank_is_the_share_that_took_less(tmp_path: Path) -> None:

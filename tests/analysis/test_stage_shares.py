@@ -10,7 +10,7 @@ import pytest
 
 from analysis.test_bottleneck import made as requests
 from answers.made import MS, NOON, Made, store
-from stagetrace.analysis import bottleneck, stage_bins, stage_shares
+from stagetrace.analysis import bottleneck, stage_bins
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations, Selection
 
@@ -44,7 +44,7 @@ def test_the_whole_is_that_of_bottleneck() -> None:
     """Shares, intervals and bands; totals to within 1 %."""
     source = replace(requests(3), weight=np.ones(6000))
     (expected,) = bottleneck.ask(source)
-    found = stage_shares.whole(source, list(bottleneck.PERCENTILES.values()), [0.95])
+    found = bottleneck.whole(source, list(bottleneck.PERCENTILES.values()), [0.95])
     assert found is not None
     for name, rank in bottleneck.PERCENTILES.items():
         at = found.at[rank]
@@ -68,20 +68,20 @@ def test_bands_narrow_towards_the_ends() -> None:
 
 
 def test_groups_are_the_largest(relations: Relations) -> None:
-    found = stage_shares.by_key(relations, "path", 0.5, 10)
+    found = bottleneck.by_key(relations, "path", 0.5, 10)
     assert [(group.key, group.requests) for group in found.groups] == [("/predict", 183), ("/rare", 20)]
     assert found.count == 2
     (largest,) = bottleneck.ask(relations, ["path"], 2)[:1]
     expected = {one.stage: one.share["p50"] for one in largest.stages}
     assert found.groups[0].shares.share == pytest.approx(
-        {stage_shares.OTHERS if stage == "rank" else stage: share for stage, share in expected.items()}
+        {bottleneck.OTHERS if stage == "rank" else stage: share for stage, share in expected.items()}
     )
-    cut = stage_shares.by_key(relations, "number", 0.5, 7)
+    cut = bottleneck.by_key(relations, "number", 0.5, 7)
     assert (len(cut.groups), cut.count) == (7, 203)
 
 
 def test_a_group_of_few_requests_has_its_mean(relations: Relations) -> None:
-    (large, small) = stage_shares.by_key(relations, "path", 0.95, 10).groups
+    (large, small) = bottleneck.by_key(relations, "path", 0.95, 10).groups
     assert large.shares.rank == 0.95
     assert small.shares.rank is None
     (times,) = relations.connection.execute("SELECT avg(duration_ms) FROM requests WHERE route = '/rare'").fetchall()
@@ -90,14 +90,14 @@ def test_a_group_of_few_requests_has_its_mean(relations: Relations) -> None:
 
 def test_each_step_has_its_own_shares(relations: Relations) -> None:
     """A window that is mostly empty is narrowed; steps without requests are none."""
-    found = stage_shares.over_time(relations, 0.5, NOON - 60 * MINUTE, NOON + 60 * MINUTE)
+    found = bottleneck.over_time(relations, 0.5, NOON - 60 * MINUTE, NOON + 60 * MINUTE)
     assert found is not None
     assert found.is_narrowed
     assert found.origin_ns <= NOON < found.origin_ns + found.width_ns
     filled = [one for one in found.buckets if one is not None]
     assert sum(one.requests for one in filled) == 203
     assert len(filled) < len(found.buckets) <= 61
-    whole = stage_shares.over_time(relations, 0.5, NOON, NOON + 5 * MINUTE)
+    whole = bottleneck.over_time(relations, 0.5, NOON, NOON + 5 * MINUTE)
     assert whole is not None
     assert not whole.is_narrowed
     inference = [one.shares.ms("inference") for one in whole.buckets if one is not None and one.shares.share]
@@ -107,6 +107,6 @@ def test_each_step_has_its_own_shares(relations: Relations) -> None:
 def test_nothing_has_no_shares(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = store(tmp_path_factory.mktemp("shares") / "empty", [])
     with open_store(str(folder)) as reader, reader.relations(Selection(0, 2**63 - 1)) as found:
-        assert stage_shares.whole(found, [0.5], []) is None
-        assert stage_shares.over_time(found, 0.5, 0, NOON) is None
-        assert stage_shares.by_key(found, "path", 0.5, 10) == stage_shares.Groups([], 0)
+        assert bottleneck.whole(found, [0.5], []) is None
+        assert bottleneck.over_time(found, 0.5, 0, NOON) is None
+        assert bottleneck.by_key(found, "path", 0.5, 10) == bottleneck.Groups([], 0)

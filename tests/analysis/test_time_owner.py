@@ -9,13 +9,13 @@ from cli.running import printed
 from cli.test_waterfall import span
 from messages import of_rows
 from stagetrace import semconv
-from stagetrace.analysis.time_owner import Hop, owner_of
+from stagetrace.analysis.breach_details import Hop, owner_of
 from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stagetrace.analysis.time_owner import Owner
+    from stagetrace.analysis.breach_details import Owner
     from stagetrace.store import SpanRow
 
 BLAMED: dict[str, Any] = {semconv.SLA_BREACH_STAGE: "handler"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagetrace.analysis.unseen_time import Unseen, unseen_times
+from stagetrace.analysis.span_tree import Unseen, unseen_times
 from stagetrace.store.base import SpanRow
 
 MS = 10**6

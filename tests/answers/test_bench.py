@@ -17,12 +17,12 @@ from answers.made import MS, NOON, Made, lines, store
 from backends import free_port
 from cli.running import COMMAND, answered, cli, environment, printed, refused, time_of
 from stagetrace.analysis import bench
-from stagetrace.analysis.objective import Objective
-from stagetrace.cli.bench import load_run, target
+from stagetrace.analysis.bench_objective import Objective
+from stagetrace.cli.bench import load_run
+from stagetrace.cli.bench import options as target
 from stagetrace.cli.bench.answer import Report, answer
-from stagetrace.cli.bench.load_run import Bench
-from stagetrace.cli.bench.span_join import join
-from stagetrace.cli.bench.target import sender
+from stagetrace.cli.bench.load_run import Bench, join
+from stagetrace.cli.bench.options import sender
 from stagetrace.cli.main import parser_for
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from analysis.queues import Requests, constant, queue
 from answers.made import EVER, NOON, Made, lines, store
 from answers.test_bad_input import finite
 from cli.running import answered, printed, refused
-from stagetrace.cli.capacity.autoscaler import METRIC, label
-from stagetrace.cli.capacity.command import objective
+from stagetrace.cli.capacity import objective
 from stagetrace.instrumentation.http import metrics
+from stagetrace.output.autoscaler import METRIC, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from analysis.microservices import Fault, System, window
 from answers.made import EVER, MS, NOON, Made, kept, lines, store
 from cli.running import answered, printed, refused
 from messages import of_rows
-from stagetrace.cli.causes import view
+from stagetrace.cli import causes
 from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:
@@ -169,5 +169,5 @@ def test_an_empty_normal_window_is_no_answer(planted: Path) -> None:
 
 
 def test_a_sentence_names_what_is_there_before_what_is_missing() -> None:
-    assert view.having({"a": None, "b": "1"}) == "with b 1 and without a"
-    assert view.having({"a": None}) == "without a"
+    assert causes.having({"a": None, "b": "1"}) == "with b 1 and without a"
+    assert causes.having({"a": None}) == "without a"

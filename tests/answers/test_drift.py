@@ -21,10 +21,10 @@ import pytest
 from answers.made import EVER, NOON, Made, lines, reading, store
 from cli.running import COMMAND, answered, environment, printed
 from stagetrace.analysis import drift
-from stagetrace.analysis.releases import Release
-from stagetrace.analysis.tracks import Track, Tracks
-from stagetrace.cli.drift import view, watch
-from stagetrace.output.times import UTC
+from stagetrace.analysis.onset import Release
+from stagetrace.analysis.series import Track, Tracks
+from stagetrace.cli.drift import view
+from stagetrace.output.units import UTC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -250,7 +250,7 @@ def test_sampled_requests_count_for_as_many_as_they_stand_for(tmp_path: Path) ->
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(view, "_PAUSE_S", 0.01)
 
 
 @contextmanager
@@ -315,7 +315,7 @@ def test_a_watch_reports_each_new_alarm_once(tmp_path: Path) -> None:
 def test_a_webhook_tries_three_times(statuses: list[int], tries: int, capsys: pytest.CaptureFixture[str]) -> None:
     """What a server refuses is final, what it fails at is tried again; a failure is said without the URL's path."""
     with receiver(statuses) as (url, taken):
-        hook = watch.Webhook(url)
+        hook = view.Webhook(url)
         hook.post({"series": "one"})
     assert len(taken) == tries
     failed = statuses[-1] == 404 or len(statuses) == 3
@@ -328,7 +328,7 @@ def test_a_webhook_tries_three_times(statuses: list[int], tries: int, capsys: py
 @pytest.mark.usefixtures("quick")
 def test_a_webhook_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     """Failures are counted, and the watch goes on."""
-    hook = watch.Webhook("http://127.0.0.1:9/s3cret")
+    hook = view.Webhook("http://127.0.0.1:9/s3cret")
     hook.post({})
     hook.post({})
     assert "2 alarms not posted so far" in capsys.readouterr().err
@@ -348,7 +348,7 @@ def test_a_webhook_that_speaks_no_http(capsys: pytest.CaptureFixture[str]) -> No
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=answer, args=(listening,), daemon=True)
         thread.start()
-        hook = watch.Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        hook = view.Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/")
         hook.post({})
         thread.join()
     assert hook.failed == 1

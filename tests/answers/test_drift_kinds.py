@@ -11,7 +11,7 @@ import pytest
 
 from answers.made import EVER, MS, NOON, Made, lines, store
 from cli.running import answered
-from stagetrace.analysis import cases, releases
+from stagetrace.analysis import cases, onset
 from stagetrace.store import Selection, open_store
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def test_without_an_objective_it_is_the_headline_too(tmp_path: Path) -> None:
 def test_of_very_many_requests_releases_are_those_of_a_sample(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where attributes are too dear to read of all, the moment is that of the first request in the sample."""
     with open_store(str(planted)) as reader, reader.relations(Selection(0, 2**63 - 1)) as relations:
-        every = releases.ask(relations, COUNT)
-        monkeypatch.setattr(releases, "MOST_STORED", 0)
-        assert releases.ask(relations, COUNT, cases.ask_any(relations)) == every
-        assert releases.ask(relations, COUNT) == []
+        every = onset.ask(relations, COUNT)
+        monkeypatch.setattr(onset, "MOST_STORED", 0)
+        assert onset.ask(relations, COUNT, cases.ask_any(relations)) == every
+        assert onset.ask(relations, COUNT) == []
     assert [(one.key, one.value, one.model) for one in every] == [
         ("service.version", "1.5.0", None), ("service.instance.id", "c7138bc9", None)
     ]  # fmt: skip

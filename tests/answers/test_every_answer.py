@@ -11,8 +11,8 @@ import pytest
 
 from answers.made import Made, store
 from answers.test_bad_input import EVER, many, run
+from stagetrace.cli.ask import BENCH
 from stagetrace.cli.registry import ANSWERS
-from stagetrace.cli.report.all_answers import BENCH
 
 DOCS: Final = Path(__file__).parents[2] / "docs/answers"
 

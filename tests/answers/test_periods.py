@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from stagetrace.cli.report.calendar_period import Period, last_month, period
-from stagetrace.output.times import UTC, zone
+from stagetrace.cli.report import Period, last_month, period
+from stagetrace.output.units import UTC, zone
 
 HOUR = 3600 * 10**9
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Beirut", "America/Santiago", "Pacific/Apia")

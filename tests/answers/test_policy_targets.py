@@ -11,7 +11,7 @@ import pytest
 
 from answers.made import Made, store
 from cli.running import answered, printed, refused
-from stagetrace.analysis.calendar_window import began_ns
+from stagetrace.analysis.slo import began_ns
 from stagetrace.sla.objective import CALENDAR, Calendar
 
 if TYPE_CHECKING:

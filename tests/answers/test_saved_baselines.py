@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stagetrace.cli.bench import baseline, saved
+from stagetrace.cli.bench import baseline
 from stagetrace.cli.bench.baseline import Baseline
-from stagetrace.output.times import UTC
+from stagetrace.output.units import UTC
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,11 +18,11 @@ NOON = 1_772_366_400_000_000_000
 
 def test_the_newest_baseline_is_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert saved.answer(UTC).sentence.startswith("No load was put on a service from this machine: stagetrace bench ")
+    assert baseline.answer(UTC).sentence.startswith("No load was put on a service from this machine: stagetrace bench ")
     latencies = [*(float(one) for one in range(1, 100)), None]
     url = "http://user:s3cret@localhost:8000/predict"
     path = baseline.save(Baseline("v1", url, 50.0, "constant", NOON, latencies))
-    answer = saved.answer(UTC)
+    answer = baseline.answer(UTC)
     (one,) = answer.keys["baselines"]
     assert (one["name"], one["requests"], one["failed"]) == ("v1", 100, 1)
     assert one["quantiles"] == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
@@ -30,4 +30,4 @@ def test_the_newest_baseline_is_the_answer(tmp_path: Path, monkeypatch: pytest.M
     assert "s3cret" not in str(answer)
     assert answer.complete
     path.with_name("v0.json").write_text("{")
-    assert "cannot read the baseline" in (saved.answer(UTC).reason or "")
+    assert "cannot read the baseline" in (baseline.answer(UTC).reason or "")

@@ -10,7 +10,7 @@ import pytest
 
 from answers.made import EVER, NOON, Made, reading, store
 from cli.running import printed
-from stagetrace.analysis import report, routes, slo, wrong_now
+from stagetrace.analysis import report, routes_and_stages, slo, wrong_now
 from stagetrace.sla import verdict_list
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_each_objective_counts_and_a_request_is_one(tmp_path: Path, seed: int) -
     with reading(store(tmp_path / "store", made)) as relations:
         found = slo.ask(relations, end)
         period = report.ask(relations, report.Options(begin, end, (deploy,)))
-        listed = routes.ask(relations)
+        listed = routes_and_stages.ask(relations)
         now = wrong_now.ask(relations, begin, end)
     for objective in found.objectives:
         key, of = (objective.route, objective.objective or "", objective.target_text), objective.counts

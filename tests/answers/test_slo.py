@@ -11,8 +11,8 @@ import pytest
 
 from answers.made import MS, NOON, Made, lines, store
 from cli.running import answered, printed
-from stagetrace.backend.alerts import in_force
-from stagetrace.output.times import shown
+from stagetrace.backend.alerts import saved
+from stagetrace.output.units import shown
 from stagetrace.sla.policy import Policy
 from stagetrace.store.local.counts import CountStore, Point
 
@@ -185,15 +185,15 @@ def test_the_policy_that_up_evaluates_counts_unless_another_is_named(tmp_path: P
         return one["target"], len(one["alerts"])
 
     assert told(code=0) == (0.99, 0)
-    in_force.keep(folder, Policy.parse("POST /predict within 50ms for 99.9%"))
+    saved.keep(folder, Policy.parse("POST /predict within 50ms for 99.9%"))
     assert told() == (0.999, 3)
     assert told(STAGETRACE_SLA="POST /predict within 50ms for 99.5%") == (0.999, 3)
     assert told("--policy", "POST /predict within 50ms for 99.8%") == (0.998, 3)
-    (folder / in_force.FILE).write_text("version: 7")
+    (folder / saved.POLICY_FILE).write_text("version: 7")
     answer = answered(*asked, code=None)
     assert answer["reason"].startswith("the policy that `up` evaluates is not used: ")
     assert answer["objectives"][0]["target"] == 0.99
-    in_force.keep(folder, None)
+    saved.keep(folder, None)
     assert told(code=0) == (0.99, 0)
 
 

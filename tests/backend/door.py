@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import httpx
 
 from backends import LOOPBACK
-from stagetrace.backend.sockets import listen
+from stagetrace.backend.ports import listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.backend.counters import Counters
-    from stagetrace.backend.http_connections import Closed
-    from stagetrace.backend.http_server import HttpServer
+    from stagetrace.backend.http_limits import Closed
+    from stagetrace.backend.http_port import HttpServer
 
 
 @dataclass

@@ -22,7 +22,7 @@ from backends import LOOPBACK, Jaeger
 from cli import running
 from cli.running import refusal
 from messages import add_scope, leaves
-from stagetrace.backend.receiver_grpc import METHOD
+from stagetrace.backend.receivers import METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

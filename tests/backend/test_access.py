@@ -15,10 +15,10 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call, request, run_up
 from pki import make_pki
-from stagetrace.backend import token_file
-from stagetrace.backend.access import Access, authorized
+from stagetrace.backend import options
 from stagetrace.backend.options import Options, Ports, host_names
-from stagetrace.backend.receiver_grpc import METHOD
+from stagetrace.backend.ports import Access, authorized
+from stagetrace.backend.receivers import METHOD
 from stagetrace.backend.refusal import Refused
 from stagetrace.store.jaeger import api_v3
 
@@ -64,7 +64,7 @@ def test_a_token_from_a_file(tmp_path: Path) -> None:
         "stagetrace: the token has 10 characters and can be guessed: `openssl rand -hex 32` makes one",
     ]
     held.chmod(0o640)  # a group is chosen by the owner
-    assert token_file.read(link) == TOKEN
+    assert options.read(link) == TOKEN
     assert TOKEN not in repr(Options(tmp_path, token=TOKEN))
 
 

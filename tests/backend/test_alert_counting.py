@@ -11,12 +11,11 @@ import pytest
 
 from answers.made import MS, NOON, Made, store
 from rules.policies import policy
-from stagetrace.backend.alerts.counting import added, count
-from stagetrace.backend.alerts.replayed import Replayed
-from stagetrace.rules import alert_seen, burn
-from stagetrace.rules.alert_seen import Group
+from stagetrace.backend.alerts.counting import Replayed, added, count
+from stagetrace.rules import alerts, burn
+from stagetrace.rules.alerts import Group
 from stagetrace.rules.burn import Counts
-from stagetrace.rules.prometheus_alerts import NO_DATA, SILENT_S
+from stagetrace.rules.prometheus import NO_DATA, SILENT_S
 from stagetrace.sla import verdict_list
 from stagetrace.sla.alert_options import AlertOptions, BurnAlert
 from stagetrace.sla.objective import SERVICE_KEY, Condition, Objective
@@ -34,7 +33,7 @@ OWN = AlertOptions((BurnAlert(1.3, 900, 60),), no_data_s=120)
 FAST = Objective("fast", "POST", "/predict", 10 * MS, 0.5, 3_600, alerts=OWN)
 EMBED = Objective("embed", "POST", "/embed", 50 * MS, 0.9, 3_600, conditions=(Condition(SERVICE_KEY, "shop*"),))
 POLICY = policy(PREDICT, FAST, EMBED, burns=(BurnAlert(1.5, 600, 60), BurnAlert(1.1, 3_600, 300)), no_data_s=120)
-WINDOWS = alert_seen.windows(alert_seen.watched(POLICY))
+WINDOWS = alerts.windows(alerts.watched(POLICY))
 
 
 def traffic(count: int = 3_000) -> list[Made]:
@@ -84,7 +83,7 @@ def requests() -> list[Made]:
 
 
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory, requests: list[Made]) -> alert_seen.Counted:
+def counts(tmp_path_factory: pytest.TempPathFactory, requests: list[Made]) -> alerts.Counted:
     folder = store(tmp_path_factory.mktemp("alerts") / "store", requests)
     with open_store(str(folder)) as reader:
         found = count(reader, POLICY, WINDOWS, END)
@@ -92,18 +91,16 @@ def counts(tmp_path_factory: pytest.TempPathFactory, requests: list[Made]) -> al
     return found.counts
 
 
-def test_counts_of_all_windows_are_those_by_counting(counts: alert_seen.Counted, requests: list[Made]) -> None:
+def test_counts_of_all_windows_are_those_by_counting(counts: alerts.Counted, requests: list[Made]) -> None:
     expected = by_counting(requests)
     assert len(expected) == 10
     assert {group: dict(windows) for group, windows in counts.items()} == expected
 
 
-def test_an_alert_burns_where_the_rule_says_so_by_these_counts(
-    counts: alert_seen.Counted, requests: list[Made]
-) -> None:
+def test_an_alert_burns_where_the_rule_says_so_by_these_counts(counts: alerts.Counted, requests: list[Made]) -> None:
     expected = by_counting(requests)
-    rules = alert_seen.watched(POLICY)
-    seen = [(dict(one.labels), one.holds) for one in alert_seen.seen(rules, counts)]
+    rules = alerts.watched(POLICY)
+    seen = [(dict(one.labels), one.holds) for one in alerts.seen(rules, counts)]
     compared = set()
     for group, of in expected.items():
         if group.objective == "embed" and group.service != "shop":  # its condition
@@ -122,7 +119,7 @@ def test_an_alert_burns_where_the_rule_says_so_by_these_counts(
 def judged(counts: dict[float, Counts | None], objective: Objective = EMBED) -> dict[str, bool | None]:
     """Return what is to be said of the alerts of one service, by long window or name."""
     group = Group("", "shop", objective.name)
-    seen = alert_seen.seen(alert_seen.watched(policy(objective, **ALERTS)), {group: counts} if counts else {})
+    seen = alerts.seen(alerts.watched(policy(objective, **ALERTS)), {group: counts} if counts else {})
     return {dict(one.labels).get("long_window", dict(one.labels)["alertname"]): one.holds for one in seen}
 
 

@@ -21,13 +21,11 @@ from backends import Collector, free_port, run_alertmanager, run_prometheus
 from cli.running import printed
 from conftest import need
 from messages import add_scope, put
-from stagetrace.backend.alerts import in_force, saved
+from stagetrace.backend.alerts import notify, saved
 from stagetrace.backend.alerts.watcher import Watcher
 from stagetrace.backend.counters import Counters
-from stagetrace.backend.notify import shape
 from stagetrace.errors import StoreError
-from stagetrace.rules.alert_messages import Told
-from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels
+from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, Told
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.formats import FORMATS
 from stagetrace.sla.policy import Policy
@@ -151,7 +149,7 @@ def test_slo_and_the_page_show_the_alerts_that_up_evaluates_and_no_others(policy
             [f"Alert: /predict (objective predict) of service shop {told}"],
             ["alert: burn rate over 2 in 10m and in 5m"],
         )
-    assert "s3cret" not in (data / in_force.FILE).read_text()
+    assert "s3cret" not in (data / saved.POLICY_FILE).read_text()
     with run_up(tmp_path) as up:
         assert shown(up) == ([], [])
 
@@ -189,7 +187,7 @@ def test_the_real_alertmanager_has_one_alert_that_prometheus_and_up_both_report(
             sent = re.compile(r"^prometheus_notifications_sent_total\{.*\} [1-9]", re.MULTILINE)
             until(lambda: sent.search(httpx.get(f"{prometheus}/metrics").text) and alerts())
             (alert,) = alerts()
-            assert alert["fingerprint"] == shape.fingerprint(tuple(alert["labels"].items()))
+            assert alert["fingerprint"] == notify.fingerprint(tuple(alert["labels"].items()))
             assert alert["labels"]["team"] == "ml"
             assert alert["annotations"]["summary"].startswith("shop: 100% of the requests in 20s missed predict")
             until(lambda: report("good") == (False, False) and not alerts())
@@ -325,7 +323,7 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
     found = saved.Saved({one.labels: one for one in alerts}, told)
     saved.save(tmp_path, found)
     assert saved.load(tmp_path) == found
-    assert (tmp_path / saved.FILE).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / saved.ALERTS_FILE).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -344,7 +342,7 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged_is_reported_and_alerts_begin_anew(
     tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / saved.FILE).write_text(text)
+    (tmp_path / saved.ALERTS_FILE).write_text(text)
     assert saved.load(tmp_path) == saved.Saved()
     assert "cannot be read, and alerts begin anew" in capfd.readouterr().err
 
@@ -353,7 +351,7 @@ def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.write_text("{}")
-    (folder / saved.FILE).symlink_to(elsewhere)
+    (folder / saved.ALERTS_FILE).symlink_to(elsewhere)
     assert saved.load(folder) == saved.Saved()
     saved.save(folder, saved.Saved())
     assert elsewhere.read_text() == "{}"

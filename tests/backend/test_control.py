@@ -15,7 +15,7 @@ import pytest
 from backend.processes import Lines, started
 from backend.running import request, run_up
 from cli.running import printed
-from stagetrace.backend.control_client import Running
+from stagetrace.backend.control import Running
 from stagetrace.backend.options import Limits
 from stagetrace.errors import StoreError
 from stagetrace.store.local import LocalStore

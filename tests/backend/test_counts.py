@@ -23,7 +23,7 @@ from opentelemetry.sdk.resources import Resource
 
 from backend.running import JSON, PROTOBUF, run_up
 from messages import put
-from stagetrace.backend.receiver_grpc import METRICS_METHOD
+from stagetrace.backend.receivers import METRICS_METHOD
 from stagetrace.store.local.counts import read
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from backend.processes import until
 from backend.running import MS, export, ids, raw_call
 from messages import add_scope, leaves, put
-from stagetrace.backend.go_values import time_ns
-from stagetrace.backend.receiver_grpc import METHOD
+from stagetrace.backend.jaeger_query import time_ns
+from stagetrace.backend.receivers import METHOD
 from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import api_v3
 from store.feed import recent

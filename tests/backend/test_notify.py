@@ -14,16 +14,19 @@ import pytest
 
 from backend.alert_receiver import AlertReceiver, alert_receiver
 from backend.processes import until
-from stagetrace.backend.alerts import outbox
-from stagetrace.backend.alerts.outbox import MOST_A_MINUTE, Outbox
+from stagetrace.backend.alerts import notify
+from stagetrace.backend.alerts.notify import (
+    MOST_A_MINUTE,
+    SIGNATURE,
+    TIMESTAMP,
+    Alertmanager,
+    NotTaken,
+    Outbox,
+    Target,
+    Webhook,
+)
 from stagetrace.backend.counters import Counters
-from stagetrace.backend.notify import http_post, shape
-from stagetrace.backend.notify.alertmanager import Alertmanager
-from stagetrace.backend.notify.base import NotTaken
-from stagetrace.backend.notify.http_post import Target
-from stagetrace.backend.notify.webhook import SIGNATURE, TIMESTAMP, Webhook
-from stagetrace.rules.alert_messages import Message
-from stagetrace.rules.alert_state import FIRING, RESOLVED, Alert, Labels
+from stagetrace.rules.alerts import FIRING, RESOLVED, Alert, Labels, Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,14 +90,14 @@ def test_a_webhook_gets_what_alertmanagers_webhooks_get(receiver: AlertReceiver)
                 "status": "firing",
                 "labels": {**group, "severity": "page"},
                 "endsAt": "0001-01-01T00:00:00Z",
-                "fingerprint": shape.fingerprint(gold.labels),
+                "fingerprint": notify.fingerprint(gold.labels),
                 **about,
             },
             {
                 "status": "resolved",
                 "labels": {**group, "severity": "ticket"},
                 "endsAt": "2026-11-28T17:35:24.860Z",
-                "fingerprint": shape.fingerprint(other.labels),
+                "fingerprint": notify.fingerprint(other.labels),
                 **about,
             },
         ],
@@ -187,7 +190,7 @@ def test_a_receiver_that_never_finishes_takes_a_bounded_time_and_few_threads(
     receiver: AlertReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.respond = drip
-    monkeypatch.setattr(http_post, "_MOST_STUCK", 2)
+    monkeypatch.setattr(notify, "_MOST_STUCK", 2)
     target = Target(receiver.url, "", 0.2)
     reasons = []
     for _ in range(3):
@@ -215,8 +218,8 @@ def test_a_receiver_that_never_finishes_takes_a_bounded_time_and_few_threads(
 )
 def test_an_address_to_which_nothing_can_be_posted_is_refused(url: str, token: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        http_post.checked(url, token)
-    assert http_post.checked("http://127.0.0.1:9093", "t") == "http://127.0.0.1:9093"
+        notify.checked(url, token)
+    assert notify.checked("http://127.0.0.1:9093", "t") == "http://127.0.0.1:9093"
 
 
 class Running:
@@ -238,7 +241,7 @@ class Running:
 def test_a_receiver_that_was_away_hears_of_things_as_they_are_by_then(
     receiver: AlertReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(notify, "_FIRST_PAUSE_S", 0.05)
     receiver.respond = lambda _handler: 500
     running = Running(webhook(receiver.url))
     running.box.offer(alerts("predict", "embed"), 0)

@@ -12,13 +12,12 @@ import pytest
 
 import stagetrace
 from stagetrace import semconv
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.formats import add_format, print_answer
+from stagetrace.cli.ask import add_format, print_answer
+from stagetrace.cli.registry import UsageError
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
-from stagetrace.output.chart_table import chart_table
-from stagetrace.output.svg import STAGES, svg
-from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.html import STAGES, chart_table, svg
+from stagetrace.output.table import Column, Table
 
 NOON = 1_772_366_400_000_000_000
 MINUTE = 60 * 10**9

@@ -70,7 +70,7 @@ def test_ctrl_c_ends_a_query_that_duckdb_is_in(tmp_path: Path) -> None:
 
 def test_a_limit_of_time_ends_what_cannot_be_interrupted() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from stagetrace.cli.interrupts import *\nwith time_limit(0, 'late'): time.sleep(100)"],
+        [sys.executable, "-c", "from stagetrace.cli.console import *\nwith time_limit(0, 'late'): time.sleep(100)"],
         env=environment(),
         capture_output=True,
         timeout=WITHIN_S,

@@ -13,7 +13,7 @@ from answers.made import MS, NOON, Made, store
 from cli.running import cli
 from stagetrace import semconv
 from stagetrace.cli import main
-from stagetrace.cli.output.streams import unescaped
+from stagetrace.cli.console import unescaped
 from stagetrace.cli.registry import VERBS
 from stagetrace.printable import spreadsheet_cell
 from test_printable import HIDDEN

@@ -25,8 +25,8 @@ from backend.running import run_up
 from cli import literal
 from cli.literal import trace_id
 from cli.running import COMMAND, answered, environment, printed, refused
+from stagetrace.cli import output as terminal
 from stagetrace.cli.main import main
-from stagetrace.cli.output import terminal
 from stagetrace.installed_from import requirement
 from store.feed import MS, Made, entry, export, send
 

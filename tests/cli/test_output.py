@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.cli.output import lines
-from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column, Table, blocks, text_of
+from stagetrace.cli import output
+from stagetrace.output.table import COMMON, TIME, TRACE, Column, Table, blocks, text_of
 
 ID = "906f7089f5ba030d53ddef4e9aab1663"
 COLUMNS = (Column("time (UTC)"), Column("request"), Column("took", is_number=True), Column("stage"), Column("span"))
@@ -118,7 +118,7 @@ def numbered(count: int, title: str) -> Table:
 
 
 def clipped(parts: list[Table | str], height: int) -> list[str]:
-    return [text_of(line) for line in lines.clipped(parts, 80, height)]
+    return [text_of(line) for line in output.clipped(parts, 80, height)]
 
 
 def test_each_part_of_a_screen_has_its_share_of_the_height() -> None:

@@ -11,10 +11,9 @@ import pytest
 
 from cli import reference
 from cli.running import printed
-from stagetrace.analysis.breach_groups import Group, Groups
-from stagetrace.analysis.time_owner import Hop, Owner
+from stagetrace.analysis.breach_details import Group, Groups, Hop, Owner
 from stagetrace.cli.registry import VERBS, load
-from stagetrace.output import breaches, trace_json
+from stagetrace.output import breaches, trace
 from stagetrace.store import Breaches, Entry, SpanRow, Trace
 from stagetrace.store.base import Lost, SpanEvent, Tally
 from store.feed import entry, recent
@@ -73,7 +72,7 @@ def test_every_json_key_is_described() -> None:
     one = Entry(made.trace_id, made.span_id, "svc", "n", None, made.start, made.end, *nothing)
     tally = Tally(lost=(Lost("inference", "gc", 1, 2.0),))
     listed = breaches.as_json(Breaches((one,), "why", tally), [Owner((Hop("svc", None, 1.0),), "why")])
-    drawn = trace_json.as_json(Trace(made.trace_id, (row,), "why"))
+    drawn = trace.as_json(Trace(made.trace_id, (row,), "why"))
     breach = listed["breaches"][0]
     assert _described(sections["breaches --json"]) == {
         *(*listed, *listed["lost"][0]),

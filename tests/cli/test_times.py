@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from stagetrace.output.times import Moment, moment, shown, utc, window, zone
+from stagetrace.output.units import Moment, moment, shown, utc, window, zone
 
 HOUR = 3600 * 10**9
 NOW = 1_772_366_400_000_000_000  # 2026-03-01T12:00:00Z

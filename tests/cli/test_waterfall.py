@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from stagetrace import semconv
-from stagetrace.output.stalls import stalls_of
-from stagetrace.output.waterfall import ASCII, BLOCKS, render
+from stagetrace.output.trace import ASCII, BLOCKS, render, stalls_of
 from stagetrace.recording.stall import KINDS
 from stagetrace.store import SpanRow, Trace
 from stagetrace.store.base import SpanEvent

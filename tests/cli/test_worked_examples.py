@@ -14,7 +14,7 @@ import pytest
 from answers.made import Made, lines, messages
 from cli.running import answered, cli, refused
 from stagetrace import store as store_package
-from stagetrace.store.url import SCHEMES, Scheme
+from stagetrace.store.base import SCHEMES, Scheme
 
 CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 REQUESTS = [

@@ -17,7 +17,7 @@ from doctor import checks
 from environments import ROOT, interpreter_with
 from services import GUNICORN, recorded, run_service
 from sink import Sink, assert_tiled, run_sink
-from stagetrace.output.check import FAIL
+from stagetrace.output.processes import FAIL
 from stagetrace.process_status import files as status
 
 if TYPE_CHECKING:

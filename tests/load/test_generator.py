@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from load.virtual import Server, run
-from stagetrace.load import arrivals
+from stagetrace.load import generator as arrivals
 from stagetrace.load.generator import HOPELESS, TIMEOUT, Generator, Ids, Limit
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from backends import free_port
-from stagetrace.load import arrivals, loop
+from stagetrace.load import generator
 from stagetrace.load.base import LoadError
 from stagetrace.load.generator import TIMEOUT, Generator
 from stagetrace.load.http import CLOSED, Address, HttpSender, message
@@ -78,7 +78,7 @@ def _ran(
             await sender.close()
             return ran, server
 
-    return loop.run(main())
+    return generator.run(main())
 
 
 RESPONSES: dict[str, Any] = {
@@ -97,7 +97,7 @@ RESPONSES: dict[str, Any] = {
 
 @pytest.mark.parametrize("respond", RESPONSES.values(), ids=list(RESPONSES))
 def test_a_response(respond: Any) -> None:
-    ran, server = _ran(lambda _number: respond, arrivals.constant(200, 0.02))
+    ran, server = _ran(lambda _number: respond, generator.constant(200, 0.02))
     assert ran.reasons == [None] * 4
     assert np.isfinite(ran.latency_s).all()
     assert (ran.latency_s > 0).all()
@@ -116,20 +116,20 @@ FAILURES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("respond", "failure"), FAILURES.values(), ids=list(FAILURES))
 def test_a_failure_is_counted_by_its_reason_and_spoils_no_later_request(respond: Any, failure: str) -> None:
-    ran, _ = _ran(lambda number: respond if number % 2 == 0 else OK, arrivals.constant(50, 0.08))
+    ran, _ = _ran(lambda number: respond if number % 2 == 0 else OK, generator.constant(50, 0.08))
     assert ran.reasons == [failure, None, failure, None]
     assert np.isinf(ran.latency_s[[0, 2]]).all()
 
 
 def test_other_statuses_can_be_expected() -> None:
     missing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
-    ran, _ = _ran(lambda _number: missing, arrivals.constant(50, 0.04), expected={404})
+    ran, _ = _ran(lambda _number: missing, generator.constant(50, 0.04), expected={404})
     assert ran.reasons == [None, None]
 
 
 def test_the_request_is_what_was_given_and_bodies_take_turns() -> None:
     messages = [message("PUT", "/a?b=c", [("host", "h:1"), ("X-Key", "v")], body) for body in (b"one", b"", None)]
-    ran, server = _ran(lambda _number: OK, arrivals.constant(50, 0.08), messages=messages)
+    ran, server = _ran(lambda _number: OK, generator.constant(50, 0.08), messages=messages)
     sent = [f"00-{one}".encode() for one in ran.trace_ids]
     heads = [re.sub(rb"(traceparent: 00-.{32})-.{16}-01", rb"\1", one) for one in server.received]
     start = b"PUT /a?b=c HTTP/1.1\r\nhost: h:1\r\nX-Key: v\r\n"
@@ -142,7 +142,7 @@ def test_the_request_is_what_was_given_and_bodies_take_turns() -> None:
 
 
 def test_connections_are_kept() -> None:
-    ran, server = _ran(lambda _number: OK, arrivals.constant(100, 0.3), connections=1)
+    ran, server = _ran(lambda _number: OK, generator.constant(100, 0.3), connections=1)
     assert ran.reasons == [None] * 30
     assert server.connections == 1
 
@@ -191,7 +191,7 @@ def test_nobody_there_is_an_error() -> None:
         await HttpSender(Address("127.0.0.1", free_port()), [], connections=1).open()
 
     with pytest.raises(LoadError, match=r"cannot connect to 127\.0\.0\.1 port"):
-        loop.run(main())
+        generator.run(main())
 
 
 def test_timers_are_not_rounded_to_the_milliseconds_of_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_timers_are_not_rounded_to_the_milliseconds_of_epoll(monkeypatch: pytest
         waits.append(given[3])
         return select(*given)
 
-    monkeypatch.setattr(loop, "select", noted)
+    monkeypatch.setattr(generator, "select", noted)
     for _ in range(20):  # a busy machine is late for one
-        loop.run(asyncio.sleep(0.00237))
+        generator.run(asyncio.sleep(0.00237))
     assert any(0.002 < one < 0.0024 for one in waits)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace.load.base import LoadError
-from stagetrace.load.target import Target, addresses, parse
+from stagetrace.load.base import LoadError, Target, addresses, parse
 
 
 @pytest.mark.parametrize(

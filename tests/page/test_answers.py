@@ -27,10 +27,10 @@ from stagetrace.backend.counters import Counters
 from stagetrace.backend.options import Options
 from stagetrace.cli.ask import answer_of, options_of
 from stagetrace.cli.registry import ANSWERS
-from stagetrace.page import answer_options
 from stagetrace.page.app import Page
 from stagetrace.page.base import Site
 from stagetrace.page.login import Login
+from stagetrace.page.views import answers
 from stagetrace.page.views.answers import QUESTIONS
 from stagetrace.store import open_store
 
@@ -70,7 +70,7 @@ FILES = re.compile("FILE|URL|PATH|DIR|VERB")
 
 
 def test_each_answer_is_here_with_the_question_of_the_docs() -> None:
-    assert set(QUESTIONS) == set(ALL) == set(answer_options.ALLOWED)
+    assert set(QUESTIONS) == set(ALL) == set(answers.ALLOWED)
     docs = (Path(__file__).parents[2] / "docs/answers/README.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \[`(\w+)`\]", docs, re.MULTILINE)
     assert {verb: (reason, question) for reason, question, verb in rows} == QUESTIONS
@@ -79,7 +79,7 @@ def test_each_answer_is_here_with_the_question_of_the_docs() -> None:
 @pytest.mark.parametrize("verb", ALL)
 def test_no_option_that_is_allowed_names_a_file_or_runs_on(verb: str) -> None:
     described = {one.flag: one for one in options_of(verb)}
-    allowed = [described[flag] for flag in answer_options.ALLOWED[verb]]
+    allowed = [described[flag] for flag in answers.ALLOWED[verb]]
     assert not [one.flag for one in allowed if FILES.search(one.metavar or "")]
     assert not {one.flag for one in allowed} & {"--store", "--watch", "--webhook", "--format", "--all", "--with"}
 

@@ -12,12 +12,11 @@ import pytest
 from answers.made import MS, NOON, Made, store
 from stagetrace.analysis import wrong_now
 from stagetrace.cli.ask import answer_of
-from stagetrace.page import assets
-from stagetrace.page.asked import Asked
-from stagetrace.page.base import File, Part, Site
+from stagetrace.page import templates
+from stagetrace.page.base import Asked, File, Part, Site
 from stagetrace.page.templates import render
 from stagetrace.page.views import board
-from stagetrace.rules.alert_state import FIRING, RESOLVED, Alert
+from stagetrace.rules.alerts import FIRING, RESOLVED, Alert
 from stagetrace.sla.cause import CAUSES, WORDS
 from stagetrace.store import open_store
 
@@ -143,7 +142,7 @@ def test_alerts_are_listed_as_they_are() -> None:
 
 
 def test_each_cause_has_its_own_colour_in_both_themes() -> None:
-    sheet = assets.files()["page.css"].body.decode()
+    sheet = templates.files()["page.css"].body.decode()
     light, by_device, chosen = re.findall(
         r"^(?:@media [^{]*\{ )?:root[^{]*\{ (--socket-wait: [^}]*) \}", sheet, re.MULTILINE
     )

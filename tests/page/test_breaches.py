@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 from backend.running import run_up
 from page.conftest import containing, settle, violations
 from page.data import CODES, MANY
-from stagetrace.output.times import UTC, shown
+from stagetrace.output.units import UTC, shown
 from store.feed import export
 from store.oracle import meant
 from store.spans import ALL, WHOLE

@@ -12,10 +12,9 @@ from starlette.requests import Request
 from page.own_loop import run_alone
 from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
 from stagetrace.errors import StoreError
-from stagetrace.page import cache
+from stagetrace.page import queries
 from stagetrace.page.app import _Endpoints
-from stagetrace.page.cache import KEPT_S, Cache, Made
-from stagetrace.page.readers import Readers
+from stagetrace.page.queries import KEPT_S, Cache, Made, Readers
 from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:
@@ -214,8 +213,8 @@ def test_the_end_interrupts_what_is_asked_and_begins_nothing() -> None:
 
 
 def test_bytes_and_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_MOST", 3)
-    monkeypatch.setattr(cache, "_BYTES", 100)  # of which one part may have a quarter
+    monkeypatch.setattr(queries, "_MOST", 3)
+    monkeypatch.setattr(queries, "_BYTES", 100)  # of which one part may have a quarter
     stores = [Store() for _ in range(4)]
     large, huge = Store(Made(b"x" * 25, 200, 0.0)), Store(Made(b"x" * 26, 200, 0.0))
 
@@ -231,7 +230,7 @@ def test_bytes_and_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await shared.get(viewer(), "huge", huge)
         await ask(2, 3, 0)
         assert [huge.asked, *(store.asked for store in stores)] == [2, 2, 1, 1, 1]
-        monkeypatch.setattr(cache, "_MOST", 100)
+        monkeypatch.setattr(queries, "_MOST", 100)
         for number in range(4):
             await shared.get(viewer(), f"large {number}", large)
         await ask(2, 3, 0)  # dropped, for want of bytes

@@ -14,9 +14,8 @@ from answers.made import MS, NOON, Made, kept, store
 from page.conftest import containing, settle, violations
 from page.data import CODES
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import moment, zone
-from stagetrace.page.asked import Asked
-from stagetrace.page.base import Part, Site
+from stagetrace.output.units import moment, zone
+from stagetrace.page.base import Asked, Part, Site
 from stagetrace.page.templates import render
 from stagetrace.page.views import heatmap
 from stagetrace.store import open_store

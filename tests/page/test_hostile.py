@@ -14,7 +14,7 @@ from page.markup import Markup
 from page.paths import ALL_PARTS, ALL_SHELLS, paths
 from page.serving import AS_BROWSER, AS_PART, Served, run_page
 from stagetrace import page as package
-from stagetrace.page.asked import SHARED
+from stagetrace.page.base import SHARED
 from stagetrace.page.views import VIEWS
 
 if TYPE_CHECKING:

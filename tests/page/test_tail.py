@@ -18,17 +18,17 @@ from playwright.sync_api import expect
 from backend.door import running
 from backend.running import PROTOBUF, Up, run_up
 from page.data import fill, request
-from stagetrace.backend.access import Access
 from stagetrace.backend.counters import Counters
-from stagetrace.backend.http_connections import Deadlines
-from stagetrace.backend.http_server import HttpServer
+from stagetrace.backend.http_limits import Deadlines
+from stagetrace.backend.http_port import HttpServer
 from stagetrace.backend.options import Options
+from stagetrace.backend.ports import Access
 from stagetrace.backend.web import application, json_fault
 from stagetrace.cli.ask import answer_of
 from stagetrace.page.app import Page as Pages
 from stagetrace.page.base import Site
-from stagetrace.page.live import WAITING, Live, Viewer
 from stagetrace.page.login import Login
+from stagetrace.page.views.tail import WAITING, Live, Viewer
 from stagetrace.store import open_store
 from stagetrace.store.base import Selection
 from stagetrace.store.local import LocalStore

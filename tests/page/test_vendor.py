@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from page import chromium
-from stagetrace.page import assets
+from stagetrace.page import templates
 
 ROOT = Path(__file__).resolve().parents[2]
 VENDOR = ROOT / "src/stagetrace/page/static/vendor"
@@ -41,7 +41,9 @@ def test_they_are_named_where_licences_are_looked_for() -> None:
 
 def test_they_are_small() -> None:
     """About 40 KB are sent for all of them."""
-    sent = [file.compressed for name, file in assets.files().items() if name.startswith("vendor/") and ".min." in name]
+    sent = [
+        file.compressed for name, file in templates.files().items() if name.startswith("vendor/") and ".min." in name
+    ]
     assert len(sent) == 4
     assert sum(map(len, sent)) < 45_000
     assert gzip.decompress(sent[0])

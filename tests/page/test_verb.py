@@ -21,7 +21,7 @@ from page.serving import AS_PART, COMMAND, Served, run_page
 from stagetrace.backend.options import Listening
 from stagetrace.cli import page as verb
 from stagetrace.cli.registry import VERBS
-from stagetrace.page.readers import Readers
+from stagetrace.page.queries import Readers
 from stagetrace.page.views import VIEWS
 from stagetrace.store import open_store
 from stagetrace.store.base import Selection

@@ -7,8 +7,21 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.rules.alert_messages import Message, Told, aged, delivered, due, untold
-from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels, Seen, advance
+from stagetrace.rules.alerts import (
+    FIRING,
+    PENDING,
+    RESOLVED,
+    Alert,
+    Labels,
+    Message,
+    Seen,
+    Told,
+    advance,
+    aged,
+    delivered,
+    due,
+    untold,
+)
 
 S = 10**9
 ONE: Labels = (("alertname", "A"), ("sla_objective", "predict"))

@@ -12,7 +12,7 @@ import pytest
 from analysis.test_slo import Rows
 from rules.promtool import INTERVAL_S, Case, evaluate
 from stagetrace.analysis import slo
-from stagetrace.rules import recorded
+from stagetrace.rules import promql
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.burn import Alert, Counts, alerts, is_burning
 from stagetrace.rules.prometheus import render
@@ -103,10 +103,10 @@ def _case(number: int) -> Case:
     for at_s in ASKED_S:
         for window_s in WINDOWS_S:
             counts = _counts(requests, at_s, window_s)
-            values[at_s, f"{recorded.ratio(window_s)}{own}"] = counts.ratio
-            values[at_s, f"{recorded.counts(window_s)}{own} > 0"] = counts.judged or None
+            values[at_s, f"{promql.ratio(window_s)}{own}"] = counts.ratio
+            values[at_s, f"{promql.counts(window_s)}{own} > 0"] = counts.judged or None
         left = _counts(requests, at_s, OBJECTIVE.window_s).ratio
-        values[at_s, recorded.budget_left() + own] = None if left is None else 1 - left / 0.05
+        values[at_s, promql.budget_left() + own] = None if left is None else 1 - left / 0.05
     for alert in alerts(OBJECTIVE, OPTIONS):
         firing = _firing(alert, requests)
         for at_s in range(0, LENGTH_S + 1, 300):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.promtool import Case, evaluate
-from stagetrace.rules import calendars
-from stagetrace.rules.yaml_text import yaml_of
+from stagetrace.rules import promql
+from stagetrace.rules.base import yaml_of
 from stagetrace.sla.objective import CALENDAR, Calendar
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _period(unit: str, local: datetime) -> str:
 @pytest.mark.usefixtures("promtool")
 def test_periods_change_with_the_clocks_of_their_zone(tmp_path: Path) -> None:
     used = [Calendar(unit, zone) for unit in CALENDAR for zone in ZONES]
-    rules = yaml_of({"groups": [{"name": "sla calendars", "rules": calendars.rules(used)}]})
+    rules = yaml_of({"groups": [{"name": "sla calendars", "rules": promql.rules(used)}]})
     midnights = [datetime(*day, tzinfo=ZoneInfo(zone)) for zone in ZONES for day in ((2027, 1, 1), (2028, 3, 27))]
     changes = [datetime(2026, 10, 25, 1), datetime(2031, 4, 5, 15), datetime(2036, 11, 2, 4, 30)]  # noqa: DTZ001
     cases = []
@@ -46,8 +46,8 @@ def test_periods_change_with_the_clocks_of_their_zone(tmp_path: Path) -> None:
         for at_s in (0, 60, 120):
             for one in used:
                 local = (start + timedelta(seconds=at_s)).astimezone(ZoneInfo(one.timezone)).replace(tzinfo=None)
-                own = f'calendar="{one.text}", {calendars.PERIOD}="{_period(one.unit, local)}"'
-                values[at_s, f"{calendars.CURRENT}{{{own}}}"] = 1.0
+                own = f'calendar="{one.text}", {promql.PERIOD}="{_period(one.unit, local)}"'
+                values[at_s, f"{promql.CURRENT}{{{own}}}"] = 1.0
         cases.append(Case(str(change), {"up": [1.0] * 3}, values, start=f"{start:%Y-%m-%dT%H:%M:%SZ}"))
     evaluate(tmp_path, rules, cases, interval_s=60)
 
@@ -55,5 +55,5 @@ def test_periods_change_with_the_clocks_of_their_zone(tmp_path: Path) -> None:
 @given(st.sampled_from(ZONES), st.datetimes(datetime(2026, 1, 2), datetime(2040, 12, 31)))  # noqa: DTZ001
 def test_the_offset_of_a_zone_is_that_of_its_clocks(zone: str, moment: datetime) -> None:
     at = moment.replace(tzinfo=timezone.utc)
-    known = [offset for since, offset in calendars._offsets(zone) if since <= at.timestamp()]
+    known = [offset for since, offset in promql._offsets(zone) if since <= at.timestamp()]
     assert known[-1] == at.astimezone(ZoneInfo(zone)).utcoffset().total_seconds()  # type: ignore[union-attr]

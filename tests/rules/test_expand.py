@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from rules.policies import OTHERS, PREDICT, policy
 from stagetrace.rules import burn
+from stagetrace.rules.alerts import expanded
 from stagetrace.rules.base import RulesOptions
-from stagetrace.rules.expand import expanded
-from stagetrace.rules.prometheus_alerts import alert_rules
+from stagetrace.rules.prometheus import alert_rules
 
 SERIES = {"job": "eu/shop & co", "sla_objective": "a {{ name }}", "sla_segment": "gold"}
 ODD = replace(PREDICT, name="a {{ name }}", segment_by=("tier",), description='{{ "not" }} a template', target=1.0)

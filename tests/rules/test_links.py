@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 
 from rules.policies import OTHERS, PREDICT, policy
-from stagetrace.page.jaeger_search import target
-from stagetrace.rules.links import breaches_url
+from stagetrace.page.app import target
+from stagetrace.rules.prometheus import breaches_url
 from stagetrace.sla.objective import Condition, Objective
 
 

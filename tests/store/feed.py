@@ -17,8 +17,8 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from messages import leaves
 from stagetrace import semconv
+from stagetrace.store.base import host_and_port
 from stagetrace.store.jaeger.client import JaegerClient
-from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from stagetrace.store.code_lines import is_one_of, is_whole, pattern
+from stagetrace.store.entries import code_pattern, is_one_of, is_whole
 
 CODES = (
     "app.py:4 in predict",
@@ -41,7 +41,7 @@ def test_a_text_selects_the_same_codes_everywhere(texts: tuple[str, ...]) -> Non
     assert {code for code in CODES if is_one_of(code, texts)} == expected
     assert not is_one_of(None, texts)
     query = "SELECT code FROM (SELECT unnest($1) AS code) WHERE regexp_full_match(code, $2)"
-    assert {code for (code,) in duckdb.execute(query, [list(CODES), pattern(texts)]).fetchall()} == expected
+    assert {code for (code,) in duckdb.execute(query, [list(CODES), code_pattern(texts)]).fetchall()} == expected
 
 
 def test_a_whole_code_selects_itself_alone() -> None:

@@ -14,14 +14,14 @@ import pytest
 from heavy import HEAVY
 from messages import leaves
 from stagetrace import semconv
-from stagetrace.analysis import stage_times
-from stagetrace.analysis.time_owner import Hop, Owner
+from stagetrace.analysis import routes_and_stages
+from stagetrace.analysis.breach_details import Hop, Owner
 from stagetrace.errors import StoreError
 from stagetrace.output.breaches import owners_of
 from stagetrace.store import Selection, answers, open_store
 from stagetrace.store.base import CANDIDATES
-from stagetrace.store.known import nearest
-from stagetrace.store.relations import REQUESTS, SPANS
+from stagetrace.store.message_reader import nearest
+from stagetrace.store.reductions import REQUESTS, SPANS
 from store import members
 from store.feed import MS
 from store.oracle import BASIC, SELECTIONS, meant, tally, text_of
@@ -193,7 +193,7 @@ def test_stages_are_shown_by_their_names(member: str) -> None:
         open_store(member) as reader,
         reader.relations(replace(WHOLE, service="contract-1", model="Tagger")) as relations,
     ):
-        groups = stage_times.ask(relations)
+        groups = routes_and_stages.ask_stages(relations)
         assert answers.stage_names(relations) == ["inference", "mine", "preprocess", "yours"]
         slowest = answers.requests(relations, "mine", 2)
     made = [one for one in ENTRIES if one.service == "contract-1" and one.attributes.get(MODEL) == "Tagger"]

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from messages import of_rows
-from stagetrace.analysis.routes import ask as routes
-from stagetrace.analysis.routes import exactly
-from stagetrace.analysis.stage_times import ask as stages
+from stagetrace.analysis.routes_and_stages import ask as routes
+from stagetrace.analysis.routes_and_stages import ask_stages as stages
+from stagetrace.analysis.routes_and_stages import exactly
 from stagetrace.estimates import OVERFLOW, Attainment, Counted, Sample, Weighed, attainment, attainment_of_both
-from stagetrace.store.answers import request_of, tally
+from stagetrace.store.answers import Tallier, request_of, tally
 from stagetrace.store.base import Selection, SpanRow
 from stagetrace.store.load import Loader
-from stagetrace.store.tally import Tallier
 
 MS = 1_000_000
 ESTIMATED, WHOLE = Sample(1, True, False), Sample(1, False, False)  # noqa: FBT003

@@ -16,8 +16,9 @@ from messages import add_scope, leaves
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import encode
 from stagetrace.store import Selection, open_store
-from stagetrace.store.file import documents, otlp
-from stagetrace.store.file.otlp import complete_lines
+from stagetrace.store.file import reader as documents
+from stagetrace.store.file import reader as otlp
+from stagetrace.store.file.reader import complete_lines
 from stagetrace.store.rows import spans_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ FRAMINGS = {
 
 def read(path: Path) -> tuple[list[int], list[str]]:
     cuts: list[str] = []
-    starts = [span.start_time_unix_nano for request in otlp.read(path, cuts) for _, _, span in leaves(request)]
+    starts = [span.start_time_unix_nano for request in otlp.read_file(path, cuts) for _, _, span in leaves(request)]
     return starts, cuts
 
 
@@ -131,7 +132,7 @@ def test_json_may_be_one_object_over_many_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["", "[]", "null", '{"resourceSpans": 3}', '{"resourceSpans": [3]}', "[" * 50_000])
 def test_what_is_no_request_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        documents.read(documents.parse(line))
+        documents.read_document(documents.parse(line))
 
 
 def test_ids_are_hex_of_their_length() -> None:
@@ -141,7 +142,7 @@ def test_ids_are_hex_of_their_length() -> None:
     for wrong in ("zz" * 16, "00" * 15, "A" * 24, "0" * 33):
         span["traceId"] = wrong
         with pytest.raises(ValueError, match=r"hex"):
-            documents.read(json.loads(json.dumps(given)))
+            documents.read_document(json.loads(json.dumps(given)))
 
 
 def test_other_signals_in_the_file_are_passed_over(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_each_form_of_otlp_is_read(tmp_path: Path, form: str) -> None:
     path = tmp_path / "spans.json"
     path.write_text(FORMS[form](json.loads(encode(MESSAGES[1]))))
     cuts: list[str] = []
-    found = [span for request in otlp.read(path, cuts) for span in spans_in(request)]
+    found = [span for request in otlp.read_file(path, cuts) for span in spans_in(request)]
     assert (found, cuts) == (spans_in(MESSAGES[1]), [])
     with open_store(str(path)) as reader:
         assert reader.services() == ("files",)
@@ -251,7 +252,7 @@ def test_each_form_of_otlp_is_read(tmp_path: Path, form: str) -> None:
 def test_a_scope_of_before_1_0_keeps_its_name() -> None:
     given = json.loads(encode(MESSAGES[1]))
     given["resourceSpans"][0]["scopeSpans"][0]["scope"] = {"name": "shop", "version": "2"}
-    found = documents.read(older(given))
+    found = documents.read_document(older(given))
     assert found is not None
     assert found.request.resource_spans[0].scope_spans[0].scope.name == "shop"
 

@@ -10,9 +10,9 @@ from opentelemetry.trace import SpanKind
 
 from stagetrace import semconv
 from stagetrace.store import Selection
+from stagetrace.store.base import host_and_port
 from stagetrace.store.jaeger.client import JaegerClient
 from stagetrace.store.jaeger.reader import JaegerReader
-from stagetrace.store.url import host_and_port
 from store.feed import MS, Made, entry, new_trace_id, recent, send
 
 if TYPE_CHECKING:

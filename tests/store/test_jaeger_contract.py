@@ -27,8 +27,7 @@ from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import api_v3
 from stagetrace.store.jaeger import reader as jaeger_reader
 from stagetrace.store.jaeger.client import JaegerClient
-from stagetrace.store.jaeger.columns import Columns
-from stagetrace.store.jaeger.reader import JaegerReader
+from stagetrace.store.jaeger.reader import Columns, JaegerReader
 from stagetrace.store.rows import spans_of
 from store.feed import MS, entry, recent, send
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagetrace.sla.verdict_list import MOST_WRITTEN, write
-from stagetrace.store.judged_by import pattern, word_of
+from stagetrace.store.entries import verdict_pattern, word_of
 
 # As names may be: no semicolon, parenthesis or line break.
 NAMES = st.one_of(
@@ -31,7 +31,7 @@ def test_each_listed_objective_has_its_verdict_and_no_other(listed: list[tuple[s
         word = expected.get(name)
         assert word_of(name, None, "good", text) == word
         for breached in (False, True):
-            found = pattern(name, breached=breached)
+            found = verdict_pattern(name, breached=breached)
             wanted = word == "breach" if breached else word is not None
             assert bool(re.search(found, text)) is wanted
             assert CONNECTION.execute("SELECT regexp_matches($1, $2)", [text, found]).fetchone() == (wanted,)

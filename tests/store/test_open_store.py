@@ -16,9 +16,9 @@ from backends import free_port
 from pki import make_pki
 from stagetrace.errors import StoreError
 from stagetrace.store import open_store
+from stagetrace.store.base import host_and_port
 from stagetrace.store.jaeger.client import JaegerClient
 from stagetrace.store.jaeger.reader import JaegerReader
-from stagetrace.store.url import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

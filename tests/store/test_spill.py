@@ -18,7 +18,7 @@ from stagetrace.backend.options import Listening
 from stagetrace.page.app import Page
 from stagetrace.page.base import Site
 from stagetrace.page.login import Login
-from stagetrace.store import database, open_store, spill
+from stagetrace.store import database, open_store
 from stagetrace.store.base import Selection
 from stagetrace.store.local import LocalStore
 from store.local.made import request, span
@@ -39,7 +39,7 @@ time.sleep(100)
 
 
 def spilled(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{spill.PREFIX}*"))
+    return sorted(folder.glob(f"{database.PREFIX}*"))
 
 
 def folder_of(connection: DuckDBPyConnection) -> Path:
@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_is_deleted_and_not_what_others_use(
         used = spilled(tmp_path)
         assert len(used) == 1
         assert used != left
-        monkeypatch.setattr(spill, "_cleared", set())
+        monkeypatch.setattr(database, "_cleared", set())
         database.close(database.connect(tmp_path))
         assert spilled(tmp_path) == used
 
@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_is_deleted_and_not_what_others_use(
 def test_a_store_of_somebody_else_gets_nothing_written_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: own + 1)
-    monkeypatch.setattr(spill, "_cleared", set())
+    monkeypatch.setattr(database, "_cleared", set())
     connection = database.connect(tmp_path)
     assert folder_of(connection).parent == Path(tempfile.gettempdir())
     database.close(connection)

@@ -10,8 +10,7 @@ import sqlglot
 from sqlglot.optimizer.qualify import qualify
 
 import stagetrace.store
-from stagetrace.store.reductions import CLICKHOUSE, statement
-from stagetrace.store.relations import REQUESTS
+from stagetrace.store.reductions import CLICKHOUSE, REQUESTS, statement
 from stagetrace.store.stored import ENGINE
 
 if TYPE_CHECKING:

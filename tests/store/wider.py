@@ -29,7 +29,7 @@ columns.GENERATION = NEXT  # type: ignore[misc]
 from stagetrace.otlp.decode.request import decode
 from stagetrace.store import answers, open_store, write
 from stagetrace.store.base import Relations, Selection
-from stagetrace.store.jaeger.columns import Columns
+from stagetrace.store.jaeger.reader import Columns
 from stagetrace.store.load import Loader
 from stagetrace.store.local import LocalStore
 from store.local.made import judged, request, span

@@ -10,9 +10,9 @@ takes requests for independent, which those that wait in one queue are not: `jud
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite
+from math import ceil, floor, isfinite, sqrt
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from scipy.special import bdtr, bdtrc
 from scipy.stats import kendalltau
 
 from stagetrace.analysis.arrays import Floats
-from stagetrace.analysis.objective import Objective, name_of
+from stagetrace.analysis.bench_objective import Objective, name_of
 
 CONFIDENCE: Final = 0.99
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -274,3 +274,152 @@ def _too_few(count: int, needed: int, verdict: str | None) -> list[str]:
     if verdict == UNDECIDED or (verdict is None and count < needed):
         return [f"{count} requests are too few: {needed} would be enough, if no more of them are over"]
     return []
+
+
+_DOWN: Final = 4  # how often a rate is halved before the search ends without a rate
+_LEAST_RATIO: Final = 1.02
+_BESIDE: Final = 3  # rates below the highest that held, or above the lowest that did not, until one is sure
+_APART: Final = 1.25
+
+
+class Tried(NamedTuple):
+    """A rate that was tried: how many requests it had, how many were over, and the verdict."""
+
+    rate: float
+    requests: int
+    over: int
+    verdict: str
+    sure: str  # the same, where slow requests that come in clusters count as fewer
+    full: bool  # as many requests as are needed, not a short step
+    grew: bool = False  # the backlog grew: it is not kept for long, though it was
+
+
+class Next(NamedTuple):
+    """A rate to try, in a full step or a short one."""
+
+    rate: float
+    full: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """The highest rate that held, and between which it lies surely; None: not known (no rate held, or none broke)."""
+
+    rate: float | None
+    low: float | None  # the highest rate at which the objective was surely kept
+    high: float | None  # the lowest at which it was surely broken
+
+
+@dataclass(frozen=True)
+class Search:
+    """Searches for the highest rate, from `start` on, until the interval's ends differ by less than `ratio`."""
+
+    percentile: float
+    start: float
+    ratio: float = 1.1
+    most: float | None = None  # no rate above this is tried
+
+    def next_rate(self, tried: Sequence[Tried]) -> Next | None:
+        """Return the next rate to try; None if the result is known well enough."""
+        low, high = self._bracket(tried)
+        if high is None:
+            return self._up(tried, low)
+        if low is None:
+            lowest = min(one.rate for one in tried)
+            return Next(lowest / 2, full=True) if lowest > self.start / 2**_DOWN else None
+        if high / low > max(self.ratio, _LEAST_RATIO):
+            return Next(sqrt(low * high), full=True)
+        if not any(one.full for one in tried if one.rate == low):
+            return Next(low, full=True)
+        return self._beside(tried, low, high)
+
+    def _beside(self, tried: Sequence[Tried], low: float, high: float) -> Next | None:
+        """Return a rate somewhat below or above, where that of the interval's ends is not sure."""
+        below = [one.rate for one in tried if one.full and one.rate <= low]
+        if not any(_is_kept(one) for one in tried if one.rate <= low) and len(below) <= _BESIDE:
+            return Next(min(below) / _APART, full=True)
+        above = [one.rate for one in tried if one.full and one.rate >= high]
+        if not any(one.sure == BROKEN for one in tried) and len(above) < _BESIDE:
+            return Next(max(above) * _APART if above else high, full=True)
+        return None
+
+    def result(self, tried: Sequence[Tried]) -> Found:
+        """Return the result so far."""
+        low, _ = self._bracket(tried)
+        broken = [one.rate for one in tried if one.sure == BROKEN]
+        surely_high = min(broken, default=None)
+        kept = [one.rate for one in tried if _is_kept(one) and (surely_high is None or one.rate < surely_high)]
+        full = [one.rate for one in tried if one.full and low is not None and one.rate <= low and self._held(one)]
+        return Found(max(full, default=None), max(kept, default=None), surely_high)
+
+    def _up(self, tried: Sequence[Tried], low: float | None) -> Next | None:
+        if low is None:
+            return Next(self.start, full=False)
+        if self.most is not None and low >= self.most:
+            done = any(one.full for one in tried if one.rate == low)
+            return None if done else Next(low, full=True)
+        return Next(low * 2 if self.most is None else min(low * 2, self.most), full=False)
+
+    def _bracket(self, tried: Sequence[Tried]) -> tuple[float | None, float | None]:
+        """Return the highest rate that held below the lowest one that did not, and that; short steps that held too."""
+        high = min((one.rate for one in tried if not self._held(one)), default=None)
+        return max((one.rate for one in tried if high is None or one.rate < high), default=None), high
+
+    def _held(self, one: Tried) -> bool:
+        """Return whether a step held: a short one unless it is surely broken, a full one by its observed share."""
+        if one.verdict == BROKEN or one.grew:
+            return False
+        return not one.full or one.over <= (1 - self.percentile) * one.requests
+
+
+def _is_kept(one: Tried) -> bool:
+    return one.sure == KEPT and not one.grew
+
+
+GENERATOR: Final = "generator"  # from when a request was due until it was sent
+OUTSIDE: Final = "outside"  # sent, and not in the server's entry span: network, connecting, waiting to be accepted
+_TYPICAL: Final = 20
+
+
+@dataclass(frozen=True)
+class Excess:
+    """How the excess divides among parts: stages, OUTSIDE and GENERATOR; greatest share first, shares add up to 1."""
+
+    over: int  # requests above the limit whose server spans are known
+    total_ms: float
+    shares: Mapping[str, float]
+
+
+def parts_of(
+    latency_ms: Floats,
+    late_ms: Floats,
+    server_ms: Floats,
+    stages_ms: Mapping[str, Floats],
+) -> dict[str, Floats]:
+    """Return each part of the latencies, in ms. Stages that a request lacks are 0, as are negative parts."""
+    outside = np.maximum(0.0, latency_ms - late_ms - server_ms)
+    parts = {GENERATOR: np.maximum(0.0, late_ms), OUTSIDE: outside}
+    return {**{stage: np.nan_to_num(values, nan=0.0) for stage, values in stages_ms.items()}, **parts}
+
+
+def excess(latency_ms: Floats, parts: Mapping[str, Floats], limit_ms: float) -> Excess | None:
+    """Return where the excess of answered requests lies; None where none is above the limit or no part is longer."""
+    over = latency_ms > limit_ms
+    if not over.any():
+        return None
+    more = {}
+    for part, values in parts.items():
+        within = values[~over]
+        typical = np.median(within) if len(within) >= _TYPICAL else np.quantile(values, 0.1)
+        more[part] = np.maximum(0.0, values[over] - typical)
+    longer = np.sum(list(more.values()), axis=0)
+    beyond = latency_ms[over] - limit_ms
+    known = longer > 0
+    total = float(beyond[known].sum())
+    if total <= 0:
+        return None
+    shares = {
+        part: float((beyond[known] * values[known] / longer[known]).sum() / total) for part, values in more.items()
+    }
+    ranked = sorted(((part, share) for part, share in shares.items() if share > 0), key=lambda one: (-one[1], one[0]))
+    return Excess(int(over.sum()), total, dict(ranked))

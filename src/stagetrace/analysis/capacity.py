@@ -14,13 +14,12 @@ import numpy as np
 from stagetrace import semconv
 from stagetrace.analysis import usl
 from stagetrace.analysis.arrays import Floats
-from stagetrace.analysis.in_flight import SECOND, Buckets, Level, buckets, levels_of, rows_of
-from stagetrace.analysis.source import sample_of
-from stagetrace.analysis.usl import Fit, Interval, fit_usl
+from stagetrace.analysis.base import sample_of
+from stagetrace.analysis.usl import SECOND, Buckets, Fit, Interval, Level, buckets, fit_usl, levels_of, rows_of
 from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.source import Source
+    from stagetrace.analysis.base import Source
 
 __all__ = ["Capacity", "Fit", "Instance", "Interval", "Level", "Plan", "ask", "fit_usl", "plan", "throughput_law"]
 

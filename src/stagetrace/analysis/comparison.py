@@ -15,10 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from stagetrace.analysis.compare import QuantileDifference, difference_of, needed
-from stagetrace.analysis.kinds import INPUT_SIZE  # what `sizes` of the reductions divides by
-from stagetrace.analysis.quantiles import Binned
-from stagetrace.analysis.source import Source
+from stagetrace.analysis.base import Source
+from stagetrace.analysis.comparison_kinds import INPUT_SIZE  # what `sizes` of the reductions divides by
+from stagetrace.analysis.quantiles import Binned, QuantileDifference, difference_of, needed
 
 PATH: Final = "path"  # route or name
 _MOST_ROUTES: Final = 50  # compared one by one, the most frequent

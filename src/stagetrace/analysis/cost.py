@@ -14,8 +14,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Final
 
+from stagetrace.analysis.base import Source
 from stagetrace.analysis.prices import MICROS, PriceError, Prices
-from stagetrace.analysis.source import Source
 from stagetrace.semconv import STAGES
 
 SERVICE: Final = "service"

@@ -12,10 +12,8 @@ from scipy import stats
 
 from stagetrace.analysis.arrays import Floats, Indices
 from stagetrace.analysis.levels import ALARMS, SHORTEST, Levels, Noise, hinge, left_over, levels
-from stagetrace.analysis.onset import UNDECIDED, least_lasting
-from stagetrace.analysis.releases import Release, near
-from stagetrace.analysis.season import without_pattern
-from stagetrace.analysis.tracks import Track
+from stagetrace.analysis.onset import UNDECIDED, Release, least_lasting, near
+from stagetrace.analysis.series import Track, without_pattern
 
 STEP: Final = "step"
 SLOPE: Final = "slope"

@@ -18,9 +18,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from stagetrace import semconv
-from stagetrace.analysis.critical_path import path_of
-from stagetrace.analysis.shift import NONE, Compared, Excess, Timed, mix
-from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, span_tree
+from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, path_of, span_tree
+from stagetrace.analysis.statistics import NONE, Compared, Excess, Timed, mix
 
 LEAST: Final = 5  # traces on each side
 ALPHA: Final = 0.05  # share of false ones among the services named

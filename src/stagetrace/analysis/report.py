@@ -24,7 +24,7 @@ from stagetrace.analysis.attainment import (
     unused,
     wanted,
 )
-from stagetrace.analysis.source import Source, by_keys
+from stagetrace.analysis.base import Source, by_keys
 from stagetrace.sla.objective import EXCLUDED
 from stagetrace.sla.policy import Policy
 

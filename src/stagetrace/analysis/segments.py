@@ -6,14 +6,17 @@ all others are summed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, inf, log
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from stagetrace.analysis.arrays import Array
-from stagetrace.analysis.contingency import Cells, one_sided
+from stagetrace.analysis.cases import Cases
+from stagetrace.analysis.statistics import Cells, one_sided
 from stagetrace.semconv import STAGES
 
 ALPHA: Final = 0.05
@@ -293,3 +296,115 @@ def _stage_shares(table: _Table, rows: Sequence[Mapping[str, Any]]) -> list[dict
         shares = {stage: float(one[place]) / whole for stage, one in sums.items() if whole > 0 and one[place] > 0}
         made.append(shares)
     return made
+
+
+_GROWTH: Final = log(1.02)  # as in sql/segments.duckdb.sql
+_LEAST_MS: Final = 1e-3
+
+
+def of_cases(cases: Cases, names: Sequence[str | None], most: int) -> list[dict[str, Any]]:
+    """Return rows by segment, service, route and duration; the `most` largest segments, the others as place 0."""
+    sizes: dict[str | None, float] = defaultdict(float)
+    for name, weight in zip(names, cases.weights.tolist(), strict=True):
+        sizes[name] += weight
+    order = sorted(sizes, key=lambda name: (-sizes[name], name is None, name or ""))
+    places = {name: place for place, name in enumerate(order[:most], 1)}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    judged = not cases.by_time and bool(cases.breaches + cases.good)
+    for row, name, weight, bad in zip(cases.rows, names, cases.weights.tolist(), cases.breached.tolist(), strict=True):
+        place = places.get(name, 0)
+        bucket = floor(log(max(row["duration_ms"], _LEAST_MS)) / _GROWTH)
+        key = (place, row["service"], row["path"], bucket)
+        if key not in found:
+            found[key] = {
+                "segment": name if place else None,
+                "place": place,
+                "groups": len(order),
+                "service": row["service"],
+                "path": row["path"],
+                "bucket": bucket,
+                "low_ms": inf,
+                "high_ms": -inf,
+                "sampled": cases.is_estimate,
+                "unknown": cases.is_unknown,
+                **defaultdict(float),
+            }
+        one = found[key]
+        counted = {
+            "requests": weight,
+            "squares": weight**2,
+            "stored": 1,
+            "good": weight * (judged and not bad),
+            "squares_good": weight**2 * (judged and not bad),
+            "breaches": weight * (judged and bad),
+            "over_ms": weight * (row["overrun_ms"] or 0.0) * bad,
+            **_stages(row, weight),
+        }
+        for column, value in counted.items():
+            one[column] = one.get(column, 0.0) + value
+        one["low_ms"] = min(one["low_ms"], row["duration_ms"])
+        one["high_ms"] = max(one["high_ms"], row["duration_ms"])
+    return list(found.values())
+
+
+def _stages(row: Any, weight: float) -> dict[str, float]:
+    """Return the weighed totals of the stages, as the columns of the reduction."""
+    made = {f"{stage.replace('.', '_')}_sum": 0.0 for stage in (*STAGES, "other")}
+    for stage, took in zip(row["stage_names"], row["stage_ms"], strict=True):
+        made[f"{(stage if stage in STAGES else 'other').replace('.', '_')}_sum"] += took * weight
+    return made
+
+
+LEAST: Final = 20  # requests of a segment in the sample, and of the others
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """The gain if one stage were no slower than the median of the others."""
+
+    stage: str  # the one with the greatest mean excess over that median
+    median_ms: float  # of the other segments
+    gain_ms: float  # less time, mean over the segment's requests
+    breaches: float | None  # share of its breaches that would be none; None where it has none
+
+
+def remedies(cases: Cases, names: Sequence[str | None]) -> dict[str | None, Remedy]:
+    """Return the remedy of each segment that has a stage slower than the others'; `names`: the segment of each row."""
+    codes = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    of = np.array([codes[name] for name in names])
+    columns = _stage_columns(cases.rows)
+    over = np.array([row["overrun_ms"] or 0.0 for row in cases.rows], float)
+    found = {}
+    for name, place in codes.items():
+        mine = of == place
+        if min(mine.sum(), (~mine).sum()) < LEAST:
+            continue
+        best: Remedy | None = None
+        for stage, took in columns.items():
+            median = _median(took[~mine], cases.weights[~mine])
+            less = np.maximum(0.0, took[mine] - median)
+            gain = float(np.average(less, weights=cases.weights[mine]))
+            if gain > (best.gain_ms if best is not None else 0.0):
+                bad = cases.breached[mine]
+                avoided = less[bad] >= over[mine][bad]
+                best = Remedy(stage, median, gain, float(avoided.mean()) if bad.any() else None)
+        if best is not None:
+            found[name] = best
+    return found
+
+
+def _stage_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """Return how long each stage takes of each row; 0 where it has none."""
+    columns: dict[str, Array] = {}
+    for place, row in enumerate(rows):
+        for stage, took in zip(row["stage_names"], row["stage_ms"], strict=True):
+            if stage not in columns:
+                columns[stage] = np.zeros(len(rows))
+            columns[stage][place] = took
+    return columns
+
+
+def _median(values: Array, weights: Array) -> float:
+    order = np.argsort(values)
+    below = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(below, below[-1] / 2)])

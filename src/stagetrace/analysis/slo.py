@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 from stagetrace.analysis.attainment import (
     EXCLUDED_BY,
@@ -24,10 +26,9 @@ from stagetrace.analysis.attainment import (
     unused,
     wanted,
 )
-from stagetrace.analysis.calendar_window import began_ns
-from stagetrace.analysis.source import Source, by_keys
+from stagetrace.analysis.base import Source, by_keys
 from stagetrace.sla.alert_options import AlertOptions, BurnAlert, can_fire
-from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
+from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
 from stagetrace.sla.objective import Objective as Rule
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.quantities import window_text
@@ -362,3 +363,25 @@ def _changes(made: Sequence[Objective]) -> tuple[Change, ...]:
             if last < first:
                 found.append(Change(service, route, before, after, first))
     return tuple(found)
+
+
+_IN_QUARTER: Final = 3
+
+
+def began_ns(calendar: Calendar, until_ns: int) -> int:
+    """Return when the period began that the last moment before `until_ns` is in, in ns since 1970.
+
+    So a period that ends at `until_ns` is meant whole.
+    """
+    zone = ZoneInfo(calendar.timezone)
+    last = datetime.fromtimestamp(max(until_ns - 1, 0) // _NS, zone)
+    first = last.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if calendar.unit == "week":
+        first -= timedelta(days=first.weekday())
+    elif calendar.unit == "month":
+        first = first.replace(day=1)
+    elif calendar.unit == "quarter":
+        first = first.replace(day=1, month=first.month - (first.month - 1) % _IN_QUARTER)
+    elif calendar.unit == "year":
+        first = first.replace(day=1, month=1)
+    return max(0, int(first.timestamp())) * _NS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from stagetrace.analysis.attainment import KEYS, Attained, Counts, Target, attained, counts, is_missed, target_of
-from stagetrace.analysis.source import Source, by_keys
+from stagetrace.analysis.base import Source, by_keys
 
 REDUCTION: Final = "outcomes_over_time"
 OBJECTIVES: Final = 100  # those with most breaches are told apart

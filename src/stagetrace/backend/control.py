@@ -1,7 +1,4 @@
-"""Writes of commands on this machine, while a back end has their store open: HTTP over a Unix socket of its user alone.
-
-The folder's lock holds the socket's path. There is no token and no TLS: the kernel reports the user at the other end.
-"""
+"""Writes of commands while a back end has their store open: HTTP over a Unix socket of its user alone, both ends."""
 
 from __future__ import annotations
 
@@ -13,22 +10,102 @@ import socketserver
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
+from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
-from stagetrace.backend.control_client import APPEND, PRUNE
-from stagetrace.backend.inflate import too_large
-from stagetrace.backend.intake import Intake
+from stagetrace.backend.intake import Intake, too_large
 from stagetrace.backend.options import BackendError, Limits
 from stagetrace.backend.refusal import MALFORMED, Refused
 from stagetrace.errors import StoreError
 from stagetrace.peer import is_of_user
+from stagetrace.store.base import Closing
+from stagetrace.store.local import Appended, LocalStore, StoreTaken
 
 if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
-    from stagetrace.store.local import LocalStore
+
+APPEND: Final = "/append"  # a serialized ExportTraceServiceRequest -> {"accepted": 1, "rejected": 0, "reason": null}
+PRUNE: Final = "/prune"  # a time in ns, as text -> {"removed": 1}
+
+
+class _Connection(HTTPConnection):
+    """HTTP to the process that has the store in `folder` open."""
+
+    def __init__(self, folder: Path, control: Path) -> None:
+        super().__init__("localhost")
+        self._folder = folder
+        self._control = control
+
+    def connect(self) -> None:
+        """Connect. Raise StoreError where the other process is of a user who is neither this one nor the store's."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._control))
+        if not is_of_user(self.sock, os.geteuid(), self._folder.stat().st_uid):
+            self.close()
+            raise StoreError(
+                f"the socket {self._control} is of another user than the store in {self._folder}\n"
+                "no span was sent there; stop the process that the store's file `lock` names, and repeat the command"
+            )
+
+
+class Running(Closing):
+    """The store of a folder by way of the process that has it open; writes as `LocalStore` does."""
+
+    def __init__(self, folder: Path, control: Path) -> None:
+        """Write to `folder` through the socket `control`."""
+        self.folder = folder
+        self._control = control
+
+    def append(self, request: bytes) -> Appended:
+        """Store one serialized ExportTraceServiceRequest; return when it is on disk. Raise StoreError."""
+        if len(request) > Limits().request:
+            raise StoreError(
+                f"a request of {len(request):,} bytes is larger than the process that has the store takes\n"
+                f"it takes {Limits().request:,}; stop it, and repeat the command"
+            )
+        return Appended(**self._call(APPEND, request))
+
+    def prune(self, before_ns: int) -> int:
+        """Drop all spans that started before; return how many. Raise StoreError."""
+        return int(self._call(PRUNE, str(before_ns).encode())["removed"])
+
+    def close(self) -> None:
+        """Do nothing: each request has a connection of its own."""
+
+    def _call(self, path: str, body: bytes) -> dict[str, Any]:
+        connection = _Connection(self.folder, self._control)
+        try:
+            connection.request("POST", path, body)
+            response = connection.getresponse()
+            content = response.read().decode()
+        except (OSError, HTTPException) as error:
+            raise StoreError(
+                f"the process that has the store in {self.folder} open has ended or does not respond ({error})\n"
+                "acknowledged spans are stored; repeat the command: spans that are stored already count once"
+            ) from None
+        finally:
+            connection.close()
+        if response.status != 200:  # noqa: PLR2004
+            raise StoreError(content)
+        found: dict[str, Any] = json.loads(content)
+        return found
+
+
+def open_writer(folder: Path) -> LocalStore | Running:
+    """Open the local store in `folder`, or go through the `stagetrace up` that has it open.
+
+    Raise StoreError if neither can be.
+    """
+    try:
+        return LocalStore.open(folder)
+    except StoreTaken as taken:
+        if taken.control is None:
+            raise
+        return Running(folder, taken.control)
+
 
 _TRANSPORT: Final = "http"
 _IDLE_S: Final = 60  # until more of a request has to be received

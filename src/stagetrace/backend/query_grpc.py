@@ -1,20 +1,118 @@
-"""`jaeger.api_v3.QueryService` over gRPC."""
+"""`jaeger.api_v3.QueryService` over gRPC: calls are limited and counted, each failure has its status."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from stagetrace.backend.go_values import trace_id
-from stagetrace.backend.query import Queries, Query, QueryError, search_of_request
-from stagetrace.backend.query_calls import QueryCalls
+import grpc
+from google.protobuf.message import DecodeError
+
+from stagetrace.backend.counters import ThrottledLog
+from stagetrace.backend.grpc_port import CODES, REFUSING, Slot, Slots, abort, read_message
+from stagetrace.backend.jaeger_query import UNKNOWN, Queries, Query, QueryError, search_of_request, trace_id
+from stagetrace.backend.refusal import BUSY, SLOW, Refused, short
+from stagetrace.errors import StoreError
 from stagetrace.store.jaeger import api_v3
+from stagetrace.store.jaeger.api_v3 import ONLY_FOUND
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
     from stagetrace.backend.counters import Counters
-    from stagetrace.backend.grpc_calls import Handlers
+    from stagetrace.backend.grpc_port import Handlers
+
+Single = Callable[[Any, Query], Any]
+Stream = Callable[[Any, Query, bool], Iterator["TracesData"]]
+_TRANSPORT: Final = "grpc"
+_READS: Final = 16
+_QUERIES: Final = 16  # at work, or waiting for their clients to read
+_AT_WORK: Final = 4
+_WAITING: Final = 64
+THREADS: Final = _READS + _QUERIES + 2 * _WAITING + REFUSING
+_PATIENCE_S: Final = 0.5
+_WRITE_S: Final = 30.0  # for a client to make room for a message of ours
+
+
+class QueryCalls:
+    """Makes handlers of plain functions. A call may wait in its thread, one of `THREADS`."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._log = ThrottledLog()
+        self._reads = Slots(_READS, _WAITING, _PATIENCE_S)
+        self._queries = Slots(_QUERIES, _WAITING, _PATIENCE_S)
+        self._work = Slots(_AT_WORK, _QUERIES)
+
+    def single(self, ask: Single, request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method with one response."""
+
+        def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            with self._asked(messages, context, request) as (given, query, _slot), self._work.hold(context):
+                found: bytes = ask(given, query).SerializeToString()
+                return found
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def stream(self, ask: Stream, request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method that responds in a stream; `ask` also gets whether ONLY_FOUND is set."""
+
+        def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            with self._asked(messages, context, request) as (given, query, slot):
+                found = ask(given, query, ONLY_FOUND in context.invocation_metadata())
+                while (message := self._next(context, found)) is not None:
+                    with slot.client(_WRITE_S):
+                        yield message
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def _next(self, context: grpc.ServicerContext, found: Iterator[TracesData]) -> bytes | None:
+        with self._work.hold(context):
+            traces = next(found, None)
+            return None if traces is None else traces.SerializeToString()
+
+    @contextmanager
+    def _asked(
+        self, messages: Iterator[bytes], context: grpc.ServicerContext, request: Any
+    ) -> Iterator[tuple[Any, Query, Slot]]:
+        """Yield the request of a call, and its query; end the call where that fails."""
+        self._counters.add("queries", _TRANSPORT)
+        try:
+            with self._reads.hold(context) as slot:
+                given = request.FromString(read_message(messages, slot))
+            query = Query()
+            if not context.add_callback(query.abandon):
+                query.abandon()
+            with self._queries.hold(context) as slot:
+                try:
+                    yield given, query, slot
+                finally:
+                    if slot.lost is not None:
+                        self._refused(slot.lost)
+        except Exception as error:  # noqa: BLE001 -- `_fail` ends the call with the right status
+            self._fail(context, error)
+
+    def _fail(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+        if isinstance(error, Refused):
+            self._refused(error)
+            abort(context, error)
+        self._counters.add("failed_queries", _TRANSPORT)
+        if isinstance(error, QueryError):
+            context.abort(CODES[error.code], short(str(error)))
+        if isinstance(error, StoreError):
+            context.abort(CODES[UNKNOWN], short(str(error)))
+        if isinstance(error, DecodeError):
+            context.abort(grpc.StatusCode.INTERNAL, "the request cannot be decoded")
+        if context.is_active():
+            self._log.error("failed", f"a query over gRPC failed: {type(error).__name__}: {error}")
+        context.abort(grpc.StatusCode.INTERNAL, "the back end failed on this query; see its log")
+        raise AssertionError("unreachable: abort raises")
+
+    def _refused(self, refused: Refused) -> None:
+        self._counters.add("failed_queries", _TRANSPORT)
+        if refused.kind in (BUSY, SLOW):
+            self._log.warning(refused.kind.name, f"a query over gRPC was refused: {refused.message}")
 
 
 def query_handlers(queries: Queries, counters: Counters) -> Handlers:

@@ -11,10 +11,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from stagetrace.backend import go_values
-from stagetrace.backend.query import Queries, Query, QueryError
+from stagetrace.backend import jaeger_query
+from stagetrace.backend.counters import ThrottledLog
+from stagetrace.backend.jaeger_query import Queries, Query, QueryError
 from stagetrace.backend.refusal import Refused
-from stagetrace.backend.throttled_log import ThrottledLog
 from stagetrace.backend.web import Pages, application, json_fault
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import render
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from stagetrace.backend.access import Access
     from stagetrace.backend.counters import Counters
-    from stagetrace.backend.http_threads import Threads
+    from stagetrace.backend.http_limits import Threads
+    from stagetrace.backend.ports import Access
 
 T = TypeVar("T")
 Ask = Callable[["Request", Query], Any]
@@ -91,15 +91,15 @@ def _operations(queries: Queries, request: Request, query: Query) -> Any:
 
 
 def _trace(queries: Queries, request: Request, query: Query) -> Any:
-    asked = _parsed("trace_id", request.path_params["trace_id"], go_values.trace_id)
+    asked = _parsed("trace_id", request.path_params["trace_id"], jaeger_query.trace_id)
     for name, parse in (
-        ("start_time", go_values.time_ns),
-        ("end_time", go_values.time_ns),
-        ("raw_traces", go_values.boolean),
+        ("start_time", jaeger_query.time_ns),
+        ("end_time", jaeger_query.time_ns),
+        ("raw_traces", jaeger_query.boolean),
     ):
         if text := _given(request, name):
             _parsed(name, text, parse)
-    found = queries.trace(asked, raw=go_values.boolean(_given(request, "raw_traces") or "false"), query=query)
+    found = queries.trace(asked, raw=jaeger_query.boolean(_given(request, "raw_traces") or "false"), query=query)
     return _merge_traces([] if found is None else [found])
 
 
@@ -113,19 +113,19 @@ def _search(request: Request) -> Search:
         text = _given(request, name)
         return _parsed(name, text, parse) if text else default
 
-    start_min = _parsed("query.start_time_min", low, go_values.time_ns)
-    start_max = _parsed("query.start_time_max", high, go_values.time_ns)
-    depth = optional("query.search_depth", go_values.integer, _DEPTH)
+    start_min = _parsed("query.start_time_min", low, jaeger_query.time_ns)
+    start_max = _parsed("query.start_time_max", high, jaeger_query.time_ns)
+    depth = optional("query.search_depth", jaeger_query.integer, _DEPTH)
     return Search(
         start_min_ns=start_min,
         start_max_ns=start_max,
-        depth=optional("query.num_traces", go_values.integer, depth),
+        depth=optional("query.num_traces", jaeger_query.integer, depth),
         service=_given(request, "query.service_name") or "",
         operation=_given(request, "query.operation_name") or "",
         attributes=optional("query.attributes", _attributes, {}),
-        duration_min_ns=optional("query.duration_min", go_values.duration_ns, 0),
-        duration_max_ns=optional("query.duration_max", go_values.duration_ns, 0),
-        raw=optional("query.raw_traces", go_values.boolean, default=False),
+        duration_min_ns=optional("query.duration_min", jaeger_query.duration_ns, 0),
+        duration_max_ns=optional("query.duration_max", jaeger_query.duration_ns, 0),
+        raw=optional("query.raw_traces", jaeger_query.boolean, default=False),
     )
 
 

@@ -11,24 +11,21 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.backend import query_calls, receiver_grpc
-from stagetrace.backend.access import Access
-from stagetrace.backend.alerts import in_force
-from stagetrace.backend.alerts.start import watch
+from stagetrace.backend import query_grpc, receivers
+from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts.watcher import watch
 from stagetrace.backend.control import serve_commands
 from stagetrace.backend.counters import HTTP_PORTS, Counters
-from stagetrace.backend.descriptors import connections_of_ports
 from stagetrace.backend.grpc_port import GrpcPort, grpc_server
-from stagetrace.backend.http_server import HttpServer, limit_logs_of_libraries
-from stagetrace.backend.http_threads import Threads
+from stagetrace.backend.http_limits import Threads
+from stagetrace.backend.http_port import HttpServer, limit_logs_of_libraries
 from stagetrace.backend.intake import Intake
+from stagetrace.backend.jaeger_query import Queries
 from stagetrace.backend.options import Options, Ports
-from stagetrace.backend.query import Queries
+from stagetrace.backend.ports import Access, check_tls, connections_of_ports, listen
 from stagetrace.backend.query_grpc import query_handlers
 from stagetrace.backend.query_http import query_app
-from stagetrace.backend.receiver_grpc import receiver_handlers
-from stagetrace.backend.receiver_http import receiver_app
-from stagetrace.backend.sockets import check_tls, listen
+from stagetrace.backend.receivers import receiver_app, receiver_handlers
 from stagetrace.store.local import LocalStore
 
 if TYPE_CHECKING:
@@ -84,8 +81,8 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
     asked = options.ports
     most = connections_of_ports()
     grpc_ports = (
-        GrpcPort("--grpc-port", asked.grpc, receiver_handlers(intake), receiver_grpc.THREADS, options.limits.request),
-        GrpcPort("--query-grpc-port", asked.query_grpc, query_handlers(queries, counters), query_calls.THREADS),
+        GrpcPort("--grpc-port", asked.grpc, receiver_handlers(intake), receivers.THREADS, options.limits.request),
+        GrpcPort("--query-grpc-port", asked.query_grpc, query_handlers(queries, counters), query_grpc.THREADS),
     )
     (receiver, grpc_port), (query, query_port) = (grpc_server(options, one, most.grpc, stack) for one in grpc_ports)
     sockets = []
@@ -95,7 +92,7 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
     ports = Ports(grpc_port, sockets[0].getsockname()[1], query_port, sockets[1].getsockname()[1])
     watcher = None
     if options.alerting is None:
-        in_force.keep(store.folder, None)
+        saved.keep(store.folder, None)
     else:
         watcher = watch(options.alerting, f"{options.url(ports.query_http)}/", store, counters, stack)
     access = Access.of(options)

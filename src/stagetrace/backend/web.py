@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from stagetrace.backend.http_threads import Threads
+from stagetrace.backend.http_limits import Threads
 from stagetrace.backend.refusal import UNAUTHENTICATED, Refused, short
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from stagetrace.backend.access import Access
     from stagetrace.backend.counters import Counters
+    from stagetrace.backend.ports import Access
 
 HEALTH: Final = "/health"
 METRICS: Final = "/metrics"

@@ -10,22 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
-from stagetrace.cli.base import ANSWERED, BAD, NO_ANSWER
-from stagetrace.cli.output.lines import show, show_json, warn
-from stagetrace.cli.output.terminal import watched
-from stagetrace.output import missed_bounds, times
-from stagetrace.output.breaches import as_json, blamed, groups_as_json, owners_of, with_cause
-from stagetrace.output.table_layout import COMMON, TIME, TRACE, Column, Table, numeric, table_of
-from stagetrace.output.tally import summary
-from stagetrace.output.times import Zone
-from stagetrace.output.units import milliseconds, threshold
+from stagetrace.cli.output import show, show_json, warn, watched
+from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER
+from stagetrace.output import breaches, units
+from stagetrace.output.breaches import as_json, blamed, groups_as_json, owners_of, summary, with_cause
+from stagetrace.output.table import COMMON, TIME, TRACE, Column, Table, numeric, table_of
+from stagetrace.output.units import Zone, milliseconds, threshold
 from stagetrace.store import open_store
 from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
 from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.breach_groups import Group, Groups
-    from stagetrace.analysis.time_owner import Owner
+    from stagetrace.analysis.breach_details import Group, Groups, Owner
 
 DESCRIPTION: Final = (
     "Show how many of the judged requests missed their latency objective, and which stages and causes took the time;\n"
@@ -86,11 +82,11 @@ def _print_groups(
     args: argparse.Namespace, reader: Reader, wanted: Selection, services: Sequence[str]
 ) -> tuple[Tally, bool]:
     """Print the groups of breaches; return what `_print_list` does."""
-    from stagetrace.analysis import breach_groups
+    from stagetrace.analysis import breach_details
 
     tally = reader.breaches(replace(wanted, limit=1)).tally
     with reader.relations(replace(wanted, breached=True, limit=None)) as relations:
-        found = breach_groups.ask(relations, wanted.limit)
+        found = breach_details.ask(relations, wanted.limit)
     cuts = [reason for reason in (relations.reason, tally.reason) if reason is not None]
     if args.json:
         answer = groups_as_json(found, tally, relations.reason, wanted.limit)
@@ -119,10 +115,10 @@ def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
     return table_of(
         listed,
         (
-            (Column(f"time ({zone.name})", kind=TIME), lambda one: times.shown(one[0].start_unix_nano, zone)),
+            (Column(f"time ({zone.name})", kind=TIME), lambda one: units.shown(one[0].start_unix_nano, zone)),
             (Column("service", kind=COMMON, leaves=3), lambda one: one[0].service),
             (Column("request"), lambda one: request_text(one[0].name, one[0].route)),
-            (numeric("took"), lambda one: missed_bounds.column(one[0])),
+            (numeric("took"), lambda one: breaches.column(one[0])),
             (
                 Column("allowed", is_number=True, kind=COMMON, leaves=4),
                 lambda one: "-" if one[0].threshold_ms is None else threshold(one[0].threshold_ms),
@@ -149,9 +145,9 @@ def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
             (numeric("worst over", 1), lambda one: _over(one.worst_overrun_ms)),
             (
                 Column(f"first ({zone.name})", kind=TIME, leaves=2),
-                lambda one: times.shown(one.first_unix_nano, zone, 0),
+                lambda one: units.shown(one.first_unix_nano, zone, 0),
             ),
-            (Column(f"last ({zone.name})", kind=TIME), lambda one: times.shown(one.last_unix_nano, zone, 0)),
+            (Column(f"last ({zone.name})", kind=TIME), lambda one: units.shown(one.last_unix_nano, zone, 0)),
             (Column("worst", kind=TRACE), lambda one: one.worst_trace_id),
         ),
     )

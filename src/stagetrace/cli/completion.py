@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.registry import VERBS
+from stagetrace.cli.registry import ANSWERED, VERBS
 
 DESCRIPTION: Final = """Print a script with which the shell completes commands, options and their fixed values.
 

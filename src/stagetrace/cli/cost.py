@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection, utf8
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.formats import add_format
-from stagetrace.output.answer import Answer
+from stagetrace.cli.ask import add_format
+from stagetrace.cli.registry import UsageError
+from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars
-from stagetrace.output.keys import keys_of
-from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import window
+from stagetrace.output.table import Column, Table
+from stagetrace.output.units import window
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cost import Costs, Line

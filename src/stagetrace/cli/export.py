@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.lines import show_result
-from stagetrace.cli.output.terminal import Progress, watched
-from stagetrace.output.times import Moment
+from stagetrace.cli.output import Progress, show_result, watched
+from stagetrace.cli.registry import UsageError
+from stagetrace.output.units import Moment
 from stagetrace.store import open_store
 from stagetrace.store.base import Reader, Selection
 

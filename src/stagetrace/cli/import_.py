@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, local_folder
-from stagetrace.cli.output.lines import show_result
-from stagetrace.cli.output.terminal import Progress
+from stagetrace.cli.output import Progress, show_result
 from stagetrace.store.base import Selection
 from stagetrace.store.file.reader import open_path
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.backend.control_client import Running
+    from stagetrace.backend.control import Running
     from stagetrace.store.local import LocalStore
 
 DESCRIPTION: Final = """Store the spans of files in a local store, which is created if it does not exist: OTLP JSON
@@ -38,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take the files in and return the exit code."""
-    from stagetrace.backend.control_client import open_writer
+    from stagetrace.backend.control import open_writer
 
     readers = [open_path(path) for path in args.files]  # before anything is written: the last name may be wrong
     folder = local_folder(args)

@@ -12,10 +12,8 @@ from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 from stagetrace import __version__, config, setting_problems
-from stagetrace.cli.base import NO_ANSWER
-from stagetrace.cli.interrupts import INTERRUPTED, noted
-from stagetrace.cli.output.streams import printable_streams, unescaped
-from stagetrace.cli.registry import VERBS, load
+from stagetrace.cli.console import INTERRUPTED, noted, printable_streams, unescaped
+from stagetrace.cli.registry import NO_ANSWER, VERBS, load
 from stagetrace.errors import StagetraceError
 from stagetrace.printable import TRACEBACK, bounded
 

@@ -24,9 +24,9 @@ from stagetrace.cli.arguments.listening import (
 )
 from stagetrace.cli.arguments.options import add_store, is_file, store_url
 from stagetrace.cli.ask import answer_of, options_of
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.interrupts import leave
-from stagetrace.cli.output.lines import show_json
+from stagetrace.cli.console import leave
+from stagetrace.cli.output import show_json
+from stagetrace.cli.registry import ANSWERED
 from stagetrace.store import open_store
 
 DESCRIPTION: Final = """Serve the page that people look at in a browser, as `stagetrace up` does, over any store.
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     options = Listening(**listening(args))
     check(options)
     require("the page", *_NEEDED)
+    from stagetrace.page.app import serve
     from stagetrace.page.base import Site
-    from stagetrace.page.server import serve
 
     url = store_url(args)
     open_store(url).close()  # a URL that is wrong is reported now, not to a browser

@@ -7,9 +7,9 @@ import time
 from typing import Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, local_folder
-from stagetrace.cli.output.lines import show_result
+from stagetrace.cli.output import show_result
 from stagetrace.errors import StoreError
-from stagetrace.output.times import FORMS, moment, utc
+from stagetrace.output.units import FORMS, moment, utc
 
 DESCRIPTION: Final = """Delete the spans that started before a time from a local store, and give the disk space back.
 
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete and return the exit code."""
-    from stagetrace.backend.control_client import open_writer
+    from stagetrace.backend.control import open_writer
 
     folder = local_folder(args)
     if not folder.is_dir():

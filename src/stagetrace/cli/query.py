@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from stagetrace.cli.arguments.options import add_selection, count, selection, store_url, utf8
-from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.interrupts import time_limit
-from stagetrace.cli.output.lines import show, show_json, warn
-from stagetrace.cli.output.terminal import watched
-from stagetrace.output.keys import completeness
-from stagetrace.output.table_layout import Column, Table
+from stagetrace.cli.console import time_limit
+from stagetrace.cli.output import show, show_json, warn, watched
+from stagetrace.cli.registry import ANSWERED, UsageError
+from stagetrace.output.answer import completeness
+from stagetrace.output.table import Column, Table
 from stagetrace.printable import spreadsheet_cell
 from stagetrace.span_attributes import json_value
 from stagetrace.store import open_store

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from stagetrace.cli.arguments.options import Suggested, add_selection, count, selection, shown, store_url, utf8
-from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.output.lines import remark, show, show_json, warn
-from stagetrace.cli.output.terminal import watched
-from stagetrace.output.keys import completeness
-from stagetrace.output.request_line import cells, columns
-from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import Zone, window
-from stagetrace.output.units import milliseconds
+from stagetrace.cli.output import remark, show, show_json, warn, watched
+from stagetrace.cli.registry import ANSWERED, UsageError
+from stagetrace.output.answer import completeness
+from stagetrace.output.table import Column, Table
+from stagetrace.output.table_rows import cells, columns
+from stagetrace.output.units import Zone, milliseconds, window
 from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.follow import newest_root
-from stagetrace.store.relations import STAGE_COLUMNS
+from stagetrace.store.reductions import STAGE_COLUMNS
 
 DESCRIPTION: Final = "List requests, the newest first or the slowest, with the time allowed and the verdict."
 EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"

@@ -6,7 +6,7 @@ import argparse
 from typing import Final
 
 from stagetrace.cli.arguments.options import add_json, add_store, store_url
-from stagetrace.cli.output.lines import show_result
+from stagetrace.cli.output import show_result
 from stagetrace.store import open_store
 
 DESCRIPTION: Final = "List the services that have spans in the store, whatever their age."

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.output.lines import show_result
-from stagetrace.cli.output.terminal import watched
-from stagetrace.output import sampling
-from stagetrace.output.stage_groups import as_json, heading
-from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import window
-from stagetrace.output.units import milliseconds
+from stagetrace.cli.output import show_result, watched
+from stagetrace.output import units
+from stagetrace.output.table import Column, Table
+from stagetrace.output.table_rows import as_json, heading
+from stagetrace.output.units import milliseconds, window
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.stage_times import Group, Stage
+    from stagetrace.analysis.routes_and_stages import Group, Stage
     from stagetrace.estimates import Sample
 
 DESCRIPTION: Final = (
@@ -41,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     url = store_url(args)
     wanted = selection(args, url)
     with open_store(url) as reader, watched(reader), reader.relations(wanted) as relations:
-        from stagetrace.analysis import stage_times
+        from stagetrace.analysis import routes_and_stages
 
-        groups = stage_times.ask(relations)
-    notes = [sampling.note(f"{group.service} {group.route}", group.sample) for group in groups]
+        groups = routes_and_stages.ask_stages(relations)
+    notes = [units.note(f"{group.service} {group.route}", group.sample) for group in groups]
     table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
     nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
     parts: list[Table | str] = [table, *filter(None, notes)] if groups else [nothing]
@@ -61,7 +59,7 @@ def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:
 def _numbers(stage: Stage, sample: Sample) -> tuple[str, ...]:
     quantiles = (milliseconds(value) for value in (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.max_ms))
     return (
-        sampling.about(stage.count, sample),
+        units.about(stage.count, sample),
         *quantiles,
         "-" if stage.share is None else f"{100 * stage.share:.1f} %",
     )

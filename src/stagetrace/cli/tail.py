@@ -10,14 +10,14 @@ from dataclasses import replace
 from itertools import chain
 from typing import Final
 
+from stagetrace.cli import output
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import show, show_json, warn
-from stagetrace.output.keys import completeness
-from stagetrace.output.request_line import cells, columns
-from stagetrace.output.table_layout import Table
-from stagetrace.output.times import Zone, window
+from stagetrace.cli.output import show, show_json, warn
+from stagetrace.cli.registry import ANSWERED
+from stagetrace.output.answer import completeness
+from stagetrace.output.table import Table
+from stagetrace.output.table_rows import cells, columns
+from stagetrace.output.units import Zone, window
 from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of
@@ -94,7 +94,7 @@ class Lines:
         self._day = ""
         keep = [place for place, column in enumerate(self._columns) if not (only_one and column.name == "service")]
         for place in sorted(keep, key=lambda place: self._columns[place].leaves):
-            if not terminal.is_bounded() or sum(_WIDTHS[one] + 2 for one in keep) - 2 <= terminal.width():
+            if not output.is_bounded() or sum(_WIDTHS[one] + 2 for one in keep) - 2 <= output.terminal_width():
                 break
             if self._columns[place].leaves:
                 keep.remove(place)

@@ -6,13 +6,12 @@ import argparse
 import sys
 from typing import Final
 
+from stagetrace.cli import output
 from stagetrace.cli.arguments.options import add_json, add_store, add_zone, store_url, utf8
 from stagetrace.cli.arguments.trace_id import LATEST, add_trace_id, whole_id
-from stagetrace.cli.base import ANSWERED, UsageError
-from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import remark, show_json, warn
-from stagetrace.output.trace_json import as_json
-from stagetrace.output.waterfall import ASCII, BLOCKS, render
+from stagetrace.cli.output import remark, show_json, warn
+from stagetrace.cli.registry import ANSWERED, UsageError
+from stagetrace.output.trace import ASCII, BLOCKS, as_json, render
 from stagetrace.store import open_store
 
 DESCRIPTION: Final = (
@@ -42,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json(as_json(trace))
     else:
-        look = BLOCKS if terminal.shows_blocks() else ASCII
-        lines = render(trace, terminal.width(), look, args.tz, wrapped=terminal.is_bounded())
+        look = BLOCKS if output.shows_blocks() else ASCII
+        lines = render(trace, output.terminal_width(), look, args.tz, wrapped=output.is_bounded())
         sys.stdout.write("\n".join([*lines, ""]))
     warn(trace.reason)
     remark(meant.note)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config, log, setting_problems
-from stagetrace.backend.options import Limits, Options, Ports, check_back_end, risks, seconds, size
-from stagetrace.cli.arguments.alerting import ALERTING, alerting, posted_to
+from stagetrace.backend.alerts import notify
+from stagetrace.backend.options import Alerting, Limits, Options, Ports, check_back_end, risks, seconds, size
 from stagetrace.cli.arguments.listening import (
     ACCESS,
     HOST,
@@ -28,11 +28,14 @@ from stagetrace.cli.arguments.listening import (
     port,
     require,
 )
-from stagetrace.cli.base import ANSWERED
-from stagetrace.cli.output.lines import show_json
+from stagetrace.cli.output import show_json
+from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.hosts import is_loopback
+from stagetrace.rules.alerts import watched
 from stagetrace.rules.burn import judged
-from stagetrace.store.url import default_folder
+from stagetrace.sla.followed_file import FollowedFile
+from stagetrace.sla.policy import Policy, file_named
+from stagetrace.store.base import default_folder
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -41,6 +44,62 @@ if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
     from stagetrace.page.app import Page
     from stagetrace.store.local import LocalStore
+
+ALERTING: Final[Flags] = {
+    "--sla": (config.SLA_ALERTS, "TEXT|FILE"),
+    "--webhook": (config.WEBHOOK, "URL"),
+    "--alertmanager": (config.ALERTMANAGER, "URL"),
+}
+
+
+def alerting(args: argparse.Namespace) -> Alerting | None:
+    """Return which objectives are watched; None without any. Raise UsageError, PolicyError or RulesError."""
+    text: str = args.sla if args.sla is not None else config.SLA_ALERTS.read()
+    webhook, alertmanager = args.webhook or config.WEBHOOK.read(), args.alertmanager or config.ALERTMANAGER.read()
+    if not text.strip():
+        if args.webhook or args.alertmanager:
+            raise UsageError('alerts have a receiver, and no objectives\nadd --sla sla.yaml, or --sla "* within 1s"')
+        return None
+    policy, renewed = _policy(text)
+    watched(policy)  # here is where an alert that could never fire is reported
+    tokens = config.WEBHOOK_TOKEN.read(), config.ALERTMANAGER_TOKEN.read()
+    return Alerting(
+        policy,
+        renewed,
+        _checked("--webhook", webhook or policy.alerts.webhook, tokens[0]),
+        tokens[0],
+        config.WEBHOOK_SECRET.read(),
+        _checked("--alertmanager", alertmanager or policy.alerts.alertmanager, tokens[1]),
+        tokens[1],
+    )
+
+
+def _policy(text: str) -> tuple[Policy, Callable[[], Policy]]:
+    """Return a policy, and a function for what its file has become. Raise PolicyError."""
+    policy, path = Policy.load(text), file_named(text)
+    if path is None:
+        return policy, lambda: policy
+    followed = FollowedFile(path)
+    followed.read()
+
+    def renewed() -> Policy:
+        followed.look()
+        return followed.policy or policy
+
+    return followed.policy or policy, renewed
+
+
+def _checked(flag: str, url: str, token: str) -> str:
+    try:
+        return notify.checked(url, token) if url else ""
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def posted_to(found: Alerting) -> list[str]:
+    """Return where alerts go, without paths and secrets."""
+    return [notify.Target(url).shown for url in (found.webhook, found.alertmanager) if url]
+
 
 DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
 

@@ -9,22 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace.cli import output
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.output import terminal
-from stagetrace.cli.output.lines import clipped, drawn, show_result
-from stagetrace.cli.output.streams import unescaped
-from stagetrace.output import sampling, stage_groups
-from stagetrace.output.keys import keys_of
-from stagetrace.output.request_line import cells, columns
-from stagetrace.output.table_layout import COMMON, Column, Table, numeric, table_of
-from stagetrace.output.times import Moment, Zone, shown, window
-from stagetrace.output.units import milliseconds
+from stagetrace.cli.console import unescaped
+from stagetrace.cli.output import clipped, drawn, show_result
+from stagetrace.output import table_rows, units
+from stagetrace.output.answer import keys_of
+from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
+from stagetrace.output.table_rows import cells, columns
+from stagetrace.output.units import Moment, Zone, milliseconds, shown, window
 from stagetrace.store import open_store
 from stagetrace.store.base import COUNTS, Reader, Selection
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.routes import Route
-    from stagetrace.analysis.stage_times import Group
+    from stagetrace.analysis.routes_and_stages import Group, Route
 
 DESCRIPTION: Final = """Show how each objective, route and stage does, and the newest breaches, refreshed until Ctrl-C.
 
@@ -57,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Show the board and return the exit code."""
     url = store_url(args)
     with open_store(url) as reader:
-        if sys.stdout.isatty() and terminal.has_rich() and not (args.once or args.json):
+        if sys.stdout.isatty() and output.has_rich() and not (args.once or args.json):
             _refresh(reader, args, url)
         wanted = selection(args, url, since=_QUARTER)
         board = look(reader, wanted)
@@ -66,15 +64,15 @@ def run(args: argparse.Namespace) -> int:
 
 def look(reader: Reader, wanted: Selection) -> Board:
     """Return a snapshot of the selection."""
-    from stagetrace.analysis import routes, stage_times
+    from stagetrace.analysis import routes_and_stages
     from stagetrace.store import answers
 
     with reader.relations(wanted) as relations:
         newest = answers.requests(relations, top=_NEWEST, breached=True)
-        found = routes.ask(relations)
+        found = routes_and_stages.ask(relations)
         if COUNTS in reader.capabilities and not _is_by_more(wanted) and any(one.sample.is_estimate for one in found):
-            found = routes.exactly(relations, found, reader.counted(wanted))  # type: ignore[attr-defined]
-        return Board(found, stage_times.ask(relations), newest, relations.reason)
+            found = routes_and_stages.exactly(relations, found, reader.counted(wanted))  # type: ignore[attr-defined]
+        return Board(found, routes_and_stages.ask_stages(relations), newest, relations.reason)
 
 
 def _is_by_more(wanted: Selection) -> bool:
@@ -86,7 +84,7 @@ def keys(board: Board) -> dict[str, Any]:
     """Return the keys that `--json` prints."""
     return {
         "routes": [_route_json(route) for route in board.routes],
-        "groups": [stage_groups.as_json(group) for group in board.groups],
+        "groups": [table_rows.as_json(group) for group in board.groups],
         "breaches": board.newest,
     }
 
@@ -98,7 +96,7 @@ def _route_json(route: Route) -> dict[str, Any]:
         "sample",
         attainment=None if known is None else known.value,
         attainment_95=None if known is None else [known.low, known.high],
-        **sampling.keys(route.sample),
+        **units.keys(route.sample),
     )
 
 
@@ -107,7 +105,7 @@ def tables(board: Board, wanted: Selection, zone: Zone) -> list[Table | str]:
     if not board.routes:
         return [f"No requests{window(wanted.since_ns, wanted.until_ns, zone)}."]
     parts: list[Table | str] = [_routes(board.routes)]
-    notes = (sampling.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
+    notes = (units.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
     parts += [text for text in notes if text]
     parts += ["", Table(_STAGES, [row for group in board.groups for row in _stages(group)], "Stages")]
     if board.newest:
@@ -123,19 +121,19 @@ def _routes(routes: Sequence[Route]) -> Table:
             (Column("route"), lambda one: one.route),
             (Column("model", kind=COMMON, leaves=4), lambda one: one.model or "-"),
             (Column("objective", kind=COMMON, leaves=2), lambda one: one.objective or "-"),
-            (numeric("requests"), lambda one: sampling.about(one.requests, one.sample)),
-            (numeric("errors", 1), lambda one: sampling.about(one.errors, one.sample) if one.errors else "0"),
+            (numeric("requests"), lambda one: units.about(one.requests, one.sample)),
+            (numeric("errors", 1), lambda one: units.about(one.errors, one.sample) if one.errors else "0"),
             (numeric("p50", 3), lambda one: milliseconds(one.p50_ms)),
             (numeric("p99"), lambda one: milliseconds(one.p99_ms)),
             (numeric("breaches"), lambda one: str(one.breaches) if one.judged else "-"),
-            (numeric("met"), lambda one: sampling.percent(one.attainment, one.sample)),
+            (numeric("met"), lambda one: units.attainment_percent(one.attainment, one.sample)),
         ),
         "Objectives and routes",
     )
 
 
 def _stages(group: Group) -> list[tuple[str, ...] | str]:
-    rows: list[tuple[str, ...] | str] = [stage_groups.heading(group)] if group.stages else []
+    rows: list[tuple[str, ...] | str] = [table_rows.heading(group)] if group.stages else []
     for stage in group.stages:
         share = "-" if stage.share is None else f"{100 * stage.share:.1f} %"
         rows.append((f"  {stage.stage}", milliseconds(stage.p50_ms), milliseconds(stage.p99_ms), share))

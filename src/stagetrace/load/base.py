@@ -1,11 +1,14 @@
-"""The contract of a protocol of the load generator: one class that sends a request and reports its end."""
+"""The contract of a protocol of the load generator, and the target of a load."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
+from urllib.parse import quote, urlsplit
 
 from stagetrace.errors import StagetraceError
+from stagetrace.hosts import is_loopback
 
 
 class LoadError(StagetraceError):
@@ -40,3 +43,76 @@ class Sender(Protocol):
     async def close(self) -> None:
         """Close all connections."""
         ...
+
+
+_PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+_FORMS: Final = "http://HOST:PORT/PATH, https://..., grpc://HOST:PORT/pkg.Service/Method, grpcs://..."
+
+
+class Target(NamedTuple):
+    """A URL in its parts. `path` has the query; of gRPC it is `/pkg.Service/Method`."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def is_grpc(self) -> bool:
+        """Return whether it is spoken to by gRPC."""
+        return self.scheme.startswith("grpc")
+
+    @property
+    def is_tls(self) -> bool:
+        """Return whether it is spoken to over TLS."""
+        return self.scheme.endswith("s")
+
+    @property
+    def authority(self) -> str:
+        """Return the value of the header `host`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def parse(url: str) -> Target:
+    """Return a URL in its parts. Raise LoadError for one that nothing can be sent to."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        _ = (host or "").encode("idna")
+    except ValueError as error:
+        raise _bad(url, str(error)) from None
+    scheme = parts.scheme.lower()
+    if scheme not in _PORTS:
+        raise _bad(url, "it has no scheme" if "://" not in url else f"nothing is sent by {scheme}")
+    if not host:
+        raise _bad(url, "the host is missing")
+    if parts.username is not None:
+        raise _bad(url, "a name and a password in it would be shown; give them with -H 'authorization: ...'")
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    query = f"?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else ""
+    target = Target(scheme, host, port if port is not None else _PORTS[scheme], path + query)
+    if target.is_grpc and (path.count("/") != 2 or not all(path[1:].split("/")) or query):  # noqa: PLR2004
+        raise _bad(url, "of gRPC it must name service and method: grpc://HOST:PORT/pkg.Service/Method")
+    return target
+
+
+def addresses(target: Target, *, own: bool) -> list[str]:
+    """Return the addresses of a target. Raise LoadError where it has none, or one beyond this machine unless `own`."""
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise LoadError(f"cannot find {target.host}: {getattr(error, 'strerror', None) or error}") from None
+    known = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    beyond = [one for one in known if not is_loopback(one)]
+    if beyond and not own:
+        raise LoadError(
+            f"{target.host} ({beyond[0]}) is beyond this machine, and load on a service of others is an attack\n"
+            "if it is yours, and may be loaded, add --i-own-this"
+        )
+    return known
+
+
+def _bad(url: str, wrong: str) -> LoadError:
+    shown = url if "@" not in url else "the URL"
+    return LoadError(f"cannot send requests to {shown!r}: {wrong}\nsupported: {_FORMS}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import selectors
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from select import select
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -178,3 +180,62 @@ class Generator:
     def _end_if_over(self) -> None:
         if not self._open and (len(self._trace_ids) == len(self._due) or self._stopped is not None):
             self._over.set()
+
+
+def constant(rate: float, duration_s: float) -> NDArray[np.float64]:
+    """Return starts at equal distances, the first at 0."""
+    return np.arange(max(1, round(rate * duration_s))) / rate
+
+
+def poisson(rate: float, duration_s: float, seed: int) -> NDArray[np.float64]:
+    """Return the starts of a Poisson process, the same for the same seed; at least one."""
+    random = np.random.default_rng(seed)
+    expected = rate * duration_s
+    starts = np.cumsum(random.exponential(1 / rate, int(expected + 10 * expected**0.5 + 10)))
+    return starts[: max(1, int(np.searchsorted(starts, duration_s)))]
+
+
+def replayed(starts_unix_nano: Sequence[int], speed: float = 1.0) -> NDArray[np.float64]:
+    """Return recorded starts as distances from the first, divided by `speed`; exact to the nanosecond."""
+    ordered = np.sort(np.asarray(starts_unix_nano, dtype=np.int64))
+    return (ordered - ordered[:1]) / 1e9 / speed
+
+
+if TYPE_CHECKING:
+    T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in a new loop. uvloop is not used: its timers are of whole milliseconds, too."""
+    loop = asyncio.SelectorEventLoop(_selector())
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            loop.run_until_complete(_cancel_rest())
+        finally:
+            loop.close()
+
+
+async def _cancel_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def _selector() -> selectors.BaseSelector:
+    if not hasattr(selectors, "EpollSelector"):
+        return selectors.DefaultSelector()  # kqueue takes nanoseconds
+
+    class Punctual(selectors.EpollSelector):
+        """Waits for the epoll instance with select(2), whose timeout has microseconds, then asks it without waiting."""
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            if timeout is not None and timeout > 0:
+                select([self.fileno()], (), (), timeout)
+                timeout = 0
+            return super().select(timeout)
+
+    return Punctual()

@@ -12,7 +12,7 @@ from stagetrace.load.base import LoadError
 if TYPE_CHECKING:
     import grpc
 
-    from stagetrace.load.target import Target
+    from stagetrace.load.base import Target
 
 _OPENS_WITHIN_S: Final = 5.0
 _OPTIONS: Final = (

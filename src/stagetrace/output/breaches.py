@@ -1,20 +1,26 @@
-"""Breaches with the owners of their time: as JSON, and what is to blame in a few words."""
+"""Breaches and verdicts in words: how many, which bounds were missed, what is to blame. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.analysis.time_owner import WIRE, Hop, Owner, owner_of
+from stagetrace import semconv
+from stagetrace.analysis.breach_details import WIRE, Hop, Owner, owner_of
 from stagetrace.errors import StoreError
-from stagetrace.output import missed_bounds, sampling
-from stagetrace.output.keys import completeness, keys_of
+from stagetrace.output import units
+from stagetrace.output.answer import completeness, keys_of
+from stagetrace.output.units import UTC, Zone, milliseconds, shown, threshold, window
+from stagetrace.printable import printable
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
-from stagetrace.store.base import Breaches, Entry, Reader, Tally, Trace
+from stagetrace.span_attributes import text
+from stagetrace.store.base import Breaches, Entry, Lost, Missed, Reader, Selection, SpanRow, Tally, Trace
+from stagetrace.store.entries import entry_of
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.breach_groups import Groups
+    from stagetrace.analysis.breach_details import Groups
 
 FOLLOWED: Final = 200  # traces that one answer looks into
 
@@ -77,7 +83,7 @@ def _tally_json(tally: Tally, *reasons: str | None) -> dict[str, Any]:
         "overrun_ms": tally.overrun_ms,
         "lost": [{**asdict(one), "share": one.overrun_ms / (tally.overrun_ms or 1)} for one in tally.lost],
         "counted_all": tally.reason is None,
-        **sampling.keys(tally.sample),
+        **units.keys(tally.sample),
         "newest_request_unix_nano": tally.newest_unix_nano,
     }
 
@@ -87,7 +93,7 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
         entry,
         "end_unix_nano",
         duration_ms=entry.duration_ms,
-        missed=missed_bounds.as_json(entry),
+        missed=missed_keys(entry),
         peer=owner.path[0].peer,
         owner={**owner.last._asdict(), **completeness(owner.reason)},
         path=[hop._asdict() for hop in owner.path],
@@ -111,3 +117,195 @@ def blamed(entry: Entry, owner: Owner) -> str:
 def with_cause(stage: str | None, cause: str | None) -> str:
     """Return the stage of a breach and, if it is known, its cause."""
     return f"{stage or '-'} ({cause})" if cause not in (None, UNKNOWN) else stage or "-"
+
+
+_CAUSES: Final = 5  # named one by one
+_SERVICES: Final = 5
+_AGO: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_FROM: Final = 2  # of a unit, or the smaller unit is used
+_SECOND_MS: Final = 1000.0
+
+
+def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone = UTC) -> list[str]:
+    """Return the answer in a sentence, and its subject: a selection, in these services."""
+    if not services:
+        return ["The store holds no spans of any service yet."]
+    is_narrowed = replace(wanted, service=None, judged_by=None, limit=None, causes=(), codes=()).is_filtered
+    of = f"{_listed(tally.services or services)}{window(wanted.since_ns, wanted.until_ns, zone)}"
+    about = f"{'The selected' if is_narrowed else 'All'} requests of {of}"
+    if not tally.requests:
+        return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
+    if not tally.judged:
+        return [
+            f"{tally.requests:,} request{'' if tally.requests == 1 else 's'}, none judged: {_why(tally)}.",
+            f"{about}.",
+        ]
+    missed, of_how_many = _missed(tally)
+    because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
+    at = f" at {printable(' or '.join(wanted.codes))}" if wanted.codes else ""
+    what = "their objective" if wanted.judged_by is None else printable(wanted.judged_by)
+    rest = tally.requests - tally.judged - tally.excluded
+    more = [f"{tally.excluded:,} excluded"] if tally.excluded else []
+    more += [f"{rest:,} that no objective matches"] if rest else []
+    unjudged = f"; not judged: {', '.join(more)}" if more else ""
+    note = units.note("the count", tally.sample)
+    return [
+        f"{missed} missed {what}{because}{at}{_over(tally)}{of_how_many}.",
+        f"{about}{unjudged}.",
+        *([] if note is None else [f"{note}."]),
+    ]
+
+
+def _missed(tally: Tally) -> tuple[str, str]:
+    """Return how many requests are breaches, and the end of the sentence: `of` a bound would read as a share."""
+    judged = f"{units.mark(tally.sample)}{tally.judged:,} judged request{'' if tally.judged == 1 else 's'}"
+    if tally.reason is None:
+        return f"{tally.missed:,} of {units.mark(tally.sample)}{tally.judged:,} judged requests", ""
+    missed = f"{tally.missed:,} request{'' if tally.missed == 1 else 's'}"
+    return f"{'' if tally.all_missed else 'at least '}{missed}", f"; of how many is not known: only {judged} were read"
+
+
+def _over(tally: Tally) -> str:
+    """Return how much time was lost in all, and to which stages and causes, the most first."""
+    if not tally.missed:
+        return ""
+    whole = tally.overrun_ms
+    lost = f"{whole / _SECOND_MS:.1f} s" if whole >= _SECOND_MS else f"{whole:.1f} ms"
+    if whole <= 0:
+        return ""
+    named = [f"{_kind(one)} {100 * one.overrun_ms / whole:.0f} %" for one in tally.lost[:_CAUSES]]
+    rest = tally.lost[_CAUSES:]
+    if rest:
+        named.append(
+            f"{len(rest)} other{'s' if len(rest) > 1 else ''} {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %"
+        )
+    return f", {lost} over in all: {', '.join(named)}"
+
+
+def _kind(one: Lost) -> str:
+    return printable(f"{one.stage or '(no stage)'}/{one.cause or 'unknown'}")
+
+
+def _why(tally: Tally) -> str:
+    """Return why no request was judged."""
+    if tally.excluded == tally.requests:
+        return "the policy excludes them"
+    rest = tally.requests - tally.excluded
+    if not tally.recorded:
+        return "their spans carry no verdict, which only stagetrace writes (STAGETRACE=1 and STAGETRACE_SLA)"
+    besides = f"{tally.excluded:,} excluded, and of the other {rest:,} " if tally.excluded else ""
+    return f"{besides}no objective matches (STAGETRACE_SLA of the service)"
+
+
+def _last(tally: Tally, zone: Zone) -> str:
+    """Return when there were requests, if ever."""
+    if tally.newest_unix_nano is None:
+        return ", nor at any other time"
+    seconds = (time.time_ns() - tally.newest_unix_nano) // 10**9
+    at = f"{shown(tally.newest_unix_nano, zone, 0)} {zone.name}"
+    if seconds < 0:
+        return f", the last one at {at}"
+    size, unit = next((one for one in _AGO if seconds >= _FROM * one[0]), _AGO[-1])
+    return f", the last one {seconds // size} {unit} ago, at {at}"
+
+
+def _listed(services: Sequence[str]) -> str:
+    more = f" and {len(services) - _SERVICES} more" if len(services) > _SERVICES else ""
+    return f"{', '.join(map(printable, services[:_SERVICES]))}{more}"
+
+
+WITHIN: Final = "within"
+# The text of each bound in a sentence, and in a column.
+_SENTENCES: Final = {
+    WITHIN: "took {}",
+    "first_chunk": "first chunk after {}",
+    "per_chunk": "gap of {} between two chunks",
+    "first_token": "first token after {}",
+    "per_token": "{} for each token after the first",
+}
+_SHORT: Final = {
+    "first_chunk": "{} first chunk",
+    "per_chunk": "{} gap",
+    "first_token": "{} first token",
+    "per_token": "{} a token",
+}
+_ROUNDING_MS: Final = 0.001
+
+
+def missed_sentence(missed: Missed) -> str:
+    """Return one bound in words: `first chunk after 163.20 ms, 100 ms allowed`."""
+    took = _SENTENCES.get(missed.bound, f"{missed.bound} {{}}").format(milliseconds(missed.took_ms))
+    return f"{took}, {threshold(missed.allowed_ms)} allowed"
+
+
+def part(entry: Entry) -> Missed | None:
+    """Return the bound that made a breach, where that is not the whole duration."""
+    return next((one for one in entry.missed[:1] if one.bound != WITHIN), None)
+
+
+def column(entry: Entry) -> str:
+    """Return the duration that exceeded the limit: of the request, of the first chunk, or of a gap between chunks."""
+    decisive, whole = part(entry), milliseconds(entry.duration_ms)
+    if decisive is not None:
+        return _SHORT.get(decisive.bound, "{}").format(milliseconds(decisive.took_ms))
+    if entry.missed or entry.threshold_ms is None or entry.overrun_ms is None:
+        return whole
+    # Recorded by a release that did not record the missed bound.
+    part_ms = entry.threshold_ms + entry.overrun_ms
+    return whole if part_ms > entry.duration_ms - _ROUNDING_MS else f"{milliseconds(part_ms)} of {whole}"
+
+
+def missed_keys(entry: Entry) -> list[dict[str, Any]]:
+    """Return all bounds that were missed, the one that decided first."""
+    if entry.missed:
+        return [one._asdict() for one in entry.missed]
+    if entry.threshold_ms is None or entry.duration_ms <= entry.threshold_ms:
+        return []
+    return [{"bound": WITHIN, "took_ms": entry.duration_ms, "allowed_ms": entry.threshold_ms}]
+
+
+BREACH = "BREACH"
+
+
+class Verdict(NamedTuple):
+    """A verdict: its word, the sentence behind that, and what is known of a breach, each with its name."""
+
+    word: str  # BREACH, GOOD, EXCLUDED or NOT JUDGED
+    sentence: str
+    reasons: tuple[tuple[str, str], ...]
+    entry: Entry
+
+
+def verdict_of(span: SpanRow, spans: Sequence[SpanRow]) -> Verdict:
+    """Return the verdict on one entry span, out of the spans of its trace."""
+    entry = entry_of(span, spans)
+    who = f"{entry.service} {entry.name}: took {milliseconds(entry.duration_ms)}"
+    allowed = "" if entry.threshold_ms is None else f", {threshold(entry.threshold_ms)} allowed"
+    breached = span.attributes.get(semconv.SLA_BREACHED)
+    if breached is None:
+        is_excluded = text(span.attributes, semconv.SLA_VERDICT) == "excluded"
+        return Verdict("EXCLUDED" if is_excluded else "NOT JUDGED", who, (), entry)
+    if not breached:
+        return Verdict("GOOD", f"{who}{allowed}", (), entry)
+    over = "" if entry.overrun_ms is None else f", over by {milliseconds(entry.overrun_ms)}"
+    decisive, whole = part(entry), ""
+    if decisive is not None:
+        who, allowed = f"{entry.service} {entry.name}: {missed_sentence(decisive)}", ""
+        whole = f"; the whole response took {milliseconds(entry.duration_ms)}"
+    severity = f" ({entry.severity})" if entry.severity else ""
+    return Verdict(BREACH, f"{who}{allowed}{over}{severity}{whole}", tuple(_reasons(entry)), entry)
+
+
+def _reasons(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a breach: other missed bounds, stage, evidence, objective."""
+    if entry.missed[1:]:
+        yield "also missed", "; ".join(map(missed_sentence, entry.missed[1:]))
+    if entry.stage is not None:
+        took = f", {milliseconds(entry.stages[entry.stage])}" if entry.stage in entry.stages else ""
+        yield "stage", f"{entry.stage}{took}"
+    if entry.cause:
+        yield "cause", entry.cause
+    if entry.evidence:
+        yield "evidence", entry.evidence
+    if entry.objective:
+        yield "objective", entry.objective

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
-from stagetrace.output.times import UTC, Zone, shown
+from stagetrace.output.units import UTC, Zone, shown
 from stagetrace.printable import printable
 
 Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from stagetrace import unrecognised_models
-from stagetrace.output.check import FAIL, OK, WARN, Check
-from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import utc
+from stagetrace.output.table import Column, Table
+from stagetrace.output.units import utc
 from stagetrace.process_status import files
 
 # In `spans`: counts of lost spans -> the reason.
@@ -300,3 +299,17 @@ def _list(status: dict[str, Any], key: str) -> list[Any]:
 def _number(status: dict[str, Any], key: str) -> int:
     value = status.get(key)
     return value if isinstance(value, int) else 0
+
+
+OK: Final = "ok"
+WARN: Final = "warn"  # works, but perhaps not as intended
+FAIL: Final = "fail"
+
+
+class Check(NamedTuple):
+    """`found` is the state in one line; `fix` the remedy, empty where none is needed."""
+
+    name: str
+    state: str
+    found: str
+    fix: str = ""

@@ -1,42 +1,69 @@
-"""The routes of the page: of each view its shell, which asks nothing, and its parts, which do."""
+"""The routes of the page: of each view its shell, which asks nothing, and its parts, which do; and its own server."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 
-from stagetrace.backend.descriptors import connections_of_ports
+from stagetrace.backend.counters import PAGE_PORT, Counters, ThrottledLog
+from stagetrace.backend.http_port import HttpServer, limit_logs_of_libraries
+from stagetrace.backend.ports import Access, check_tls, connections_of_ports, listen
 from stagetrace.backend.refusal import FORBIDDEN, METHOD, NOT_FOUND, UNAUTHENTICATED, Refused, short
-from stagetrace.backend.throttled_log import ThrottledLog
-from stagetrace.backend.web import HEALTH, METRICS
+from stagetrace.backend.web import HEALTH, METRICS, application, json_fault
 from stagetrace.errors import StagetraceError, UnknownTrace
-from stagetrace.page import assets, jaeger_search
-from stagetrace.page.asked import Asked, BadRequest
-from stagetrace.page.base import File
-from stagetrace.page.cache import THREADS, Cache, Made
-from stagetrace.page.readers import Readers
-from stagetrace.page.responses import HEADERS, document, fragment
-from stagetrace.page.templates import render
-from stagetrace.page.time_limit import limited
+from stagetrace.page import templates
+from stagetrace.page.base import Asked, BadRequest, File
+from stagetrace.page.login import Login
+from stagetrace.page.queries import THREADS, Cache, Made, Readers, limited
+from stagetrace.page.templates import HEADERS, document, fragment, render
 from stagetrace.page.views import VIEWS
+from stagetrace.semconv import SLA_BREACHED, SLA_OBJECTIVE
 from stagetrace.store import database
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import ExitStack
+    import socket
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
 
+    from stagetrace.backend.options import Listening
     from stagetrace.page.base import Make, Site, View
-    from stagetrace.page.login import Login
+
+
+async def _respond(request: Request) -> RedirectResponse:
+    return RedirectResponse(target(request.query_params), HTTPStatus.SEE_OTHER)
+
+
+def target(params: Mapping[str, str]) -> str:
+    """Return the page's URL for a search in Jaeger's page, of which service, lookback and tags count."""
+    try:
+        tags = json.loads(params.get("tags") or "{}")
+    except (ValueError, RecursionError):
+        tags = {}
+    of_tags = {key: value for key, value in tags.items() if key != SLA_BREACHED} if isinstance(tags, dict) else {}
+    named = {"service": params.get("service"), "judged-by": of_tags.pop(SLA_OBJECTIVE, None)}
+    lookback = params.get("lookback", "")
+    named["since"] = lookback if lookback[-1:].isalpha() and lookback[:-1].isdigit() else None  # not `custom`
+    pairs = [(name, str(value)) for name, value in named.items() if value]
+    pairs += [("segment", f"{key}={value}") for key, value in of_tags.items()]
+    return f"/breaches?{urlencode(pairs)}"
+
+
+ROUTE: Final = Route("/search", _respond, methods=["GET"])
+
 
 _FAILED: Final = "the page failed on this question; see the log of the back end"
 _END_S: Final = 3.0  # until questions to the store are interrupted as the page closes
@@ -52,7 +79,7 @@ class Page:
         """Serve `site`; the stack closes what that takes."""
         self._login = login
         self._public = [
-            Route(f"{assets.PATH}/{{hash}}/{{name:path}}", assets.respond, methods=["GET"]),
+            Route(f"{templates.PATH}/{{hash}}/{{name:path}}", templates.respond, methods=["GET"]),
             *login.routes,
         ]
         self._views = _view_routes(replace(site, has_login=login.is_needed), stack)
@@ -95,7 +122,7 @@ def _view_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
     cache = Cache(connections_of_ports().http // 2)
     stack.callback(cache.close, readers.interrupt, _END_S)
     endpoints = _Endpoints(site, readers, cache)
-    routes: list[BaseRoute] = [jaeger_search.ROUTE]
+    routes: list[BaseRoute] = [ROUTE]
     for view in VIEWS:
         routes += [Route(path, endpoints.shell(view), methods=["GET"]) for path in _paths(view)]
         routes += [
@@ -198,3 +225,34 @@ def _error(message: str) -> str:
 def _named(file: str) -> str:
     """Return a name that may be quoted in a header."""
     return re.sub(r"[^\w.-]", "_", file, flags=re.ASCII)
+
+
+_GRACE_S: Final = 0.2  # nothing is lost where a browser gets no response
+
+
+def serve(site: Site, options: Listening, port: int, on_ready: Callable[[int], None]) -> None:
+    """Serve until SIGINT or SIGTERM; call `on_ready` with the port. Raise BackendError where it cannot start."""
+    limit_logs_of_libraries()
+    counters = Counters()
+    with ExitStack() as stack:
+        check_tls(options)
+        bound = listen(options.host, port, "--port")
+        stack.callback(bound.close)
+        port = bound.getsockname()[1]
+        page = Page(site, Login(options, port, counters), stack)
+        app = application((), json_fault, Access.of(options), partial(counters.text, {}), counters, page)
+        most = connections_of_ports().http
+        server = HttpServer(app, options, PAGE_PORT, counters, most=most, grace_s=_GRACE_S)
+        asyncio.run(_run(server, bound, partial(on_ready, port)))
+
+
+async def _run(server: HttpServer, bound: socket.socket, on_ready: Callable[[], None]) -> None:
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    serving = asyncio.create_task(server.serve(sockets=[bound]))
+    await server.up.wait()
+    on_ready()
+    await serving

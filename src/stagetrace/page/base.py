@@ -7,10 +7,18 @@ while.
 
 from __future__ import annotations
 
+import argparse
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from urllib.parse import urlencode
+
+from stagetrace.errors import StagetraceError
+from stagetrace.output.units import UTC, Moment, Zone, moment, zone
+from stagetrace.output.units import shown as written
+from stagetrace.store.base import Selection
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -18,10 +26,8 @@ if TYPE_CHECKING:
 
     from stagetrace.backend.counters import Figure
     from stagetrace.output.answer import Answer
-    from stagetrace.output.times import Zone
-    from stagetrace.page.asked import Asked
-    from stagetrace.rules.alert_state import Alert
-    from stagetrace.store.base import Reader, Selection
+    from stagetrace.rules.alerts import Alert
+    from stagetrace.store.base import Reader
 
 # The answer of a verb: its name, a reader, the selection, options as on a command line, the zone of times. Raises
 # StagetraceError.
@@ -105,3 +111,130 @@ class View:
     # Its own parameters that stay when the selection changes. A field of `more_filter` is one: such a view then has an
     # empty block `kept`, which would hold them hidden.
     keeps: Sequence[str] = ()
+
+
+SHARED: Final = ("since", "until", "service", "route", "model", "judged-by", "segment", "cause", "code", "tz")
+REPEATED: Final = ("segment", "cause", "code")  # each of which may be given several times
+# Without an end there is none: clocks of traced machines run ahead of ours, and their newest spans count.
+_AHEAD_NS: Final = 86_400 * 10**9
+_PARAMETERS: Final = 100
+_MOST: Final = 20  # values of one parameter
+LONGEST: Final = 2000  # characters of a value
+
+
+class BadRequest(StagetraceError):  # noqa: N818 -- HTTP's word
+    """A URL asks for what there cannot be; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: its parameters, read once. `path` holds the parts of the path that vary, as `trace_id`."""
+
+    params: Mapping[str, tuple[str, ...]]
+    selection: Selection
+    zone: Zone
+    now_ns: int
+    path: Mapping[str, str]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str]], path: Mapping[str, str], since: str) -> Asked:
+        """Return what these parameters ask for; `since`: where they name no start. Raise BadRequest."""
+        if len(pairs) > _PARAMETERS:
+            raise BadRequest(
+                f"the URL has {len(pairs)} parameters, and at most {_PARAMETERS} are taken\nshorten the URL"
+            )
+        params: dict[str, tuple[str, ...]] = {}
+        for name, value in pairs:
+            if value:  # an empty field of a form is not filled in
+                params[name] = (*params.get(name, ()), value)
+        _check(params)
+        now_ns = time.time_ns()
+        try:
+            its_zone = zone(params["tz"][-1]) if "tz" in params else UTC
+            first = moment((params.get("since") or (since,))[-1])
+            last = moment(params["until"][-1]) if "until" in params else None
+        except argparse.ArgumentTypeError as error:
+            raise BadRequest(f"{error}\nchange `since`, `until` or `tz` in the URL") from None
+        return cls(params, _selection(params, first, last, now_ns, its_zone), its_zone, now_ns, path)
+
+    def one(self, name: str, default: str | None = None) -> str | None:
+        """Return a parameter that is given once, or the last of several."""
+        return (self.params.get(name) or (default,))[-1]
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """Return a parameter that is a whole number. Raise BadRequest where it is none, or out of range."""
+        text = self.one(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):  # noqa: PLR2004
+            raise BadRequest(f"{name}={text[:40]!r} is not a whole number from {least:,} to {most:,}\nchange the URL")
+        return int(text)
+
+    @property
+    def window_ns(self) -> tuple[int, int]:
+        """Return from when to when a picture of the selection goes: to now where it has no end."""
+        return self.selection.since_ns, min(self.selection.until_ns, max(self.now_ns, self.selection.since_ns + 1))
+
+    def url(self, path: str, **changes: str | Sequence[str] | None) -> str:
+        """Return a link with the same selection, but for `changes`; None takes a parameter away.
+
+        A view's own parameters are kept only where `changes` has them.
+        """
+        kept: dict[str, Sequence[str]] = {name: self.params[name] for name in SHARED if name in self.params}
+        for name, value in changes.items():
+            kept[name] = () if value is None else (value,) if isinstance(value, str) else value
+        query = urlencode(kept, doseq=True)
+        return f"{path}?{query}" if query else path
+
+    def part_url(self, path: str) -> str:
+        """Return a link with all parameters of this request."""
+        query = urlencode(self.params, doseq=True)
+        return f"{path}?{query}" if query else path
+
+    def time(self, ns: int, digits: int = 3) -> str:
+        """Return a time in the zone asked for."""
+        return written(ns, self.zone, digits)
+
+    def narrowed(self, since_ns: int, until_ns: int) -> Asked:
+        """Return the same of another window."""
+        return replace(self, selection=replace(self.selection, since_ns=since_ns, until_ns=until_ns))
+
+
+def _check(params: Mapping[str, Sequence[str]]) -> None:
+    for name, values in params.items():
+        if len(values) > _MOST or any(len(value) > LONGEST for value in values):
+            most = f"at most {_MOST} values of {LONGEST:,} characters each are taken"
+            raise BadRequest(f"the parameter {name[:40]!r} is too long: {most}\nshorten the URL")
+
+
+def _selection(
+    params: Mapping[str, Sequence[str]], first: Moment, last: Moment | None, now_ns: int, its_zone: Zone
+) -> Selection:
+    since_ns = first.at(now_ns, its_zone)
+    until_ns = now_ns + _AHEAD_NS if last is None else last.at(now_ns, its_zone)
+    if since_ns >= until_ns:
+        begins, ends = (f"{written(one, its_zone)} {its_zone.name}" for one in (since_ns, until_ns))
+        raise BadRequest(f"`since` ({begins}) is not before `until` ({ends})\nchange one of them")
+    segments = dict(_segment(text) for text in params.get("segment", ()))
+
+    def one(name: str) -> str | None:
+        return (params.get(name) or (None,))[-1]
+
+    return Selection(
+        since_ns,
+        until_ns,
+        service=one("service"),
+        route=one("route"),
+        model=one("model"),
+        segments=segments,
+        judged_by=one("judged-by"),
+        causes=tuple(dict.fromkeys(params.get("cause", ()))),
+        codes=tuple(dict.fromkeys(params.get("code", ()))),
+    )
+
+
+def _segment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise BadRequest(f"segment={text[:80]!r} is not KEY=VALUE\nname an attribute and its value: tenant=acme")
+    return key, value

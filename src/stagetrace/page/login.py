@@ -19,10 +19,10 @@ import anyio
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from stagetrace.backend.access import authorized
+from stagetrace.backend.counters import ThrottledLog
+from stagetrace.backend.ports import authorized
 from stagetrace.backend.refusal import ABANDONED, FORBIDDEN, MALFORMED, SLOW, TOO_LARGE, Refused
-from stagetrace.backend.throttled_log import ThrottledLog
-from stagetrace.page.responses import HEADERS, document
+from stagetrace.page.templates import HEADERS, document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

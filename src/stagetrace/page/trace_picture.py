@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.analysis.critical_path import path_of
-from stagetrace.analysis.span_tree import Tree, span_tree
-from stagetrace.analysis.unseen_time import Unseen, unseen_times
-from stagetrace.output.path_notes import notes
-from stagetrace.output.span_lines import Line, calls, is_blamed, lines_of, share, visits
-from stagetrace.page.span_keys import key_of
-from stagetrace.page.trace_stalls import marks_of
+from stagetrace.analysis.span_tree import Tree, Unseen, path_of, span_tree, unseen_times
+from stagetrace.output.trace import (
+    REQUEST,
+    Line,
+    Stall,
+    calls,
+    is_blamed,
+    lines_of,
+    notes,
+    share,
+    stall_sentence,
+    stalls_of,
+    visits,
+)
 from stagetrace.printable import printable
-from stagetrace.span_attributes import text
+from stagetrace.span_attributes import number, text
 from stagetrace.store.base import SERVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from stagetrace.analysis.critical_path import Path
-    from stagetrace.store.base import Trace
+    from stagetrace.analysis.span_tree import Path
+    from stagetrace.store.base import SpanRow, Trace
 
 _NUMBERS: Final = ("depth", "at", "took")  # of a row, which are there if they are 0, too
 
@@ -108,3 +116,86 @@ def _segments(paths: Iterable[Path]) -> dict[int, list[tuple[int, int]]]:
         for one in path.segments:
             found.setdefault(one.place, []).append((one.start_unix_nano, one.end_unix_nano))
     return found
+
+
+MOST: Final = 50  # of a request; the panel of its span has all
+_LONGEST: Final = 10_000  # characters of a stack
+
+
+class Stack(NamedTuple):
+    """One stack: `key` names its element and its mark, `spans` are the keys of those that light up with it."""
+
+    key: str
+    stall: Stall
+    text: str
+    stage: str | None
+    after: str
+    spans: tuple[str, ...]
+
+    @property
+    def frames(self) -> int:
+        """Return how many places the text has."""
+        return self.text.count("\n") + 1
+
+
+class Stood(NamedTuple):
+    """Where a request stood: whose -> stacks, as many as are shown of `distinct`; and how many were not recorded."""
+
+    kinds: Sequence[tuple[str, Sequence[Stack]]]
+    distinct: int
+    dropped: int
+
+    @property
+    def shown(self) -> int:
+        """Return how many stacks are shown."""
+        return sum(len(stacks) for _, stacks in self.kinds)
+
+
+def stood_of(place: int, spans: Sequence[SpanRow], otherwise: tuple[str, ...]) -> Stood:
+    """Return where the request of the entry span at this place stood; `otherwise`: spans to light without a stage."""
+    entry = spans[place]
+    found = stalls_of(entry)
+    stages = [
+        span for span in spans if span.parent_span_id == entry.span_id and text(span.attributes, semconv.ML_STAGE)
+    ]
+    stacks = [_stack(at, one, entry, stages, otherwise) for at, one in enumerate(found[:MOST])]
+    kinds = [(whose, list(alike)) for whose, alike in groupby(stacks, lambda one: one.stall.whose)]
+    return Stood(kinds, len(found), round(number(entry.attributes, semconv.STAGETRACE_DROPPED_STALLS) or 0))
+
+
+def marks_of(entry: SpanRow, begin: int) -> list[tuple[int, str, bool, str]]:
+    """Return time after `begin`, key, whether it is the request's own, and text of each stack of an entry span."""
+    return [
+        (one.at_unix_nano - begin, _key(entry, at), one.of == REQUEST, printable(stall_sentence(one, entry)))
+        for at, one in enumerate(stalls_of(entry)[:MOST])
+    ]
+
+
+def _stack(at: int, one: Stall, entry: SpanRow, stages: Sequence[SpanRow], otherwise: tuple[str, ...]) -> Stack:
+    time = one.at_unix_nano
+    stage = next((span for span in stages if span.start_unix_nano <= time < span.end_unix_nano), None)
+    return Stack(
+        _key(entry, at),
+        one,
+        one.stack[:_LONGEST],
+        None if stage is None else stage.name,
+        one.after(entry),
+        otherwise if stage is None else (key_of(stage),),
+    )
+
+
+def _key(entry: SpanRow, at: int) -> str:
+    return f"{key_of(entry)}-{at}"
+
+
+def key_of(span: SpanRow) -> str:
+    """Return what a URL names a span by: client and server of one call may share an id (Zipkin)."""
+    return f"{span.span_id}-{span.kind.lower()}" if span.kind == SERVER else span.span_id
+
+
+def spans_by_key(spans: Sequence[SpanRow]) -> dict[str, SpanRow]:
+    """Return the spans by what a URL names them by: with the kind, or by id alone."""
+    found: dict[str, SpanRow] = {}
+    for span in spans:
+        found.setdefault(span.span_id, span)
+    return found | {key_of(span): span for span in spans}

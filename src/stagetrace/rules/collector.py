@@ -6,10 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
-from stagetrace.rules.base import Format, RulesOptions
+from stagetrace.rules.base import Format, RulesOptions, yaml_of
 from stagetrace.rules.burn import judged
 from stagetrace.rules.prometheus import comment
-from stagetrace.rules.yaml_text import yaml_of
 from stagetrace.sla.objective import NEVER_NS
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ their own, the DataSource has those of all others too: an objective without its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.rules import burn, dns_names
-from stagetrace.rules.base import Format, RulesError, RulesOptions
-from stagetrace.rules.openslo_windows import shorthand, time_window
+from stagetrace.rules import base, burn
+from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of_all
 from stagetrace.rules.prometheus import comment
 from stagetrace.rules.promql import labels, service_of
-from stagetrace.rules.yaml_text import yaml_of_all
 from stagetrace.sla import policy_file, quantities
 from stagetrace.sla.policy_keys import burns
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stagetrace.sla.alert_options import AlertOptions, BurnAlert
-    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.objective import Calendar, Objective
     from stagetrace.sla.policy import Policy
 
 Document = dict[str, Any]
@@ -53,7 +53,7 @@ def render(policy: Policy, options: RulesOptions) -> str:
 def _documents(policy: Policy, options: RulesOptions) -> Iterator[Document]:
     content = policy_file.content_of(policy)
     entries = list(_flat(content["objectives"]))
-    names = dns_names.labels((one.name for one in policy.objectives if not one.excludes), "objective")
+    names = base.labels((one.name for one in policy.objectives if not one.excludes), "objective")
     alerts = _Alerts(policy)
     rules = list(zip(entries, policy.objectives, strict=True))
     slos = [
@@ -155,7 +155,7 @@ def service_name(service: str) -> str:
     """Return how an SLO names a service; one that is a glob is any."""
     if "*" in service or not service:
         return ANY_SERVICE
-    return service if dns_names.is_label(service) else dns_names.label(service, ANY_SERVICE)
+    return service if base.is_label(service) else base.label(service, ANY_SERVICE)
 
 
 def _shared(policy: Policy, said: Document, alerts: _Alerts) -> Document:
@@ -232,3 +232,77 @@ def _targets(options: AlertOptions) -> Iterator[Document]:
 
 
 FORMAT = Format("openslo", "OpenSLO v1: SLOs and alert policies, read back without loss", ".yaml", render)
+
+
+_SHORTHAND: Final = re.compile(r"([1-9]\d*)([mhdwMQY])", re.ASCII)
+# A rolling month, quarter and year are as long as OpenSLO's Go SDK has them; the standard leaves it open.
+_SECONDS: Final = {
+    "m": 60,
+    "h": 3_600,
+    "d": 86_400,
+    "w": 7 * 86_400,
+    "M": 30 * 86_400,
+    "Q": 90 * 86_400,
+    "Y": 365 * 86_400,
+}
+_UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60))  # that are written
+_CALENDAR: Final = {"1d": "day", "1w": "week", "1M": "month", "1Q": "quarter", "1Y": "year"}
+_BEGAN: Final = "2024-01-01 00:00:00"  # a Monday: day, week, month, quarter and year begin
+_QUARTERS: Final = (1, 4, 7, 10)
+
+
+class Shorthand(NamedTuple):
+    """A duration as OpenSLO can say it; `is_exact`: it is the one that was meant."""
+
+    text: str
+    is_exact: bool
+
+
+def shorthand(seconds: float) -> Shorthand:
+    """Return the nearest duration of whole minutes, one at least."""
+    minutes = max(60, round(seconds / 60) * 60)
+    unit, size = next((unit, size) for unit, size in _UNITS if minutes % size == 0)
+    return Shorthand(f"{minutes // size}{unit}", minutes == seconds)
+
+
+def seconds_of(text: str) -> int:
+    """Return a duration in seconds. Raise ValueError where it is none."""
+    found = _SHORTHAND.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text[:80]!r} is no duration of OpenSLO: write a number and one of {', '.join(_SECONDS)}")
+    return int(found.group(1)) * _SECONDS[found.group(2)]
+
+
+def time_window(window_s: float, calendar: Calendar | None) -> dict[str, Any]:
+    """Return an item of `timeWindow`."""
+    if calendar is None:
+        return {"duration": shorthand(window_s).text, "isRolling": True}
+    text = next(text for text, unit in _CALENDAR.items() if unit == calendar.unit)
+    began = {"startTime": _BEGAN, "timeZone": calendar.timezone}
+    return {"duration": text, "calendar": began, "isRolling": False}
+
+
+def calendar_of(duration: str, start: str, timezone: str) -> str:
+    """Return a window as a policy has it: `month@Europe/Berlin`. Raise ValueError where a policy has no such window."""
+    unit = _CALENDAR.get(duration)
+    if unit is None:
+        has = ", ".join(_CALENDAR)
+        raise ValueError(f"a calendar window of {duration[:80]!r} cannot be expressed: write one of {has}")
+    try:
+        began = datetime.strptime(start, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 -- by definition without a time zone
+    except ValueError:
+        raise ValueError(f"{start[:80]!r} is no time: write it like {_BEGAN}") from None
+    if not _begins(unit, began):
+        raise ValueError(f"{start!r} is not the beginning of a {unit}: write it like {_BEGAN}")
+    return f"{unit}@{timezone}"
+
+
+def _begins(unit: str, time: datetime) -> bool:
+    begins = {
+        "day": True,
+        "week": time.weekday() == 0,
+        "month": time.day == 1,
+        "quarter": time.day == 1 and time.month in _QUARTERS,
+        "year": time.day == 1 and time.month == 1,
+    }
+    return begins[unit] and (time.hour, time.minute, time.second) == (0, 0, 0)

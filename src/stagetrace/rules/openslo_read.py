@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.rules import openslo_alerts
-from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, service_name
+from stagetrace.rules import openslo_objects
+from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, calendar_of, seconds_of, service_name, shorthand
 from stagetrace.rules.openslo_indicator import indicator, is_ours
 from stagetrace.rules.openslo_objects import Object, Objects
-from stagetrace.rules.openslo_windows import calendar_of, seconds_of, shorthand
 from stagetrace.sla import quantities
 from stagetrace.sla.objective import SERVICE_KEY
 from stagetrace.sla.policy import Policy
@@ -103,7 +102,7 @@ def _policy_node(objects: Objects, problems: Problems) -> Mapping:
         problems.add(Problem(At(1, 1), "there is no SLO in the file", "add a document of kind: SLO"))
     shared = ours.entries.get("alerts") if ours is not None else None
     own_no_data = any("no_data" in _alerts_of(rule) for rules in of_each for rule in rules)
-    alerts = openslo_alerts.alerts(
+    alerts = openslo_objects.alerts(
         objects, slos, shared if isinstance(shared, Mapping) else None, own_no_data=own_no_data
     )
     rules = [_with_burn(rule, burn) for found, burn in zip(of_each, alerts.of_each, strict=True) for rule in found]

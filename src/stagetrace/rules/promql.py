@@ -1,11 +1,19 @@
-"""Parts of PromQL: strings, durations, selectors of series."""
+"""Parts of PromQL: strings, durations, selectors, names of recorded series, days and months of a time zone."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
 from stagetrace.sla.objective import SERVICE_KEY, Objective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stagetrace.sla.objective import Calendar
 
 YOUNG_S: Final = 3_600  # a series without a sample in this time before a window has begun within the window
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
@@ -76,3 +84,120 @@ def counted(series: str, window: str, before: str) -> str:
 def template(text: str) -> str:
     """Return text for a label or an annotation of an alert, in which Prometheus expands templates, as it is."""
     return text.replace("{{", '{{ "{{" }}')
+
+
+LABELS: Final = ("job", "sla_objective")
+SEGMENT: Final = "sla_segment"
+
+
+def by(*, segmented: bool = False) -> str:
+    """Return the labels of a level, as they stand in `by (...)`."""
+    return ", ".join((*LABELS, SEGMENT) if segmented else LABELS)
+
+
+def counts(window_s: float, *, segmented: bool = False) -> str:
+    """Return the name of the number of requests in a window, by their verdict: `good` or `breach`."""
+    return f"{_level(segmented)}_verdict:sla_requests:increase{duration(window_s)}"
+
+
+def ratio(window_s: float, *, segmented: bool = False) -> str:
+    """Return the name of the share of breaches among the judged requests of a window; it is absent without any."""
+    return f"{_level(segmented)}:sla_breaches:ratio_increase{duration(window_s)}"
+
+
+def counts_since(unit: str, *, segmented: bool = False) -> str:
+    """Return the name of the number of requests by verdict since the begin of the calendar's day, week, month ..."""
+    return f"{_level(segmented)}_verdict:sla_requests:increase_{unit}"
+
+
+def ratio_since(unit: str, *, segmented: bool = False) -> str:
+    """Return the name of the share of breaches since then."""
+    return f"{_level(segmented)}:sla_breaches:ratio_increase_{unit}"
+
+
+def step(*, segmented: bool = False) -> str:
+    """Return the name of the number of requests in five minutes by verdict, with the period of the calendar."""
+    return f"{_level(segmented)}_verdict_period:sla_requests:increase5m"
+
+
+def budget_left(*, segmented: bool = False) -> str:
+    """Return the name of the share of the error budget that is left of the objective's window; negative: overspent."""
+    return f"{_level(segmented)}:sla_error_budget_remaining:ratio"
+
+
+def _level(segmented: bool) -> str:
+    return "job_objective_segment" if segmented else "job_objective"
+
+
+PERIOD: Final = "sla_period"
+YEARS: Final = (2026, 2041)
+OFFSET: Final = "timezone:utc_offset:seconds"
+CURRENT: Final = "calendar:sla_period:info"
+_DAY: Final = timedelta(days=1)
+# Out of `t`, the local time in seconds. The epoch began on a Thursday.
+_PERIODS: Final = {
+    "day": "floor({t} / 86400)",
+    "week": "floor(({t} / 86400 + 3) / 7)",
+    "month": "year({t}) * 100 + month({t})",
+    "quarter": "year({t}) * 10 + ceil(month({t}) / 3)",
+    "year": "year({t})",
+}
+
+
+def rules(calendars: Iterable[Calendar]) -> list[dict[str, Any]]:
+    """Return the rules that record the current period of each calendar."""
+    used = sorted(set(calendars))
+    offsets = [
+        {"record": OFFSET, "expr": _offset(zone), "labels": {"timezone": zone}}
+        for zone in sorted({one.timezone for one in used})
+    ]
+    periods = [{"record": CURRENT, "expr": _current(one), "labels": {"calendar": one.text}} for one in used]
+    return offsets + periods
+
+
+def current(calendar: Calendar) -> str:
+    """Return the series of value 1 whose label PERIOD is the current period."""
+    return f"{CURRENT}{{calendar={quoted(calendar.text)}}}"
+
+
+def _current(calendar: Calendar) -> str:
+    local = f"(vector(time()) + on () {OFFSET}{{timezone={quoted(calendar.timezone)}}})"
+    return f"count_values({quoted(PERIOD)}, {_PERIODS[calendar.unit].format(t=local)})"
+
+
+def _offset(zone: str) -> str:
+    """Return the offset of a zone from UTC in seconds."""
+    first, *changes = _offsets(zone)
+    terms = [
+        f"{'+' if after > before else '-'} {abs(after - before)} * (vector(time()) >= bool {at})"
+        for (_, before), (at, after) in zip([first, *changes], changes, strict=False)
+    ]
+    return "\n".join([f"vector({first[1]})", *terms])
+
+
+@lru_cache(maxsize=64)
+def _offsets(zone: str) -> list[tuple[int, int]]:
+    """Return from when on, in seconds since the epoch, a zone has which offset."""
+    return list(_changes(ZoneInfo(zone)))
+
+
+def _changes(zone: ZoneInfo) -> Iterator[tuple[int, int]]:
+    at, end = (datetime(year, 1, 1, tzinfo=timezone.utc) for year in YEARS)
+    offset = _at(at, zone)
+    yield int(at.timestamp()), offset
+    while at < end:
+        later = at + _DAY
+        if _at(later, zone) != offset:
+            low, high = int(at.timestamp()), int(later.timestamp())
+            while high - low > 1:
+                middle = (low + high) // 2
+                same = _at(datetime.fromtimestamp(middle, timezone.utc), zone) == offset
+                low, high = (middle, high) if same else (low, middle)
+            offset = _at(later, zone)
+            yield high, offset
+        at = later
+
+
+def _at(moment: datetime, zone: ZoneInfo) -> int:
+    offset = moment.astimezone(zone).utcoffset()
+    return 0 if offset is None else round(offset.total_seconds())

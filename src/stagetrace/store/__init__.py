@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stagetrace.store.base import Breaches, Entry, Reader, Relations, Selection, SpanRow, Trace
-from stagetrace.store.url import open_store
+from stagetrace.store.base import Breaches, Entry, Reader, Relations, Selection, SpanRow, Trace, open_store
 
 __all__ = ["Breaches", "Entry", "Reader", "Relations", "Selection", "SpanRow", "Trace", "open_store"]

@@ -1,22 +1,66 @@
-"""Breached entry spans out of one trace: the rules by which every store reports a breach."""
+"""Breached entry spans out of one trace: the rules by which every store reports a breach, and selects by code. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.sla import verdict_list
+from stagetrace.sla.verdict_list import read
 from stagetrace.span_attributes import as_text, number, stage_totals, text
-from stagetrace.store import code_lines, judged_by
 from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     from stagetrace.store.rows import ServiceSpan
+
+_IN: Final = " in "  # between the line and its function
+_REST: Final = rf"(?::[0-9]+)?(?:{_IN}.*)?"  # of a code that is named by its file, or by file and line
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a text selects the one code that equals it."""
+    return _IN in text and "*" not in text
+
+
+@lru_cache(maxsize=64)
+def code_pattern(texts: tuple[str, ...]) -> str:
+    """Return the regular expression, of Python's and of RE2, that matches the codes which one of these texts selects.
+
+    `app.py` selects all lines of the file, `app.py:41` this one in any function, `*` stands for any characters.
+    """
+    each = (".*".join(map(re.escape, text.split("*"))) + ("" if _IN in text else _REST) for text in texts)
+    return f"(?s)(?:{'|'.join(each)})"
+
+
+def is_one_of(code: str | None, texts: tuple[str, ...]) -> bool:
+    """Return whether one of these texts selects a code."""
+    return code is not None and re.fullmatch(code_pattern(texts), code) is not None
+
+
+BREACH: Final = "breach"
+_ANY: Final = "good|breach|excluded"
+
+
+def word_of(objective: str, shown: str | None, word: str | None, verdicts: str | None) -> str | None:
+    """Return the word of its verdict; None where it did not judge the request.
+
+    `shown` is the objective of the entry span, `word` its verdict, `verdicts` the list, where there is one.
+    """
+    if shown == objective:
+        return word
+    listed = read(verdicts)[0] if verdicts else ()
+    return next((one.word for one in listed if one.objective == objective), None)
+
+
+def verdict_pattern(objective: str, *, breached: bool) -> str:
+    """Return the regular expression, of Python's and of RE2, that finds its verdict, or only a breach, in a list."""
+    return rf"(?s)(?:^|; )(?:{BREACH if breached else _ANY}): {re.escape(objective)} \([^()]+\)(?:; |$)"
 
 
 HTTP_ROUTE: Final = "http.route"
@@ -48,9 +92,7 @@ def matches(span: SpanRow, selection: Selection) -> bool:
         and selection.breached in (None, span.attributes.get(semconv.SLA_BREACHED) is True)
         and (selection.judged_by is None or _is_judged(span, selection.judged_by, breached=bool(selection.breached)))
         and (not selection.causes or text(span.attributes, semconv.SLA_BREACH_CAUSE) in selection.causes)
-        and (
-            not selection.codes or code_lines.is_one_of(text(span.attributes, semconv.SLA_BREACH_CODE), selection.codes)
-        )
+        and (not selection.codes or is_one_of(text(span.attributes, semconv.SLA_BREACH_CODE), selection.codes))
         and all(segment(span, key) == wanted for key, wanted in selection.segments.items())
     )
 
@@ -58,8 +100,8 @@ def matches(span: SpanRow, selection: Selection) -> bool:
 def verdict_of(span: SpanRow, objective: str) -> str | None:
     """Return the verdict of one objective on an entry span's request; None where it did not judge it."""
     read = span.attributes
-    word = judged_by.BREACH if read.get(semconv.SLA_BREACHED) is True else text(read, semconv.SLA_VERDICT) or ""
-    return judged_by.word_of(objective, text(read, semconv.SLA_OBJECTIVE), word, text(read, semconv.SLA_VERDICTS))
+    word = BREACH if read.get(semconv.SLA_BREACHED) is True else text(read, semconv.SLA_VERDICT) or ""
+    return word_of(objective, text(read, semconv.SLA_OBJECTIVE), word, text(read, semconv.SLA_VERDICTS))
 
 
 def objectives_of(span: SpanRow) -> Iterator[str]:
@@ -73,7 +115,7 @@ def objectives_of(span: SpanRow) -> Iterator[str]:
 def _is_judged(span: SpanRow, objective: str, *, breached: bool) -> bool:
     """Return whether an objective judged the request, or was missed."""
     word = verdict_of(span, objective)
-    return word == judged_by.BREACH if breached else word is not None
+    return word == BREACH if breached else word is not None
 
 
 def _routes(span: SpanRow) -> tuple[str | None, str]:

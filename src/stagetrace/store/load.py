@@ -1,4 +1,4 @@
-"""Spans into an in-memory DuckDB, and a selection of them as the two relations of `relations.py`.
+"""Spans into an in-memory DuckDB, and a selection of them as the two relations of `reductions.py`.
 
 Every reader ends here: one that has only spans gives them to a `Loader`, one that has files DuckDB reads has a query
 over them (columns: `relations.LOADED`), and `select` makes the relations of it.
@@ -16,11 +16,11 @@ from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.span_attributes import as_text, named_stages
-from stagetrace.store import code_lines, judged_by, stored
+from stagetrace.store import entries, stored
 from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import connect, lock, sql
 from stagetrace.store.entries import path, route
-from stagetrace.store.relations import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
+from stagetrace.store.reductions import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,9 +86,9 @@ def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
         "judged_by": selection.judged_by,
         "its_verdict": None
         if selection.judged_by is None
-        else judged_by.pattern(selection.judged_by, breached=bool(selection.breached)),
+        else entries.verdict_pattern(selection.judged_by, breached=bool(selection.breached)),
         "causes": list(selection.causes),
-        "code": code_lines.pattern(selection.codes) if selection.codes else None,
+        "code": entries.code_pattern(selection.codes) if selection.codes else None,
         "segment_keys": list(selection.segments),
         "segment_values": list(selection.segments.values()),
         "newest": selection.limit,

@@ -1,15 +1,4 @@
-"""Named SQL that runs where the data is: one text for each engine, the rows of which are all that an analysis reads.
-
-A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, `{verdicts}` the same
-with a row for each objective that judged one (`sql/each_verdict_ENGINE.sql`), and `{by}` the columns that its rows are
-grouped by, with a comma behind them; values are bound, as each engine writes that. `{attribute:KEY}` is the text form
-of an attribute of a request, `{resource}` the map of the attributes of the resource, in text form. `{sampled}` and
-`{unknown}` are what `estimates` asks of each group: whether it was sampled, and whether some rate is not known.
-
-`{each stages, : TEXT end}` is the text once for each stage of the column schema, with `, ` in between: in it, `{stage}`
-is the stage, `{column}` its column, `{part}` the column without its unit. `durations` are the whole request and its
-stages, `parts` the stages and the column of all others, `quantiles` those that are reported, with `{q}` and `{name}`.
-"""
+"""The two relations that every analysis sees, and named SQL over them, which runs where the data is."""
 
 from __future__ import annotations
 
@@ -19,8 +8,50 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from stagetrace import columns, semconv
 from stagetrace.columns import ATTRIBUTE, names_of
-from stagetrace.store.relations import OTHER_STAGES, REQUESTS, STAGE_COLUMNS
+
+# Column -> (attribute, DuckDB type); of both relations unless the schema has a narrower choice.
+TYPED: Final[Mapping[str, tuple[str, str]]] = {
+    one.name: (one.attribute, one.type) for one in columns.SCHEMA if one.attribute is not None and one.relations
+}
+# Column -> the name of its attribute before OpenTelemetry's semantic conventions 1.23, read where that is absent.
+OLDER: Final[Mapping[str, str]] = {one.name: one.older for one in columns.SCHEMA if one.older is not None}
+
+SPANS: Final[Mapping[str, str]] = {one.name: one.type for one in columns.SCHEMA if columns.SPANS in one.relations}
+REQUESTS: Final[Mapping[str, str]] = {
+    one.in_requests or one.name: one.type for one in columns.SCHEMA if columns.REQUESTS in one.relations
+}
+# The columns of the view that both are made of; `requests` computes a few more.
+LOADED: Final[Mapping[str, str]] = {
+    one.name: one.type for one in columns.SCHEMA if one.relations and (one.attribute is not None or one.made is None)
+}
+
+# Stage -> column with its total, which the entry span itself carries: `requests` is a filter of `spans`, never a join.
+STAGE_COLUMNS: Final[Mapping[str, str]] = {
+    stage: next(one.name for one in columns.SCHEMA if one.attribute == semconv.stage_total_ms(stage))
+    for stage in semconv.STAGES
+}
+OTHER_STAGES: Final = "other_ms"
+# Those that a store decodes row by row, so that a question that names none of them is cheaper.
+DECODED: Final = frozenset({"attributes"})
+
+
+def probability_of(found: float | None) -> float | None:
+    """Return the sampling probability of an entry span: 0 for a value that is none, None where it is 1."""
+    if found is None or found == 1:
+        return None
+    return found if columns.LEAST_PROBABILITY <= found < 1 else 0.0
+
+
+def weight_of(probability: float | None, *, breached: bool | None) -> float:
+    """Return how many requests a row of `requests` stands for, as the schema has it for SQL.
+
+    A breach stands for itself, for the head sampler of its process drops none; any other request for as many as its
+    probability implies. Where that is not known it counts as one, and `estimates.Sample` records that.
+    """
+    return 1 / probability if probability and not breached else 1.0
+
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 _ATTRIBUTE: Final = re.compile(r"\{attribute:([^{}]+)\}")

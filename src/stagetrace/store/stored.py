@@ -30,8 +30,7 @@ from stagetrace.otlp.decode.native import STRANGE, find
 from stagetrace.otlp.decode.to_otlp import resource_spans, shallow_row
 from stagetrace.span_attributes import as_text, named_stages
 from stagetrace.store.database import needs
-from stagetrace.store.reductions import Engine
-from stagetrace.store.relations import LOADED, REQUESTS, STAGE_COLUMNS
+from stagetrace.store.reductions import LOADED, REQUESTS, STAGE_COLUMNS, Engine
 from stagetrace.store.rows import value, values
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import encode
 from stagetrace.printable import spreadsheet_cell
 from stagetrace.store.database import needs
-from stagetrace.store.relations import LOADED
+from stagetrace.store.reductions import LOADED
 from stagetrace.store.rows import spans_of
 from stagetrace.store.stored import OTLP
 

@@ -20,7 +20,7 @@ from backend.hostile import probes_bodies, probes_grpc, probes_http
 from backend.mutator import JSON, PROTOBUF, Mutator
 from backend.running import raw_call, request
 from backends import LOOPBACK
-from stagetrace.backend.receiver_grpc import METHOD
+from stagetrace.backend.receivers import METHOD
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from backend.hostile import probes_bodies as bodies
 from backend.hostile.probes_bodies import DEPTHS, MIB, trace_of, with_deep
 from backend.processes import WITHIN_S, until
 from backend.running import JSON, PROTOBUF, export, names_of, post, raw_call, request, run_up
-from stagetrace.backend.receiver_grpc import METRICS_METHOD
+from stagetrace.backend.receivers import METRICS_METHOD
 from stagetrace.otlp.decode.json import encode
 
 if TYPE_CHECKING:

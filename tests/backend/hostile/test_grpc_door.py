@@ -18,13 +18,12 @@ from backend.hostile.probes_http import silent
 from backend.processes import until
 from backend.running import Up, export, names_of, raw_call, request, run_up
 from stagetrace.backend.counters import Counters
-from stagetrace.backend.grpc_calls import HEALTH
+from stagetrace.backend.grpc_port import HEALTH, Slots
 from stagetrace.backend.intake import Intake
+from stagetrace.backend.jaeger_query import Query, QueryError
 from stagetrace.backend.options import Limits
-from stagetrace.backend.query import Query, QueryError
-from stagetrace.backend.receiver_grpc import METHOD, METRICS_METHOD, receiver_handlers
+from stagetrace.backend.receivers import METHOD, METRICS_METHOD, receiver_handlers
 from stagetrace.backend.refusal import BUSY, SLOW, Refused
-from stagetrace.backend.slots import Slots
 from stagetrace.store.jaeger import api_v3
 from stagetrace.store.local import LocalStore
 

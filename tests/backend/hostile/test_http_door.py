@@ -18,18 +18,15 @@ from backend.processes import until
 from backend.running import Up, names_of, post, request, run_up
 from backends import LOOPBACK
 from pki import make_pki
-from stagetrace.backend.access import Access
 from stagetrace.backend.counters import Counters
-from stagetrace.backend.http_body import DEADLINES as BODY_DEADLINES
-from stagetrace.backend.http_body import BodyDeadlines
-from stagetrace.backend.http_connections import DEADLINES, Awaited, Closed, Connections, Deadlines, Place
-from stagetrace.backend.http_server import HttpServer
-from stagetrace.backend.http_threads import Threads
+from stagetrace.backend.http_limits import DEADLINES, Awaited, Closed, Connections, Deadlines, Place, Threads
+from stagetrace.backend.http_port import BODY_DEADLINES, BodyDeadlines, HttpServer
 from stagetrace.backend.intake import Intake, RequestLimits
+from stagetrace.backend.jaeger_query import Queries
 from stagetrace.backend.options import Limits, Options
-from stagetrace.backend.query import Queries
+from stagetrace.backend.ports import Access
 from stagetrace.backend.query_http import query_app
-from stagetrace.backend.receiver_http import receiver_app
+from stagetrace.backend.receivers import receiver_app
 from stagetrace.store.local import LocalReader, LocalStore
 
 if TYPE_CHECKING:
@@ -350,7 +347,7 @@ def test_connections_leave_descriptors_for_the_store(soft: int, hard: int, most:
     """The soft limit is raised where the hard one allows it."""
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
-        "from stagetrace.backend.descriptors import connections_of_ports\nprint(*connections_of_ports())"
+        "from stagetrace.backend.ports import connections_of_ports\nprint(*connections_of_ports())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == most.split()

@@ -26,7 +26,7 @@ from backend.hostile import probes_grpc, probes_http
 from backend.running import PROTOBUF, Up, environment, export, names_of, raw_call, request, run_up
 from backends import LOOPBACK
 from heavy import scaled
-from stagetrace.backend.receiver_grpc import METHOD
+from stagetrace.backend.receivers import METHOD
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.store import spill
+from stagetrace.store import database
 
 if TYPE_CHECKING:
     import random
@@ -90,7 +90,7 @@ def fail(kept: Path, folder: Path, draw: random.Random) -> list[str]:
         else:
             sizes[note["inode"]] = note["size"]
     lost: list[str] = []
-    for path in sorted(path for path in folder.rglob("*") if not path.name.startswith(spill.PREFIX)):
+    for path in sorted(path for path in folder.rglob("*") if not path.name.startswith(database.PREFIX)):
         if not path.exists():  # lost with its folder
             continue
         inode = path.lstat().st_ino

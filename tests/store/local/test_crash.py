@@ -14,7 +14,7 @@ from backend.processes import WITHIN_S, Lines, started
 from heavy import scaled
 from stagetrace.errors import StoreError
 from stagetrace.store.local import LocalReader, LocalStore, delta, wal
-from stagetrace.store.local.view import TABLE, WAL
+from stagetrace.store.local.folder import TABLE, WAL
 from store.local import power
 from store.local.made import EVER, NOW, ids, request, span
 from store.local.writer import PER_REQUEST

@@ -16,10 +16,9 @@ from deltalake import DeltaTable
 from heavy import scaled
 from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.store.local import LocalReader, LocalStore, checkpoint, counts, delta, wal
+from stagetrace.store.local import LocalReader, LocalStore, counts, delta, wal
 from stagetrace.store.local.counts import CountStore
-from stagetrace.store.local.folder import LOCK
-from stagetrace.store.local.view import FORMAT, TABLE, WAL
+from stagetrace.store.local.folder import FORMAT, LOCK, TABLE, WAL
 from store.local.made import EVER, NOW, ids, judged, request, span
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def commit(folder: Path, version: int) -> Path:
 
 
 def checkpoints(folder: Path) -> list[int]:
-    return checkpoint.versions(path.name for path in (folder / TABLE / delta.LOG).iterdir())
+    return delta.versions(path.name for path in (folder / TABLE / delta.LOG).iterdir())
 
 
 def commits(folder: Path) -> list[int]:
@@ -91,7 +90,7 @@ def commits(folder: Path) -> list[int]:
 
 
 def checkpoint_of(folder: Path, version: int) -> Path:
-    return checkpoint.path_of(folder / TABLE / delta.LOG, version)
+    return delta.path_of(folder / TABLE / delta.LOG, version)
 
 
 def all_is_there(folder: Path) -> None:

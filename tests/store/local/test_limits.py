@@ -13,8 +13,8 @@ import pytest
 
 from heavy import HEAVY
 from stagetrace.store.local import LocalReader, LocalStore, StoreFull, wal
+from stagetrace.store.local.folder import WAL
 from stagetrace.store.local.search import Search
-from stagetrace.store.local.view import WAL
 from store.local.made import NOW, ids, request, span
 
 if TYPE_CHECKING:

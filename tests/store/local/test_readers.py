@@ -13,9 +13,9 @@ from deltalake import DeltaTable
 
 from backend.processes import WITHIN_S, Lines, started
 from stagetrace.otlp.decode.columns import joined
-from stagetrace.store.local import LocalReader, LocalStore, delta, parquet
-from stagetrace.store.local.snapshot import APP
-from stagetrace.store.local.view import TABLE
+from stagetrace.store.local import LocalReader, LocalStore, delta, folder
+from stagetrace.store.local.delta import APP
+from stagetrace.store.local.folder import TABLE
 from store.local.made import EVER, NOW, ids, judged, request, span
 
 TESTS = Path(__file__).parents[2]
@@ -85,10 +85,10 @@ def test_delta_lake_reads_the_same_table(store: LocalStore) -> None:
     assert theirs.version() == ours.version
     assert sorted(Path(uri).name for uri in theirs.file_uris()) == sorted(Path(path).name for path in ours.files)
     assert theirs.transaction_version(APP) == ours.stored
-    assert [field.name for field in theirs.schema().fields] == [name for name, _ in parquet.delta_schema()]
+    assert [field.name for field in theirs.schema().fields] == [name for name, _ in folder.delta_schema()]
     with store.reader() as reader:
         assert len(ids(reader)) == 60
-    rows = joined([parquet.read(store.folder / TABLE, list(ours.files.values()))])
+    rows = joined([folder.read(store.folder / TABLE, list(ours.files.values()))])
     assert rows.num_rows == 60
     log = list((store.folder / TABLE / delta.LOG).glob("*.json"))
     assert len(log) < 15, "checkpoints keep the log short"

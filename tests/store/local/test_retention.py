@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stagetrace.store.local import LocalReader, LocalStore, clock, delta, table
-from stagetrace.store.local.snapshot import File
-from stagetrace.store.local.view import TABLE
+from stagetrace.store.local import LocalReader, LocalStore, delta, table
+from stagetrace.store.local.delta import File
+from stagetrace.store.local.folder import TABLE
 from store.local.made import HOUR, ids, request, span
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ class Clocks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._passed_s = self._set_s = 0.0
-        begin, elapsed = time.time_ns() // 1_000_000, clock._elapsed_ms
-        monkeypatch.setattr(clock, "_elapsed_ms", lambda: elapsed() + int(self._passed_s * 1000))
+        begin, elapsed = time.time_ns() // 1_000_000, delta._elapsed_ms
+        monkeypatch.setattr(delta, "_elapsed_ms", lambda: elapsed() + int(self._passed_s * 1000))
 
         def now() -> int:
             return begin + int((self._passed_s + self._set_s) * 1000)
 
-        monkeypatch.setattr(clock, "now_ms", now)
+        monkeypatch.setattr(delta, "now_ms", now)
         monkeypatch.setattr(delta, "now_ms", now)
 
     def let_pass(self, seconds: float) -> None:

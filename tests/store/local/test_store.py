@@ -21,11 +21,10 @@ from messages import leaves
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store import open_store
-from stagetrace.store.base import Selection
+from stagetrace.store.base import Selection, default_folder
 from stagetrace.store.local import LocalReader, LocalStore, wal
+from stagetrace.store.local.folder import FORMAT, TABLE, WAL
 from stagetrace.store.local.search import Search
-from stagetrace.store.local.view import FORMAT, TABLE, WAL
-from stagetrace.store.url import default_folder
 from store.local.made import EVER, HOUR, MS, NOW, ids, judged, request, span
 
 if TYPE_CHECKING:
@@ -317,8 +316,8 @@ def test_compaction_changes_no_answer(store: LocalStore, monkeypatch: pytest.Mon
     import pyarrow.parquet as pq
 
     for name in ("ROW_GROUP", "ENTRY_GROUP"):
-        monkeypatch.setattr(f"stagetrace.store.local.parquet.{name}", 7)
-    monkeypatch.setattr("stagetrace.store.local.parquet._PART_BYTES", 1000)
+        monkeypatch.setattr(f"stagetrace.store.local.folder.{name}", 7)
+    monkeypatch.setattr("stagetrace.store.local.folder._PART_BYTES", 1000)
     monkeypatch.setattr("stagetrace.store.local.table.MERGE_FILES", 1000)  # none by itself
     draw = random.Random(1)
     for at in range(0, 120, 4):

@@ -1,23 +1,29 @@
-"""The alerts in the data folder, so that a restart neither forgets one nor sends it anew."""
+"""What of alerts is in the data folder: the policy in force, and the alerts, which thus outlive a restart."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import log
+from stagetrace.errors import PolicyError
 from stagetrace.own_files import open_own
-from stagetrace.rules.alert_messages import Told
-from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels
-from stagetrace.store.local.durable import replace
+from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, Told
+from stagetrace.sla import policy_file
+from stagetrace.sla.policy import Policy
+from stagetrace.store.local import durable
+from stagetrace.store.local.durable import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILE: Final = "alerts.json"
+    from stagetrace.sla.alert_options import AlertOptions
+
+ALERTS_FILE: Final = "alerts.json"
 _VERSION: Final = 1
 _MOST: Final = 64 << 20  # bytes
 _STATES: Final = {one: one for one in (PENDING, FIRING, RESOLVED)}
@@ -39,12 +45,12 @@ def save(folder: Path, saved: Saved) -> None:
         "alerts": [asdict(one) for one in saved.alerts.values()],
         "told": {key: [asdict(one) for one in told.values()] for key, told in saved.told.items()},
     }
-    replace(folder / FILE, json.dumps(document).encode())
+    replace_file(folder / ALERTS_FILE, json.dumps(document).encode())
 
 
 def load(folder: Path) -> Saved:
     """Return what was saved; nothing where there is no file, or none that can be read, which is logged."""
-    path = folder / FILE
+    path = folder / ALERTS_FILE
     try:
         with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
             return _saved(json.loads(file.read(_MOST)))
@@ -86,3 +92,34 @@ def _by_labels(found: Iterable[T]) -> dict[Labels, T]:
 
 def _labels(pairs: list[list[str]]) -> Labels:
     return tuple((str(name), str(text)) for name, text in pairs)
+
+
+POLICY_FILE: Final = "policy.yaml"
+
+
+def keep(folder: Path, policy: Policy | None) -> None:
+    """Replace the policy of a folder; None: no alerts are evaluated. The addresses of receivers are left out."""
+    path = folder / POLICY_FILE
+    try:
+        if policy is None:
+            path.unlink(missing_ok=True)
+        else:
+            durable.replace_file(path, policy_file.write(_without_receivers(policy)).encode())
+    except (OSError, PolicyError) as error:
+        with suppress(OSError):  # the one before is no longer true
+            path.unlink(missing_ok=True)
+        log.warning(f"`stagetrace slo` shows no alerts over {folder}: {str(error).splitlines()[0]}")
+
+
+def kept(folder: Path) -> Policy | None:
+    """Return the policy of a folder, None without one. Raise PolicyError where it cannot be read."""
+    path = folder / POLICY_FILE
+    return Policy.load(str(path)) if path.is_file() else None
+
+
+def _without_receivers(policy: Policy) -> Policy:
+    def bare(alerts: AlertOptions) -> AlertOptions:
+        return replace(alerts, webhook="", alertmanager="")
+
+    own = (one if one.alerts is None else replace(one, alerts=bare(one.alerts)) for one in policy.objectives)
+    return replace(policy, objectives=tuple(own), alerts=bare(policy.alerts))

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
-from stagetrace.backend.alerts import in_force, saved
-from stagetrace.backend.alerts.counting import Found, added, count
-from stagetrace.backend.alerts.outbox import Outbox
-from stagetrace.backend.alerts.replayed import Replayed
-from stagetrace.backend.throttled_log import ThrottledLog
+from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts.counting import Found, Replayed, added, count
+from stagetrace.backend.alerts.notify import Alertmanager, Outbox, Webhook
+from stagetrace.backend.counters import ThrottledLog
 from stagetrace.errors import StagetraceError
-from stagetrace.rules import alert_seen
-from stagetrace.rules.alert_state import FIRING, PENDING, RESOLVED, Alert, Labels, advance
+from stagetrace.rules import alerts as alert_seen
+from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, advance
 from stagetrace.rules.base import RulesError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import ExitStack
     from pathlib import Path
 
+    from stagetrace.backend.alerts.notify import Receiver
     from stagetrace.backend.counters import Counters
-    from stagetrace.backend.notify.base import Receiver
+    from stagetrace.backend.options import Alerting
     from stagetrace.sla.policy import Policy
+    from stagetrace.store.local import LocalStore
     from stagetrace.store.local.reader import LocalReader
 
 INTERVAL_S: Final = 30.0
@@ -85,7 +88,7 @@ class Watcher:
         self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self.save) for one in receivers]
         self._asked = policy()  # the newest policy, in force or not
         self._plan = Plan.of(self._asked)
-        in_force.keep(folder, self._asked)
+        saved.keep(folder, self._asked)
         self._replayed = Replayed(self._asked, self._plan.windows)
         self._looked_ns: int | None = None  # of the clock that nobody can set
         self._saved_at = time.monotonic()
@@ -172,7 +175,7 @@ class Watcher:
         self._asked = policy
         try:
             self._plan = Plan.of(policy)
-            in_force.keep(self._folder, policy)
+            saved.keep(self._folder, policy)
             self._replayed = Replayed(policy, self._plan.windows)
         except RulesError as error:
             log.warning(f"the alerts of the policy before stay in force: {error}")
@@ -212,7 +215,7 @@ class Watcher:
             try:
                 saved.save(self._folder, saved.Saved(self._alerts, told))
             except OSError as error:
-                self._log.warning("save", f"{self._folder / saved.FILE} cannot be written: {error.strerror}")
+                self._log.warning("save", f"{self._folder / saved.ALERTS_FILE} cannot be written: {error.strerror}")
 
 
 def _states(alerts: Mapping[Labels, Alert]) -> set[tuple[Labels, str, int]]:
@@ -225,3 +228,40 @@ def _bounded(alerts: dict[Labels, Alert]) -> dict[Labels, Alert]:
     for one in over[: max(0, len(over) - _MOST_RESOLVED)]:
         del alerts[one.labels]
     return alerts
+
+
+_HELP: Final = (
+    "# HELP stagetrace_alerts Alerts of objectives, by state; unknown: those whose condition is not known right now.",
+    "# TYPE stagetrace_alerts gauge",
+)
+_ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+
+
+def watch(alerting: Alerting, page: str, store: LocalStore, counters: Counters, stack: ExitStack) -> Watcher:
+    """Start to watch the objectives over an open store, until the stack ends; `page` is the URL of the page."""
+    watcher = Watcher(store.folder, store.reader, alerting.renewed, list(_receivers(alerting, page)), counters)
+    counters.lines.append(lambda: _lines(watcher))
+    stack.callback(watcher.stop)
+    watcher.start()
+    return watcher
+
+
+def _receivers(alerting: Alerting, page: str) -> Iterator[Receiver]:
+    page = alerting.policy.alerts.traces or page
+    if alerting.webhook:
+        yield Webhook(alerting.webhook, alerting.webhook_token, alerting.webhook_secret, page)
+    if alerting.alertmanager:
+        interval_s = Plan.of(alerting.policy).interval_s
+        yield Alertmanager(alerting.alertmanager, alerting.alertmanager_token, page, interval_s)
+
+
+def _lines(watcher: Watcher) -> Iterator[str]:
+    """Yield the alerts in Prometheus' text format."""
+    yield from _HELP
+    for (objective, severity, state), number in watcher.counts().items():
+        labels = {"objective": objective, "severity": severity, "state": state}
+        yield f"stagetrace_alerts{{{', '.join(f'{name}={_quoted(text)}' for name, text in labels.items())}}} {number}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + re.sub(r'[\\"\n]', lambda match: _ESCAPED[match[0]], text) + '"'

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from stagetrace import config
-from stagetrace.backend import token_file
+from stagetrace.backend import options
 from stagetrace.backend.options import BackendError, host_names
-from stagetrace.cli.base import UsageError
+from stagetrace.cli.registry import UsageError
 from stagetrace.installed_from import requirement
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
@@ -95,4 +95,4 @@ def _token(args: argparse.Namespace) -> str | None:
     file: str | None = args.token_file if args.token_file is not None else config.TOKEN_FILE.read() or None
     if token is not None and file is not None:
         raise UsageError("both a token and a file of one are given\ngive one: --token-file, or STAGETRACE_TOKEN")
-    return token if file is None else token_file.read(Path(file))
+    return token if file is None else options.read(Path(file))

@@ -9,13 +9,12 @@ from typing import Final
 from urllib.parse import unquote
 
 from stagetrace import config
-from stagetrace.cli.base import UsageError
+from stagetrace.cli.registry import UsageError
 from stagetrace.columns import SCHEMA
-from stagetrace.output import times
-from stagetrace.output.times import FORMS, UTC, Moment, Zone, moment, zone
+from stagetrace.output import units
+from stagetrace.output.units import FORMS, UTC, Moment, Zone, moment, zone
 from stagetrace.sla.cause import CAUSES
-from stagetrace.store.base import Selection
-from stagetrace.store.url import SCHEMES, default_folder
+from stagetrace.store.base import SCHEMES, Selection, default_folder
 
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
 _AHEAD_NS: Final = 86_400 * 10**9
@@ -220,7 +219,7 @@ def window(since: Moment, until: Moment | None, zone: Zone = UTC) -> tuple[int, 
     now = time.time_ns()
     start, end = since.at(now, zone), now + _AHEAD_NS if until is None else until.at(now, zone)
     if start >= end:
-        first, last = (f"{times.shown(one, zone)} {zone.name}" for one in (start, end))
+        first, last = (f"{units.shown(one, zone)} {zone.name}" for one in (start, end))
         raise UsageError(f"--since ({first}) is not before --until ({last})")
     return start, end
 

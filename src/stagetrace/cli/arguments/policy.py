@@ -7,7 +7,7 @@ import sys
 
 from stagetrace import config
 from stagetrace.cli.arguments.options import local_folder
-from stagetrace.cli.base import UsageError
+from stagetrace.cli.registry import UsageError
 from stagetrace.errors import PolicyError
 from stagetrace.rules import openslo_read
 from stagetrace.sla.policy import Policy, file_named
@@ -67,9 +67,9 @@ def _in_force(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
         folder = local_folder(args)
     except UsageError:  # a store of another kind
         return None, None
-    from stagetrace.backend.alerts import in_force
+    from stagetrace.backend.alerts import saved
 
     try:
-        return in_force.kept(folder), None
+        return saved.kept(folder), None
     except PolicyError as error:
         return None, f"the policy that `up` evaluates is not used: {str(error).splitlines()[0]}"

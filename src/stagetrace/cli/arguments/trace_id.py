@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from stagetrace.cli.arguments.options import Suggested
-from stagetrace.cli.base import UsageError
+from stagetrace.cli.registry import UsageError
 from stagetrace.errors import UnknownTrace
 from stagetrace.store.base import CANDIDATES, Reader
 from stagetrace.store.follow import Latest, latest

@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stagetrace.analysis.bench import BROKEN, CONFIDENCE, KEPT, Step, quantile
-from stagetrace.analysis.bench_excess import GENERATOR, OUTSIDE, Excess, excess, parts_of
-from stagetrace.analysis.objective import Objective, name_of
-from stagetrace.output.answer import Answer
+from stagetrace.analysis.bench import (
+    BROKEN,
+    CONFIDENCE,
+    GENERATOR,
+    KEPT,
+    OUTSIDE,
+    Excess,
+    Step,
+    excess,
+    parts_of,
+    quantile,
+)
+from stagetrace.analysis.bench_objective import Objective, name_of
+from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars, Chart, Histogram
-from stagetrace.output.keys import keys_of
-from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.table import Column, Table
 from stagetrace.output.units import milliseconds, threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stagetrace.cli.bench.load_run import Measured, Result
-    from stagetrace.cli.bench.span_join import Joined
+    from stagetrace.cli.bench.load_run import Joined, Measured, Result
 
 _BINS: Final = 20
 _SHOWN: Final = (0.5, 0.95, 0.99)

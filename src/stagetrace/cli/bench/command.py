@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import selection, store_url
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.bench import options, target
-from stagetrace.cli.output.formats import print_answer
-from stagetrace.cli.output.terminal import Progress
+from stagetrace.cli.ask import print_answer
+from stagetrace.cli.bench import options
+from stagetrace.cli.output import Progress
+from stagetrace.cli.registry import UsageError
 from stagetrace.errors import StagetraceError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Send the load, join the server's spans, print the answer and return the exit code."""
     options.check(args)
-    target.check_installed()
+    options.check_installed()
     rate = args.rate or (options.RATE if args.find is None else options.START)
     url = _store(args)
     notes: list[str] = []
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
 def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return what was measured before: the baselines of this machine. Asking alone puts no load on anything."""
-    from stagetrace.cli.bench import saved
+    from stagetrace.cli.bench import baseline
 
-    return saved.answer(args.tz)
+    return baseline.answer(args.tz)
 
 
 def _answer(
@@ -70,10 +70,9 @@ def _answer(
     progress: Progress,
 ) -> Answer:
     from stagetrace.cli.bench import answer, baseline
-    from stagetrace.cli.bench.load_run import Bench, busy
-    from stagetrace.cli.bench.span_join import join, queue_reasons
+    from stagetrace.cli.bench.load_run import Bench, busy, join, queue_reasons
 
-    result = Bench(args, target.sender(args), progress, due_s).run(rate)
+    result = Bench(args, options.sender(args), progress, due_s).run(rate)
     if not result.steps:
         raise StagetraceError("interrupted before a request was sent")
     joined = join(url, result, args.wait, progress)
@@ -111,7 +110,7 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
     """Return the recorded starts that --replay replays, in seconds from the first."""
     import numpy as np
 
-    from stagetrace.load import arrivals
+    from stagetrace.load import generator
     from stagetrace.store import open_store
 
     assert url is not None  # noqa: S101 -- `_store` has raised
@@ -121,7 +120,7 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
         raise UsageError("there is no request to replay\nselect others: --since, --service, --route")
     if len(rows) > _MOST_REPLAYED:
         raise UsageError(f"there are more than {_MOST_REPLAYED:,} requests to replay\nselect fewer: --since, --until")
-    due_s = arrivals.replayed([row["start_unix_nano"] for row in rows], args.speed or 1.0)
+    due_s = generator.replayed([row["start_unix_nano"] for row in rows], args.speed or 1.0)
     if args.duration is not None:
         due_s = due_s[: max(1, int(np.searchsorted(due_s, args.duration)))]
     if any(row["weight"] != 1 for row in rows):

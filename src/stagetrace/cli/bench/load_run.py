@@ -8,22 +8,26 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.analysis.bench import CONFIDENCE, Sends, Step, least_over, needed_queries, step
-from stagetrace.analysis.bench_search import Found, Search, Tried
-from stagetrace.cli.base import UsageError
-from stagetrace.load import arrivals, loop
+from stagetrace.analysis.bench import CONFIDENCE, Found, Search, Sends, Step, Tried, least_over, needed_queries, step
+from stagetrace.cli.registry import UsageError
+from stagetrace.errors import StoreError
+from stagetrace.load import generator
 from stagetrace.load.generator import HOPELESS, Generator, Ids, Limit, Run
+from stagetrace.semconv import QUEUE_REASON
+from stagetrace.store import open_store
+from stagetrace.store.base import Reader, Selection
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stagetrace.analysis.objective import Objective
+    from stagetrace.analysis.bench_objective import Objective
     from stagetrace.load.base import Sender
 
 INTERRUPTED: Final = "interrupted"
@@ -104,7 +108,7 @@ class Bench:
 
     def run(self, rate: float) -> Result:
         """Send everything and return the measurement. Raise LoadError where the target cannot be reached."""
-        return loop.run(self._main(rate))
+        return generator.run(self._main(rate))
 
     async def _main(self, rate: float) -> Result:
         await self._sender.open()
@@ -142,8 +146,8 @@ class Bench:
                 "give a lower --rate, or a shorter --duration"
             )
         if self._args.arrivals == "poisson":
-            return arrivals.poisson(rate, duration_s, self._args.seed + len(self._result.steps))
-        return arrivals.constant(rate, duration_s)
+            return generator.poisson(rate, duration_s, self._args.seed + len(self._result.steps))
+        return generator.constant(rate, duration_s)
 
     async def _measure(
         self, rate: float, due_s: NDArray[np.float64], *, warmup_s: float | None = None, full: bool = True
@@ -256,3 +260,85 @@ def busy(steps: Sequence[Measured]) -> str | None:
     if most < _BUSY:
         return None
     return f"the load generator used {most:.0%} of a CPU core: latencies may be its own; give a lower rate"
+
+
+_MOST: Final = 100_000  # requests that are joined
+_BESIDE_NS: Final = 60 * 10**9  # clocks of the server may differ
+_PAUSES_S: Final = (0.3, 0.5, 1.0, 1.5, 2.0)
+_SILENT_S: Final = 7.0  # OpenTelemetry's processors send every 5 s
+_LOOKED_AT: Final = 100  # traces, for what their queue stages waited for
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The server's side: by trace id how long its entry span was and its stages, in ms; `note`: what is missing."""
+
+    found: Mapping[str, tuple[float, Mapping[str, float]]] = field(default_factory=dict)
+    note: str | None = None
+
+
+def join(url: str | None, result: Result, wait_s: float, progress: Callable[[int, str, float | None], None]) -> Joined:
+    """Return the spans of the requests, once the store has all of them or no more arrive."""
+    if url is None:
+        return Joined(note="no store was named, so that the server's stages are not known: --store, or `stagetrace up`")
+    asked = [one for step in result.steps for one in step.trace_ids]
+    wanted = Selection(result.since_unix_nano - _BESIDE_NS, result.until_unix_nano + _BESIDE_NS)
+    found: dict[str, tuple[float, Mapping[str, float]]] = {}
+    end, changed, pause = time.monotonic() + wait_s, time.monotonic(), iter(_PAUSES_S)
+    try:
+        while True:
+            before = len(found)
+            found = _read_spans(url, wanted, result.ids.prefix)
+            own = found.keys() & set(asked)
+            now = time.monotonic()
+            if len(found) > before:
+                changed = now
+            if len(own) >= min(len(asked), _MOST) or now > end or now - changed > _SILENT_S:
+                break
+            progress(len(own), "requests found in the store", len(own) / max(1, len(asked)))
+            time.sleep(min(next(pause, _PAUSES_S[-1]), max(0.05, end - now)))
+    except StoreError as error:
+        return Joined(note=f"the server's stages are not known: {error}")
+    kept = {one: found[one] for one in own}
+    return Joined(kept, _note(len(kept), len(asked), url))
+
+
+def _read_spans(url: str, wanted: Selection, prefix: str) -> dict[str, tuple[float, Mapping[str, float]]]:
+    with open_store(url) as reader, reader.relations(wanted) as relations:
+        rows = relations.reduce("own_requests", prefix=prefix, most=_MOST)
+    found: dict[str, tuple[float, Mapping[str, float]]] = {}
+    for row in rows:  # by start: of several services the one that was called by us is the first
+        stages = dict(zip(row["stage_names"] or (), row["stages_ms"] or (), strict=True))
+        found.setdefault(row["trace_id"], (float(row["duration_ms"]), stages))
+    return found
+
+
+def _note(found: int, asked: int, url: str) -> str | None:
+    if not found:
+        return (
+            f"the store {url} got no spans of these requests: is the service recorded (STAGETRACE=1), and does it send"
+            " its spans there?"
+        )
+    if found < asked:
+        return f"stages are of {found:,} of {asked:,} requests: the store has no spans of the others (lost, or late)"
+    return None
+
+
+def queue_reasons(url: str, trace_ids: Sequence[str]) -> dict[str, float]:
+    """Return reason -> ms of the queue stages of some of these traces, most first; empty where unknown."""
+    waits: Counter[str] = Counter()  # ns
+    try:
+        with open_store(url) as reader:
+            for trace in _some(reader, trace_ids):
+                for span in trace.spans:
+                    reason = span.attributes.get(QUEUE_REASON)
+                    if isinstance(reason, str):
+                        waits[reason] += max(0, span.duration_ns)
+    except StoreError:
+        return {}
+    return {reason: ns / 1e6 for reason, ns in waits.most_common()}
+
+
+def _some(reader: Reader, trace_ids: Sequence[str]) -> Any:
+    step = max(1, len(trace_ids) // _LOOKED_AT)
+    return reader.traces(trace_ids[::step][:_LOOKED_AT])

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.analysis.span_tree import Path, Tree, aggregated, path_of, span_tree
+from stagetrace.cli import output
 from stagetrace.cli.arguments.options import add_selection, utf8
-from stagetrace.cli.arguments.trace_id import trace_id
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.formats import add_format
+from stagetrace.cli.arguments.trace_id import trace_id, whole_id
+from stagetrace.cli.ask import add_format
+from stagetrace.cli.registry import UsageError
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import window
+from stagetrace.output.table import Column, Table
+from stagetrace.output.trace import notes
+from stagetrace.output.units import milliseconds, window
+from stagetrace.store.base import Reader, Trace
 
 if TYPE_CHECKING:
     from stagetrace.analysis.bottleneck import Group
     from stagetrace.cli.bottleneck.view import Paths
-    from stagetrace.store.base import Reader, Relations, Selection
+    from stagetrace.store.base import Relations, Selection
+    from stagetrace.store.follow import Latest
 
 DESCRIPTION: Final = (
     "Show where the time of requests goes: of those around p50, p95 and p99 of the total, each stage's share with its\n"
@@ -56,7 +63,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if args.trace is not None:
         if by:
             raise UsageError("--trace asks for one request, and --by divides many\ngive one of them")
-        from stagetrace.cli.bottleneck.one_trace import of_trace
 
         return of_trace(reader, args)
     from stagetrace.analysis import bottleneck
@@ -79,7 +85,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 def _of_no_requests(reader: Reader, wanted: Selection, args: argparse.Namespace, reason: str | None) -> Answer:
     """Return the critical path of the newest root where no span is a request, else that there are no requests."""
-    from stagetrace.cli.bottleneck.one_trace import of_latest
     from stagetrace.store.follow import newest_root
 
     keys: dict[str, Any] = {"requests": 0, "stages": [], "groups": []}
@@ -110,7 +115,7 @@ def _groups(relations: Relations, by: tuple[str, ...]) -> list[Group]:
 
 def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[str, Paths]:
     """Return by percentile the spans that take the time of the newest requests around it, on their critical paths."""
-    from stagetrace.analysis import critical_path
+    from stagetrace.analysis import span_tree as critical_path
     from stagetrace.analysis.span_tree import SERVER, span_tree
     from stagetrace.cli.bottleneck import view
 
@@ -132,3 +137,92 @@ def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[
         paths = [found[key] for key in keys if key in found]
         made[percentile] = view.Paths(len(paths), critical_path.aggregated(paths))
     return made
+
+
+_CELLS: Final = 40
+_MOST: Final = 60  # lines of the picture
+_COLUMNS: Final = (
+    Column("service"),
+    Column("span"),
+    Column("on the path"),
+    Column("ms", is_number=True),
+    Column("share", is_number=True),
+)
+
+
+def of_trace(reader: Reader, args: argparse.Namespace) -> Answer:
+    """Return the critical path of the trace that `--trace` names."""
+    return of_latest(reader, whole_id(reader, args.trace, args.service, breached=False))
+
+
+def of_latest(reader: Reader, meant: Latest) -> Answer:
+    """Return the critical path of one trace; where it stands for a request, the sentence says so."""
+    trace = reader.trace(meant.trace_id)
+    tree = span_tree(trace.spans)
+    path = path_of(tree)
+    return Answer(
+        f"Critical path of trace {trace.trace_id}",
+        "".join(filter(None, (meant.note and f"{meant.note[:1].upper()}{meant.note[1:]}: ", _sentence(trace, path)))),
+        {"trace_id": trace.trace_id, **_keys(tree, path)},
+        [Table(_COLUMNS, list(_rows(tree, path))), *notes(tree, path)],
+        reason=trace.reason,
+    )
+
+
+def _sentence(trace: Trace, path: Path) -> str:
+    if path.root is None:
+        return f"Trace {trace.trace_id} has no root: the parents of its spans form a circle."
+    root = trace.spans[path.root]
+    if not path.segments:
+        return f"{root.service} {root.name} took no time, and nothing is on its critical path."
+    most = aggregated([path])[0]
+    return (
+        f"{most.service} {most.name} is {100 * most.share:.0f} % of the critical path of {root.service} {root.name}, "
+        f"{milliseconds(most.duration_ns / 1e6)} of {milliseconds(root.duration_ns / 1e6)}."
+    )
+
+
+def _keys(tree: Tree, path: Path) -> dict[str, Any]:
+    return {
+        "critical_path": [
+            {
+                "span_id": one.span_id,
+                "start_unix_nano": one.start_unix_nano,
+                "end_unix_nano": one.end_unix_nano,
+                "service": one.service,
+                "name": one.name,
+                "duration_ms": one.duration_ns / 1e6,
+            }
+            for one in path.segments
+        ],
+        "adjusted": [
+            {"span_id": tree.spans[place].span_id, "service": tree.spans[place].service, "by_ns": delta}
+            for place, delta in sorted(path.shifted_ns.items())
+        ],
+        "negative_durations": path.negative,
+        "other_roots": path.other_roots,
+        "circular": path.circular,
+    }
+
+
+def _rows(tree: Tree, path: Path) -> Iterator[tuple[str, ...] | str]:
+    """Yield a line for each span on the path, by when that comes to it: where on the path it is, and how long."""
+    if not path.segments or path.root is None:
+        return
+    start, end = path.segments[0].start_unix_nano, path.segments[-1].end_unix_nano
+    places: dict[int, list[tuple[int, int]]] = {}
+    for one in path.segments:
+        places.setdefault(one.place, []).append((one.start_unix_nano, one.end_unix_nano))
+    mark, gap = ("█", "·") if output.shows_blocks() else ("#", ".")
+    for place, intervals in list(places.items())[:_MOST]:
+        cells = [gap] * _CELLS
+        for low, high in intervals:
+            first = (low - start) * _CELLS // (end - start)
+            last = max(first + 1, -(-(high - start) * _CELLS // (end - start)))
+            cells[first:last] = mark * (last - first)
+        took = sum(high - low for low, high in intervals)
+        span = tree.spans[place]
+        share = f"{100 * took / (end - start):.1f} %"
+        yield span.service, span.name, "".join(cells), milliseconds(took / 1e6), share
+    if len(places) > _MOST:
+        yield f"... and {len(places) - _MOST} more spans: --json has them all"

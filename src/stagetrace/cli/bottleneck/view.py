@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.bottleneck import CUT, PERCENTILES, Group, Stage, needed
 from stagetrace.analysis.stage_bins import NO_STAGE, Band
-from stagetrace.output import sampling
+from stagetrace.output import units
+from stagetrace.output.answer import keys_of
 from stagetrace.output.chart import Chart, Stacked
-from stagetrace.output.keys import keys_of
-from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.table import Column, Table
 from stagetrace.output.units import milliseconds
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.critical_path import Portion
+    from stagetrace.analysis.span_tree import Portion
 
 _NONE: Final = "(no stage)"
 _NONE_GIVEN: Final = "-"  # a request that lacks what groups are made by
@@ -119,7 +119,7 @@ def _notes(group: Group) -> Iterator[str]:
         yield f"{group.backwards:,} more ended before they started, as a clock stepped back: they are in nothing above."
     if group.overlapping:
         yield f"The stages of {group.overlapping:,} take longer together than the whole: shares are of their sum."
-    note = sampling.note("requests", group.sample)
+    note = units.note("requests", group.sample)
     if note:
         yield note
 
@@ -160,7 +160,7 @@ def group_parts(groups: Sequence[Group], by: Sequence[str], most: int) -> list[s
     rows = [
         (
             *(_NONE_GIVEN if value is None else str(value) for value in group.by),
-            sampling.about(round(group.requests), group.sample),
+            units.about(round(group.requests), group.sample),
             *(_slowest(group, percentile) for percentile in PERCENTILES),
         )
         for group in groups[:most]
@@ -189,7 +189,7 @@ def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
     return {
         **made,
         "requests": round(group.requests),
-        **sampling.keys(group.sample),
+        **units.keys(group.sample),
         "negative_durations": group.backwards,
         "overlapping_stages": group.overlapping,
         "total_ms": dict(group.total_ms),
@@ -236,7 +236,7 @@ def _words(one: Stage) -> str:
 
 
 def _requests(group: Group) -> str:
-    count = sampling.about(round(group.requests), group.sample)
+    count = units.about(round(group.requests), group.sample)
     return f"{count} request{'' if count == '1' else 's'}"
 
 

@@ -9,16 +9,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.ask import ask
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.compare.gate import Gate, state_of
-from stagetrace.cli.compare.sides import Side, check, newest_two, side, side_part, store_of
-from stagetrace.cli.output.formats import add_format
+from stagetrace.cli.ask import add_format, ask
+from stagetrace.cli.compare.sides import Gate, Side, check, newest_two, side, side_part, state_of, store_of
+from stagetrace.cli.registry import UsageError
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison
-    from stagetrace.analysis.kinds import Kinds
+    from stagetrace.analysis.comparison_kinds import Kinds
     from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Relations, Selection
 
@@ -162,7 +160,7 @@ def _kinds(relations: tuple[Relations, Relations], keys: Sequence[str], args: ar
     """Return the kinds of requests that got slower, within each route unless routes are pooled."""
     from stagetrace.analysis.cases import ask_any
     from stagetrace.analysis.comparison import PATH
-    from stagetrace.analysis.kinds import slower_kinds
+    from stagetrace.analysis.comparison_kinds import slower_kinds
 
     return slower_kinds(
         ask_any(relations[0]),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.analysis.kinds import INPUT_SIZE, Kinds, SlowerKind
+from stagetrace.analysis.comparison_kinds import INPUT_SIZE, Kinds, SlowerKind
 from stagetrace.output.units import milliseconds, percent
 
 if TYPE_CHECKING:

@@ -1,17 +1,20 @@
-"""Which requests `stagetrace compare` compares: those of --a and --b, or the two newest versions of a model."""
+"""Which requests `stagetrace compare` compares: those of --a and --b, or two versions of a model; and the gates."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.cli.arguments.options import segment, window
-from stagetrace.cli.base import UsageError
-from stagetrace.output.times import between, shown
+from stagetrace.cli.registry import UsageError
+from stagetrace.output.units import between, shown
 from stagetrace.store.base import Reader, Selection
+
+if TYPE_CHECKING:
+    from stagetrace.analysis.comparison import Comparison
 
 VERSION: Final = "version"
 SERVICE_VERSION: Final = "service.version"
@@ -130,3 +133,25 @@ def _two(rows: Sequence[Mapping[str, Any]], group: str, key: str) -> tuple[str |
     name = max(several, key=lambda one: (sum(row["requests"] for row in several[one]), repr(one)))
     old, new = sorted(several[name], key=lambda row: (row["first"], row[key]))[-2:]
     return name, (old[key], new[key])
+
+
+class Gate(NamedTuple):
+    """By how much b may be slower at a quantile, relative to a."""
+
+    q: float
+    limit: float
+    text: str
+
+
+def state_of(gate: Gate, compared: Comparison) -> str:
+    """Return the state of a gate: with too little data it neither passes nor fails."""
+    found = next(one.adjusted for one in compared.whole.quantiles if one.adjusted.q == gate.q)
+    low, high = found.interval
+    return "fail" if low > gate.limit else "pass" if high <= gate.limit else "undecided"
+
+
+def gate_keys(gates: list[tuple[Gate, str]]) -> dict[str, Any]:
+    """Return the keys of `--json` about gates: the worst state, and each gate."""
+    states = {state for _, state in gates}
+    worst = next((state for state in ("fail", "undecided", "pass") if state in states), None)
+    return {"gate": worst, "gates": [{"gate": gate.text, "state": state} for gate, state in gates]}

@@ -7,18 +7,16 @@ from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.compare.gate import Gate, gate_keys
 from stagetrace.cli.compare.sentence import kind_text, percentile, sentence, size_text
-from stagetrace.output.answer import Answer
+from stagetrace.cli.compare.sides import Gate, gate_keys
+from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Chart, Histogram
-from stagetrace.output.keys import keys_of
-from stagetrace.output.table_layout import Column, Table
-from stagetrace.output.times import window
-from stagetrace.output.units import milliseconds
+from stagetrace.output.table import Column, Table
+from stagetrace.output.units import milliseconds, window
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison, Part, Quantile
-    from stagetrace.analysis.kinds import Kinds, SlowerKind
+    from stagetrace.analysis.comparison_kinds import Kinds, SlowerKind
     from stagetrace.analysis.quantiles import Binned
     from stagetrace.cli.compare.sides import Side
     from stagetrace.store.base import Selection

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import config
 from stagetrace.cli.arguments.options import add_json, count
-from stagetrace.cli.base import ANSWERED, BAD
-from stagetrace.cli.doctor import delivery, installation
-from stagetrace.cli.doctor.processes import living
-from stagetrace.cli.output.lines import show, show_json
+from stagetrace.cli.doctor import checks
+from stagetrace.cli.doctor.checks import living
+from stagetrace.cli.output import show, show_json
+from stagetrace.cli.registry import ANSWERED, BAD
 from stagetrace.output import processes
-from stagetrace.output.check import FAIL, OK, WARN, Check
-from stagetrace.output.keys import completeness
-from stagetrace.output.table_layout import Column, Table
+from stagetrace.output.answer import completeness
+from stagetrace.output.processes import FAIL, OK, WARN, Check
+from stagetrace.output.table import Column, Table
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> int:
         if args.round_trip is not None:
             open_store(args.round_trip).close()  # an invalid URL is wrong usage, and reported before anything is done
         sent = [secrets.token_hex(16)] if args.round_trip is not None else []
-        probe = delivery.Probe(*sent)
+        probe = checks.Probe(*sent)
         running, about = living(None)
         asked, why = probe.answer()
-        found += [*installation.checks(asked), *delivery.checks(asked, why), *spools(running)]
-        found += [delivery.arrival(one, args.round_trip, asked) for one in sent]
+        found += [*checks.installation_checks(asked), *checks.delivery_checks(asked, why), *spools(running)]
+        found += [checks.arrival(one, args.round_trip, asked) for one in sent]
     else:
         running, about = living(args.pid)
     found += about
@@ -74,9 +74,7 @@ def spools(running: list[files.Found]) -> list[Check]:
     own = config.SPOOL.read()
     folders = {one.status.get("spool") for one in running if one.status is not None}
     return [
-        delivery.spool_check(folder)
-        for folder in sorted(folders - {own}, key=str)
-        if isinstance(folder, str) and folder
+        checks.spool_check(folder) for folder in sorted(folders - {own}, key=str) if isinstance(folder, str) and folder
     ]
 
 

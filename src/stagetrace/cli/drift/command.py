@@ -7,11 +7,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.ask import ask
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.formats import TEXT, add_format
+from stagetrace.cli.ask import TEXT, add_format, ask
+from stagetrace.cli.registry import UsageError
 from stagetrace.output.answer import Answer
-from stagetrace.output.times import Moment, window
+from stagetrace.output.units import Moment, window
 from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--watch prints lines, and not --format {args.format}\nleave one of them out")
     url = store_url(args)
     if args.watch:
-        from stagetrace.cli.drift.watch import watch
+        from stagetrace.cli.drift.view import watch
 
         return watch(url, args, lambda: chosen(args, url))
     return ask(args, answer, url, chosen(args, url))
@@ -63,19 +62,19 @@ def chosen(args: argparse.Namespace, url: str) -> Selection:
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the changes in a selection."""
-    from stagetrace.analysis import cases, changed_kinds, drift, releases, tracks
-    from stagetrace.analysis.sample import Sample
+    from stagetrace.analysis import cases, drift, drift_kinds, onset, series
+    from stagetrace.analysis.drift_kinds import Sample
     from stagetrace.cli.drift import view
 
     with reader.relations(wanted) as relations:
-        found = tracks.ask(relations)
+        found = series.ask(relations)
         requests = cases.ask_any(relations)
-        released = releases.ask(relations, found.requests, requests)
+        released = onset.ask(relations, found.requests, requests)
     sample = Sample(requests, found.since_unix_nano, found.until_unix_nano)
-    of_kinds = changed_kinds.look(sample, found, released, least=args.least)
+    of_kinds = drift_kinds.look(sample, found, released, least=args.least)
     looked = sample.weighed(drift.look(found.tracks, released, least=args.least), of_kinds.rows)
     looked += of_kinds.looked
-    small = sum(not one.track.having and one.track.requests < tracks.LEAST_REQUESTS for one in of_kinds.looked)
+    small = sum(not one.track.having and one.track.requests < series.LEAST_REQUESTS for one in of_kinds.looked)
     found = found._replace(thin=max(0, found.thin - small))
     if not found.requests:
         sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli.base import ANSWERED, NO_ANSWER, UsageError
-from stagetrace.output import policy_text
+from stagetrace.cli.registry import ANSWERED, NO_ANSWER, UsageError
+from stagetrace.output import objectives as policy_text
 from stagetrace.printable import printable
 from stagetrace.rules import openslo_read
 from stagetrace.sla import policy_keys

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from stagetrace.cli.arguments.policy import add_policy, policy_of
-from stagetrace.cli.base import ANSWERED, UsageError
+from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.rules.base import REQUESTS, RulesOptions
 from stagetrace.rules.formats import FORMATS
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments.options import add_selection
-from stagetrace.cli.base import UsageError
-from stagetrace.cli.output.formats import add_format
-from stagetrace.output.answer import Answer
-from stagetrace.output.times import window
+from stagetrace.cli.ask import add_format
+from stagetrace.cli.registry import UsageError
+from stagetrace.output import objectives
+from stagetrace.output.answer import Answer, keys_of
+from stagetrace.output.table import COMMON, Column, Table
+from stagetrace.output.units import milliseconds, threshold, window
 from stagetrace.sla import quantities
 from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
+from stagetrace.sla.quantities import duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stagetrace.analysis.suggest import Suggested, Suggestion
+    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.policy import Policy
     from stagetrace.store.base import Reader, Selection
 
 TITLE: Final = "Suggested objectives"
@@ -60,7 +67,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return what is suggested for the selected requests; write it to a file if one is named."""
     from stagetrace.analysis import suggest
-    from stagetrace.cli.sla import suggest_view
     from stagetrace.sla import policy_file
 
     if args.target is not None and args.within is not None:
@@ -81,11 +87,11 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         return Answer(TITLE, sentence, {"suggestions": [], "policy": None}, is_undecided=True, reason=reason)
     return Answer(
         TITLE,
-        suggest_view.sentence(found, args.output if text else None),
-        {"suggestions": [suggest_view.as_json(one) for one in found.suggestions], "policy": text or None},
-        list(suggest_view.parts(found, policy if args.output is None else None)),
+        sentence_of(found, args.output if text else None),
+        {"suggestions": [as_json(one) for one in found.suggestions], "policy": text or None},
+        list(parts(found, policy if args.output is None else None)),
         is_undecided=not text,
-        reason=reason or suggest_view.reason(found),
+        reason=reason or reason_of(found),
     )
 
 
@@ -111,3 +117,129 @@ def _write(path: Path, text: str) -> None:
         raise UsageError(
             f"cannot write {path}: {error.strerror}\nname a file in a folder that can be written"
         ) from None
+
+
+_DAY_S: Final = 86_400
+_STEPS: Final = 6  # of one suggestion, around what is suggested
+_SHOWN: Final = 10  # suggestions whose steps are shown
+
+
+def sentence_of(found: Suggested, output: Path | None) -> str:
+    """Return the answer: how many objectives there are, and the first of them."""
+    usable = found.usable
+    if not usable:
+        first = found.suggestions[0]
+        return f"No objective can be suggested: {_why_not(first)}."
+    first, many = usable[0], len(usable)
+    where = f"; {output} has the policy" if output is not None else ""
+    rest = f", and {many - 1} more" if many > 1 else ""
+    return f"{first.name}: {_wanted(first)}{rest}{where}."
+
+
+def _wanted(one: Suggestion) -> str:
+    return f"{objectives.wanted(one.target or 0)} within {threshold(one.within_ms or 0)}"
+
+
+def _why_not(one: Suggestion) -> str:
+    if one.sample.is_unknown:
+        return f"it is not known how the requests of {one.name} were sampled"
+    few = f"{objectives.requests(one.effective)} of {one.name}"
+    if one.effective < one.needed:
+        return f"there {'is' if round(one.effective) == 1 else 'are'} {few}, and {one.needed:,} would be enough"
+    return f"of the {few} too few are within that to keep any usual target"
+
+
+def reason_of(found: Suggested) -> str | None:
+    """Return what is missing from the answer."""
+    if found.is_cut:
+        return "there are more kinds of requests than are read: select fewer, as by --service"
+    if found.left:
+        return f"{found.left:,} less frequent kinds of requests are not looked at: select some, as by --route"
+    return None
+
+
+def as_json(one: Suggestion) -> dict[str, Any]:
+    """Return one suggestion as `--json` prints it."""
+    return keys_of(
+        one,
+        "sample",
+        stored=one.sample.rows,
+        estimated=one.sample.is_estimate,
+        sampling_known=not one.sample.is_unknown,
+        steps=[step._asdict() for step in one.steps],
+        budgets=None
+        if one.budgets is None
+        else keys_of(one.budgets, stages=[budget._asdict() for budget in one.budgets.stages]),
+    )
+
+
+def parts(found: Suggested, policy: Policy | None) -> Iterator[str | Table]:
+    """Yield the tables, lines, and the policy, as far as it fits into one line."""
+    heads = (
+        *(Column(name, kind=COMMON) for name in ("service", "requests of")),
+        *(Column(name, is_number=True) for name in ("requests", "observed for", "within", "target")),
+    )
+    yield Table(heads, [_cells(one) for one in found.suggestions])
+    for one in found.suggestions[:_SHOWN]:
+        if one.within_ms is None:
+            yield f"{one.name} of {one.service}: {_why_not(one)}."
+        if one.steps and one.effective >= one.needed:
+            yield _steps(one)
+        yield from _budgets(one)
+    if policy is not None and policy.objectives:
+        rules = "; ".join(_rule(one) for one in policy.objectives[:_SHOWN])
+        yield f"STAGETRACE_SLA='{rules}'; --output FILE writes a policy with the budgets."
+
+
+def _rule(one: Objective) -> str:
+    route = f"{one.method} {one.route}" if one.method else one.route
+    return f"{route} within {duration_text(one.within_ns)} for {one.target_text}"
+
+
+def _cells(one: Suggestion) -> tuple[str, ...]:
+    return (
+        one.service,
+        one.name,
+        f"{'~' if one.sample.is_estimate else ''}{one.requests:,.0f}",
+        objectives.length(one.days * _DAY_S),
+        "-" if one.within_ms is None else threshold(one.within_ms),
+        "-" if one.target is None else objectives.wanted(one.target),
+    )
+
+
+def _steps(one: Suggestion) -> Table:
+    """Return what thresholds around the suggested one would have found."""
+    chosen = next(
+        (place for place, step in enumerate(one.steps) if step.within_ms == one.within_ms), len(one.steps) - 1
+    )
+    first = max(0, min(chosen - _STEPS // 2, len(one.steps) - _STEPS))
+    heads = [Column(f"{one.name} within", is_number=True)]
+    heads += [Column(name, is_number=True) for name in ("good", "95 %", "keeps", "breaches a day")]
+    rows = []
+    for step in one.steps[first : first + _STEPS]:
+        low, high = (objectives.percent(share).removesuffix(" %") for share in (step.low, step.high))
+        rows.append(
+            (
+                f"{threshold(step.within_ms)}{' *' if step.within_ms == one.within_ms else ''}",
+                objectives.percent(step.share),
+                f"[{low}, {high}]",
+                "-" if step.target is None else objectives.wanted(step.target),
+                "-" if step.breaches_per_day is None else f"{step.breaches_per_day:,.3g}",
+            )
+        )
+    return Table(heads, rows)
+
+
+def _budgets(one: Suggestion) -> Iterator[str]:
+    found = one.budgets
+    if found is None or not found.stages:
+        return
+    stages = ", ".join(
+        f"{part.stage} {threshold(part.budget_ms)} (kept by {objectives.percent(part.kept)})" for part in found.stages
+    )
+    yield f"Budgets of {one.name}: {stages}."
+    alone = "beyond twice the threshold" if found.convolved_ms is None else milliseconds(found.convolved_ms)
+    yield (
+        f"The p{100 * (one.target or 0):.12g} is {milliseconds(found.observed_ms)}; if stages were slow independently "
+        f"of each other it would be {alone}; those of the stages add up to {milliseconds(found.added_ms)}."
+    )

@@ -1,24 +1,90 @@
-"""The ten answers: all of them as cards, and one of them whole, with its options."""
+"""The ten answers: all of them as cards, and one of them whole, with the options that a URL may give."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.answer import Answer, as_json
-from stagetrace.output.table_layout import Table
-from stagetrace.page import answer_options
-from stagetrace.page.asked import SHARED, BadRequest
-from stagetrace.page.base import File, Part, View
-from stagetrace.page.time_limit import TookTooLong
+from stagetrace.output.table import Table
+from stagetrace.page.base import REPEATED, SHARED, Asked, BadRequest, File, Part, View
+from stagetrace.page.queries import TookTooLong
 
 if TYPE_CHECKING:
-    from stagetrace.page.asked import Asked
-    from stagetrace.page.base import Site
+    from stagetrace.page.base import Option, Site
     from stagetrace.store.base import Reader
+
+ALLOWED: Final[Mapping[str, Sequence[str]]] = {
+    "slo": ("--by",),
+    "report": ("--exclude", "--credits", "--incident-burn", "--incident-gap"),
+    "bottleneck": ("--by",),
+    "causes": ("--against",),
+    "segments": ("--by", "--top"),
+    "compare": ("--a", "--b", "--quantiles", "--stratify", "--gate", "--resolution", "--once"),
+    "drift": ("--least",),
+    "capacity": ("--rate", "--objective"),
+    "cost": ("--by", "--price"),
+    "bench": (),
+}
+NAMES: Final = tuple(dict.fromkeys(flag.removeprefix("--") for flags in ALLOWED.values() for flag in flags))
+_SIDES: Final = ("--a", "--b")
+_LONGEST: Final = 300
+_ELSEWHERE: Final = ("store", "file")  # keys of a side that name another store
+
+
+def options(site: Site, verb: str) -> list[Option]:
+    """Return the options of a verb that a URL may give, as the verb describes them."""
+    described = {one.flag: one for one in site.options(verb)}
+    return [described[flag] for flag in ALLOWED[verb] if flag in described]
+
+
+def given(site: Site, verb: str, asked: Asked) -> list[str]:
+    """Return the options that a URL gives, as on a command line. Raise BadRequest for any other parameter."""
+    known = {one.flag.removeprefix("--"): one for one in options(site, verb)}
+    found: list[str] = []
+    for name, values in asked.params.items():
+        if name in SHARED:
+            continue
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise BadRequest(f"{name[:40]!r} is no option of {verb} on this page; there are: {names}\nchange the URL")
+        option = known[name]
+        for value in values if option.repeats else values[-1:]:
+            _check(option.flag, value)
+            # One word, so that no value is taken for another option.
+            found.append(option.flag if option.metavar is None else f"{option.flag}={value}")
+    return found
+
+
+def command(site: Site, verb: str, asked: Asked, words: Sequence[str]) -> str:
+    """Return the command line that gives the same answer."""
+    taken = {one.flag for one in site.options(verb)}
+    selected = {"since": (site.since,), **asked.params}
+    line = ["stagetrace", verb, f"--store={site.store}"]
+    line += [
+        f"--{name}={value}"
+        for name in SHARED
+        if f"--{name}" in taken
+        for value in _values(name, selected.get(name, ()))
+    ]
+    return shlex.join([*line, *words])
+
+
+def _values(name: str, values: Sequence[str]) -> Sequence[str]:
+    return values if name in REPEATED else values[-1:]
+
+
+def _check(flag: str, value: str) -> None:
+    """Raise BadRequest for a side of a comparison that names another store, and for what is as long as no option is."""
+    if len(value) > _LONGEST:
+        raise BadRequest(f"{flag} is longer than {_LONGEST} characters\nshorten it, or ask on a command line")
+    key = value.partition("=")[0].strip()
+    if flag in _SIDES and key in _ELSEWHERE:
+        raise BadRequest(f"{flag} {key}= opens another store, which a URL may not\nask on a command line")
 
 
 class Question(NamedTuple):
@@ -57,7 +123,7 @@ def _verb(asked: Asked) -> str:
 def _ask(asked: Asked, reader: Reader, site: Site) -> Answer:
     """Return the answer that a URL asks for. Raise BadRequest for options that do not fit."""
     verb = _verb(asked)
-    words = answer_options.given(site, verb, asked)
+    words = given(site, verb, asked)
     selected, ignored = asked.selection, _ignored(site, verb, asked)
     causes, codes = (() if "cause" in ignored else selected.causes), (() if "code" in ignored else selected.codes)
     judged_by = None if "judged-by" in ignored else selected.judged_by
@@ -102,14 +168,14 @@ def _list(_asked: Asked, _site: Site) -> Mapping[str, Any]:
 
 def _one(asked: Asked, site: Site) -> Mapping[str, Any]:
     verb = _verb(asked)
-    words = answer_options.given(site, verb, asked)
+    words = given(site, verb, asked)
     return {
         "verb": verb,
         "question": QUESTIONS[verb],
         "questions": QUESTIONS,
-        "options": answer_options.options(site, verb),
+        "options": options(site, verb),
         "shared": SHARED,
-        "command": answer_options.command(site, verb, asked, words),
+        "command": command(site, verb, asked, words),
         "ignored": _ignored(site, verb, asked),
     }
 
@@ -123,5 +189,5 @@ ONE: Final = View(
     {"card": card, "whole": whole, "json": as_file},
     shell=_one,
     in_menu=False,
-    keeps=answer_options.NAMES,
+    keeps=NAMES,
 )

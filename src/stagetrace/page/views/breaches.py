@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from stagetrace.analysis import breach_groups
+from stagetrace import semconv
+from stagetrace.analysis import breach_details
+from stagetrace.output import breaches
 from stagetrace.output.breaches import as_json, blamed, owners_of
-from stagetrace.output.times import UTC, shown
-from stagetrace.page.asked import REPEATED, SHARED, BadRequest
-from stagetrace.page.base import File, Part, View
-from stagetrace.page.breach_facets import MOST, Facet, chips, conditions, facets_of, other_segments, windowed
-from stagetrace.page.breach_rows import rows_of
+from stagetrace.output.units import UTC, milliseconds, shown, threshold
+from stagetrace.page.base import LONGEST, REPEATED, SHARED, BadRequest, File, Part, View
+from stagetrace.page.templates import stage_class
 from stagetrace.semconv import SLA_BREACH_MISSED, SLA_BREACH_STAGE
 from stagetrace.sla.cause import DOWNSTREAM
-from stagetrace.store import answers
-from stagetrace.store.answers import Place
+from stagetrace.store import answers, entries
+from stagetrace.store.answers import Place, entry, slowest_stage
+from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from stagetrace.analysis.breach_groups import Group
-    from stagetrace.page.asked import Asked
-    from stagetrace.page.base import Site
+    from stagetrace.analysis.breach_details import Group
+    from stagetrace.page.base import Asked, Site
     from stagetrace.store.base import Reader, Selection
 
 ROWS: Final = 100  # of one page of the list
@@ -89,7 +87,7 @@ def groups(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the groups of breaches that are alike, the largest ones."""
     del site
     with reader.relations(replace(asked.selection, breached=True)) as relations:
-        found = breach_groups.ask(relations, GROUPS)
+        found = breach_details.ask(relations, GROUPS)
         reason = relations.reason
     most = max((one.breaches for one in found.groups), default=1)
     rows = [(one, _group_url(asked, one), round(100 * one.breaches / most, 2)) for one in found.groups]
@@ -221,3 +219,222 @@ VIEW: Final = View(
     shell,
     keeps=OWN,
 )
+
+
+MOST: Final = 100  # values of a facet
+_SHOWN: Final = 8  # of these without unfolding
+_BAR: Final = 100.0
+_PATH: Final = "/breaches"
+Own: TypeAlias = "Mapping[str, str | Sequence[str] | None]"
+
+
+class _Kind(NamedTuple):
+    """One property. Its filter is a parameter of all views or, where it has an attribute, a segment."""
+
+    name: str  # as the reduction has it
+    title: str
+    condition: str  # the reduction's parameter
+    attribute: str | None = None
+
+
+KINDS: Final = (
+    _Kind("service", "service", "services"),
+    _Kind("route", "route", "routes"),
+    _Kind("model", "model", "models"),
+    _Kind("model_version", "model version", "versions", semconv.ML_MODEL_VERSION),
+    _Kind("stage", "stage", "stages", semconv.SLA_BREACH_STAGE),
+    _Kind("cause", "cause", "causes"),
+    _Kind("code", "line of code", "codes"),
+    _Kind("severity", "severity", "severities", semconv.SLA_SEVERITY),
+    _Kind("objective", "objective", "objectives", semconv.SLA_OBJECTIVE),
+)
+_ATTRIBUTES: Final = {one.attribute: one for one in KINDS if one.attribute is not None}
+
+
+class FacetValue(NamedTuple):
+    """One value: of `breaches` that have it the filters on other properties select `matching`."""
+
+    text: str | None  # None: without the property
+    matching: int
+    breaches: int
+    all_wide: float  # bars
+    wide: float
+    is_chosen: bool
+    url: str | None  # the list with this filter set, or cleared; None where a URL cannot express it
+
+
+class Facet(NamedTuple):
+    """One property and its values, those chosen first, then the most frequent ones."""
+
+    title: str
+    shown: Sequence[FacetValue]
+    folded: Sequence[FacetValue]
+    different: int  # values in all
+
+
+class Chip(NamedTuple):
+    """One active filter, and the list without it."""
+
+    title: str
+    text: str
+    url: str
+
+
+def windowed(wanted: Selection) -> Selection:
+    """Return the selection of which the facets are: what is selected by time, and by attributes that are no facet."""
+    segments = {key: text for key, text in wanted.segments.items() if key not in _ATTRIBUTES}
+    return replace(wanted, service=None, route=None, model=None, causes=(), codes=(), segments=segments, breached=True)
+
+
+def conditions(wanted: Selection) -> dict[str, list[str]]:
+    """Return the conditions of the reduction `facets`."""
+    found = {kind.condition: _chosen(kind, wanted) for kind in KINDS}
+    return found | {"codes": [entries.code_pattern(wanted.codes)] if wanted.codes else []}
+
+
+def facets_of(rows: Iterable[Mapping[str, Any]], asked: Asked, own: Own) -> list[Facet]:
+    """Return the facets out of the rows of the reduction; `own`: parameters of the view, which links keep."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["facet"], []).append(row)
+    return [_facet(kind, found[kind.name], asked, own) for kind in KINDS if kind.name in found]
+
+
+def other_segments(key: str, asked: Asked) -> list[str]:
+    """Return the filters by attributes other than one."""
+    return [one for one in asked.params.get("segment", ()) if one.partition("=")[0] != key]
+
+
+def chips(asked: Asked, own: Own) -> list[Chip]:
+    """Return all filters that are active, time aside."""
+    found = [
+        Chip(kind.title, text, _toggled(kind, text, asked, own))
+        for kind in KINDS
+        for text in _chosen(kind, asked.selection)
+    ]
+    judged_by = asked.selection.judged_by
+    if judged_by is not None:
+        found.append(Chip("missed", judged_by, asked.url(_PATH, **{**own, "judged-by": None})))
+    others = {key: text for key, text in asked.selection.segments.items() if key not in _ATTRIBUTES}
+    return found + [Chip(key, text, _without_segment(key, asked, own)) for key, text in others.items()]
+
+
+def _facet(kind: _Kind, rows: Sequence[Mapping[str, Any]], asked: Asked, own: Own) -> Facet:
+    chosen = _chosen(kind, asked.selection)
+    most = max(row["breaches"] for row in rows)
+    values = [
+        FacetValue(
+            row["value"],
+            row["matching"],
+            row["breaches"],
+            round(_BAR * row["breaches"] / most, 2),
+            round(_BAR * row["matching"] / most, 2),
+            row["value"] in chosen,
+            _toggled(kind, row["value"], asked, own) if _fits(kind, row["value"]) else None,
+        )
+        for row in sorted(rows, key=lambda row: (row["value"] not in chosen, -row["matching"], -row["breaches"]))
+    ]
+    return Facet(kind.title, values[:_SHOWN], values[_SHOWN:], rows[0]["different"])
+
+
+def _chosen(kind: _Kind, wanted: Selection) -> list[str]:
+    """Return the values that are filtered by."""
+    if kind.name in REPEATED:
+        return list(getattr(wanted, kind.condition))
+    value = wanted.segments.get(kind.attribute) if kind.attribute else getattr(wanted, kind.name)
+    return [] if value is None else [value]
+
+
+def _fits(kind: _Kind, text: str | None) -> bool:
+    return bool(text) and len(f"{kind.attribute or ''}={text}") <= LONGEST
+
+
+def _toggled(kind: _Kind, text: str, asked: Asked, own: Own) -> str:
+    """Return the list with this filter set, or without it where it is set."""
+    chosen = _chosen(kind, asked.selection)
+    if kind.name in REPEATED:
+        values = [one for one in chosen if one != text] if text in chosen else [*chosen, text]
+        return asked.url(_PATH, **{**own, kind.name: values})
+    if kind.attribute is None:
+        return asked.url(_PATH, **{**own, kind.name: None if text in chosen else text})
+    added = () if text in chosen else (f"{kind.attribute}={text}",)
+    return _without_segment(kind.attribute, asked, own, added)
+
+
+def _without_segment(key: str, asked: Asked, own: Own, added: Sequence[str] = ()) -> str:
+    """Return the list without the filter by an attribute, or with another one in its place."""
+    return asked.url(_PATH, **{**own, "segment": [*other_segments(key, asked), *added]})
+
+
+_WIDE: Final = 100.0  # a bar of stages, in its own units
+
+
+class Slice(NamedTuple):
+    """One stage in the bar of a request."""
+
+    stage: str
+    colour: str  # the class of its colour
+    at: float
+    width: float
+
+
+class Row(NamedTuple):
+    """One request, as it is shown."""
+
+    number: int
+    time: str
+    service: str
+    request: str
+    took: str
+    allowed: str
+    over: str
+    verdict: str  # empty of a breach
+    stage: str | None
+    colour: str
+    cause: str | None
+    code: str | None
+    severity: str | None
+    evidence: str | None
+    bar: Sequence[Slice]
+    stages: str  # the bar in words
+    url: str
+
+
+def rows_of(found: Sequence[Mapping[str, Any]], at: int, asked: Asked) -> list[Row]:
+    """Return rows of `requests`, of which the first has `at` before it."""
+    return [_row(number, one, asked) for number, one in enumerate(found, at + 1)]
+
+
+def _row(number: int, found: Mapping[str, Any], asked: Asked) -> Row:
+    made = entry(found)
+    stage = slowest_stage(found)
+    return Row(
+        number,
+        asked.time(made.start_unix_nano),
+        made.service,
+        request_text(made.name, found["url_path"] if made.route is None else made.route),
+        breaches.column(made),
+        "-" if made.threshold_ms is None else threshold(made.threshold_ms),
+        "-" if made.overrun_ms is None else milliseconds(made.overrun_ms),
+        "" if found["breached"] else found["verdict"] or "not judged",
+        stage,
+        stage_class(stage),
+        made.cause,
+        made.code,
+        made.severity,
+        made.evidence,
+        _bar(made.stages),
+        ", ".join(f"{name} {milliseconds(took)}" for name, took in made.stages.items()),
+        asked.url(f"/trace/{made.trace_id}"),
+    )
+
+
+def _bar(stages: Mapping[str, float]) -> list[Slice]:
+    """Return the stages side by side, each as wide as its share."""
+    kept = {name: took for name, took in stages.items() if took > 0}
+    whole, at, bar = sum(kept.values()), 0.0, []
+    for name, took in kept.items():
+        width = _WIDE * took / whole
+        bar.append(Slice(name, stage_class(name), round(at, 2), round(width, 2)))
+        at += width
+    return bar

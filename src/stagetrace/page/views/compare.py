@@ -10,16 +10,13 @@ from urllib.parse import urlencode
 from stagetrace import semconv
 from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.chart import number
-from stagetrace.output.table_layout import Table
-from stagetrace.output.times import utc
-from stagetrace.output.units import milliseconds
-from stagetrace.page.asked import BadRequest
-from stagetrace.page.base import Part, View
+from stagetrace.output.table import Table
+from stagetrace.output.units import milliseconds, utc
+from stagetrace.page.base import BadRequest, Part, View
 
 if TYPE_CHECKING:
     from stagetrace.output.answer import Answer
-    from stagetrace.page.asked import Asked
-    from stagetrace.page.base import Site
+    from stagetrace.page.base import Asked, Site
     from stagetrace.store.base import Reader
 
 SERVICE_VERSION: Final = "service.version"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.output import processes
-from stagetrace.output.check import OK, Check
+from stagetrace.output.processes import OK, Check
 from stagetrace.page.base import Part, View
 from stagetrace.process_status import files
 from stagetrace.store.base import RELATIONS, Selection
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stagetrace.output.processes import Judged, Spans
-    from stagetrace.page.asked import Asked
-    from stagetrace.page.base import Site
+    from stagetrace.page.base import Asked, Site
     from stagetrace.store.base import Reader
 
 _MOST: Final = 50  # processes

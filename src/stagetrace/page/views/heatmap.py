@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis import cases, latency_map
 from stagetrace.analysis.cases import Box, Cases
-from stagetrace.analysis.diagnosis import LEAST, diagnose
+from stagetrace.analysis.diagnosis import LEAST, diagnose, profiles
 from stagetrace.analysis.latency_map import WIDTHS, Cell, LatencyMap, quantile_row
-from stagetrace.analysis.profile import profiles
 from stagetrace.output.chart import number
-from stagetrace.output.sampling import mark
-from stagetrace.output.times import UTC, Zone, moment
-from stagetrace.page.asked import SHARED, Asked, BadRequest
-from stagetrace.page.base import Part, View
+from stagetrace.output.units import UTC, Zone, mark, moment
+from stagetrace.page.base import SHARED, Asked, BadRequest, Part, View
 
 if TYPE_CHECKING:
     from stagetrace.analysis.causes import Contrast

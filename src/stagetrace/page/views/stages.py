@@ -8,23 +8,19 @@ from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.analysis import stage_bins, stage_shares, stage_times
+from stagetrace.analysis import bottleneck, routes_and_stages, stage_bins
 from stagetrace.analysis.stage_bins import NO_STAGE
-from stagetrace.output import sampling
-from stagetrace.output.times import utc
-from stagetrace.output.units import milliseconds
-from stagetrace.page.asked import BadRequest
-from stagetrace.page.base import Part, View
+from stagetrace.output import units
+from stagetrace.output.units import milliseconds, utc
+from stagetrace.page.base import BadRequest, Part, View
 from stagetrace.page.templates import stage_class
 from stagetrace.span_attributes import as_text
-from stagetrace.store.reductions import PATH
-from stagetrace.store.relations import REQUESTS, TYPED
+from stagetrace.store.reductions import PATH, REQUESTS, TYPED
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.stage_shares import Course, Group, Shares, Whole
+    from stagetrace.analysis.bottleneck import Course, ShareGroup, Shares, Whole
     from stagetrace.estimates import Sample
-    from stagetrace.page.asked import Asked
-    from stagetrace.page.base import Site
+    from stagetrace.page.base import Asked, Site
     from stagetrace.store.base import Reader, Value
 
 PRESETS: Final = ("50", "90", "95", "99")
@@ -106,7 +102,7 @@ def whole(asked: Asked, reader: Reader, site: Site) -> Part:
     }
     ranks = [one.rank for one in every.values()]
     with reader.relations(asked.selection) as relations:
-        found = stage_shares.whole(relations, ranks, (_MEDIAN, chosen.rank))
+        found = bottleneck.whole(relations, ranks, (_MEDIAN, chosen.rank))
     if found is None:
         return Part("stages_none.html", {}, relations.reason)
     columns = {"mean": found.mean, **{name: found.at[one.rank] for name, one in every.items()}}
@@ -122,7 +118,7 @@ def whole(asked: Asked, reader: Reader, site: Site) -> Part:
         "stages": [(label(name), style(name)) for name in names],
         "band": None if at is None else at.band,
         "whole": found,
-        "note": sampling.note("requests", found.sample),
+        "note": units.note("requests", found.sample),
     }
     return Part("stages_whole.html", values, relations.reason)
 
@@ -132,7 +128,7 @@ def groups(asked: Asked, reader: Reader, site: Site) -> Part:
     del site
     chosen, (by, column) = percentile(asked), grouping(asked)
     with reader.relations(asked.selection) as relations:
-        found = stage_shares.by_key(relations, column, chosen.rank, GROUPS)
+        found = bottleneck.by_key(relations, column, chosen.rank, GROUPS)
     names = _order(group.shares for group in found.groups)
     values = {
         "by": by,
@@ -150,7 +146,7 @@ def times(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return how long each stage takes, exactly."""
     del site
     with reader.relations(asked.selection) as relations:
-        found = stage_times.of_all(relations)
+        found = routes_and_stages.of_all(relations)
     if found is None:
         return Part("stages_none.html", {}, relations.reason)
     rows = [
@@ -165,7 +161,7 @@ def course(asked: Asked, reader: Reader, site: Site) -> Part:
     del site
     chosen = percentile(asked)
     with reader.relations(asked.selection) as relations:
-        found = stage_shares.over_time(relations, chosen.rank, *asked.window_ns)
+        found = bottleneck.over_time(relations, chosen.rank, *asked.window_ns)
     if found is None:
         return Part("stages_none.html", {}, relations.reason)
     shown = [one for one in found.buckets if one is not None]
@@ -266,7 +262,7 @@ def _time(asked: Asked, found: Course, place: int) -> str:
     return asked.time(found.origin_ns + place * found.width_ns, 0 if found.width_ns >= _S else 3)
 
 
-def _row(asked: Asked, by: str, group: Group, names: Sequence[str | None]) -> dict[str, Any]:
+def _row(asked: Asked, by: str, group: ShareGroup, names: Sequence[str | None]) -> dict[str, Any]:
     """Return what a group's line shows."""
     narrowed = _narrowed(asked, by, group.key)
     return {
@@ -334,7 +330,7 @@ def _rank(one: Percentile) -> float:
 
 def _count(requests: float, sample: Sample) -> str:
     """Return how many requests there are, with the mark of an estimate."""
-    return f"{sampling.mark(sample)}{requests:,.0f}"
+    return f"{units.mark(sample)}{requests:,.0f}"
 
 
 def _percent(share: float) -> str:

@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from markupsafe import Markup
 
-from stagetrace.analysis import ranks as ranking
-from stagetrace.analysis.breach_evidence import BreachEvidence, evidence_of, places_of_bound
+from stagetrace.analysis import latency_map as ranking
+from stagetrace.analysis.breach_details import BreachEvidence, evidence_of, places_of_bound
 from stagetrace.errors import UnknownTrace
-from stagetrace.output import missed_bounds, sampling
-from stagetrace.output.span_lines import by_time
-from stagetrace.output.times import UTC, shown
-from stagetrace.output.trace_json import as_json
-from stagetrace.output.units import milliseconds
-from stagetrace.output.verdicts import BREACH, Verdict, verdict_of
-from stagetrace.page.asked import BadRequest
-from stagetrace.page.base import File, Part, View
-from stagetrace.page.span_keys import key_of, spans_by_key
-from stagetrace.page.trace_picture import picture
-from stagetrace.page.trace_stalls import Stood, stood_of
+from stagetrace.output import breaches, units
+from stagetrace.output.breaches import BREACH, Verdict, verdict_of
+from stagetrace.output.trace import as_json, by_time
+from stagetrace.output.units import UTC, milliseconds, shown
+from stagetrace.page.base import BadRequest, File, Part, View
+from stagetrace.page.trace_picture import Stood, key_of, picture, spans_by_key, stood_of
 from stagetrace.printable import printable_json, printable_lines
 from stagetrace.span_attributes import as_text
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
@@ -32,8 +27,7 @@ from stagetrace.store.follow import latest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stagetrace.page.asked import Asked
-    from stagetrace.page.base import Site
+    from stagetrace.page.base import Asked, Site
     from stagetrace.store.base import Missed, Reader, SpanRow, Trace
 
 LATEST: Final = "latest"
@@ -121,7 +115,7 @@ def body(asked: Asked, reader: Reader, site: Site) -> Part:
         "notes": notes,
         "picture": drawn,
         "links": list(_links(asked, entries)),
-        "missed_sentence": missed_bounds.sentence,
+        "missed_sentence": breaches.missed_sentence,
         "meter": _meter,
         "lines": _lines,
         "most": _ENTRIES,
@@ -143,10 +137,10 @@ def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
         entry = verdict_of(span, trace.spans).entry
         wanted = _kind(asked, span, entry.model)
         with reader.relations(wanted) as relations:
-            of_kind = ranking.ask(relations, entry.duration_ms, entry.stages)
+            of_kind = ranking.ask_ranks(relations, entry.duration_ms, entry.stages)
             reason = relations.reason
         kind = f"{entry.service} {entry.name}{f', model {entry.model}' if entry.model else ''}"
-        note = sampling.note(kind, of_kind.sample)
+        note = units.note(kind, of_kind.sample)
         found.append({"kind": kind, "window": wanted, "of_kind": of_kind, "note": note, "reason": reason})
         chips |= dict(_chips(span, trace.spans, of_kind, kind))
         unusual[key_of(span)] = "; ".join(map(_unusual, of_kind.unusual))

@@ -18,25 +18,15 @@ from stagetrace.otlp.decode import salvage
 from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.spans import RESOURCES
 from stagetrace.span_attributes import stage_totals
-from stagetrace.store import known, stored
-from stagetrace.store.base import (
-    CANDIDATES,
-    WHOLE,
-    Breaches,
-    Closing,
-    Relations,
-    Selection,
-    SpanRow,
-    Trace,
-    TraceIds,
-)
+from stagetrace.store import message_reader, stored
+from stagetrace.store.answers import named_in, requests_of
+from stagetrace.store.base import CANDIDATES, WHOLE, Breaches, Closing, Relations, Selection, SpanRow, Trace, TraceIds
 from stagetrace.store.database import connect
 from stagetrace.store.entries import entry_of
 from stagetrace.store.load import select
-from stagetrace.store.relations import LOADED, TYPED
+from stagetrace.store.reductions import LOADED, TYPED
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import OTLP
-from stagetrace.store.tally import named_in, requests_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -126,7 +116,7 @@ class ParquetReader(Closing):
         """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
         ever = named_in(selection)
         if ever.is_filtered and not self.has(ever):
-            known.check(selection, self, str(self._path))
+            message_reader.check(selection, self, str(self._path))
         return self._selected(selection)
 
     def _selected(self, selection: Selection) -> Relations:
@@ -156,7 +146,7 @@ class ParquetReader(Closing):
         """Yield the newest entry spans of a service, or of all."""
         query = (
             f"SELECT {OTLP} FROM files WHERE is_entry AND ($1 IS NULL OR service = $1) "  # noqa: S608
-            f"ORDER BY start_unix_nano DESC LIMIT {known.SAMPLED}"
+            f"ORDER BY start_unix_nano DESC LIMIT {message_reader.SAMPLED}"
         )
         with self._opened() as connection:
             found = connection.execute(query, [service]).fetchall()

@@ -1,16 +1,84 @@
-"""Messages and method paths of Jaeger's gRPC service `jaeger.api_v3.QueryService`.
+"""Protobuf messages built field by field, for services whose messages no package ships for Python.
 
-Responses with spans are plain OTLP (`opentelemetry.proto.trace.v1.TracesData`).
+That takes no compiler and no copied `.proto`; tests compare each field with the descriptors inside the real Jaeger.
+Each file has a pool of its own, so that another Jaeger client in the same process cannot collide with it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from stagetrace.store.jaeger.message_pool import DURATION, TIMESTAMP, MessagePool, Messages, file_of
+from google.protobuf import descriptor_pb2, duration_pb2, timestamp_pb2
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.resource.v1 import resource_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from google.protobuf.message import Message
+
+# message -> ((field, number, type), ...). A leading dot names a message; `[]` repeats; `{}` maps string to string.
+Messages: TypeAlias = "Mapping[str, tuple[tuple[str, int, str], ...]]"
+
+TIMESTAMP: Final = ".google.protobuf.Timestamp"
+DURATION: Final = ".google.protobuf.Duration"
+_DEPENDENCIES: Final = (timestamp_pb2, duration_pb2, common_pb2, resource_pb2, trace_pb2)
+_Field = descriptor_pb2.FieldDescriptorProto
+_SCALARS: Final = {
+    "string": _Field.TYPE_STRING,
+    "bool": _Field.TYPE_BOOL,
+    "int32": _Field.TYPE_INT32,
+}
+
+
+def file_of(name: str, package: str, messages: Messages) -> descriptor_pb2.FileDescriptorProto:
+    """Return the description of a file with these messages."""
+    dependencies = [module.DESCRIPTOR.name for module in _DEPENDENCIES]
+    file = descriptor_pb2.FileDescriptorProto(name=name, package=package, syntax="proto3", dependency=dependencies)
+    for message, fields in messages.items():
+        added = file.message_type.add(name=message)
+        for field in fields:
+            _add_field(package, added, *field)
+    return file
+
+
+class MessagePool:
+    """The messages of one file."""
+
+    def __init__(self, file: descriptor_pb2.FileDescriptorProto) -> None:
+        """Build them, with everything that they refer to."""
+        self._package = file.package
+        self._pool = DescriptorPool()
+        for module in _DEPENDENCIES:
+            self._pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+        self._pool.AddSerializedFile(file.SerializeToString())
+
+    def message(self, name: str) -> type[Message]:
+        """Return the class of a message."""
+        return GetMessageClass(self._pool.FindMessageTypeByName(f"{self._package}.{name}"))
+
+
+def _add_field(package: str, message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: str) -> None:
+    """Add one field to `message`, and the entry type that a map needs."""
+    repeated = kind.startswith("[]") or kind == "{}"
+    field = message.field.add(
+        name=name, number=number, label=_Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
+    )
+    kind = kind.removeprefix("[]")
+    if kind == "{}":
+        entry = message.nested_type.add(name=f"{name.title()}Entry")
+        entry.options.map_entry = True
+        _add_field(package, entry, "key", 1, "string")
+        _add_field(package, entry, "value", 2, "string")
+        kind = f".{package}.{message.name}.{entry.name}"
+    if kind.startswith("."):
+        field.type = _Field.TYPE_MESSAGE
+        field.type_name = kind
+    else:
+        field.type = _SCALARS[kind]
 
 
 PACKAGE: Final = "jaeger.api_v3"

@@ -1,5 +1,7 @@
 """Requests and traces out of Jaeger, by the one API that all its versions from 2.13 on share."""
 
+# ruff: noqa: S608 -- names in queries are constants of ours; every value is bound
+
 from __future__ import annotations
 
 import heapq
@@ -15,8 +17,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError, UnknownTrace
-from stagetrace.otlp.decode import salvage
-from stagetrace.store import known
+from stagetrace.otlp.decode import arrow_table, columns, salvage
+from stagetrace.otlp.decode.request import decode
+from stagetrace.store import message_reader, stored
+from stagetrace.store.answers import Tallier, counted_breach, requests_of
 from stagetrace.store.base import (
     CANDIDATES,
     WHOLE,
@@ -30,19 +34,85 @@ from stagetrace.store.base import (
     Trace,
     TraceIds,
 )
-from stagetrace.store.code_lines import is_whole
-from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, matches
-from stagetrace.store.jaeger.access import parse
-from stagetrace.store.jaeger.client import JaegerClient
+from stagetrace.store.database import close, connect
+from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, is_whole, matches
+from stagetrace.store.jaeger.client import JaegerClient, parse
 from stagetrace.store.jaeger.search_windows import DEPTH, MAX_DEPTH, Found, JaegerWalker, Picked, Search
+from stagetrace.store.load import define, set_variables
 from stagetrace.store.rows import ServiceSpan, by_trace, distinct, request_of, spans_of
-from stagetrace.store.tally import Tallier, counted_breach, requests_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.store.jaeger.columns import Columns
+    from stagetrace.otlp.decode.request import Decoded
+
+_ENTRIES: Final = "SELECT DISTINCT -start_unix_nano, trace_id, span_id FROM matching"
+# A whole trace is found by its newest span of the service in the window.
+_TRACES: Final = """
+    SELECT -max(start_unix_nano), trace_id, '' FROM loaded
+    WHERE service = getvariable('service') AND start_unix_nano >= getvariable('since_ns')
+        AND start_unix_nano < getvariable('until_ns')
+    GROUP BY trace_id
+"""
+
+
+class Columns(Closing):
+    """Applies a selection to one result after the other."""
+
+    def __init__(self, selection: Selection) -> None:
+        """Prepare a database. Raise StoreError where DuckDB or PyArrow is not installed."""
+        self._empty = columns.schema().empty_table()
+        self._connection = connect()
+        stored.add_functions(self._connection)
+        self._connection.register("answer", self._empty)
+        entries = f"SELECT *, kind = {stored.SERVER_KIND} AS is_entry FROM answer"
+        query = stored.loaded(f"{stored.nothing()} UNION ALL BY NAME {entries}", selection.segments)
+        define(self._connection, query, selection)
+        self._query = _ENTRIES if selection.is_filtered else _TRACES
+        self._rejected = 0
+        self._reason: str | None = None
+
+    def pick(self, messages: Iterator[bytes], selection: Selection) -> Picked:
+        """Return each selected entry span of a result, or, of a selection by time alone, each trace.
+
+        What comes with each is the table of the whole answer.
+        """
+        found: list[Decoded] = []
+        for message in messages:
+            decoded = decode(message)
+            found.append(decoded)
+            self._rejected += decoded.rejected
+            self._reason = self._reason or decoded.reason
+        if not any(one.accepted for one in found):
+            return Picked([], 0)
+        spans = arrow_table.table(found)
+        self._connection.register("answer", spans)
+        set_variables(self._connection, selection)
+        picked = self._connection.execute(self._query).fetchall()
+        ((traces,),) = self._connection.execute("SELECT count(DISTINCT trace_id) FROM answer").fetchall()
+        return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in picked], traces)
+
+    def unreadable(self) -> Iterable[str]:
+        """Return a text for the spans that could not be decoded, if any."""
+        return [f"{self._rejected} spans cannot be read: {self._reason}"] if self._rejected else []
+
+    def close(self) -> None:
+        """Release the database."""
+        close(self._connection)
+
+
+def of_traces(spans: pa.Table, trace_ids: Sequence[str]) -> pa.Table:
+    """Return those spans that are of one of these traces."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array([bytes.fromhex(one) for one in trace_ids], pa.binary())
+    return spans.filter(pc.is_in(spans["trace_id"], wanted))
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
     Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
 
@@ -90,7 +160,7 @@ class JaegerReader(Closing):
         entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
         tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
         if selection.codes and not entries:
-            known.check(selection, self, self._client.url)
+            message_reader.check(selection, self, self._client.url)
         if limit is not None and len(entries) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             entries = entries[:limit]
@@ -111,7 +181,7 @@ class JaegerReader(Closing):
         tally = replace(tallier.tally(reason), all_missed=all_missed)
         if tally.requests:
             return tally
-        known.check(selection, self, self._client.url)
+        message_reader.check(selection, self, self._client.url)
         newest = self._newest(replace(requests_of(selection, ever=True), limit=1), _requests, [])
         return replace(tally, newest_unix_nano=next((-one.minus_start for one in newest), None))
 
@@ -159,7 +229,7 @@ class JaegerReader(Closing):
             loader.take(spans)
         relations = loader.select(selection, cuts)
         if loader.is_empty:
-            known.check(selection, self, self._client.url)
+            message_reader.check(selection, self, self._client.url)
         return relations
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -167,7 +237,7 @@ class JaegerReader(Closing):
         found = self._traces(selection, cuts)
         first = next(found, None)
         if first is None:
-            known.check(selection, self, self._client.url)
+            message_reader.check(selection, self, self._client.url)
             return
         for trace in chain((first,), found):
             within = (
@@ -213,8 +283,6 @@ class JaegerReader(Closing):
 
         A trace comes once, although each service that has a part in it finds it.
         """
-        from stagetrace.store.jaeger.columns import Columns, of_traces
-
         with Columns(selection) as columns:
             found = self._newest(selection, columns, cuts)
             taken: set[str] = set()
@@ -247,7 +315,7 @@ class JaegerReader(Closing):
         `attributes` are those to search by, in place of those of the selection; `most`: read about so many traces.
         """
         if selection.service == "":  # some storages refuse it, others take it for any service
-            known.check_service("", self.services(), self._client.url)
+            message_reader.check_service("", self.services(), self._client.url)
         names = self.services() if selection.service is None else (selection.service,)
         # One more than the limit shows whether there are more; a search for many more would only cost time.
         depth = None if selection.limit is None else selection.limit + 1

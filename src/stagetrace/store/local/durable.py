@@ -35,7 +35,7 @@ def write_new(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Replace a file durably: at any time it is there as a whole, as it was or as it becomes."""
     temporary = _written(path.parent, data)
     try:

@@ -17,7 +17,8 @@ from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.estimates import Counted
 from stagetrace.otlp.decode.columns import SEQUENCE
 from stagetrace.otlp.decode.to_otlp import request_of, shallow_row, traces_of
-from stagetrace.store import known
+from stagetrace.store import message_reader
+from stagetrace.store.answers import named_in, requests_of
 from stagetrace.store.base import (
     CANDIDATES,
     COUNTS,
@@ -35,21 +36,18 @@ from stagetrace.store.base import (
 )
 from stagetrace.store.database import close, rows_of
 from stagetrace.store.load import select
-from stagetrace.store.local import counts, entry_columns, relation, search, wal
-from stagetrace.store.local.duplicates import DistinctTail
-from stagetrace.store.local.folder import check_format
-from stagetrace.store.local.relation import ALL_TIME
-from stagetrace.store.local.view import Outside, View
+from stagetrace.store.local import counts, relation, search, wal
+from stagetrace.store.local.folder import Outside, View, check_format
+from stagetrace.store.local.relation import ALL_TIME, DistinctTail
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import KINDS, loaded
-from stagetrace.store.tally import named_in, requests_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.store.local.snapshot import File
+    from stagetrace.store.local.delta import File
 
 
 T = TypeVar("T")
@@ -100,11 +98,11 @@ class LocalReader(Closing):
         where, values = search.of_selection(wanted)
         most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
         order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
-        query = f"SELECT {entry_columns.COLUMNS} FROM ({{spans}}) WHERE {where} {order}"
+        query = f"SELECT {search.COLUMNS} FROM ({{spans}}) WHERE {where} {order}"
         window = (wanted.since_ns, wanted.until_ns)
         found = self._rows(query, values, window, entries=True, later=True, view=view)
         if selection.codes and not found:
-            known.check(selection, self, str(self._folder))
+            message_reader.check(selection, self, str(self._folder))
         view, _, damaged = self._files(view, (selection.since_ns, selection.until_ns))
         reasons = self._cuts(view, damaged)
         if selection.limit is not None and len(found) > selection.limit:
@@ -121,7 +119,7 @@ class LocalReader(Closing):
             tally = answers.tally(relations, selection)
         if tally.requests:
             return tally
-        known.check(selection, self, str(self._folder))
+        message_reader.check(selection, self, str(self._folder))
         with self._relations(requests_of(selection, ever=True), view) as relations:
             return replace(tally, newest_unix_nano=answers.newest(relations))
 
@@ -129,10 +127,10 @@ class LocalReader(Closing):
         """Yield the record of each row; of those without stage totals the traces are read, many at once."""
         for at in range(0, len(found), _TRACES_AT_ONCE):
             rows = found[at : at + _TRACES_AT_ONCE]
-            bare = {row["trace_id"].hex() for row in rows if not entry_columns.has_totals(row)}
+            bare = {row["trace_id"].hex() for row in rows if not search.has_totals(row)}
             traces = {one.trace_id: one.spans for one in self.traces(sorted(bare))}
             for row in rows:
-                yield entry_columns.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
+                yield search.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` specifies."""
@@ -164,7 +162,7 @@ class LocalReader(Closing):
         """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
         ever = named_in(selection)
         if ever.is_filtered and not self.has(ever):
-            known.check(selection, self, str(self._folder))
+            message_reader.check(selection, self, str(self._folder))
         return self._relations(selection, self._view())
 
     def _relations(self, selection: Selection, view: View) -> Relations:
@@ -227,7 +225,7 @@ class LocalReader(Closing):
     def _with_totals(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
         """Yield traces of which not all spans are there, those whole in which a span lacks its stage totals."""
         for trace in traces:
-            bare = not all(entry_columns.has_totals(row) for row in trace)
+            bare = not all(search.has_totals(row) for row in trace)
             yield traces_of(self._trace_rows(trace[0]["trace_id"].hex()) if bare else trace)
 
     def _whole(
@@ -355,7 +353,7 @@ class LocalReader(Closing):
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield the newest entry spans of a service, or of all."""
         where, values = search.of_selection(Selection(0, ALL_TIME[1], service=service))
-        newest = f"ORDER BY start_unix_nano DESC LIMIT {known.SAMPLED}"
+        newest = f"ORDER BY start_unix_nano DESC LIMIT {message_reader.SAMPLED}"
         return _span_rows(self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {newest}", values, entries=True))
 
     def _trace(self, trace_id: str) -> list[SpanRow]:

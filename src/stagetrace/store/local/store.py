@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,16 +21,35 @@ from stagetrace.otlp.decode.request import Decoded, decode
 from stagetrace.store.base import Closing
 from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
-from stagetrace.store.local.clock import Clock
 from stagetrace.store.local.counts import CountStore, Point
-from stagetrace.store.local.duplicates import DistinctTail
-from stagetrace.store.local.folder import announce, prepare
-from stagetrace.store.local.malloc import give_back, keep_large_blocks_apart
+from stagetrace.store.local.delta import Clock
+from stagetrace.store.local.folder import TABLE, WAL, Tail, View, announce, prepare
+from stagetrace.store.local.relation import DistinctTail
 from stagetrace.store.local.table import Table, recover
-from stagetrace.store.local.view import TABLE, WAL, Tail, View
 
 if TYPE_CHECKING:
     from stagetrace.store.local.reader import LocalReader
+
+_MMAP_THRESHOLD: Final = -3  # of <malloc.h>
+_BYTES: Final = 1024 * 1024
+
+
+def keep_large_blocks_apart() -> None:
+    """Have Arrow take its memory from the C library, and glibc map each larger block on its own; elsewhere do nothing.
+
+    Arrow's own pool keeps much of what it once had. glibc by itself stops doing so for all sizes up to 32 MiB as soon
+    as one such block has been freed: a store under attributes of a mebibyte each then took twice the memory, half of it
+    holes.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _BYTES)
+        arrow().set_memory_pool(arrow().system_memory_pool())
+
+
+def give_back() -> None:
+    """Return free memory to the system."""
+    arrow().default_memory_pool().release_unused()
+
 
 FLUSH_ROWS: Final = 65_536
 FLUSH_BYTES: Final = 16 * 1024 * 1024

@@ -11,18 +11,18 @@ from stagetrace import log
 from stagetrace.otlp.decode.columns import joined
 from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store.database import close
-from stagetrace.store.local import checkpoint, delta, parquet, relation, wal
-from stagetrace.store.local.duplicates import distinct
+from stagetrace.store.local import delta, relation, wal
+from stagetrace.store.local import folder as parquet
+from stagetrace.store.local.delta import PARTITION, Received
 from stagetrace.store.local.durable import UNFINISHED
-from stagetrace.store.local.snapshot import PARTITION, Received
-from stagetrace.store.local.view import Tail, View
+from stagetrace.store.local.folder import Tail, View
+from stagetrace.store.local.relation import distinct
 from stagetrace.store.stored import KEY
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stagetrace.store.local.clock import Clock
-    from stagetrace.store.local.snapshot import File, Snapshot
+    from stagetrace.store.local.delta import Clock, File, Snapshot
 
 MERGE_FILES: Final = 8  # this many files of about one size become one
 MERGED_ROWS: Final = 524_288
@@ -218,7 +218,7 @@ class Table:
     def _checkpoint(self) -> None:
         """Write a checkpoint; where that fails, the commits stay and the next one is written in time."""
         try:
-            checkpoint.write(self.folder / delta.LOG, self.snapshot)
+            delta.write(self.folder / delta.LOG, self.snapshot)
         except OSError as error:
             log.once(
                 f"checkpoint {self.folder}", f"cannot write a checkpoint of {self.folder}: {error}; no span is lost"

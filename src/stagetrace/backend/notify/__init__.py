@@ -1,1 +1,0 @@
-"""Receivers of alerts: a webhook, an Alertmanager."""

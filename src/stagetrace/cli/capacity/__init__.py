@@ -1,1 +1,0 @@
-"""`stagetrace capacity`: how much a service takes, and when to scale."""

@@ -1,1 +1,0 @@
-"""`stagetrace causes`: what distinguishes breaches from good requests."""

@@ -1,1 +1,0 @@
-"""`stagetrace demo`: a service with real faults, and what the commands report of them."""

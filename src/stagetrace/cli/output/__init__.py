@@ -1,1 +1,0 @@
-"""The forms of an answer: text with pictures, JSON, Markdown, HTML."""

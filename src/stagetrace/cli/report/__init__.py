@@ -1,1 +1,0 @@
-"""`stagetrace report`: a period in one report, and all ten answers on one page."""

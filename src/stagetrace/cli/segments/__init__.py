@@ -1,1 +1,0 @@
-"""`stagetrace segments`: how tenants, tiers, regions or input sizes fare."""

@@ -1,1 +1,0 @@
-"""`stagetrace slo`: whether each objective is kept, and how long its error budget lasts."""
