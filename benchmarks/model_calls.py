@@ -166,8 +166,8 @@ def _outside(call: Call, calls: int) -> float:
 
 
 def _within(call: Call, calls: int) -> float:
-    from stagetrace.recording.current_record import current
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.current import current
+    from stagetrace.request.record import RequestRecord
 
     taken = []
     for _ in range(calls):

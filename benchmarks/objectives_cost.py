@@ -148,7 +148,7 @@ class Service:
 
     @staticmethod
     async def _traced(scope: dict[str, Any], tier: str | None) -> None:
-        from stagetrace.instrumentation.asgi.serve import serve
+        from stagetrace.protocols.asgi import serve
 
         async def app(scope: Any, _receive: Any, send: Any) -> None:
             scope["stagetrace.request"].set_route(scope["path"])

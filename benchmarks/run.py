@@ -102,7 +102,7 @@ def machine(before: tuple[float, str], minutes: float) -> str:
 
 
 def _is_native() -> bool:
-    return bool(getattr(import_module("stagetrace.otlp.encode.request_encoder"), "NATIVE", False))
+    return bool(getattr(import_module("stagetrace.otlp.encode"), "NATIVE", False))
 
 
 def _version(name: str) -> str:

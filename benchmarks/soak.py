@@ -167,7 +167,7 @@ def _reading() -> dict[str, int]:
 
 def _counts() -> dict[str, int]:
     """Return the fate of spans by stagetrace's own counts, if it records."""
-    build = sys.modules.get("stagetrace.otlp.export.factory")
+    build = sys.modules.get("stagetrace.otlp.export.batch_processor")
     counts: Iterator[dict[str, int]] = (one.counts() for one in build.processors()) if build else iter(())
     return next(counts, {})
 

@@ -55,8 +55,8 @@ def measure(rounds: int, seconds: float) -> StallsCost:
 
 def known_ns(rounds: int) -> list[float]:
     """Return how many nanoseconds of CPU a record takes more that the sampler knows of, one figure for each block."""
-    from stagetrace.recording.in_flight import in_flight
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.in_flight import in_flight
+    from stagetrace.request.record import RequestRecord
 
     def block() -> float:
         began = time.thread_time_ns()

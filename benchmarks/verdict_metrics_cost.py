@@ -23,13 +23,13 @@ from opentelemetry.trace import SpanContext
 
 from benchmarks.measure import Spread, Table, parser, show
 from stagetrace import KeepBreaches, SLASpanProcessor
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.own_span import OwnSpan
-from stagetrace.recording.record import NO_STAGES, RequestRecord
-from stagetrace.sla import latency_histogram
+from stagetrace.otlp.encode import Block
+from stagetrace.request.own_span import OwnSpan
+from stagetrace.request.record import NO_STAGES, RequestRecord
+from stagetrace.sla import verdict_counter
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.metric_points import NUMBERS, TIMES
-from stagetrace.sla.metrics_message import message
+from stagetrace.sla.metrics_sender import message
 from stagetrace.sla.process import counter
 from stagetrace.sla.verdict_counter import VerdictCounter
 
@@ -127,7 +127,7 @@ def _cases() -> dict[str, Callable[[], Any]]:
 def measure(rounds: int, calls: int) -> MetricsCost:
     """Call each case so often in a round."""
     cases = _cases()
-    result = MetricsCost(calls, {name: [] for name in cases}, latency_histogram.NATIVE)
+    result = MetricsCost(calls, {name: [] for name in cases}, verdict_counter.NATIVE)
     for number in range(rounds):
         names = list(cases)
         for name in [*names[number % len(names) :], *names[: number % len(names)]]:

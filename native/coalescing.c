@@ -1,4 +1,4 @@
-/* Many visits become few: recording/segments.py in C. */
+/* Many visits become few: request/stages.py in C. */
 #include "record.h"
 
 enum { MAX_WIRE = 8, SHARE = 10, MAX_BEFORE = 32, MAX_STAGE_NAMES = 32 }; /* as in segments.py */
@@ -6,7 +6,7 @@ enum { MAX_WIRE = 8, SHARE = 10, MAX_BEFORE = 32, MAX_STAGE_NAMES = 32 }; /* as 
 static PyObject *common;
 
 int fill_coalescing(void) {
-    static const char *const where[1][2] = {{"stagetrace.recording.segments", "common"}};
+    static const char *const where[1][2] = {{"stagetrace.request.stages", "common"}};
     return import_all(&common, where, 1);
 }
 

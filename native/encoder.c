@@ -1,9 +1,9 @@
-/* `encode_request` of otlp/encode/request_encoder.py in C: all spans of a request as bytes (docs/decisions/011). */
+/* `encode_request` of otlp/encode.py in C: all spans of a request as bytes (docs/decisions/011). */
 #include "record.h"
 
 enum { ML_STAGE, COALESCED, LONGEST_MS, ENCODE_ATTRIBUTES, ENCODE_LINK, STAGE_HEAD, NO_STATE, RANDOM_BYTES, HELD };
 static PyObject *held[HELD];
-#define ENCODER "stagetrace.otlp.encode.span_encoder"
+#define ENCODER "stagetrace.otlp.encode"
 static const char *const WHERE[HELD][2] = {
     {"stagetrace.semconv", "ML_STAGE"}, {"stagetrace.semconv", "ML_STAGE_COALESCED"},
     {"stagetrace.semconv", "ML_STAGE_COALESCED_LONGEST_MS"}, {ENCODER, "encode_attributes"}, {ENCODER, "encode_link"},

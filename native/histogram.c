@@ -1,4 +1,4 @@
-/* Histograms of how long requests and their stages took: sla/latency_histogram.py in C. */
+/* Histograms of how long requests and their stages took: sla/verdict_counter.py in C. */
 #include "record.h"
 #include <math.h>
 #include <structmember.h>

@@ -1,4 +1,4 @@
-/* Marks of recording/marks.py, and Stages of recording/tiler.py, in C: where a request's marks are noted, which its code
+/* Marks of request/marks.py, and Stages of request/tiler.py, in C: where a request's marks are noted, which its code
  * does many times (docs/decisions/011). */
 #include "record.h"
 #include <structmember.h>
@@ -425,7 +425,7 @@ static PyType_Spec stages_spec = {
 };
 
 int add_record_types(PyObject *module) {
-    static const char *const nothing[1][2] = {{"stagetrace.recording.segments", "NOTHING"}};
+    static const char *const nothing[1][2] = {{"stagetrace.request.stages", "NOTHING"}};
     if (import_all(&no_attributes, nothing, 1) < 0 || (no_arguments = PyTuple_New(0)) == NULL) return -1;
     marks_type = (PyTypeObject *)PyType_FromSpec(&marks_spec);
     stages_type = (PyTypeObject *)PyType_FromSpec(&stages_spec);

@@ -1,7 +1,7 @@
 /* What the files of a request's record share: its marks (record.c) and the marking by hand (stage.c), the stages that the
  * marks make up (tiling.c), many visits as few (coalescing.c), and all as bytes (encoder.c).
  *
- * What they do and why is said where the Python implementation is: recording/marks.py, tiler.py, segments.py, and
+ * What they do and why is said where the Python implementation is: request/marks.py, tiler.py, segments.py, and
  * otlp/encode/. Whoever keeps an object past one statement owns it, since almost any call can run Python code: an
  * attribute's own, or a finaliser. What such code must not meet half done, nobody else can reach meanwhile.
  */

@@ -1,4 +1,4 @@
-/* Mark of recording/marks.py and stage of recording/stage.py in C: the marking of a stage by hand (docs/decisions/011). */
+/* Mark of request/marks.py and stage of request/stage.py in C: the marking of a stage by hand (docs/decisions/011). */
 #include "record.h"
 #include <structmember.h>
 
@@ -10,10 +10,10 @@ PyTypeObject *mark_type;
 enum { CURRENT_GET, ENTRIES, RECORDING, REPORT, PREPARED, DECORATED, NO_NAME, COMPUTED, HELD };
 static PyObject *held[HELD];
 static const char *const WHERE[HELD][2] = {
-    {"stagetrace.recording.current_record", "current"}, {"stagetrace.recording.current_record", "entries"},
-    {"stagetrace.recording.current_record", "recording"}, {"stagetrace.guard", "report"},
-    {"stagetrace.recording.stage", "prepared"}, {"stagetrace.recording.stage", "decorated"},
-    {"stagetrace.recording.stage", "NO_NAME"}, {"stagetrace.recording.stage", "note_computed"},
+    {"stagetrace.request.current", "current"}, {"stagetrace.request.current", "entries"},
+    {"stagetrace.request.current", "recording"}, {"stagetrace.guard", "report"},
+    {"stagetrace.request.stage", "prepared"}, {"stagetrace.request.stage", "decorated"},
+    {"stagetrace.request.stage", "NO_NAME"}, {"stagetrace.request.stage", "note_computed"},
 };
 
 typedef struct {
@@ -91,7 +91,7 @@ static int said(void) {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) return -1;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
-    PyObject *done = PyObject_CallFunction(held[REPORT], "sO", "stagetrace.recording.stage", error);
+    PyObject *done = PyObject_CallFunction(held[REPORT], "sO", "stagetrace.request.stage", error);
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);

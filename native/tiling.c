@@ -1,10 +1,10 @@
-/* The stages that a request's marks make up: recording/tiler.py and segments.py in C (docs/decisions/011). */
+/* The stages that a request's marks make up: request/tiler.py and segments.py in C (docs/decisions/011). */
 #include "record.h"
 
 #define WIRE_OVERHEAD_NS 50000
 
 #define SEMCONV "stagetrace.semconv"
-#define SEGMENTS "stagetrace.recording.segments"
+#define SEGMENTS "stagetrace.request.stages"
 
 PyObject *known_stages[KNOWN];
 static const char *const STAGES[KNOWN][2] = {
@@ -16,7 +16,7 @@ static const char *const STAGES[KNOWN][2] = {
 enum { UNRECOGNISED, MODEL_NAME, MODEL_VERSION, SEGMENT, HELD };
 static PyObject *held[HELD];
 static const char *const WHERE[HELD][2] = {
-    {"stagetrace.recording.tiler", "UNRECOGNISED"}, {SEMCONV, "ML_MODEL_NAME"}, {SEMCONV, "ML_MODEL_VERSION"},
+    {"stagetrace.request.tiler", "UNRECOGNISED"}, {SEMCONV, "ML_MODEL_NAME"}, {SEMCONV, "ML_MODEL_VERSION"},
     {SEGMENTS, "Segment"},
 };
 

@@ -40,11 +40,11 @@ def test_on_loads_the_registry_and_nothing_that_costs(value: str) -> None:
     assert json.loads(modules) == [
         "stagetrace",
         "stagetrace.activate",
-        "stagetrace.import_hooks",
         "stagetrace.patches",
-        "stagetrace.patches.entry_points",
         "stagetrace.patches.registry",
-        "stagetrace.real_threads",
+        "stagetrace.system",
+        "stagetrace.system.import_hooks",
+        "stagetrace.system.threads",
         "stagetrace_contrib",
         "stagetrace_contrib.registry",
     ]
@@ -106,7 +106,7 @@ def test_modules_of_one_zip_file_are_patched_each_for_itself(tmp_path: Path) -> 
     (tmp_path / "seen.py").write_text("def patch(module):\n    print(module.__name__)\n")
     code = f"""
 import sys
-from stagetrace.import_hooks import finder
+from stagetrace.system.import_hooks import finder
 finder._patches = dict.fromkeys(finder._patches, "seen:patch")
 sys.path[:0] = {[str(tmp_path / "app.pyz"), str(tmp_path)]!r}
 import waitress.server, flask.app
@@ -139,7 +139,7 @@ def test_a_failing_import_looks_as_it_does_untraced(body: str, tmp_path: Path) -
 def test_libraries_that_are_not_to_be_patched_are_left_as_they_are() -> None:
     code = """
 import sklearn.base, grpc
-from stagetrace.import_hooks import finder
+from stagetrace.system.import_hooks import finder
 patched = {name.partition(".")[0] for name in finder.patched}
 print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(patched))
 """
@@ -154,7 +154,7 @@ print(hasattr(sklearn.base.BaseEstimator.__setstate__, "__wrapped__"), *sorted(p
 def test_a_broken_patch_disables_itself_alone_and_logs_it() -> None:
     code = """
 import sys
-from stagetrace.import_hooks import finder
+from stagetrace.system.import_hooks import finder
 from stagetrace.patches.registry import PATCHES
 finder._patches["flask.app"] = "no.such.patch:patch_app"
 import flask.app, fastapi
@@ -225,7 +225,7 @@ def test_importing_the_package_imports_no_web_and_no_model_library() -> None:
 )
 def test_a_server_names_its_service_where_the_environment_does_not(env: dict[str, str], name: str) -> None:
     code = (
-        "from opentelemetry import trace; from stagetrace import service_name\n"
+        "from opentelemetry import trace; from stagetrace.runtime import provider as service_name\n"
         "from stagetrace.runtime.runtime import runtime\n"
         "service_name.name_service('the-proxy')\n"
         "runtime.prepare_now(); print(trace.get_tracer_provider().resource.attributes['service.name'])"

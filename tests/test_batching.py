@@ -97,9 +97,9 @@ def test_where_nothing_is_traced_the_block_just_runs() -> None:
 
 PARTS = """
     api.carrier: has_provider
-    recording.request_ref: RequestRef
-    recording.remote_stages: entry_of
-    recording.worker: Batch.__init__ Batch.finish at_work _come_in report_stages
+    request.remote_stages: RequestRef
+    request.remote_stages: entry_of
+    request.worker: Batch.__init__ Batch.finish at_work _come_in report_stages
 """
 
 

@@ -14,8 +14,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import stagetrace
 from stagetrace import guard
-from stagetrace.recording.current_record import current, recording
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current, recording
+from stagetrace.request.record import RequestRecord
 
 
 def in_request(number: int) -> tuple[RequestRecord, dict[str, str]]:

@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from stagetrace.recording import exceptions
+from stagetrace.request import limits
 from stagetrace.runtime.child_spans import MAX_STATEMENT, ChildSpans
 
 SQL = "SELECT 1 -- redis://u:hunter2@h"
@@ -84,7 +84,7 @@ def test_a_fault_in_recording_changes_no_exception(
     def fail(*_: object) -> None:
         raise RuntimeError("injected fault")
 
-    monkeypatch.setattr(exceptions, "record", fail)
+    monkeypatch.setattr(limits, "record", fail)
     with (
         provider.get_tracer("ours").start_as_current_span("parent"),
         pytest.raises(ValueError, match="the service's"),

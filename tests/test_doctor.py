@@ -19,12 +19,12 @@ from doctor import checks, run, run_here, sending_to
 from otlp.receiver import Reply, run_receiver
 from services import PYTHON, run_python
 from sink import run_sink
-from stagetrace import versions
 from stagetrace.cli.doctor import checks as delivery
 from stagetrace.cli.doctor import checks as installation
-from stagetrace.installed_from import requirement
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
+from stagetrace.system import packages
+from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,7 +151,7 @@ def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[st
 
 def test_an_old_or_missing_package_fails() -> None:
     """A package that services can do without is reported as missing; if they can record, no check denies it."""
-    good: dict[str, str | None] = {name: least for name, (least, _) in versions.LEAST.items()}
+    good: dict[str, str | None] = {name: least for name, (least, _) in packages.LEAST.items()}
     found = installation.packages({**good, "opentelemetry-sdk": "1.9.3", "opentelemetry-api": None, "grpcio": None})
     assert (found.state, found.fix) == (FAIL, "pip install 'opentelemetry-api>=1.45' 'opentelemetry-sdk>=1.45'")
     assert found.found.startswith(

@@ -105,7 +105,7 @@ def troubled(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     (folder / "file").write_text("")
     env = environment(
         folder / "status",
-        BREAK="stagetrace.instrumentation.http.request:HttpRequest.set_route",
+        BREAK="stagetrace.protocols.http_request:HttpRequest.set_route",
         STAGETRACE_SPOOL=str(folder / "file" / "spool"),
         STAGETRACE_SLA="/nowhere within 1s",
     )

@@ -34,7 +34,7 @@ PACKAGE = "src/stagetrace/"
 FILES = {
     "attribute": {
         "CHANGELOG.md",
-        f"{PACKAGE}instrumentation/http/attributes.py",
+        f"{PACKAGE}protocols/http.py",
         f"{PACKAGE}semconv.py",
         "tests/instrumentation/test_load_test.py",
     },

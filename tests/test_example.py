@@ -121,7 +121,7 @@ def test_without_the_variables_nothing_records(running: Service) -> None:
     loaded = [line.rpartition("|")[2].strip() for line in lines]
     assert "sklearn.pipeline" in loaded
     # FastAPI itself imports OpenTelemetry's API.
-    assert [name for name in loaded if name.startswith(("stagetrace.recording", "opentelemetry.sdk"))] == []
+    assert [name for name in loaded if name.startswith(("stagetrace.request", "opentelemetry.sdk"))] == []
 
 
 def processes_below(folder: Path) -> list[str]:

@@ -140,7 +140,7 @@ def test_a_closed_stderr_does_not_keep_a_hook_in_use(monkeypatch: pytest.MonkeyP
     assert guard.switched_off() == [PATCH]
 
 
-SERVE_BY = "stagetrace.instrumentation.http.request:HttpRequest.set_route"
+SERVE_BY = "stagetrace.protocols.http_request:HttpRequest.set_route"
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +162,8 @@ def breaking(service: Service) -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize(
     ("part", "patch"),
     [
-        ("stagetrace.instrumentation.http.attributes:request_block", "stagetrace.instrumentation.asgi"),
-        ("stagetrace.instrumentation.asgi.request:AsgiRequest.begin_response", "stagetrace.instrumentation.asgi"),
+        ("stagetrace.protocols.http:request_block", "stagetrace.protocols."),
+        ("stagetrace.protocols.asgi_request:AsgiRequest.begin_response", "stagetrace.protocols."),
         (SERVE_BY, "stagetrace.patches.starlette"),
         ("stagetrace.patches.sklearn:description", "stagetrace.patches.sklearn"),
     ],

@@ -47,7 +47,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 # Parts that work as a service starts, or where the entry span is somebody else's; those of one line fail together.
 STARTING = [
     "stagetrace.patches.fastapi:_has_entry_span,stagetrace.runtime.runtime:_log_start",
-    pytest.param("stagetrace.instrumentation.asgi.application:around", marks=pytest.mark.smoke),
+    pytest.param("stagetrace.protocols.asgi:around", marks=pytest.mark.smoke),
     "stagetrace.patches.sklearn:_wrap,stagetrace.patches.opentelemetry:policy",
     "stagetrace.runtime.provider:set_tracer_provider",
     "stagetrace.runtime.provider:_entry_recorder",
@@ -58,11 +58,11 @@ STARTING = [
 PARTS = parts("""
     patches.sklearn: description
     sla.policy: Policy.candidates Policy.applying
-    sla.shortest_bounds: ShortestBounds.of Shortest.for_request may_judge
+    sla.bounds: ShortestBounds.of Shortest.for_request may_judge
     sources.socket_wait: waited_ms tcp_info
-    recording.loop_blockers: get_ident
+    request.loop_blockers: get_ident
     sources.tcp_info: read_connection tcp_info
-    instrumentation.connection.tcp_attributes: transport_of
+    protocols.connection: transport_of
     sla.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     sources.process_cpu: process_time_ns
@@ -72,42 +72,42 @@ PARTS = parts("""
     sla.breakdown: overlap
     sla.in_the_way: waited_behind of_threads
     sla.stall_sampler: StallSampler.look StallSampler._watched Look
-    recording.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
+    request.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
     sla.code: code_of events_of short_path printable
     sla.code: order_of
-    instrumentation.asgi.serve: _url
-    instrumentation.asgi.request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
-    instrumentation.asgi.request: OwnSpan.end_request OwnSpan.release RequestRecord.release AsgiRequest._finish
-    instrumentation.asgi.request: AsgiRequest._template AsgiRequest._requested AsgiRequest.accept
-    instrumentation.asgi.request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.enter_mount
-    instrumentation.asgi.request: AsgiRequest.add_chunk AsgiRequest._is_disconnected AsgiRequest.transfer_attributes
-    instrumentation.asgi.request: AsgiRequest.connection_attributes AsgiRequest.add_received
-    instrumentation.http.request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
-    instrumentation.http.request: HttpRequest._end HttpRequest.set_route HttpRequest._rename HttpRequest._short_agent
-    instrumentation.http.request: HttpRequest.count_in longest shorten
-    instrumentation.http.attributes: known request_block client_block route_block span_name read_headers excluded
-    instrumentation.http.attributes: asked_for _fields _carrier decoded shared AskedFor.attributes
-    instrumentation.http.metrics: HttpMetrics.__init__ _only
-    recording.own_span: OwnSpan._draw OwnSpan.identity OwnSpan.status _tracer
-    recording.record: SpanContext RequestRecord.close RequestRecord.freeze RequestRecord.stage_context _child
-    recording.record: RequestRecord._catch_up RequestRecord._confirm_tentative RequestRecord.abandon RequestRecord.cuts
+    protocols.asgi: _url
+    protocols.asgi_request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
+    protocols.asgi_request: OwnSpan.end_request OwnSpan.release RequestRecord.release AsgiRequest._finish
+    protocols.asgi_request: AsgiRequest._template AsgiRequest._requested AsgiRequest.accept
+    protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.enter_mount
+    protocols.asgi_request: AsgiRequest.add_chunk AsgiRequest._is_disconnected AsgiRequest.transfer_attributes
+    protocols.asgi_request: AsgiRequest.connection_attributes AsgiRequest.add_received
+    protocols.http_request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
+    protocols.http_request: HttpRequest._end HttpRequest.set_route HttpRequest._rename HttpRequest._short_agent
+    protocols.http_request: HttpRequest.count_in longest shorten
+    protocols.http: known request_block client_block route_block span_name read_headers excluded
+    protocols.http: asked_for _fields _carrier decoded shared AskedFor.attributes
+    protocols.http: HttpMetrics.__init__ _only
+    request.own_span: OwnSpan._draw OwnSpan.identity OwnSpan.status _tracer
+    request.record: SpanContext RequestRecord.close RequestRecord.freeze RequestRecord.stage_context _child
+    request.record: RequestRecord._catch_up RequestRecord._confirm_tentative RequestRecord.abandon RequestRecord.cuts
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
     sla.entry_recorder: EntryRecorder._finish EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way
     sla.entry_recorder: _given _without encode_notes entry_rest bounded
-    sla.head_sampler: HeadSampler.identify HeadSampler.draw
+    sla.entry_recorder: HeadSampler.identify HeadSampler.draw
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
-    sources.loop_lag: _set
-    recording.limits: plain cut
-    recording.exceptions: record name_of
-    instrumentation.http.request: redacted_path
+    sources.loops: _set
+    request.limits: plain cut
+    request.limits: record name_of
+    protocols.http_request: redacted_path
     otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
-    otlp.encode.span_encoder: _append_attributes _append_rest _span
+    otlp.encode: _append_attributes _append_rest _span
     patches.concurrent_futures: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait
     patches.concurrent_futures: carry_into this_worker take_up
-    recording.pool_task: this_worker take_up put_down
+    request.working: this_worker take_up put_down
     api.carrier: worker_here take_up put_down
-    sla.request_stack: of_coroutine of_frame waits_for_thread workers_of
+    sla.in_the_way: of_coroutine of_frame waits_for_thread workers_of
     instrumentation.batching.gathered_batch: worker_here take_up put_down
     patches.anyio: _default_limiter wait
     patches.anyio: _Followed
@@ -117,7 +117,7 @@ PARTS = parts("""
     instrumentation.batching.gathered_batch: GatheredBatch.__init__ GatheredBatch.add GatheredBatch._close
     instrumentation.batching.gathered_batch: GatheredBatch.stages_for _origins
     api.carrier: _propagators _Block.__init__ _Block._end_span
-    recording.remote_stages: hand_on find is_here
+    request.remote_stages: hand_on find is_here
     sla.sampling: SamplingResult
     otlp.export.queue: resource_spans
     otlp.export.client: ExportClient.send
@@ -127,37 +127,37 @@ PARTS = parts("""
 
 # Parts that work where the native implementation is off.
 PARTS_IN_PYTHON = parts("""
-    recording.stage: prepared recording
-    recording.marks: _Marks._now _Marks.enter _Marks.leave _Marks.begin_mark _Marks.end_mark
-    recording.marks: _Marks.open_context _Marks.tile _Marks._work_out Tiler
-    recording.tiler: Segment Tiler.close Tiler.take _tiles Stages
-    recording.stages: Stages.totals Stages.segments
-    instrumentation.asgi.channels: Send._sent
-    instrumentation.asgi.request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.__init__
-    instrumentation.asgi.request: AsgiRequest._come_in
-    otlp.encode.request_encoder: encode_stages
-    instrumentation.http.request: HttpRequest.describe
-    recording.pool_task: PoolTask.__init__ PoolTask._begin PoolTask._leave
+    request.stage: prepared recording
+    request.marks: _Marks._now _Marks.enter _Marks.leave _Marks.begin_mark _Marks.end_mark
+    request.marks: _Marks.open_context _Marks.tile _Marks._work_out Tiler
+    request.tiler: Segment Tiler.close Tiler.take _tiles Stages
+    request.stages: Stages.totals Stages.segments
+    protocols.asgi_channels: Send._sent
+    protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.__init__
+    protocols.asgi_request: AsgiRequest._come_in
+    otlp.encode: encode_stages
+    protocols.http_request: HttpRequest.describe
+    request.working: PoolTask.__init__ PoolTask._begin PoolTask._leave
 """)
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = parts("""
-    recording.own_span: OwnSpan.readable FinishedSpan OwnSpan.attributes
+    request.own_span: OwnSpan.readable FinishedSpan OwnSpan.attributes
     sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on request_spans mark_breach
-    recording.spans: SpanContext
+    request.spans: SpanContext
     sla.finish: FinishedSpan sampled stage_span
     sla.decision: judge
-    otlp.encode.span_encoder: _event
+    otlp.encode: _event
 """)
 # Parts that work where the policy asks for more of a request than method and route.
 PARTS_OF_POLICY = parts("""
     sla.decision: _bounded_by_its_own deadlines _segment Decided.besides Values
-    sla.request_values: Values.__call__ _value _header _baggage _attributes as_text is_secret
-    sla.segments: Segments.of redacted
-    instrumentation.asgi.request: AsgiRequest.header AsgiRequest.deadline_ns
-    sla.deadlines: deadline_ns
+    sla.decision: Values.__call__ _value _header _baggage _attributes as_text is_secret
+    sla.decision: Segments.of redacted
+    protocols.asgi_request: AsgiRequest.header AsgiRequest.deadline_ns
+    sla.bounds: deadline_ns
     sla.finish: _over_budget
     sla.objective: Objective.bounded_by Condition.holds
-    sla.shortest_bounds: Shortest.for_request
+    sla.bounds: Shortest.for_request
     sla.verdict_counter: VerdictCounter.add_segment_overflow
 """)
 # Servers close the connection after an exception, and say so only where they are asked to.

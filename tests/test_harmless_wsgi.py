@@ -47,28 +47,28 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 # Servers, one line each. A part that all of them use fails in one of them, by turns.
 SERVERS = ("gunicorn gthread", "waitress")
 PARTS = parts("""
-    instrumentation.wsgi.serve: _begin _excluded _url adopts
-    instrumentation.wsgi.request: path_of decoded _carried _fields _headers _in_bytes known _known with_span
-    instrumentation.wsgi.request: time_in_queue_ms note_route note_failure WsgiRequest.__init__ OwnSpan.__init__
-    instrumentation.wsgi.request: OwnSpan.rename OwnSpan.end_request OwnSpan.release WsgiRequest._come_in
-    instrumentation.wsgi.request: WsgiRequest._add_rest WsgiRequest._requested RequestRecord.release
-    instrumentation.wsgi.request: WsgiRequest._note_headers WsgiRequest.enter_framework status_code add_wsgi
-    instrumentation.wsgi.request: WsgiRequest.connection_attributes
-    instrumentation.http.request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
-    instrumentation.http.request: HttpRequest._end HttpRequest._template HttpRequest.set_route HttpRequest._rename
-    instrumentation.http.request: HttpRequest._short_agent HttpRequest.count_in shorten redacted_path
-    recording.exceptions: record status_of
-    instrumentation.wsgi.response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
-    instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
+    protocols.wsgi_request: _begin _excluded _url adopts
+    protocols.wsgi_request: path_of decoded _carried _fields _headers _in_bytes known _known with_span
+    protocols.wsgi_request: time_in_queue_ms note_route note_failure WsgiRequest.__init__ OwnSpan.__init__
+    protocols.wsgi_request: OwnSpan.rename OwnSpan.end_request OwnSpan.release WsgiRequest._come_in
+    protocols.wsgi_request: WsgiRequest._add_rest WsgiRequest._requested RequestRecord.release
+    protocols.wsgi_request: WsgiRequest._note_headers WsgiRequest.enter_framework status_code add_wsgi
+    protocols.wsgi_request: WsgiRequest.connection_attributes
+    protocols.http_request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
+    protocols.http_request: HttpRequest._end HttpRequest._template HttpRequest.set_route HttpRequest._rename
+    protocols.http_request: HttpRequest._short_agent HttpRequest.count_in shorten redacted_path
+    request.limits: record status_of
+    protocols.wsgi_response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
+    protocols.wsgi_response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
     sla.entry_recorder: EntryRecorder.end
-    sla.request_stack: of_request
+    sla.in_the_way: of_request
     patches.sklearn: description
 """)
 # Where a request begins, ends and passes through us: in each server.
 PARTS_OF_BOTH = parts("""
-    instrumentation.wsgi.request: WsgiRequest.__init__ WsgiRequest.connection_attributes
-    instrumentation.wsgi.serve: _begin
-    instrumentation.wsgi.response: Transfer._for_server Transfer._add_chunk
+    protocols.wsgi_request: WsgiRequest.__init__ WsgiRequest.connection_attributes
+    protocols.wsgi_request: _begin
+    protocols.wsgi_response: Transfer._for_server Transfer._add_chunk
     sla.entry_recorder: EntryRecorder.end
 """)
 PARTS_OF_ONE = [part for part in PARTS if part not in PARTS_OF_BOTH]
@@ -79,10 +79,10 @@ PARTS_OF_WAITRESS = [f"stagetrace_contrib.waitress:{name}" for name in ("time_ns
 # Where the provider is somebody else's, and where the entry span is.
 PARTS_BESIDE = {
     "a provider of one's own": [
-        f"stagetrace.recording.span_backend:SdkSpan.{name}" for name in ("__init__", "rename", "end_request")
+        f"stagetrace.request.context:SdkSpan.{name}" for name in ("__init__", "rename", "end_request")
     ],
     "an instrumentation of one's own": [
-        f"stagetrace.instrumentation.wsgi.adopted:AdoptedRequest.{name}" for name in ("__init__", "set_route")
+        f"stagetrace.protocols.wsgi_request:AdoptedRequest.{name}" for name in ("__init__", "set_route")
     ],
 }
 

@@ -22,9 +22,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICE: dict[str, Any] = COMPOSE["ticket-router"]
 # Prints the groups of functions in C that can be used.
 PREPARED = """
-import stagetrace.instrumentation.asgi.request, stagetrace.sla.entry_recorder
+import stagetrace.protocols.asgi_request, stagetrace.sla.entry_recorder
 from stagetrace import _native
-from stagetrace.native import native
+from stagetrace.system.native import native
 print(*(group for group in _native.GROUPS if native(group)))
 """
 SOURCES = ROOT / "src"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace import installed_from
+from stagetrace.system import packages
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,18 +26,18 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_what_pip_takes(noted: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed_from, "_origin", lambda: noted)
-    assert shlex.split(installed_from.requirement("backend")) == expected
+    monkeypatch.setattr(packages, "_origin", lambda: noted)
+    assert shlex.split(packages.requirement("backend")) == expected
 
 
 def test_an_extra_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed_from, "_origin", dict)
-    assert installed_from.requirement() == "stagetrace"
+    monkeypatch.setattr(packages, "_origin", dict)
+    assert packages.requirement() == "stagetrace"
 
 
 def test_this_installation_records_its_origin() -> None:
     """The tests run on an editable installation of this checkout."""
-    assert shlex.split(installed_from.requirement("backend")) == ["-e", f"{ROOT}[backend]"]
+    assert shlex.split(packages.requirement("backend")) == ["-e", f"{ROOT}[backend]"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", json.dumps({"url": 3, "dir_info": {}})])
@@ -49,7 +49,7 @@ def test_an_empty_record_is_no_error(text: str, monkeypatch: pytest.MonkeyPatch)
             return text
 
     monkeypatch.setattr(metadata, "distribution", lambda _name: Distribution())
-    assert installed_from.requirement().startswith(("stagetrace", "'stagetrace"))
+    assert packages.requirement().startswith(("stagetrace", "'stagetrace"))
 
 
 def test_no_message_names_an_index_that_does_not_have_it() -> None:

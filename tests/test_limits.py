@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import Service, run_service
-from stagetrace.recording import limits
+from stagetrace.request import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from doctor import DOCTOR, settings
 from environments import ROOT, folder_with
 from services import asgi_command, run_python, run_service
 from sink import run_sink
-from stagetrace import versions
+from stagetrace.system import packages as versions
 from test_harmless import answers
 
 if TYPE_CHECKING:

@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.printable import (
-    LINES,
-    MESSAGE,
-    bounded,
-    printable,
-    printable_json,
-    printable_lines,
-    spreadsheet_cell,
-)
+from stagetrace.text import LINES, MESSAGE, bounded, printable, printable_json, printable_lines, spreadsheet_cell
 
 HIDDEN = (
     "\x00\x07\x08\x0b\x1b\x7f\x85\x9b\xa0\xad\u061c\u200b\u200e\u200f\u2028\u2029\u202e\u2066\ufeff\ud800\U000e0001"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stagetrace.recent import copied
+from stagetrace.system.bounded import copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

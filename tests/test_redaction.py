@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace import redaction
-from stagetrace.redaction import (
-    redacted,
-    redacted_arguments,
-    redacted_end,
-    redacted_path,
-    redacted_query,
-    redacted_start,
-)
+from stagetrace import text as redaction
+from stagetrace.text import redacted, redacted_arguments, redacted_end, redacted_path, redacted_query, redacted_start
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----"

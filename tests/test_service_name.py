@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import LAUNCHERS, run_python, run_service, wsgi_command
-from stagetrace import guard, service_name
-from stagetrace.service_name import guessed
+from stagetrace import guard
+from stagetrace.runtime import provider
+from stagetrace.runtime.provider import guessed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,15 +131,15 @@ def test_spans_name_their_host_unless_the_environment_does(
     given: str, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", given)
-    assert service_name.resource().attributes["host.name"] == host
+    assert provider.resource().attributes["host.name"] == host
 
 
 def test_what_fails_leaves_a_service_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_name, "_program", lambda _path: 1 // 0)
+    monkeypatch.setattr(provider, "_program", lambda _path: 1 // 0)
     monkeypatch.setattr(sys, "argv", ["serve.py"])
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
-    assert str(service_name.resource().attributes["service.name"]).startswith("unknown_service")
-    assert guard.failures.pop("stagetrace.service_name.guessed") == 1
+    assert str(provider.resource().attributes["service.name"]).startswith("unknown_service")
+    assert guard.failures.pop("stagetrace.runtime.provider.guessed") == 1
 
 
 def test_a_launcher_at_the_root_of_a_container_keeps_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

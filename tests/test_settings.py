@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import run_python, run_service
-from stagetrace import config
-from stagetrace.setting_problems import misspelt, without_switch
+from stagetrace import settings
+from stagetrace.system.setting_problems import misspelt, without_switch
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,14 +27,14 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_each_setting_is_documented_and_no_other_variable_of_ours() -> None:
     page = (ROOT / "docs/environment.md").read_text()
-    assert set(config.SETTINGS) <= set(re.findall(r"`([A-Z]\w*)`", page))
-    ours = {name for name in config.SETTINGS if name.startswith("STAGETRACE")}
+    assert set(settings.SETTINGS) <= set(re.findall(r"`([A-Z]\w*)`", page))
+    ours = {name for name in settings.SETTINGS if name.startswith("STAGETRACE")}
     assert ours == set(re.findall(r"`(STAGETRACE\w*)`", page))
 
 
 def test_each_setting_has_a_side_and_a_description() -> None:
-    for name, setting in config.SETTINGS.items():
-        assert setting.side in (config.RECORDING, config.READING, config.BOTH), name
+    for name, setting in settings.SETTINGS.items():
+        assert setting.side in (settings.RECORDING, settings.READING, settings.BOTH), name
         assert setting.about, name
 
 
@@ -84,7 +84,7 @@ def test_variables_are_read_in_config_alone() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         name = path.relative_to(package).as_posix() if path.is_relative_to(package) else path.name
         code = path.read_text()
-        if name != "config.py" and name not in READS_FOR_ITSELF and re.search("environ|getenv", code):
+        if name != "settings.py" and name not in READS_FOR_ITSELF and re.search("environ|getenv", code):
             assert reads_of_the_environment(code) == [], name
 
 

@@ -86,7 +86,7 @@ def troubled(folder: Path) -> dict[str, Any]:
         "http://user:secret@127.0.0.1:1",
         OTEL_EXPORTER_OTLP_HEADERS="authorization=hidden",
         STAGETRACE_SLA="/predict within 5",
-        BREAK="stagetrace.instrumentation.http.request:HttpRequest.set_route",
+        BREAK="stagetrace.protocols.http_request:HttpRequest.set_route",
     )
     with run_service(folder, "broken", env=env) as service:
         for _ in range(12):

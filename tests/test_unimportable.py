@@ -198,7 +198,7 @@ def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tm
 
 
 # Imported with the first request.
-OF_WORKERS = ",".join(f"stagetrace.recording.{name}" for name in ("worker", "request_ref", "remote_stages"))
+OF_WORKERS = ",".join(f"stagetrace.request.{name}" for name in ("worker", "request_ref", "remote_stages"))
 
 
 def from_the_start(names: str) -> dict[str, str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import asgi_command, run_python, run_service
-from stagetrace import unrecognised_models
 from stagetrace.patches.registry import wanted
+from stagetrace.system import unrecognised_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable

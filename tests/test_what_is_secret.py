@@ -18,7 +18,7 @@ from backends import free_port
 from instrumentation.grpc_client import dump, load
 from services import AT_END, PYTHON, run_service
 from sink import attributes_in, run_sink
-from stagetrace import gen_ai, semconv
+from stagetrace import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,9 +138,9 @@ def test_each_attribute_of_the_schema_with_a_text_is_listed() -> None:
     texts = [one.name for one in semconv.ATTRIBUTES.values() if one.kind == semconv.STRING]
     numbers = ("_STREAM", "_TOKENS", "_CHUNK")
     names = [
-        name for name in vars(gen_ai) if name.startswith(("OPERATION_NAME", "PROVIDER_NAME", "REQUEST", "RESPONSE"))
+        name for name in vars(semconv) if name.startswith(("OPERATION_NAME", "PROVIDER_NAME", "REQUEST", "RESPONSE"))
     ]
-    texts += [getattr(gen_ai, name) for name in names if not name.endswith(numbers)]
+    texts += [getattr(semconv, name) for name in names if not name.endswith(numbers)]
     assert len(texts) > 20
     assert not [name for name in texts if not is_listed(name)]
 

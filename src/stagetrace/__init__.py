@@ -9,12 +9,11 @@ TYPE_CHECKING = False  # importing `typing` takes longer than all of this packag
 if TYPE_CHECKING:
     from typing import Any
 
-    from stagetrace.api.batch import batch
-    from stagetrace.api.carrier import carry, resume
+    from stagetrace.api.carrier import batch, carry, resume
     from stagetrace.api.tokens import note_tokens
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.instrumentation.models.instrument import instrument
-    from stagetrace.recording.stage import stage
+    from stagetrace.request.stage import stage
     from stagetrace.sla.policy import Policy
     from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.sampling import KeepBreaches
@@ -44,12 +43,12 @@ _HOMES = {
     "SLASpanProcessor": "stagetrace.sla.processor",
     "StagetraceError": "stagetrace.errors",
     "StoreError": "stagetrace.errors",
-    "batch": "stagetrace.api.batch",
+    "batch": "stagetrace.api.carrier",
     "carry": "stagetrace.api.carrier",
     "instrument": "stagetrace.instrumentation.models.instrument",
     "note_tokens": "stagetrace.api.tokens",
     "resume": "stagetrace.api.carrier",
-    "stage": "stagetrace.recording.stage",
+    "stage": "stagetrace.request.stage",
 }
 
 

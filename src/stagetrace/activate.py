@@ -30,7 +30,7 @@ def activate() -> None:
 
     Calling it again changes nothing.
     """
-    import stagetrace.real_threads  # noqa: F401 -- before others patch what it takes
+    import stagetrace.system.threads  # noqa: F401 -- before others patch what it takes
     from stagetrace.patches.registry import install
 
     install()

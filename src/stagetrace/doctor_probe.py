@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Final
 
-from stagetrace import config
+from stagetrace import settings
 
 TIMEOUT_S: Final = 3
 _USER: Final = re.compile(r"[^\s/@]+@")
@@ -26,14 +26,14 @@ def main() -> None:
     """Print the object, and end at once: there is nothing to wait for."""
     logging.disable(logging.CRITICAL)  # what exporters log is in the result
     _bound()
-    from stagetrace.otlp.encode import request_encoder
+    from stagetrace.otlp import encode
     from stagetrace.patches.registry import wanted
     from stagetrace.sources.registry import states
 
-    targets = [_target(name) for name in config.exporters("TRACES", "otlp")]
+    targets = [_target(name) for name in settings.exporters("TRACES", "otlp")]
     found = {
         "patches": sorted(wanted()),
-        "native": bool(getattr(request_encoder, "NATIVE", False)),
+        "native": bool(getattr(encode, "NATIVE", False)),
         "sources": states(),
         "targets": targets,
     }
@@ -44,19 +44,19 @@ def main() -> None:
 
 def _bound() -> None:
     """Let no export take longer than TIMEOUT_S."""
-    asked = config.TRACES_TIMEOUT.read() or config.TIMEOUT.read()
+    asked = settings.TRACES_TIMEOUT.read() or settings.TIMEOUT.read()
     try:
         timeout = min(float(asked), TIMEOUT_S)
     except ValueError:
         timeout = TIMEOUT_S
-    os.environ[config.TRACES_TIMEOUT.name] = f"{timeout:g}"
+    os.environ[settings.TRACES_TIMEOUT.name] = f"{timeout:g}"
 
 
 def _target(name: str) -> dict[str, Any]:
-    from stagetrace.otlp.export.factory import OTLP_EXPORTERS
+    from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS
 
     is_otlp = name in OTLP_EXPORTERS
-    endpoint = _USER.sub("", config.endpoint()) if is_otlp else None
+    endpoint = _USER.sub("", settings.endpoint()) if is_otlp else None
     started = time.monotonic()
     try:
         delivered, reason = _export(name, _request()) if is_otlp else _loaded(name)
@@ -89,8 +89,8 @@ def _request() -> bytes:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext, TraceFlags
 
-    from stagetrace.otlp.encode.span_encoder import encode_span, resource_spans
-    from stagetrace.recording.spans import SCOPE
+    from stagetrace.otlp.encode import encode_span, resource_spans
+    from stagetrace.request.spans import SCOPE
 
     context = SpanContext(int(sys.argv[1], 16), getrandbits(64) or 1, is_remote=False, trace_flags=TraceFlags(1))
     now = time.time_ns()
@@ -102,8 +102,8 @@ def _export(name: str, request: bytes) -> tuple[bool, str]:
     """Send a request by the transport that spans take."""
     from functools import partial
 
+    from stagetrace.otlp.export.batch_processor import open_transport
     from stagetrace.otlp.export.client import ExportClient
-    from stagetrace.otlp.export.factory import open_transport
 
     outcome = ExportClient(partial(open_transport, name), name).send(request)
     return outcome.delivered, outcome.reason or ("" if outcome.delivered else "no reason given")

@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 LIMIT: Final = 10
 _OURS: Final = "stagetrace."
-_PATCHES: Final = ("stagetrace.instrumentation.", "stagetrace.patches.")
+_PATCHES: Final = ("stagetrace.instrumentation.", "stagetrace.patches.", "stagetrace.protocols.")
 
 failures: dict[str, int] = {}
 _switches: dict[str, Switch] = {}
@@ -73,8 +73,7 @@ def _log(where: str, error: BaseException) -> None:
 
 
 def _what(error: BaseException) -> str:
-    from stagetrace.printable import printable
-    from stagetrace.redaction import redacted_start
+    from stagetrace.text import printable, redacted_start
 
     return printable(f"{type(error).__name__}: {redacted_start(str(error), 200)}")
 
@@ -82,7 +81,7 @@ def _what(error: BaseException) -> str:
 def log_unusable(error: BaseException) -> bool:
     """Return whether an error is that OpenTelemetry cannot use a variable; that is logged once."""
     try:
-        from stagetrace.unusable_settings import unusable
+        from stagetrace.settings import unusable
     except Exception:  # noqa: BLE001 -- then the error itself is logged
         return False
     variable = unusable(error)

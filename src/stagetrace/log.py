@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stagetrace import config
-from stagetrace.printable import TRACEBACK, bounded  # here and not later: an import that fails is logged by these
-from stagetrace.redaction import redacted
+from stagetrace import settings
+from stagetrace.text import (
+    TRACEBACK,  # here and not later: an import that fails is logged by these
+    bounded,  # here and not later: an import that fails is logged by these
+    redacted,
+)
 
 if TYPE_CHECKING:
     import logging
@@ -23,7 +26,7 @@ def _get() -> logging.Logger:
         import logging
 
         logger = logging.getLogger("stagetrace")
-        asked = config.LOG.read().lower()
+        asked = settings.LOG.read().lower()
         level = asked if asked in LEVELS else "info"
         if not logger.handlers:
             logger.addHandler(_stderr_handler())

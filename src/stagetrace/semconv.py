@@ -5,11 +5,14 @@ An attribute is one line: its constant, its name, the type of its value, and wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import base64
+import json
+from math import isfinite, isnan
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # Stages, in the order in which a request passes through them.
 NETWORK_RECEIVE: Final = "network.receive"
@@ -235,3 +238,106 @@ def stage_of_total(attribute: str) -> str | None:
     if attribute.startswith("ml.stage.") and attribute.endswith(".ms"):
         return attribute[len("ml.stage.") : -len(".ms")]
     return None
+
+
+# Attributes of a generative call; one line each.
+OPERATION_NAME: Final = "gen_ai.operation.name"  # string: what the model does, one of the OPERATION_ words below
+PROVIDER_NAME: Final = "gen_ai.provider.name"  # string: the engine or company; `vllm`, `openai` ...
+REQUEST_MODEL: Final = "gen_ai.request.model"  # string: the model that was asked for
+REQUEST_STREAM: Final = "gen_ai.request.stream"  # bool: the response is streamed
+RESPONSE_MODEL: Final = "gen_ai.response.model"  # string: the model that responded
+TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # double, seconds: from the call's begin
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"  # int: tokens of the prompt, those from a cache included
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"  # int: tokens generated
+CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"  # int: tokens of the prompt that a cache held
+ERROR_TYPE: Final = "error.type"  # string: class of the exception that ended the call
+
+# Values of `gen_ai.operation.name`.
+CHAT: Final = "chat"
+TEXT_COMPLETION: Final = "text_completion"
+GENERATE_CONTENT: Final = "generate_content"
+EMBEDDINGS: Final = "embeddings"
+
+# What engines write on spans of their own, alike in vLLM and SGLang: double, seconds.
+LATENCY_QUEUE: Final = "gen_ai.latency.time_in_queue"  # from arrival until it was scheduled
+LATENCY_PREFILL: Final = "gen_ai.latency.time_in_model_prefill"  # SGLang's contains the queue
+LATENCY_DECODE: Final = "gen_ai.latency.time_in_model_decode"  # from the first token to the last
+
+LATENCIES: Final = (LATENCY_QUEUE, LATENCY_PREFILL, LATENCY_DECODE)  # the phases of a call, in order
+
+# Metrics of a model server: histograms, seconds.
+METRIC_REQUEST_DURATION: Final = "gen_ai.server.request.duration"  # of a generative call
+METRIC_TTFT: Final = "gen_ai.server.time_to_first_token"  # queue and prefill included
+METRIC_TPOT: Final = "gen_ai.server.time_per_output_token"  # of each token after the first
+
+
+_STAGE_ORDER: Final = {stage: place for place, stage in enumerate(STAGES)}
+
+
+def text(attributes: Mapping[str, object], key: str) -> str | None:
+    """Return a text attribute, or None if it is absent or of another type."""
+    found = attributes.get(key)
+    return found if isinstance(found, str) else None
+
+
+def as_text(found: Any) -> str:
+    """Return a value's text form, which filters compare: `true`, `3`, `0.5`, text itself, base64 of bytes.
+
+    Lists and maps are JSON without spaces. A whole float has no fraction (`50`), as Jaeger shows it.
+    """
+    if isinstance(found, str):
+        return found
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, int):
+        return str(found)
+    if isinstance(found, float):
+        return str(json_value(found)).removesuffix(".0")
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    return "" if found is None else json.dumps(json_value(found), ensure_ascii=False, separators=(",", ":"))
+
+
+def json_value(found: Any) -> Any:
+    """Return a value as JSON has it; like OTLP, bytes in base64 and NaN and infinities as words."""
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    if isinstance(found, float) and not isfinite(found):
+        return "NaN" if isnan(found) else "Infinity" if found > 0 else "-Infinity"
+    if isinstance(found, list | tuple):
+        return [json_value(item) for item in found]
+    if isinstance(found, dict):
+        return {key: json_value(item) for key, item in found.items()}
+    return found
+
+
+def number(attributes: Mapping[str, object], key: str) -> float | None:
+    """Return a finite numeric attribute, or None if it is absent or something else."""
+    found = attributes.get(key)
+    return found if isinstance(found, (int, float)) and not isinstance(found, bool) and isfinite(found) else None
+
+
+def named_stages(attributes: Mapping[str, object]) -> dict[str, float]:
+    """Return stage -> total ms as the attributes of an entry span give them, in stage order, then by name."""
+    stages = ((stage_of_total(key), number(attributes, key)) for key in attributes)
+    return _ordered({stage: total for stage, total in stages if stage and total is not None})
+
+
+def stage_totals(entry: Any, spans: Iterable[Any]) -> dict[str, float]:
+    """Return stage -> total ms in stage order: from the entry span's own attributes, else from its stage spans.
+
+    Both are spans as `store.base.SpanRow` has them.
+    """
+    totals = named_stages(entry.attributes)
+    if not totals:
+        nanoseconds: dict[str, int] = {}
+        for span in {span.span_id: span for span in spans if span.parent_span_id == entry.span_id}.values():
+            stage = text(span.attributes, ML_STAGE)
+            if stage is not None:
+                nanoseconds[stage] = nanoseconds.get(stage, 0) + span.duration_ns
+        totals = _ordered({stage: total / 1e6 for stage, total in nanoseconds.items()})
+    return totals
+
+
+def _ordered(totals: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(totals.items(), key=lambda item: (_STAGE_ORDER.get(item[0], len(_STAGE_ORDER)), item[0])))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped, the_runtime
-from stagetrace.recording.current_record import current
+from stagetrace.request.current import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
-from stagetrace.recording.current_record import current, recording
+from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave, leave_request
+from stagetrace.request.current import current, recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.worker import Batch
 
 METHOD = "_stagetrace_method"  # on a dispatcher: its Method
 
@@ -39,11 +39,11 @@ class Wait:
     """The wait of a request for its batch."""
 
     def __init__(self, record: RequestRecord) -> None:
-        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.request.remote_stages import hand_on
 
         self.since = time.time_ns()
         self.record = record
-        self.key = hand_on(record, BATCH, self.since)
+        self.key = hand_on(record, BATCH_WAIT, self.since)
         self.is_over = False
 
 
@@ -101,7 +101,7 @@ def _in_thread(original: Any) -> Any:
 @guarded
 def _inferring(function: Any) -> Any:
     """Return the method of a batch, marked as its inference, which begins when a thread runs it."""
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.worker import Batch
 
     batch = current.get()
     if not isinstance(batch, Batch):
@@ -154,7 +154,7 @@ def _wait() -> Wait | None:
 def _end_in_vain(wait: Wait | None) -> None:
     """Note that a request waited in vain: BentoML responds with 503, or the request was cancelled."""
     if wait is not None and not wait.is_over:
-        wait.record.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH})
+        wait.record.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH_WAIT})
 
 
 def _noting(original: Any) -> Any:
@@ -219,8 +219,8 @@ def _batched(original: Any) -> Any:
 
 @guarded
 def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
-    from stagetrace.recording.request_ref import RequestRef
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.remote_stages import RequestRef
+    from stagetrace.request.worker import Batch
 
     now = time.time_ns()
     requests = []
@@ -230,7 +230,7 @@ def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
             requests.append(RequestRef(wait.key, wait.record.entry))
     if not requests:
         return None
-    batch = Batch(requests, len(jobs), BATCH, start=now)
+    batch = Batch(requests, len(jobs), BATCH_WAIT, start=now)
     method: Method | None = getattr(dispatcher, METHOD, None)
     if method is not None:
         batch.described = {ML_MODEL_NAME: method.service}

@@ -6,8 +6,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.http.pickled_scope import adapter_of
-from stagetrace.recording.current_record import current
+from stagetrace.protocols.scope import adapter_of
+from stagetrace.request.current import current
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi.application import outermost
+from stagetrace.protocols.wsgi import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -37,7 +37,7 @@ def _noting(original: Any) -> Any:
 
 @guarded
 def _note(found: Any, environ: Any) -> None:
-    from stagetrace.instrumentation.wsgi.request import note_route
+    from stagetrace.protocols.wsgi_request import note_route
 
     route = found[0]
     # The rule of a mount matches any rest of the path: the mounted application notes that.

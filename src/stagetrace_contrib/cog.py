@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.subclasses import for_subclasses
 from stagetrace.instrumentation.served_call import served
-from stagetrace.recording.current_record import recording
+from stagetrace.request.current import recording
 from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:

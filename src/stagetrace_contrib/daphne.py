@@ -26,7 +26,7 @@ def patch_server(module: ModuleType) -> None:
 
 @guarded
 def _wrap_application(server: Any) -> None:
-    from stagetrace.instrumentation.asgi.application import around
+    from stagetrace.protocols.asgi import around
 
     server.application = around(server.application) or server.application
     runtime.prepare_now()

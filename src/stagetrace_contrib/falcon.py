@@ -9,7 +9,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi.application import outermost
+from stagetrace.protocols.wsgi import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,7 +33,7 @@ def _noting(original: Any) -> Any:
 
 @guarded
 def _note(found: Any) -> None:
-    from stagetrace.instrumentation.wsgi.request import note_route
+    from stagetrace.protocols.wsgi_request import note_route
 
     template = found[-1]  # None for a sink, for files, and without a route
     if template:

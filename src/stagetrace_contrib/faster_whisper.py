@@ -11,8 +11,8 @@ from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.marked import How, steps_of
 from stagetrace.instrumentation.models.module_name import name_in
 from stagetrace.instrumentation.models.signature import recorded
-from stagetrace.recording.current_record import recording
-from stagetrace.recording.steps import each_step
+from stagetrace.request.current import recording
+from stagetrace.request.steps import each_step
 from stagetrace.semconv import INFERENCE, PREPARE
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
-from stagetrace.recording.current_record import recording
+from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_record import recording
+from stagetrace.request.current import recording
 from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _pushing(original: Any) -> Any:
 
 @guarded
 def _note_pushed(queue: Any, pushed: Any, since: int) -> None:
-    from stagetrace.recording.request_ref import reference_to
+    from stagetrace.request.remote_stages import reference_to
 
     event = queue.event_ids_to_events.get(pushed[1]) if pushed[0] else None
     record = recording()
@@ -115,9 +115,9 @@ class _Events:
 
 
 def _call_of(event: Any) -> ServedCall:
-    from stagetrace.instrumentation.http.pickled_scope import below
     from stagetrace.instrumentation.served_call import ServedCall
-    from stagetrace.recording.context import NO_CONTEXT
+    from stagetrace.protocols.scope import below
+    from stagetrace.request.context import NO_CONTEXT
 
     reference, since = vars(event).pop(PUSHED, ("", None))
     method = f"gradio/{event.fn.api_name or event.fn.name}"
@@ -144,6 +144,6 @@ def _note_message(event: Any, message: Any) -> None:
         return
     call.note_chunk()
     if not message.success:
-        from stagetrace.recording.exceptions import details
+        from stagetrace.request.limits import details
 
         call.mark_failed(details(message.title) if message.title else None)

@@ -31,7 +31,7 @@ def _wrapping(original: Any, place: int) -> Any:
 
 @guarded
 def _wrapped(app: Any) -> Any:
-    from stagetrace.instrumentation.asgi.application import around
+    from stagetrace.protocols.asgi import around
 
     return around(app)
 

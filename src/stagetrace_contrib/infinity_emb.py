@@ -13,20 +13,20 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave
-from stagetrace.recording.current_record import recording
+from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave
+from stagetrace.request.current import recording
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.request_ref import RequestRef
-    from stagetrace.recording.worker import Batch, Work
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.remote_stages import RequestRef
+    from stagetrace.request.worker import Batch, Work
 
 WAIT = "_stagetrace_wait"  # on an item: the Wait of its request
-WAITS = {QUEUE_REASON: BATCH}
+WAITS = {QUEUE_REASON: BATCH_WAIT}
 LOOPS = ("_preprocess_batch", "_core_batch", "_postprocess_batch")
 STEPS = "_stagetrace_steps"  # on a worker: its Steps
 
@@ -60,14 +60,13 @@ class Wait:
 
     def take(self, at: int) -> RequestRef | None:
         """Return the request of a batch that begins; the items that are left wait from then on."""
-        from stagetrace.recording.remote_stages import hand_on
-        from stagetrace.recording.request_ref import RequestRef
+        from stagetrace.request.remote_stages import RequestRef, hand_on
 
         record, since = self.record, self.since
         if record.closed or record.entry is None:
             return None
         self.since, self.is_taken = at, True
-        return RequestRef(hand_on(record, BATCH, since), record.entry)
+        return RequestRef(hand_on(record, BATCH_WAIT, since), record.entry)
 
 
 def _scheduled(original: Any) -> Any:
@@ -202,15 +201,15 @@ class Steps:
 
     def _work(self, requests: list[RequestRef], rows: int, now: int) -> Work | Batch:
         """Return the work for these requests: where it is for one alone, its stages are the request's own."""
-        from stagetrace.recording.worker import Batch, Work
+        from stagetrace.request.worker import Batch, Work
 
         args = self._model.engine_args
         work: Work | Batch
         if len(requests) == 1:
-            work = Work(requests[0], BATCH, start=now)
+            work = Work(requests[0], BATCH_WAIT, start=now)
             work.named = {ML_MODEL_NAME: args.served_model_name, ML_BATCH_SIZE: rows}
         else:
-            work = Batch(requests, len(requests), BATCH, start=now)
+            work = Batch(requests, len(requests), BATCH_WAIT, start=now)
             work.named = {ML_MODEL_NAME: args.served_model_name}
         work.described = {ML_FRAMEWORK: str(args.engine.value)}  # where no patch of a library knows it
         return work

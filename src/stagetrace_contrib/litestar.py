@@ -6,9 +6,9 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.asgi.background_tasks import task_in_span
-from stagetrace.instrumentation.http.pickled_scope import adapter_of
-from stagetrace.recording.current_record import current
+from stagetrace.protocols.asgi import task_in_span
+from stagetrace.protocols.scope import adapter_of
+from stagetrace.request.current import current
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_record import current, recording
+from stagetrace.request.current import current, recording
 from stagetrace.runtime.sigterm_python import delivering_first
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import ModuleType
 
-    from stagetrace.recording.worker import Batch, Work
+    from stagetrace.request.worker import Batch, Work
 
 
 MARK = " stagetrace:"  # in an id, between LitServe's own and the reference
@@ -95,7 +95,7 @@ def _with_reference(item: Any) -> Any:
     record = recording()
     if record is None or type(item) is not tuple:
         return None
-    from stagetrace.recording.request_ref import hand_on_reference
+    from stagetrace.request.remote_stages import hand_on_reference
 
     consumer, uid, *rest = item
     named = hand_on_reference(record, REASON) if type(uid) in (str, UUID) else None
@@ -125,7 +125,7 @@ def _without_reference(response: Any) -> Any:
 
 @guarded
 def _note_response(key: str) -> None:
-    from stagetrace.recording.remote_stages import find
+    from stagetrace.request.remote_stages import find
 
     record = find(key)
     if record is not None and record.remote_stages is not None:
@@ -228,8 +228,8 @@ class Worker:
         """Begin the work for a taken request, if its id has a reference; return the item as LitServe knows it."""
         if type(item) is not tuple or type(item[1]) is not str or MARK not in item[1]:
             return None
-        from stagetrace.recording.request_ref import read_reference
-        from stagetrace.recording.worker import Work
+        from stagetrace.request.remote_stages import read_reference
+        from stagetrace.request.worker import Work
 
         consumer, text, *rest = item
         uid, named = split(text)
@@ -307,9 +307,8 @@ class Worker:
     @guarded
     def begin(self) -> Work | Batch | None:
         """Begin the inference of the request of this task, or of all requests that were taken together."""
-        from stagetrace.recording.remote_stages import hand_on
-        from stagetrace.recording.request_ref import RequestRef
-        from stagetrace.recording.worker import Batch, Work
+        from stagetrace.request.remote_stages import RequestRef, hand_on
+        from stagetrace.request.worker import Batch, Work
 
         now = time.time_ns()
         mine = current.get()
@@ -428,7 +427,7 @@ def _inside(work: Work | Batch | None) -> Iterator[None]:
 
 @guarded
 def _open(work: Work | Batch) -> AbstractContextManager[None]:
-    from stagetrace.recording.worker import at_work
+    from stagetrace.request.worker import at_work
 
     inside = at_work(work)
     inside.__enter__()
@@ -442,7 +441,7 @@ def _close(inside: AbstractContextManager[None]) -> None:
 
 @guarded_end
 def _end(serving: Work | Batch | None) -> None:
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.worker import Batch
 
     if serving is not None:
         serving.leave(INFERENCE)
@@ -451,7 +450,7 @@ def _end(serving: Work | Batch | None) -> None:
 
 
 def _followed(coroutine: Any, work: Work) -> Any:
-    from stagetrace.recording.worker import followed
+    from stagetrace.request.worker import followed
 
     return followed(coroutine, work)
 

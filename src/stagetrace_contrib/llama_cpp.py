@@ -11,18 +11,18 @@ from pathlib import PurePath
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.base import Library, first_argument
 from stagetrace.instrumentation.models.generation import Reads, generating
-from stagetrace.recording.generation import active
-from stagetrace.recording.steps import each_step
+from stagetrace.request.generation import active
+from stagetrace.request.steps import each_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import ModuleType
 
-    from stagetrace.recording.generation import Call
+    from stagetrace.request.generation import Call
 
 BY_HAND = "by hand"  # the state of a call that ends where its caller stops: the generator itself has no end
 
@@ -47,16 +47,16 @@ LLAMA = Library(
 def patch_llama(module: ModuleType) -> None:
     """Wrap the methods of `Llama` that generate or embed."""
     cls = module.Llama
-    completion = Reads(gen_ai.TEXT_COMPLETION, result=_usage)
+    completion = Reads(semconv.TEXT_COMPLETION, result=_usage)
     reads = {
         "__call__": completion,
         "create_completion": completion,
-        "create_chat_completion": Reads(gen_ai.CHAT, result=_usage),
-        "embed": Reads(gen_ai.EMBEDDINGS, result=_embedded),
+        "create_chat_completion": Reads(semconv.CHAT, result=_usage),
+        "embed": Reads(semconv.EMBEDDINGS, result=_embedded),
     }
     made = {name: generating(vars(cls)[name], LLAMA, how) for name, how in reads.items()}
     counted = _counting(cls.generate, getattr(module.llama_cpp, "llama_vocab_is_eog", None))
-    made["generate"] = generating(counted, LLAMA, Reads(gen_ai.TEXT_COMPLETION, streams=True, begin=_by_hand))
+    made["generate"] = generating(counted, LLAMA, Reads(semconv.TEXT_COMPLETION, streams=True, begin=_by_hand))
     for name, method in made.items():
         setattr(cls, name, method)
 

@@ -17,17 +17,17 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
+from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave, leave_request
 from stagetrace.instrumentation.models.signature import pickled_as
-from stagetrace.recording.current_record import recording
+from stagetrace.request.current import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, ML_MODEL_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import ModuleType
 
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.worker import Batch, Work
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.worker import Batch, Work
 
 
 REFERENCE = "_stagetrace"  # in a message: the request reference
@@ -76,7 +76,7 @@ def _dispatching(original: Any) -> Any:
 def _add_reference(message: Any) -> None:
     record = recording()
     if record is not None:
-        from stagetrace.recording.request_ref import hand_on_reference
+        from stagetrace.request.remote_stages import hand_on_reference
 
         message.__dict__[REFERENCE] = hand_on_reference(record, WORKER)
 
@@ -122,7 +122,7 @@ def _processing(original: Any) -> Any:
 def _followed(coroutine: Any, work: Work | Batch | None) -> Any:
     if work is None:
         return coroutine
-    from stagetrace.recording.worker import followed
+    from stagetrace.request.worker import followed
 
     return followed(coroutine, work)
 
@@ -132,8 +132,8 @@ def _take(message: Any) -> Work | None:
     named = message.__dict__.get(REFERENCE)
     if not named:
         return None
-    from stagetrace.recording.request_ref import read_reference
-    from stagetrace.recording.worker import Work
+    from stagetrace.request.remote_stages import read_reference
+    from stagetrace.request.worker import Work
 
     request = read_reference(named)
     if request is None:
@@ -179,9 +179,8 @@ async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
 @guarded
 def _start_batch(batcher: Any) -> Batch | None:
     """Begin the batch that the batcher has just collected: it calls the inference next."""
-    from stagetrace.recording.remote_stages import find
-    from stagetrace.recording.request_ref import RequestRef
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.remote_stages import RequestRef, find
+    from stagetrace.request.worker import Batch
 
     now = time.time_ns()
     keys, ids = getattr(batcher, KEYS), getattr(batcher, BATCHED)
@@ -191,7 +190,7 @@ def _start_batch(batcher: Any) -> Batch | None:
         record = find(key) if key else None
         if key and record is not None and record.entry is not None:
             requests.append(RequestRef(key, record.entry))
-    return Batch(requests, len(ids), BATCH, start=now) if requests else None
+    return Batch(requests, len(ids), BATCH_WAIT, start=now) if requests else None
 
 
 def _queueing(original: Any) -> Any:
@@ -207,10 +206,10 @@ def _queueing(original: Any) -> Any:
 
 @guarded
 def _wait() -> str | None:
-    from stagetrace.recording.remote_stages import hand_on
+    from stagetrace.request.remote_stages import hand_on
 
     record = recording()
-    return hand_on(record, BATCH) if record is not None else None
+    return hand_on(record, BATCH_WAIT) if record is not None else None
 
 
 @guarded

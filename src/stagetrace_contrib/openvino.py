@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.models.base import Calls, Library, Shape, first_argument
 from stagetrace.instrumentation.models.callbacks import Begun, asking
-from stagetrace.real_threads import allocate_lock
+from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.asgi.background_tasks import in_span
-from stagetrace.instrumentation.base import request_in
+from stagetrace.protocols.asgi import in_span
+from stagetrace.protocols.base import request_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

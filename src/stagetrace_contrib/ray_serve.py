@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import SCOPE_KEY, request_in
-from stagetrace.instrumentation.batching.batch_context import BATCH, enter, leave, leave_request
-from stagetrace.recording.current_record import recording
+from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave, leave_request
+from stagetrace.protocols.base import request_in
+from stagetrace.request.current import SCOPE_KEY, recording
+from stagetrace.runtime.provider import name_service
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE_REASON
-from stagetrace.service_name import name_service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import ModuleType
 
     from stagetrace.instrumentation.served_call import ServedCall
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.worker import Batch
 
 
 # In the metadata of a call: the request, the boot id of the kernel, the time of the call in ns since the epoch.
@@ -223,7 +223,7 @@ def _answering(original: Any) -> Any:
 
 @guarded
 def _pass_on() -> Any:
-    from stagetrace.instrumentation.asgi.application import pass_on
+    from stagetrace.protocols.asgi import pass_on
 
     return pass_on
 
@@ -285,9 +285,9 @@ def _called(original: Any, to_queue: str = "") -> Any:
 
 @guarded
 def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> ServedCall | None:
-    from stagetrace.instrumentation.http.pickled_scope import below
     from stagetrace.instrumentation.served_call import ServedCall
-    from stagetrace.recording.context import NO_CONTEXT
+    from stagetrace.protocols.scope import below
+    from stagetrace.request.context import NO_CONTEXT
 
     if not runtime.ready or recording() is not None:
         return None
@@ -329,9 +329,9 @@ def _putting(original: Any) -> Any:
 def _wait(request: Any) -> None:
     record = recording()
     if record is not None:
-        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.request.remote_stages import hand_on
 
-        setattr(request, KEY, hand_on(record, BATCH))
+        setattr(request, KEY, hand_on(record, BATCH_WAIT))
 
 
 def _in_no_request(original: Any) -> Any:
@@ -403,9 +403,8 @@ async def _next(results: Any, batch: Batch | None) -> Any:
 @guarded
 def _begin_batch(waiting: Any) -> Batch | None:
     """Begin a batch of the waiting requests that were not cancelled."""
-    from stagetrace.recording.remote_stages import find
-    from stagetrace.recording.request_ref import RequestRef
-    from stagetrace.recording.worker import Batch
+    from stagetrace.request.remote_stages import RequestRef, find
+    from stagetrace.request.worker import Batch
 
     now = time.time_ns()
     taken = [one for one in waiting if not one.future.cancelled()]
@@ -416,7 +415,7 @@ def _begin_batch(waiting: Any) -> Batch | None:
             requests.append(RequestRef(key, record.entry))
     if not requests:
         return None
-    batch = Batch(requests, len(taken), BATCH, start=now)
+    batch = Batch(requests, len(taken), BATCH_WAIT, start=now)
     batch.described = _described() or {}
     batch.report_begin(INFERENCE, now)
     batch.enter(INFERENCE, None, now)

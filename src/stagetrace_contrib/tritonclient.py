@@ -11,7 +11,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, switch
-from stagetrace.recording.current_record import recording
+from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation import wsgi_servers as base
-from stagetrace.instrumentation.connection.arrival import Arrival, arriving
+from stagetrace.protocols.connection import Arrival, arriving
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.instrumentation.wsgi.application import traced
 from stagetrace.instrumentation.wsgi_servers import delivering
+from stagetrace.protocols.wsgi import traced
 
 if TYPE_CHECKING:
     from types import ModuleType

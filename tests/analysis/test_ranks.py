@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from answers.made import NOON, Made, reading, store
+from stagetrace.analysis.estimates import Sample
 from stagetrace.analysis.latency_map import Rank, Ranks, ask_ranks
-from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path

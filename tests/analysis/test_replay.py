@@ -10,8 +10,8 @@ import pytest
 
 from stagetrace import semconv
 from stagetrace.analysis.replay import AGE, DEADLINE, TOKENS, UNKNOWN, not_stored, replay, stored
-from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.generation import Call, Generation
+from stagetrace.request.chunk_times import Stream
+from stagetrace.request.generation import Call, Generation
 from stagetrace.sla.decision import streamed_in, tokens_in
 from stagetrace.sla.objective import Condition, Deadline, Objective
 from stagetrace.sla.policy import Policy

@@ -18,8 +18,8 @@ from answers.made import EVER, NOON, Made, lines, store
 from answers.test_bad_input import finite
 from cli.running import answered, printed, refused
 from stagetrace.cli.capacity import objective
-from stagetrace.instrumentation.http import metrics
 from stagetrace.output.autoscaler import METRIC, label
+from stagetrace.protocols import http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,7 +227,7 @@ def test_the_metric_is_what_the_service_s_exporter_calls_it() -> None:
     provider = MeterProvider(metric_readers=[PrometheusMetricReader()])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
-        counted = metrics.HttpMetrics()
+        counted = http.HttpMetrics()
     attributes = {"http.request.method": "POST", "url.scheme": "http"}
     for _ in range(4):
         counted.begin(attributes)

@@ -11,7 +11,7 @@ import pytest
 from answers.made import EVER, NOON, Made, reading, store
 from cli.running import printed
 from stagetrace.analysis import report, routes_and_stages, slo, wrong_now
-from stagetrace.sla import verdict_list
+from stagetrace.sla import entry_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,7 @@ def requests(seed: int) -> list[Made]:
             more |= {"sla.overrun_ms": 3.0, "sla.breach.stage": "inference"} if word == "breach" else {}
             more |= {"sla.excluded.reason": chance.choice(["rule", "warmup", "error"])} if word == "excluded" else {}
         if len(verdicts) > 1:
-            more["sla.verdicts"] = verdict_list.write(verdicts)
+            more["sla.verdicts"] = entry_span.write(verdicts)
         sampled = None if more.get("sla.breached") else chance.choice([None, 0.25])
         route = chance.choice(["/predict", "/embed"])
         start = NOON + chance.randrange(600) * S
@@ -53,7 +53,7 @@ def judged(one: Made) -> dict[tuple[str, str | None], str]:
     """Return the verdicts of a request by objective and target."""
     read = one.all_attributes
     if "sla.verdicts" in read:
-        listed = verdict_list.read(read["sla.verdicts"])[0]
+        listed = entry_span.read(read["sla.verdicts"])[0]
         return {(each.objective, None if each.target == "99% over 28d" else each.target): each.word for each in listed}
     return {(read["sla.objective"], read.get("sla.target")): read["sla.verdict"]} if "sla.objective" in read else {}
 

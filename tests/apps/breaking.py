@@ -61,19 +61,19 @@ def forget() -> None:
 
     log._logged.clear()
     forget_failures()
-    http = sys.modules.get("stagetrace.instrumentation.http.attributes")
+    http = sys.modules.get("stagetrace.protocols.http")
     if http is not None:
         known = (http.shared, http.request_block, http.route_block, http.span_name)
         for cached in (http.excluded, http.asked_for, http._fields, *known):
             cached.cache_clear()
-    metrics = sys.modules.get("stagetrace.instrumentation.http.metrics")
+    metrics = sys.modules.get("stagetrace.protocols.http")
     if metrics is not None:
         metrics.wanted.cache_clear()
-    wsgi = sys.modules.get("stagetrace.instrumentation.wsgi.request")
+    wsgi = sys.modules.get("stagetrace.protocols.wsgi_request")
     if wsgi is not None:
         wsgi._fields.cache_clear()
         wsgi._known.cache_clear()
-    wsgi_serve = sys.modules.get("stagetrace.instrumentation.wsgi.serve")
+    wsgi_serve = sys.modules.get("stagetrace.protocols.wsgi_request")
     if wsgi_serve is not None:
         wsgi_serve._excluded.cache_clear()
 
@@ -83,7 +83,7 @@ def forget_verdicts(processor: Any) -> None:
     decision = sys.modules["stagetrace.sla.decision"]
     decision._blocks.clear()
     decision._blocks_of_several.clear()
-    sys.modules["stagetrace.sla.request_values"]._is_readable.cache_clear()
+    sys.modules["stagetrace.sla.decision"]._is_readable.cache_clear()
     processor.segments = type(processor.segments)()
     if processor.policy is not None:
         processor.policy._found.clear()

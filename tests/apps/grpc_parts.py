@@ -155,7 +155,7 @@ def sabotage(where: str) -> bytes:
 
 def forget() -> None:
     """Let stagetrace work out anew what it remembers of RPCs."""
-    rpc = sys.modules.get("stagetrace.instrumentation.grpc_server.request")
+    rpc = sys.modules.get("stagetrace.protocols.grpc_request")
     if rpc is not None:
         for cached in (rpc.peer_block, rpc.status_block):
             cached.cache_clear()

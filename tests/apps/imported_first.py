@@ -52,8 +52,8 @@ activate()
 imported = [name for name in sys.modules if name.startswith("opentelemetry.")]
 after = {name: call() for name, call in CALLS.items()}
 
-from stagetrace.recording.current_record import current  # noqa: E402
-from stagetrace.recording.record import RequestRecord  # noqa: E402
+from stagetrace.request.current import current  # noqa: E402
+from stagetrace.request.record import RequestRecord  # noqa: E402
 
 
 def recorded(call: Callable[[], Any]) -> list[str]:

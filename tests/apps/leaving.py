@@ -67,10 +67,10 @@ async def blocks() -> None:
 
 async def state() -> dict[str, Any]:
     """Return the types of our objects that are garbage, and how much is kept that no request needs."""
-    from stagetrace.recording.in_flight import in_flight
+    from stagetrace.request.in_flight import in_flight
 
     kept = {"large": len(alive), "in_flight": len(in_flight.records)}
-    working = sys.modules.get("stagetrace.recording.working")
+    working = sys.modules.get("stagetrace.request.working")
     kept["working"] = 0 if working is None else len(working.working)
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()

@@ -168,7 +168,7 @@ async def outlives() -> bool:
 @app.get("/live")
 async def live() -> int:
     """Tell how many requests are alive, this one left out."""
-    from stagetrace.recording.own_span import OwnSpan
+    from stagetrace.request.own_span import OwnSpan
 
     return sum(issubclass(type(one), OwnSpan) for one in gc.get_objects()) - 1
 

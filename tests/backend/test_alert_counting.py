@@ -16,7 +16,7 @@ from stagetrace.rules import alerts, burn
 from stagetrace.rules.alerts import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.rules.prometheus import NO_DATA, SILENT_S
-from stagetrace.sla import verdict_list
+from stagetrace.sla import entry_span
 from stagetrace.sla.alert_options import AlertOptions, BurnAlert
 from stagetrace.sla.objective import SERVICE_KEY, Condition, Objective
 from stagetrace.store import open_store
@@ -48,7 +48,7 @@ def traffic(count: int = 3_000) -> list[Made]:
             more = {"sla.objective": "predict", "sla.segment": chance.choice(["gold", "other"])}
             other = "good" if word == "breach" and chance.random() < 0.5 else word
             several = [(word, "predict", "90% over 1h"), (other, "fast", "50% over 1h")]
-            more["sla.verdicts"] = verdict_list.write(several)
+            more["sla.verdicts"] = entry_span.write(several)
         else:
             more = {"sla.objective": chance.choice(["embed", "of another policy"])}
         breached = {} if word == "excluded" else {"sla.breached": word == "breach"}
@@ -62,7 +62,7 @@ def by_counting(requests: list[Made]) -> dict[Group, dict[float, Counts]]:
     for one in requests:
         first = str(one.attributes["sla.objective"])
         text = one.attributes.get("sla.verdicts")
-        words = {each.objective: each.word for each in verdict_list.read(text)[0]} if text else {first: str(one.word)}
+        words = {each.objective: each.word for each in entry_span.read(text)[0]} if text else {first: str(one.word)}
         for name, word in words.items():
             group = Group("eu", one.service, name)
             segments = [group._replace(segment=one.attributes["sla.segment"])] if name == "predict" else []

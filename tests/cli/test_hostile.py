@@ -15,7 +15,7 @@ from stagetrace import semconv
 from stagetrace.cli import main
 from stagetrace.cli.console import unescaped
 from stagetrace.cli.registry import VERBS
-from stagetrace.printable import spreadsheet_cell
+from stagetrace.text import spreadsheet_cell
 from test_printable import HIDDEN
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from cli.literal import trace_id
 from cli.running import COMMAND, answered, environment, printed, refused
 from stagetrace.cli import output as terminal
 from stagetrace.cli.main import main
-from stagetrace.installed_from import requirement
+from stagetrace.system.packages import requirement
 from store.feed import MS, Made, entry, export, send
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from stagetrace import semconv
 from stagetrace.output.trace import ASCII, BLOCKS, render, stalls_of
-from stagetrace.recording.stall import KINDS
+from stagetrace.request.stalls import KINDS
 from stagetrace.store import SpanRow, Trace
 from stagetrace.store.base import SpanEvent
 

@@ -13,12 +13,11 @@ from services import APPS
 from stagetrace import guard
 from stagetrace.instrumentation.models import generation, marked
 from stagetrace.patches import sglang, vllm
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
-from stagetrace.sla.decision import decided
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
+from stagetrace.sla.decision import Request, decided
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.processor import _conclude_generation
-from stagetrace.sla.request import Request
 from stagetrace_contrib import llama_cpp
 
 if TYPE_CHECKING:

@@ -27,24 +27,24 @@ ASKED = ["GET /items/3", "POST /items/3", "GET /nowhere", "GET /broken", "POST /
 
 # By application and server, the parts of stagetrace that fail there.
 PARTS = {
-    ("any_starlette", "hypercorn"): "instrumentation.asgi.application: around",
-    ("any_starlette", "granian"): "instrumentation.http.request: HttpRequest.set_route",
-    ("any_starlette", "daphne"): "instrumentation.asgi.request: AsgiRequest.__init__",
+    ("any_starlette", "hypercorn"): "protocols.asgi: around",
+    ("any_starlette", "granian"): "protocols.http_request: HttpRequest.set_route",
+    ("any_starlette", "daphne"): "protocols.asgi_request: AsgiRequest.__init__",
     ("any_starlette", "uvicorn"): """
-        recording.chunk_times: Stream.add Stream.attributes
-        instrumentation.asgi.websocket: current_task Messages.counts
+        request.chunk_times: Stream.add Stream.attributes
+        protocols.asgi_request: current_task Messages.counts
         sla.decision: decide
     """,
     ("any_litestar", "uvicorn"): """
         stagetrace_contrib.litestar: _function_of
-        instrumentation.http.request: HttpRequest.set_route
+        protocols.http_request: HttpRequest.set_route
     """,
     ("any_quart", "uvicorn"): "stagetrace_contrib.quart: _rule_of_another_method",
-    ("any_falcon", "uvicorn"): "instrumentation.wsgi.request: note_route",
-    ("any_blacksheep", "uvicorn"): "instrumentation.http.request: HttpRequest.set_route",
+    ("any_falcon", "uvicorn"): "protocols.wsgi_request: note_route",
+    ("any_blacksheep", "uvicorn"): "protocols.http_request: HttpRequest.set_route",
     ("asgi_beside", "uvicorn"): """
         patches.opentelemetry: RequestSpan
-        instrumentation.asgi.request: AsgiRequest.exclude
+        protocols.asgi_request: AsgiRequest.exclude
     """,
 }
 
@@ -170,7 +170,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ("sys.modules['stagetrace.instrumentation.asgi.application'] = None", 1),
+        ("sys.modules['stagetrace.protocols.asgi'] = None", 1),
         ("del sys.modules['stagetrace.sources.thread_cpu']; builtins.open = refuse", 0),
     ],
     ids=["cannot be loaded", "reads no files"],

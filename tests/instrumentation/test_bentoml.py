@@ -50,9 +50,9 @@ PAGES = ("/healthz", "/livez", "/readyz", "/schema.json", "/docs.json", "/nowher
 # Those of one line fail together.
 PARTS = [
     "stagetrace_contrib.bentoml:Wait.__init__,stagetrace.patches.opentelemetry:StandIn",
-    "stagetrace_contrib.bentoml:Method.__new__,stagetrace.recording.worker:Batch.__init__",
-    "stagetrace.recording.worker:at_work,stagetrace.patches.opentelemetry:is_silent",
-    "stagetrace.recording.worker:Batch.finish,stagetrace.recording.remote_stages:RemoteStages.conclude",
+    "stagetrace_contrib.bentoml:Method.__new__,stagetrace.request.worker:Batch.__init__",
+    "stagetrace.request.worker:at_work,stagetrace.patches.opentelemetry:is_silent",
+    "stagetrace.request.worker:Batch.finish,stagetrace.request.remote_stages:RemoteStages.conclude",
 ]
 
 

@@ -157,9 +157,9 @@ def test_what_a_callee_reports_is_not_handed_on(service: Service, downstream: Se
 
 
 FAULTS = parts("""
-    instrumentation.server_timing: timing_of _name
-    instrumentation.asgi.request: AsgiRequest._with_timing
-    recording.record: RequestRecord.totals_until
+    protocols.http_headers: timing_of _name
+    protocols.asgi_request: AsgiRequest._with_timing
+    request.record: RequestRecord.totals_until
 """)
 
 
@@ -189,7 +189,7 @@ def test_wsgi_reports_to_everybody_if_that_is_asked_for(sink: Sink, folder: Path
         reported = running.client.get("/")
         stages = re.findall(r"(\S+);dur=", reported.headers.pop("server-timing"))
         assert list(dict.fromkeys(stages))[-4:] == ["preprocess", "inference", "postprocess", "total"], stages
-        assert running.client.get("/break/stagetrace.instrumentation.server_timing:timing_of").content == b"done"
+        assert running.client.get("/break/stagetrace.protocols.http_headers:timing_of").content == b"done"
         without = running.client.get("/")
         for response in (reported, without):
             response.headers.pop("date")
@@ -221,7 +221,7 @@ def test_an_rpc_reports_in_its_trailing_metadata_and_is_otherwise_the_same(
         _, got = running.call("Predict", {}, metadata=(*CALLER.items(),))
         assert [key for key, _ in got.trailing] == ["kept", "server-timing"]
         assert "inference;dur=" in dict(got.trailing)["server-timing"]
-        assert break_rpc(running, "stagetrace.instrumentation.server_timing:timing_of") == {}
+        assert break_rpc(running, "stagetrace.protocols.http_headers:timing_of") == {}
         _, got = running.call("Predict", {}, metadata=(*CALLER.items(),))
         assert (got.code, got.trailing) == ("OK", [("kept", "yes")])
         assert break_rpc(running, "")

@@ -12,24 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.instrumentation import server_timing
-from stagetrace.instrumentation.asgi.request import AsgiRequest
 from stagetrace.instrumentation.clients.callee import (
     MAX_METRICS,
     Metric,
     Reported,
     Times,
+    _class,
+    load_in,
     metrics_of,
     read_headers,
     times_in,
     with_times,
 )
-from stagetrace.instrumentation.clients.callee_load import _class, load_in
 from stagetrace.instrumentation.clients.gen_ai_response import times_in_body
-from stagetrace.recording.marks import Mark
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_stages import hand_on, report_stages
-from stagetrace.sla.evidence_callee import NO_CALLEE, callee_of, report_in
+from stagetrace.protocols import http_headers
+from stagetrace.protocols.asgi_request import AsgiRequest
+from stagetrace.request.marks import Mark
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.remote_stages import hand_on, report_stages
+from stagetrace.sla.verdict import NO_CALLEE, callee_of, report_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -307,10 +308,10 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             monkeypatch.delenv("STAGETRACE_SERVER_TIMING", raising=False)
         else:
             monkeypatch.setenv("STAGETRACE_SERVER_TIMING", value)
-        server_timing._wanted.cache_clear()
+        http_headers._wanted.cache_clear()
 
     yield put
-    server_timing._wanted.cache_clear()
+    http_headers._wanted.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 )
 def test_who_gets_a_report(setting: Any, value: str | None, to_ours: bool, to_others: bool, asks: bool) -> None:
     setting(value)
-    assert (server_timing.is_for(b"1"), server_timing.is_for(None), server_timing.asks()) == (to_ours, to_others, asks)
+    assert (http_headers.is_for(b"1"), http_headers.is_for(None), http_headers.asks()) == (to_ours, to_others, asks)
 
 
 def record_at(now: list[int]) -> RequestRecord:
@@ -380,9 +381,9 @@ def test_a_report_is_short_and_has_one_total(setting: Any) -> None:
         mark = Mark("total" if number == 1 else f"stage {number} ü,;")
         record.begin_mark(mark, begun + number * MS + 1)
         record.end_mark(mark, begun + (number + 1) * MS)
-    text = server_timing.timing_of(record)
+    text = http_headers.timing_of(record)
     found = metrics_of(text)
-    assert len(found) == server_timing.MAX_METRICS + 2  # with the rest, and the total
+    assert len(found) == http_headers.MAX_METRICS + 2  # with the rest, and the total
     assert [name for name, _ in found][1:3] == ["stage_0____", "total_"]
     assert [name for name, _ in found][-2:] == ["other", "total"]
     assert times_in(found, "x", is_whole=False) is not None
@@ -402,7 +403,7 @@ def test_a_report_is_short_and_has_one_total(setting: Any) -> None:
     ],
 )
 def test_what_was_meant_for_this_process_is_not_handed_on(value: str, expected: str) -> None:
-    assert server_timing.without_asked(value) == expected
+    assert http_headers.without_asked(value) == expected
 
 
 def test_headers_that_can_be_read_once_are_left_to_the_server() -> None:

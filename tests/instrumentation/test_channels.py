@@ -14,11 +14,11 @@ import pytest
 
 from services import run_python
 from stagetrace import guard
-from stagetrace.instrumentation.asgi.channels import Receive, Send
-from stagetrace.recording import loop_blockers
-from stagetrace.recording.context import attach, get_current, with_span
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.protocols.asgi_channels import Receive, Send
+from stagetrace.request import loop_blockers
+from stagetrace.request.context import attach, get_current, with_span
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def test_a_fault_of_ours_is_reported_and_the_message_passes(broken: str, monkeyp
 
     run(main)
     assert sent == [HEAD, BODY]
-    assert guard.failures.pop("stagetrace.instrumentation.asgi.request") in (1, 3)
+    assert guard.failures.pop("stagetrace.protocols.asgi_request") in (1, 3)
 
 
 def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,10 +462,10 @@ def test_calls_leave_nothing_behind() -> None:
 
 LEAKS = """
 import asyncio, resource
-from stagetrace.instrumentation.asgi.channels import Receive, Send
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.stage import stage
-from stagetrace.recording.current_record import current
+from stagetrace.protocols.asgi_channels import Receive, Send
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stage import stage
+from stagetrace.request.current import current
 
 class Request(RequestRecord):
     record = property(lambda self: self)

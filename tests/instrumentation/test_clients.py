@@ -260,7 +260,7 @@ SHARED = parts("""
     instrumentation.clients.base: _http_attributes _server _suppress_keys carries_other
     instrumentation.clients.base: context_fields
     sla.entry_recorder: EntryRecorder.add_call
-    instrumentation.connection.tcp_attributes: add_call
+    protocols.connection: add_call
     sources.tcp_info: read_connection
     instrumentation.clients.base: asks Call._report
     instrumentation.clients.callee: read_headers metrics_of times_in Reported.attributes

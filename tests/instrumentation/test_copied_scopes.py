@@ -31,15 +31,15 @@ ROUTES = {
 }
 BREAKABLE = [
     *(
-        "recording.request_ref:reference_to",
-        "recording.request_ref:named",
-        "instrumentation.http.pickled_scope:read_reference",
+        "request.remote_stages:reference_to",
+        "request.remote_stages:named",
+        "protocols.scope:read_reference",
     ),
     *(
-        "instrumentation.http.pickled_scope:find",
-        "instrumentation.asgi.serve:is_part",
-        "instrumentation.http.pickled_scope:goes_on",
-        "instrumentation.asgi.request:below",
+        "protocols.scope:find",
+        "protocols.asgi:is_part",
+        "protocols.scope:goes_on",
+        "protocols.asgi_request:below",
     ),
     "stagetrace_contrib.quart:request_in",
 ]

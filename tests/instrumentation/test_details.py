@@ -156,7 +156,7 @@ def test_each_case_of_the_app_is_tested(untraced: Service) -> None:
 
 def printed(argv: list[str], code: str, **env: str) -> list[str]:
     """Return the lines that a script prints in a process that is activated, and serves from `serve()` on."""
-    start = "import sys\nfrom stagetrace.import_hooks import finder\nserve = finder.begin_serving\n"
+    start = "import sys\nfrom stagetrace.system.import_hooks import finder\nserve = finder.begin_serving\n"
     done = subprocess.run(
         [argv[0], "-W", "error", "-c", start + textwrap.dedent(code)],
         env={**clean_environment(), "STAGETRACE": "1", **env},

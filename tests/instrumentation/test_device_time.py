@@ -18,8 +18,8 @@ from stagetrace import guard, log
 from stagetrace.instrumentation.models import device_time, marked
 from stagetrace.instrumentation.models.device_time import MAX_UNREAD, begin_on_device
 from stagetrace.patches import torch
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

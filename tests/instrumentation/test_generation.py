@@ -14,7 +14,7 @@ from instrumentation.generative import SCRIPT, Clock, fresh, llama, request, sta
 from stagetrace import guard
 from stagetrace.api import tokens
 from stagetrace.instrumentation.models import marked
-from stagetrace.recording.generation import active
+from stagetrace.request.generation import active
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

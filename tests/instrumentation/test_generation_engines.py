@@ -11,7 +11,7 @@ import pytest
 from instrumentation.generative import Clock, fresh, llama, request, stand_ins
 from stagetrace import guard
 from stagetrace.instrumentation.models import marked
-from stagetrace.recording.generation import active
+from stagetrace.request.generation import active
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,8 +231,8 @@ def test_batches_and_embeddings_of_sglang(engines: Any, clock: Clock) -> None:
 FAULTS = {
     "models.base.Library.describe": ("stagetrace.instrumentation.models.base", "description"),
     "begin": ("stagetrace.instrumentation.models.generation", "attributes_of_call"),
-    "reader": ("stagetrace.recording.generation", "_token_attributes"),
-    "tokens": ("stagetrace.recording.generation", "Call.add"),
+    "reader": ("stagetrace.request.generation", "_token_attributes"),
+    "tokens": ("stagetrace.request.generation", "Call.add"),
     "step": ("stagetrace.instrumentation.models.generation", "INFERENCE"),
     "detail": ("stagetrace.instrumentation.models.generation", "record_detail"),
 }

@@ -66,20 +66,20 @@ CALLS = {"grpc_threads": THREADS, "grpc_aio": AIO}
 START = [
     pytest.param("grpc_threads", "stagetrace.patches.grpc.server:_adopts", marks=pytest.mark.smoke),
     ("grpc_aio", "stagetrace.patches.grpc.server:_adopts"),
-    ("grpc_threads", "stagetrace.sigterm:start"),
-    ("grpc_threads", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
-    ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.__init__"),
-    ("grpc_aio", "stagetrace.instrumentation.grpc_server.request:Server.listen"),
+    ("grpc_threads", "stagetrace.system.sigterm:start"),
+    ("grpc_threads", "stagetrace.protocols.grpc_request:Server.__init__"),
+    ("grpc_aio", "stagetrace.protocols.grpc_request:Server.__init__"),
+    ("grpc_aio", "stagetrace.protocols.grpc_request:Server.listen"),
     ("grpc_threads", "stagetrace.runtime.provider:set_tracer_provider"),
     ("grpc_threads", "stagetrace.runtime.runtime:Runtime.flush_now"),
     ("grpc_aio", "stagetrace.runtime.runtime:Runtime.flush_now"),
 ]
 ANYWHERE = """
-    instrumentation.grpc_server.request: Server.block Server._make Server.wait read_metadata status_block peer_block
-    instrumentation.grpc_server.request: _fields _is_excluded Rpc._raised Rpc._aborted Rpc._expires_in Rpc.conclude
-    instrumentation.grpc_server.request: Rpc.has_no_method Rpc.__init__ OwnSpan.__init__ OwnSpan.end_request
-    instrumentation.grpc_server.request: Rpc.describe Stream Rpc.end_chunk
-    recording.record: RequestRecord.enter RequestRecord.leave RequestRecord.close RequestRecord.abandon
+    protocols.grpc_request: Server.block Server._make Server.wait read_metadata status_block peer_block
+    protocols.grpc_request: _fields _is_excluded Rpc._raised Rpc._aborted Rpc._expires_in Rpc.conclude
+    protocols.grpc_request: Rpc.has_no_method Rpc.__init__ OwnSpan.__init__ OwnSpan.end_request
+    protocols.grpc_request: Rpc.describe Stream Rpc.end_chunk
+    request.record: RequestRecord.enter RequestRecord.leave RequestRecord.close RequestRecord.abandon
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._send EntryRecorder._rest
     sla.entry_recorder: encode_request finish entry_rest
     sla.policy: Policy.candidates Policy.applying
@@ -89,15 +89,15 @@ FAULTS = {
     "grpc_threads": parts(
         ANYWHERE
         + """
-    instrumentation.grpc_server.threads: arrive ThreadRpc.wrap ThreadRpc._look_at Requests Answers ThreadRpc.take_up
-    instrumentation.grpc_server.threads: ThreadRpc.finish
+    protocols.grpc_threads: arrive ThreadRpc.wrap ThreadRpc._look_at Requests Answers ThreadRpc.take_up
+    protocols.grpc_threads: ThreadRpc.finish
     """
     ),
     "grpc_aio": parts(
         ANYWHERE
         + """
-    instrumentation.grpc_server.aio: arrive _flags AioRpc.wrap AioRpc._look_at AioRpc._outcome with_span AioRequests
-    instrumentation.grpc_server.aio: Requests PooledAnswers PooledContext
+    protocols.grpc_aio: arrive _flags AioRpc.wrap AioRpc._look_at AioRpc._outcome with_span AioRequests
+    protocols.grpc_aio: Requests PooledAnswers PooledContext
     """
     ),
 }

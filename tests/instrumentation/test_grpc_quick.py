@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.instrumentation.grpc_server.request import LEAST_BUFFER, Rpc
-from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.record import RequestRecord
+from stagetrace.protocols.grpc_request import LEAST_BUFFER, Rpc
+from stagetrace.request.chunk_times import Stream
+from stagetrace.request.record import RequestRecord
 
 
 class Served(Rpc):

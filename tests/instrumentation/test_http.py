@@ -10,8 +10,8 @@ import pytest
 
 from services import run_service
 from sink import SERVER, run_sink
-from stagetrace import config
-from stagetrace.instrumentation.http.attributes import AskedFor
+from stagetrace import settings
+from stagetrace.protocols.http import AskedFor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,6 +115,6 @@ def test_a_query_string_is_shown_as_it_came_but_for_secrets(
 
 def test_each_built_in_secret_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs/environment.md").read_text()
-    for word in config.SECRET:
+    for word in settings.SECRET:
         if "-" not in word[1:] and "_" not in word:
             assert f"`{word}`" in text, word

@@ -18,11 +18,11 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.sending import ENCODED, RESOURCE, names_in, processor_of
 from stagetrace import guard
-from stagetrace.instrumentation.wsgi import serve as wsgi
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.patches.gunicorn import _ending_after_request
-from stagetrace.recording.context import NO_CONTEXT, attach
-from stagetrace.recording.current_record import current
+from stagetrace.protocols import wsgi_request as wsgi
+from stagetrace.request.context import NO_CONTEXT, attach
+from stagetrace.request.current import current
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.processor import SLASpanProcessor

@@ -19,8 +19,8 @@ from services import run_python
 from stagetrace import guard
 from stagetrace.instrumentation.models import base, marked
 from stagetrace.instrumentation.models.base import TRAIN, Calls, Library, description
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

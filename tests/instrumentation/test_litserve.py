@@ -236,19 +236,19 @@ def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service
 
 
 HERE = parts("""
-    recording.request_ref: hand_on_reference hand_on
-    recording.remote_stages: _add_stages _note _context _RemoteWork.note RemoteStages.add RemoteStages.add_report
-    recording.remote_stages: RemoteStages.conclude RemoteStages.read_reports
-    recording.remote_socket: Listener.read Listener._read
-    recording.record: RequestRecord.visit Mark
+    request.remote_stages: hand_on_reference hand_on
+    request.remote_stages: _add_stages _note _context _RemoteWork.note RemoteStages.add RemoteStages.add_report
+    request.remote_stages: RemoteStages.conclude RemoteStages.read_reports
+    request.remote_socket: Listener.read Listener._read
+    request.record: RequestRecord.visit Mark
 """)
 THERE = parts("""
-    recording.worker: Work.__init__ Work.report_begin Work.finish Batch.__init__ Batch.finish Batch._send _come_in
-    recording.worker: stage_report report_stages at_work Part.watch Part.unwatch
-    recording.request_ref: read_reference
-    recording.remote_socket: send Line.send
-    recording.in_flight: InFlight.begin_part
-    recording.remote_stages: hand_on _add_stages
+    request.worker: Work.__init__ Work.report_begin Work.finish Batch.__init__ Batch.finish Batch._send _come_in
+    request.worker: stage_report report_stages at_work Part.watch Part.unwatch
+    request.remote_stages: read_reference
+    request.remote_socket: send Line.send
+    request.in_flight: InFlight.begin_part
+    request.remote_stages: hand_on _add_stages
     stagetrace_contrib.litserve: Worker._start_batch split
 """)
 

@@ -57,22 +57,22 @@ COMPUTE = 6  # an order to compute for 400 ms
 OUTLASTING: list[list[float]] = [[0.5, 4]]  # a client that goes after 50 ms may be kept by its machine from going then
 WORKERS = {"here": 0, "there": 2}
 TIMELINE = """
-    recording.record: RequestRecord.begin_tentative RequestRecord.cancel_tentative RequestRecord.end_tentative
-    recording.record: RequestRecord._confirm_tentative
+    request.record: RequestRecord.begin_tentative RequestRecord.cancel_tentative RequestRecord.end_tentative
+    request.record: RequestRecord._confirm_tentative
 """
 PARTS = {
     "here": parts(
         TIMELINE
         + """
-    recording.remote_stages: hand_on find
-    recording.worker: Batch.__init__ Batch.finish at_work
+    request.remote_stages: hand_on find
+    request.worker: Batch.__init__ Batch.finish at_work
     """
     ),
     "there": parts(
         TIMELINE
         + """
-    recording.worker: Work.__init__ Work.finish Work.report_begin stage_report report_stages at_work
-    recording.request_ref: read_reference
+    request.worker: Work.__init__ Work.finish Work.report_begin stage_report report_stages at_work
+    request.remote_stages: read_reference
     """
     ),
 }

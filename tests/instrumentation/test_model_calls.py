@@ -19,7 +19,7 @@ from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import inside, marked
 from stagetrace.instrumentation.models.signature import with_signature
 from stagetrace.patches import onnxruntime, sklearn
-from stagetrace.recording.current_record import current
+from stagetrace.request.current import current
 
 
 class Takes:

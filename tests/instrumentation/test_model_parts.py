@@ -13,8 +13,8 @@ from stagetrace.instrumentation.models import marked, preparing
 from stagetrace.instrumentation.models.base import Calls, Library
 from stagetrace.instrumentation.models.signature import recorded
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 from stagetrace.semconv import POSTPROCESS
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import marked
 from stagetrace.patches import queues
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 from trees import assert_true, batch_of, tree
 
 if TYPE_CHECKING:

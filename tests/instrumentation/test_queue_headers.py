@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.instrumentation.http import queue_headers
-from stagetrace.instrumentation.http.queue_headers import FUTURE, TOO_OLD, UNREADABLE, time_in_queue_ms, waited_ns
+from stagetrace.protocols import http_headers
+from stagetrace.protocols.http_headers import FUTURE, TOO_OLD, UNREADABLE, time_in_queue_ms, waited_ns
 
 NOW = 1_700_000_000_250_000_000
 
@@ -58,7 +58,7 @@ def test_of_two_headers_the_longer_wait_counts_and_what_is_ignored_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ignored: dict[str, int] = {}
-    monkeypatch.setattr(queue_headers, "ignored_headers", ignored)
+    monkeypatch.setattr(http_headers, "ignored_headers", ignored)
     assert time_in_queue_ms(["1700000000.200", "1700000000.100", "soon", "later", "1700000001"], NOW) == 150.0
     assert time_in_queue_ms(["1500000000"], NOW) is None
     assert ignored == {UNREADABLE: 2, FUTURE: 1, TOO_OLD: 1}

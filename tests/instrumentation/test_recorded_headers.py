@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("services")
 
 # Run by each process before anything else.
 ROW = """
-from stagetrace.instrumentation.recorded_headers import RECORDED
+from stagetrace.protocols.http_headers import RECORDED
 
 RECORDED["x-tenant"] = "stagetrace.tenant"
 """

@@ -48,7 +48,7 @@ def test_each_patch_file_is_used(package: str) -> None:
     folder = Path(str(importlib.import_module(package).__file__)).parent
     found = {f"{package}.{path.stem if path.parent == folder else path.parent.name}" for path in folder.rglob("*.py")}
     used = {".".join(patch.partition(":")[0].split(".")[: package.count(".") + 2]) for patch in wanted().values()}
-    others = {f"{package}.{name}" for name in ("__init__", "registry", "entry_points")}
+    others = {f"{package}.{name}" for name in ("__init__", "registry")}
     assert found - others == {name for name in used if name.startswith(f"{package}.")}
 
 

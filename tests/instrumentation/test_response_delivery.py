@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import WSGI_SERVERS, asgi_command, new_trace, run_service
-from stagetrace.instrumentation.http.response_delivery import announced
+from stagetrace.protocols.http_request import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

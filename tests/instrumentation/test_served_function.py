@@ -13,8 +13,8 @@ from opentelemetry.context import Context
 from stagetrace import guard
 from stagetrace.instrumentation import served_call
 from stagetrace.instrumentation.served_call import ServedCall, served
-from stagetrace.recording.current_record import current
-from stagetrace.sla.request_stack import RequestStacks
+from stagetrace.request.current import current
+from stagetrace.sla.in_the_way import RequestStacks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import guard
-from stagetrace.instrumentation.connection import socket_wait as connection_wait
+from stagetrace.protocols import connection as connection_wait
 from stagetrace.sources import socket_wait
 from stagetrace.sources.base import SLOW_READINGS
 

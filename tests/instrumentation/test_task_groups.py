@@ -12,8 +12,8 @@ import pytest
 from anyio._backends import _asyncio
 
 from stagetrace.patches.anyio import _following
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ import pytest
 from stagetrace import log
 from stagetrace.instrumentation.models import unrecorded_calls
 from stagetrace.patches import torch
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

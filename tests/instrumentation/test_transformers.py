@@ -11,8 +11,8 @@ import pytest
 
 from stagetrace import guard
 from stagetrace.patches import transformers
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

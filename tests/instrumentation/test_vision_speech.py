@@ -11,8 +11,8 @@ import pytest
 
 from stagetrace import guard
 from stagetrace.instrumentation.models import marked
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 from stagetrace_contrib import ctranslate2, diffusers, faster_whisper, ultralytics
 
 if TYPE_CHECKING:

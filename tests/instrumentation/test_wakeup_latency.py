@@ -15,9 +15,9 @@ from opentelemetry.trace import SpanContext
 
 from stagetrace import guard
 from stagetrace.patches import anyio
-from stagetrace.recording import pool_task
-from stagetrace.recording.current_record import current
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request import working
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
@@ -50,7 +50,7 @@ def request() -> Iterator[RequestRecord]:
 
 @pytest.fixture(autouse=True)
 def _each_wait_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pool_task, "DIVIDED_NS", 0)
+    monkeypatch.setattr(working, "DIVIDED_NS", 0)
     yield
     guard._switches.pop(anyio.WHERE, None)
     guard.failures.clear()

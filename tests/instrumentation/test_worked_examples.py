@@ -46,7 +46,7 @@ class Server:
 SERVICE = """
 import json, os, sys
 import stagetrace_contrib
-from stagetrace.import_hooks import finder
+from stagetrace.system.import_hooks import finder
 
 stagetrace_contrib.__path__.append(os.path.join(os.environ["FOLDER"], "stagetrace_contrib"))
 finder.add(json.loads(os.environ["PATCHES"]))

@@ -17,9 +17,9 @@ from at_once import at_once
 from heavy import HEAVY
 from services import APPS, Service, run_python, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled
-from stagetrace.instrumentation.wsgi.response import Transfer
-from stagetrace.recording.context import NO_CONTEXT
-from stagetrace.recording.record import RequestRecord
+from stagetrace.protocols.wsgi_response import Transfer
+from stagetrace.request.context import NO_CONTEXT
+from stagetrace.request.record import RequestRecord
 from trees import at_its_best
 
 if TYPE_CHECKING:
@@ -417,7 +417,7 @@ import gc
 from io import BytesIO
 from wsgiref.util import FileWrapper
 from flask_light import app
-from stagetrace.instrumentation.wsgi.application import traced
+from stagetrace.protocols.wsgi import traced
 
 def a_file(environ, start_response):
     start_response("200 OK", [])

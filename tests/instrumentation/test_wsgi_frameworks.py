@@ -83,7 +83,7 @@ def test_under_a_server_without_a_patch_the_framework_records(app: str, sink: Si
 
 @pytest.mark.parametrize("app", ANSWERS)
 def test_an_injected_fault_changes_no_response_and_is_logged_once(app: str, tmp_path: Path) -> None:
-    part = "stagetrace.instrumentation.wsgi.request:note_route"
+    part = "stagetrace.protocols.wsgi_request:note_route"
     env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "APP": app, "BREAK": part}
     with run_service(tmp_path, argv=wsgi_command("waitress", "broken"), env=env) as service:
         for asked in (asked for asked in ANSWERS[app] if "flask" not in asked):

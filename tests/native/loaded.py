@@ -9,12 +9,12 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-from stagetrace.native import native
+from stagetrace.system.native import native
 
 NAME = "stagetrace._native"
 USERS = (
-    "instrumentation.asgi.request",
-    "otlp.decode.native",
+    "protocols.asgi_request",
+    "otlp.decode.spans",
     "sigterm",
     "sla.entry_recorder",
 )  # these prepare all groups of functions

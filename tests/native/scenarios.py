@@ -45,7 +45,7 @@ def fresh(text: str) -> str:
 @scenario
 def collected_while_stages_are_freed() -> None:
     """A finaliser of an attribute runs the garbage collector, which then looks at what is being freed."""
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
     class Value:
         def __del__(self) -> None:
@@ -65,8 +65,8 @@ def collected_while_stages_are_freed() -> None:
 @scenario
 def attributes_replaced_by_the_clock() -> None:
     """A record's clock gives a mark other attributes, and the record another clock."""
-    from stagetrace.recording.marks import Mark
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.marks import Mark
+    from stagetrace.request.record import RequestRecord
 
     class Attributes(dict[str, int]):
         """Freed at once, where a dict is kept for the next one."""
@@ -85,9 +85,9 @@ def attributes_replaced_by_the_clock() -> None:
 @scenario
 def stage_initialized_again() -> None:
     """A garbage collection in the middle of `stage.__enter__` gives the stage another name."""
-    from stagetrace.recording.current_record import current
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.stage import stage
+    from stagetrace.request.current import current
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.stage import stage
 
     times = itertools.count(1)
     record = RequestRecord(lambda: next(times), start=1)

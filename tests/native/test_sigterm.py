@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from missing import missing, unused
-from stagetrace.sigterm import IN_C
+from stagetrace.system.sigterm import IN_C
 
 pytestmark = pytest.mark.native
 

@@ -38,7 +38,7 @@ def is_ours(attribute: str) -> bool:
 
 def serve_all() -> None:
     """Let each client of the suites call what a server would call."""
-    from stagetrace.instrumentation.asgi.application import around
+    from stagetrace.protocols.asgi import around
 
     clients: list[Any] = [ApplicationCommunicator, TestClient]
     for client in clients:
@@ -94,11 +94,11 @@ def hide_ours() -> None:
 
 def take_theirs_away() -> None:
     """Let their middleware pass all on, and record entry spans at each test's provider as at one of our own."""
-    from stagetrace.instrumentation.http import attributes as http
-    from stagetrace.instrumentation.http import metrics as http_metrics
+    from stagetrace.protocols import http
+    from stagetrace.protocols import http as http_metrics
     from stagetrace.runtime.runtime import runtime
     from stagetrace.sla.entry_recorder import EntryRecorder
-    from stagetrace.sla.providers import joined
+    from stagetrace.sla.process import joined
 
     async def pass_on(self: Any, scope: Any, receive: Any, send: Any) -> None:
         await self.app(scope, receive, send)

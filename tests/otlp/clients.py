@@ -12,9 +12,9 @@ from grpc import StatusCode
 from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.receiver import Receiver
-from stagetrace.otlp.encode.span_encoder import encode_span, resource_spans
+from stagetrace.otlp.encode import encode_span, resource_spans
+from stagetrace.otlp.export.batch_processor import open_transport
 from stagetrace.otlp.export.client import ExportClient
-from stagetrace.otlp.export.factory import open_transport
 
 PROTOCOLS = ["grpc", "http"]
 

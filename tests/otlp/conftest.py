@@ -11,7 +11,7 @@ from otlp.receiver import Receiver, run_receiver
 from otlp.schedules import IN_C, Implementation
 from pki import make_pki
 from stagetrace import guard, log
-from stagetrace.otlp.export import factory, replay, sender
+from stagetrace.otlp.export import batch_processor, sender, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the processors of other tests until this one ends."""
-    monkeypatch.setattr(factory, "_processors", type(factory._processors)())
+    monkeypatch.setattr(batch_processor, "_processors", type(batch_processor._processors)())
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten what would make the tests wait; nothing is asserted of it."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     monkeypatch.setattr(sender, "LONGEST_BACKOFF_S", 0.2)
-    monkeypatch.setattr(replay, "LOOK_AGAIN_AFTER_S", 0.2)
-    monkeypatch.setattr(replay, "CLAIM_AGAIN_AFTER_S", 0.1)
+    monkeypatch.setattr(spool, "LOOK_AGAIN_AFTER_S", 0.2)
+    monkeypatch.setattr(spool, "CLAIM_AGAIN_AFTER_S", 0.1)
     log._logged.discard("spool")
     guard.failures.clear()
 

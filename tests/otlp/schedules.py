@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
-from stagetrace.native import native
-from stagetrace.otlp.encode import request_encoder
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording import marks, tiler
-from stagetrace.recording.own_span import Identity
-from stagetrace.recording.tiler import MAX_VISITS, PRIORITY, WIRE_OVERHEAD_NS
+from stagetrace.otlp import encode as request_encoder
+from stagetrace.otlp.encode import Block
+from stagetrace.request import marks, tiler
+from stagetrace.request.own_span import Identity
+from stagetrace.request.tiler import MAX_VISITS, PRIORITY, WIRE_OVERHEAD_NS
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, QUEUE, SLA_UPGRADED, STAGES, TRANSFORM
+from stagetrace.system.native import native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from stagetrace.recording.segments import Segment
+    from stagetrace.request.stages import Segment
 
 ROOT = Path(__file__).parents[2]
 START = 1_700_000_000_000_000_000

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.clients import client
 from otlp.receiver import Receiver, Reply
-from stagetrace.otlp.encode.span_encoder import encode_span
+from stagetrace.otlp.encode import encode_span
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.otlp.export.client import ExportClient
 

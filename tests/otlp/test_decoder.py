@@ -19,9 +19,9 @@ from stagetrace import semconv
 from stagetrace.otlp.decode import request as decoder
 from stagetrace.otlp.decode.arrow_table import table
 from stagetrace.otlp.decode.columns import TYPED
-from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode
 from stagetrace.otlp.decode.to_otlp import request_of
+from stagetrace.otlp.decode.wire import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

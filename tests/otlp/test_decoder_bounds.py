@@ -8,12 +8,8 @@ import pytest
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
-from stagetrace.otlp.decode import native as decode_native
 from stagetrace.otlp.decode import request as decoder
-from stagetrace.otlp.decode.depth import TOO_DEEP, shallow
-from stagetrace.otlp.decode.message_count import holds_more
-from stagetrace.otlp.decode.native import PYTHON
-from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode import spans as decode_native
 from stagetrace.otlp.decode.request import (
     MOST_HELD,
     MOST_HOLDERS,
@@ -24,11 +20,12 @@ from stagetrace.otlp.decode.request import (
     decode,
     decode_by,
 )
-from stagetrace.otlp.decode.salvage import Unreadable, read
+from stagetrace.otlp.decode.spans import PYTHON, Unreadable, read
+from stagetrace.otlp.decode.wire import TOO_DEEP, holds_more, shallow, varint
 
 if TYPE_CHECKING:
-    from stagetrace.otlp.decode.native import Implementation
     from stagetrace.otlp.decode.request import Decoded
+    from stagetrace.otlp.decode.spans import Implementation
 
 pytestmark = pytest.mark.native
 

@@ -21,16 +21,26 @@ from backend.mutator import Mutator
 from heavy import HEAVY, fuzz_cases
 from missing import unused
 from stagetrace import log
-from stagetrace.otlp.decode import native as decode_native
 from stagetrace.otlp.decode import request as decoder
+from stagetrace.otlp.decode import spans as decode_native
 from stagetrace.otlp.decode import spans as spans_in_python
 from stagetrace.otlp.decode.arrow_table import table
 from stagetrace.otlp.decode.columns import KEYS as COLUMN_KEYS
 from stagetrace.otlp.decode.columns import NAMES, REST, TYPED
-from stagetrace.otlp.decode.native import PYTHON, Implementation, NativeSpanColumns
-from stagetrace.otlp.decode.protobuf_wire import varint
 from stagetrace.otlp.decode.request import SMALL, MalformedRequest, decode, decode_by
-from stagetrace.otlp.decode.spans import EVER, HELD, LARGEST, LATEST_NS, Parts, SpanColumns, parts_in_python
+from stagetrace.otlp.decode.spans import (
+    EVER,
+    HELD,
+    LARGEST,
+    LATEST_NS,
+    PYTHON,
+    Implementation,
+    NativeSpanColumns,
+    Parts,
+    SpanColumns,
+    parts_in_python,
+)
+from stagetrace.otlp.decode.wire import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

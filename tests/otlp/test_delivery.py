@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from otlp.clients import PROTOCOLS, client, request, retry_info
 from otlp.receiver import Receiver, Reply, partial_success, run_receiver
 from stagetrace import guard
-from stagetrace.otlp.export import factory
+from stagetrace.otlp.export import batch_processor
 from stagetrace.otlp.export.delivery_log import DeliveryLog
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> None:
 def processor_to(protocol: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> EncodingSpanProcessor:
     endpoint = receiver.endpoint(protocol)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    return factory.otlp_processor(f"otlp_proto_{protocol}", f"otlp {endpoint}")
+    return batch_processor.otlp_processor(f"otlp_proto_{protocol}", f"otlp {endpoint}")
 
 
 def record(made: EncodingSpanProcessor, *span_names: str) -> None:
@@ -150,7 +150,7 @@ def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(
 def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
-    factory.offer_counts(meters.get_meter("stagetrace"))
+    batch_processor.offer_counts(meters.get_meter("stagetrace"))
     receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, takes=False))
     made = processor_to("grpc", receiver, monkeypatch)
     record(made, "bad")
@@ -183,7 +183,7 @@ def test_tls_client_certificates_and_headers_are_as_the_variables_say(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(pki / "ca.pem"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(pki / "client.key"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(pki / "client.pem"))
-        made = factory.otlp_processor(f"otlp_proto_{protocol}", endpoint)
+        made = batch_processor.otlp_processor(f"otlp_proto_{protocol}", endpoint)
         record(made, "in private")
         made.shutdown()
         assert receiver.names() == ["in private"]
@@ -198,7 +198,7 @@ def test_no_redirection_takes_the_headers_elsewhere(status: int, monkeypatch: py
         named.script.append(Reply(status=status, headers=to, takes=False))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", named.http)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t")
-        made = factory.otlp_processor("otlp_proto_http", named.http)
+        made = batch_processor.otlp_processor("otlp_proto_http", named.http)
         record(made, "not there")
         made.shutdown()
         assert [headers["authorization"] for headers in named.headers] == ["Bearer t"]

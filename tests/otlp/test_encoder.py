@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from heavy import HEAVY
-from stagetrace.otlp.encode.span_encoder import encode_spans
+from stagetrace.otlp.encode import encode_spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

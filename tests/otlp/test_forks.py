@@ -27,7 +27,7 @@ def test_a_forked_child_sends_its_own_spans_and_not_its_parents(protocol: str, r
     code = f"""
 import os
 from opentelemetry.sdk.trace import TracerProvider
-from stagetrace.otlp.export.factory import otlp_processor
+from stagetrace.otlp.export.batch_processor import otlp_processor
 provider = TracerProvider(shutdown_on_exit=False)
 made = otlp_processor("otlp_proto_{protocol}", "there")
 provider.add_span_processor(made)

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from stagetrace.otlp.decode import json as json_form
-from stagetrace.otlp.decode import json_spans
+from stagetrace.otlp.decode import json as json_spans
 
 VALUES: tuple[dict[str, Any], ...] = (
     {"string_value": "é\n"},

@@ -16,7 +16,7 @@ from missing import unused
 from otlp.schedules import ROOT, found_first
 from services import PYTHON, run_service
 from sink import run_sink
-from stagetrace.otlp.encode import request_encoder as stages
+from stagetrace.otlp import encode as stages
 from stagetrace.semconv import INFERENCE
 
 if TYPE_CHECKING:

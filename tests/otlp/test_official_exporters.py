@@ -20,8 +20,8 @@ from otlp.receiver import Receiver, run_receiver
 from otlp.sending import sdk_spans
 from services import run_python
 from stagetrace import guard
+from stagetrace.otlp.export.batch_processor import open_transport
 from stagetrace.otlp.export.client import ExportClient
-from stagetrace.otlp.export.factory import open_transport
 from stagetrace.patches import opentelemetry as patched
 
 if TYPE_CHECKING:
@@ -186,13 +186,13 @@ def test_an_encoder_that_fails_gives_way_to_the_official_one(monkeypatch: pytest
     def fails(_: Any) -> Any:
         raise RuntimeError("the encoder is broken")
 
-    monkeypatch.setattr("stagetrace.otlp.encode.span_encoder.encode_spans", fails)
+    monkeypatch.setattr("stagetrace.otlp.encode.encode_spans", fails)
     monkeypatch.setattr(guard, "failures", {})
     module: Any = ModuleType("trace_encoder")
     module.encode_spans = official
     patched.patch_trace_encoder(module)
     assert module.encode_spans(SPANS) == official(SPANS)
-    assert guard.failures == {"stagetrace.otlp.encode.span_encoder": 1}
+    assert guard.failures == {"stagetrace.otlp.encode": 1}
 
 
 def test_activation_gives_it_to_both_exporters() -> None:

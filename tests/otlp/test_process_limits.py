@@ -9,15 +9,14 @@ import pytest
 
 from otlp.receiver import run_receiver
 from services import run_python
-from stagetrace.otlp.export.client import ExportClient
-from stagetrace.otlp.export.process_limits import DESCRIPTORS, NoRoomError, require
+from stagetrace.otlp.export.client import DESCRIPTORS, ExportClient, NoRoomError, require
 
 SERVICE = """
 import os, resource, sys, time
 from opentelemetry import trace
 import grpc  # as a service may that serves or calls something by it
 from stagetrace.runtime.runtime import runtime
-from stagetrace.otlp.export.factory import processors
+from stagetrace.otlp.export.batch_processor import processors
 
 runtime.prepare_now()
 (processor,) = processors()
@@ -82,7 +81,7 @@ def test_an_interpreter_that_ends_lacks_no_room(monkeypatch: pytest.MonkeyPatch)
 
 GIVEN_BACK = """
 import os, time
-from stagetrace.otlp.export.process_limits import require
+from stagetrace.otlp.export.client import require
 before = os.listdir("/proc/self/fd")
 require(grpc=True)
 print(os.listdir("/proc/self/fd") == before)

@@ -18,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from at_once import at_once
 from otlp.clients import PROTOCOLS, client
 from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, names_in, processor_of, sdk_spans, span_named
-from stagetrace import config, guard
+from stagetrace import guard, settings
 from stagetrace.otlp.export import batch_processor, queue, sender
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.otlp.export.response import Outcome
@@ -172,7 +172,7 @@ def test_who_sends_often_sends_more_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert not sent(2, within_s=0.3)
     put(ENOUGH_SPANS)
     assert sent(2)
-    size = config.BATCH_SIZE.default
+    size = settings.BATCH_SIZE.default
     assert size - 8 < len(names_in(transport.requests[1])) <= size
     made.shutdown()
     assert made.counts()["delivered"] == 3 * ENOUGH_SPANS + 128
@@ -189,7 +189,7 @@ def test_put_takes_spans_that_are_joined_already() -> None:
     assert sorted(span.name for span in transport.spans) == sorted(
         [f"{request}.{number}" for request in range(300) for number in range(7)] + ["0", "1", "2"]
     )
-    assert max(len(names_in(request)) for request in transport.requests) <= config.BATCH_SIZE.default
+    assert max(len(names_in(request)) for request in transport.requests) <= settings.BATCH_SIZE.default
     assert_all_accounted_for(made, 2103)
     made.shutdown()
 

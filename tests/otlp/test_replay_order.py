@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.otlp.export.replay_order import STUCK_AFTER, ReplayOrder
+from stagetrace.otlp.export.spool import STUCK_AFTER, ReplayOrder
 
 if TYPE_CHECKING:
     import pytest
@@ -49,7 +49,7 @@ def test_all_come_once_in_the_order_of_the_spool() -> None:
 
 def test_new_ones_are_seen_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("stagetrace.otlp.export.replay_order.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("stagetrace.otlp.export.spool.time.monotonic", lambda: clock[0])
     order, folder = made("b", "c", "d")
     assert following(order) == "b"
     folder.batches = ["a", "c", "d"]

@@ -19,8 +19,7 @@ from otlp.receiver import Receiver, Reply, partial_success
 from otlp.sending import AWAY, assert_all_accounted_for, files, names_in, processor, put, request, wait_for
 from stagetrace.otlp.export import sender as sender_module
 from stagetrace.otlp.export import spool as spool_module
-from stagetrace.otlp.export.replay_order import STUCK_AFTER
-from stagetrace.otlp.export.spool import Spool, state
+from stagetrace.otlp.export.spool import STUCK_AFTER, Spool, state
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -285,7 +284,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from opentelemetry.sdk.resources import Resource
-from stagetrace.otlp.encode.span_encoder import resource_spans
+from stagetrace.otlp.encode import resource_spans
 from stagetrace.otlp.export import factory
 made = factory.otlp_processor("otlp_proto_grpc", "there")
 sys.path.insert(0, sys.argv[2])

@@ -34,16 +34,16 @@ from otlp.schedules import (
     streams,
     typical,
 )
-from stagetrace.otlp.encode import request_encoder
-from stagetrace.otlp.encode.span_encoder import Block, entry_rest
-from stagetrace.recording import marks
-from stagetrace.recording.segments import coalesced
-from stagetrace.recording.spans import SCOPE, stage_span
-from stagetrace.recording.tiler import WIRE_OVERHEAD_NS
+from stagetrace.otlp import encode
+from stagetrace.otlp.encode import Block, entry_rest
+from stagetrace.request import marks
+from stagetrace.request.spans import SCOPE, stage_span
+from stagetrace.request.stages import coalesced
+from stagetrace.request.tiler import WIRE_OVERHEAD_NS
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, stage_total_ms
 
 if TYPE_CHECKING:
-    from stagetrace.recording.own_span import Identity
+    from stagetrace.request.own_span import Identity
 
 pytestmark = pytest.mark.native
 
@@ -272,9 +272,9 @@ def test_a_stage_that_happened_elsewhere_has_its_id_and_its_link(how: Implementa
 
 
 def test_recording_uses_what_was_compiled(native: Implementation) -> None:
-    assert request_encoder.NATIVE
+    assert encode.NATIVE
     assert (marks.Marks, marks.Mark) == native[:2]
-    assert request_encoder.encode_request is native.encode
+    assert encode.encode_request is native.encode
     assert len(messages(encoded(native, typical().stages(native), attributes={"a": 1}))) == 13
 
 

@@ -32,8 +32,8 @@ from otlp.schedules import (
     typical,
 )
 from services import PYTHON
-from stagetrace.recording.own_span import Identity
-from stagetrace.recording.tiler import PRIORITY
+from stagetrace.request.own_span import Identity
+from stagetrace.request.tiler import PRIORITY
 from stagetrace.semconv import INFERENCE, QUEUE
 
 if TYPE_CHECKING:

@@ -27,13 +27,12 @@ from stagetrace import guard, stage
 from stagetrace.api.carrier import _RemoteBlock
 from stagetrace.instrumentation import detail as detail_module
 from stagetrace.instrumentation.detail import detailed, record_detail
-from stagetrace.otlp.encode.span_encoder import encode_details, encode_spans
-from stagetrace.recording.current_record import current
-from stagetrace.recording.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, detail_span, take_details
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_stages import hand_on
-from stagetrace.recording.request_ref import RequestRef
-from stagetrace.recording.worker import Batch, Work
+from stagetrace.otlp.encode import encode_details, encode_spans
+from stagetrace.request.current import current
+from stagetrace.request.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, detail_span, take_details
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.remote_stages import RequestRef, hand_on
+from stagetrace.request.worker import Batch, Work
 from stagetrace.semconv import INFERENCE, SLA_UPGRADED
 
 if TYPE_CHECKING:

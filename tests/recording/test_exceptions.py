@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from stagetrace import log
-from stagetrace.recording import exceptions
+from stagetrace.request import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,9 +32,9 @@ def fail() -> NoReturn:
 @pytest.fixture
 def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("STAGETRACE_RECORD_EXCEPTIONS", request.param)
-    exceptions.recorded.cache_clear()
+    limits.recorded.cache_clear()
     yield
-    exceptions.recorded.cache_clear()
+    limits.recorded.cache_clear()
 
 
 def as_(mode: str) -> pytest.MarkDecorator:
@@ -44,8 +44,8 @@ def as_(mode: str) -> pytest.MarkDecorator:
 def recorded(error: BaseException) -> tuple[Mapping[str, Any], str | None]:
     """Return the attributes of the event and the description of the status."""
     span: Any = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("test")
-    exceptions.record(span, error, 7)
-    span.set_status(exceptions.status_of(error))
+    limits.record(span, error, 7)
+    span.set_status(limits.status_of(error))
     (event,) = span.events
     assert (event.name, event.timestamp) == ("exception", 7)
     return event.attributes, span.status.description
@@ -69,7 +69,7 @@ def test_the_type_alone_is_recorded_by_default() -> None:
     attributes, description = recorded(raised(OddError(lambda: asked.append(1))))
     assert attributes == {"exception.type": f"{__name__}.OddError"}
     assert (description, asked) == ("OddError", [])
-    assert exceptions.details("no such patient: Bob") is None
+    assert limits.details("no such patient: Bob") is None
 
 
 @as_("message")
@@ -78,7 +78,7 @@ def test_a_message_is_recorded_without_credentials() -> None:
     attributes, description = recorded(raised(ValueError(SAID)))
     assert attributes == {"exception.type": "ValueError", "exception.message": SHOWN}
     assert description == f"ValueError: {SHOWN}"
-    assert exceptions.details(SAID.encode()) == SHOWN
+    assert limits.details(SAID.encode()) == SHOWN
 
 
 @as_("full")
@@ -100,7 +100,7 @@ def test_a_stack_trace_is_recorded_without_credentials() -> None:
     ("text", "begin"),
     [
         (fail, "(no text: its __str__ raised TypeError)"),
-        (lambda: "x" * 100_000_000, "x" * exceptions.MAX_MESSAGE + "... (cut, of 100000000 characters)"),
+        (lambda: "x" * 100_000_000, "x" * limits.MAX_MESSAGE + "... (cut, of 100000000 characters)"),
         (lambda: "\udcff", "\\udcff"),
     ],
 )
@@ -108,7 +108,7 @@ def test_an_odd_text_of_an_exception_is_harmless(text: Any, begin: str) -> None:
     attributes, description = recorded(raised(OddError(text)))
     assert attributes["exception.message"] == begin
     assert description == f"OddError: {begin}"
-    assert len(attributes["exception.stacktrace"]) < 2 * exceptions.MAX_STACK
+    assert len(attributes["exception.stacktrace"]) < 2 * limits.MAX_STACK
     attributes["exception.stacktrace"].encode()
 
 
@@ -117,7 +117,7 @@ def test_an_odd_text_of_an_exception_is_harmless(text: Any, begin: str) -> None:
 def test_of_a_long_stack_trace_the_end_is_kept() -> None:
     error = raised(ValueError("at last"), *(ValueError(f"cause {number}") for number in range(200)))
     stack = recorded(error)[0]["exception.stacktrace"]
-    assert len(stack) < exceptions.MAX_STACK + 100
+    assert len(stack) < limits.MAX_STACK + 100
     assert stack.startswith("(cut, of ")
     assert stack.endswith("ValueError: at last\n")
 

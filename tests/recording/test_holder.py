@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.recording import timer
-from stagetrace.recording.timer import Holder, KernelTimer
+from stagetrace.request import in_flight
+from stagetrace.request.in_flight import Holder, KernelTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.native,
     pytest.mark.skipif(
-        sys.version_info[:2] != (3, 11) or not timer.HAS_KERNEL_TIMERS, reason="of CPython 3.11, with the part in C"
+        sys.version_info[:2] != (3, 11) or not in_flight.HAS_KERNEL_TIMERS, reason="of CPython 3.11, with the part in C"
     ),
 ]
 TRIES = 50
@@ -29,12 +29,12 @@ BACKTRACKS = "a" * 21 + "b"
 
 
 @pytest.fixture
-def waits() -> Iterator[Callable[[Callable[[], object]], timer.Late]]:
+def waits() -> Iterator[Callable[[Callable[[], object]], in_flight.Late]]:
     """Return what a timer's thread sees that ends while a function runs."""
     made = KernelTimer()
 
-    def run(function: Callable[[], object]) -> timer.Late:
-        found: list[timer.Late] = []
+    def run(function: Callable[[], object]) -> in_flight.Late:
+        found: list[in_flight.Late] = []
         made.set(3_000_000)
         thread = threading.Thread(target=lambda: found.append(made.wait()))
         thread.start()
@@ -46,7 +46,7 @@ def waits() -> Iterator[Callable[[Callable[[], object]], timer.Late]]:
     made.close()
 
 
-def seen_of(run: Callable[[Callable[[], object]], timer.Late], function: Callable[[], object]) -> Holder:
+def seen_of(run: Callable[[Callable[[], object]], in_flight.Late], function: Callable[[], object]) -> Holder:
     for _ in range(TRIES):
         holder = run(function).holder
         if holder is not None and holder.thread == threading.get_ident() and holder.raw:
@@ -59,7 +59,7 @@ def backtrack() -> None:
 
 
 def test_the_places_are_those_of_the_call_that_holds_the_gil(
-    waits: Callable[[Callable[[], object]], timer.Late],
+    waits: Callable[[Callable[[], object]], in_flight.Late],
 ) -> None:
     holder = seen_of(waits, backtrack)
     places = [(code.co_filename, code.co_name, line) for code, line in holder.places()]
@@ -81,7 +81,9 @@ def of_several_lines() -> None:
     del found
 
 
-def test_names_of_all_scripts_and_calls_of_several_lines(waits: Callable[[Callable[[], object]], timer.Late]) -> None:
+def test_names_of_all_scripts_and_calls_of_several_lines(
+    waits: Callable[[Callable[[], object]], in_flight.Late],
+) -> None:
     code = of_several_lines.__code__
     for name in ("na\u00efve", "\u540d\u524d", "\U0001d4db"):
         names: Any = {"co_name": name, "co_filename": f"/{name}.py"}
@@ -90,7 +92,7 @@ def test_names_of_all_scripts_and_calls_of_several_lines(waits: Callable[[Callab
         assert place == (f"/{name}.py", code.co_firstlineno + 3)
 
 
-def test_a_coroutine_is_known_by_its_frame(waits: Callable[[Callable[[], object]], timer.Late]) -> None:
+def test_a_coroutine_is_known_by_its_frame(waits: Callable[[Callable[[], object]], in_flight.Late]) -> None:
     async def work() -> None:
         backtrack()
 
@@ -112,7 +114,7 @@ def test_a_coroutine_is_known_by_its_frame(waits: Callable[[Callable[[], object]
 
 
 def test_threads_that_come_and_go_and_change_their_stacks_are_looked_at_safely(
-    waits: Callable[[Callable[[], object]], timer.Late],
+    waits: Callable[[Callable[[], object]], in_flight.Late],
 ) -> None:
     """What is seen is code that there is."""
     until = time.monotonic() + 1.0
@@ -150,14 +152,14 @@ def test_threads_that_come_and_go_and_change_their_stacks_are_looked_at_safely(
 
 
 def test_a_thread_that_runs_python_is_known_though_not_where_it_stands(
-    waits: Callable[[Callable[[], object]], timer.Late],
+    waits: Callable[[Callable[[], object]], in_flight.Late],
 ) -> None:
     def run() -> None:
         until = time.monotonic() + 0.02
         while time.monotonic() < until:
             pass
 
-    assert timer.SEES_HOLDER
+    assert in_flight.SEES_HOLDER
     assert any(
         late.holder is not None and late.holder.thread == threading.get_ident()
         for late in (waits(run) for _ in range(TRIES))
@@ -165,7 +167,7 @@ def test_a_thread_that_runs_python_is_known_though_not_where_it_stands(
 
 
 def test_nothing_is_seen_meanwhile_where_no_timer_waits() -> None:
-    assert timer.holder_meanwhile() is None
+    assert in_flight.holder_meanwhile() is None
 
 
 def test_the_state_of_a_thread_is_the_kernels() -> None:
@@ -180,10 +182,10 @@ def test_the_state_of_a_thread_is_the_kernels() -> None:
     begun.wait(60)
     assert thread.native_id is not None
     deadline = time.monotonic() + 60
-    while timer.thread_state(thread.native_id) != "S" and time.monotonic() < deadline:
+    while in_flight.thread_state(thread.native_id) != "S" and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert timer.thread_state(thread.native_id) == "S"
-    assert timer.thread_state(threading.get_native_id()) == "R"
+    assert in_flight.thread_state(thread.native_id) == "S"
+    assert in_flight.thread_state(threading.get_native_id()) == "R"
     go.set()
     thread.join()
-    assert timer.thread_state(2**31 - 1) == ""
+    assert in_flight.thread_state(2**31 - 1) == ""

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.recording import in_flight as module
-from stagetrace.recording import timer as timers
-from stagetrace.recording.in_flight import CLEARS, NEVER, InFlight
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.timer import Late, PythonTimer
+from stagetrace.request import in_flight as module
+from stagetrace.request import in_flight as timers
+from stagetrace.request.in_flight import CLEARS, NEVER, InFlight, Late, PythonTimer
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stagetrace.recording.timer import Timer
+    from stagetrace.request.in_flight import Timer
 
 MS = 1_000_000
 BOUND = 50 * MS
@@ -71,7 +70,7 @@ class Simulated:
     def __init__(self, patch: pytest.MonkeyPatch, bound: int = BOUND) -> None:
         self.clock = Clock()
         patch.setattr(module, "time", self.clock)
-        patch.setattr(module, "timer", self)
+        patch.setattr(module, "make", self.make)
         self.in_flight = InFlight()
         self.bound = bound
         self.in_flight.watch(lambda _: self.bound, lambda _: None, lambda _: None)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stagetrace.recording import loop_blockers
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request import loop_blockers
+from stagetrace.request.record import RequestRecord
 
 MS = 1_000_000
 

@@ -15,9 +15,9 @@ import pytest
 
 from missing import unused
 from stagetrace import guard
-from stagetrace.recording import current_record as current_module
-from stagetrace.recording import marks, stage
-from stagetrace.recording.current_record import current
+from stagetrace.request import current as current_module
+from stagetrace.request import marks, stage
+from stagetrace.request.current import current
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -379,8 +379,8 @@ def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) ->
     """Of a worker of LitServe or MLServer: by whichever implementation is in use."""
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.recording.request_ref import RequestRef
-    from stagetrace.recording.worker import Batch, Work, at_work
+    from stagetrace.request.remote_stages import RequestRef
+    from stagetrace.request.worker import Batch, Work, at_work
 
     request = RequestRef("none-1-0", SpanContext(1, 1, is_remote=True))
     work = Work(request) if kind == "work" else Batch([request], 1)

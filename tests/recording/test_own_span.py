@@ -10,8 +10,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from stagetrace import guard
-from stagetrace.recording.own_span import Identity, OwnSpan
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.own_span import Identity, OwnSpan
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ def test_a_sampler_that_fails_costs_its_decision_alone() -> None:
     assert context.is_valid
     assert not entry.identity.is_sampled
     assert entry.context.trace_id == context.trace_id
-    assert guard.failures.pop("stagetrace.recording.own_span") == 1
+    assert guard.failures.pop("stagetrace.request.own_span") == 1
 
 
 def test_children_hang_under_the_open_stage_and_after_the_end_under_the_entry() -> None:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
 
-from stagetrace.recording.marks import Mark
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.segments import Segment, coalesced
-from stagetrace.recording.tiler import PRIORITY
+from stagetrace.request.marks import Mark
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stages import Segment, coalesced
+from stagetrace.request.tiler import PRIORITY
 from stagetrace.semconv import PREPARE, TRANSFORM
 
 if TYPE_CHECKING:

@@ -11,20 +11,19 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace import log
-from stagetrace.peer import credentials
-from stagetrace.recording import remote_socket as channel
-from stagetrace.recording import remote_stages as elsewhere
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_socket import Line, Listener
-from stagetrace.recording.remote_stages import hand_on, is_here, report_stages
-from stagetrace.recording.request_ref import RequestRef
-from stagetrace.recording.worker import Batch, Work
+from stagetrace.request import remote_socket as channel
+from stagetrace.request import remote_stages as elsewhere
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.remote_socket import Line, Listener
+from stagetrace.request.remote_stages import RequestRef, hand_on, is_here, report_stages
+from stagetrace.request.worker import Batch, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
+from stagetrace.system.access import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.recording.segments import Segment
+    from stagetrace.request.stages import Segment
 
 pytestmark = pytest.mark.skipif(not channel.WORKS, reason="the side channel needs Linux")
 ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))

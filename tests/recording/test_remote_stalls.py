@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from stagetrace.recording import remote_socket, remote_stages
-from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.remote_stages import MAX_KEYS, bounds_of, entry_of, hand_on, report_stages
-from stagetrace.recording.remote_stalls import MOST_BYTES, RemoteStalls, StallReporter
-from stagetrace.recording.request_ref import RequestRef
-from stagetrace.recording.stall import BLOCKER, MOST_KEPT, REQUEST, RESUMED, Stall
-from stagetrace.recording.worker import Batch, Work
+from stagetrace.request import remote_socket, remote_stages
+from stagetrace.request.in_flight import NEVER, Bounds, in_flight
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.remote_stages import MAX_KEYS, RequestRef, bounds_of, entry_of, hand_on, report_stages
+from stagetrace.request.stalls import (
+    BLOCKER,
+    MOST_BYTES,
+    MOST_KEPT,
+    REQUEST,
+    RESUMED,
+    RemoteStalls,
+    Stall,
+    StallReporter,
+)
+from stagetrace.request.worker import Batch, Work
 from stagetrace.sources.stacks import NamedCode
 
 if TYPE_CHECKING:

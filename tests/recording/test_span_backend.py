@@ -10,10 +10,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN
 
 from stagetrace import guard
-from stagetrace.instrumentation.asgi.request import AsgiRequest
-from stagetrace.instrumentation.wsgi.adopted import AdoptedRequest
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.span_backend import SdkSpan
+from stagetrace.protocols.asgi_request import AsgiRequest
+from stagetrace.protocols.wsgi_request import AdoptedRequest
+from stagetrace.request.context import SdkSpan
+from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     import pytest

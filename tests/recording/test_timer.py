@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from missing import unused
-from stagetrace.recording.timer import HAS_KERNEL_TIMERS, KernelTimer, Late, PythonTimer, make
+from stagetrace.request.in_flight import HAS_KERNEL_TIMERS, KernelTimer, Late, PythonTimer, make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.recording.timer import Timer
+    from stagetrace.request.in_flight import Timer
 
 pytestmark = pytest.mark.native
 

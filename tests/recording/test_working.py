@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.working import put_down, take_up, worker_here, workers_of, working
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.working import put_down, take_up, worker_here, workers_of, working
 
 greenlet: Any = pytest.importorskip("greenlet")
 

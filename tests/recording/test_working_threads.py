@@ -13,11 +13,19 @@ import pytest
 
 from stagetrace.api.carrier import carry, resume
 from stagetrace.patches.concurrent_futures import Job
-from stagetrace.real_threads import get_ident
-from stagetrace.recording.current_record import current
-from stagetrace.recording.pool_task import PoolTask
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.working import put_down, take_up, this_worker, threads_of, worker_here, workers_of, working
+from stagetrace.request.current import current
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.working import (
+    PoolTask,
+    put_down,
+    take_up,
+    this_worker,
+    threads_of,
+    worker_here,
+    workers_of,
+    working,
+)
+from stagetrace.system.threads import get_ident
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,7 +161,7 @@ def test_a_task_in_which_a_request_is_resumed_is_known() -> None:
 def test_a_greenlet_is_a_worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where gevent or eventlet has put its own `sleep` in the place of that of threads."""
     greenlet = pytest.importorskip("greenlet")
-    monkeypatch.setattr("stagetrace.recording.working.sleep", None)
+    monkeypatch.setattr("stagetrace.request.working.sleep", None)
     record, other = RequestRecord(), RequestRecord()
 
     def work(mine: RequestRecord) -> None:

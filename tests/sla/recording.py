@@ -9,9 +9,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from stagetrace import KeepBreaches, SLASpanProcessor
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.own_span import OwnSpan
-from stagetrace.recording.record import RequestRecord
+from stagetrace.otlp.encode import Block
+from stagetrace.request.own_span import OwnSpan
+from stagetrace.request.record import RequestRecord
 from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:

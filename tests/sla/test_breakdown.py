@@ -12,14 +12,14 @@ import pytest
 from opentelemetry.trace import SpanContext
 
 from at_once import in_a_thread
-from stagetrace.import_hooks import PostImportFinder
-from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.record import MAX_CALLS, RequestRecord
-from stagetrace.recording.segments import Segment
+from stagetrace.request.chunk_times import Stream
+from stagetrace.request.record import MAX_CALLS, RequestRecord
+from stagetrace.request.stages import Segment
 from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.interval import Within, clipped
+from stagetrace.sla.finish import Within, clipped
 from stagetrace.sources import gc_pauses, loops
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, Share
+from stagetrace.system.import_hooks import PostImportFinder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from stagetrace.sla import cause, evidence_machine
-from stagetrace.sla.baseline import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Baselines
+from stagetrace.sla import baseline, cause
+from stagetrace.sla.baseline import ENOUGH, LEARNED_FROM_EACH, MAX_ROUTES, MAX_SIZES, Baselines, connection_evidence
 from stagetrace.sla.cause import Baseline, Breakdown, Cause, cause_of, evidence, stage_of
-from stagetrace.sla.evidence_network import connection_evidence
 from stagetrace.sla.objective import BREACH, Objective
 from stagetrace.sla.verdict import Missed, Verdict
 from stagetrace.sources import machine, page_faults
@@ -218,22 +217,22 @@ def test_the_evidence_says_what_is_known_of_the_wire_where_that_is_the_cause() -
 
 def test_the_evidence_says_what_the_machine_withheld_where_that_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     busy, throttled = Rise(3_200_000_000, 8_000_000_000), Rise(210 * MS, 8_000_000_000)
-    assert evidence_machine.of_cpus(busy, throttled) == (
+    assert baseline.of_cpus(busy, throttled) == (
         "; in 40% of the last 8 s something on this machine waited for a CPU"
         "; the CPU quota held this container for 210 ms in the last 8 s"
     )
-    assert evidence_machine.of_cpus(Rise(9_000_000_000, 8_000_000_000), None).startswith("; in 100% of")
-    assert evidence_machine.of_cpus(Rise(MS, 8_000_000_000), Rise(0, 1)) == evidence_machine.of_cpus(None, None) == ""
-    assert evidence_machine.of_disks(Rise(312, 6_000_000_000)) == (
+    assert baseline.of_cpus(Rise(9_000_000_000, 8_000_000_000), None).startswith("; in 100% of")
+    assert baseline.of_cpus(Rise(MS, 8_000_000_000), Rise(0, 1)) == baseline.of_cpus(None, None) == ""
+    assert baseline.of_disks(Rise(312, 6_000_000_000)) == (
         "; 312 page faults of this process waited for a disk in the last 6 s"
     )
-    assert evidence_machine.of_disks(Rise(0, 1)) == evidence_machine.of_disks(None) == ""
+    assert baseline.of_disks(Rise(0, 1)) == baseline.of_disks(None) == ""
     monkeypatch.setattr(page_faults.major_faults, "rise", lambda: Rise(1, 10**9))
     monkeypatch.setattr(machine.pressure, "rise", lambda: busy)
-    assert "disk" in evidence_machine.host_evidence(Cause("cold_start", "compute"))
-    assert "disk" in evidence_machine.host_evidence(Cause("unknown", "unknown"))
-    assert "waited for a CPU" in evidence_machine.host_evidence(Cause("cpu_wait", "cpu_wait"))
-    assert evidence_machine.host_evidence(Cause("compute", "compute")) == ""
+    assert "disk" in baseline.host_evidence(Cause("cold_start", "compute"))
+    assert "disk" in baseline.host_evidence(Cause("unknown", "unknown"))
+    assert "waited for a CPU" in baseline.host_evidence(Cause("cpu_wait", "cpu_wait"))
+    assert baseline.host_evidence(Cause("compute", "compute")) == ""
 
 
 def test_each_part_that_took_time_is_an_attribute() -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import semconv
-from stagetrace.recording import limits
-from stagetrace.recording.segments import Segment
-from stagetrace.recording.stall import BLOCKER, POOL, RAN, REQUEST, RIVAL, WAITED, Stall
+from stagetrace.request import limits
+from stagetrace.request.stages import Segment
+from stagetrace.request.stalls import BLOCKER, POOL, RAN, REQUEST, RIVAL, WAITED, Stall
 from stagetrace.sla import cause, code
 from stagetrace.sla.cause import COMPUTE
 from stagetrace.sla.code import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HERE = os.getcwd()  # noqa: PTH109 -- of which paths are shortened
 SITE = f"{sysconfig.get_paths()['purelib']}/sqlalchemy/engine/base.py"
-OURS = f"{stacks._OURS}recording/pool_task.py"
+OURS = f"{stacks._OURS}request/working.py"
 template = (lambda: None).__code__
 
 

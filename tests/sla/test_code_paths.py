@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import PYTHON, clean_environment
-from stagetrace.sla import code_paths
-from stagetrace.sla.code_paths import application_place, is_library, short_path
+from stagetrace.sla import code as code_paths
+from stagetrace.sla.code import application_place, is_library, short_path
 from stagetrace.sources import stacks
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def test_a_path_is_shortened_to_where_it_is_imported_from(monkeypatch: pytest.Mo
 
 def test_a_folder_that_is_gone_is_no_working_directory(tmp_path: Path) -> None:
     code = "import os, shutil; os.chdir('x'); shutil.rmtree('../x'); "
-    code += "from stagetrace.sla.code_paths import short_path; print(short_path('/a/b/c.py'))"
+    code += "from stagetrace.sla.code import short_path; print(short_path('/a/b/c.py'))"
     (tmp_path / "x").mkdir()
     env = clean_environment() | {"PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run([PYTHON, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
@@ -99,7 +99,7 @@ def test_a_folder_that_is_gone_is_no_working_directory(tmp_path: Path) -> None:
 SCRIPT = "from found import where\nprint(where())\n"
 FOUND = """
 import sys
-from stagetrace.sla.code_paths import is_library, short_path
+from stagetrace.sla.code import is_library, short_path
 def where():
     frames = [sys._getframe(), sys._getframe(1)]
     return [(is_library(one.f_code.co_filename), short_path(one.f_code.co_filename)) for one in frames]
@@ -141,7 +141,7 @@ def place(*paths: str) -> tuple[str, int] | None:
     return None if found is None else (short_path(found[0].co_filename), found[1])
 
 
-OURS = f"{stacks._OURS}recording/pool_task.py"
+OURS = f"{stacks._OURS}request/working.py"
 FASTAPI, STARLETTE, ANYIO = (f"{SITE}/{name}" for name in ("fastapi/routing.py", "starlette/_utils.py", "anyio/t.py"))
 NUMPY, TORCH, THREADING = f"{SITE}/numpy/linalg.py", f"{SITE}/torch/nn.py", f"{STANDARD}/threading.py"
 

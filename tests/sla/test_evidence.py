@@ -11,12 +11,12 @@ from benchmarks.causes.matrix import parts_exceed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.recording.exchange import RemoteThread
-from stagetrace.recording.segments import Segment
+from stagetrace.request.exchange import RemoteThread
+from stagetrace.request.stages import Segment
 from stagetrace.semconv import HANDLER, INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, POSTPROCESS, PREPROCESS, QUEUE
 from stagetrace.sla.baseline import ENOUGH, Baselines
 from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.interval import Within, clipped
+from stagetrace.sla.finish import Within, clipped
 from stagetrace.sla.objective import Objective
 from stagetrace.sla.verdict import decide, judge
 from stagetrace.sources import gc_pauses, loops

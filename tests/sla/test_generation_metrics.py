@@ -9,11 +9,11 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from stagetrace import gen_ai, guard
-from stagetrace.recording.record import RequestRecord
+from stagetrace import guard, semconv
+from stagetrace.request.record import RequestRecord
 from stagetrace.sla import generation_metrics
+from stagetrace.sla.decision import Request
 from stagetrace.sla.processor import SLASpanProcessor
-from stagetrace.sla.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def points(reader: InMemoryMetricReader) -> dict[str, Any]:
 
 
 def generated(record: RequestRecord, first_ms: int, gaps_ms: tuple[int, ...], error: str | None = None) -> None:
-    from stagetrace.recording import generation
+    from stagetrace.request import generation
 
     call = generation.begin(record, {**MODEL, "ml.model.name": "m"}, START + 5 * MS)
     now = START + first_ms * MS
@@ -75,17 +75,17 @@ def test_a_request_is_measured_from_its_arrival(reader: InMemoryMetricReader, po
     judge(record, policy, 200)
     found = points(reader)
     assert {name: (one.sum, one.count, dict(one.attributes)) for name, (one,) in found.items()} == {
-        gen_ai.METRIC_REQUEST_DURATION: (0.2, 1, MODEL),
-        gen_ai.METRIC_TTFT: (0.05, 1, MODEL),
-        gen_ai.METRIC_TPOT: (0.02, 1, MODEL),
+        semconv.METRIC_REQUEST_DURATION: (0.2, 1, MODEL),
+        semconv.METRIC_TTFT: (0.05, 1, MODEL),
+        semconv.METRIC_TPOT: (0.02, 1, MODEL),
     }
     bounds = {name: one.explicit_bounds for name, (one,) in found.items()}
-    assert bounds[gen_ai.METRIC_REQUEST_DURATION][:3] == (0.01, 0.02, 0.04)
-    assert bounds[gen_ai.METRIC_REQUEST_DURATION][-1] == pytest.approx(81.92)
-    assert bounds[gen_ai.METRIC_TTFT] == (
+    assert bounds[semconv.METRIC_REQUEST_DURATION][:3] == (0.01, 0.02, 0.04)
+    assert bounds[semconv.METRIC_REQUEST_DURATION][-1] == pytest.approx(81.92)
+    assert bounds[semconv.METRIC_TTFT] == (
         *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     )
-    assert bounds[gen_ai.METRIC_TPOT] == (*(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),)
+    assert bounds[semconv.METRIC_TPOT] == (*(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),)
     assert guard.failures == {}
 
 
@@ -94,7 +94,7 @@ def test_of_a_failed_call_only_the_duration_is_measured(reader: InMemoryMetricRe
     generated(record, 50, (10,), "ValueError")
     judge(record, None, 100)
     ((name, (point,)),) = points(reader).items()
-    assert (name, point.sum) == (gen_ai.METRIC_REQUEST_DURATION, 0.1)
+    assert (name, point.sum) == (semconv.METRIC_REQUEST_DURATION, 0.1)
     assert dict(point.attributes) == {**MODEL, "error.type": "ValueError"}
 
 
@@ -102,7 +102,7 @@ def test_one_token_has_no_time_for_each_token_after_it(reader: InMemoryMetricRea
     record = RequestRecord(start=START)
     generated(record, 50, ())
     judge(record, None, 100)
-    assert set(points(reader)) == {gen_ai.METRIC_REQUEST_DURATION, gen_ai.METRIC_TTFT}
+    assert set(points(reader)) == {semconv.METRIC_REQUEST_DURATION, semconv.METRIC_TTFT}
 
 
 def test_requests_that_generate_nothing_are_not_measured(reader: InMemoryMetricReader) -> None:

@@ -13,9 +13,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 
-from stagetrace.recording.record import NO_STAGES, RequestRecord
-from stagetrace.sla import latency_histogram
-from stagetrace.sla.latency_histogram import EXEMPLARS, MAX_BUCKETS, MAX_SCALE, Collected
+from stagetrace.request.record import NO_STAGES, RequestRecord
+from stagetrace.sla import verdict_counter
+from stagetrace.sla.verdict_counter import EXEMPLARS, MAX_BUCKETS, MAX_SCALE, Collected
 
 pytestmark = pytest.mark.native
 
@@ -32,7 +32,7 @@ TIMES = st.one_of(
 
 def kinds(name: str) -> list[Any]:
     """Return the implementations of one of the classes."""
-    found = [getattr(latency_histogram, name), getattr(latency_histogram, f"_{name}")]
+    found = [getattr(verdict_counter, name), getattr(verdict_counter, f"_{name}")]
     return list(dict.fromkeys(found))
 
 
@@ -136,8 +136,8 @@ def test_no_request_is_lost_or_counted_twice_among_threads(kind: Any) -> None:
     "arguments", [(), (1,), (1, None), ("1", NO_STAGES, None), (2**64, NO_STAGES, None), (1, 2, 3)]
 )
 def test_what_is_no_request_raises_and_breaks_nothing(arguments: tuple[Any, ...]) -> None:
-    histogram = latency_histogram.Histogram()
-    series = latency_histogram.Series(histogram, {}, GOOD)
+    histogram = verdict_counter.Histogram()
+    series = verdict_counter.Series(histogram, {}, GOOD)
     with pytest.raises((TypeError, OverflowError, AttributeError)):
         series.add(*arguments)
     series.add(1, NO_STAGES, None)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.segments import Segment
-from stagetrace.recording.stall import BLOCKER, POOL, RIVAL
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stages import Segment
+from stagetrace.request.stalls import BLOCKER, POOL, RIVAL
 from stagetrace.semconv import QUEUE, QUEUE_REASON
 from stagetrace.sla import in_the_way
 from stagetrace.sla.in_the_way import Look, collected_in, waited_behind
@@ -22,7 +22,7 @@ from stagetrace.sources import gc_pauses
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stagetrace.recording.stall import Stall
+    from stagetrace.request.stalls import Stall
 
 WITHIN_S = 30
 THREADS = 3

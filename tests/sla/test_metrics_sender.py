@@ -17,9 +17,9 @@ from opentelemetry.trace import SpanContext
 
 from backends import free_port
 from sink import attributes_in, run_sink
+from stagetrace.otlp.export.batch_processor import open_transport
 from stagetrace.otlp.export.client import ExportClient
-from stagetrace.otlp.export.factory import open_transport
-from stagetrace.sla import metric_points, metrics_message, process
+from stagetrace.sla import metric_points, metrics_sender, process
 from stagetrace.sla.metrics_sender import REFUSED_S, UNREACHABLE_S, MetricsSender
 from stagetrace.sla.objective import NEVER_NS, Objective
 from stagetrace.sla.policy import Policy
@@ -54,7 +54,7 @@ def sender_to(endpoint: str, counter: VerdictCounter, monkeypatch: pytest.Monkey
 
 def read() -> dict[str, list[tuple[dict[str, Any], Any]]]:
     """Return what a message has: by metric the attributes of each point, and the point."""
-    content = metrics_message.message(Resource({}), metric_points.NUMBERS, metric_points.TIMES, 1, time.time_ns())
+    content = metrics_sender.message(Resource({}), metric_points.NUMBERS, metric_points.TIMES, 1, time.time_ns())
     assert content is not None
     (resource,) = ExportMetricsServiceRequest.FromString(content).resource_metrics
     return {
@@ -112,7 +112,7 @@ def test_objectives_that_a_new_policy_lacks_leave_the_gauges_and_their_counts_st
 
 FORKED = """
 import os
-from stagetrace.sla.loop_lags import loop_lags
+from stagetrace.sla.metric_points import loop_lags
 from stagetrace.sla.process import counter
 counter().add("a", "good", "/", None, None, 5)
 loop_lags.add(5)

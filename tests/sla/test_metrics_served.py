@@ -14,7 +14,7 @@ from backend.processes import until
 from backends import free_port, run_collector, run_jaeger
 from services import PYTHON, UVICORN, recorded, run_service
 from sink import attributes_in, run_sink
-from stagetrace.sla.latency_histogram import EXEMPLARS
+from stagetrace.sla.verdict_counter import EXEMPLARS
 
 if TYPE_CHECKING:
     from pathlib import Path

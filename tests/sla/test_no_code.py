@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stagetrace.recording.in_flight import in_flight
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.stall import REQUEST, Stall
-from stagetrace.sla import no_code
+from stagetrace.request.in_flight import in_flight
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stalls import REQUEST, Stall
+from stagetrace.sla import stall_sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,8 @@ STANDARD = HERE.replace(**NAMES)
 
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[RequestRecord]:
-    monkeypatch.setattr(no_code, "SOURCE", SimpleNamespace(is_used=True))
-    monkeypatch.setattr(no_code, "counts", type(no_code.counts)())
+    monkeypatch.setattr(stall_sampler, "SOURCE", SimpleNamespace(is_used=True))
+    monkeypatch.setattr(stall_sampler, "counts", type(stall_sampler.counts)())
     made = RequestRecord()
     yield made
     made.abandon()
@@ -34,8 +34,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Iterator[RequestRecord]:
 
 def reason(record: RequestRecord, *stalls: Stall, late_ms: int = 30, is_over: bool = False) -> str:
     end = record.started + 100 * MS
-    found = no_code.why(record, stalls, end - late_ms * MS, end, is_over=is_over)
-    assert no_code.counts[found.word] == 1
+    found = stall_sampler.why(record, stalls, end - late_ms * MS, end, is_over=is_over)
+    assert stall_sampler.counts[found.word] == 1
     assert found.evidence.startswith("; no line of code: ")
     return found.word
 
@@ -60,5 +60,5 @@ def test_a_rest_of_the_sampler_is_a_skipped_time(record: RequestRecord, monkeypa
 
 
 def test_stacks_may_be_off(record: RequestRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(no_code, "SOURCE", SimpleNamespace(is_used=False))
+    monkeypatch.setattr(stall_sampler, "SOURCE", SimpleNamespace(is_used=False))
     assert reason(record) == "off"

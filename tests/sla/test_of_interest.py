@@ -10,10 +10,10 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from stagetrace import SLASpanProcessor
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.current_record import current
-from stagetrace.recording.own_span import OwnSpan
-from stagetrace.recording.record import RequestRecord
+from stagetrace.otlp.encode import Block
+from stagetrace.request.current import current
+from stagetrace.request.own_span import OwnSpan
+from stagetrace.request.record import RequestRecord
 from stagetrace.sla.baseline import ENOUGH
 from stagetrace.sla.entry_recorder import EntryRecorder
 

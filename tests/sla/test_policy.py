@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagetrace import PolicyError
-from stagetrace.recording.chunk_times import Stream
+from stagetrace.request.chunk_times import Stream
 from stagetrace.sla.decision import streamed_in
 from stagetrace.sla.inline import EXCLUDING, GRAMMAR
 from stagetrace.sla.objective import NEVER_NS, WEBSOCKET, Objective

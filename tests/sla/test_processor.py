@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context, use_span
 
 from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, semconv, stage
-from stagetrace.recording.current_record import entries
-from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.request.current import entries
+from stagetrace.request.stalls import REQUEST, Stall
 from stagetrace.sla import decision as decision_module
 from stagetrace.sla import finish as finish_module
 from stagetrace.sla import processor as processor_module

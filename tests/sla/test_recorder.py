@@ -30,14 +30,14 @@ from starlette.routing import Route
 
 from sink import SERVER
 from stagetrace import KeepBreaches, SLASpanProcessor, guard, semconv, stage
-from stagetrace.instrumentation.asgi import channels as passing
-from stagetrace.instrumentation.asgi import request as asgi
-from stagetrace.instrumentation.asgi import serve as serve_module
-from stagetrace.recording import own_span as entry_module
-from stagetrace.recording.current_record import current
-from stagetrace.recording.stall import BLOCKER, POOL, REQUEST, RIVAL, Stall
+from stagetrace.protocols import asgi as serve_module
+from stagetrace.protocols import asgi_channels as passing
+from stagetrace.protocols import asgi_request as asgi
+from stagetrace.request import own_span as entry_module
+from stagetrace.request.current import current
+from stagetrace.request.stalls import BLOCKER, POOL, REQUEST, RIVAL, Stall
 from stagetrace.runtime.runtime import runtime
-from stagetrace.sla import evidence_machine
+from stagetrace.sla import baseline
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.process_cpu import ProcessCpu
@@ -243,7 +243,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
     notes = TracerProvider(span_limits=request["limits"], shutdown_on_exit=False).get_tracer("notes")
     with monkeypatch.context() as patch:
         patch.setattr(thread_cpu, "_is_used", False)  # by real clocks: what they tell of differs each time
-        patch.setattr(evidence_machine, "host_evidence", lambda _cause: "")  # of a real machine, likewise
+        patch.setattr(baseline, "host_evidence", lambda _cause: "")  # of a real machine, likewise
         patch.setattr(serve_module, "time_ns", now)
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)

@@ -12,17 +12,16 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, TraceIdRat
 
 from sla.recording import START, begun, recorder_of
 from stagetrace import Policy
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stalls import REQUEST, Stall
 from stagetrace.sla import code, entry_recorder
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.decision import Decided, decided
+from stagetrace.sla.decision import Decided, Request, decided
 from stagetrace.sla.finish import finish
-from stagetrace.sla.request import Request
 from stagetrace.sla.verdict_counter import MAX_POINTS, Counted
 
 if TYPE_CHECKING:
-    from stagetrace.recording.own_span import OwnSpan
+    from stagetrace.request.own_span import OwnSpan
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 OBJECTIVE = "* within 1ms"

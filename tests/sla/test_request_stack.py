@@ -14,10 +14,10 @@ import pytest
 
 from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.batching.queued_items import Item, queued
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.working import put_down, take_up, workers_of, working
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.working import put_down, take_up, workers_of, working
 from stagetrace.semconv import INFERENCE
-from stagetrace.sla.request_stack import RequestStacks
+from stagetrace.sla.in_the_way import RequestStacks
 from stagetrace.sources.stacks import of_greenlet, of_request, waits_for_thread
 
 if TYPE_CHECKING:

@@ -20,15 +20,15 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from sla.recording import START, Adapter, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard, log
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.recording.own_span import OwnSpan
-from stagetrace.recording.record import RequestRecord
+from stagetrace.otlp.encode import Block
+from stagetrace.request.own_span import OwnSpan
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.serving_process import Serving
 from stagetrace.semconv import INFERENCE
-from stagetrace.sla import decision, request_values
-from stagetrace.sla.deadlines import LONGEST_NS, deadline_ns
+from stagetrace.sla import decision
+from stagetrace.sla.bounds import LONGEST_NS, deadline_ns
+from stagetrace.sla.decision import Segments
 from stagetrace.sla.objective import DEADLINES, GRPC_TIMEOUT, REPLACE, Condition, Deadline, Objective
-from stagetrace.sla.segments import Segments
-from stagetrace.sla.serving import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,7 @@ def test_what_its_code_has_set_wins_over_what_the_adapter_describes() -> None:
 def test_a_value_that_is_secret_by_its_name_is_not_read_and_that_is_said_once(
     key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request_values._is_readable.cache_clear()
+    decision._is_readable.cache_clear()
     log._logged.clear()
     policy = Policy((objective("its", conditions=(Condition(key, "*"),)), objective("rest", segment_by=(key,))))
     recorder, _, sender = recorder_of(DEFAULT_ON, policy)
@@ -177,15 +177,15 @@ def test_a_value_that_is_secret_by_its_name_is_not_read_and_that_is_said_once(
 def test_a_lookup_that_fails_costs_the_condition_and_not_the_verdict(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request_values._is_readable.cache_clear()
+    decision._is_readable.cache_clear()
     keys = ("header:x-plan", "baggage:region", "tenant.tier")
     its = objective("its", conditions=tuple(Condition(key, "*") for key in keys))
     recorder, _, sender = recorder_of(DEFAULT_ON, Policy((its, objective("rest"))))
-    monkeypatch.setattr(request_values, part, failing)
+    monkeypatch.setattr(decision, part, failing)
     where = (Asked({"x-plan": "gold"}), baggage.set_baggage("region", "eu", Context()))
     ended(recorder, 1, *where, lambda entry: entry.set_attribute("tenant.tier", "gold"))
     assert entry_of(sender.sent)["sla.objective"] == "rest"
-    assert list(guard.failures) == ["stagetrace.sla.request_values.Values"]
+    assert list(guard.failures) == ["stagetrace.sla.decision.Values"]
 
 
 @pytest.mark.parametrize("part", ["deadlines", "_segment"])
@@ -283,7 +283,7 @@ def test_a_deadline_of_the_first_token_bounds_that_alone() -> None:
         adapter = Asked({"x-slo-ttft-ms": "5"})
 
         def act(entry: OwnSpan, first_ms: int = first_ms) -> None:
-            from stagetrace.recording.chunk_times import Stream
+            from stagetrace.request.chunk_times import Stream
 
             entry.record.stream = Stream()
             entry.record.stream.add(START + first_ms * MS, 10)
@@ -356,7 +356,7 @@ def test_what_an_error_of_the_server_counts_as(errors: str, shown: tuple[str, st
 
 def test_a_warm_up_counts_from_when_this_process_began_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0]
-    monkeypatch.setattr("stagetrace.sla.serving.monotonic_ns", lambda: now[0])
+    monkeypatch.setattr("stagetrace.request.serving_process.monotonic_ns", lambda: now[0])
     serving = Serving()
     monkeypatch.setattr(decision, "serving", serving)
     recorder, processor, sender = recorder_of(DEFAULT_ON, Policy((objective("its", warmup_s=30),)))
@@ -376,7 +376,7 @@ def test_a_warm_up_counts_from_when_this_process_began_to_serve(monkeypatch: pyt
 
 
 def test_a_forked_process_is_as_old_as_its_own_first_request() -> None:
-    from stagetrace.sla.serving import serving
+    from stagetrace.request.serving_process import serving
 
     serving.begin()
     assert serving.age_s(0) >= 0

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stagetrace.recording.in_flight import InFlight
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.stall import MOST_KEPT, REQUEST, Stall
-from stagetrace.sla import sampler_budget, stall_sampler
+from stagetrace.request.in_flight import InFlight
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stalls import MOST_KEPT, REQUEST, Stall
+from stagetrace.sla import stall_sampler
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.sampler_budget import MOST_OF_LOOK_NS, ONE_OF, SAVED_NS, Budget
-from stagetrace.sla.stall_sampler import MOST_LATE, MOST_SAMPLES, StallSampler
+from stagetrace.sla.stall_sampler import (
+    MOST_LATE,
+    MOST_OF_LOOK_NS,
+    MOST_SAMPLES,
+    ONE_OF,
+    SAVED_NS,
+    Budget,
+    StallSampler,
+)
 from stagetrace.sources import gc_pauses
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(sampler_budget, "time", made)
+    monkeypatch.setattr(stall_sampler, "time", made)
     return made
 
 

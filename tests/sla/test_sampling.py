@@ -32,8 +32,9 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
 from sla.recording import START, begun, recorder_of
-from stagetrace import KeepBreaches, SLASpanProcessor, tracestate
+from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
+from stagetrace.sla import sampling
 from stagetrace.sla.baseline import ENOUGH
 from stagetrace.sla.sampling import Chances
 
@@ -67,7 +68,7 @@ MS = 1_000_000
     ],
 )
 def test_the_threshold_says_the_probability(value: str, expected: float | None) -> None:
-    assert tracestate.probability(value) == (None if expected is None else pytest.approx(expected, rel=1e-9))
+    assert sampling.probability_in(value) == (None if expected is None else pytest.approx(expected, rel=1e-9))
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5, 0.1, 1 / 3, 1e-6, 2.0**-30, 0.999999])
@@ -79,13 +80,13 @@ def test_a_kept_trace_is_consistent_with_what_is_said_of_it(rate: float) -> None
     kept += [1 << 64, (1 << 64) + sampler.bound - 1]
     for trace_id in kept:
         assert sampler.should_sample(None, trace_id, "x").decision is Decision.RECORD_AND_SAMPLE
-        value = tracestate.value_of(trace_id, sampler.bound)
+        value = sampling.value_of(trace_id, sampler.bound)
         assert value is not None
         state = TraceState([("ot", value)])
         read = OtelTraceState.parse(state)
         assert read.serialize() == value
         assert read.threshold <= read.random_value
-        assert tracestate.probability(value) == pytest.approx(rate, rel=1e-9)
+        assert sampling.probability_in(value) == pytest.approx(rate, rel=1e-9)
         parent = SpanContext(trace_id, 1, True, TraceFlags(1), state)  # noqa: FBT003
         context = trace.set_span_in_context(NonRecordingSpan(parent), Context())
         result = downstream.should_sample(context, trace_id, "y", trace_state=state)
@@ -94,7 +95,7 @@ def test_a_kept_trace_is_consistent_with_what_is_said_of_it(rate: float) -> None
 
 
 def test_a_bound_too_low_to_be_said_is_not_said() -> None:
-    assert tracestate.value_of(0, TraceIdRatioBased(2.0**-60).bound) is None
+    assert sampling.value_of(0, TraceIdRatioBased(2.0**-60).bound) is None
 
 
 class Own(Sampler):
@@ -177,7 +178,7 @@ def test_entry_spans_of_the_sdk_say_it_and_no_others_do() -> None:
     for entry in entries:
         upgraded = "sla.upgraded" in (entry.attributes or {})
         value = entry.context.trace_state.get("ot", "")
-        assert tracestate.probability(value) == (None if upgraded else 0.5)
+        assert sampling.probability_in(value) == (None if upgraded else 0.5)
 
 
 @pytest.mark.thorough
@@ -223,5 +224,5 @@ def test_our_own_entry_spans_say_it_too(asked: bool, sampler: Sampler, expected:
     told = [one[SLA_SAMPLING_PROBABILITY].double_value for one in attributes if SLA_SAMPLING_PROBABILITY in one]
     assert told == ([] if expected is None else [expected] * len(entries))
     assert sum(one["sla.breached"].bool_value for one in attributes) == 25
-    states = {tracestate.probability(span.trace_state.removeprefix("ot=")) for span in entries}
+    states = {sampling.probability_in(span.trace_state.removeprefix("ot=")) for span in entries}
     assert states == ({None, expected} if asked else {None})

@@ -14,12 +14,11 @@ from opentelemetry.trace import SpanKind
 
 from sla.recording import START, begun, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard
-from stagetrace.recording.record import RequestRecord
-from stagetrace.sla import entry_recorder, finish, verdict_list
-from stagetrace.sla.decision import Decided, decided
+from stagetrace.request.record import RequestRecord
+from stagetrace.sla import entry_recorder, entry_span, finish
+from stagetrace.sla.decision import Decided, Request, decided
+from stagetrace.sla.entry_span import Listed
 from stagetrace.sla.objective import Condition, Objective
-from stagetrace.sla.request import Request
-from stagetrace.sla.verdict_list import Listed
 
 if TYPE_CHECKING:
     from stagetrace.sla.entry_recorder import EntryRecorder
@@ -65,7 +64,7 @@ def test_the_entry_span_is_about_the_first_objective_that_was_missed_and_lists_a
     assert found["sla.breached"] is (shown[0] == "breach")
     assert (found["sla.threshold_ms"], found["sla.verdicts"]) == (threshold_ms, verdicts)
     assert processor.counter.counts() == {
-        (one.objective, one.word): 1 for one in verdict_list.read(found["sla.verdicts"])[0]
+        (one.objective, one.word): 1 for one in entry_span.read(found["sla.verdicts"])[0]
     }
 
 
@@ -172,10 +171,10 @@ def test_a_thousand_verdicts_are_listed_in_part_and_the_rest_is_a_number() -> No
     judged = decided(policy, Request(START, START + 10 * MS, "GET", "/a", RequestRecord(start=START)))
     assert judged is not None
     text = judged.besides()["sla.verdicts"]
-    listed, more = verdict_list.read(text)
+    listed, more = entry_span.read(text)
     assert (len(listed), more, len(judged.each)) == (64, 936, 1_000)
     assert listed[:2] == [Listed("breach", "o0", "99% over 28d"), Listed("breach", "o1", "99% over 28d")]
-    assert verdict_list.read("good: a (1% over 1d); nonsense; and 3 more") == ([Listed("good", "a", "1% over 1d")], 4)
+    assert entry_span.read("good: a (1% over 1d); nonsense; and 3 more") == ([Listed("good", "a", "1% over 1d")], 4)
     assert Decided(policy.objectives[0], "good", None).besides() == {}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from stagetrace import Policy
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.record import RequestRecord
+from stagetrace.sla.bounds import Shortest, ShortestBounds
 from stagetrace.sla.objective import GRPC_TIMEOUT, NEVER_NS, Condition, Deadline, Objective
-from stagetrace.sla.shortest_bounds import Shortest, ShortestBounds
 
 GOLD = (Condition("tenant.tier", "gold"),)
 

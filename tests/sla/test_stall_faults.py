@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stagetrace import Policy, guard, log
-from stagetrace.recording import timer
-from stagetrace.recording.in_flight import NEVER, in_flight
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request import in_flight as timer
+from stagetrace.request.in_flight import NEVER, in_flight
+from stagetrace.request.record import RequestRecord
 from stagetrace.sla import stall_sampler as module
 from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.sampler_budget import Budget
-from stagetrace.sla.stall_sampler import StallSampler
+from stagetrace.sla.stall_sampler import Budget, StallSampler
 from stagetrace.sources import stacks
 from stagetrace.sources.registry import FAILED, silent, states
 

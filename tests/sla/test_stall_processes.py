@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from stagetrace import SLASpanProcessor
-from stagetrace.recording.in_flight import in_flight
+from stagetrace.request.in_flight import in_flight
 from stagetrace.sources.registry import states
 
 provider, exporter = TracerProvider(), InMemorySpanExporter()
@@ -44,7 +44,7 @@ def report(**more):
     found = {"codes": codes, "threads": threads, "in_flight": len(in_flight.records), "watched": in_flight.is_watched}
     os.write(1, json.dumps({**found, **more}).encode() + b"\\n")  # at once: forked processes share the pipe
 
-from stagetrace.recording.current_record import entries as ENTRIES
+from stagetrace.request.current import entries as ENTRIES
 """
 
 

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, Tracer
 
 from stagetrace import SLASpanProcessor, semconv
-from stagetrace.recording.current_record import entries
+from stagetrace.request.current import entries
 from stagetrace.sla.stall_sampler import stall_sampler
 from stagetrace.sources import stacks
 

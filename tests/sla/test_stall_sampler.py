@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stagetrace import Policy
-from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.in_flight import in_flight
-from stagetrace.recording.record import RequestRecord
-from stagetrace.recording.stall import REQUEST, Stall
+from stagetrace.request.chunk_times import Stream
+from stagetrace.request.in_flight import in_flight
+from stagetrace.request.record import RequestRecord
+from stagetrace.request.stalls import REQUEST, Stall
 from stagetrace.sla import stall_sampler as module
 from stagetrace.sla.baseline import ENOUGH_FOR_P99, Baselines
 from stagetrace.sla.cause import Breakdown

@@ -9,7 +9,7 @@ from benchmarks.stalls.cases import BUSY, POOLED, SERVERS, SOCKET, STALLS
 from benchmarks.stalls.planted import lines
 from benchmarks.stalls.run import is_right, measure
 
-from stagetrace.recording import timer
+from stagetrace.request import in_flight
 from stagetrace.sources import socket_wait, stacks
 
 pytestmark = [
@@ -39,7 +39,7 @@ def test_the_planted_line_is_named(server: str, planted: tuple[str, ...]) -> Non
         assert one.samples
 
 
-@pytest.mark.skipif(not timer.SEES_HOLDER, reason="who holds the GIL is seen in 3.11 alone")
+@pytest.mark.skipif(not in_flight.SEES_HOLDER, reason="who holds the GIL is seen in 3.11 alone")
 @pytest.mark.parametrize("server", ["FastAPI, def", "Flask, gunicorn gthread", "plain ASGI"])
 def test_a_call_that_holds_the_gil_has_its_line_though_others_wait_for_it_too(server: str) -> None:
     """The request may be over before the sampler runs."""

@@ -16,11 +16,11 @@ from heavy import HEAVY
 from sla import verdict_oracle
 from sla.recording import START, Adapter, recorder_of
 from stagetrace import guard, semconv
-from stagetrace.recording.chunk_times import Stream
-from stagetrace.recording.generation import begin
-from stagetrace.recording.own_span import OwnSpan
-from stagetrace.recording.record import RequestRecord
-from stagetrace.sla import verdict_list
+from stagetrace.request.chunk_times import Stream
+from stagetrace.request.generation import begin
+from stagetrace.request.own_span import OwnSpan
+from stagetrace.request.record import RequestRecord
+from stagetrace.sla import entry_span
 from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def check(attributes: dict[str, Any], expected: list[tuple[str, str, int]], give
     if word == "good":
         assert attributes[semconv.SLA_THRESHOLD_MS] == allowed_ns / 1e6, given
     if len(expected) > 1:
-        each, more = verdict_list.read(attributes[semconv.SLA_VERDICTS])
+        each, more = entry_span.read(attributes[semconv.SLA_VERDICTS])
         assert ([(one.objective, one.word) for one in each], more) == ([one[:2] for one in expected], 0), given
     else:
         assert semconv.SLA_VERDICTS not in attributes, given

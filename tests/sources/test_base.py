@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace import config, guard, log
+from stagetrace import guard, log, settings
 from stagetrace.sources import registry, thread_cpu
 from stagetrace.sources.base import FIRST_PAUSE_S, HUNG_NS, LONGEST_PAUSE_S, SLOW_NS, SLOW_READINGS, WITHIN_S, Source
 
@@ -22,7 +22,7 @@ def _reset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source(lack: Any = lambda: None) -> Source:
-    return Source(NAME, "the wait of a test", config.SOCKET_WAIT, lack)
+    return Source(NAME, "the wait of a test", settings.SOCKET_WAIT, lack)
 
 
 def fails() -> int:

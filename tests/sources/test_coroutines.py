@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from stagetrace.recording.loop_blockers import stepped
-from stagetrace.recording.record import RequestRecord
-from stagetrace.sources import awaited
-from stagetrace.sources.awaited import Tasks
-from stagetrace.sources.coroutines import MAX_AWAITED, of_coroutine
+from stagetrace.request.loop_blockers import stepped
+from stagetrace.request.record import RequestRecord
+from stagetrace.sources import coroutines
+from stagetrace.sources.coroutines import MAX_AWAITED, Tasks, of_coroutine
 from stagetrace.sources.stacks import MAX_KEPT
 
 if TYPE_CHECKING:
@@ -221,7 +220,7 @@ def test_the_task_that_runs_is_taken() -> None:
 
 def test_a_listener_for_the_disconnect_leaves_the_work_to_another_task_of_the_request() -> None:
     """So Starlette streams a response under uvicorn."""
-    from stagetrace.instrumentation.asgi.channels import Receive
+    from stagetrace.protocols.asgi_channels import Receive
 
     class Request:
         record: Any = None
@@ -297,7 +296,7 @@ def test_a_deep_stack_is_bounded() -> None:
 
 def test_among_too_many_tasks_none_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "child" in names(stack_of(by_task_group))
-    monkeypatch.setattr(awaited, "MAX_TASKS", 0)
+    monkeypatch.setattr(coroutines, "MAX_TASKS", 0)
     assert "child" not in names(stack_of(by_task_group))
     assert "by_task_group" in names(stack_of(by_task_group))
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from stagetrace.real_threads import local
-from stagetrace.sources import loop_lag
+from stagetrace.sources import loops
+from stagetrace.system.threads import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ current: ContextVar[Any] = ContextVar("current")
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
-    monkeypatch.setattr(loop_lag, "take", found.append)
-    monkeypatch.setattr(loop_lag, "_own", local())
+    monkeypatch.setattr(loops, "take", found.append)
+    monkeypatch.setattr(loops, "_timers", local())
     return found
 
 
@@ -35,8 +35,8 @@ def test_a_blocked_loop_shows_as_one_measurement_of_about_that_time(
     make: Callable[[], asyncio.AbstractEventLoop], taken: list[int]
 ) -> None:
     async def serve() -> None:
-        loop_lag.watch()
-        loop_lag.watch()
+        loops.watch()
+        loops.watch()
         await asyncio.sleep(0.25)
         before = len(taken)
         assert before >= 1
@@ -60,14 +60,14 @@ def test_it_ends_with_requests_keeps_no_loop_running_and_nothing_of_a_request(
     async def serve() -> weakref.ref[Record]:
         record = Record()
         current.set(record)
-        loop_lag.watch()
+        loops.watch()
         return weakref.ref(record)
 
     loop = make()
     kept = loop.run_until_complete(serve())
     gc.collect()
     assert kept() is None
-    monkeypatch.setattr(loop_lag, "IDLE_AFTER_NS", 0)
+    monkeypatch.setattr(loops, "IDLE_AFTER_NS", 0)
     loop.run_until_complete(asyncio.sleep(0.3))
     assert len(taken) == 1
     loop.run_until_complete(serve())  # and again, for the next request
@@ -85,11 +85,11 @@ def test_it_ends_with_requests_keeps_no_loop_running_and_nothing_of_a_request(
 def test_where_no_loop_runs_or_nobody_wants_it_nothing_is_measured(
     taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop_lag.watch()
-    monkeypatch.setattr(loop_lag, "take", None)
+    loops.watch()
+    monkeypatch.setattr(loops, "take", None)
 
     async def serve() -> None:
-        loop_lag.watch()
+        loops.watch()
         await asyncio.sleep(0.2)
 
     asyncio.run(serve())

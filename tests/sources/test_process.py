@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.sources import gc_pauses, machine, page_faults, registry
 from stagetrace.sources.base import Source
 
@@ -96,7 +96,7 @@ def test_a_meter_tells_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> N
         readings.append(now[0])
         return count[0]
 
-    source = Source("stagetrace.sources.of_a_test", "a counter", config.SOCKET_WAIT, lambda: None)
+    source = Source("stagetrace.sources.of_a_test", "a counter", settings.SOCKET_WAIT, lambda: None)
     meter = machine.Meter(source, read)
     for second in range(21):
         now[0], count[0] = second * 1_000_000_000, second

@@ -16,7 +16,7 @@ import gevent
 import pytest
 
 from at_once import in_a_thread
-from stagetrace.recording.record import RequestRecord
+from stagetrace.request.record import RequestRecord
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.base import SLOW_NS
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, between, read_sample

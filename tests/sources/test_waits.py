@@ -13,7 +13,7 @@ import pytest
 
 from at_once import in_a_thread
 from missing import unused
-from stagetrace.sources import thread_cpu, waits
+from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ BLOCKED_S = 0.4
 
 @pytest.fixture(autouse=True)
 def _in_c() -> None:
-    if waits._native is None:
+    if thread_cpu._in_c is None:
         unused()
 
 
@@ -76,53 +76,53 @@ def test_a_wait_for_another_thread_is_told_from_any_other(work: Callable[[], Any
 
 def test_nothing_is_seen_of_a_section_that_is_over_at_once_nor_between_sections() -> None:
     def work() -> tuple[int, int]:
-        place = waits.claim(threading.get_native_id())
+        place = thread_cpu.claim(threading.get_native_id())
         try:
-            before = waits.touch(place)
-            waits.leave(place)
+            before = thread_cpu.touch(place)
+            thread_cpu.leave(place)
             time.sleep(0.1)
-            return before, waits.touch(place)
+            return before, thread_cpu.touch(place)
         finally:
-            waits.release(place)
+            thread_cpu.release(place)
 
     before, after = in_a_thread(work)
     assert before == after
-    assert waits.for_threads(before, after) is None
+    assert thread_cpu.share_for_threads(before, after) is None
 
 
 def test_a_thread_that_stays_blocked_is_looked_at_no_more() -> None:
     def work() -> float | None:
-        place = waits.claim(threading.get_native_id())
+        place = thread_cpu.claim(threading.get_native_id())
         try:
-            before = waits.touch(place)
+            before = thread_cpu.touch(place)
             time.sleep(1.5)
-            seen = waits._native.touch_place(place) - before & 0xFFFFFFFF
+            seen = thread_cpu._in_c.touch_place(place) - before & 0xFFFFFFFF
             assert 2 <= seen <= 100
-            return waits.for_threads(before, before + seen)
+            return thread_cpu.share_for_threads(before, before + seen)
         finally:
-            waits.release(place)
+            thread_cpu.release(place)
 
     assert in_a_thread(work) == 0
 
 
 def test_places_are_few_and_come_back() -> None:
-    claimed = [waits.claim(1_000_000 + number) for number in range(300)]
+    claimed = [thread_cpu.claim(1_000_000 + number) for number in range(300)]
     assert claimed[-1] == -1
-    assert waits.touch(-1) == 0
-    assert waits.touch(10_000) == 0
-    waits.leave(-1)
+    assert thread_cpu.touch(-1) == 0
+    assert thread_cpu.touch(10_000) == 0
+    thread_cpu.leave(-1)
     for place in claimed:
-        waits.release(place)
-    again = waits.claim(1_000_000)
+        thread_cpu.release(place)
+    again = thread_cpu.claim(1_000_000)
     assert again >= 0
-    waits.touch(again)  # of a thread that there is not
+    thread_cpu.touch(again)  # of a thread that there is not
     time.sleep(0.05)
-    waits.release(again)
+    thread_cpu.release(again)
 
 
 @pytest.mark.parametrize("wrong", ["x", None, 1 << 80])
 def test_what_is_no_place_is_refused(wrong: Any) -> None:
-    for function in (waits.claim, waits.touch, waits.leave, waits.release):
+    for function in (thread_cpu.claim, thread_cpu.touch, thread_cpu.leave, thread_cpu.release):
         with pytest.raises((TypeError, OverflowError)):
             function(wrong)
 
@@ -144,5 +144,5 @@ def test_a_forked_child_has_a_thread_of_its_own_that_looks() -> None:
 
 def test_the_samples_between_two_looks_survive_an_overflow() -> None:
     top = 0xFFFFFFFF
-    assert waits.for_threads(top << 32 | top, 2 << 32 | 0) == 0.75
-    assert waits.for_threads(5 << 32, 6 << 32) is None
+    assert thread_cpu.share_for_threads(top << 32 | top, 2 << 32 | 0) == 0.75
+    assert thread_cpu.share_for_threads(5 << 32, 6 << 32) is None

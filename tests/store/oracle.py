@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from stagetrace import semconv
-from stagetrace.estimates import Sample
+from stagetrace.analysis.estimates import Sample
 from stagetrace.store import Selection
 from stagetrace.store.base import Lost, Tally
 from store.feed import MS, Made

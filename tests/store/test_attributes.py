@@ -12,9 +12,9 @@ import pytest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
-from stagetrace.otlp.decode import native
+from stagetrace.otlp.decode import spans as native
 from stagetrace.otlp.decode.columns import DOUBLE, INT, STRING
-from stagetrace.span_attributes import as_text
+from stagetrace.semconv import as_text
 from stagetrace.store import stored
 
 pytestmark = pytest.mark.native

@@ -10,10 +10,18 @@ from typing import Any
 import pytest
 
 from messages import of_rows
+from stagetrace.analysis.estimates import (
+    OVERFLOW,
+    Attainment,
+    Counted,
+    Sample,
+    Weighed,
+    attainment,
+    attainment_of_both,
+)
 from stagetrace.analysis.routes_and_stages import ask as routes
 from stagetrace.analysis.routes_and_stages import ask_stages as stages
 from stagetrace.analysis.routes_and_stages import exactly
-from stagetrace.estimates import OVERFLOW, Attainment, Counted, Sample, Weighed, attainment, attainment_of_both
 from stagetrace.store.answers import Tallier, request_of, tally
 from stagetrace.store.base import Selection, SpanRow
 from stagetrace.store.load import Loader

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from stagetrace import estimates
-from stagetrace.estimates import Sample
+from stagetrace.analysis import estimates
+from stagetrace.analysis.estimates import Sample
 from stagetrace.sla import quantities
 from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar, Objective
 from stagetrace.sla.policy import Policy

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from stagetrace.estimates import Sample
+from stagetrace.analysis.estimates import Sample
 
 
 class Source(Protocol):

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.analysis import stage_bins
 from stagetrace.analysis.base import Source, by_keys, sample_of
+from stagetrace.analysis.estimates import Sample
 from stagetrace.analysis.stage_bins import NO_STAGE, Band, Bins, Interval
-from stagetrace.estimates import Sample
 
 PERCENTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}  # their ranks
 CUT: Final = 0.1  # part by which `what_if` shortens a stage

@@ -15,8 +15,8 @@ from stagetrace import semconv
 from stagetrace.analysis import usl
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.base import sample_of
+from stagetrace.analysis.estimates import Sample
 from stagetrace.analysis.usl import SECOND, Buckets, Fit, Interval, Level, buckets, fit_usl, levels_of, rows_of
-from stagetrace.estimates import Sample
 
 if TYPE_CHECKING:
     from stagetrace.analysis.base import Source

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.base import Source, sample_of
-from stagetrace.estimates import NOTHING, Sample
+from stagetrace.analysis.estimates import NOTHING, Sample
 
 COLUMNS: Final = 160  # at most
 ROWS: Final = 60  # at most

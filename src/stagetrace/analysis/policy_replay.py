@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from stagetrace import semconv
 from stagetrace.analysis.attainment import Attained, Target, budget_left, exact_interval
 from stagetrace.analysis.base import Source
+from stagetrace.analysis.estimates import Sample, Weighed, attainment, attainment_of_both
 from stagetrace.analysis.replay import UNKNOWN, Judged, Request, recorded_as, replay, stored
 from stagetrace.columns import ATTRIBUTE
-from stagetrace.estimates import Sample, Weighed, attainment, attainment_of_both
 from stagetrace.sla.objective import BAD, BAGGAGE, BREACH, EXCLUDED, HEADER, SERVICE_KEY, Objective
 from stagetrace.sla.policy import Policy
 from stagetrace.sla.verdict import GOOD

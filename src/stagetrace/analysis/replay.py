@@ -13,12 +13,12 @@ from itertools import product
 from math import ceil, prod
 from typing import Any, Final, NamedTuple, TypedDict
 
-from stagetrace import gen_ai, semconv
+from stagetrace import semconv
 from stagetrace.columns import names_of
-from stagetrace.redaction import is_secret
-from stagetrace.sla import verdict_list
+from stagetrace.semconv import number, text
+from stagetrace.sla import entry_span
 from stagetrace.sla.cause import DISCONNECT
-from stagetrace.sla.entry_names import request_of
+from stagetrace.sla.entry_span import request_of
 from stagetrace.sla.objective import (
     BAGGAGE,
     EXCLUDED,
@@ -46,7 +46,7 @@ from stagetrace.sla.verdict import (
     decide,
     why_excluded,
 )
-from stagetrace.span_attributes import number, text
+from stagetrace.text import is_secret
 
 UNKNOWN: Final = "unknown"
 TOKENS: Final = "how many tokens followed the first ones is not stored"
@@ -283,7 +283,7 @@ def deadlines_of(method: str | None, remaining_ms: float | None, recorded: Recor
 def recorded_in(read: Mapping[str, Any]) -> Recorded:
     """Return the verdict that attributes of an entry span carry."""
     word, objective = text(read, semconv.SLA_VERDICT), text(read, semconv.SLA_OBJECTIVE)
-    several = {one.objective: one.word for one in verdict_list.read(text(read, semconv.SLA_VERDICTS) or "")[0]}
+    several = {one.objective: one.word for one in entry_span.read(text(read, semconv.SLA_VERDICTS) or "")[0]}
     threshold = number(read, semconv.SLA_THRESHOLD_MS)
     return Recorded(
         word,
@@ -309,7 +309,7 @@ def _streamed(read: Mapping[str, Any]) -> Streamed | None:
 def _tokens(read: Mapping[str, Any]) -> Tokens | None:
     """Return what is stored of generated tokens: of those after the first ones, the mean time of each."""
     first, mean = (number(read, one) for one in (semconv.TOKENS_FIRST_MS, semconv.TOKENS_GAP_MEAN_MS))
-    if first is None and mean is None and number(read, gen_ai.OUTPUT_TOKENS) is None:
+    if first is None and mean is None and number(read, semconv.OUTPUT_TOKENS) is None:
         return None
     first_ns = None if first is None else ns(first)
     return Tokens(first_ns) if mean is None else Tokens(first_ns, 0, 1, ns(mean, up=True))
@@ -317,7 +317,7 @@ def _tokens(read: Mapping[str, Any]) -> Tokens | None:
 
 def _counts_tokens(read: Mapping[str, Any]) -> bool:
     """Return whether no mean is stored since it was not known, and not since no token came after the first ones."""
-    outputs, calls = (number(read, one) for one in (gen_ai.OUTPUT_TOKENS, semconv.TOKENS_CALLS))
+    outputs, calls = (number(read, one) for one in (semconv.OUTPUT_TOKENS, semconv.TOKENS_CALLS))
     return PER_TOKEN in (text(read, semconv.SLA_FALLBACK) or "") or (outputs or 0) > (calls or 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.base import Source, by_keys, missing_first, sample_of
-from stagetrace.estimates import OVERFLOW, Attainment, Counted, Sample, attainment
+from stagetrace.analysis.estimates import OVERFLOW, Attainment, Counted, Sample, attainment
 
 _BY_OBJECTIVE: Final = ("service", "path", "model", "objective")
 

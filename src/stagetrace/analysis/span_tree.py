@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
+from stagetrace.semconv import number, text
 from stagetrace.sla import cause
-from stagetrace.span_attributes import number, text
 
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"

@@ -14,8 +14,8 @@ import numpy as np
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.attainment import exact_interval
 from stagetrace.analysis.base import Source, by_keys, sample_of
+from stagetrace.analysis.estimates import Sample
 from stagetrace.analysis.quantiles import Binned
-from stagetrace.estimates import Sample
 from stagetrace.semconv import STAGES
 from stagetrace.sla.objective import DEFAULT_TARGET, Condition, Objective
 from stagetrace.sla.objective import SERVICE_KEY as SERVICE

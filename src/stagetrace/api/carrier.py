@@ -8,21 +8,25 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from stagetrace import config, versions
+from stagetrace import settings
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_record import current, recording
-from stagetrace.recording.segments import coalesced
-from stagetrace.recording.working import put_down, take_up, work_here, worker_here
-from stagetrace.semconv import HANDLER, ML_STAGE
+from stagetrace.request.current import current, recording
+from stagetrace.request.stages import coalesced
+from stagetrace.request.working import put_down, take_up, work_here, worker_here
+from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, ML_STAGE
+from stagetrace.system import packages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from opentelemetry.context import Context
 
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.stages import Stages
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.remote_stages import RequestRef
+    from stagetrace.request.stages import Stages
+    from stagetrace.request.worker import Batch
 
 KEY = "stagetrace"  # in a carrier, beside W3C's: which request of which process it is
 SPAN_NAME = "resume"
@@ -76,7 +80,7 @@ def _carry() -> dict[str, str]:
     for propagator in _propagators():
         propagator.inject(carrier)
     if record is not None:
-        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.request.remote_stages import hand_on
 
         key = carrier[KEY] = hand_on(record)
         with suppress(TypeError):  # a span class of others, without weak references
@@ -133,7 +137,7 @@ class _RemoteBlock(_Block):
     def __init__(self, key: str, context: Context) -> None:
         from opentelemetry import trace
 
-        from stagetrace.recording.worker import Resumed
+        from stagetrace.request.worker import Resumed
 
         self._tracer = trace.get_tracer("stagetrace")
         self._start = time_ns()
@@ -145,7 +149,7 @@ class _RemoteBlock(_Block):
         super().__init__(self._record, self._context)
 
     def _end_span(self, error: BaseException | None) -> None:
-        from stagetrace.recording import exceptions
+        from stagetrace.request import limits
 
         ended_at = max(time_ns(), self._start)
         self._record.unwatch()
@@ -154,8 +158,8 @@ class _RemoteBlock(_Block):
             self._add_stages(stages)
             self._span.set_attributes(dict(stages.model))
             if isinstance(error, Exception):
-                exceptions.record(self._span, error)
-                self._span.set_status(exceptions.status_of(error))
+                limits.record(self._span, error)
+                self._span.set_status(limits.status_of(error))
         finally:
             self._span.end(ended_at)
             self._record.abandon()
@@ -164,7 +168,7 @@ class _RemoteBlock(_Block):
         """Add the spans of stages and details below the block's own."""
         from opentelemetry.trace import set_span_in_context
 
-        from stagetrace.recording.details import placed_details
+        from stagetrace.request.details import placed_details
 
         details = placed_details(self._record, stages, self._span.get_span_context())
         segments = stages.segments()
@@ -192,7 +196,7 @@ def _begin(carrier: Mapping[str, str]) -> _Block | None:
     from opentelemetry.context import Context
     from opentelemetry.trace import get_current_span, set_span_in_context
 
-    from stagetrace.recording.remote_stages import find, is_here
+    from stagetrace.request.remote_stages import find, is_here
 
     context = Context()
     for propagator in _propagators():
@@ -214,10 +218,78 @@ def has_provider() -> bool:
     """Return whether spans that start here go anywhere; where this package is switched on, see to that."""
     from opentelemetry import trace
 
-    if config.SWITCH.read() and versions.fit():
+    if settings.SWITCH.read() and packages.fit():
         from stagetrace.runtime.runtime import runtime
 
         if not runtime.ready:
             runtime.prepare_now()
         runtime.deliver_at_exit()
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+REASON = "batch"
+
+
+class batch:  # noqa: N801 -- reads as a statement: `with stagetrace.batch(carriers):`
+    """Make the block the one inference of the requests that `carriers`, of `carry`, come from.
+
+    Each of them then shows `queue` from when it was carried until the block begins, `inference` while it runs, with
+    their number as `ml.batch.size`, and a link to one span `inference`, under which what the block starts hangs and
+    which links to all of them. The block may run in any thread or process of the service. What cannot be read among
+    `carriers` counts for the size alone; where nothing is traced, the block just runs. Never raises.
+    """
+
+    __slots__ = ("_carriers", "_open")
+
+    def __init__(self, carriers: Iterable[Mapping[str, str] | None]) -> None:
+        self._carriers = carriers
+        self._open: tuple[Batch, AbstractContextManager[None]] | None = None
+
+    def __enter__(self) -> None:
+        self._open = _begin_batch(self._carriers)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            made, self._open = self._open, None
+            _end(*made)
+
+
+@guarded
+def _begin_batch(carriers: Iterable[Mapping[str, str] | None]) -> tuple[Batch, AbstractContextManager[None]] | None:
+
+    given = list(carriers)
+    requests = [request for request in map(_origin, given) if request is not None]
+    if not requests or not has_provider():
+        return None
+    from stagetrace.request.worker import Batch, at_work
+
+    made = Batch(requests, len(given), REASON)
+    made.enter(INFERENCE, {ML_BATCH_SIZE: len(given)}, made.started)
+    inside = at_work(made)
+    inside.__enter__()
+    return made, inside
+
+
+@guarded_end
+def _end(made: Batch, inside: AbstractContextManager[None]) -> None:
+    inside.__exit__(None, None, None)
+    made.leave(INFERENCE)
+    made.finish()
+
+
+@guarded
+def _origin(carrier: Mapping[str, str] | None) -> RequestRef | None:
+    if not carrier:
+        return None
+    from opentelemetry.context import Context
+    from opentelemetry.trace import get_current_span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    from stagetrace.request.remote_stages import RequestRef, entry_of
+
+    key = carrier.get(KEY)
+    context = TraceContextTextMapPropagator().extract(carrier, context=Context())
+    span = get_current_span(context).get_span_context()
+    return RequestRef(key, entry_of(key, span)) if key and span.is_valid else None

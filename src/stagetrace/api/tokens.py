@@ -5,8 +5,8 @@ from __future__ import annotations
 from time import time_ns
 
 from stagetrace.guard import guarded
-from stagetrace.recording import generation
-from stagetrace.recording.current_record import recording
+from stagetrace.request import generation
+from stagetrace.request.current import recording
 
 
 @guarded

@@ -20,9 +20,9 @@ from stagetrace.backend.intake import Intake, too_large
 from stagetrace.backend.options import BackendError, Limits
 from stagetrace.backend.refusal import MALFORMED, Refused
 from stagetrace.errors import StoreError
-from stagetrace.peer import is_of_user
 from stagetrace.store.base import Closing
 from stagetrace.store.local import Appended, LocalStore, StoreTaken
+from stagetrace.system.access import is_of_user
 
 if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters

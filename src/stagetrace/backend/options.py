@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
 from stagetrace.errors import StagetraceError
-from stagetrace.hosts import is_loopback
+from stagetrace.system.access import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

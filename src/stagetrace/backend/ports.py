@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from stagetrace.backend.options import BackendError, Listening
 from stagetrace.backend.refusal import FORBIDDEN, UNAUTHENTICATED, Refused
-from stagetrace.hosts import is_loopback
+from stagetrace.system.access import is_loopback
 
 _PORTS: Final = 4
 _OTHERS: Final = 512  # for the files of the store, for DuckDB and for what libraries open

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.printable import bounded
+from stagetrace.text import bounded
 
 if TYPE_CHECKING:
     from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]

@@ -20,8 +20,8 @@ from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Chart, Points, number
 from stagetrace.output.table import Column, Table, numeric, table_of
 from stagetrace.output.units import threshold, window
-from stagetrace.printable import printable
 from stagetrace.store import open_store
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from stagetrace.analysis.capacity import Capacity, Interval, Level, Plan

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, TextIO, cast
 
 from stagetrace.cli.registry import NO_ANSWER, UsageError
-from stagetrace.printable import printable_lines
+from stagetrace.text import printable_lines
 
 
 class _Printable:

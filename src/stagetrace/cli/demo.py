@@ -24,10 +24,10 @@ from typing import Any, Final, NamedTuple
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
-from stagetrace import config
+from stagetrace import settings as config
 from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD
 from stagetrace.errors import StagetraceError
-from stagetrace.installed_from import requirement
+from stagetrace.system.packages import requirement
 
 MESSAGE: Final = "Hello, I paid for order A-{0} twice, $49.90 each time. Please give one of them back!"
 _PATIENCE_S: Final = 60.0

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
-from stagetrace import __version__, config, setting_problems
+from stagetrace import __version__, settings
 from stagetrace.cli.console import INTERRUPTED, noted, printable_streams, unescaped
 from stagetrace.cli.registry import NO_ANSWER, VERBS, load
 from stagetrace.errors import StagetraceError
-from stagetrace.printable import TRACEBACK, bounded
+from stagetrace.system import setting_problems
+from stagetrace.text import TRACEBACK, bounded
 
 # The exit code that shells report for a process that a signal ended.
 _PIPE_CLOSED: Final = 141
@@ -194,7 +195,7 @@ def _with_whole_verb(given: list[str]) -> list[str]:
 
 def _warn_of_misspelt(verb: str) -> None:
     """Warn of misspelt variables, which would change the answer unnoticed. `doctor` lists all of them."""
-    found = [(name, meant) for name, meant in setting_problems.misspelt(config.environment()) if meant is not None]
+    found = [(name, meant) for name, meant in setting_problems.misspelt(settings.environment()) if meant is not None]
     if found and verb not in _SILENT:
         sys.stderr.write(f"stagetrace: {setting_problems.misspelt_text(found)}\n")
 

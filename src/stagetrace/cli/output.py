@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.cli.console import unescaped
 from stagetrace.cli.registry import ANSWERED
 from stagetrace.output.answer import completeness
 from stagetrace.output.table import GAP, HEAD, Cell, Line, Table, blocks, text_of
-from stagetrace.printable import bounded, printable, printable_json
 from stagetrace.store.base import Reader
+from stagetrace.text import bounded, printable, printable_json
 
 _WIDTH_UNKNOWN: Final = 100
 _NARROWEST: Final = 60
@@ -32,7 +32,7 @@ def terminal_width() -> int:
 
 def is_bounded() -> bool:
     """Return whether long lines would wrap: on a terminal, or where $COLUMNS is set; not in a pipe or a file."""
-    return sys.stdout.isatty() or bool(config.COLUMNS.read())
+    return sys.stdout.isatty() or bool(settings.COLUMNS.read())
 
 
 def shows_blocks() -> bool:

@@ -16,10 +16,10 @@ from stagetrace.cli.output import show, show_json, warn, watched
 from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.output.answer import completeness
 from stagetrace.output.table import Column, Table
-from stagetrace.printable import spreadsheet_cell
-from stagetrace.span_attributes import json_value
+from stagetrace.semconv import json_value
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations
+from stagetrace.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -13,10 +13,10 @@ from stagetrace.output.answer import completeness
 from stagetrace.output.table import Column, Table
 from stagetrace.output.table_rows import cells, columns
 from stagetrace.output.units import Zone, milliseconds, window
-from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.follow import newest_root
 from stagetrace.store.reductions import STAGE_COLUMNS
+from stagetrace.text import printable
 
 DESCRIPTION: Final = "List requests, the newest first or the slowest, with the time allowed and the verdict."
 EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"

@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.errors import StagetraceError
 
 DESCRIPTION = """Start COMMAND with STAGETRACE=1 and make every Python process under it activate.
@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 def environment() -> dict[str, str]:
     """Return this process's environment with recording on and our start-up folder first."""
     package = Path(__file__).resolve().parent.parent
-    paths = [str(package / "_site"), *filter(None, [config.PYTHONPATH.read()])]
-    switched = {} if config.SWITCH.read() else {"STAGETRACE": "1"}
+    paths = [str(package / "_site"), *filter(None, [settings.PYTHONPATH.read()])]
+    switched = {} if settings.SWITCH.read() else {"STAGETRACE": "1"}
     return {**os.environ, **switched, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -15,8 +15,8 @@ from stagetrace.output.units import milliseconds, window
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
+    from stagetrace.analysis.estimates import Sample
     from stagetrace.analysis.routes_and_stages import Group, Stage
-    from stagetrace.estimates import Sample
 
 DESCRIPTION: Final = (
     "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"

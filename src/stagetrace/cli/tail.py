@@ -18,11 +18,11 @@ from stagetrace.output.answer import completeness
 from stagetrace.output.table import Table
 from stagetrace.output.table_rows import cells, columns
 from stagetrace.output.units import Zone, window
-from stagetrace.printable import printable
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of
 from stagetrace.store.base import SpanRow
 from stagetrace.store.follow import follow, newest
+from stagetrace.text import printable
 
 DESCRIPTION: Final = """Show the newest requests, the newest last, and with -f go on with those that come, until Ctrl-C.
 

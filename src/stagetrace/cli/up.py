@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import config, log, setting_problems
+from stagetrace import log, settings
 from stagetrace.backend.alerts import notify
 from stagetrace.backend.options import Alerting, Limits, Options, Ports, check_back_end, risks, seconds, size
 from stagetrace.cli.arguments.listening import (
@@ -30,12 +30,13 @@ from stagetrace.cli.arguments.listening import (
 )
 from stagetrace.cli.output import show_json
 from stagetrace.cli.registry import ANSWERED, UsageError
-from stagetrace.hosts import is_loopback
 from stagetrace.rules.alerts import watched
 from stagetrace.rules.burn import judged
 from stagetrace.sla.followed_file import FollowedFile
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.store.base import default_folder
+from stagetrace.system import setting_problems
+from stagetrace.system.access import is_loopback
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -46,29 +47,29 @@ if TYPE_CHECKING:
     from stagetrace.store.local import LocalStore
 
 ALERTING: Final[Flags] = {
-    "--sla": (config.SLA_ALERTS, "TEXT|FILE"),
-    "--webhook": (config.WEBHOOK, "URL"),
-    "--alertmanager": (config.ALERTMANAGER, "URL"),
+    "--sla": (settings.SLA_ALERTS, "TEXT|FILE"),
+    "--webhook": (settings.WEBHOOK, "URL"),
+    "--alertmanager": (settings.ALERTMANAGER, "URL"),
 }
 
 
 def alerting(args: argparse.Namespace) -> Alerting | None:
     """Return which objectives are watched; None without any. Raise UsageError, PolicyError or RulesError."""
-    text: str = args.sla if args.sla is not None else config.SLA_ALERTS.read()
-    webhook, alertmanager = args.webhook or config.WEBHOOK.read(), args.alertmanager or config.ALERTMANAGER.read()
+    text: str = args.sla if args.sla is not None else settings.SLA_ALERTS.read()
+    webhook, alertmanager = args.webhook or settings.WEBHOOK.read(), args.alertmanager or settings.ALERTMANAGER.read()
     if not text.strip():
         if args.webhook or args.alertmanager:
             raise UsageError('alerts have a receiver, and no objectives\nadd --sla sla.yaml, or --sla "* within 1s"')
         return None
     policy, renewed = _policy(text)
     watched(policy)  # here is where an alert that could never fire is reported
-    tokens = config.WEBHOOK_TOKEN.read(), config.ALERTMANAGER_TOKEN.read()
+    tokens = settings.WEBHOOK_TOKEN.read(), settings.ALERTMANAGER_TOKEN.read()
     return Alerting(
         policy,
         renewed,
         _checked("--webhook", webhook or policy.alerts.webhook, tokens[0]),
         tokens[0],
-        config.WEBHOOK_SECRET.read(),
+        settings.WEBHOOK_SECRET.read(),
         _checked("--alertmanager", alertmanager or policy.alerts.alertmanager, tokens[1]),
         tokens[1],
     )
@@ -117,22 +118,22 @@ EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _NEEDED: Final = ("uvicorn", "starlette", "jinja2", "zstandard", "duckdb", "numpy", "pyarrow")
 
-_PORTS: Final[dict[str, tuple[config.Verbatim, str]]] = {
-    "--grpc-port": (config.GRPC_PORT, "PORT"),
-    "--http-port": (config.HTTP_PORT, "PORT"),
-    "--query-grpc-port": (config.QUERY_GRPC_PORT, "PORT"),
-    "--query-http-port": (config.QUERY_HTTP_PORT, "PORT"),
+_PORTS: Final[dict[str, tuple[settings.Verbatim, str]]] = {
+    "--grpc-port": (settings.GRPC_PORT, "PORT"),
+    "--http-port": (settings.HTTP_PORT, "PORT"),
+    "--query-grpc-port": (settings.QUERY_GRPC_PORT, "PORT"),
+    "--query-http-port": (settings.QUERY_HTTP_PORT, "PORT"),
 }
 _FLAGS: Final[Flags] = {
-    "--data": (config.DATA, "DIR"),
+    "--data": (settings.DATA, "DIR"),
     **HOST,
     **_PORTS,
     **PAGE,
     **ACCESS,
-    "--retention": (config.RETENTION, "AGE"),
-    "--retention-size": (config.RETENTION_SIZE, "SIZE"),
-    "--max-request": (config.MAX_REQUEST, "SIZE"),
-    "--max-in-flight": (config.MAX_IN_FLIGHT, "SIZE"),
+    "--retention": (settings.RETENTION, "AGE"),
+    "--retention-size": (settings.RETENTION_SIZE, "SIZE"),
+    "--max-request": (settings.MAX_REQUEST, "SIZE"),
+    "--max-in-flight": (settings.MAX_IN_FLIGHT, "SIZE"),
     **ALERTING,
 }
 
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     require("the back end", *_NEEDED)
     from stagetrace.backend.server import serve
 
-    unused = setting_problems.without_switch(config.environment())
+    unused = setting_problems.without_switch(settings.environment())
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
     page = partial(_page, options, jaeger_ui(args))
@@ -190,16 +191,16 @@ def _page(
 
 
 def _options(args: argparse.Namespace) -> Options:
-    def given(flag: str, setting: config.Verbatim, parse: Callable[[str], Any]) -> Any:
+    def given(flag: str, setting: settings.Verbatim, parse: Callable[[str], Any]) -> Any:
         return parsed(args, flag, setting, parse)
 
     return Options(
-        data=given("--data", config.DATA, Path) or default_folder(),
+        data=given("--data", settings.DATA, Path) or default_folder(),
         ports=Ports(*(given(flag, setting, port) for flag, (setting, _) in _PORTS.items())),
-        retention_s=given("--retention", config.RETENTION, seconds),
-        retention_bytes=given("--retention-size", config.RETENTION_SIZE, size),
+        retention_s=given("--retention", settings.RETENTION, seconds),
+        retention_bytes=given("--retention-size", settings.RETENTION_SIZE, size),
         limits=Limits(
-            given("--max-request", config.MAX_REQUEST, size), given("--max-in-flight", config.MAX_IN_FLIGHT, size)
+            given("--max-request", settings.MAX_REQUEST, size), given("--max-in-flight", settings.MAX_IN_FLIGHT, size)
         ),
         alerting=alerting(args),
         **listening(args),

@@ -1,20 +1,11 @@
-"""The contract of a patch, and what patches share."""
+"""The contract of a patch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-from stagetrace.instrumentation.http.scope_key import SCOPE_KEY
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-# For servers and clients of gRPC: health checks, reflection and the calls between Ray's processes are no requests, and
-# a receiver of telemetry must not make more of it.
-EXCLUDED_SERVICES = (
-    *("grpc.", "opentelemetry.proto.collector."),
-    *("ray.rpc.", "ray.serve.RayServeAPIService", "ray.serve.ASGIService"),
-)
 
 
 class Patch(Protocol):
@@ -43,16 +34,3 @@ class Patch(Protocol):
 
     def __call__(self, module: ModuleType, /) -> None:
         """Wrap what the module defines."""
-
-
-def request_in(scope: Any) -> Any:
-    """Return what records the request of a scope or environ; None if nothing does."""
-    request = scope.get(SCOPE_KEY)
-    if type(request) is str:
-        from stagetrace.instrumentation.http.pickled_scope import goes_on
-
-        request = scope[SCOPE_KEY] if goes_on(scope, request) else None
-    return request
-
-
-__all__ = ["EXCLUDED_SERVICES", "SCOPE_KEY", "Patch", "request_in"]

@@ -1,4 +1,4 @@
-"""Library calls inside a stage that are no model: a detail span a kind under that stage (`recording/details.py`).
+"""Library calls inside a stage that are no model: a detail span a kind under that stage (`request/details.py`).
 
 `detailed` wraps what a library calls itself; `record_detail` notes a call that has ended.
 """
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.consumer import working_for
-from stagetrace.recording.current_record import current, entries
+from stagetrace.request.current import current, entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextvars import Token
 
     from stagetrace.guard import Switch
-    from stagetrace.recording.details import Kind
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.details import Kind
+    from stagetrace.request.record import RequestRecord
 
 # Span names.
 TOKENIZE = "tokenize"
@@ -47,7 +47,7 @@ def record_detail(
     Times in nanoseconds since the epoch. Calls without `attributes` are one span for each visit to a stage, with their
     number and their summed time; one with attributes is a span of its own.
     """
-    from stagetrace.recording.details import details_of
+    from stagetrace.request.details import details_of
 
     if record.closed:
         return
@@ -156,7 +156,7 @@ def _end(
             return
         details = record.details
         if details is None:
-            from stagetrace.recording.details import details_of
+            from stagetrace.request.details import details_of
 
             details = details_of(record)
         took = max(ended - began, 0)  # the wall clock may step back

@@ -12,9 +12,9 @@ from contextlib import aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_record import current
-from stagetrace.recording.steps import each_step, generated_async
-from stagetrace.recording.working import work_here
+from stagetrace.request.current import current
+from stagetrace.request.steps import each_step, generated_async
+from stagetrace.request.working import work_here
 from stagetrace.semconv import QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
     Begin = Callable[[], "ServedCall | None"]
 
@@ -42,7 +42,7 @@ class ServedCall:
     ) -> None:
         from opentelemetry import trace
 
-        from stagetrace.recording.record import RequestRecord
+        from stagetrace.request.record import RequestRecord
 
         now = time.time_ns()
         self._parent = parent
@@ -62,7 +62,7 @@ class ServedCall:
         """Return the context of the code that serves it."""
         from opentelemetry import trace
 
-        from stagetrace.recording.context import RequestSpan
+        from stagetrace.request.context import RequestSpan
 
         return trace.set_span_in_context(RequestSpan(self._span, self.record), self._parent)
 
@@ -106,7 +106,7 @@ class ServedCall:
     @guarded
     def note_chunk(self) -> None:
         """Note that a chunk of the response, of an unknown size, is handed over now."""
-        from stagetrace.recording.chunk_times import Stream
+        from stagetrace.request.chunk_times import Stream
 
         record = self.record
         if record.stream is None:
@@ -116,10 +116,10 @@ class ServedCall:
     @guarded_end
     def fail(self, error: Exception) -> None:
         """Note an exception that the server's code raised."""
-        from stagetrace.recording import exceptions
+        from stagetrace.request import limits
 
-        exceptions.record(self._span, error)
-        self._span.set_status(exceptions.status_of(error))
+        limits.record(self._span, error)
+        self._span.set_status(limits.status_of(error))
 
     @guarded_end
     def mark_failed(self, description: str | None = None) -> None:
@@ -154,9 +154,8 @@ class ServedTogether:
             self._enter_batch([call.record for call in calls])
 
     def _enter_batch(self, records: Sequence[RequestRecord]) -> None:
-        from stagetrace.recording.remote_stages import hand_on
-        from stagetrace.recording.request_ref import RequestRef
-        from stagetrace.recording.worker import Batch, at_work
+        from stagetrace.request.remote_stages import RequestRef, hand_on
+        from stagetrace.request.worker import Batch, at_work
 
         references = [RequestRef(hand_on(one, BATCH), one.entry) for one in records if one.entry is not None]
         batch = Batch(references, len(records), BATCH)

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi.application import recorder, traced
+from stagetrace.protocols.wsgi import recorder, traced
 
 
 def patch_server(server: Any, loop: str, attribute: str | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from stagetrace.errors import StagetraceError
-from stagetrace.hosts import is_loopback
+from stagetrace.system.access import is_loopback
 
 
 class LoadError(StagetraceError):

@@ -11,8 +11,8 @@ from stagetrace.output import chart
 from stagetrace.output.chart import Chart
 from stagetrace.output.table import Table
 from stagetrace.output.units import UTC, Zone
-from stagetrace.printable import printable
 from stagetrace.store.base import Partial
+from stagetrace.text import printable
 
 
 @dataclass(frozen=True)

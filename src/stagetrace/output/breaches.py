@@ -13,11 +13,11 @@ from stagetrace.errors import StoreError
 from stagetrace.output import units
 from stagetrace.output.answer import completeness, keys_of
 from stagetrace.output.units import UTC, Zone, milliseconds, shown, threshold, window
-from stagetrace.printable import printable
+from stagetrace.semconv import text
 from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
-from stagetrace.span_attributes import text
 from stagetrace.store.base import Breaches, Entry, Lost, Missed, Reader, Selection, SpanRow, Tally, Trace
 from stagetrace.store.entries import entry_of
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from stagetrace.analysis.breach_details import Groups

@@ -7,7 +7,7 @@ from itertools import cycle, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 from stagetrace.output.units import UTC, Zone, shown
-from stagetrace.printable import printable
+from stagetrace.text import printable
 
 Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
 

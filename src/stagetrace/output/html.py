@@ -12,7 +12,7 @@ from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
 from stagetrace.output.table import Column, Table, numeric
 from stagetrace.output.units import UTC, Zone, shown
-from stagetrace.printable import printable
+from stagetrace.text import printable
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c62828; --soft: #8882 }

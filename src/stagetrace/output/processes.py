@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from stagetrace import unrecognised_models
 from stagetrace.output.table import Column, Table
 from stagetrace.output.units import utc
 from stagetrace.process_status import files
+from stagetrace.system import unrecognised_models
 
 # In `spans`: counts of lost spans -> the reason.
 _LOST: Final = {

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from textwrap import wrap
 from typing import Final, NamedTuple, TypeVar
 
-from stagetrace.printable import printable
+from stagetrace.text import printable
 
 # Kinds of columns.
 PLAIN: Final = ""

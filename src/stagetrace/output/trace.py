@@ -12,9 +12,9 @@ from stagetrace.analysis.span_tree import on_path
 from stagetrace.output.answer import completeness, keys_of
 from stagetrace.output.breaches import verdict_of
 from stagetrace.output.units import UTC, Zone, milliseconds, shown
-from stagetrace.printable import printable
-from stagetrace.span_attributes import json_value, number, text
+from stagetrace.semconv import json_value, number, text
 from stagetrace.store.base import SERVER, SpanEvent, SpanRow, Trace, Value
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from stagetrace.analysis.span_tree import Path, Tree

@@ -11,8 +11,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from stagetrace.analysis.estimates import Attainment, Sample
     from stagetrace.analysis.onset import Release
-    from stagetrace.estimates import Attainment, Sample
 
 _UNIT_NS: Final = {
     "ms": 10**6,

@@ -18,8 +18,8 @@ from stagetrace.output.chart import Chart
 from stagetrace.output.html import chart_table, svg, table
 from stagetrace.output.table import Table
 from stagetrace.output.units import UTC, Zone, milliseconds, percent, q_value, threshold
-from stagetrace.printable import printable
 from stagetrace.sla.cause import CAUSES
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -21,9 +21,9 @@ from stagetrace.output.trace import (
     stalls_of,
     visits,
 )
-from stagetrace.printable import printable
-from stagetrace.span_attributes import number, text
+from stagetrace.semconv import number, text
 from stagetrace.store.base import SERVER
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
-from stagetrace.instrumentation.queue_attributes import wait
-from stagetrace.recording.current_record import current
-from stagetrace.recording.pool_task import PoolTask
+from stagetrace.request.current import current
+from stagetrace.request.working import PoolTask, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
 
 def patch_backend(module: ModuleType) -> None:
@@ -82,7 +81,7 @@ async def _task_of(one: _Unawaited, record: RequestRecord) -> Any:
     work: Any = one.work
     if record.step is None:  # else it was begun at once, within a step
         try:
-            from stagetrace.recording.loop_blockers import stepped
+            from stagetrace.request.loop_blockers import stepped
 
             work = stepped(work, record)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost

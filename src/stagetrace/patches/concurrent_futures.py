@@ -12,19 +12,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
 from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
-from stagetrace.instrumentation.batching.queued_items import taken
-from stagetrace.instrumentation.queue_attributes import wait
-from stagetrace.recording.current_record import current, entries, recording
-from stagetrace.recording.working import put_down, take_up, this_worker
+from stagetrace.instrumentation.batching.queued_items import JOB, patch_asyncio, taken
+from stagetrace.request.current import current, entries, recording
+from stagetrace.request.working import put_down, take_up, this_worker, wait
 from stagetrace.semconv import QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
 
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
 WHERE = "stagetrace.patches.concurrent_futures"
 REASON = "executor"

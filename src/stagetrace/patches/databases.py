@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from stagetrace import config, log
+from stagetrace import log, settings
 from stagetrace.guard import guarded, guarded_end
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _note_engine(engine: Any) -> None:
 
 def _instrumentor(name: str) -> Any:
     """Return the instrumentor of a library; None where it is not installed, not wanted, or has been applied."""
-    disabled = config.OTEL_DISABLED.read()
+    disabled = settings.OTEL_DISABLED.read()
     if name in disabled or "*" in disabled or f"{_PACKAGE}.auto_instrumentation" in sys.modules:
         return None
     try:

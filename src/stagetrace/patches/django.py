@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi.application import outermost
+from stagetrace.protocols.wsgi import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -44,7 +44,7 @@ def _resolving(original: Any) -> Any:
 
 @guarded
 def _note_match(match: Any, request: Any) -> None:
-    from stagetrace.instrumentation.wsgi.request import note_route
+    from stagetrace.protocols.wsgi_request import note_route
 
     note_route(template(match.route), getattr(request, "environ", None))
 
@@ -74,7 +74,7 @@ def _simple(route: str) -> str:
 
 @guarded
 def _on_exception(**_: Any) -> None:
-    from stagetrace.instrumentation.wsgi.request import note_failure
+    from stagetrace.protocols.wsgi_request import note_failure
 
     error = sys.exc_info()[1]
     if error is not None:

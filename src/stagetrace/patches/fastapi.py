@@ -12,9 +12,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.asgi.application import pass_on
-from stagetrace.recording.context import RequestSpan
-from stagetrace.recording.current_record import current, entries
+from stagetrace.protocols.asgi import pass_on
+from stagetrace.request.context import RequestSpan
+from stagetrace.request.current import current, entries
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi.application import outermost
+from stagetrace.protocols.wsgi import outermost
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,7 +27,7 @@ def patch_app(module: ModuleType) -> None:
 def _note_rule(_sender: Any, **_: Any) -> None:
     from flask import request as proxy
 
-    from stagetrace.instrumentation.wsgi.request import note_route
+    from stagetrace.protocols.wsgi_request import note_route
 
     request = proxy._get_current_object()  # type: ignore[attr-defined]  # each read through the proxy costs as much
     rule = request.url_rule
@@ -37,6 +37,6 @@ def _note_rule(_sender: Any, **_: Any) -> None:
 
 @guarded
 def _note_failure(_sender: Any, *, exception: BaseException, **_: Any) -> None:
-    from stagetrace.instrumentation.wsgi.request import note_failure
+    from stagetrace.protocols.wsgi_request import note_failure
 
     note_failure(exception)

@@ -8,16 +8,16 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.connection.arrival import Arrival, arriving
-from stagetrace.instrumentation.wsgi.application import traced
 from stagetrace.instrumentation.wsgi_servers import deliver, prepare
+from stagetrace.protocols.connection import Arrival, arriving
+from stagetrace.protocols.wsgi import traced
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
 SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
-END_MODULES = ("stagetrace.instrumentation.wsgi.request", "stagetrace.instrumentation.wsgi.response")
+END_MODULES = ("stagetrace.protocols.wsgi_request", "stagetrace.protocols.wsgi_response")
 END_CALLBACKS = ("close", "closed", "__del__")  # methods of responses, in these modules
 ENQUEUED = "_stagetrace_enqueued"  # on a connection: when its wait for a thread began, and the attributes of that wait
 

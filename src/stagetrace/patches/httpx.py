@@ -8,7 +8,7 @@ from weakref import ref
 
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
-from stagetrace.recording.current_record import recording
+from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -35,7 +35,7 @@ def _holding(original: Any) -> Any:
 
 @guarded
 def _wrap_application(wrapper: Any) -> None:
-    from stagetrace.instrumentation.asgi.application import around
+    from stagetrace.protocols.asgi import around
 
     wrapper.app = around(wrapper.app) or wrapper.app
 

@@ -20,12 +20,11 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end, report
-from stagetrace.instrumentation.base import request_in
-from stagetrace.instrumentation.http.pickled_scope import adapter_of
-from stagetrace.recording.context import RequestSpan, StandIn
-from stagetrace.recording.current_record import current, entries, recording
-from stagetrace.sla.process import counter, follow, policy
-from stagetrace.sla.providers import is_silent
+from stagetrace.protocols.base import request_in
+from stagetrace.protocols.scope import adapter_of
+from stagetrace.request.context import RequestSpan, StandIn
+from stagetrace.request.current import current, entries, recording
+from stagetrace.sla.process import counter, follow, is_silent, policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,13 +65,13 @@ def patch_trace_encoder(module: ModuleType) -> None:
     """Replace `encode_spans` of trace_encoder; where ours fails, the official one does the work."""
     official: Any = module.encode_spans
 
-    from stagetrace.otlp.encode.span_encoder import encode_spans as ours
+    from stagetrace.otlp.encode import encode_spans as ours
 
     def encode_spans(sdk_spans: Sequence[ReadableSpan]) -> Any:
         try:
             return ours(sdk_spans)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the spans are not lost for it
-            report("stagetrace.otlp.encode.span_encoder", error)
+            report("stagetrace.otlp.encode", error)
             return official(sdk_spans)
 
     module.encode_spans = encode_spans  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- so th
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.batching.consumer import note_put_again, note_taken
 from stagetrace.instrumentation.batching.queued_items import MAX_ITEMS, Item, future_in, queued, taken
-from stagetrace.recording.current_record import current, entries, recording
+from stagetrace.request.current import current, entries, recording
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -118,7 +118,7 @@ def _await_result(record: Any, thing: Any, future: Any) -> None:
     """Note when the request waits for a future of threads, as for one of a pool."""
     import concurrent.futures.thread  # noqa: F401 -- its patch wraps `result`
 
-    from stagetrace.instrumentation.batching.awaited_futures import JOB, patch_asyncio
+    from stagetrace.instrumentation.batching.queued_items import JOB, patch_asyncio
 
     if JOB not in vars(future):
         patch_asyncio()

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.instrumentation.models.base import Calls, Library
 from stagetrace.instrumentation.models.generation import PHASES, Reads, generating
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.recording.generation import Call
+    from stagetrace.request.generation import Call
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -50,7 +50,10 @@ SGLANG = Library(
 def patch_engine(module: ModuleType) -> None:
     """Wrap the engine of a service's own."""
     own = vars(module.Engine)
-    generate, encode = Reads(gen_ai.TEXT_COMPLETION, _streamed, _completed), Reads(gen_ai.EMBEDDINGS, result=_embedded)
+    generate, encode = (
+        Reads(semconv.TEXT_COMPLETION, _streamed, _completed),
+        Reads(semconv.EMBEDDINGS, result=_embedded),
+    )
     reads = {"generate": generate, "async_generate": generate, "encode": encode, "async_encode": encode}
     made = {name: generating(own[name], SGLANG, how) for name, how in reads.items() if name in own}
     if "rerank" in own:
@@ -61,7 +64,7 @@ def patch_engine(module: ModuleType) -> None:
 
 def patch_manager(module: ModuleType) -> None:
     """Wrap what the engine and the server both call."""
-    reads = Reads(gen_ai.TEXT_COMPLETION, _item, begin=_begin)
+    reads = Reads(semconv.TEXT_COMPLETION, _item, begin=_begin)
     cls = module.TokenizerManager
     cls.generate_request = generating(cls.generate_request, SGLANG, reads)
 
@@ -70,17 +73,17 @@ def _begin(call: Call, arguments: Arguments) -> None:
     _, args, kwargs = arguments
     asked: Any = args[0] if args else kwargs.get("obj")
     if type(asked).__name__ == "EmbeddingReqInput":
-        call.attributes[gen_ai.OPERATION_NAME] = gen_ai.EMBEDDINGS
+        call.attributes[semconv.OPERATION_NAME] = semconv.EMBEDDINGS
     elif asked.stream:
-        call.attributes[gen_ai.REQUEST_STREAM] = True
+        call.attributes[semconv.REQUEST_STREAM] = True
 
 
 def _item(call: Call, item: Any, now: int) -> None:
     """Read what `generate_request` yields: the parts of a stream, or once all there is; then nobody asks for more."""
-    if gen_ai.REQUEST_STREAM in call.attributes:
+    if semconv.REQUEST_STREAM in call.attributes:
         _streamed(call, item, now)
         return
-    is_embedding = call.attributes[gen_ai.OPERATION_NAME] == gen_ai.EMBEDDINGS
+    is_embedding = call.attributes[semconv.OPERATION_NAME] == semconv.EMBEDDINGS
     (_embedded if is_embedding else _completed)(call, item, now)
     call.end(now)
 

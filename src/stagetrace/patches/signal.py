@@ -33,6 +33,6 @@ def _pausing(original: Callable[[], None]) -> Callable[[], None]:
 
 def _is_ending() -> bool:
     try:
-        return bool(sys.modules["stagetrace.sigterm"].is_asked())
+        return bool(sys.modules["stagetrace.system.sigterm"].is_asked())
     except Exception:  # noqa: BLE001 -- as a rule: this process serves nothing, and it is not loaded
         return False

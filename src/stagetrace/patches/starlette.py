@@ -11,8 +11,9 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
-from stagetrace.instrumentation.asgi.background_tasks import task_in_span
-from stagetrace.instrumentation.base import SCOPE_KEY, request_in
+from stagetrace.protocols.asgi import task_in_span
+from stagetrace.protocols.base import request_in
+from stagetrace.request.current import SCOPE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ def _outermost(original: Any) -> Any:
 @guarded
 def _serving() -> Callable[..., Any]:
     """Return the function that serves a request with recording; None if it cannot be imported."""
-    from stagetrace.instrumentation.asgi.application import pass_on
+    from stagetrace.protocols.asgi import pass_on
 
     return pass_on
 
@@ -93,7 +94,7 @@ def _noting(original: Any, note: Any) -> Any:
 def _of_another_task(work: Any, record: Any) -> Any:
     """Return a coroutine that awaits `work` in another task of the request, such as a middleware starts."""
     try:
-        from stagetrace.recording.loop_blockers import stepped
+        from stagetrace.request.loop_blockers import stepped
 
         return stepped(work, record)
     except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost

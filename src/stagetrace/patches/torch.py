@@ -22,7 +22,7 @@ from stagetrace.instrumentation.models.device_time import begin_on_device, captu
 from stagetrace.instrumentation.models.marked import How, beside, inside, is_outermost, marked
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, held_tensor
 from stagetrace.instrumentation.models.signature import recorded
-from stagetrace.recording.current_record import current, entries
+from stagetrace.request.current import current, entries
 from stagetrace.semconv import INFERENCE
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.batching.queued_items import CONSUMER
 from stagetrace.instrumentation.detail import IMAGE_TRANSFORM, OF_TOKENIZERS, TOKENIZE, add_details
@@ -22,7 +22,7 @@ from stagetrace.instrumentation.models.generation import Reads, generating
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, framework_of, name_of
 from stagetrace.instrumentation.models.signature import recorded, with_signature
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
-from stagetrace.recording.current_record import current
+from stagetrace.request.current import current
 from stagetrace.semconv import INFERENCE, POSTPROCESS, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from contextvars import Token
     from types import ModuleType
 
-    from stagetrace.recording.generation import Call
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.generation import Call
+    from stagetrace.request.record import RequestRecord
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -64,7 +64,7 @@ def patch_generation(module: ModuleType) -> None:
         if function is common:
             return _joining(generating_by_streamer(function, TRANSFORMERS), function)
         # A model's own: it is not known how that returns tokens.
-        return _joining(generating(function, TRANSFORMERS, Reads(gen_ai.TEXT_COMPLETION)), function)
+        return _joining(generating(function, TRANSFORMERS, Reads(semconv.TEXT_COMPLETION)), function)
 
     wrap_in_subclasses(module.GenerationMixin, {"generate": wrap})
 
@@ -175,7 +175,7 @@ def _postprocessing(function: Callable[..., Any]) -> Callable[..., Any]:
 def patch_continuous_batching(module: ModuleType) -> None:
     """Wrap the call that generates a batch in another thread, and returns when that is done."""
     mixin = module.ContinuousMixin
-    reads = Reads(gen_ai.TEXT_COMPLETION, begin=_count_prompts, result=_count_batch)
+    reads = Reads(semconv.TEXT_COMPLETION, begin=_count_prompts, result=_count_batch)
     mixin.generate_batch = generating(mixin.generate_batch, TRANSFORMERS, reads)
 
 
@@ -224,10 +224,10 @@ def generating_by_streamer(generate: Callable[..., Any], library: Library) -> Ca
         streamer = args[place] if len(args) > place else kwargs.get("streamer")
         call.state = _State(model, args, kwargs)
         if streamer is not None:
-            call.attributes[gen_ai.REQUEST_STREAM] = True
+            call.attributes[semconv.REQUEST_STREAM] = True
             watch_streamer(call, streamer)
 
-    return generating(generate, library, Reads(gen_ai.TEXT_COMPLETION, begin=begin, end=_end, result=_count))
+    return generating(generate, library, Reads(semconv.TEXT_COMPLETION, begin=begin, end=_end, result=_count))
 
 
 class _State:

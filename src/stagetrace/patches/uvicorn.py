@@ -48,7 +48,7 @@ def _loading(original: Any) -> Any:
 
 @guarded
 def _wrap_application(config: Any) -> None:
-    from stagetrace.instrumentation.asgi.application import around
+    from stagetrace.protocols.asgi import around
 
     outer, app = None, config.loaded_app
     while (

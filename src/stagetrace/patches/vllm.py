@@ -10,14 +10,14 @@ from pathlib import PurePath
 from time import monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.instrumentation.models.base import Calls, Library, first_argument
 from stagetrace.instrumentation.models.generation import PHASES, Reads, generating
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from stagetrace.recording.generation import Call
+    from stagetrace.request.generation import Call
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -64,16 +64,16 @@ def patch_pooling(module: ModuleType) -> None:
 def patch_async_llm(module: ModuleType) -> None:
     """Wrap the engine that serves requests."""
     cls = module.AsyncLLM
-    generate = generating(cls.generate, VLLM, Reads(gen_ai.TEXT_COMPLETION, _streamed, streams=True, begin=_begin))
-    encode = generating(cls.encode, VLLM, Reads(gen_ai.EMBEDDINGS, _pooled))
+    generate = generating(cls.generate, VLLM, Reads(semconv.TEXT_COMPLETION, _streamed, streams=True, begin=_begin))
+    encode = generating(cls.encode, VLLM, Reads(semconv.EMBEDDINGS, _pooled))
     cls.generate, cls.encode = generate, encode
 
 
 def _patch(cls: Any, needed: tuple[str, ...]) -> None:
     reads = {
-        "generate": Reads(gen_ai.TEXT_COMPLETION, result=_completed),
-        "chat": Reads(gen_ai.CHAT, result=_completed),
-        "embed": Reads(gen_ai.EMBEDDINGS, result=_embedded),
+        "generate": Reads(semconv.TEXT_COMPLETION, result=_completed),
+        "chat": Reads(semconv.CHAT, result=_completed),
+        "embed": Reads(semconv.EMBEDDINGS, result=_embedded),
     }
     own = vars(cls)
     found = [own[name] for name in needed]  # a release that lacks one stays as it was
@@ -89,7 +89,7 @@ def _begin(call: Call, arguments: Arguments) -> None:
     kind = getattr(params, "output_kind", 0)
     call.state = getattr(kind, "value", kind), {}
     if call.state[0] == FINAL_ONLY:
-        del call.attributes[gen_ai.REQUEST_STREAM]
+        del call.attributes[semconv.REQUEST_STREAM]
 
 
 def _streamed(call: Call, output: Any, now: int) -> None:

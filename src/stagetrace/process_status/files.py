@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import config
+from stagetrace import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,18 +57,18 @@ def folder() -> Path | None:
     """Return the folder for this process's file; None where none is wanted, or the system has no user ids."""
     if not hasattr(os, "geteuid"):
         return None
-    given = config.STATUS.read()
+    given = settings.STATUS.read()
     if given:
         try:
-            return None if given.lower() in config.OFF else Path(given).expanduser().absolute()
+            return None if given.lower() in settings.OFF else Path(given).expanduser().absolute()
         except RuntimeError:  # there is no such home folder
             return None
-    runtime = config.RUNTIME_DIR.read()
+    runtime = settings.RUNTIME_DIR.read()
     with suppress(OSError):
         # Under `sudo` it may belong to another user.
         if runtime and Path(runtime).stat().st_uid == os.geteuid():
             return Path(runtime, _NAME)
-    return _temporary(config.TMPDIR.read())  # in a folder of its own, whose owner is checked
+    return _temporary(settings.TMPDIR.read())  # in a folder of its own, whose owner is checked
 
 
 def _temporary(parent: str) -> Path:
@@ -78,9 +78,9 @@ def _temporary(parent: str) -> Path:
 def folders() -> list[Path]:
     """Return where files of this user's processes may be; for root, those of all users."""
     own = folder()
-    if own is None or config.STATUS.read():
+    if own is None or settings.STATUS.read():
         return [] if own is None else [own]
-    runtime = config.RUNTIME_DIR.read() or f"/run/user/{os.geteuid()}"
+    runtime = settings.RUNTIME_DIR.read() or f"/run/user/{os.geteuid()}"
     found = [own, Path(runtime, _NAME), _temporary("/tmp")]  # noqa: S108
     if os.geteuid() == 0:
         found += [*Path("/run/user").glob(f"*/{_NAME}"), *Path("/tmp").glob(f"{_NAME}-*")]  # noqa: S108
@@ -91,7 +91,7 @@ def write(into: Path, me: Identity, text: str) -> None:
     """Replace this process's file. Raise OSError where that cannot be, or the folder is not ours alone."""
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = into.lstat()
-    if not config.STATUS.read() and (
+    if not settings.STATUS.read() and (
         not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077
     ):
         raise PermissionError(f"{into} belongs to others, or is open to them")

@@ -11,13 +11,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import config, log, unrecognised_models
+from stagetrace import log, settings
 from stagetrace.guard import failures, guarded, switched_off
-from stagetrace.import_hooks import finder
 from stagetrace.process_status import files
-from stagetrace.process_status.counts import crowded_waits, ignored_headers
-from stagetrace.recording import unrecorded
-from stagetrace.redaction import redacted, redacted_arguments
+from stagetrace.request import serving_process
+from stagetrace.request.serving_process import crowded_waits, ignored_headers
+from stagetrace.system import unrecognised_models
+from stagetrace.system.import_hooks import finder
+from stagetrace.text import redacted, redacted_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +84,7 @@ def rehearse(target: str) -> None:
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
-    from stagetrace.sla import no_code
+    from stagetrace.sla import stall_sampler as no_code
     from stagetrace.sla.stall_sampler import stall_sampler
     from stagetrace.sources.registry import silent
 
@@ -105,14 +106,14 @@ def collect(target: str) -> dict[str, Any]:
         "ignored_headers": dict(ignored_headers),
         "silent_sources": silent(),
         "skipped_stalls": stall_sampler.skipped,
-        "unrecorded_calls": dict(unrecorded.calls),
+        "unrecorded_calls": dict(serving_process.calls),
         "without_code": dict(no_code.counts),
     }
 
 
 def _fixed(me: files.Identity) -> dict[str, Any]:
     from stagetrace import __version__
-    from stagetrace.otlp.encode import request_encoder
+    from stagetrace.otlp import encode
 
     return {
         "pid": me.pid,
@@ -121,8 +122,8 @@ def _fixed(me: files.Identity) -> dict[str, Any]:
         "command": " ".join(redacted_arguments(sys.orig_argv))[:_LONGEST_COMMAND],
         "python": ".".join(map(str, sys.version_info[:3])),
         "versions": {"stagetrace": __version__, **_versions()},
-        "native": bool(getattr(request_encoder, "NATIVE", False)),
-        "spool": config.SPOOL.read() or None,
+        "native": bool(getattr(encode, "NATIVE", False)),
+        "spool": settings.SPOOL.read() or None,
     }
 
 
@@ -187,7 +188,7 @@ def _count_verdicts() -> dict[str, Any]:
 
 def _spans() -> dict[str, Any]:
     """Return span counts by outcome and what hinders delivery; None where processors of others send them."""
-    from stagetrace.otlp.export.factory import processors
+    from stagetrace.otlp.export.batch_processor import processors
 
     totals: dict[str, int] = {}
     troubles = []

@@ -12,9 +12,9 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Status, StatusCode, Tracer, TracerProvider
 
 from stagetrace.guard import guarded
-from stagetrace.recording import exceptions
-from stagetrace.recording.context import RequestSpan
-from stagetrace.redaction import redacted_start
+from stagetrace.request import limits
+from stagetrace.request.context import RequestSpan
+from stagetrace.text import redacted_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ class _Tracer(Tracer):
         return _ChildSpan(self._tracer.start_span(name, context, kind, _redacted(attributes), *args, **kwargs))
 
     def start_as_current_span(self, *args: Any, end_on_exit: bool = True, **kwargs: Any) -> Any:
-        return exceptions.current(self.start_span(*args, **kwargs), ends=end_on_exit)
+        return limits.current(self.start_span(*args, **kwargs), ends=end_on_exit)
 
 
 @guarded
@@ -88,7 +88,7 @@ class _ChildSpan(RequestSpan):
     @guarded
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         code, text = (status.status_code, status.description) if isinstance(status, Status) else (status, description)
-        self._entry.set_status(Status(code, exceptions.details(text) if text else None))
+        self._entry.set_status(Status(code, limits.details(text) if text else None))
 
     @guarded
     def record_exception(
@@ -98,4 +98,4 @@ class _ChildSpan(RequestSpan):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: ARG002
     ) -> None:
-        exceptions.record(self._entry, exception, timestamp)
+        limits.record(self._entry, exception, timestamp)

@@ -6,17 +6,26 @@ The argument `bounded` of these functions runs a function within the time that a
 from __future__ import annotations
 
 import atexit
+import re
+import socket
+import sys
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from stagetrace import config, log
+from stagetrace import log, settings
 from stagetrace.guard import guarded
-from stagetrace.runtime.exporters import metric_exporters, metric_readers, span_processors, targets
+from stagetrace.system.threads import aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from importlib.metadata import EntryPoint
 
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -33,8 +42,7 @@ def set_tracer_provider(bounded: Bounded) -> tuple[str, EntryRecorder | None]:
     from opentelemetry.sdk.trace import TracerProvider
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
-    from stagetrace.recording.limits import span_limits
-    from stagetrace.service_name import resource
+    from stagetrace.request.limits import span_limits
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(
@@ -59,7 +67,7 @@ def _entry_recorder(
 ) -> EntryRecorder | None:
     """Return what records entry spans; `others`: whether some of the provider's processors want to see spans."""
     from stagetrace.sla.entry_recorder import EntryRecorder
-    from stagetrace.sla.providers import joined
+    from stagetrace.sla.process import joined
 
     processor = joined(provider)
     if processor is None:
@@ -73,7 +81,7 @@ def _entry_recorder(
 @guarded
 def complete(provider: Any, bounded: Bounded) -> str | None:
     """Send the spans of the provider that this service has set, as long as it has no exporter; return where they go."""
-    from stagetrace.sla.providers import joined
+    from stagetrace.sla.process import joined
 
     processor = joined(provider)
     if processor is None or processor.sends:
@@ -94,8 +102,6 @@ def set_meter_provider(bounded: Bounded) -> None:
         return
     from opentelemetry.sdk.metrics import MeterProvider
 
-    from stagetrace.service_name import resource
-
     provider = MeterProvider(metric_readers(exporters), resource(), shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     atexit.register(bounded, provider.shutdown)
@@ -106,13 +112,13 @@ def metrics_sender() -> MetricsSender | None:
     """Return what sends the metrics of verdicts, in forked children too; None where they are not wanted."""
     from opentelemetry import trace
 
+    from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS, open_transport
     from stagetrace.otlp.export.client import ExportClient
-    from stagetrace.otlp.export.factory import OTLP_EXPORTERS, open_transport
     from stagetrace.sla.process import counter, is_given
 
-    name = next((one for one in config.exporters("METRICS", "otlp") if one.startswith("otlp")), None)
-    name = name or config.resolved("METRICS", "otlp")
-    is_switched_off = config.METRICS_EXPORTER.read() == "none"
+    name = next((one for one in settings.exporters("METRICS", "otlp") if one.startswith("otlp")), None)
+    name = name or settings.resolved("METRICS", "otlp")
+    is_switched_off = settings.METRICS_EXPORTER.read() == "none"
     has_resource = hasattr(trace.get_tracer_provider(), "resource")
     if not is_given() or is_switched_off or name not in OTLP_EXPORTERS or not has_resource or not _goes_with_spans():
         return None
@@ -126,14 +132,14 @@ def metrics_sender() -> MetricsSender | None:
 
 def _goes_with_spans() -> bool:
     """Return whether spans go by OTLP to a receiver that may take metrics, too."""
-    from stagetrace.otlp.export.factory import processors
+    from stagetrace.otlp.export.batch_processor import processors
     from stagetrace.process_status.files import samples_all
     from stagetrace.process_status.publish import sampler
 
     # Of a tracer provider that the service has set it is not known where it sends spans; but if its head sampler drops
     # some, only the counts can be exact.
-    by_otlp = processors() or (not samples_all(sampler()) and config.exporters("TRACES", "otlp"))
-    only_spans = config.TRACES_ENDPOINT.text() and not (config.METRICS_ENDPOINT.text() or config.ENDPOINT.text())
+    by_otlp = processors() or (not samples_all(sampler()) and settings.exporters("TRACES", "otlp"))
+    only_spans = settings.TRACES_ENDPOINT.text() and not (settings.METRICS_ENDPOINT.text() or settings.ENDPOINT.text())
     return bool(by_otlp) and not only_spans
 
 
@@ -141,12 +147,12 @@ def _installed_sampler() -> Sampler | None:
     """Return the sampler of OTEL_TRACES_SAMPLER where a package offers it; None where the SDK has it itself."""
     from importlib.metadata import entry_points
 
-    name = config.SAMPLER.read().lower()
+    name = settings.SAMPLER.read().lower()
     for point in entry_points(group="opentelemetry_traces_sampler", name=name) if name else ():
         if point.module.startswith("opentelemetry.sdk."):
             continue  # which reads its argument for itself
         try:
-            made: Sampler = point.load()(config.SAMPLER_ARG.raw())
+            made: Sampler = point.load()(settings.SAMPLER_ARG.raw())
         except Exception as error:  # noqa: BLE001
             log.once(
                 "sampler", f"cannot use the sampler {name!r} ({type(error).__name__}: {error}); the default is used."
@@ -160,7 +166,7 @@ def _id_generator() -> IdGenerator | None:
     """Return the generator of ids that OTEL_PYTHON_ID_GENERATOR names; None for the SDK's own."""
     from importlib.metadata import entry_points
 
-    name = config.ID_GENERATOR.read()
+    name = settings.ID_GENERATOR.read()
     if name == "random":
         return None
     try:
@@ -173,3 +179,179 @@ def _id_generator() -> IdGenerator | None:
         )
         return None
     return made
+
+
+_TRACES = "opentelemetry_traces_exporter"
+_METRICS = "opentelemetry_metrics_exporter"
+
+
+def span_processors() -> dict[SpanProcessor, str]:
+    """Return a processor for each exporter that OTEL_TRACES_EXPORTER names, and where it sends spans."""
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS, otlp_processor
+    from stagetrace.otlp.export.delivery_log import CountingExporter
+
+    made: dict[SpanProcessor, str] = {}
+    for name in settings.exporters("TRACES", "otlp"):
+        target = f"{name} {settings.endpoint()}" if name.startswith("otlp") else name
+        if name in OTLP_EXPORTERS:
+            made[otlp_processor(name, target)] = target
+        elif (make := _loaded(_TRACES, name)) is not None:
+            made[BatchSpanProcessor(CountingExporter(make(), target))] = target
+    return made
+
+
+def targets(processors: dict[SpanProcessor, str]) -> str:
+    """Return in words where these processors send spans."""
+    return ", ".join(processors.values()) or "nowhere"
+
+
+def metric_exporters() -> list[Callable[[], Any]]:
+    """Return what makes each exporter that OTEL_METRICS_EXPORTER names; by default there is none."""
+    loaded = [_loaded(_METRICS, name) for name in settings.exporters("METRICS", "none")]
+    return [make for make in loaded if make is not None]
+
+
+def metric_readers(exporters: list[Callable[[], Any]]) -> list[MetricReader]:
+    """Make each of these exporters and return its reader."""
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+    made = [make() for make in exporters]  # `prometheus` is a reader itself
+    return [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(_aside(one)) for one in made]
+
+
+def _aside(exporter: Any) -> Any:
+    """Run an exporter of metrics so that no greenlet waits for it."""
+    with suppress(AttributeError):
+        exporter.export = aside(exporter.export)
+    return exporter
+
+
+def _loaded(group: str, name: str) -> Callable[[], Any] | None:
+    point = _entry_point(group, name)
+    if point is None:
+        return None
+    from stagetrace.otlp.export.client import require
+
+    try:
+        require(grpc=".grpc" in point.value)
+        loaded: Callable[[], Any] = point.load()
+    except Exception as error:  # noqa: BLE001
+        log.once(group, f"cannot load the exporter {name!r} ({type(error).__name__}: {error}); nothing is exported.")
+        return None
+    return loaded
+
+
+def _entry_point(group: str, name: str) -> EntryPoint | None:
+    from importlib.metadata import entry_points
+
+    point: EntryPoint | None = next(iter(entry_points(group=group, name=name)), None)
+    if point is not None:
+        return point
+    known = ", ".join(sorted(point.name for point in entry_points(group=group)))
+    log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")
+    return None
+
+
+# Programs that serve an application of others: by the name of their script, or of the package that `python -m` runs.
+LAUNCHERS: Final = {
+    *("uvicorn", "gunicorn", "hypercorn", "granian", "daphne", "waitress", "waitress-serve", "cheroot", "gevent"),
+    *("fastapi", "flask", "quart", "litestar", "django-admin", "manage", "blacksheep", "falcon", "bottle"),
+    *("celery", "mlserver", "bentoml", "_bentoml_impl", "_bentoml_sdk", "ray", "litserve"),
+    *("ddtrace-run", "opentelemetry-instrument", "torchrun", "accelerate", "ipykernel_launcher"),
+}
+# `module:attribute`, maybe of a path; `localhost:8000` is none.
+_TARGET: Final = re.compile(r"([A-Za-z_][\w.]*(?:/[\w.-]+)*):[A-Za-z_][\w.]*(?:\(.*\))?")
+# How frameworks get the name of the application: by an option, or a variable.
+_OPTIONS: Final = ("--app", "-A")
+_VARIABLES: Final = (settings.FLASK_APP, settings.QUART_APP, settings.LITESTAR_APP)
+_NO_PROGRAM: Final = ("", "-", "-c")
+_UNKNOWN: Final = "unknown_service"
+
+_given = ""
+
+
+def name_service(name: str) -> None:
+    """Set the name of this process's service for where the environment gives none."""
+    global _given  # noqa: PLW0603
+    _given = name
+
+
+def resource() -> Resource:
+    """Return the resource that OTEL_* give, its service and host named."""
+    from opentelemetry.sdk.resources import HOST_NAME, SERVICE_NAME, Resource
+
+    found = Resource.create()
+    added: dict[str, str] = {}
+    if str(found.attributes.get(SERVICE_NAME, "")).partition(":")[0] == _UNKNOWN:
+        added[SERVICE_NAME] = _given or guessed(sys.argv) or ""
+    if HOST_NAME not in found.attributes:
+        added[HOST_NAME] = _host() or ""
+    return found.merge(Resource({key: value for key, value in added.items() if value}))
+
+
+@guarded
+def _host() -> str:
+    """Return the name that the system has for itself, in a container that of the container: nothing is looked up."""
+    return socket.gethostname()
+
+
+@guarded
+def guessed(argv: Sequence[str]) -> str | None:
+    """Return what a command line serves: a module, a script's name, or that of the folder; None if nothing shows it."""
+    if not argv or argv[0] in _NO_PROGRAM:
+        return None
+    with suppress(FileNotFoundError):  # the folder in which it was started is gone
+        program = _program(argv[0])
+        if program is None or program.partition(".")[0] not in LAUNCHERS:
+            return program
+        return _served(argv[1:]) or Path.cwd().name or program
+    return None
+
+
+def _program(path: str) -> str | None:
+    """Return the dotted name of the module that runs, or the script's name."""
+    file = Path(path)
+    name = file.name.removesuffix(".exe").removesuffix(".py").removesuffix("-script")
+    parts = [] if name == "__main__" else [name]
+    folder = file.absolute().parent
+    if not parts or file.suffix == ".py":
+        is_package = not parts  # `python -m pkg`, or a folder or zip file that is run
+        while is_package or (folder / "__init__.py").is_file():
+            parts.insert(0, folder.name.removesuffix(".pyz").removesuffix(".zip"))
+            folder, is_package = folder.parent, False
+    return ".".join(part for part in parts if part) or None
+
+
+def _served(arguments: Sequence[str]) -> str | None:
+    """Return the application that a launcher's arguments or variables name."""
+    for argument in arguments:
+        target = _TARGET.fullmatch(argument.partition("=")[2] if argument.startswith("--") else argument)
+        if target and _is_module(target[1]):
+            return _dotted(target[1])
+    named = [value for option in _OPTIONS if (value := _value(arguments, option))]
+    named += [value for variable in _VARIABLES if (value := variable.read())]
+    named += [
+        file for before, file in pairwise(["", *arguments]) if file.endswith(".py") and not before.startswith("-")
+    ]
+    if named:
+        return _dotted(named[0].partition(":")[0])
+    return settings.DJANGO_SETTINGS.read().partition(".")[0] or None
+
+
+def _is_module(name: str) -> bool:
+    return _dotted(name) in sys.modules or "/" in name
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    for at, argument in enumerate(arguments):
+        if argument == option:
+            return arguments[at + 1] if at + 1 < len(arguments) else None
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _dotted(path: str) -> str:
+    return path.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")

@@ -1,7 +1,4 @@
-"""The state of recording in this process: prepared when a server is about to serve, delivered when it ends.
-
-Not prepared before: a process that serves nothing loads no SDK, and the user's own start-up code goes first.
-"""
+"""The state of recording in this process: prepared when a server is about to serve, delivered when it ends."""
 
 from __future__ import annotations
 
@@ -9,25 +6,161 @@ import atexit
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, log, setting_problems, sigterm, unrecognised_models
+from stagetrace import log
+from stagetrace import settings as config
 from stagetrace.guard import guarded, report
-from stagetrace.import_hooks import finder
-from stagetrace.real_threads import Event, has_greenlets, in_thread, sleep
-from stagetrace.recording import unrecorded
-from stagetrace.runtime.shutdown import BoundedFlush
-from stagetrace.runtime.worker import Worker
+from stagetrace.request import serving_process
+from stagetrace.request.serving_process import serving
 from stagetrace.sla import verdict_counts
 from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
-from stagetrace.sla.serving import serving
+from stagetrace.system import setting_problems, sigterm, unrecognised_models
+from stagetrace.system.import_hooks import finder
+from stagetrace.system.threads import Empty, Event, SimpleQueue, has_greenlets, in_thread, sleep, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.metrics import Meter
+
     from stagetrace.process_status.publish import Publisher
     from stagetrace.sla.entry_recorder import EntryRecorder
     from stagetrace.sla.metrics_sender import MetricsSender
+    from stagetrace.system.threads import SimpleQueue as Queue
+
+IDLE_EVERY_S = 2.0
+
+
+class Worker:
+    """Runs jobs in one thread, and `when_idle` after each `idle_every_s` without a job.
+
+    The first job starts the thread; a forked child starts its own. That is to be before the interpreter ends: from 3.12
+    on no thread can be started then. No lock guards the state: two threads that race start a thread too many, which
+    ends as soon as its queue is empty.
+    """
+
+    def __init__(self, when_idle: Callable[[], None]) -> None:
+        self._when_idle = when_idle
+        self._jobs: Queue[Callable[[], None]] | None = None
+        self._pid = 0  # the process that `_jobs` belongs to
+        self.idle_every_s = IDLE_EVERY_S
+        self._may_hang = False  # whether a job of `run_blocking` runs
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Run `job` in the thread. Raises RuntimeError where no thread can be started."""
+        self._running().put(job)
+
+    def put_if_running(self, *jobs: Callable[[], None]) -> bool:
+        """Run `jobs` if this process has the thread, and return whether it has; starts none, takes no lock."""
+        if self._jobs is None or self._pid != os.getpid():
+            return False
+        for job in jobs:
+            self._jobs.put(job)
+        return True
+
+    def run_blocking(self, function: Callable[[], None]) -> None:
+        """Call `function`, in the thread: while it runs (a disk may hang), the next job gets a new thread."""
+        self._may_hang = True
+        function()
+        self._may_hang = False
+
+    def _running(self) -> Queue[Callable[[], None]]:
+        """Return the queue of a thread that is not blocked."""
+        is_forked = self._pid != os.getpid()
+        if self._jobs is None or is_forked or self._may_hang:
+            before, self._may_hang = self._jobs, False
+            self._jobs, self._pid = SimpleQueue(), os.getpid()
+            try:
+                start(partial(self._work, self._jobs), "stagetrace-flush")
+            except RuntimeError:
+                if before is None or is_forked:
+                    raise
+                self._jobs = before
+            except BaseException:  # of a signal's handler: perhaps there is no thread at that queue
+                self._jobs = None if is_forked else before
+                raise
+        return self._jobs
+
+    def _work(self, jobs: Queue[Callable[[], None]]) -> None:
+        while jobs is self._jobs or not jobs.empty():
+            try:
+                job = jobs.get(timeout=self.idle_every_s)
+            except Empty:
+                job = self._when_idle
+            job()
+
+
+SHUTDOWN_BOUND_S = 5.0
+_LEAST_WAIT_S = 0.1
+
+
+class BoundedFlush:
+    """Runs flushes in the worker, and waits for them no longer than is left of SHUTDOWN_BOUND_S.
+
+    All waits in vain share that bound, since a shutdown is made of several; one that was not in vain renews it.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._left_s = SHUTDOWN_BOUND_S
+
+    def run(self, function: Callable[[], Any]) -> bool:
+        """Run `function` and return whether it ended within the bound."""
+        done = Event()
+        results: list[Any] = []
+
+        def work() -> None:
+            try:
+                results.append(function())
+            except Exception as error:  # noqa: BLE001
+                report("stagetrace.runtime.runtime.BoundedFlush.run", error)
+            done.set()
+
+        started = time.monotonic()
+        self._worker.put(work)
+        ended = done.wait(max(self._left_s, _LEAST_WAIT_S))
+        in_vain = not ended or results == [False]
+        self._left_s = max(0.0, self._left_s - (time.monotonic() - started)) if in_vain else SHUTDOWN_BOUND_S
+        return ended
+
+    def flush_providers(self) -> None:
+        """Flush the process's tracer provider and meter provider."""
+        from opentelemetry import metrics, trace
+
+        for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+            force_flush = getattr(provider, "force_flush", None)
+            if force_flush is not None and not self.run(partial(force_flush, self._timeout_ms())):
+                log.once(
+                    "flush", f"a flush did not end within {SHUTDOWN_BOUND_S:g} s; what it did not deliver is lost."
+                )
+
+    def _timeout_ms(self) -> int:
+        # Less than `run` waits: a flush that ends by itself can log what it has not delivered.
+        return int(self._left_s * 900)
+
+
+@guarded
+def measure(meter: Meter, *, is_sent: bool) -> None:
+    """Have event loops measured; `is_sent`: whether our own sender sends what the meter's provider does not."""
+    from opentelemetry import metrics
+
+    from stagetrace.sla.generation_metrics import NO_PROVIDERS, NOWHERE
+    from stagetrace.sla.metric_points import LOOP_LAG, loop_lags
+    from stagetrace.sources import loops
+
+    if not is_sent and type(metrics.get_meter_provider()).__name__ in NO_PROVIDERS:
+        return
+    histogram = meter.create_histogram(LOOP_LAG.name, "s", LOOP_LAG.description)
+
+    def take(took_ns: int) -> None:
+        loop_lags.add(took_ns)
+        histogram.record(took_ns / 1e9, None, NOWHERE)
+
+    loops.take = take
+
 
 WITHDRAW_BOUND_S = 0.5
 # A client that has its response may send SIGTERM before the request has ended, which is then a matter of a thread's
@@ -111,8 +244,8 @@ class Runtime:
         """Offer our counts as metrics to the present or a later meter provider, and send those that it cannot take."""
         from opentelemetry import metrics
 
-        from stagetrace.otlp.export.factory import offer_counts
-        from stagetrace.runtime import loop_lag, provider
+        from stagetrace.otlp.export.batch_processor import offer_counts
+        from stagetrace.runtime import provider
 
         meter = metrics.get_meter("stagetrace")
         offer_counts(meter)
@@ -120,7 +253,7 @@ class Runtime:
         self._metrics_sender = provider.metrics_sender()
         if self._metrics_sender is not None:
             self._worker.idle_every_s = min(self._metrics_sender.every_s, self._worker.idle_every_s)
-        loop_lag.measure(meter, is_sent=self._metrics_sender is not None)
+        measure(meter, is_sent=self._metrics_sender is not None)
 
     def _begin_again(self) -> None:
         """Be ready in a forked child when a server is about to serve there, too."""
@@ -131,7 +264,7 @@ class Runtime:
         """Deliver at once what ends from now on: a server that waits for its last requests may be killed meanwhile."""
         self._delivers_immediately = True
         if self.ready:
-            from stagetrace.otlp.export.factory import deliver_immediately
+            from stagetrace.otlp.export.batch_processor import deliver_immediately
 
             deliver_immediately()
 
@@ -176,8 +309,8 @@ class Runtime:
         if (objectives := policy()) is not None:
             counter().say_unmatched(objectives)
         verdict_counts.log_counts()
-        unrecorded.log_counts()
-        factory = sys.modules.get("stagetrace.otlp.export.factory")
+        serving_process.log_counts()
+        factory = sys.modules.get("stagetrace.otlp.export.batch_processor")
         if factory is not None:  # not to be loaded for this, at the end
             factory.report_lost()
         self._withdraw()
@@ -217,7 +350,7 @@ async def _in_thread(method: Callable[[], None]) -> None:
 
 @guarded
 def _prepare_sampling() -> None:
-    from stagetrace.recording.in_flight import in_flight
+    from stagetrace.request.in_flight import in_flight
 
     in_flight.prepare()
 
@@ -231,7 +364,7 @@ def _import_now(target: str, sender: MetricsSender | None) -> None:
     """
     import netrc  # noqa: F401 -- which `requests` imports late
 
-    from stagetrace.otlp.export.factory import processors
+    from stagetrace.otlp.export.batch_processor import processors
     from stagetrace.process_status.publish import rehearse
 
     settings = getattr(sys.modules.get("gevent"), "config", None)

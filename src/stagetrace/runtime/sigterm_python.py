@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.real_threads import start_new_thread
-from stagetrace.sigterm import IN_C
+from stagetrace.system.sigterm import IN_C
+from stagetrace.system.threads import start_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,16 +8,32 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import semconv
-from stagetrace.sla import evidence_machine
-from stagetrace.sla.cause import DISCONNECT, ERROR, GC, MIXED, Baseline, cause_of, evidence, stage_of
-from stagetrace.sla.evidence_network import connection_evidence
+from stagetrace.semconv import NETWORK_RETRANSMITS, NETWORK_RTT_MS, NETWORK_UNACKED_BYTES
+from stagetrace.sla.cause import (
+    COLD_START,
+    CPU_WAIT,
+    DISCONNECT,
+    ERROR,
+    GC,
+    IO_WAIT,
+    MIXED,
+    SLOW_DOWNLOAD,
+    SLOW_UPLOAD,
+    UNKNOWN,
+    Baseline,
+    cause_of,
+    evidence,
+    stage_of,
+)
 from stagetrace.sla.verdict import FIRST_CHUNK, FIRST_TOKEN, PER_CHUNK, PER_TOKEN, over_budget
+from stagetrace.sources import machine, page_faults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stagetrace.sla.cause import Breakdown, Cause
     from stagetrace.sla.verdict import Missed, Verdict
+    from stagetrace.sources.machine import Rise
 
 MAX_ROUTES: Final = 256
 MAX_SIZES: Final = 16
@@ -115,7 +131,7 @@ class Baselines:
         if breakdown is None:
             return
         self._learned_at[route] = now
-        evidence_machine.read_meters()
+        read_meters()
         with self._lock:
             self._learn_p99(route, sum(breakdown.times.values()))
             by_size = self._routes.setdefault(route, {})
@@ -161,7 +177,7 @@ class Baselines:
         missed = verdict.missed
         if missed is None or missed.bound in (DISCONNECT, ERROR):
             return {}
-        evidence_machine.read_meters()
+        read_meters()
         found: dict[str, Any] = {semconv.breach_part_ms(part): took / 1e6 for part, took in breakdown.times.items()}
         if breakdown.times.get(GC):
             found[semconv.GC_PAUSE_MS] = breakdown.times[GC] / 1e6
@@ -172,7 +188,7 @@ class Baselines:
         stage, cause, text = _placed(verdict, missed, breakdown, baselines)
         verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
         text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE] + text
-        text += connection_evidence(cause, attributes or {}) + evidence_machine.host_evidence(cause)
+        text += connection_evidence(cause, attributes or {}) + host_evidence(cause)
         if stage == semconv.HANDLER and not breakdown.is_recognised:
             text += "; no model was recognised"
         found[semconv.SLA_BREACH_CAUSE] = cause.word
@@ -208,3 +224,56 @@ def _placed(
 
 def _bucket(size: int) -> int:
     return size.bit_length()
+
+
+LEAST_SHARE: Final = 0.01  # of the time, to be reported
+_METERS: Final = (machine.pressure, machine.quota, page_faults.major_faults)
+
+
+def read_meters() -> None:
+    """Read the meters now and then, so that their rise after a breach is that of the last few seconds."""
+    for meter in _METERS:
+        meter.tick()
+
+
+def host_evidence(cause: Cause) -> str:
+    """Return what bears on this cause, to be appended to the evidence; often nothing."""
+    if cause.word == CPU_WAIT:
+        return of_cpus(machine.pressure.rise(), machine.quota.rise())
+    is_of_disks = cause.word in (COLD_START, IO_WAIT, MIXED, UNKNOWN)
+    return of_disks(page_faults.major_faults.rise()) if is_of_disks else ""
+
+
+def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:
+    """Return for how much of the last seconds the machine lacked CPUs, and the quota held this container."""
+    text = ""
+    if pressure is not None and pressure.by >= LEAST_SHARE * pressure.within:
+        share = min(pressure.by / pressure.within, 1.0)
+        text = f"; in {share:.0%} of the last {pressure.within / 1e9:.0f} s something on this machine waited for a CPU"
+    if quota is not None and quota.by:
+        text += (
+            f"; the CPU quota held this container for {quota.by / 1e6:.0f} ms in the last {quota.within / 1e9:.0f} s"
+        )
+    return text
+
+
+def of_disks(loads: Rise | None) -> str:
+    """Return how many page faults of this process waited for a disk."""
+    if loads is None or not loads.by:
+        return ""
+    return f"; {loads.by} page faults of this process waited for a disk in the last {loads.within / 1e9:.0f} s"
+
+
+ABOUT: Final = (SLOW_DOWNLOAD, SLOW_UPLOAD)
+
+
+def connection_evidence(cause: Cause, attributes: Mapping[str, Any]) -> str:
+    """Return the entry span's attributes of the client's connection in words, to be appended to the evidence."""
+    if cause.word not in ABOUT or NETWORK_RTT_MS not in attributes:
+        return ""
+    phrases = [f"round trip to the client {attributes[NETWORK_RTT_MS]:.1f} ms"]
+    if attributes.get(NETWORK_RETRANSMITS):
+        phrases.append(f"{attributes[NETWORK_RETRANSMITS]} segments retransmitted")
+    if cause.word == SLOW_DOWNLOAD and attributes.get(NETWORK_UNACKED_BYTES):
+        phrases.append(f"{attributes[NETWORK_UNACKED_BYTES]} bytes unacknowledged at the end")
+    return f"; {', '.join(phrases)}"

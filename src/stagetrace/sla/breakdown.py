@@ -6,17 +6,9 @@ from dataclasses import dataclass
 from threading import get_native_id
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.import_hooks import finder
-from stagetrace.recording.exchange import NOT_HERE
-from stagetrace.recording.segments import NOTHING
-from stagetrace.semconv import (
-    CPU_TIME_MS,
-    ML_BATCH_SIZE,
-    ML_COLD_START,
-    ML_MODEL_RECOGNISED,
-    QUEUE,
-    QUEUE_BLOCKED_BY,
-)
+from stagetrace.request.exchange import NOT_HERE
+from stagetrace.request.stages import NOTHING
+from stagetrace.semconv import CPU_TIME_MS, ML_BATCH_SIZE, ML_COLD_START, ML_MODEL_RECOGNISED, QUEUE, QUEUE_BLOCKED_BY
 from stagetrace.sla import cause
 from stagetrace.sla.breakdown_by_stage import (
     WAITS,
@@ -32,12 +24,13 @@ from stagetrace.sla.breakdown_by_stage import (
 from stagetrace.sla.cause import Breakdown
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import gc_pauses, thread_cpu
+from stagetrace.system.import_hooks import finder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
-    from stagetrace.recording.segments import Segment
+    from stagetrace.request.stages import Segment
     from stagetrace.sla.breakdown_by_stage import Cells, Measurements
 
     Interval = tuple[int, int]

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.semconv import (
-    CPU_TIME_MS,
-    CPU_WAIT_MS,
-    NETWORK_RECEIVE,
-    NETWORK_SEND,
-    QUEUE_REASON,
-)
+from stagetrace.semconv import CPU_TIME_MS, CPU_WAIT_MS, NETWORK_RECEIVE, NETWORK_SEND, QUEUE_REASON
 from stagetrace.sla import cause
 from stagetrace.sla.verdict import overlap
 from stagetrace.sources import thread_cpu
@@ -19,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
-    from stagetrace.recording.exchange import RemoteSection, RemoteThread
-    from stagetrace.recording.segments import Segment
+    from stagetrace.request.exchange import RemoteSection, RemoteThread
+    from stagetrace.request.stages import Segment
     from stagetrace.sources.thread_cpu import CpuSample, Descriptor, Share
 
     Interval = tuple[int, int]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import log
-from stagetrace.bounded_cache import BoundedCache
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.encode.span_encoder import Block
-from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS
-from stagetrace.sla import verdict_list
+from stagetrace.otlp.encode import Block
+from stagetrace.request.serving_process import serving
+from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS, as_text
+from stagetrace.sla import entry_span
+from stagetrace.sla.bounds import deadlines
 from stagetrace.sla.cause import DISCONNECT
-from stagetrace.sla.deadlines import deadlines
-from stagetrace.sla.objective import BREACH, EXCLUDED, OF_FIRST_TOKEN
+from stagetrace.sla.objective import (
+    BAGGAGE,
+    BREACH,
+    EXCLUDED,
+    HEADER,
+    MOST_CHARACTERS,
+    NO_SEGMENT,
+    OF_FIRST_TOKEN,
+    OTHER_SEGMENT,
+    RECORDED_HEADERS,
+    SERVICE_KEY,
+)
 from stagetrace.sla.policy import absent
-from stagetrace.sla.request_values import Values
-from stagetrace.sla.serving import serving
 from stagetrace.sla.verdict import (
     FIRST_CHUNK,
     FIRST_TOKEN,
@@ -28,21 +38,155 @@ from stagetrace.sla.verdict import (
     judge,
     why_excluded,
 )
+from stagetrace.system.bounded import BoundedCache
+from stagetrace.system.threads import allocate_lock
+from stagetrace.text import is_secret, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from stagetrace.recording.chunk_times import Stream
-    from stagetrace.recording.generation import Generation
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.stages import Stages
+    from stagetrace.request.chunk_times import Stream
+    from stagetrace.request.generation import Generation
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.stages import Stages
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
-    from stagetrace.sla.request import Request
-    from stagetrace.sla.segments import Segments
     from stagetrace.sla.verdict import Missed
     from stagetrace.sla.verdict_counter import VerdictCounter
 
+
+class Request(NamedTuple):
+    """A request that has ended. Times in nanoseconds since the epoch; method and route as the policy names them."""
+
+    start: int
+    end: int
+    method: str | None
+    route: str
+    record: RequestRecord | None  # None: nothing is known of it but its entry span
+    failed: bool = False  # the response was a server's error
+    span: Any = None  # the entry span, ours or an SDK's
+
+
+class Segments:
+    """Knows the segments that there have been, by objective. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()  # guards the adding of a segment
+        # By name and keys: a policy that is read anew keeps the segments of objectives that have the same ones.
+        # A segment leaves the process, so credentials in it, which are known by their form, are redacted: once.
+        self._known: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
+
+    def of(self, objective: Objective, value: Callable[[str], str | None]) -> tuple[str | None, bool]:
+        """Return the segment of a request, and whether it is `other` for lack of room; None where there are none."""
+        keys = objective.segment_by
+        if not keys:
+            return None, False
+        values = map(value, keys)
+        segment = ", ".join(NO_SEGMENT if one is None else one for one in values)
+        known = self._known.get((objective.name, keys))
+        if known is not None and segment in known:
+            return known[segment], False
+        with self._lock:
+            known = self._known.setdefault((objective.name, keys), {})
+            if segment not in known and len(known) >= objective.max_segments:
+                return OTHER_SEGMENT, True
+            known[segment] = redacted(segment)
+        return known[segment], False
+
+
+class Values:
+    """The values of one request that has ended, as a policy asks for them by key; each is looked up once.
+
+    None for a value that the request does not have, that is secret, or that cannot be read.
+    """
+
+    __slots__ = ("_found", "_request")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._found: dict[str, str | None] = {}
+
+    def __call__(self, key: str) -> str | None:
+        """Return the value for a key, in text form; never raises."""
+        found = self._found
+        if key not in found:
+            found[key] = None
+            try:
+                found[key] = _value(self._request, key)
+            except Exception as error:  # noqa: BLE001 -- as `guarded`, which would take the key for a method's
+                report("stagetrace.sla.decision.Values", error)
+        return found[key]
+
+
+def _value(request: Request, key: str) -> str | None:
+    if key.startswith((HEADER, BAGGAGE)):
+        if not _is_readable(key):
+            return None
+        found = _baggage(request, key.removeprefix(BAGGAGE)) if key.startswith(BAGGAGE) else _header(request, key)
+    else:
+        places = _of_service(request) if key == SERVICE_KEY else _attributes(request)
+        found = next((one[key] for one in places if key in one), None)
+    return None if found is None else as_text(found)[:MOST_CHARACTERS]
+
+
+@functools.lru_cache(maxsize=1_024)
+def _is_readable(key: str) -> bool:
+    """Return whether the name of a header or of baggage is none of a secret; log it, if it is."""
+    if not is_secret(key.partition(":")[2]):
+        return True
+    log.once(
+        f"secret {key}",
+        f"the policy asks for {key}, which is not read: by its name the value is a secret. Conditions on it never hold."
+        "\nName another header in the policy, or an attribute that the service sets.",
+    )
+    return False
+
+
+def _header(request: Request, key: str) -> str | None:
+    name, record = key.removeprefix(HEADER).lower(), request.record
+    found = None if record is None else record.header(name)
+    if found is None and request.span is not None:
+        own = request.span.attributes or {}
+        found = next((own[prefix + name] for prefix in RECORDED_HEADERS if prefix + name in own), None)
+    return ", ".join(map(str, found)) if isinstance(found, list | tuple) else found
+
+
+def _baggage(request: Request, name: str) -> Any:
+    context = getattr(request.span, "parent_context", None)
+    if context is not None:
+        from opentelemetry import baggage
+
+        return baggage.get_baggage(name, context)
+    return None if request.record is None else request.record.baggage.get(name)
+
+
+def _of_service(request: Request) -> Iterator[Mapping[str, Any]]:
+    """Yield where the name of the service is: a policy for one service asks it of each request."""
+    if request.span is not None:
+        yield request.span.attributes or {}
+        yield request.span.resource.attributes
+
+
+def _attributes(request: Request) -> Iterator[Mapping[str, Any]]:
+    """Yield the attributes of the entry span, what its code has set first, then of its model, and of the resource."""
+    span, record = request.span, request.record
+    is_ours = getattr(span, "adapter", None) is not None
+    if span is not None:
+        yield span.attributes or {}
+    if is_ours:
+        blocks, client, rest = span.described()
+        yield from (one.attributes for one in (*blocks, client))
+        yield rest
+        yield span.added or {}
+    if record is not None:
+        yield record.close(request.start, request.end).model
+        if not is_ours:
+            yield record.transfer_attributes(request.start)
+    if span is not None:
+        yield span.resource.attributes
+
+
+if TYPE_CHECKING:
     _Facts = tuple[Streamed | None, Tokens | None, bool]
     # The facts of a request that an objective judges, and what the verdict may use.
     _Asked = tuple[Request, _Facts, Callable[[str], str | None], Segments | None, VerdictCounter | None]
@@ -100,7 +244,7 @@ class Decided(NamedTuple):
         found: dict[str, Any] = {}
         if self.each:
             texts = ((one.word, one.objective.name, one.objective.target_text) for one in self.each)
-            found[SLA_VERDICTS] = verdict_list.write(texts)
+            found[SLA_VERDICTS] = entry_span.write(texts)
         if self.reason is not None:
             found[SLA_EXCLUDED_REASON] = self.reason
         if self.segment is not None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.guard import guarded, report
-from stagetrace.recording import unrecorded
-from stagetrace.recording.details import detail_span, placed_details
-from stagetrace.recording.in_flight import in_flight
-from stagetrace.recording.record import NO_STAGES
-from stagetrace.recording.segments import coalesced
-from stagetrace.recording.spans import FinishedSpan, sampled, stage_span
+from stagetrace.request import serving_process
+from stagetrace.request.details import detail_span, placed_details
+from stagetrace.request.in_flight import in_flight
+from stagetrace.request.record import NO_STAGES
+from stagetrace.request.spans import FinishedSpan, sampled, stage_span
+from stagetrace.request.stages import Segment, coalesced
 from stagetrace.semconv import (
+    CPU_TIME_MS,
+    CPU_WAIT_MS,
     INFERENCE,
     SLA_BREACH_CAUSE,
     SLA_BREACH_CODE,
@@ -29,23 +31,23 @@ from stagetrace.semconv import (
 )
 from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sla.cause import CAUSES, GC, UNKNOWN
-from stagetrace.sla.interval import Within, clipped
 from stagetrace.sla.objective import BREACH, EXCLUDED
 from stagetrace.sla.verdict import GOOD, over_budget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.sdk.trace import Event, ReadableSpan
 
-    from stagetrace.otlp.encode.span_encoder import Block
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.stages import Stages
+    from stagetrace.otlp.encode import Block
+    from stagetrace.request.exchange import RemoteSection
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.stages import Stages
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.cause import Breakdown
-    from stagetrace.sla.decision import Decided
-    from stagetrace.sla.request import Request
+    from stagetrace.sla.decision import Decided, Request
     from stagetrace.sla.verdict import Missed, Verdict
+    from stagetrace.sources.thread_cpu import CpuSample, Share
 
 NO_CULPRITS: Final[Mapping[str, tuple[str | None, str]]] = {}
 
@@ -77,7 +79,7 @@ def finish(
         try:
             stages = record.close(request.start, request.end)
         except Exception as error:  # noqa: BLE001 -- without them, the entry span goes with its verdict
-            report("stagetrace.recording.record.RequestRecord.close", error)
+            report("stagetrace.request.record.RequestRecord.close", error)
     if judged is None:
         return Finished(encode(stages, None, {}, ()), None, stages)
     if judged.word != BREACH:
@@ -176,7 +178,7 @@ def _placed(
     record: RequestRecord, request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]
 ) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
-    from stagetrace.sla import code, in_the_way, no_code
+    from stagetrace.sla import code, in_the_way, stall_sampler
 
     in_flight.look_back(record)
     segments, word = stages.segments(), found.get(SLA_BREACH_CAUSE, UNKNOWN)
@@ -200,7 +202,7 @@ def _placed(
         found[SLA_BREACH_EVIDENCE] += code.evidence(line)
     else:
         is_over = code.is_over(stalls, segments, stage, word)
-        none = no_code.why(record, stalls, late_at, end, is_over=is_over)
+        none = stall_sampler.why(record, stalls, late_at, end, is_over=is_over)
         found[SLA_BREACH_NO_CODE] = none.word
         found[SLA_BREACH_EVIDENCE] = found.get(SLA_BREACH_EVIDENCE, "") + CAUSES[word].advice + none.evidence
     if record.skipped_stalls:
@@ -219,5 +221,75 @@ def _cause(
 ) -> dict[str, Any]:
     found = learned.explain((request.method, request.route), verdict, breakdown, known)
     if SLA_BREACH_EVIDENCE in found and INFERENCE not in breakdown.stages:
-        found[SLA_BREACH_EVIDENCE] += unrecorded.evidence_of(request.start, request.end)
+        found[SLA_BREACH_EVIDENCE] += serving_process.evidence_of(request.start, request.end)
+    return found
+
+
+class Within:
+    """What a request's record has measured within [start, end), in nanoseconds since the epoch."""
+
+    def __init__(self, record: RequestRecord, start: int, end: int) -> None:
+        self._record = record
+        self.bounds = start, end
+        stream = record.stream
+        self._noted = () if stream is None or stream.widest != self.bounds else stream.of_widest
+        # Of these sections, parts may lie outside.
+        self.cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = self._all("cpu_samples")
+        self.remote_sections: Sequence[RemoteSection] = record.remote_sections
+        self.computed: Sequence[tuple[int, int, int, int]] = [
+            part for one in record.computed if (part := self._part(*one)) is not None
+        ]
+        self.wakeups: Sequence[tuple[int, int, int]] = [
+            (*self._clip(*at), lacked) for *at, lacked in self._all("wakeups")
+        ]
+        self.calls: Sequence[tuple[str, int, int]] = [(peer, *self._clip(*at)) for peer, *at in self._all("calls")]
+        self.behind: Sequence[tuple[int, int, str]] = [(*self._clip(*at), by) for *at, by in self._all("behind")]
+        self.socket_waits: Sequence[tuple[int, int, bool]] = [
+            (*self._clip(begin, until), known) for begin, until, known in record.socket_waits
+        ]
+        waits = None if record.peer_waits is None else self._all("peer_waits")
+        self.peer_waits: Sequence[tuple[int, int]] | None = None if waits is None else [self._clip(*at) for at in waits]
+
+    def _all(self, name: str) -> list[Any]:
+        kept = list(getattr(self._record, name) or ())
+        known = {id(one) for one in kept}
+        return kept + [what for of, what in self._noted if of == name and id(what) not in known]
+
+    def _part(self, begin: int, until: int, computed: int, thread: int) -> tuple[int, int, int, int] | None:
+        since, end = self._clip(begin, until)
+        return (since, end, computed * (end - since) // (until - begin), thread) if since < end else None
+
+    def _clip(self, begin: int, until: int) -> tuple[int, int]:
+        start, end = self.bounds
+        begin = min(max(begin, start), end)
+        return begin, max(min(until, end), begin)
+
+    def fits_buffer(self, activity: str) -> bool:
+        """Return what the record does."""
+        return self._record.fits_buffer(activity)
+
+    def loop_shares(self, start: int, end: int) -> Sequence[tuple[int, int, Share]]:
+        """Return what the thread of the event loop has done, as it was read at the time or is still known."""
+        stream = self._record.stream
+        kept = None if stream is None else stream.loop_shares(*self.bounds)
+        if kept is None:
+            return self._record.loop_shares(start, end)
+        return [one for one in kept if one[0] < end and start < one[1]]
+
+
+def clipped(segments: Iterable[Segment], start: int, end: int) -> list[Segment]:
+    """Return what of these stages lies within [start, end)."""
+    found = []
+    for one in segments:
+        since, until = max(one.start, start), min(one.end, end)
+        if since >= until:
+            continue
+        part = Segment(one.stage, since)
+        share = (until - since) / (one.end - one.start)
+        part.end, part.link = until, one.link
+        part.attributes = {
+            name: value * share if name in (CPU_TIME_MS, CPU_WAIT_MS) else value
+            for name, value in one.attributes.items()
+        }
+        found.append(part)
     return found

@@ -12,16 +12,16 @@ from opentelemetry import metrics
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
-    from stagetrace.recording.generation import Generation
+    from stagetrace.request.generation import Generation
 
 NO_PROVIDERS: Final = ("_ProxyMeterProvider", "NoOpMeterProvider")
 # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
 NOWHERE: Final = set_span_in_context(INVALID_SPAN, Context())
-OF_CALL: Final[tuple[str, ...]] = (gen_ai.OPERATION_NAME, gen_ai.PROVIDER_NAME, gen_ai.REQUEST_MODEL)
+OF_CALL: Final[tuple[str, ...]] = (semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL)
 # Boundaries in seconds, as the semantic conventions advise.
 DURATION_S: Final = tuple(0.01 * 2**power for power in range(14))
 FIRST_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -40,13 +40,13 @@ class GenerationMetrics:
             )
 
         self._duration = histogram(
-            gen_ai.METRIC_REQUEST_DURATION,
+            semconv.METRIC_REQUEST_DURATION,
             "Generative AI server request duration such as time-to-last byte or last output token.",
             DURATION_S,
         )
-        self._first = histogram(gen_ai.METRIC_TTFT, "Time to generate first token for successful responses.", FIRST_S)
+        self._first = histogram(semconv.METRIC_TTFT, "Time to generate first token for successful responses.", FIRST_S)
         self._per_token = histogram(
-            gen_ai.METRIC_TPOT,
+            semconv.METRIC_TPOT,
             "Time per output token generated after the first token for successful responses.",
             PER_TOKEN_S,
         )
@@ -54,14 +54,16 @@ class GenerationMetrics:
     def record(self, generation: Generation, start: int, end: int) -> None:
         """Record a request from `start` to `end`, in nanoseconds since the epoch; its first call names the model."""
         calls = generation.calls
-        if gen_ai.OPERATION_NAME not in calls[0].attributes:  # noted by hand: what the conventions require is not known
+        if (
+            semconv.OPERATION_NAME not in calls[0].attributes
+        ):  # noted by hand: what the conventions require is not known
             return
         attributes: dict[str, Any] = {
             name: calls[0].attributes[name] for name in OF_CALL if name in calls[0].attributes
         }
         error = next((call.error for call in calls if call.error is not None), None)
         if error is not None:
-            self._duration.record((end - start) / 1e9, {**attributes, gen_ai.ERROR_TYPE: error}, NOWHERE)
+            self._duration.record((end - start) / 1e9, {**attributes, semconv.ERROR_TYPE: error}, NOWHERE)
             return
         self._duration.record((end - start) / 1e9, attributes, NOWHERE)
         first, following = generation.first, generation.following

@@ -1,21 +1,20 @@
-"""The metrics of verdicts: their names, and their points now. All senders of metrics read them here."""
+"""The metrics of this process: of verdicts and of event loops; their names, and their points now."""
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_BREACH_STAGE, SLA_OBJECTIVE, SLA_SEGMENT, SLA_VERDICT
 from stagetrace.sla import process
-from stagetrace.sla.loop_lags import loop_lags
 from stagetrace.sla.objective import NEVER_NS
-from stagetrace.sla.verdict_counter import MAX_POINTS, OVERFLOW
+from stagetrace.sla.verdict_counter import MAX_POINTS, OVERFLOW, Collected, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from stagetrace.sla.latency_histogram import Collected
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.verdict_counter import Counted, Timed
 
@@ -163,3 +162,27 @@ TIMES: Final = (
     Times(semconv.METRIC_STAGE_DURATION, "How long stages of judged requests took by objective.", _stage_durations),
 )
 LOOP_LAG: Final = Times(semconv.METRIC_LOOP_LAG, "How late an event loop ran what was due.", _loop_lag)
+
+
+class LoopLags:
+    """The histogram of this process; a forked child has another one."""
+
+    def __init__(self) -> None:
+        self._histogram: Any = Histogram()
+
+    def begin_again(self) -> None:
+        """Begin anew, in a forked child."""
+        self._histogram = Histogram()
+
+    def add(self, took_ns: int) -> None:
+        """Take one measurement."""
+        self._histogram.add(took_ns, None, False)  # noqa: FBT003 -- of C, takes no names
+
+    def collected(self) -> Collected:
+        """Return all measurements."""
+        return Collected(*self._histogram.collect())
+
+
+loop_lags: Final = LoopLags()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=loop_lags.begin_again)

@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from stagetrace.bounded_cache import BoundedCache
 from stagetrace.sla import inline
 from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.objective import BAGGAGE
+from stagetrace.system.bounded import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -10,11 +10,11 @@ from collections import defaultdict
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.redaction import is_secret
 from stagetrace.sla.alert_options import AlertOptions, can_fire, nearest_factor
 from stagetrace.sla.objective import BAGGAGE, BOUNDS, HEADER, OTHER_SEGMENT, WEBSOCKET, glob
 from stagetrace.sla.policy_keys import SHORT_KEYS
 from stagetrace.sla.yaml_nodes import At, place_of
+from stagetrace.text import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

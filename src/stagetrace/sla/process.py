@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stagetrace import config, log
+from stagetrace import log, settings
 from stagetrace.errors import PolicyError
 from stagetrace.guard import guarded
 
@@ -103,7 +103,7 @@ def look_at_file() -> None:
 @functools.cache
 def _file() -> FollowedFile | None:
     """Return the file that STAGETRACE_SLA names, read for the first time; None if it is an inline policy."""
-    text = config.SLA.read()
+    text = settings.SLA.read()
     if not text:
         return None
     from stagetrace.sla.policy import file_named
@@ -124,7 +124,7 @@ def _inline() -> tuple[Policy | None, tuple[str, ...]]:
     from stagetrace.sla.inline import HOW
     from stagetrace.sla.policy import Policy
 
-    text = config.SLA.read()
+    text = settings.SLA.read()
     if not text:
         return None, ()
     try:
@@ -136,3 +136,32 @@ def _inline() -> tuple[Policy | None, tuple[str, ...]]:
         what = "; ".join(found.problems)
         log.once("policy", f"STAGETRACE_SLA is used in part; requests of these rules are not judged: {what}.\n{HOW}")
     return found, found.problems
+
+
+def joined(provider: Any) -> SLASpanProcessor | None:
+    """Return our processor of a provider; None if it could not be joined, or OTEL_SDK_DISABLED silences it."""
+    from stagetrace.sla.processor import SLASpanProcessor
+
+    processor = getattr(provider, "_active_span_processor", None)
+    return processor if isinstance(processor, SLASpanProcessor) and not provider._disabled else None  # noqa: SLF001
+
+
+def is_silent(tracer: Any) -> bool:
+    """Return whether the spans of a tracer are exported nowhere, as far as that can be found out.
+
+    Spans of the global provider are exported: by the service, or by stagetrace once a server starts.
+    """
+    from opentelemetry import trace
+
+    from stagetrace.sla.processor import SLASpanProcessor, exports
+
+    if isinstance(tracer, trace.ProxyTracer):
+        return False
+    if isinstance(tracer, trace.NoOpTracer):
+        return True
+    processor = getattr(tracer, "span_processor", None)  # of an SDK tracer
+    if processor is getattr(trace.get_tracer_provider(), "_active_span_processor", None):
+        return False
+    if isinstance(processor, SLASpanProcessor):
+        return not processor.sends
+    return processor is not None and not exports(processor)

@@ -10,27 +10,24 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from stagetrace import log, semconv
 from stagetrace.guard import guarded, report
-from stagetrace.real_threads import allocate_lock
-from stagetrace.recording.current_record import current, entries, recording
-from stagetrace.recording.limits import bounded
-from stagetrace.recording.record import NO_STAGES, RequestRecord
-from stagetrace.recording.spans import SCOPE, FinishedSpan, sampled
-from stagetrace.recording.working import task_here
+from stagetrace.request.current import current, entries, recording
+from stagetrace.request.limits import bounded
+from stagetrace.request.record import NO_STAGES, RequestRecord
+from stagetrace.request.spans import SCOPE, FinishedSpan, sampled
+from stagetrace.request.working import task_here
 from stagetrace.sla.baseline import Baselines
 from stagetrace.sla.cause import UNKNOWN
-from stagetrace.sla.decision import decided
-from stagetrace.sla.entry_names import request_of
-from stagetrace.sla.evidence_callee import report_in
+from stagetrace.sla.decision import Request, Segments, decided
+from stagetrace.sla.entry_span import request_of
 from stagetrace.sla.finish import NO_CULPRITS, finish, request_spans
 from stagetrace.sla.objective import BREACH, WEBSOCKET
 from stagetrace.sla.policy import Policy
-from stagetrace.sla.request import Request
 from stagetrace.sla.sampling import HeldSpans, dropped
-from stagetrace.sla.segments import Segments
 from stagetrace.sla.stall_sampler import stall_sampler
-from stagetrace.sla.verdict import GOOD
+from stagetrace.sla.verdict import GOOD, report_in
 from stagetrace.sla.verdict_counter import VerdictCounter
 from stagetrace.sources.process_cpu import process_cpu
+from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,8 +36,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Event
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.otlp.encode.span_encoder import Block
-    from stagetrace.recording.stages import Stages
+    from stagetrace.otlp.encode import Block
+    from stagetrace.request.stages import Stages
     from stagetrace.sla.decision import Decided
     from stagetrace.sla.finish import Finished
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import SpanKind, TraceState, get_current_span
 
-from stagetrace import tracestate
 from stagetrace.guard import guarded
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY, SLA_UPGRADED
 
@@ -59,7 +58,7 @@ class Chances:
         """
         if self._rate is not None and (parent is None or not self.is_by_parent):
             return self.of_root
-        given = tracestate.probability(state.get(tracestate.KEY, "")) if state else None
+        given = probability_in(state.get(KEY, "")) if state else None
         if given is not None and is_sampled:
             return _below_one(given)
         if not is_sampled:
@@ -70,8 +69,8 @@ class Chances:
         """Return the tracestate that carries the probability of a kept root span to the services that it calls."""
         if self.bound is None or self.of_root is None:
             return None
-        value = tracestate.value_of(trace_id, self.bound)
-        return None if value is None else TraceState([(tracestate.KEY, value)])
+        value = value_of(trace_id, self.bound)
+        return None if value is None else TraceState([(KEY, value)])
 
 
 def is_own(sampler: Sampler) -> bool:
@@ -194,3 +193,31 @@ class HeldSpans:
         spans = self._spans.pop(trace_id, [])
         self._held -= len(spans)
         return (spans, lost) if keep else ([], 0)
+
+
+KEY: Final = "ot"
+_DIGITS: Final = 14
+_ALL: Final = 1 << 4 * _DIGITS
+_THRESHOLD: Final = re.compile(rf"(?:^|;)th:([0-9a-f]{{1,{_DIGITS}}})(?:;|$)", re.ASCII)
+_LOW: Final = (1 << 64) - 1
+
+
+def probability_in(value: str) -> float | None:
+    """Return how likely a trace is kept by the value of `ot`; None where it says none, or nothing that is one."""
+    found = _THRESHOLD.search(value.strip(" \t"))
+    if found is None:
+        return None
+    return (_ALL - int(found[1].ljust(_DIGITS, "0"), 16)) / _ALL
+
+
+def value_of(trace_id: int, bound: int) -> str | None:
+    """Return the value of `ot` for a trace that was kept since its id's last 64 bits are below `bound`.
+
+    That is what TraceIdRatioBased goes by, not the specification's comparison: `rv` says the random value by which both
+    come to the same. None for a bound too low to be said.
+    """
+    if bound < 1 << 8:
+        return None
+    threshold = ((1 << 64) - bound) >> 8
+    digits = f"{threshold:0{_DIGITS}x}".rstrip("0") or "0"
+    return f"th:{digits};rv:{(~trace_id & _LOW) >> 8:0{_DIGITS}x}"

@@ -1,35 +1,73 @@
-"""The sampler of late requests: where each stood while it was late (docs/stalls.md).
-
-A request is late as soon as it has missed a bound of its objective, or takes longer than its route's p99, once that is
-learned. Until then nothing looks at it. Then the stack of the thread or coroutine that does its work is sampled at
-growing distances.
-"""
+"""The sampler of late requests: where each stood while it was late, within a budget of CPU (docs/stalls.md)."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.real_threads import get_ident, start
-from stagetrace.recording.in_flight import NEVER, Bounds, in_flight
-from stagetrace.recording.stall import RAN, REQUEST, UNKNOWN, WAITED, Stall
-from stagetrace.recording.timer import NO_CLOCKS, holder_meanwhile
-from stagetrace.recording.working import task_here
-from stagetrace.sla.entry_names import request_of
-from stagetrace.sla.in_the_way import LONG_NS, Look
-from stagetrace.sla.request_stack import RequestStacks, of_holder
-from stagetrace.sla.sampler_budget import Budget
-from stagetrace.sla.shortest_bounds import ShortestBounds
+from stagetrace.request.in_flight import NEVER, NO_CLOCKS, Bounds, holder_meanwhile, in_flight
+from stagetrace.request.stalls import RAN, REQUEST, UNKNOWN, WAITED, Stall
+from stagetrace.request.working import task_here
+from stagetrace.sla.bounds import ShortestBounds
+from stagetrace.sla.code import application_place
+from stagetrace.sla.entry_span import request_of
+from stagetrace.sla.in_the_way import LONG_NS, Look, RequestStacks, of_holder
+from stagetrace.sources import gc_pauses
 from stagetrace.sources.stacks import SOURCE
+from stagetrace.system.threads import get_ident, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.timer import Holder, Timer
+    from stagetrace.request.in_flight import Holder, Timer
+    from stagetrace.request.record import RequestRecord
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.policy import Policy
+
+ONE_OF: Final = 64  # of so many nanoseconds the sampler may use one: 1.6 % of one CPU
+SAVED_NS: Final = 30_000_000  # that it may use at once, after it has used none for a while
+MOST_OF_LOOK_NS: Final = 2_000_000  # it keeps the GIL meanwhile
+
+
+class Budget:
+    """CPU time of one thread, in nanoseconds: what is not used is saved, up to a bound. Its wake-ups count, too.
+
+    A garbage collection within a look does not count: another thread's next allocation would have triggered it.
+    """
+
+    def __init__(self) -> None:
+        self._saved = SAVED_NS
+        self._counted_at = time.monotonic_ns()
+        self._counted: int | None = None  # of the thread's CPU time
+        self._began = 0  # the look, by the thread's CPU time
+        self._began_at = 0  # nanoseconds since the epoch
+
+    def begin(self) -> None:
+        """Begin a look."""
+        self._began, self._began_at = time.thread_time_ns(), time.time_ns()
+        if self._counted is None:
+            self._counted = self._began
+
+    def is_left(self) -> bool:
+        """Return whether this look may continue."""
+        return time.thread_time_ns() - self._began < MOST_OF_LOOK_NS
+
+    def is_short(self) -> bool:
+        """Return whether more than half of what may be saved is used: then what is needed least is left out."""
+        return self._saved - (time.thread_time_ns() - self._began) < SAVED_NS // 2
+
+    def end(self) -> int:
+        """End the look; return when the next one may begin, by the clock of time.monotonic_ns."""
+        now, computed = time.monotonic_ns(), time.thread_time_ns()
+        collected = gc_pauses.paused_ns(self._began_at, time.time_ns())
+        saved = min(self._saved + (now - self._counted_at) // ONE_OF, SAVED_NS)
+        took = computed - (self._counted or self._began)
+        self._saved = saved - took + min(collected, computed - self._began)
+        self._counted_at, self._counted = now, computed
+        return now - min(self._saved, 0) * ONE_OF
+
 
 MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
 MOST_LATE: Final = 200  # requests that are sampled at the same time
@@ -314,3 +352,53 @@ def look_back(record: RequestRecord) -> None:
 
 
 stall_sampler: Final = StallSampler()
+
+
+OFF: Final = "off"
+NOT_LATE: Final = "not_late"
+SKIPPED: Final = "skipped"
+NOT_REACHED: Final = "not_reached"
+LIBRARIES: Final = "libraries"
+AFTER_WAIT: Final = "after_wait"
+ELSEWHERE: Final = "elsewhere"
+PHRASES: Final = {
+    OFF: "stacks are not sampled here",
+    NOT_LATE: "it was never late by a bound that is known before it ends",
+    SKIPPED: "the sampler had used its share of a CPU, or watched 200 requests already",
+    NOT_REACHED: "the sampler's thread got no CPU, or not the GIL, in the {late:.0f} ms for which it was late",
+    LIBRARIES: "only libraries were on the stacks that were sampled",
+    AFTER_WAIT: "it was sampled only after the wait",
+    ELSEWHERE: "it was sampled only before or after what the cause is about",
+}
+counts: Final[Counter[str]] = Counter()  # breaches of this process without a line, by the words above
+
+
+class Why(NamedTuple):
+    """Why there is no line: a word, and the end of the evidence."""
+
+    word: str
+    evidence: str
+
+
+def why(record: RequestRecord, stalls: Sequence[Stall], late_at: int | None, end: int, *, is_over: bool) -> Why:
+    """Return why a breach that ended at `end` has no line, and count it; times in nanoseconds since the epoch.
+
+    `stalls` are those of the time in which it was missed, `late_at` is when it was late, None for never; `is_over`:
+    those that could say the line were sampled after the wait that is the cause.
+    """
+    late_ns = 0 if late_at is None else end - late_at
+    word = _word(record, stalls, late_ns, is_over=is_over)
+    counts[word] += 1
+    return Why(word, f"; no line of code: {PHRASES[word].format(late=late_ns / 1e6)}")
+
+
+def _word(record: RequestRecord, stalls: Sequence[Stall], late_ns: int, *, is_over: bool) -> str:
+    if is_over:
+        return AFTER_WAIT
+    if stalls:
+        return ELSEWHERE if any(application_place(one.stack) is not None for one in stalls) else LIBRARIES
+    if not SOURCE.is_used or late_ns <= 0:
+        return NOT_LATE if SOURCE.is_used else OFF
+    if not record.skipped_stalls and in_flight.rest_until > time.monotonic_ns() - late_ns:
+        stall_sampler.skip(record, 1)  # the sampler rested, and has not seen it
+    return SKIPPED if record.skipped_stalls else NOT_REACHED

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from stagetrace import config, log
+from stagetrace import log, settings
 from stagetrace.guard import report, switch
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _cost_ns: Callable[[], int] = getattr(time, "thread_time_ns", time.perf_counter_
 class Source:
     """One source. `lack` returns what is missing here, None if nothing is; it is called once, at the first use."""
 
-    def __init__(self, module: str, title: str, setting: config.Switch, lack: Callable[[], str | None]) -> None:
+    def __init__(self, module: str, title: str, setting: settings.Switch, lack: Callable[[], str | None]) -> None:
         self.title = title
         self.variable = setting.name
         self.is_wanted = setting.read()

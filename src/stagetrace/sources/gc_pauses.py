@@ -9,10 +9,10 @@ from collections import deque
 from threading import get_native_id
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import config
-from stagetrace.recent import copied
+from stagetrace import settings
 from stagetrace.sources import stacks
 from stagetrace.sources.base import Source
+from stagetrace.system.bounded import copied
 
 if TYPE_CHECKING:
     from stagetrace.sources.stacks import Stack
@@ -38,7 +38,7 @@ class LongPause(NamedTuple):
 SOURCE = Source(
     __name__,
     "the pauses of the garbage collector",
-    config.GC_PAUSE,
+    settings.GC_PAUSE,
     lambda: None if hasattr(gc, "callbacks") else "this Python has no gc.callbacks",
 )
 long_pauses: deque[LongPause] = deque(maxlen=MAX_LONG)

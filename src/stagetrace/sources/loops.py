@@ -7,14 +7,19 @@ while it is idle, every task that can run has run.
 from __future__ import annotations
 
 import os
+import sys
+import time
+from contextvars import Context
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.real_threads import local
-from stagetrace.sources import loop_lag
+from stagetrace.guard import guarded
 from stagetrace.sources.thread_cpu import AT, between, sample, with_native_threads
+from stagetrace.system.threads import local
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stagetrace.sources.thread_cpu import CpuSample, Share
 
 EVERY_NS: Final = 5_000_000
@@ -41,7 +46,7 @@ def record(now: int) -> None:
 
 def _record(now: int | None) -> None:
     if now is not None:
-        loop_lag.watch()
+        watch()
     kept: list[CpuSample] | None = getattr(_own, "kept", None)
     if kept is None:
         kept = _own.kept = []
@@ -67,3 +72,50 @@ def recent_shares(start: int, end: int) -> list[tuple[int, int, Share]]:
         if first[AT] < end and (share := between(first, last)) is not None:
             found.append((first[AT], last[AT], share))
     return found
+
+
+EVERY_S: Final = 0.1
+IDLE_AFTER_NS: Final = 5_000_000_000  # since the last request began
+_timers = local()  # of each thread: the loop whose timer is set, and when a request began
+
+take: Callable[[int], None] | None = None  # takes each measurement in nanoseconds; None where none is wanted
+
+
+def _forget_timers() -> None:
+    """Forget the parent's, in a forked child."""
+    global _timers  # noqa: PLW0603
+    _timers = local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_timers)
+
+
+@guarded
+def watch() -> None:
+    """Measure the loop that runs in this thread, since a request begins on it now."""
+    if take is None:
+        return
+    asyncio: Any = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 -- as in recording.working
+    _timers.began_at = time.monotonic_ns()
+    if loop is not None and getattr(_timers, "loop", None) is not loop:  # the one before has ended
+        _set(loop)
+        _timers.loop = loop
+
+
+def _set(loop: Any) -> None:
+    due = time.monotonic_ns() + int(EVERY_S * 1e9)
+    loop.call_later(EVERY_S, _measure, loop, due, context=Context())  # that of the request would keep its record
+
+
+@guarded
+def _measure(loop: Any, due: int) -> None:
+    now, taken = time.monotonic_ns(), take
+    _timers.loop = None
+    if taken is None:
+        return
+    taken(max(now - due, 0))
+    if now - _timers.began_at < IDLE_AFTER_NS:
+        _set(loop)
+        _timers.loop = loop

@@ -12,9 +12,9 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace import config
-from stagetrace.real_threads import allocate_lock
+from stagetrace import settings
 from stagetrace.sources.base import Source
+from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ def _lacks_quota() -> str | None:
     return None if _statistics() is not None else "no cgroup that counts throttling"
 
 
-PRESSURE_SOURCE = Source(f"{__name__}.pressure", "the pressure on the CPUs", config.PRESSURE, _lacks_pressure)
-QUOTA_SOURCE = Source(f"{__name__}.quota", "the throttling by a CPU quota", config.THROTTLING, _lacks_quota)
+PRESSURE_SOURCE = Source(f"{__name__}.pressure", "the pressure on the CPUs", settings.PRESSURE, _lacks_pressure)
+QUOTA_SOURCE = Source(f"{__name__}.quota", "the throttling by a CPU quota", settings.THROTTLING, _lacks_quota)
 pressure = Meter(PRESSURE_SOURCE, pressure_ns)
 quota = Meter(QUOTA_SOURCE, throttled_ns)

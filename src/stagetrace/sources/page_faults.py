@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.sources.base import Source
 from stagetrace.sources.machine import Meter
 
@@ -14,7 +14,7 @@ except ImportError:  # Windows
 SOURCE = Source(
     __name__,
     "page faults",
-    config.USAGE,
+    settings.USAGE,
     lambda: None if resource is not None else "this platform has no getrusage",
 )
 

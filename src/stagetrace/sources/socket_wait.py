@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any, Final
 
-from stagetrace import config
-from stagetrace.native import native
+from stagetrace import settings
 from stagetrace.sources.base import Source
+from stagetrace.system.native import native
 
 TCP_INFO: Final = getattr(socket, "TCP_INFO", 11)
 _MONOTONIC_COARSE: Final = 6  # its resolution is the tick
@@ -35,7 +35,7 @@ def lack_of(size: int) -> str | None:
     return None
 
 
-SOURCE = Source(__name__, "the wait in the socket", config.SOCKET_WAIT, lambda: lack_of(_END_AT))
+SOURCE = Source(__name__, "the wait in the socket", settings.SOCKET_WAIT, lambda: lack_of(_END_AT))
 TICK_NS: int = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9) if sys.platform == "linux" else 10_000_000
 # A shorter wait is not shown: it may be only the border between two ticks.
 LEAST_MS: int = -(-2 * TICK_NS // 1_000_000)

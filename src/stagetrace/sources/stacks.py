@@ -12,11 +12,11 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import config
-from stagetrace.import_hooks import finder
-from stagetrace.native import native
-from stagetrace.real_threads import get_ident
+from stagetrace import settings
 from stagetrace.sources.base import Source
+from stagetrace.system.import_hooks import finder
+from stagetrace.system.native import native
+from stagetrace.system.threads import get_ident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,19 +44,18 @@ _GENERATED: Final = "<stagetrace."  # code that we compile
 _ENTRIES: Final = tuple(
     _OURS + name.replace("/", os.sep)
     for name in (
-        "instrumentation/asgi/",
-        "instrumentation/async_servers/",
-        "instrumentation/grpc_server/adopted.py",
-        "instrumentation/grpc_server/aio.py",
-        "instrumentation/grpc_server/threads.py",
+        "protocols/asgi",
+        "instrumentation/async_servers",
+        "protocols/grpc_aio.py",
+        "protocols/grpc_threads.py",
         "instrumentation/served_call.py",
-        "instrumentation/wsgi/",
+        "protocols/wsgi",
         "patches/django.py",
         "patches/fastapi.py",
         "patches/flask.py",
         "patches/starlette.py",
-        "recording/loop_blockers.py",
-        "recording/pool_task.py",
+        "request/loop_blockers.py",
+        "request/working.py",
     )
 )
 # The same, for only this function of a file.
@@ -101,7 +100,7 @@ def _lack() -> str | None:
 
 
 _in_c: Any = native("stacks")
-SOURCE: Final = Source(__name__, "the stacks of late requests", config.STALLS, _lack)
+SOURCE: Final = Source(__name__, "the stacks of late requests", settings.STALLS, _lack)
 
 
 def is_ours(code: CodeType | NamedCode) -> bool:

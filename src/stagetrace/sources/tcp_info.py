@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.sources.base import Source
 from stagetrace.sources.socket_wait import lack_of, tcp_info
 
@@ -21,7 +21,7 @@ _first: Final = struct.Struct("=68xI28xI").unpack_from
 ConnectionState = tuple[int, int, "int | None"]
 
 
-SOURCE = Source(__name__, "the wire behind a connection", config.WIRE, lambda: lack_of(_LEAST))
+SOURCE = Source(__name__, "the wire behind a connection", settings.WIRE, lambda: lack_of(_LEAST))
 
 
 def read_connection(connection: Any) -> ConnectionState:

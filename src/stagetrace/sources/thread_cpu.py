@@ -11,16 +11,18 @@ import os
 import sys
 import threading
 import time
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.guard import switch
-from stagetrace.native import native
-from stagetrace.real_threads import allocate_lock, local, start_new_thread
-from stagetrace.sources import waits
 from stagetrace.sources.base import SLOW_NS, Source
-from stagetrace.sources.native_threads import Snapshot, python_threads, snapshot
-from stagetrace.sources.native_threads import share as share_of_natives
+from stagetrace.sources.process_cpu import Snapshot, python_threads, snapshot
+from stagetrace.sources.process_cpu import share as share_of_natives
+from stagetrace.system.native import native
+from stagetrace.system.threads import allocate_lock, local, start_new_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_DESCRIPTORS: Final = 256
 UNKNOWN: Final = -1
@@ -71,7 +73,7 @@ class Descriptor:
         try:
             self.number = os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             self._file = _identity(self.number)
-            self.place = waits.claim(thread)
+            self.place = claim(thread)
         except OSError:
             self._give_back()
 
@@ -90,7 +92,7 @@ class Descriptor:
         if None in (_opening, _identity, python_threads):
             return  # the interpreter ends
         python_threads.discard(self.thread)
-        waits.release(self.place)
+        release(self.place)
         if number != UNKNOWN:
             self._give_back()
             # A process that closed all descriptors, to become a daemon say, may have another file at this number.
@@ -136,7 +138,7 @@ def lacks_waiting() -> str | None:
     return None if computed else "this kernel keeps no schedstat"
 
 
-SOURCE = Source(__name__, "the wait for a CPU", config.CPU_WAIT, _lack)
+SOURCE = Source(__name__, "the wait for a CPU", settings.CPU_WAIT, _lack)
 _switch = switch(__name__)
 _is_used = SOURCE.is_used
 _has_schedstat = lacks_waiting() is None
@@ -174,7 +176,7 @@ def read_sample() -> CpuSample:
         raise
     if took >= SLOW_NS:
         SOURCE.took(took)
-    return own, at, computed, schedstat, process, snapshot(), waits.touch(own.place)
+    return own, at, computed, schedstat, process, snapshot(), touch(own.place)
 
 
 def _tell_greenlets_apart() -> bool:
@@ -243,11 +245,11 @@ def sample(now: int | None = None) -> CpuSample | None:
             last: CpuSample | None = getattr(_own, "last", None)
             if last is not None and 0 <= (age := now - last[AT]) < NEAR_NS:
                 if age < RECENT_NS:
-                    waits.touch(last[0].place)  # the section that begins is sampled
+                    touch(last[0].place)  # the section that begins is sampled
                     return last
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
-                    seen = waits.touch(last[0].place)
+                    seen = touch(last[0].place)
                     return last[0], now, computed, last[SCHEDSTAT], time.process_time_ns(), snapshot(), seen
         _own.last = taken = read_sample()
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
@@ -299,7 +301,7 @@ def end_section() -> None:
     """Record that an outermost section of the calling thread has ended."""
     own: Descriptor | None = getattr(_own, "descriptor", None)
     if own is not None:
-        waits.leave(own.place)
+        leave(own.place)
 
 
 def idle_since() -> int:
@@ -338,7 +340,7 @@ def between(first: CpuSample, last: CpuSample) -> Share | None:
         return None
     waited = max(waited_after - waited_before, 0)
     blocked, turns = max(wall - computed - waited, 0), turns_after - turns_before
-    return Share(wall, computed, waited, blocked, rivals, turns, natives, waits.for_threads(seen_before, seen_after))
+    return Share(wall, computed, waited, blocked, rivals, turns, natives, share_for_threads(seen_before, seen_after))
 
 
 def gil_turn_ns() -> int:
@@ -348,3 +350,22 @@ def gil_turn_ns() -> int:
     """
     has_gil = getattr(sys, "_is_gil_enabled", None)
     return int(sys.getswitchinterval() * 1e9) if has_gil is None or has_gil() else 0
+
+
+ENOUGH: Final = 2  # samples
+_in_c = native("blocked_threads")
+
+claim: Callable[[int], int] = getattr(_in_c, "claim_place", lambda _: -1)
+touch: Callable[[int], int] = getattr(_in_c, "touch_place", lambda _: 0)
+leave: Callable[[int], None] = getattr(_in_c, "leave_place", lambda _: None)
+release: Callable[[int], None] = getattr(_in_c, "release_place", lambda _: None)
+
+if hasattr(_in_c, "forget_places"):
+    os.register_at_fork(after_in_child=_in_c.forget_places)
+
+
+def share_for_threads(before: int, after: int) -> float | None:
+    """Return in which share of the samples between two `touch`es a blocked thread waited for another; None if few."""
+    locks = (after >> 32) - (before >> 32) & 0xFFFFFFFF
+    others = after - before & 0xFFFFFFFF
+    return locks / (locks + others) if locks + others >= ENOUGH else None

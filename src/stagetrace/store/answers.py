@@ -9,9 +9,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.estimates import Sample
-from stagetrace.semconv import SLA_BREACH_MISSED
-from stagetrace.span_attributes import number, text
+from stagetrace.analysis.estimates import Sample
+from stagetrace.semconv import SLA_BREACH_MISSED, number, text
 from stagetrace.store import entries
 from stagetrace.store.base import Entry, Lost, Relations, Selection, SpanRow, Tally
 from stagetrace.store.database import rows_of, sql

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
-from stagetrace import config
+from stagetrace import settings
+from stagetrace.analysis.estimates import NOTHING, Sample
 from stagetrace.errors import StoreError
-from stagetrace.estimates import NOTHING, Sample
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -393,5 +393,5 @@ def bad(url: str, wrong: str) -> StoreError:
 
 def default_folder() -> Path:
     """Return the folder of the local store where none is named."""
-    data = config.DATA_HOME.read() or Path.home() / ".local" / "share"
+    data = settings.DATA_HOME.read() or Path.home() / ".local" / "share"
     return Path(data) / "stagetrace"

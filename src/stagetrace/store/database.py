@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.errors import StoreError
-from stagetrace.installed_from import requirement
+from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

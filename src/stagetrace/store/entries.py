@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
-from stagetrace.sla import verdict_list
-from stagetrace.sla.verdict_list import read
-from stagetrace.span_attributes import as_text, number, stage_totals, text
+from stagetrace.semconv import as_text, number, stage_totals, text
+from stagetrace.sla import entry_span
+from stagetrace.sla.entry_span import read
 from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def objectives_of(span: SpanRow) -> Iterator[str]:
     shown, verdicts = text(span.attributes, semconv.SLA_OBJECTIVE), text(span.attributes, semconv.SLA_VERDICTS)
     if shown is not None:
         yield shown
-    yield from (one.objective for one in verdict_list.read(verdicts or "")[0])
+    yield from (one.objective for one in entry_span.read(verdicts or "")[0])
 
 
 def _is_judged(span: SpanRow, objective: str, *, breached: bool) -> bool:

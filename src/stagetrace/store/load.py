@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.columns import REQUESTS, SCHEMA
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
-from stagetrace.span_attributes import as_text, named_stages
+from stagetrace.semconv import as_text, named_stages
 from stagetrace.store import entries, stored
 from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import connect, lock, sql

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError, UnknownTrace
-from stagetrace.span_attributes import stage_totals, text
+from stagetrace.semconv import stage_totals, text
 from stagetrace.store.answers import Tallier, named_in
 from stagetrace.store.base import (
     CANDIDATES,

@@ -26,9 +26,9 @@ from stagetrace.otlp.decode.columns import (
     STRING,
     TYPED,
 )
-from stagetrace.otlp.decode.native import STRANGE, find
+from stagetrace.otlp.decode.spans import STRANGE, find
 from stagetrace.otlp.decode.to_otlp import resource_spans, shallow_row
-from stagetrace.span_attributes import as_text, named_stages
+from stagetrace.semconv import as_text, named_stages
 from stagetrace.store.database import needs
 from stagetrace.store.reductions import LOADED, REQUESTS, STAGE_COLUMNS, Engine
 from stagetrace.store.rows import value, values

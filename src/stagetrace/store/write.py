@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import encode
-from stagetrace.printable import spreadsheet_cell
 from stagetrace.store.database import needs
 from stagetrace.store.reductions import LOADED
 from stagetrace.store.rows import spans_of
 from stagetrace.store.stored import OTLP
+from stagetrace.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest

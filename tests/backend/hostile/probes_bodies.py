@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from backend.running import JSON, PROTOBUF, request
 from messages import put
 from stagetrace.otlp.decode.json import encode
-from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.wire import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stagetrace.analysis.estimates import Counted
 from stagetrace.errors import StoreError
-from stagetrace.estimates import Counted
 from stagetrace.store.local import counts
 from stagetrace.store.local.counts import CountStore, Point, read
 

@@ -11,16 +11,16 @@ from stagetrace.analysis.replay import UNKNOWN, replay, stored
 from stagetrace.columns import names_of
 from stagetrace.rules.alerts import Group
 from stagetrace.rules.burn import Counts
+from stagetrace.semconv import as_text, number
 from stagetrace.sla.objective import BREACH, EXCLUDED
 from stagetrace.sla.verdict import GOOD
-from stagetrace.span_attributes import as_text, number
 from stagetrace.store.base import COUNTS, Selection
 from stagetrace.store.reductions import probability_of, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from stagetrace.estimates import Counted
+    from stagetrace.analysis.estimates import Counted
     from stagetrace.rules import alerts
     from stagetrace.sla.policy import Policy
     from stagetrace.store.base import Reader, SpanRow

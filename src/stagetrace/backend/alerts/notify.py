@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from stagetrace.backend.counters import ThrottledLog
-from stagetrace.hosts import is_loopback
 from stagetrace.rules.alerts import FIRING, RESOLVED, Message, Told, aged, delivered, due, untold
+from stagetrace.system.access import is_loopback
 
 if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import log
 from stagetrace.errors import PolicyError
-from stagetrace.own_files import open_own
 from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, Told
 from stagetrace.sla import policy_file
 from stagetrace.sla.policy import Policy
 from stagetrace.store.local import durable
 from stagetrace.store.local.durable import replace_file
+from stagetrace.system.access import open_own
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.backend import options
 from stagetrace.backend.options import BackendError, host_names
 from stagetrace.cli.registry import UsageError
-from stagetrace.installed_from import requirement
+from stagetrace.system.packages import requirement
 
 # flag -> what holds it where it is not given, and how its value is named in the help.
-Flags: TypeAlias = "Mapping[str, tuple[config.Switch | config.Text, str | None]]"
-HOST: Final[Flags] = {"--host": (config.HOST, "HOST")}
-PAGE: Final[Flags] = {"--jaeger-ui": (config.JAEGER_UI, "URL")}
+Flags: TypeAlias = "Mapping[str, tuple[settings.Switch | settings.Text, str | None]]"
+HOST: Final[Flags] = {"--host": (settings.HOST, "HOST")}
+PAGE: Final[Flags] = {"--jaeger-ui": (settings.JAEGER_UI, "URL")}
 ACCESS: Final[Flags] = {
-    "--allow-host": (config.ALLOW_HOST, "NAMES"),
-    "--token": (config.TOKEN, "SECRET"),
-    "--token-file": (config.TOKEN_FILE, "FILE"),
-    "--insecure": (config.INSECURE, None),
-    "--tls-cert": (config.TLS_CERT, "FILE"),
-    "--tls-key": (config.TLS_KEY, "FILE"),
+    "--allow-host": (settings.ALLOW_HOST, "NAMES"),
+    "--token": (settings.TOKEN, "SECRET"),
+    "--token-file": (settings.TOKEN_FILE, "FILE"),
+    "--insecure": (settings.INSECURE, None),
+    "--tls-cert": (settings.TLS_CERT, "FILE"),
+    "--tls-key": (settings.TLS_KEY, "FILE"),
 }
 
 
@@ -42,7 +42,7 @@ def add_ready(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
 
 
-def parsed(args: argparse.Namespace, flag: str, setting: config.Text, parse: Callable[[str], Any]) -> Any:
+def parsed(args: argparse.Namespace, flag: str, setting: settings.Text, parse: Callable[[str], Any]) -> Any:
     """Return the value of a flag, or of its variable; None where both are empty. Raise UsageError."""
     given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
     found = given if given is not None else str(setting.read())
@@ -55,18 +55,18 @@ def parsed(args: argparse.Namespace, flag: str, setting: config.Text, parse: Cal
 def listening(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of `Listening` that the flags of `HOST` and `ACCESS` give. Raise UsageError."""
     return {
-        "host": args.host if args.host is not None else config.HOST.read(),
+        "host": args.host if args.host is not None else settings.HOST.read(),
         "token": _token(args),
-        "insecure": args.insecure or config.INSECURE.read(),
-        "tls_cert": parsed(args, "--tls-cert", config.TLS_CERT, Path),
-        "tls_key": parsed(args, "--tls-key", config.TLS_KEY, Path),
-        "allowed_hosts": parsed(args, "--allow-host", config.ALLOW_HOST, host_names) or (),
+        "insecure": args.insecure or settings.INSECURE.read(),
+        "tls_cert": parsed(args, "--tls-cert", settings.TLS_CERT, Path),
+        "tls_key": parsed(args, "--tls-key", settings.TLS_KEY, Path),
+        "allowed_hosts": parsed(args, "--allow-host", settings.ALLOW_HOST, host_names) or (),
     }
 
 
 def jaeger_ui(args: argparse.Namespace) -> str:
     """Return what `--jaeger-ui` or its variable gives; empty where neither does. Raise UsageError."""
-    return parsed(args, "--jaeger-ui", config.JAEGER_UI, _web_address) or ""
+    return parsed(args, "--jaeger-ui", settings.JAEGER_UI, _web_address) or ""
 
 
 def _web_address(text: str) -> str:
@@ -91,8 +91,8 @@ def require(what: str, *libraries: str) -> None:
 
 
 def _token(args: argparse.Namespace) -> str | None:
-    token: str | None = args.token if args.token is not None else config.TOKEN.read() or None
-    file: str | None = args.token_file if args.token_file is not None else config.TOKEN_FILE.read() or None
+    token: str | None = args.token if args.token is not None else settings.TOKEN.read() or None
+    file: str | None = args.token_file if args.token_file is not None else settings.TOKEN_FILE.read() or None
     if token is not None and file is not None:
         raise UsageError("both a token and a file of one are given\ngive one: --token-file, or STAGETRACE_TOKEN")
     return token if file is None else options.read(Path(file))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.cli.registry import UsageError
 from stagetrace.columns import SCHEMA
 from stagetrace.output import units
@@ -42,7 +42,7 @@ def add_store(parser: argparse.ArgumentParser, what: str = "where to read") -> N
     parser.add_argument(
         "--store",
         metavar="URL",
-        help=f"{what}: {forms}; default: ${config.STORE.name}, else the local data folder if there is one",
+        help=f"{what}: {forms}; default: ${settings.STORE.name}, else the local data folder if there is one",
     )
 
 
@@ -157,7 +157,7 @@ def store_url(args: argparse.Namespace) -> str:
     folder = default_folder()
     if not folder.is_dir():
         raise UsageError(
-            f"no store to read from\ngive --store jaeger://localhost:16685, or set {config.STORE.name}\n"
+            f"no store to read from\ngive --store jaeger://localhost:16685, or set {settings.STORE.name}\n"
             "or fill the local one: stagetrace up"
         )
     return folder.as_uri().replace("file:", "local:", 1)
@@ -184,7 +184,7 @@ def _named(args: argparse.Namespace) -> str | None:
     given: str | None = args.store
     if given == "":
         raise UsageError("--store is empty\nname a store, or leave the option out for the default one")
-    return given or config.STORE.read() or None
+    return given or settings.STORE.read() or None
 
 
 def selection(

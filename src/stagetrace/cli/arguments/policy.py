@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.cli.arguments.options import local_folder
 from stagetrace.cli.registry import UsageError
 from stagetrace.errors import PolicyError
@@ -24,7 +24,7 @@ def policy_of(args: argparse.Namespace) -> Policy:
     """Return the policy that a command line names. Raise UsageError without one, PolicyError for an unreadable one."""
     if isinstance(args.policy, Policy):  # that of `up`, whose page asks
         return args.policy
-    text: str = args.policy if args.policy is not None else config.SLA.read()
+    text: str = args.policy if args.policy is not None else settings.SLA.read()
     if not text.strip():
         raise UsageError(
             'no objectives are given\nadd --policy sla.yaml or --policy "* within 1s", or set STAGETRACE_SLA'
@@ -51,14 +51,14 @@ def policy_if_any(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
     """
     if args.policy is None:
         evaluated, unread = _in_force(args)
-        if evaluated or unread or not config.SLA.read().strip():
+        if evaluated or unread or not settings.SLA.read().strip():
             return evaluated, unread
     try:
         return policy_of(args), None
     except PolicyError as error:
         if args.policy is not None:
             raise
-        return None, f"{config.SLA.name} is not used: {str(error).splitlines()[0]}"
+        return None, f"{settings.SLA.name} is not used: {str(error).splitlines()[0]}"
 
 
 def _in_force(args: argparse.Namespace) -> tuple[Policy | None, str | None]:

@@ -15,7 +15,7 @@ from stagetrace.output.answer import Answer
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import Column, Table, numeric
 from stagetrace.output.units import Zone, milliseconds, shown
-from stagetrace.redaction import redacted
+from stagetrace.text import redacted
 
 if TYPE_CHECKING:
     import numpy as np

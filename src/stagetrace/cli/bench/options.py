@@ -16,7 +16,7 @@ from stagetrace.cli.arguments.options import add_selection, count
 from stagetrace.cli.ask import add_format
 from stagetrace.cli.registry import UsageError
 from stagetrace.errors import StagetraceError
-from stagetrace.installed_from import requirement
+from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
     from stagetrace.analysis.bench_objective import Objective

@@ -20,9 +20,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
-from stagetrace import __version__, config, setting_problems, unrecognised_models, versions
+from stagetrace import __version__
+from stagetrace import settings as config
 from stagetrace.errors import PolicyError, StagetraceError
-from stagetrace.installed_from import requirement
 from stagetrace.otlp.export import spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
 from stagetrace.process_status import files
@@ -31,6 +31,9 @@ from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_lint import ERROR, lint
 from stagetrace.sla.yaml_nodes import At
 from stagetrace.store import Reader, open_store
+from stagetrace.system import packages as versions
+from stagetrace.system import setting_problems, unrecognised_models
+from stagetrace.system.packages import requirement
 
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")

@@ -6,7 +6,7 @@ import argparse
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.cli.arguments.options import add_json, count
 from stagetrace.cli.doctor import checks
 from stagetrace.cli.doctor.checks import living
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def spools(running: list[files.Found]) -> list[Check]:
     """Return a check of each spool that a running process has, and this shell has not."""
-    own = config.SPOOL.read()
+    own = settings.SPOOL.read()
     folders = {one.status.get("spool") for one in running if one.status is not None}
     return [
         checks.spool_check(folder) for folder in sorted(folders - {own}, key=str) if isinstance(folder, str) and folder

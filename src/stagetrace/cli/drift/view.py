@@ -24,8 +24,8 @@ from stagetrace.output.answer import keys_of
 from stagetrace.output.chart import Chart, Series
 from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
 from stagetrace.output.units import Zone, milliseconds, release_keys, release_name, shown, threshold
-from stagetrace.printable import printable
 from stagetrace.store import open_store
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from stagetrace.store.base import Reader, Selection

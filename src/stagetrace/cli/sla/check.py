@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.registry import ANSWERED, NO_ANSWER, UsageError
 from stagetrace.output import objectives as policy_text
-from stagetrace.printable import printable
 from stagetrace.rules import openslo_read
 from stagetrace.sla import policy_keys
 from stagetrace.sla.alert_options import AlertOptions
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_file import Document, PolicyFileError, content, decoded, document, is_openslo
 from stagetrace.sla.policy_lint import ERROR, WARNING, Finding, inline_places, lint
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from stagetrace.sla.objective import Objective

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import config, semconv
+from stagetrace import semconv, settings
 from stagetrace.analysis.replay import JUDGES, NO_MATCH, NOT_ASKED, UNKNOWN, Bound, Explained, Step
 from stagetrace.cli.arguments.options import add_json, add_store, add_zone, store_url
 from stagetrace.cli.arguments.policy import add_policy, policy_of
@@ -16,7 +16,7 @@ from stagetrace.cli.output import show, show_json, warn
 from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.output.answer import completeness, keys_of
 from stagetrace.output.units import milliseconds, shown, threshold
-from stagetrace.span_attributes import text
+from stagetrace.semconv import text
 from stagetrace.store import open_store
 from stagetrace.store.base import SERVER, SpanRow, Trace
 from stagetrace.store.entries import segment
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the explanation and return the exit code."""
     if args.id != LATEST and args.breached:
         raise UsageError("--breached chooses the latest, and an id is given\nleave it out")
-    has_policy = args.policy is not None or bool(config.SLA.read().strip())
+    has_policy = args.policy is not None or bool(settings.SLA.read().strip())
     policy = policy_of(args) if has_policy else None
     with open_store(store_url(args)) as reader:
         trace = reader.trace(whole_id(reader, args.id, None, breached=args.breached).trace_id)

@@ -6,7 +6,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.recording.current_record import current
+from stagetrace.request.current import current
 
 if TYPE_CHECKING:
     from stagetrace.instrumentation.async_servers.request import ServerRequest
@@ -45,7 +45,7 @@ def stepped(work: Any, one: ServerRequest | None) -> Any:
     """Return what to await of `work`, whose steps are the request's."""
     if one is None or type(work) is not CoroutineType:
         return work
-    from stagetrace.recording import loop_blockers
+    from stagetrace.request import loop_blockers
 
     return loop_blockers.stepped(work, one.record)
 

@@ -10,12 +10,11 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation import server_timing
-from stagetrace.instrumentation.asgi.channels import begin_work, watched
-from stagetrace.instrumentation.asgi.request import AsgiRequest
-from stagetrace.instrumentation.asgi.serve import begin_request
-from stagetrace.instrumentation.connection.socket_wait import show, waited_ns
-from stagetrace.instrumentation.http import attributes as http
+from stagetrace.protocols import http, http_headers
+from stagetrace.protocols.asgi import begin_request
+from stagetrace.protocols.asgi_channels import begin_work, watched
+from stagetrace.protocols.asgi_request import AsgiRequest
+from stagetrace.protocols.connection import show, waited_ns
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_SEND
 from stagetrace.sources import loops
@@ -79,7 +78,7 @@ class ServerRequest(AsgiRequest):
         message: dict[str, Any] = {"status": status, "headers": given}
         sent = self.begin_response(message)
         added = message["headers"][len(given) :]
-        if sent is not None and server_timing.is_for(self._caller):
+        if sent is not None and http_headers.is_for(self._caller):
             added = [*added, sent["headers"][-1]]
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in added]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded_end
 from stagetrace.instrumentation.batching.queued_items import future_in, parts_of, queued, taken
-from stagetrace.recording.current_record import current, recording
+from stagetrace.request.current import current, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagetrace.instrumentation.batching.queued_items import Item
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
 MAX_GATHERED = 1_024  # items of one consumer
 CLEARED_AT = 64  # so many items at a time, those that are done are removed

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.batching.queued_items import BATCH
-from stagetrace.recording.remote_stages import stage_report
-from stagetrace.recording.request_ref import RequestRef
-from stagetrace.recording.segments import UNNAMED
-from stagetrace.recording.worker import Batch, give_cpu_samples, is_gap
-from stagetrace.recording.working import put_down, take_up, worker_here
+from stagetrace.request.remote_stages import RequestRef, stage_report
+from stagetrace.request.stages import UNNAMED
+from stagetrace.request.worker import Batch, give_cpu_samples, is_gap
+from stagetrace.request.working import put_down, take_up, worker_here
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stagetrace.instrumentation.batching.queued_items import Item
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.remote_stages import StageReport
-    from stagetrace.recording.segments import Segment
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.remote_stages import StageReport
+    from stagetrace.request.stages import Segment
 
 
 class GatheredBatch(Batch):

@@ -7,6 +7,7 @@ patches of libraries ask here in any process.
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 from collections import deque
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import KeyedRef
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.recording.current_record import current, recording
+from stagetrace.request.current import current, recording
 
 if TYPE_CHECKING:
-    from stagetrace.recording.record import RequestRecord
-    from stagetrace.recording.remote_stages import StageReport
+    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.remote_stages import StageReport
+    from stagetrace.request.worker import Batch, Work
 
 BATCH, CONSUMER = "batch", "consumer"  # what a request waits for
 MAX_ITEMS = 10_000  # in the queues of a process
@@ -130,7 +132,7 @@ class Item:
     @guarded
     def begin_wait(self, at: int = 0) -> None:
         """Note that the request waits, since `at` (nanoseconds since the epoch; 0: since now)."""
-        from stagetrace.recording.remote_stages import hand_on
+        from stagetrace.request.remote_stages import hand_on
 
         record = self.record
         self.until = 0
@@ -203,7 +205,7 @@ class Item:
             self.forget()
 
     def _report(self, record: RequestRecord, until: int, *, is_done: bool) -> None:
-        from stagetrace.recording.remote_stages import report_stages
+        from stagetrace.request.remote_stages import report_stages
 
         batch = None if self.is_uncertain else self.batch
         if batch is not None and batch.is_known:
@@ -258,3 +260,74 @@ def parts_of(thing: Any) -> list[Any]:
     parts = gc.get_referents(thing)
     attributes = [part for part in parts if type(part) is dict and len(part) <= MAX_PARTS]
     return [thing, *parts, *(value for one in attributes for value in one.values())]
+
+
+JOB = "_stagetrace_job"  # on a future: the Job that it stands for
+_originals: list[Any] = []  # asyncio's own function, once that is wrapped
+
+
+class Job(Protocol):
+    """Work of a request with a future, which waits to be taken by a thread of a pool, or by a consumer."""
+
+    is_taken: bool
+
+    def wait_for(self, awaited: Any, future: Any) -> None:
+        """Begin the wait if asyncio's future `awaited`, which stands for `future`, is awaited by now."""
+
+
+def patch_asyncio() -> None:
+    """Wrap the function that chains asyncio's futures to a pool's, once both are used: most use only asyncio."""
+    futures: Any = sys.modules.get("asyncio.futures")
+    if futures is not None and not _originals:
+        _originals.append(futures._chain_future)
+        futures._chain_future = _chaining(futures._chain_future)
+
+
+def _chaining(original: Any) -> Any:
+    @functools.wraps(original)
+    def chain_future(source: Any, destination: Any) -> None:
+        original(source, destination)
+        job = getattr(source, JOB, None)
+        if job is not None and not job.is_taken:
+            _check_soon(job, destination, source)
+
+    return chain_future
+
+
+@guarded
+def _check_soon(job: Job, awaited: Any, future: Any) -> None:
+    """Check when the running coroutine yields to the loop, whether a coroutine waits for the future."""
+    awaited.get_loop().call_soon(job.wait_for, awaited, future)
+
+
+BATCH_WAIT = "batch"  # the reason of a request's queue wait
+
+
+@guarded
+def enter(work: Work | Batch | None) -> Any:
+    """Enter the context of a request or batch; return what `leave` needs, None if there is nothing to leave."""
+    if work is None:
+        return None
+    from stagetrace.request.worker import at_work
+
+    inside = at_work(work)
+    inside.__enter__()
+    return inside
+
+
+@guarded_end
+def leave(work: Work | Batch | None, inside: Any) -> None:
+    """Leave the context, and report the stages to the requests."""
+    if inside is not None:
+        inside.__exit__(None, None, None)
+    if work is not None:
+        work.finish()
+
+
+@guarded
+def leave_request() -> None:
+    """Leave the context of the request that has started this task: the task goes on when the request has ended."""
+    from opentelemetry import context
+
+    current.set(None)
+    context.attach(context.Context())

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.clients import gen_ai_apis, kserve
-from stagetrace.instrumentation.server_timing import CALLER, asks
-from stagetrace.recording.current_record import current, recording
-from stagetrace.redaction import redacted_path
+from stagetrace.protocols.http_headers import CALLER, asks
+from stagetrace.request.current import current, recording
+from stagetrace.text import redacted_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stagetrace.instrumentation.clients.callee import Pairs, Reported, Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 
@@ -88,7 +88,7 @@ class Call:
         if headers:
             self.note_headers(headers, is_whole=False)
         if find is not None:
-            from stagetrace.instrumentation.connection.tcp_attributes import add_call
+            from stagetrace.protocols.connection import add_call
 
             self._status = {**status}
             add_call(find, self._status)
@@ -128,7 +128,7 @@ class Call:
     @guarded_end
     def fail(self, error: BaseException) -> None:
         """End the call with the exception that it raised."""
-        from stagetrace.recording.exceptions import name_of
+        from stagetrace.request.limits import name_of
 
         self._status = {"error.type": name_of(type(error))}
         self._finish(time_ns())
@@ -288,7 +288,7 @@ def begin_http(
     record = recording()
     if record is None or carries_other(headers, record):
         return None
-    from stagetrace.instrumentation.http import attributes as http
+    from stagetrace.protocols import http
 
     excluded = http.excluded(instrumentation)
     if excluded is not None and excluded.url_disabled(url):

@@ -1,25 +1,148 @@
-"""What a called service reports of itself with its response, as attributes of the client span.
-
-Read are `Server-Timing`, ORCA's `endpoint-load-metrics`, headers of text-generation-inference, OpenAI and Envoy, the
-trailing metadata of an RPC, and bodies of language models (`gen_ai_response.py`). One source gives the times: the first
-that has any, a body before headers. A report is the callee's word: what cannot be is shown, and not used.
-
-The grammar of `Server-Timing`: https://www.w3.org/TR/server-timing/. Whatever a server sends, reading it takes bounded
-work and raises nothing.
-"""
+"""What a called service reports of itself with its response: `Server-Timing`, ORCA's load, an engine's own figures."""
 
 from __future__ import annotations
 
+import binascii
+import functools
+import json
 import re
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.instrumentation import server_timing
-from stagetrace.instrumentation.clients import callee_load as load
+from stagetrace.protocols import http_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+MAX_LOAD_CHARACTERS: Final = 4_096
+MAX_VALUES: Final = 64
+MOST: Final = 1e300
+LOAD_HEADER: Final = "endpoint-load-metrics"
+BINARY, JSON = f"{LOAD_HEADER}-bin", f"{LOAD_HEADER}-json"
+LOAD_HEADERS: Final = (LOAD_HEADER, BINARY, JSON)
+CPU, APPLICATION = "cpu_utilization", "application_utilization"
+FIELDS: Final = {
+    "cpu_utilization": 1,
+    "mem_utilization": 2,
+    "rps_fractional": 6,
+    "eps": 7,
+    "application_utilization": 9,
+}
+MAPS: Final = {"request_cost": 4, "utilization": 5, "named_metrics": 8}
+_LOAD_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,64}")
+_NUMBER: Final = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,18})?(?:[eE][+\-]?[0-9]{1,3})?")
+
+
+def load_in(name: str, value: str | bytes) -> dict[str, float]:
+    """Return the values of one of HEADERS, those of maps with their map as prefix; empty where it cannot be read."""
+    if len(value) > MAX_LOAD_CHARACTERS:
+        return {}  # a part of it would be no report
+    if name == BINARY:
+        return _of_message(value if isinstance(value, bytes) else _decoded(value))
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if name == JSON:
+        return _of_json(text)
+    kind, _, rest = text.partition(" ")
+    if kind == "BIN":
+        return _of_message(_decoded(rest))
+    return _of_json(rest) if kind == "JSON" else _of_text(rest if kind == "TEXT" else text)
+
+
+def _of_text(text: str) -> dict[str, float]:
+    """Read `cpu_utilization=0.3, named_metrics.waiting=4`, in which older servers write a colon."""
+    found: dict[str, float] = {}
+    for pair in text.split(",", MAX_VALUES)[:MAX_VALUES]:
+        name, _, value = pair.replace(":", "=", 1).partition("=")
+        if _NUMBER.fullmatch(value.strip()):
+            _add(found, name.strip(), float(value))
+    return found
+
+
+def _of_json(text: str) -> dict[str, float]:
+    try:
+        report = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, float] = {}
+    for name, value in (report if isinstance(report, dict) else {}).items():
+        known = _snake(name)
+        if known in MAPS and isinstance(value, dict):
+            for key, one in value.items():
+                _add(found, f"{known}.{key}", one)
+        else:
+            _add(found, known, value)
+    return found
+
+
+def _snake(name: str) -> str:
+    """Return the name of a field in the message's own spelling: in JSON `cpuUtilization` may stand."""
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name[:MAX_LOAD_CHARACTERS])
+
+
+def _of_message(message: bytes) -> dict[str, float]:
+    from google.protobuf.message import DecodeError
+
+    report = _class()()
+    try:
+        report.ParseFromString(message)
+    except DecodeError:
+        return {}
+    found: dict[str, float] = {}
+    for name in FIELDS:
+        if report.HasField(name):
+            _add(found, name, getattr(report, name))
+    for name in MAPS:
+        for key, value in getattr(report, name).items():
+            _add(found, f"{name}.{key}", value)
+    return found
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return b64decode(text.strip() + "=" * (-len(text.strip()) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _add(found: dict[str, float], name: str, value: Any) -> None:
+    """Add a value that is a number of a plausible name and size."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if len(found) < MAX_VALUES and is_number and _LOAD_NAME.fullmatch(name) and abs(value) < MOST:
+        found[name] = float(value)
+
+
+@functools.cache
+def _class() -> Any:
+    """Return the message's class, in a pool of its own: the service may have the class itself."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="orca_load_report.proto", package="orca", syntax="proto3")
+    report = file.message_type.add(name="OrcaLoadReport")
+    for number, (name, place) in enumerate(FIELDS.items()):
+        report.oneof_decl.add(name=f"_{name}")
+        report.field.add(
+            name=name,
+            number=place,
+            type=kinds.TYPE_DOUBLE,
+            label=kinds.LABEL_OPTIONAL,
+            proto3_optional=True,
+            oneof_index=number,
+        )
+    for name, place in MAPS.items():
+        entry = report.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
+        entry.options.map_entry = True
+        entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+        entry.field.add(name="value", number=2, type=kinds.TYPE_DOUBLE, label=kinds.LABEL_OPTIONAL)
+        kind = f".orca.OrcaLoadReport.{entry.name}"
+        report.field.add(name=name, number=place, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED, type_name=kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("orca.OrcaLoadReport"))
+
+
+if TYPE_CHECKING:
     Pairs = Iterable[tuple[str | bytes, str | bytes]]
 
 
@@ -138,8 +261,8 @@ AGE: Final = "age"  # a cache sends it: the report is about the request that fil
 TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL = "x-compute-type", "x-queue-time", "x-inference-time", "x-total-time"
 # Headers that have the callee's whole time in ms: OpenAI's and Azure's own, then that of a proxy in front of it.
 TOTALS: Final = ("openai-processing-ms", "x-envoy-upstream-service-time")
-HEADER: Final = server_timing.HEADER
-READ: Final = frozenset((HEADER, AGE, *load.HEADERS, TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL, *TOTALS))
+HEADER: Final = http_headers.HEADER
+READ: Final = frozenset((HEADER, AGE, *LOAD_HEADERS, TGI, TGI_QUEUE, TGI_COMPUTE, TGI_TOTAL, *TOTALS))
 
 
 class Reported:
@@ -182,8 +305,8 @@ class Reported:
 
 
 _LOADS: Final = (
-    (load.CPU, semconv.CALLEE_CPU_UTILIZATION),
-    (load.APPLICATION, semconv.CALLEE_APPLICATION_UTILIZATION),
+    (CPU, semconv.CALLEE_CPU_UTILIZATION),
+    (APPLICATION, semconv.CALLEE_APPLICATION_UTILIZATION),
 )
 
 
@@ -216,22 +339,22 @@ def read_headers(headers: Pairs, *, is_whole: bool) -> Reported | None:
     for name, value in headers:
         key = (name.decode("latin-1") if isinstance(name, bytes) else name).lower()
         if key in READ:
-            found[key] = value if key not in found or key in load.HEADERS else _joined(found[key], value)
+            found[key] = value if key not in found or key in LOAD_HEADERS else _joined(found[key], value)
     if not found or AGE in found:
         return None
     reported = Reported()
     if HEADER in found:
         metrics = metrics_of(_text(found[HEADER]))
-        if any(name == server_timing.ASKED for name, _ in metrics):
-            server_timing.has_received = True
+        if any(name == http_headers.ASKED for name, _ in metrics):
+            http_headers.has_received = True
         reported.times = times_in(metrics, HEADER, is_whole=is_whole)
         known = reported.times is not None and reported.times.queue_ms is not None
         reported.metrics = [] if known else [(name, took) for name, took in metrics if took is not None]
     if reported.times is None:
         reported.times = _of_others(found, is_whole=is_whole)
-    for name in load.HEADERS:
+    for name in LOAD_HEADERS:
         if name in found and not reported.load:
-            reported.load = load.load_in(name, found[name])
+            reported.load = load_in(name, found[name])
     return reported or None
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def _is_last_delta(event: Mapping[str, Any]) -> bool:
 
 
 _GEMINI: Final = Api(
-    gen_ai.GENERATE_CONTENT,
+    semconv.GENERATE_CONTENT,
     "gcp.gemini",
     "contents",
     _in_parts,
@@ -115,14 +115,14 @@ _GEMINI: Final = Api(
 )
 # The end of an URL's path -> the API. OpenAI's are those of vLLM, SGLang, NIM, llama.cpp, Ollama and many others, too.
 _PATHS: Final[Mapping[str, Api]] = {
-    "/chat/completions": Api(gen_ai.CHAT, "openai", "messages", _in_delta, _is_last_choice, is_certain=True),
-    "/completions": Api(gen_ai.TEXT_COMPLETION, "openai", "prompt", _in_text, _is_last_choice),
-    "/responses": Api(gen_ai.CHAT, "openai", "input", _in_response_event),
-    "/embeddings": Api(gen_ai.EMBEDDINGS, "openai", "input", _nothing),
-    "/v1/messages": Api(gen_ai.CHAT, "anthropic", "max_tokens", _in_block, _is_last_delta, is_certain=True),
-    "/api/chat": Api(gen_ai.CHAT, "ollama", "messages", _in_line, usage=b'"eval_count"', streams=True),
-    "/api/generate": Api(gen_ai.TEXT_COMPLETION, "ollama", "prompt", _in_line, usage=b'"eval_count"', streams=True),
-    "/api/embed": Api(gen_ai.EMBEDDINGS, "ollama", "input", _nothing),
+    "/chat/completions": Api(semconv.CHAT, "openai", "messages", _in_delta, _is_last_choice, is_certain=True),
+    "/completions": Api(semconv.TEXT_COMPLETION, "openai", "prompt", _in_text, _is_last_choice),
+    "/responses": Api(semconv.CHAT, "openai", "input", _in_response_event),
+    "/embeddings": Api(semconv.EMBEDDINGS, "openai", "input", _nothing),
+    "/v1/messages": Api(semconv.CHAT, "anthropic", "max_tokens", _in_block, _is_last_delta, is_certain=True),
+    "/api/chat": Api(semconv.CHAT, "ollama", "messages", _in_line, usage=b'"eval_count"', streams=True),
+    "/api/generate": Api(semconv.TEXT_COMPLETION, "ollama", "prompt", _in_line, usage=b'"eval_count"', streams=True),
+    "/api/embed": Api(semconv.EMBEDDINGS, "ollama", "input", _nothing),
 }
 _ENDS: Final = (*_PATHS, ":generateContent", ":streamGenerateContent")
 _GEMINI_PATH: Final = re.compile("/models/([^/:]+):(stream)?[gG]enerateContent$")
@@ -167,13 +167,13 @@ def asked_of(host: str, path: str, body: Any) -> Asked | None:
 @functools.lru_cache(maxsize=256)
 def _asked(api: Api, host: str, model: str, *, streams: bool) -> Asked:
     attributes: dict[str, Any] = {
-        gen_ai.OPERATION_NAME: api.operation,
-        gen_ai.PROVIDER_NAME: next((name for end, name in _PROVIDERS.items() if host.endswith(end)), api.provider),
+        semconv.OPERATION_NAME: api.operation,
+        semconv.PROVIDER_NAME: next((name for end, name in _PROVIDERS.items() if host.endswith(end)), api.provider),
     }
     if model:
-        attributes[gen_ai.REQUEST_MODEL] = model
+        attributes[semconv.REQUEST_MODEL] = model
     if streams:
-        attributes[gen_ai.REQUEST_STREAM] = True
+        attributes[semconv.REQUEST_STREAM] = True
     return Asked(api, f"{api.operation} {model}".rstrip(), attributes)
 
 

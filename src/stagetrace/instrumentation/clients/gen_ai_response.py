@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.clients.callee import Times
 from stagetrace.instrumentation.clients.gen_ai_apis import MAX_MODEL, parsed
@@ -73,13 +73,13 @@ class BodyReader:
         self.conclude()
         attributes: dict[str, Any] = {}
         if self._model:
-            attributes[gen_ai.RESPONSE_MODEL] = self._model
+            attributes[semconv.RESPONSE_MODEL] = self._model
         read, written = _first(self._usage, _INPUT), _first(self._usage, _OUTPUT)
         if read is not None:
             cached = sum(self._usage.get(name, 0) for name in _CACHED) if self._api.provider == "anthropic" else 0
-            attributes[gen_ai.INPUT_TOKENS] = read + cached
+            attributes[semconv.INPUT_TOKENS] = read + cached
         if written is not None and self._counts_all:
-            attributes[gen_ai.OUTPUT_TOKENS] = written + self._usage.get(_THOUGHT, 0)
+            attributes[semconv.OUTPUT_TOKENS] = written + self._usage.get(_THOUGHT, 0)
         return attributes
 
     def note(self, document: Any) -> None:
@@ -210,7 +210,7 @@ class LinesReader(BodyReader):
         attributes = super().attributes()
         if self._content_at is None or not self._is_timed:
             return attributes
-        return {**attributes, gen_ai.TIME_TO_FIRST_CHUNK: max(self._content_at - self._started, 0) / 1e9}
+        return {**attributes, semconv.TIME_TO_FIRST_CHUNK: max(self._content_at - self._started, 0) / 1e9}
 
 
 def reader_of(api: Api, status: int, content_type: str, started: int) -> BodyReader | None:
@@ -224,7 +224,7 @@ def reader_of(api: Api, status: int, content_type: str, started: int) -> BodyRea
         return LinesReader(api, started, _OBJECT)
     if kind != "application/json":
         return None
-    return EmbeddingsReader(api, started) if api.operation == gen_ai.EMBEDDINGS else WholeReader(api, started)
+    return EmbeddingsReader(api, started) if api.operation == semconv.EMBEDDINGS else WholeReader(api, started)
 
 
 def _first(usage: Mapping[str, int], names: tuple[str, ...]) -> int | None:

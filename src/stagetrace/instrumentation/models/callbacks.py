@@ -12,7 +12,7 @@ from stagetrace.semconv import INFERENCE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
 
 class Begun:

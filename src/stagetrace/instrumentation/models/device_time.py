@@ -21,7 +21,7 @@ from stagetrace.semconv import DEVICE_PENDING, DEVICE_TIME_MS, INFERENCE, ML_DEV
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
 MAX_PAIRS = 1_024  # of one device: as many calls may be unread
 MAX_UNREAD = 64  # of one request

@@ -1,7 +1,7 @@
 """Generative models: a call, with each step of the iterator that it may return, is the inference; tokens are counted.
 
 `generating` makes such a call of a method; `Reads` says how one engine's tokens are read. The counts are of
-`recording/generation.py`.
+`request/generation.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stagetrace import gen_ai
+from stagetrace import semconv
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.detail import record_detail
@@ -26,10 +26,10 @@ from stagetrace.instrumentation.models.marked import (
     unrecorded,
 )
 from stagetrace.instrumentation.models.signature import with_signature
-from stagetrace.recording import generation
-from stagetrace.recording.generation import Call, active
-from stagetrace.recording.loop_blockers import LONG_NS
-from stagetrace.recording.steps import each_step, generated_async
+from stagetrace.request import generation
+from stagetrace.request.generation import Call, active
+from stagetrace.request.loop_blockers import LONG_NS
+from stagetrace.request.steps import each_step, generated_async
 from stagetrace.semconv import CPU_BLOCKED_MS, CPU_TIME_MS, CPU_WAIT_MS, INFERENCE, ML_MODEL_NAME
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.models.base import Library
     from stagetrace.instrumentation.models.marked import Timing
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]  # of a call: the instance, and its arguments
 
 # Phases of a call as engines report them: name of the detail span -> of the attribute with its duration.
-PHASES = {"queue": gen_ai.LATENCY_QUEUE, "prefill": gen_ai.LATENCY_PREFILL, "decode": gen_ai.LATENCY_DECODE}
+PHASES = {"queue": semconv.LATENCY_QUEUE, "prefill": semconv.LATENCY_PREFILL, "decode": semconv.LATENCY_DECODE}
 SLACK_NS = 1_000_000  # by which an engine's clock may differ: seconds in a float, clocks read one after the other
 _SUMMED = (CPU_TIME_MS, CPU_WAIT_MS, CPU_BLOCKED_MS)
 _NO_STEP = nullcontext()
@@ -178,15 +178,15 @@ class _Watch:
         self.stays = True  # on its thread, whose CPU time is then the call's
         reads, library = how.reads, how.library
         attributes = attributes_of_call(library.describe(*arguments))
-        attributes[gen_ai.OPERATION_NAME] = reads.operation
-        attributes[gen_ai.PROVIDER_NAME] = library.library or library.framework
+        attributes[semconv.OPERATION_NAME] = reads.operation
+        attributes[semconv.PROVIDER_NAME] = library.library or library.framework
         if ML_MODEL_NAME in attributes:
-            attributes[gen_ai.REQUEST_MODEL] = attributes[ML_MODEL_NAME]
+            attributes[semconv.REQUEST_MODEL] = attributes[ML_MODEL_NAME]
         if reads.streams:
-            attributes[gen_ai.REQUEST_STREAM] = True
+            attributes[semconv.REQUEST_STREAM] = True
         self.attributes = attributes
         now = time_ns()
-        if reads.operation == gen_ai.EMBEDDINGS:  # generates nothing
+        if reads.operation == semconv.EMBEDDINGS:  # generates nothing
             self.call = Call(attributes, now)
         else:
             self.call = generation.begin(record, attributes, now)
@@ -200,7 +200,7 @@ class _Watch:
         """Take what a step has yielded."""
         try:
             now, call = time_ns(), self.call
-            if call.first_chunk is None and gen_ai.REQUEST_STREAM in self.attributes:
+            if call.first_chunk is None and semconv.REQUEST_STREAM in self.attributes:
                 call.first_chunk = now
             self.how.reads.item(call, item, now)
             if call.placed:
@@ -213,7 +213,7 @@ class _Watch:
         """Take what the call has returned, which ends it unless that is yet to be iterated."""
         self._returned()
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            self.attributes[gen_ai.REQUEST_STREAM] = True
+            self.attributes[semconv.REQUEST_STREAM] = True
             return
         now = time_ns()
         try:
@@ -319,6 +319,6 @@ class _Step:
 def _name_of(error: Exception) -> str:
     """Return the name of an exception's class."""
     # With OpenTelemetry: programs that serve nothing import this file, too.
-    from stagetrace.recording.exceptions import name_of
+    from stagetrace.request.limits import name_of
 
     return name_of(type(error))

@@ -15,9 +15,9 @@ from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls
 from stagetrace.instrumentation.models.unrecorded_calls import NEVER
-from stagetrace.recording.current_record import current, entries
-from stagetrace.recording.loop_blockers import LONG_NS, note
-from stagetrace.recording.steps import each_step, generated, generated_async
+from stagetrace.request.current import current, entries
+from stagetrace.request.loop_blockers import LONG_NS, note
+from stagetrace.request.steps import each_step, generated, generated_async
 from stagetrace.semconv import (
     CPU_BLOCKED_MS,
     CPU_TIME_MS,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from stagetrace.guard import Switch
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
     from stagetrace.sources.thread_cpu import CpuSample
 
     class Timing(Protocol):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagetrace.instrumentation.models.marked import Describe, Timer
-    from stagetrace.recording.record import RequestRecord
+    from stagetrace.request.record import RequestRecord
 
 _open: ContextVar[_Call | None] = ContextVar("stagetrace.preparing_call", default=None)
 

@@ -3,7 +3,7 @@
 A call of a model outside a recorded request is no fault: a warm-up, a training, a batch job. Below the handler of a
 server without a patch it is one, which is logged at once. Where the calls go on for a minute and nothing has served, it
 is logged with what is known. It is never logged where a patched server serves, or may serve yet.
-Where one serves, calls are counted from the first request on that was judged (`recording/unrecorded.py`).
+Where one serves, calls are counted from the first request on that was judged (`request/serving_process.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
 from stagetrace.guard import guarded
-from stagetrace.import_hooks import finder
-from stagetrace.real_threads import allocate_lock, sleep, start
-from stagetrace.recording import unrecorded
+from stagetrace.request import serving_process
 from stagetrace.semconv import ML_FRAMEWORK
+from stagetrace.system.import_hooks import finder
+from stagetrace.system.threads import allocate_lock, sleep, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ def count(describe: Callable[..., Mapping[str, Any] | None], *arguments: Any) ->
     process: Any = sys.modules.get("stagetrace.sla.process")
     if process is None or not process.counter().has_counted:
         return False
-    unrecorded.note(str((describe(*arguments) or {}).get(ML_FRAMEWORK, "a model")))
+    serving_process.note(str((describe(*arguments) or {}).get(ML_FRAMEWORK, "a model")))
     return True
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decode.columns import FIXED, SHARED, SPARSE, arrow
-from stagetrace.otlp.decode.native import NativeSpanColumns, joined
+from stagetrace.otlp.decode.spans import NativeSpanColumns, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

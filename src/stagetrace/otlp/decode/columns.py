@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.columns import NUMBER, SCHEMA, TEXT, TRUTH, WHOLE, older_name
 from stagetrace.errors import StoreError
-from stagetrace.installed_from import requirement
+from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,11 +17,21 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.depth import TOO_DEEP, is_readable
-from stagetrace.otlp.decode.message_count import holds_more
-from stagetrace.otlp.decode.native import NATIVE, PYTHON, Implementation, NativeSpanColumns
-from stagetrace.otlp.decode.protobuf_wire import varint
-from stagetrace.otlp.decode.spans import EVER, HELD, LARGEST, RESOURCES, UNREADABLE, Parts, SpanColumns, pairs
+from stagetrace.otlp.decode.spans import (
+    EVER,
+    HELD,
+    LARGEST,
+    NATIVE,
+    PYTHON,
+    RESOURCES,
+    UNREADABLE,
+    Implementation,
+    NativeSpanColumns,
+    Parts,
+    SpanColumns,
+    pairs,
+)
+from stagetrace.otlp.decode.wire import TOO_DEEP, holds_more, is_readable, varint
 
 Check: TypeAlias = Callable[[], None]
 

@@ -10,15 +10,20 @@ from array import array
 from functools import lru_cache
 from math import isfinite
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status, TracesData
 
 from stagetrace import semconv
 from stagetrace.otlp.decode.columns import DOUBLE, INT, OTHER_MS, REST, TYPED
-from stagetrace.otlp.decode.protobuf_wire import DELIMITED, MORE, BrokenError, field_at, varint, varint_at
+from stagetrace.otlp.decode.wire import DELIMITED, MORE, BrokenError, field_at, shallow, varint, varint_at
+from stagetrace.system.native import native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
 EVER: Final = 2**64 - 1  # the latest time that OTLP has
@@ -234,3 +239,167 @@ def _meaning(pair: bytes) -> tuple[str | None, Any, bool]:
 
 
 _remembered: Final = lru_cache(_KEPT)(_meaning)
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
+    Buffers = tuple[Any, ...] | None
+
+_in_c = native("decoder")
+
+
+def _parts(data: bytes, at: int, end: int, most: int, tag: int = HELD) -> Parts:
+    """Do as `parts_in_python`."""
+    return Parts(*_in_c.decode_parts(data, at, end, most, tag))
+
+
+class NativeSpanColumns:
+    """Do as `SpanColumns`, in a log of native code."""
+
+    def __init__(self) -> None:
+        """Begin without a span."""
+        self.size = 0
+        self.log = _in_c.open_log()
+
+    def add(self, data: bytes, held: bytes, most: int, latest: int = EVER) -> dict[str, int]:
+        """Do as `SpanColumns.add`."""
+        refused: dict[str, int]
+        size, refused = _in_c.add_spans(self.log, data, held, most, latest)
+        self.size += size
+        return refused
+
+
+class Implementation(NamedTuple):
+    """What `request.decode` calls."""
+
+    parts: Callable[[bytes, int, int, int, int], Parts]
+    columns: type[SpanColumns | NativeSpanColumns]
+
+
+PYTHON: Final = Implementation(parts_in_python, SpanColumns)
+NATIVE: Final = None if _in_c is None else Implementation(_parts, NativeSpanColumns)
+
+
+def joined(spans: Sequence[NativeSpanColumns]) -> list[Buffers]:
+    """Return the spans of several requests as the buffers of FIXED's and SPARSE's columns."""
+    found: list[Buffers] = _in_c.join_logs([one.log for one in spans])
+    return found
+
+
+STRANGE: Final = 0xFF
+
+
+def find(spans: pa.Array, key: bytes) -> pa.Array:
+    """Return the serialized value of the last attribute of each serialized span that has the key; b"" where none has.
+
+    Of a span that may have it but is not written as encoders do, it is STRANGE and the span.
+    """
+    import pyarrow as pa
+
+    if _in_c is None:
+        strange = bytes((STRANGE,))
+        found = [strange + one if one and key in one else b"" for one in spans.to_pylist()]
+        return pa.array(found, pa.binary())
+    whole = spans.fill_null(b"")
+    _, offsets, data = (b"" if one is None else one.to_pybytes() for one in whole.buffers())
+    first = whole.offset * 4  # bytes of an offset
+    places = offsets[first : first + 4 * (len(whole) + 1)] or bytes(4)
+    buffers = _in_c.find_attribute(data, places, key)
+    return pa.Array.from_buffers(pa.binary(), len(whole), [None, *map(pa.py_buffer, buffers)])
+
+
+T = TypeVar("T", ExportTraceServiceRequest, TracesData)
+_ANY: Final = 2**62
+# From the outermost message to a span: the tag under which each holds the next one.
+_LEVELS: Final[tuple[tuple[type[Message], int], ...]] = (
+    (TracesData, RESOURCES),
+    (ResourceSpans, HELD),
+    (ScopeSpans, HELD),
+    (Span, 0),
+)
+
+
+class Unreadable:
+    """The spans that are excluded since they cannot be read, each once. Their number is a text in `cuts`."""
+
+    def __init__(self, cuts: list[str], where: str = "") -> None:
+        """Say that the spans are `where`."""
+        self._cuts = cuts
+        self._where = where
+        self._text = ""
+        self._seen: set[int] = set()
+
+    def add(self, span: bytes) -> None:
+        """Count a serialized span."""
+        self._seen.add(hash(span))
+        text = f"{len(self._seen)} spans{self._where} cannot be read, and are excluded"
+        if self._text:
+            self._cuts[self._cuts.index(self._text)] = text
+        else:
+            self._cuts.append(text)
+        self._text = text
+
+
+def read(kind: type[T], data: bytes, unreadable: Unreadable) -> T:
+    """Return a message, without spans that cannot be read, and attributes that nest too deep (`depth.shallow`).
+
+    Raise DecodeError where no span can be read.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        excluded: list[bytes] = []
+        message = kind.FromString(_good(data, 0, excluded))
+        if not any(scope.spans for one in message.resource_spans for scope in one.scope_spans):
+            raise
+        for span in excluded:
+            unreadable.add(span)
+        return message
+
+
+def _good(data: bytes, level: int, excluded: list[bytes]) -> bytes:
+    """Return the readable part of a serialized message; append the spans in it that are not. Raise DecodeError."""
+    kind, tag = _LEVELS[level]
+    if kind is Span:
+        return _readable(kind, data)
+    around, held = _apart(data, tag)
+    try:
+        found = [_readable(kind, around)]
+    except DecodeError:
+        excluded += (span for one in held for span in _spans(one, level + 1))
+        return b""
+    for one in held:
+        try:
+            good = _good(one, level + 1, excluded)
+        except DecodeError:  # noqa: PERF203 -- only of messages that are not readable as a whole
+            excluded.append(one)
+        else:
+            found.append(b"%c%b%b" % (tag, varint(len(good)), good))
+    return b"".join(found)
+
+
+def _readable(kind: type[Message], data: bytes) -> bytes:
+    """Return a message without what it holds as all can read it. Raise DecodeError where that is not possible."""
+    found = data if kind is TracesData else shallow(kind, data)
+    kind.FromString(found)
+    return found
+
+
+def _apart(data: bytes, tag: int) -> tuple[bytes, list[bytes]]:
+    """Return a message without what it holds, and that. Raise DecodeError where it is cut off."""
+    parts = parts_in_python(data, 0, len(data), _ANY, tag)
+    if parts.broken or parts.large:
+        raise DecodeError
+    return parts.around, [data[first:after] for first, after in pairs(parts.held)]
+
+
+def _spans(data: bytes, level: int) -> Iterator[bytes]:
+    """Yield the spans in a message."""
+    kind, tag = _LEVELS[level]
+    if kind is Span:
+        yield data
+        return
+    for one in _apart(data, tag)[1]:
+        yield from _spans(one, level + 1)

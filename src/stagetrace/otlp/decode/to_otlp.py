@@ -13,8 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, REST, TYPED
-from stagetrace.otlp.decode.depth import shallow, shared_shallow
-from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.wire import shallow, shared_shallow, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

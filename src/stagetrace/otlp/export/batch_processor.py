@@ -6,32 +6,36 @@ the process. It does not look at bytes (docs/decisions/009, also for what this d
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace import SpanProcessor
 
-from stagetrace import config
+from stagetrace import log, settings
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.encode.span_encoder import encode_span
+from stagetrace.otlp.encode import encode_span
+from stagetrace.otlp.export.client import ExportClient, require
 from stagetrace.otlp.export.queue import SpanQueue
 from stagetrace.otlp.export.sender import Sender
-from stagetrace.otlp.export.spool import Spool
-from stagetrace.real_threads import allocate_lock
-from stagetrace.semconv import SLA_VERDICT
-from stagetrace.setting_problems import whole_number
+from stagetrace.otlp.export.spool import Spool, supported
+from stagetrace.semconv import METRIC_SPANS, METRIC_SPANS_OUTCOME, SLA_VERDICT
+from stagetrace.system.setting_problems import whole_number
+from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import Meter, Observation
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    from stagetrace.otlp.export.client import ExportClient
     from stagetrace.otlp.export.response import Trouble
+    from stagetrace.otlp.export.transport import Transport
 
 MAX_QUEUED_BYTES: Final = 16 << 20
 _LONGEST_DELAY_MS: Final = 86_400_000  # a number that means "never" may be too large for a clock
@@ -58,10 +62,10 @@ class EncodingSpanProcessor(SpanProcessor):
     ) -> None:
         self._client = client
         self._spool = spool
-        self._max_spans = max_spans or whole_number(config.QUEUE_SIZE)
+        self._max_spans = max_spans or whole_number(settings.QUEUE_SIZE)
         self._max_bytes = max_bytes
-        self._batch = min(whole_number(config.BATCH_SIZE), self._max_spans)
-        self._delay_s = min(whole_number(config.SCHEDULE_DELAY), _LONGEST_DELAY_MS) / 1000
+        self._batch = min(whole_number(settings.BATCH_SIZE), self._max_spans)
+        self._delay_s = min(whole_number(settings.SCHEDULE_DELAY), _LONGEST_DELAY_MS) / 1000
         self._wake_at = min(_WAKE_AT, self._batch)
         self._begin()
         if spool is not None:
@@ -189,9 +193,90 @@ def _encode(span: ReadableSpan) -> bytes:
     try:
         return encode_span(span)
     except Exception as error:  # noqa: BLE001 -- as in instrumentation/opentelemetry/exporter.py
-        report("stagetrace.otlp.encode.span_encoder", error)
+        report("stagetrace.otlp.encode", error)
         from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
         from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
         request: Any = encode_spans([span])
         return ScopeSpans(spans=request.resource_spans[0].scope_spans[0].spans).SerializeToString()
+
+
+OTLP_EXPORTERS = ("otlp_proto_grpc", "otlp_proto_http")  # the official ones, whose work transports of our own do
+_processors: weakref.WeakSet[EncodingSpanProcessor] = weakref.WeakSet()
+# The counts that are no final outcome; `from_spool` and `refused_from_spool` were `spooled` before, maybe elsewhere.
+_STATES = ("received", "waiting", "in_hand")
+
+
+def otlp_processor(name: str, target: str) -> EncodingSpanProcessor:
+    """Return a processor that sends as that one of OTLP_EXPORTERS would, with a spool if STAGETRACE_SPOOL is set.
+
+    `target` is how messages name the receiver.
+    """
+    client = ExportClient(functools.partial(open_transport, name), target)
+    processor = EncodingSpanProcessor(client, spool=_spool(target))
+    _processors.add(processor)
+    return processor
+
+
+def open_transport(name: str, signal: str = "TRACES") -> Transport:
+    """Open the transport in place of one of OTLP_EXPORTERS; raise where a setting, a package or room is missing.
+
+    `signal`: what it sends, TRACES or METRICS.
+    """
+    require(grpc=name == "otlp_proto_grpc")
+    from stagetrace.otlp.export.transport import TRANSPORTS
+
+    return TRANSPORTS[name](signal)
+
+
+def _spool(target: str) -> Spool | None:
+    folder = settings.SPOOL.read()
+    if not folder:
+        return None
+    if not supported():
+        log.once("spool", "STAGETRACE_SPOOL needs file locks, which this system has not; spans wait in memory alone.")
+        return None
+    if len(_processors):
+        log.once("spool", f"STAGETRACE_SPOOL is for one exporter alone; what {target} does not take waits in memory.")
+        return None
+    size = whole_number(settings.SPOOL_MAX_BYTES)
+    try:
+        return Spool(Path(folder).expanduser().absolute(), size)
+    except RuntimeError:
+        log.once("spool", f"STAGETRACE_SPOOL={folder} is in nobody's home folder here; spans wait in memory alone.")
+        return None
+
+
+def processors() -> list[EncodingSpanProcessor]:
+    """Return those of this process."""
+    return list(_processors)
+
+
+def deliver_immediately() -> None:
+    """Let all processors send without delay from now on."""
+    for processor in processors():
+        processor.deliver_immediately()
+
+
+def report_lost() -> None:
+    """Let all processors log what was lost and not logged yet."""
+    for processor in processors():
+        processor.report_lost()
+
+
+def offer_counts(meter: Meter) -> None:
+    """Offer what became of spans as an observable counter by outcome."""
+    from opentelemetry.metrics import Observation
+
+    def observe(_options: Any) -> Iterable[Observation]:
+        totals: dict[str, int] = {}
+        for processor in processors():
+            for outcome, spans in processor.counts().items():
+                totals[outcome] = totals.get(outcome, 0) + spans
+        return [
+            Observation(spans, {METRIC_SPANS_OUTCOME: outcome})
+            for outcome, spans in totals.items()
+            if outcome not in _STATES
+        ]
+
+    meter.create_observable_counter(METRIC_SPANS, [observe], unit="{span}", description="Spans by what became of them.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.otlp.export.process_limits import NoRoomError
 from stagetrace.otlp.export.response import Outcome
-from stagetrace.real_threads import RLock
+from stagetrace.system.threads import RLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,3 +99,49 @@ class ExportClient:
         self._closed = True
         if self._transport is not None:
             self._transport.close()
+
+
+DESCRIPTORS: Final = 8  # gRPC takes five
+_GONE_S: Final = 0.01  # an ended thread counts as one for a moment
+
+
+class NoRoomError(Exception):
+    """Descriptors or threads are missing now; later there may be some."""
+
+
+def require(*, grpc: bool) -> None:
+    """Raise NoRoomError where an exporter, one that uses `grpc` or not, would not get what it takes."""
+    _descriptors()
+    if grpc:
+        _threads(min(16, os.cpu_count() or 2) + 6)  # as many as gRPC starts, and two more
+
+
+def _descriptors() -> None:
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(DESCRIPTORS))
+    except OSError as error:
+        raise NoRoomError(f"fewer than {DESCRIPTORS} file descriptors are left, see `ulimit -n`") from error
+    finally:
+        for number in opened:
+            os.close(number)
+
+
+def _threads(wanted: int) -> None:
+    ends = _thread.allocate_lock()
+
+    def wait() -> None:
+        with ends:
+            pass
+
+    ends.acquire()
+    try:
+        for _ in range(wanted):
+            _thread.start_new_thread(wait, ())
+    except (RuntimeError, MemoryError) as error:
+        if "interpreter shutdown" in str(error):  # of Python 3.12 and later; gRPC's threads are not Python's
+            return
+        raise NoRoomError(f"fewer than {wanted} threads can be started, which gRPC needs, see `ulimit -u`") from error
+    finally:
+        ends.release()
+        time.sleep(_GONE_S)

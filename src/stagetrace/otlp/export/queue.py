@@ -8,9 +8,9 @@ from itertools import count
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.bounded_cache import BoundedCache
-from stagetrace.otlp.encode.span_encoder import resource_spans
-from stagetrace.real_threads import allocate_lock
+from stagetrace.otlp.encode import resource_spans
+from stagetrace.system.bounded import BoundedCache
+from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

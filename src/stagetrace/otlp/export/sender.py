@@ -11,14 +11,12 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.export import replay
+from stagetrace.otlp.export import spool as replay
 from stagetrace.otlp.export.delivery_log import DeliveryLog
-from stagetrace.otlp.export.pacing import yield_interpreter
-from stagetrace.otlp.export.replay_order import STUCK_AFTER
 from stagetrace.otlp.export.response import Trouble
-from stagetrace.real_queue import Empty, SimpleQueue
-from stagetrace.real_threads import Condition, allocate_lock, start
-from stagetrace.sigterm import catch_again
+from stagetrace.otlp.export.spool import STUCK_AFTER
+from stagetrace.system.sigterm import catch_again
+from stagetrace.system.threads import Condition, Empty, SimpleQueue, allocate_lock, start, yield_interpreter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,13 @@ import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.own_files import open_own
-from stagetrace.real_threads import allocate_lock
+from stagetrace.system.access import open_own
+from stagetrace.system.threads import allocate_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stagetrace.otlp.export.response import Outcome
 
 try:
     import fcntl
@@ -298,3 +303,100 @@ def _holding(path: Path) -> Iterator[None]:
             yield
         finally:
             os.close(descriptor)
+
+
+STUCK_AFTER: Final = 3  # failures in a row: it may be the batch, so others have their turn
+_LIST_AGAIN_AFTER_S: Final = 10.0
+
+
+class ReplayOrder:
+    """The names of the batches in a spool.
+
+    While a receiver is away, each batch that is tried fails, and those are the first breaches. So that they do not end
+    up behind all others, a batch that has failed often is only suspected; an empty request then shows whether the
+    receiver takes anything at all.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._names: list[str] = []  # the next one last
+        self._listed_at = 0.0
+        self._failures: dict[str, int] = {}
+        self._blamed: set[str] = set()
+
+    def turn(self) -> Iterator[str]:
+        """Yield the names, each once before any comes again; the caller settles those that it has taken."""
+        if not self._names or time.monotonic() - self._listed_at > _LIST_AGAIN_AFTER_S:
+            self._list()
+        while self._names:
+            yield self._names.pop()
+
+    def _list(self) -> None:
+        names = self._spool.names()
+        self._failures = {name: self._failures[name] for name in names if name in self._failures}
+        self._blamed.intersection_update(names)
+        self._names = sorted(names, key=self._blamed.__contains__)[::-1]  # stable: else as they are
+        self._listed_at = time.monotonic()
+
+    def suspects(self, name: str) -> bool:
+        """Return whether a batch has failed so often that it may be its own fault."""
+        return self._failures.get(name, 0) >= STUCK_AFTER
+
+    def failed(self, name: str) -> None:
+        """Note that a batch is not delivered: if it was suspected, at a time when the receiver takes others."""
+        if self.suspects(name):
+            self._blamed.add(name)
+        self._failures[name] = self._failures.get(name, 0) + 1
+        self._names = []
+
+    def away(self) -> None:
+        """Note that the receiver takes nothing at all."""
+        self._names = []
+
+
+LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
+CLAIM_AGAIN_AFTER_S: Final = 5.0
+_PACE: Final = 3  # pauses, as long as the delivery of a batch took, so that the service has the CPU
+_SHORTEST_PAUSE_S: Final = 0.02
+
+
+class Replay:
+    """Takes batches out of `spool`, and sends them by `send`, which also decides when to try again after a failure."""
+
+    def __init__(self, spool: Spool, send: Callable[[bytes], Outcome]) -> None:
+        self._spool = spool
+        self._send = send
+        self._order = ReplayOrder(spool)
+        self.delivered = 0  # spans, whichever process spooled them
+        self.refused = 0
+
+    def next(self) -> float:
+        """Deliver one batch, if no other process delivers; return after how many seconds to call this again.
+
+        Raise OSError where the disk fails.
+        """
+        spool, order = self._spool, self._order
+        if not spool.claim():
+            return CLAIM_AGAIN_AFTER_S
+        started = time.monotonic()
+        for name in order.turn():
+            spooled = spool.spooled(name)
+            request = spool.read(spooled) if spooled is not None else None
+            if spooled is None or request is None:
+                continue
+            if order.suspects(name) and self._send(b"").retryable:  # the receiver takes no request at all
+                order.away()
+                spool.release()
+                return 0.0  # with the next try
+            outcome = self._send(request)
+            if outcome.retryable:
+                order.failed(name)
+                spool.release()
+                return 0.0  # with the next try
+            refused = min(outcome.rejected, spooled.spans) if outcome.delivered else spooled.spans
+            spool.settle(spooled, refused=refused)
+            self.delivered += spooled.spans - refused
+            self.refused += refused
+            return max(_SHORTEST_PAUSE_S, _PACE * (time.monotonic() - started))
+        spool.release()
+        return LOOK_AGAIN_AFTER_S

@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlparse
 
-from stagetrace import __version__, config, log
+from stagetrace import __version__, log
+from stagetrace import settings as config
 from stagetrace.otlp.export import response
-from stagetrace.otlp.export.pacing import yield_interpreter
 from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
+from stagetrace.system.threads import yield_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

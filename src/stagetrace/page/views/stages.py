@@ -14,12 +14,12 @@ from stagetrace.output import units
 from stagetrace.output.units import milliseconds, utc
 from stagetrace.page.base import BadRequest, Part, View
 from stagetrace.page.templates import stage_class
-from stagetrace.span_attributes import as_text
+from stagetrace.semconv import as_text
 from stagetrace.store.reductions import PATH, REQUESTS, TYPED
 
 if TYPE_CHECKING:
     from stagetrace.analysis.bottleneck import Course, ShareGroup, Shares, Whole
-    from stagetrace.estimates import Sample
+    from stagetrace.analysis.estimates import Sample
     from stagetrace.page.base import Asked, Site
     from stagetrace.store.base import Reader, Value
 

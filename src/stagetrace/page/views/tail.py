@@ -22,11 +22,11 @@ from stagetrace.output.table_rows import cells, columns
 from stagetrace.page.base import Asked, BadRequest, Part, View
 from stagetrace.page.queries import Readers
 from stagetrace.page.templates import HEADERS
-from stagetrace.printable import printable
 from stagetrace.store import answers
 from stagetrace.store.base import TAIL, Selection
 from stagetrace.store.entries import matches
 from stagetrace.store.follow import follow
+from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

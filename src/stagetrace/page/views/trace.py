@@ -18,11 +18,11 @@ from stagetrace.output.trace import as_json, by_time
 from stagetrace.output.units import UTC, milliseconds, shown
 from stagetrace.page.base import BadRequest, File, Part, View
 from stagetrace.page.trace_picture import Stood, key_of, picture, spans_by_key, stood_of
-from stagetrace.printable import printable_json, printable_lines
-from stagetrace.span_attributes import as_text
+from stagetrace.semconv import as_text
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
 from stagetrace.store.entries import path, request_text, route
 from stagetrace.store.follow import latest
+from stagetrace.text import printable_json, printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

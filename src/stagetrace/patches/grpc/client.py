@@ -7,10 +7,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.base import EXCLUDED_SERVICES
 from stagetrace.instrumentation.clients import kserve
 from stagetrace.instrumentation.clients.base import Call, begin, carries_other
-from stagetrace.recording.current_record import recording
+from stagetrace.protocols.base import EXCLUDED_SERVICES
+from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

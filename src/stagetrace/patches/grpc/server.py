@@ -10,7 +10,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
-from stagetrace.real_threads import in_thread
+from stagetrace.system.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ OTEL_PACKAGE = "opentelemetry.instrumentation.grpc"
 
 def patch_server(module: ModuleType) -> None:
     """Wrap the server's class of `grpc._server`: so it does not matter by what name a server is made."""
-    from stagetrace.instrumentation.grpc_server.threads import patch_pool
+    from stagetrace.protocols.grpc_threads import patch_pool
 
     server = module._Server
     init, start, stop, wait, ports = _methods(server)
@@ -100,27 +100,27 @@ def _adopts(interceptors: Any) -> bool:
     theirs = [one for one in interceptors if type(one).__module__.startswith(OTEL_PACKAGE)]
     if not theirs:
         return False
-    from stagetrace.sla.providers import is_silent
+    from stagetrace.sla.process import is_silent
 
     return any(not is_silent(getattr(one, "_tracer", None)) for one in theirs)
 
 
 def _thread_interceptors(pool: Any, given: Any) -> tuple[Any, ...]:
     if _adopts(given):
-        from stagetrace.instrumentation.grpc_server.adopted import Adopter
+        from stagetrace.protocols.grpc_threads import Adopter
 
         return (*given, Adopter())
-    from stagetrace.instrumentation.grpc_server.threads import Interceptor
+    from stagetrace.protocols.grpc_threads import Interceptor
 
     return (Interceptor(pool), *given)
 
 
 def _aio_interceptors(pool: Any, given: Any) -> tuple[Any, ...]:
     if _adopts(given):
-        from stagetrace.instrumentation.grpc_server.adopted import AioAdopter
+        from stagetrace.protocols.grpc_threads import AioAdopter
 
         return (*given, AioAdopter())
-    from stagetrace.instrumentation.grpc_server.aio import Interceptor
+    from stagetrace.protocols.grpc_aio import Interceptor
 
     return (Interceptor(pool), *given)
 
@@ -215,7 +215,7 @@ def _wait(original: Any) -> Any:
 @guarded
 def _deliver() -> None:
     """Deliver what has ended, and those RPCs whose response is out."""
-    from stagetrace.instrumentation.grpc_server.request import wait_for_those_on_their_way
+    from stagetrace.protocols.grpc_request import wait_for_those_on_their_way
     from stagetrace.runtime.runtime import runtime
 
     if runtime.ready:

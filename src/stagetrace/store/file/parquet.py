@@ -14,10 +14,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError, UnknownTrace
-from stagetrace.otlp.decode import salvage
-from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode import spans as salvage
 from stagetrace.otlp.decode.spans import RESOURCES
-from stagetrace.span_attributes import stage_totals
+from stagetrace.otlp.decode.wire import varint
+from stagetrace.semconv import stage_totals
 from stagetrace.store import message_reader, stored
 from stagetrace.store.answers import named_in, requests_of
 from stagetrace.store.base import CANDIDATES, WHOLE, Breaches, Closing, Relations, Selection, SpanRow, Trace, TraceIds

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode import salvage
+from stagetrace.otlp.decode import spans as salvage
 from stagetrace.otlp.decode.json import decode_document, quoted
 from stagetrace.store.base import TAIL, Reader, SpanRow
 from stagetrace.store.file import jaeger_json

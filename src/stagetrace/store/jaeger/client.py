@@ -15,17 +15,17 @@ from urllib.parse import unquote
 
 import grpc
 
-from stagetrace import config
+from stagetrace import settings
 from stagetrace.errors import StoreError
-from stagetrace.hosts import is_loopback
 from stagetrace.store.base import Closing, bad, host_and_port
 from stagetrace.store.jaeger import api_v3
+from stagetrace.system.access import is_loopback
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 DEFAULT_PORT: Final = 16685
-TOKEN: Final = config.STORE_TOKEN.name  # a variable, since a URL would show it to logs and to `ps`
+TOKEN: Final = settings.STORE_TOKEN.name  # a variable, since a URL would show it to logs and to `ps`
 _TLS_SCHEME: Final = "jaegers"
 _FILES: Final = ("ca", "cert", "key")
 
@@ -101,7 +101,7 @@ def _check(paths: dict[str, Path]) -> None:
 
 
 def _token() -> str | None:
-    token = config.STORE_TOKEN.read() or None
+    token = settings.STORE_TOKEN.read() or None
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise StoreError(f"{TOKEN} has characters that a header cannot carry\nuse printable ASCII without spaces")
     return token
@@ -109,13 +109,13 @@ def _token() -> str | None:
 
 def _unencrypted(host: str, token: str | None) -> str | None:
     """Return the token if it may be sent to `host` without TLS. Raise StoreError."""
-    if token is None or is_loopback(host) or config.STORE_INSECURE.read():
+    if token is None or is_loopback(host) or settings.STORE_INSECURE.read():
         return token
     shown = f"[{host}]" if ":" in host else host
     raise StoreError(
         f"the token in {TOKEN} is not sent to {host}: without TLS the network in between can read it\n"
         f"use TLS (jaegers://{shown}:PORT), or a tunnel to localhost,\n"
-        f"or set {config.STORE_INSECURE.name}=1 where that network is yours alone"
+        f"or set {settings.STORE_INSECURE.name}=1 where that network is yours alone"
     )
 
 

@@ -17,7 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError, UnknownTrace
-from stagetrace.otlp.decode import arrow_table, columns, salvage
+from stagetrace.otlp.decode import arrow_table, columns
+from stagetrace.otlp.decode import spans as salvage
 from stagetrace.otlp.decode.request import decode
 from stagetrace.store import message_reader, stored
 from stagetrace.store.answers import Tallier, counted_breach, requests_of

@@ -18,11 +18,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from stagetrace.analysis.estimates import OVERFLOW, Counted
 from stagetrace.errors import StoreError
-from stagetrace.estimates import OVERFLOW, Counted
-from stagetrace.own_files import open_own
 from stagetrace.store.local.delta import now_ms
 from stagetrace.store.local.durable import sync_folder
+from stagetrace.system.access import open_own
 
 FILE: Final = "counts.sqlite"
 MOST_ROWS: Final = 1_000_000

@@ -18,10 +18,10 @@ from stagetrace.columns import GENERATION
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.arrow_table import repeated, table
 from stagetrace.otlp.decode.columns import SEQUENCE, SHARED, joined, schema
-from stagetrace.own_files import open_own
 from stagetrace.store.local import delta, durable, wal
 from stagetrace.store.local.delta import PARTITION, File, Received, Snapshot
 from stagetrace.store.stored import SERVER_KIND
+from stagetrace.system.access import open_own
 
 if TYPE_CHECKING:
     import pyarrow as pa

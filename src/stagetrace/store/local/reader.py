@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from stagetrace import log
+from stagetrace.analysis.estimates import Counted
 from stagetrace.columns import GENERATION
 from stagetrace.errors import StoreError, UnknownTrace
-from stagetrace.estimates import Counted
 from stagetrace.otlp.decode.columns import SEQUENCE
 from stagetrace.otlp.decode.to_otlp import request_of, shallow_row, traces_of
 from stagetrace.store import message_reader

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, OTHER_MS, REST, STRING, TYPED
-from stagetrace.otlp.decode.protobuf_wire import varint
+from stagetrace.otlp.decode.wire import varint
 from stagetrace.store import entries
 from stagetrace.store.base import SERVER, Entry, Selection, SpanRow
 from stagetrace.store.entries import entry_of, missed

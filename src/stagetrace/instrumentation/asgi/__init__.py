@@ -1,1 +1,0 @@
-"""Requests of ASGI applications, whichever server and framework."""

@@ -1,1 +1,0 @@
-"""RPCs of gRPC servers, on threads and on asyncio."""

@@ -1,1 +1,0 @@
-"""Requests of WSGI applications, whichever server and framework."""

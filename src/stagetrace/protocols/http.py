@@ -1,0 +1,350 @@
+"""The attributes of an entry span of HTTP, with the stable names of the semantic conventions, for all servers.
+
+Query strings and headers are recorded only if variables ask for them, and secrets never.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Setter
+from opentelemetry.semconv._incubating.metrics.http_metrics import create_http_server_active_requests
+from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_context
+from opentelemetry.util.http import (
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
+    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
+    SanitizeValue,
+    detect_synthetic_user_agent,
+    get_custom_headers,
+    normalise_request_header_name,
+    normalise_response_header_name,
+    parse_excluded_urls,
+    sanitize_method,
+)
+
+from stagetrace import log, settings
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.otlp.encode import Block
+from stagetrace.protocols.http_headers import CALLER, HEADERS
+from stagetrace.request.context import NO_CONTEXT
+from stagetrace.text import name_patterns, redacted, redacted_query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from opentelemetry.trace import Span
+    from opentelemetry.util.http import ExcludeList
+
+if TYPE_CHECKING:
+    Headers = Iterable[tuple[bytes, bytes]]
+
+MAX_CACHED = 16_384
+MAX_CACHED_CLIENTS = 1_024
+MAX_CACHED_KEY = 256
+SERVER_ERROR = 500
+REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
+STAGETRACE_CALLER = CALLER.encode()
+READ = REQUEST_STARTS | {STAGETRACE_CALLER}
+# The names in OTEL_PYTHON_<name>_EXCLUDED_URLS.
+FRAMEWORKS = (
+    *("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID"),
+    *("AIOHTTP_SERVER", "TORNADO"),
+)
+
+
+def known(scope: Mapping[str, Any], user_agent: bytes | None) -> tuple[Block, Block, str]:
+    """Return `shared` for an ASGI scope."""
+    get = scope.get
+    key = get("method", ""), get("scheme"), get("http_version"), get("server"), get("client"), user_agent
+    try:
+        return shared(*key)
+    except TypeError:  # some servers have lists in the scope
+        return shared(*(tuple(part) if isinstance(part, list) else part for part in key))
+
+
+@functools.lru_cache(MAX_CACHED_CLIENTS)
+def shared(
+    method: str,
+    scheme: str | None,
+    version: str | None,
+    server: tuple[str, int | None] | None,
+    client: tuple[str, int] | None,
+    user_agent: bytes | None,
+) -> tuple[Block, Block, str]:
+    """Return what many requests share: `request_block`, `client_block`, and the span name without a route."""
+    request = request_block(method, scheme, version, server, user_agent)
+    return request, client_block(client), span_name(method, "")
+
+
+@functools.lru_cache(MAX_CACHED_CLIENTS)
+def request_block(
+    method: str,
+    scheme: str | None,
+    version: str | None,
+    server: tuple[str, int | None] | None,
+    user_agent: bytes | None,
+) -> Block:
+    """Return the attributes that requests of many clients share."""
+    attributes: dict[str, Any] = {"url.scheme": scheme or "http"}
+    if method:
+        known = attributes["http.request.method"] = sanitize_method(method)
+        if known != method:
+            attributes["http.request.method_original"] = method
+    if version:
+        attributes["network.protocol.version"] = version
+    if server and server[0]:
+        attributes["server.address"] = server[0]
+        if server[1]:
+            attributes["server.port"] = int(server[1])  # granian's is a text
+    if user_agent is not None:
+        attributes.update(agent_attributes(user_agent))
+    return Block(attributes)
+
+
+def agent_attributes(user_agent: bytes) -> dict[str, Any]:
+    """Return the attributes of a user agent."""
+    text = decoded(user_agent)
+    attributes: dict[str, Any] = {"user_agent.original": text}
+    synthetic = detect_synthetic_user_agent(text)
+    if synthetic:
+        attributes["user_agent.synthetic.type"] = synthetic
+    return attributes
+
+
+def client_block(client: tuple[str, int] | None) -> Block:
+    """Return the attributes of the client; none if the server does not know it, or it is not to be recorded."""
+    if not client or not settings.RECORD_CLIENT.read():
+        return Block({})
+    address, port = client
+    return Block({"client.address": address, "client.port": int(port)} if port else {"client.address": address})
+
+
+@functools.lru_cache(MAX_CACHED)
+def span_name(method: str, route: str) -> str:
+    """Return the span name `METHOD /route`, as far as both are known."""
+    known = sanitize_method(method)
+    verb = "HTTP" if known == "_OTHER" else known  # a websocket has no method
+    return f"{verb} {route}".strip()
+
+
+@functools.lru_cache(MAX_CACHED)
+def route_block(route: str, status: int | None) -> Block:
+    """Return the attributes that all responses of a route with one status share; `route` is empty if there is none."""
+    attributes: dict[str, Any] = {}
+    if route:
+        attributes["http.route"] = route
+    if status is not None:
+        attributes["http.response.status_code"] = status
+        if status >= SERVER_ERROR:
+            attributes["error.type"] = str(status)
+    return Block(attributes)
+
+
+# --- headers of the request
+
+
+def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | None, bytes | None]:
+    """Return the user agent, the trace context of the headers, the values of the load balancers' headers, and CALLER's.
+
+    The context is empty if the headers carry none; the third is None if there are no such headers.
+    """
+    textmap = propagate.get_global_textmap()
+    fields = _fields(textmap)
+    carries = fields == READ
+    agent = starts = caller = None
+    for name, value in headers:
+        if name == b"user-agent":
+            agent = value
+        elif name in fields:
+            if name in REQUEST_STARTS:
+                starts = [*(starts or ()), decoded(value)]
+            elif name == STAGETRACE_CALLER:
+                caller = value
+            else:
+                carries = True
+    context = textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT
+    return agent, context, starts, caller
+
+
+@functools.lru_cache(maxsize=4)
+def _fields(textmap: Any) -> frozenset[bytes]:
+    """Return the names of the headers that are read: of the propagators, of load balancers, and of our own clients."""
+    return READ.union(field.lower().encode("latin-1") for field in textmap.fields)
+
+
+def _carrier(headers: Headers) -> dict[str, list[str]]:
+    carrier: dict[str, list[str]] = {}
+    for name, value in headers:
+        carrier.setdefault(name.decode("latin-1").lower(), []).append(decoded(value))
+    return carrier
+
+
+def decoded(value: bytes) -> str:
+    """Return a header's value as text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")  # as HTTP headers were encoded earlier
+
+
+# --- excluded URLs, requested headers and query strings
+
+
+@functools.cache
+def excluded(instrumentation: str | None = None) -> ExcludeList | None:
+    """Return the URLs that OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS, else OTEL_PYTHON_EXCLUDED_URLS, excludes.
+
+    Without an instrumentation, the variables of all frameworks count: a request begins before the server knows which
+    framework will serve it.
+    """
+    named = FRAMEWORKS if instrumentation is None else (instrumentation,)
+    variables, patterns = settings.excluded_urls(named)
+    try:
+        urls = parse_excluded_urls(patterns)
+    except re.error as error:
+        _log_bad(" or ".join(variables), error, "no URL is excluded")
+        return None
+    return urls if urls._excluded_urls else None
+
+
+class AskedFor:
+    """The headers and query strings that variables ask for, secrets redacted."""
+
+    def __init__(self) -> None:
+        self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
+        self._of_response = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._query = settings.RECORD_QUERY.read()
+        sanitized = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)
+        self._sanitize = SanitizeValue([*name_patterns(), *([".*"] if sanitized is None else sanitized)])
+
+    def __bool__(self) -> bool:
+        return bool(self._of_request or self._of_response or self._query)
+
+    def attributes(self, scope: Mapping[str, Any], response_headers: Headers | None) -> dict[str, Any]:
+        """Return the requested attributes of an ASGI scope and of the response's headers."""
+        found: dict[str, Any] = {}
+        for headers, wanted, name in (
+            (scope["headers"], self._of_request, normalise_request_header_name),
+            (response_headers, self._of_response, normalise_response_header_name),
+        ):
+            if wanted and headers:
+                shown = self._sanitize.sanitize_header_values(_carrier(headers), wanted, name)
+                found.update({attribute: list(map(redacted, values)) for attribute, values in shown.items()})
+        query = scope.get("query_string")
+        if self._query and query:
+            found["url.query"] = self.query(decoded(query))
+        return found
+
+    def query(self, text: str) -> str:
+        """Return a query string with its secrets redacted; empty if no variable asks for it."""
+        return redacted_query(text) if self._query else ""
+
+
+def _patterns(variable: str) -> list[str] | None:
+    """Return a variable's list of patterns; None, logged once, if one of them is no regular expression."""
+    patterns = get_custom_headers(variable)
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except re.error as error:
+        _log_bad(variable, error, "no header is shown")
+        return None
+    return patterns
+
+
+def _log_bad(variable: str, error: re.error, outcome: str) -> None:
+    log.once(variable, f"{variable} is no list of regular expressions ({error}): {outcome}.")
+
+
+@functools.cache
+def asked_for() -> AskedFor | None:
+    """Return what OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_* and STAGETRACE_RECORD_QUERY ask for, if anything."""
+    return AskedFor() or None
+
+
+def announce(message: Any, span: Span) -> None:
+    """Add the headers of the global response propagator, if there is one, to an ASGI response."""
+    added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in announced(span)]
+    if added:
+        message["headers"] = [*message.get("headers", ()), *added]
+
+
+def announced(span: Span) -> list[tuple[str, str]]:
+    """Return the headers that the global response propagator, if there is one, adds to a response."""
+    from opentelemetry.instrumentation.propagators import get_global_response_propagator
+
+    propagator: Any = get_global_response_propagator()  # type: ignore[no-untyped-call]
+    headers: list[tuple[str, str]] = []
+    if propagator is not None:
+        context = getattr(span, "context", None) or span.get_span_context()  # not the open stage's
+        propagator.inject(headers, trace.set_span_in_context(NonRecordingSpan(context), Context()), _setter)
+    return headers
+
+
+class _AppendHeader(Setter[list[tuple[str, str]]]):
+    def set(self, carrier: list[tuple[str, str]], key: str, value: str) -> None:
+        carrier.append((key, value))
+
+
+_setter = _AppendHeader()
+
+
+ACTIVE_ATTRIBUTES = ("http.request.method", "url.scheme")
+DURATION_ATTRIBUTES = (
+    *ACTIVE_ATTRIBUTES,
+    *("http.route", "http.response.status_code", "error.type", "network.protocol.version"),
+)
+# Seconds, as the semantic conventions advise.
+BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+NOWHERE = set_span_in_context(INVALID_SPAN, Context())  # not empty: the SDK takes an empty one for none
+NOBODY = ("_ProxyMeterProvider", "NoOpMeterProvider")
+
+
+class HttpMetrics:
+    """`http.server.request.duration` and `http.server.active_requests`, taken before any sampling."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter("stagetrace")
+        self._active = create_http_server_active_requests(meter)
+        self._duration = meter.create_histogram(
+            HTTP_SERVER_REQUEST_DURATION,
+            unit="s",
+            description="Duration of HTTP server requests.",
+            explicit_bucket_boundaries_advisory=BOUNDARIES_S,
+        )
+
+    @guarded
+    def begin(self, attributes: Mapping[str, Any]) -> None:
+        """Count a request that was received, by the entry span's attributes."""
+        # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
+        self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+
+    @guarded_end
+    def uncount(self, attributes: Mapping[str, Any]) -> None:
+        """Take back the count of a request: another instrumentation counts it."""
+        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+
+    @guarded_end
+    def end(self, attributes: Mapping[str, Any], duration_s: float, span: Span) -> None:
+        """Count a request that has ended; `span` is its entry span, for exemplars."""
+        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+        # A span without identity at its end was dropped by the sampler, and is no exemplar.
+        context = set_span_in_context(span, NOWHERE) if getattr(span, "has_identity", True) else NOWHERE
+        self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
+
+
+@functools.cache
+@guarded
+def wanted() -> HttpMetrics | None:
+    """Return the metrics of requests; None if no meter provider is set at the first request."""
+    return None if type(metrics.get_meter_provider()).__name__ in NOBODY else HttpMetrics()
+
+
+def _only(names: tuple[str, ...], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: attributes[name] for name in names if name in attributes}

@@ -1,1 +1,0 @@
-"""What happened in one request: marks in, stage spans out."""

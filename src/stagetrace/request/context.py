@@ -1,0 +1,260 @@
+"""OpenTelemetry's context, and an entry span of the SDK's as the user's code sees it there."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from stagetrace.request.current import current, entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.trace import SpanContext
+
+    from stagetrace.request.record import RequestRecord
+
+NO_CONTEXT = Context()
+
+
+def _direct() -> tuple[Callable[[Context], object], Callable[[], Context]]:
+    """Return OpenTelemetry's `attach` and `get_current`, without its two calls around those of a ContextVar.
+
+    Where OTEL_PYTHON_CONTEXT names another runtime context, or a release keeps its own otherwise, its own functions.
+    """
+    runtime = otel_context._RUNTIME_CONTEXT  # noqa: SLF001
+    variable = getattr(runtime, "_current_context", None)
+    if type(runtime).__module__ == "opentelemetry.context.contextvars_context" and isinstance(variable, ContextVar):
+        return variable.set, variable.get
+    return otel_context.attach, otel_context.get_current
+
+
+attach, get_current = _direct()
+
+
+def with_span(span: Span, context: Context) -> Context:
+    """Return the context with a span in it, as `set_span_in_context` does."""
+    return Context({**context, _SPAN_KEY: span})
+
+
+class RequestSpan(Span):
+    """The entry span as the request's code sees it.
+
+    Attributes are set on the entry span; spans that start are children of the open stage.
+    """
+
+    def __init__(self, entry: Span, record: RequestRecord) -> None:
+        self._entry = entry
+        self._record = record
+
+    def get_span_context(self) -> SpanContext:
+        """Return the open stage's context while the request runs, the entry span's afterwards."""
+        return self._record.stage_context() or self._entry.get_span_context()
+
+    def end(self, end_time: int | None = None) -> None:
+        self._entry.end(end_time)
+
+    def set_attributes(self, attributes: Any) -> None:
+        self._entry.set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._entry.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        self._entry.add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        self._entry.add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        self._entry.update_name(name)
+
+    def is_recording(self) -> bool:
+        return self._entry.is_recording()
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._entry.set_status(status, description)
+
+    def record_exception(
+        self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
+    ) -> None:
+        self._entry.record_exception(exception, attributes, timestamp, escaped)
+
+    def __getattr__(self, name: str) -> Any:
+        # `name`, `kind`, `attributes` ...: what the SDK's span offers beyond the API.
+        return getattr(self._entry, name)
+
+
+class StandIn(RequestSpan):
+    """The current span, for an instrumentation whose own span would be sent nowhere.
+
+    It says that it does not record, and does not end, so nothing of the instrumentation's lands on it. What the
+    request's code sets does.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self._entry = span
+
+    def get_span_context(self) -> SpanContext:
+        return self._entry.get_span_context()
+
+    def is_recording(self) -> bool:
+        return False
+
+    def end(self, end_time: int | None = None) -> None:
+        pass
+
+
+class SpanBackend(Protocol):
+    """The entry span of one request. Its adapter names and ends it; the request's code sees `seen` as current span."""
+
+    @property
+    def entry(self) -> Span:
+        """The span itself, on which exceptions and the status are set."""
+
+    @property
+    def seen(self) -> Span:
+        """The span as the request's code sees it: what is started under it hangs under the open stage."""
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether another instrumentation has made the entry span of this request."""
+
+    def hides(self) -> bool:
+        """Return whether another instrumentation may still make the entry span of this request."""
+
+    def rename(self, name: str) -> None:
+        """Name the span, unless the request's code has."""
+
+    def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:
+        """End the span at a time in nanoseconds; `failed`: the response was a server's error."""
+
+    def discard(self) -> None:
+        """Send nothing of the request, whose entry span was not seen yet."""
+
+    def release(self) -> None:
+        """Drop the references between this, the record and the adapter: no work for the garbage collector."""
+
+
+class Ended(Protocol):
+    """The adapter of a request's protocol, as far as an entry span at the service's own provider asks it."""
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return what is known when the request comes in."""
+
+    def late_attributes(self) -> Mapping[str, Any]:
+        """Return what is known when it has ended, and was not before."""
+
+
+class SdkSpan:
+    """An entry span at a provider that the service has set.
+
+    It starts when the adapter is made. If `late`, it starts when it is first asked for, at the latest at its end: an
+    instrumentation inside the application has time to start its own. `SLASpanProcessor`, which has joined the provider,
+    takes the record from the context as the span starts, and adds stages and verdict as it ends.
+    """
+
+    def __init__(
+        self, record: RequestRecord, adapter: Ended, name: str, parent_context: Context, *, late: bool = False
+    ) -> None:
+        self._record = record
+        self._adapter: Ended | None = adapter
+        self._name = record.label = name
+        self._parent_context = parent_context
+        self._span: Any = None
+        record.bound = True
+        if not late:
+            self._start(adapter)
+
+    @property
+    def entry(self) -> Any:
+        """The entry span, started at the latest now; that of another instrumentation if it came first.
+
+        An invalid span once the request has ended, if it was excluded before its entry span was asked for.
+        """
+        if self._span is None and self._record.adopted is None:
+            adapter = self._adapter
+            if adapter is None:
+                return trace.INVALID_SPAN
+            self._start(adapter)
+        return self._record.adopted if self._span is None else self._span
+
+    @property
+    def seen(self) -> Span:
+        """The span as the request's code sees it."""
+        return _Seen(self, self._record)
+
+    def _start(self, adapter: Ended) -> None:
+        before = current.get()
+        current.set(self._record)
+        try:
+            self._span = trace.get_tracer("stagetrace").start_span(
+                self._name,
+                self._parent_context,
+                SpanKind.SERVER,
+                adapter.known_attributes(),
+                start_time=self._record.started,
+            )
+        finally:
+            current.set(before)
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether another instrumentation has made the entry span of this request."""
+        return self._span is None and self._record.adopted is not None
+
+    def hides(self) -> bool:
+        """Return whether the entry span was not seen yet."""
+        return self._record.adopted is None
+
+    def rename(self, name: str) -> None:
+        """Name the span, unless the request's code has."""
+        if self._span is None:
+            self._name = self._record.label = name
+        elif getattr(self._span, "name", None) == self._name:
+            self._name = self._record.label = name
+            self._span.update_name(name)
+
+    def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:  # noqa: ARG002
+        """End the span, by whose attributes the processor knows method and route."""
+        span = self.entry
+        if self._adapter is not None:
+            span.set_attributes(self._adapter.late_attributes())
+        if failed and getattr(span, "status", Status()).is_unset:
+            span.set_status(StatusCode.ERROR)
+        span.end(ended_at)
+
+    def discard(self) -> None:
+        """Send nothing of the request, whose entry span was not seen yet."""
+        self._record.abandon()
+        if self._span is not None:
+            entries.pop(self._span.get_span_context().span_id, None)
+
+    def release(self) -> None:
+        """Drop the references to the adapter, the record's too."""
+        self._record.release()
+        self._adapter = None
+
+
+class _Seen(RequestSpan):
+    """The current span of such a request: the entry span, started when it is first asked for."""
+
+    def __init__(self, backend: SdkSpan, record: RequestRecord) -> None:
+        self._backend = backend
+        self._record = record
+
+    @property
+    def _entry(self) -> Span:  # type: ignore[override]
+        span: Span = self._backend.entry
+        return span
+
+    def get_span_context(self) -> SpanContext:
+        """Return the open stage's context while the request runs, the entry span's afterwards."""
+        entry = self._entry
+        return self._record.stage_context() or entry.get_span_context()

@@ -1,0 +1,240 @@
+"""The longest value of an attribute: longer values are cut, and the span counts them.
+
+Jaeger's storage refuses a whole batch for one value of about 65,000 bytes, and an endless one costs the service memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.trace import Link, Status, StatusCode, use_span
+
+from stagetrace import settings
+from stagetrace.guard import guarded
+from stagetrace.request.spans import FinishedSpan
+from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES, STAGETRACE_TRUNCATED_ATTRIBUTES
+from stagetrace.system.setting_problems import one_of
+from stagetrace.text import redacted_end, redacted_start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.trace import Span
+
+DEFAULT_LONGEST = 16_384
+MAX_ATTRIBUTES = 128
+_NUMBER = 8  # the length that a number or a None counts as in a list
+
+
+@functools.cache
+def longest() -> int:
+    """Return how many characters a value may have: as OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT says, else 16,384."""
+    for text in (settings.SPAN_VALUE_LENGTH.read(), settings.VALUE_LENGTH.read()):
+        if text.isdecimal():
+            return int(text)
+    return DEFAULT_LONGEST
+
+
+@functools.cache
+def most_events() -> int:
+    """Return how many events of ours a span may have, by OTEL_SPAN_EVENT_COUNT_LIMIT."""
+    return SpanLimits().max_events or 0
+
+
+def span_limits() -> SpanLimits:
+    """Return the SDK's limits, with one character more, so that `bounded` can detect values that were cut."""
+    return SpanLimits(max_attribute_length=longest() + 1, max_span_attribute_length=longest() + 1)
+
+
+def cut(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Return the attributes with values no longer than the limit, and how many values were cut."""
+    limit = longest()
+    shorter = {key: _short(value, limit) for key, value in attributes.items() if _size(value, limit) > limit}
+    return ({**attributes, **shorter} if shorter else attributes), len(shorter)
+
+
+def shorten(attributes: dict[str, Any]) -> None:
+    """Cut the values that are longer than the limit, and add an attribute that counts them."""
+    shorter, count = cut(attributes)
+    if count:
+        attributes.update(shorter)
+        attributes[STAGETRACE_TRUNCATED_ATTRIBUTES] = count
+
+
+def _size(value: Any, limit: int) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, list | tuple):
+        size = 0
+        for item in value:
+            size += len(item) if isinstance(item, str | bytes) else _NUMBER
+            if size > limit:
+                break
+        return size
+    return len(str(value)) if isinstance(value, Mapping) else 0
+
+
+def _short(value: Any, limit: int) -> Any:
+    if isinstance(value, str | bytes):
+        return value[:limit]
+    if isinstance(value, Mapping):
+        return str(value)[:limit]
+    kept: list[Any] = []
+    for item in value:
+        if isinstance(item, str | bytes):
+            kept.append(item[:limit])
+            limit -= len(item)
+        else:
+            kept.append(item)
+            limit -= _NUMBER
+        if limit <= 0:
+            break
+    return kept
+
+
+def bounded(span: ReadableSpan, cut_before: int = 0) -> ReadableSpan:
+    """Return the span with nothing longer than the limit in it, marked if that took cutting.
+
+    `cut_before` values, which are to stand on it too, have been cut already.
+    """
+    attributes, count = cut(span.attributes or {})
+    events, links = [], []
+    for event in span.events:
+        shorter, more = cut(event.attributes or {})
+        events.append(Event(event.name, _like(event.attributes, shorter), event.timestamp) if more else event)
+        count += more
+    for link in span.links:
+        shorter, more = cut(link.attributes or {})
+        links.append(Link(link.context, _like(link.attributes, shorter)) if more else link)
+        count += more
+    if not count + cut_before:
+        return span
+    mark = {STAGETRACE_TRUNCATED_ATTRIBUTES: count + cut_before}
+    return FinishedSpan(span, {**attributes, **mark}, events=events, links=links)
+
+
+def _like(old: Any, new: Mapping[str, Any]) -> BoundedAttributes:
+    """Return attributes that remember what the SDK dropped of the old ones."""
+    attributes = BoundedAttributes(attributes=dict(new), immutable=False)
+    attributes.dropped = getattr(old, "dropped", 0)
+    return attributes
+
+
+def plain(attributes: Mapping[str, Any], texts: Collection[str] = ()) -> dict[str, Any]:
+    """Return what a person gave a stage as attributes that can be sent: the text of what is no plain value.
+
+    Those that `texts` names become text whatever they are.
+    What is too long is cut, what is too much or has no text is left out, and both are counted in attributes of ours.
+    """
+    limit = longest()
+    kept: dict[str, Any] = {}
+    dropped = truncated = 0
+    for key, value in attributes.items():
+        if len(kept) >= MAX_ATTRIBUTES:
+            dropped = len(attributes) - MAX_ATTRIBUTES
+            break
+        try:
+            text = value if _is_plain(value) and (key not in texts or isinstance(value, str)) else str(value)
+        except Exception:  # noqa: BLE001 -- the person's own __str__
+            dropped += 1
+            continue
+        if isinstance(text, str) and len(text) > limit:
+            text = text[:limit]
+            truncated += 1
+        kept[key] = text
+    if dropped:
+        kept[STAGETRACE_DROPPED_ATTRIBUTES] = dropped
+    if truncated:
+        kept[STAGETRACE_TRUNCATED_ATTRIBUTES] = truncated
+    return kept
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | bool | float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 63)
+
+
+EVENT: Final = "exception"
+MAX_MESSAGE: Final = 4_096  # characters, of which the first are kept
+MAX_STACK: Final = 16_000  # of which the last are kept: where it was raised, and the message
+
+
+@functools.cache
+def recorded() -> str:
+    """Return how much is recorded: `type`, `message` or `full`."""
+    return one_of(settings.RECORD_EXCEPTIONS)
+
+
+def record(span: Span, error: BaseException, timestamp: int | None = None) -> None:
+    """Add an exception to a span, as an event."""
+    attributes = {"exception.type": name_of(type(error))}
+    if recorded() != "type":
+        attributes["exception.message"] = _message(error)
+    if recorded() == "full":
+        attributes["exception.stacktrace"] = _stack(error)
+        attributes["exception.escaped"] = "False"  # as of the SDK's own events
+    span.add_event(EVENT, attributes, timestamp)
+
+
+@contextmanager
+def current(span: Span, *, ends: bool = True) -> Iterator[Span]:
+    """Let a span be the current one in the block, and end with it; an exception of the block is recorded on it."""
+    with use_span(span, ends, record_exception=False, set_status_on_exception=False):
+        try:
+            yield span
+        except Exception as error:
+            _fail(span, error)
+            raise
+
+
+@guarded
+def _fail(span: Span, error: Exception) -> None:
+    record(span, error)
+    span.set_status(status_of(error))
+
+
+def name_of(kind: type[BaseException]) -> str:
+    """Return the name of an exception's class, with that of its module unless it is built in."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def status_of(error: BaseException) -> Status:
+    """Return the status of a span that ends with an exception."""
+    name = type(error).__name__
+    return Status(StatusCode.ERROR, name if recorded() == "type" else f"{name}: {_message(error)}")
+
+
+def details(text: str | bytes) -> str | None:
+    """Return what is recorded of the details of an error, which the service's code has written: as of a message."""
+    if recorded() == "type":
+        return None
+    whole = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return _encodable(redacted_start(whole, MAX_MESSAGE))
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as raised:  # noqa: BLE001 -- of the exception's own __str__
+        return f"(no text: its __str__ raised {type(raised).__name__})"
+    return _encodable(redacted_start(text, MAX_MESSAGE))
+
+
+def _stack(error: BaseException) -> str:
+    """Return the stack traces of an exception and of those that it is chained to."""
+    import traceback
+
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as raised:  # noqa: BLE001 -- a chain or a source file that cannot be shown
+        return f"(no stack trace: {type(raised).__name__})"
+    return _encodable(redacted_end(text, MAX_STACK))
+
+
+def _encodable(text: str) -> str:
+    """Return the text with what UTF-8 cannot encode written out: surrogates, as of file names that are no text."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,1 @@
+"""What this process has of interpreter and machine: packages, imports, signals, settings, files, the C extension."""
