@@ -128,7 +128,7 @@ def test_libraries_are_found_without_being_imported(here: dict[str, list[Check]]
     (found,) = here["libraries"]
     assert all(f"{name} " in found.found for name in ("fastapi", "sklearn", "onnxruntime", "uvicorn", "aiohttp"))
     code = (
-        "import sys; from stagetrace.cli.doctor import installation as i; i.libraries(['fastapi.x', 'sklearn.base']);"
+        "import sys; from stagetrace.cli.doctor import checks as i; i.libraries(['fastapi.x', 'sklearn.base']);"
         "print({'fastapi', 'sklearn', 'numpy'} & {*sys.modules})"
     )
     assert run_python("-c", code).stdout.strip() == "set()"

@@ -154,7 +154,7 @@ def test_no_other_file_has_to_be_edited(edits: Edits) -> None:
 
 def test_a_cause_is_in_the_docs_and_on_the_page(edits: Edits) -> None:
     assert "| `gil_wait` | waiting for the GIL, " in (edits[0] / "docs/causes.md").read_text()
-    sheet = "from stagetrace.page import assets; print(assets.files()['page.css'].body.decode())"
+    sheet = "from stagetrace.page import templates; print(templates.files()['page.css'].body.decode())"
     assert run_in(edits[0], "-c", sheet).stdout.count("--gil-wait: #") == 3
 
 

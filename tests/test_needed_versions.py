@@ -133,7 +133,7 @@ def test_an_unknown_version_is_not_held_against_a_package(tmp_path: Path) -> Non
     code = f"""
 import sys, builtins
 sys.path += [{str(ROOT / "src")!r}, {str(tmp_path)!r}]
-from stagetrace import versions
+from stagetrace.system import packages as versions
 print(len(versions.unfit(versions.installed())), versions.fit())
 builtins.quit = None
 print(*(name for name, _, _ in versions.unfit(versions.installed())), versions.fit())

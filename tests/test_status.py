@@ -213,8 +213,8 @@ def test_a_process_with_status_files_switched_off_writes_none(tmp_path: Path) ->
 # A part of ours that fails or hangs, published often; how often it was tried, the service tells.
 OFTEN = """
 import time
-from stagetrace.runtime import worker; from stagetrace.process_status import files
-worker.IDLE_EVERY_S = 0.05
+from stagetrace.runtime import runtime; from stagetrace.process_status import files
+runtime.IDLE_EVERY_S = 0.05
 tries = []
 """
 FULL = """

@@ -52,8 +52,8 @@ async def main():
     server = await asyncio.get_running_loop().create_server(Served, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
-from stagetrace.load import loop
-loop.run(main())
+from stagetrace.load import generator
+generator.run(main())
 """
 _REQUEST: Final = b"GET /x HTTP/1.1\r\nhost: h\r\n\r\n"
 

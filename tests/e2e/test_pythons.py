@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # The newest releases for Python 3.10.
 PACKAGES = ("fastapi==0.162.5", "uvicorn==0.54.0", "scikit-learn==1.7.2")
 IMPORT_ALL = """
-import importlib, pkgutil, stagetrace
-recording = "api instrumentation otlp.encode otlp.export process_status recording runtime sla sources".split()
-for folder in (*map("stagetrace.{}".format, recording), "stagetrace_contrib"):
+import importlib, pkgutil, stagetrace, stagetrace.otlp.encode
+recording = "api instrumentation otlp.export patches process_status protocols request runtime sla sources system"
+for folder in (*map("stagetrace.{}".format, recording.split()), "stagetrace_contrib"):
     package = importlib.import_module(folder)
     for module in pkgutil.walk_packages(package.__path__, f"{folder}."):
         try:

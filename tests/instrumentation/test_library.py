@@ -432,7 +432,7 @@ def test_another_distribution_brings_a_table_of_patches(tmp_path: Path) -> None:
     done = run_python("-c", script, **env)
     assert done.stdout.split() == ["True", "1", "True", "0", "False"]
     assert "rival:patch_app is to patch flask.app" in done.stderr
-    assert "entry_points failed (ModuleNotFoundError: No module named 'brokenwood_stagetrace'" in done.stderr
+    assert "registry failed (ModuleNotFoundError: No module named 'brokenwood_stagetrace'" in done.stderr
     assert "cannot patch" not in done.stderr
 
 

@@ -15,7 +15,7 @@ NAME = "stagetrace._native"
 USERS = (
     "protocols.asgi_request",
     "otlp.decode.spans",
-    "sigterm",
+    "system.sigterm",
     "sla.entry_recorder",
 )  # these prepare all groups of functions
 FOLDER = "STAGETRACE_TEST_SANITIZED"  # where the extension with sanitizers is; set by sanitize.py

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.native
 
 PRELUDE = """
 import os, signal, subprocess, sys, threading, time
-from stagetrace import sigterm
+from stagetrace.system import sigterm
 
 def say(*what):
     print(*what, flush=True)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("services")
 SERVE = """
 import os
 import uvicorn, ml
-from stagetrace.otlp.encode import request_encoder as stages
+from stagetrace.otlp import encode as stages
 
 ml.app.add_api_route("/native", lambda: [stages.NATIVE, stages.encode_request is stages._encode_request])
 uvicorn.run(ml.app, port=int(os.environ["PORT"]), log_level="warning")
@@ -76,7 +76,8 @@ def build(into: Path, *what: str, **env: str) -> tuple[Path, str]:
 
 REPORT = """
 from otlp import schedules as s
-from stagetrace.otlp.decode import native as decoder_twin; from stagetrace.otlp.encode import request_encoder as stages
+from stagetrace.otlp import encode as stages
+from stagetrace.otlp.decode import spans as decoder_twin
 
 parts = (b"\\x0a\\x01x" * 3, 0, 9, 9)
 decoder = decoder_twin.NATIVE or decoder_twin.PYTHON

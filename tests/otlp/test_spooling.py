@@ -285,8 +285,8 @@ import sys, time
 from pathlib import Path
 from opentelemetry.sdk.resources import Resource
 from stagetrace.otlp.encode import resource_spans
-from stagetrace.otlp.export import factory
-made = factory.otlp_processor("otlp_proto_grpc", "there")
+from stagetrace.otlp.export import batch_processor
+made = batch_processor.otlp_processor("otlp_proto_grpc", "there")
 sys.path.insert(0, sys.argv[2])
 from otlp.sending import span_named
 resource = Resource({})

@@ -19,7 +19,8 @@ from stagetrace.sla import verdict_counts
 from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
 from stagetrace.system import setting_problems, sigterm, unrecognised_models
 from stagetrace.system.import_hooks import finder
-from stagetrace.system.threads import Empty, Event, SimpleQueue, has_greenlets, in_thread, sleep, start
+from stagetrace.system.queues import Empty, SimpleQueue
+from stagetrace.system.threads import Event, has_greenlets, in_thread, sleep, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from stagetrace.process_status.publish import Publisher
     from stagetrace.sla.entry_recorder import EntryRecorder
     from stagetrace.sla.metrics_sender import MetricsSender
-    from stagetrace.system.threads import SimpleQueue as Queue
+    from stagetrace.system.queues import SimpleQueue as Queue
 
 IDLE_EVERY_S = 2.0
 

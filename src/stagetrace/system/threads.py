@@ -170,14 +170,6 @@ class Condition:
         return is_true
 
 
-try:
-    from _queue import Empty, SimpleQueue
-except ImportError:  # no CPython
-    from queue import Empty, SimpleQueue
-
-__all__ = ["Empty", "SimpleQueue"]
-
-
 # A thread that gives up the interpreter for less has it back before another thread has woken up.
 _PAUSE_S = 0.0001
 

@@ -15,8 +15,9 @@ from stagetrace.otlp.export import spool as replay
 from stagetrace.otlp.export.delivery_log import DeliveryLog
 from stagetrace.otlp.export.response import Trouble
 from stagetrace.otlp.export.spool import STUCK_AFTER
+from stagetrace.system.queues import Empty, SimpleQueue
 from stagetrace.system.sigterm import catch_again
-from stagetrace.system.threads import Condition, Empty, SimpleQueue, allocate_lock, start, yield_interpreter
+from stagetrace.system.threads import Condition, allocate_lock, start, yield_interpreter
 
 if TYPE_CHECKING:
     from pathlib import Path
