@@ -112,7 +112,10 @@ def _made(name: str, requirements: str, *more: str) -> str:
         requirements_file = ("--requirements", str(folder / "versions.txt"))
         _uv("pip", "install", "--python", str(folder), *requirements_file, "--editable", str(ROOT))
 
-    copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]  # at its installation
+    # What is copied at an installation.
+    copied = [path.read_text() for path in sorted((ROOT / "src").glob("stagetrace.*"))]
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    copied += re.findall(r"^\[project\.entry-points.*?(?=^\[)", pyproject, re.DOTALL | re.MULTILINE)
     return str(_once(name, [str(ROOT), sys.version, requirements, *more, *copied], make) / "bin" / "python")
 
 
