@@ -35,6 +35,7 @@ def python(request: pytest.FixtureRequest) -> str:
     return interpreter_of(request.param, PACKAGES)
 
 
+@pytest.mark.thorough
 def test_each_recording_module_can_be_imported(python: str) -> None:
     argv = [python, "-W", "error", "-c", IMPORT_ALL]
     done = subprocess.run(argv, env=clean_environment(), capture_output=True, text=True, check=False)
