@@ -2,8 +2,8 @@
 
 A request passes here as it begins and as it ends, so both are an operation on a set and a comparison. The sampler
 (`sla/stall_sampler.py`) waits for that moment in a thread of its own. While requests are in time the moment is moved on
-before it comes, or is taken back once none is left, so nothing wakes up: each
-wake-up would take the GIL from the service.
+before it comes, or is taken back once none is left, so nothing wakes up: each wake-up would take the GIL from the
+service.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ NEVER: Final = 2**63 - 1  # nanoseconds
 # After a gap between requests the timer is cleared so often, each time that none is left. It takes a tenth of what a
 # wake-up takes, so no sequence of requests pays more than twice of what it would have paid at the least.
 CLEARS: Final = 10
-MOST_MOVES: Final = (
-    32  # of the timer in the time of a bound, where requests take nearly that long; two where they do not
-)
+# Of the timer in the time of a bound, where requests take nearly that long; two where they do not.
+MOST_MOVES: Final = 32
 
 
 class Bounds(NamedTuple):
