@@ -168,7 +168,7 @@ def test_an_injected_fault_leaves_the_response_without_a_report(fault: str, down
     expected = downstream.client.get("/timed")
     before = len(downstream.log)
     if "AsgiRequest" in fault:
-        fault = fault.replace("AsgiRequest._with_timing", "server_timing.timing_of")
+        fault = fault.replace("AsgiRequest._with_timing", "http_headers.timing_of")
     assert downstream.client.get(f"/break/{fault}").status_code == 200
     try:
         for _ in range(2):

@@ -95,7 +95,7 @@ def test_the_ready_line_names_everything(over_each: dict[str, Served]) -> None:
     assert ready.pop("url") == f"http://127.0.0.1:{ready.pop('port')}/"
     assert ready.pop("store").endswith("/data")
     assert ready == {"ready": True, "host": "127.0.0.1", "tls": False, "token": False}
-    table = CLI.read_text().partition("### `page --json`")[2].partition("\n### ")[0]
+    table = CLI.read_text().partition("## `page --json`")[2].partition("\n## ")[0]
     described = {
         word for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for word in re.findall(r"`(\w+)`", row)
     }
