@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom
 
 from stagetrace.analysis.causes import Contrast, search
-from stagetrace.analysis.statistics import Cells, one_sided
+from stagetrace.analysis.statistics import Cells, one_sided, q_values
 
 Columns = dict[str, list[str | None]]
 
@@ -292,3 +292,8 @@ def test_columns_of_other_lengths_are_refused() -> None:
         contrast({"a": ["x", "y", "z"]}, [True, False])
     with pytest.raises(ValueError, match="weights are positive"):
         contrast({"a": ["x", "y"] * 20}, [True, False] * 20, [0.0] * 40)
+
+
+def test_a_test_without_a_p_value_shows_nothing_and_one_just_over_1_is_1() -> None:
+    assert list(q_values([0.001, float("nan"), np.nextafter(1, 2)])) == pytest.approx([0.003, 1.0, 1.0])
+    assert list(q_values([])) == []

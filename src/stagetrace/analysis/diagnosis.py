@@ -13,7 +13,7 @@ from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases, coded
 from stagetrace.analysis.causes import ALPHA, Contrast, search
 from stagetrace.analysis.onset import Change, Release, Since, changes, since_of
-from stagetrace.analysis.statistics import Compared, Excess, Timed, mix
+from stagetrace.analysis.statistics import Compared, Excess, Timed, mix, q_values
 
 LEAST: Final = 5  # breaches, and good requests
 _EXAMPLES: Final = 3
@@ -135,7 +135,7 @@ def evidence(cases: Cases, rows: Array, baseline: Array) -> Evidence:
 
 
 def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[StageShift, ...], Excess]:
-    from scipy.stats import false_discovery_control, norm
+    from scipy.stats import norm
 
     timed: tuple[list[Timed], list[Timed]] = ([], [])
     for row, stratum, weight, is_bad in zip(cases.rows, strata, cases.weights, cases.breached, strict=True):
@@ -145,7 +145,7 @@ def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[Stag
     compared = Compared(slow, normal, mix(slow, normal)[0])
     whole = compared.excess({None: [one.took_ms for one in slow]}, {None: [one.took_ms for one in normal]})[None]
     parts = compared.of_parts()
-    q_values = false_discovery_control(np.array([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()]))
+    chances = q_values([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()])
     found = [
         StageShift(
             stage,
@@ -155,7 +155,7 @@ def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[Stag
             one.more / whole.more if whole.more > 0 else None,
             float(q_value),
         )
-        for (stage, one), q_value in zip(parts.items(), q_values, strict=True)
+        for (stage, one), q_value in zip(parts.items(), chances, strict=True)
         if q_value <= ALPHA and one.sure > 0
     ]
     return tuple(sorted(found, key=lambda one: -one.excess_ms)), whole

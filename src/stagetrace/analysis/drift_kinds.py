@@ -22,6 +22,7 @@ from stagetrace.analysis.cases import Cases, coded
 from stagetrace.analysis.drift import LEAST, RATE, STEP, Change, Looked
 from stagetrace.analysis.onset import Release, least_lasting, undecided
 from stagetrace.analysis.series import Track, Tracks, group_of, nice
+from stagetrace.analysis.statistics import q_values as corrected
 
 LEAST_REQUESTS: Final = 40  # of a kind
 FACTOR: Final = 1.2  # by which a kind got slower, and by how much more than the others of its route
@@ -71,7 +72,7 @@ def look(sample: Sample, found: Tracks, releases: Sequence[Release], *, least: f
     if not kinds:
         return Found([], np.empty(0, int))
     clearest = [_clearest(sample, kind, 0, len(kind.rows)) for kind in kinds]
-    q_values = stats.false_discovery_control([cut.p_value for cut in clearest])
+    q_values = corrected([cut.p_value for cut in clearest])
     order = sorted(range(len(kinds)), key=lambda place: (clearest[place].p_value, _order(kinds[place]), place))
     kept: list[Kind] = []
     made: list[Looked] = []

@@ -17,6 +17,7 @@ import numpy as np
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.statistics import Cells, one_sided
+from stagetrace.analysis.statistics import q_values as corrected
 from stagetrace.semconv import STAGES
 
 ALPHA: Final = 0.05
@@ -83,8 +84,6 @@ class _Table(NamedTuple):
 
 def segments(rows: Sequence[Mapping[str, Any]]) -> Segments:
     """Return the segments of rows as the reduction `segments` gives them; place 0 is all others together."""
-    from scipy.stats import false_discovery_control
-
     if not rows:
         return Segments((), None, 0, None, None, is_estimate=False, is_unknown=False, requests=0.0)
     order = sorted({row["place"] for row in rows}, key=lambda place: place or np.inf)  # all others last
@@ -107,7 +106,7 @@ def segments(rows: Sequence[Mapping[str, Any]]) -> Segments:
     # What all others together do is no segment to be tested.
     tested = len(order) - (order[-1] == 0)
     tests = [latency_p[:tested]] if breach_p is None else [breach_p[:tested], latency_p[:tested]]
-    q_values = np.split(false_discovery_control(np.concatenate(tests)), len(tests))
+    q_values = np.split(corrected(np.concatenate(tests)), len(tests))
     prior = _prior(sums["breaches"], judged) if breach_p is not None else None
     effective = _effective(table, rows)
     stages = _stage_shares(table, rows)

@@ -168,6 +168,16 @@ def relative_risk(with_it: Cells, without: Cells, weighted: Cells, others: Cells
     return Risk(total_bad, total_good, float(up / down), (exp(middle - width), exp(middle + width)))
 
 
+def q_values(p_values: Any) -> Array:
+    """Return q-values by Benjamini and Hochberg (1995).
+
+    A test without a p-value (NaN) shows nothing, and a sum of floats may be just over 1: SciPy refuses both.
+    """
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(np.clip(np.nan_to_num(np.asarray(p_values, float), nan=1.0), 0.0, 1.0))
+
+
 def one_sided(with_it: Cells, without: Cells) -> Array:
     """Return p-values of as many breaches with something as there are, or more, given both margins of each stratum.
 
