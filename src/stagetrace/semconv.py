@@ -240,6 +240,11 @@ def stage_of_total(attribute: str) -> str | None:
     return None
 
 
+# --- The names of OpenTelemetry's conventions for generative models that stagetrace writes and reads.
+#
+# Source: the registry of semantic-conventions-genai, status Development, as of opentelemetry-semantic-conventions
+# 0.66b1. Attributes of ours have their line in `semconv`.
+
 # Attributes of a generative call; one line each.
 OPERATION_NAME: Final = "gen_ai.operation.name"  # string: what the model does, one of the OPERATION_ words below
 PROVIDER_NAME: Final = "gen_ai.provider.name"  # string: the engine or company; `vllm`, `openai` ...
@@ -270,6 +275,8 @@ METRIC_REQUEST_DURATION: Final = "gen_ai.server.request.duration"  # of a genera
 METRIC_TTFT: Final = "gen_ai.server.time_to_first_token"  # queue and prefill included
 METRIC_TPOT: Final = "gen_ai.server.time_per_output_token"  # of each token after the first
 
+
+# --- Typed access to the attributes of a span, as both stores and analyses read them. Pure.
 
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(STAGES)}
 

@@ -298,6 +298,9 @@ def endpoint() -> str:
     return otlp("ENDPOINT") or ("http://localhost:4318" if http else "http://localhost:4317")
 
 
+# --- Which of the user's OTEL_* variables OpenTelemetry cannot use: what it raises then is no fault of ours.
+
+
 def unusable(error: BaseException) -> str | None:
     """Return the variable, as `NAME=value`, for which OpenTelemetry raised this; None if it is about something else.
 

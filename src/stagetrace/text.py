@@ -13,6 +13,12 @@ from stagetrace import settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# --- Text of unknown origin, made fit to be shown: on a terminal, in JSON, in a spreadsheet, in an error message.
+#
+# Names and attributes of spans come from whoever sends requests. Characters that do not show (control characters, those
+# that turn the direction of text, invisible ones, halves of surrogate pairs) are escaped, as Python or JSON writes
+# them.
+
 MESSAGE: Final = 1000  # characters of an error message, as a command, the back end or a log shows it
 LINES: Final = 3
 TRACEBACK: Final = (10_000, 100)  # likewise, and lines, of a traceback
@@ -68,6 +74,10 @@ def _escaped_in_json(found: re.Match[str]) -> str:
         return character
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
+
+# --- Redact credentials: in query strings and headers by their names, in any text by names and by the forms of secrets.
+#
+# The words that make a name secret are `config.redacted()`. Each function takes time that is linear in its text.
 
 REDACTED: Final = "REDACTED"
 ONLY_AS_A_WHOLE: Final = "^(?:auth|code|key|sig)$"  # inside longer names these are harmless too often

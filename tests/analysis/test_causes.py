@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact, hypergeom
 
 from stagetrace.analysis.causes import Contrast, search
-from stagetrace.analysis.statistics import Cells, one_sided, q_values
+from stagetrace.analysis.statistics import Cells, benjamini_hochberg, one_sided
 
 Columns = dict[str, list[str | None]]
 
@@ -295,5 +295,5 @@ def test_columns_of_other_lengths_are_refused() -> None:
 
 
 def test_a_test_without_a_p_value_shows_nothing_and_one_just_over_1_is_1() -> None:
-    assert list(q_values([0.001, float("nan"), np.nextafter(1, 2)])) == pytest.approx([0.003, 1.0, 1.0])
-    assert list(q_values([])) == []
+    assert list(benjamini_hochberg([0.001, float("nan"), np.nextafter(1, 2)])) == pytest.approx([0.003, 1.0, 1.0])
+    assert list(benjamini_hochberg([])) == []

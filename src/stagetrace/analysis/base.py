@@ -9,6 +9,8 @@ from typing import Any, Final, Protocol
 
 from stagetrace.analysis.estimates import Sample
 
+# --- The source of an analysis's rows: named reductions, which a store runs where its data is.
+
 
 class Source(Protocol):
     """Runs reductions: the relations of a selection, of any store."""
@@ -41,6 +43,8 @@ def missing_first(keys: Sequence[str]) -> Callable[[Mapping[str, Any]], list[tup
     """Return the sort key of rows by some columns, missing values first."""
     return lambda row: [(row[key] is not None, row[key] or "") for key in keys]
 
+
+# --- Which of several names for the same requests a person knows: ranks of attribute keys, one table for all answers.
 
 # The least rank is known best. A key is what the first row says of which one word, or a run of words, is in it; all
 # others are attributes that an application recorded on purpose.

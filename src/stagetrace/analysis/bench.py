@@ -276,6 +276,12 @@ def _too_few(count: int, needed: int, verdict: str | None) -> list[str]:
     return []
 
 
+# --- Which rate to try next, to find the highest that keeps an objective. Pure: `next_rate` of what was tried so far.
+#
+# First short steps double the rate until the objective is surely broken, then full steps halve the interval, by ratio,
+# between the highest rate at which it held and the lowest at which it did not. The interval that is returned has only
+# surely judged ends (`bench.judge_clustered`). That a higher rate does no better is taken for granted.
+
 _DOWN: Final = 4  # how often a rate is halved before the search ends without a rate
 _LEAST_RATIO: Final = 1.02
 _BESIDE: Final = 3  # rates below the highest that held, or above the lowest that did not, until one is sure
@@ -375,6 +381,12 @@ class Search:
 def _is_kept(one: Tried) -> bool:
     return one.sure == KEPT and not one.grew
 
+
+# --- Where the time lies of requests that were over the limit: in which stage of the server, or outside it.
+#
+# The excess of a request is its latency above the limit. It is shared among the parts of the latency in proportion to
+# how much longer each took than it typically takes: than its median in the requests within the limit or, where these
+# are fewer than 20, than the least tenth of all.
 
 GENERATOR: Final = "generator"  # from when a request was due until it was sent
 OUTSIDE: Final = "outside"  # sent, and not in the server's entry span: network, connecting, waiting to be accepted

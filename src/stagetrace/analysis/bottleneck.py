@@ -12,11 +12,23 @@ from stagetrace.analysis.base import Source, by_keys, sample_of
 from stagetrace.analysis.estimates import Sample
 from stagetrace.analysis.stage_bins import NO_STAGE, Band, Bins, Interval
 
+# --- Which stage takes the time of requests, at the median and in the tail, and the gain of shortening it.
+#
+# A share is conditional on the total: among the requests whose total lies in a band of ranks around a percentile, the
+# time of a stage, by weight, over the time of all. Requests come in bins of 1 % of duration; of a bin at the edge of a
+# band, the part that lies within counts. Time that is in no stage is a part of its own, so that shares add up to 1.
+
 PERCENTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}  # their ranks
 CUT: Final = 0.1  # part by which `what_if` shortens a stage
 MOST_GROUPS: Final = 100
 _MOST_CUT: Final = 8  # stages that are shortened, those with the greatest shares
 _LEAST_CUT: Final = 0.001  # share that one has at some percentile
+
+# --- Where the time of requests goes at any percentile of their total: of all, of groups, and over time.
+#
+# Shares are those of `bottleneck`, within bands of ranks. Where a group has too few requests for a band, they are those
+# of all its requests, and its total is the mean.
+
 _SAMPLED: Final = 40_000  # requests of all bins of all groups together, about
 _BINS: Final = 400  # of one group, about
 _NETWORK: Final = (semconv.NETWORK_RECEIVE, semconv.NETWORK_SEND)

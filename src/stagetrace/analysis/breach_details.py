@@ -15,6 +15,10 @@ from stagetrace.sla.verdict import peer_of
 if TYPE_CHECKING:
     from stagetrace.analysis.base import Source
 
+# --- Which service owns the time of a breach: from its slowest stage down the trace, call by call.
+#
+# Spans are as `span_tree` describes them, with `name`, `attributes` and `duration_ns` beside.
+
 WIRE: Final = "wire"  # in place of a stage: between a call as its client and as its server saw it
 
 
@@ -111,6 +115,11 @@ def _slowest(entries: Sequence[Any], spans: Sequence[Any], below: dict[str, list
     return (stage, visits) if visits else (stage, list(entries))
 
 
+# --- What the evidence of a breach is made of: how its time divides, and which spans it is about.
+#
+# Spans are as `span_tree` describes them.
+
+
 def _calls(tops: Iterable[Any], below: dict[str, list[Any]]) -> Iterator[Any]:
     """Yield the outermost calls to others beneath these spans, within the same service."""
     pending = [child for top in tops for child in below.get(top.span_id, ())]
@@ -203,6 +212,8 @@ def _calls_below(stages: Sequence[int], spans: Sequence[Any], peer: str) -> list
         if span.kind == CLIENT and span.parent_span_id in parents and semconv.peer(span.attributes) == peer
     ]
 
+
+# --- Breaches that are alike, as one group each: of one service, route, stage, cause and line of code.
 
 _ALL: Final = 2**62
 

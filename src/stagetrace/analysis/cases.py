@@ -231,6 +231,8 @@ def _limits(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], float]:
     return {key: float(np.quantile([row["duration_ms"] for row in of], _SLOW)) for key, of in routes.items()}
 
 
+# --- An attribute of many requests as small integers: one for each value that enough of them have.
+
 MOST_VALUES: Final = 1000  # of one key, the most frequent
 _BINS_FROM: Final = 20  # distinct numbers, for them to be divided into bins
 _QUANTILES: Final = (0.25, 0.5, 0.75, 0.9, 0.99)

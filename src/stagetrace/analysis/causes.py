@@ -81,6 +81,12 @@ class Conditions:
         return {self.keys[self.of[part].key]: self.of[part].value for part in sorted(parts)}
 
 
+# --- Differences of breaches from good requests of the same route: values of attributes, up to three of them together.
+#
+# One finding after the other: the set of requests that explains the outcomes best is named by attributes that a person
+# knows; then its requests are set aside, and what follows must hold among the others. So what only goes with a cause,
+# and a part of it, is none.
+
 ALPHA: Final = 0.05  # chance that anything is found where nothing distinguishes breaches
 LEAST: Final = 10  # requests with a value or pair, for it to be tested
 # Times the risk of the others, of the first finding and of more: smaller differences are everywhere in enough requests.

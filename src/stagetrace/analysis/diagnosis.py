@@ -13,7 +13,9 @@ from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases, coded
 from stagetrace.analysis.causes import ALPHA, Contrast, search
 from stagetrace.analysis.onset import Change, Release, Since, changes, since_of
-from stagetrace.analysis.statistics import Compared, Excess, Timed, mix, q_values
+from stagetrace.analysis.statistics import Compared, Excess, Timed, benjamini_hochberg, mix
+
+# --- Attributes of two groups of requests side by side: which share of each group has a value. Described, not tested.
 
 LEAST: Final = 5  # breaches, and good requests
 _EXAMPLES: Final = 3
@@ -145,7 +147,7 @@ def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[Stag
     compared = Compared(slow, normal, mix(slow, normal)[0])
     whole = compared.excess({None: [one.took_ms for one in slow]}, {None: [one.took_ms for one in normal]})[None]
     parts = compared.of_parts()
-    chances = q_values([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()])
+    chances = benjamini_hochberg([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()])
     found = [
         StageShift(
             stage,

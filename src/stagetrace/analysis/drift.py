@@ -14,7 +14,7 @@ from stagetrace.analysis.arrays import Floats, Indices
 from stagetrace.analysis.levels import ALARMS, SHORTEST, Levels, Noise, hinge, left_over, levels
 from stagetrace.analysis.onset import UNDECIDED, Release, least_lasting, near
 from stagetrace.analysis.series import Track, without_pattern
-from stagetrace.analysis.statistics import q_values as corrected
+from stagetrace.analysis.statistics import benjamini_hochberg
 
 STEP: Final = "step"
 SLOPE: Final = "slope"
@@ -104,7 +104,7 @@ def look(
     found = [_candidates(track, alarms, releases) for track in tracks]
     chances = [change.q_value for looked in found for change in looked.changes]
     silent = sum(not looked.changes for looked in found)
-    q_values = iter(corrected([*chances, *[1.0] * silent]) if chances else ())
+    q_values = iter(benjamini_hochberg([*chances, *[1.0] * silent]) if chances else ())
     whole = {(one.track.group, one.track.quantile): one.track for one in found if one.track.stage is None}
     made = []
     for looked in found:

@@ -22,7 +22,7 @@ from stagetrace.analysis.cases import Cases, coded
 from stagetrace.analysis.drift import LEAST, RATE, STEP, Change, Looked
 from stagetrace.analysis.onset import Release, least_lasting, undecided
 from stagetrace.analysis.series import Track, Tracks, group_of, nice
-from stagetrace.analysis.statistics import q_values as corrected
+from stagetrace.analysis.statistics import benjamini_hochberg
 
 LEAST_REQUESTS: Final = 40  # of a kind
 FACTOR: Final = 1.2  # by which a kind got slower, and by how much more than the others of its route
@@ -72,7 +72,7 @@ def look(sample: Sample, found: Tracks, releases: Sequence[Release], *, least: f
     if not kinds:
         return Found([], np.empty(0, int))
     clearest = [_clearest(sample, kind, 0, len(kind.rows)) for kind in kinds]
-    q_values = corrected([cut.p_value for cut in clearest])
+    q_values = benjamini_hochberg([cut.p_value for cut in clearest])
     order = sorted(range(len(kinds)), key=lambda place: (clearest[place].p_value, _order(kinds[place]), place))
     kept: list[Kind] = []
     made: list[Looked] = []
@@ -276,6 +276,8 @@ def _detectable(sample: Sample, kind: Kind) -> float:
     error = float(high - low) / 1.35 * (4 / size + 4 / (3 * size)) ** 0.5
     return float(np.expm1(min((float(stats.norm.isf(RATE / size / 2)) + _NINE_IN_TEN) * error, 10.0)))
 
+
+# --- A sample of requests as arrays, by route: what a change of their latency does to them.
 
 _TINY_MS: Final = 1e-3
 _METHODS: Final = ("http.request.method", "http.method")

@@ -11,6 +11,8 @@ from stagetrace import semconv
 from stagetrace.analysis.base import Source, sample_of
 from stagetrace.analysis.estimates import NOTHING, Sample
 
+# --- Requests by when they began and how long they took: the cells of a heat map, and the objectives drawn on it.
+
 COLUMNS: Final = 160  # at most
 ROWS: Final = 60  # at most
 _BINS: Final = 16  # to a doubling of the duration
@@ -75,6 +77,9 @@ class LatencyMap:
     def quantile(self, q: float) -> float | None:
         """Return the lower edge of the row in which a quantile of all durations lies."""
         return self.edges_ms[quantile_row(self.cells, q)] if self.cells else None
+
+
+# --- How long one request and its stages took beside others of its kind: which share of them took less.
 
 
 def ask(source: Source, since_ns: int, until_ns: int) -> LatencyMap:

@@ -19,7 +19,7 @@ import numpy as np
 
 from stagetrace import semconv
 from stagetrace.analysis.span_tree import CLIENT, CONSUMER, SERVER, Tree, path_of, span_tree
-from stagetrace.analysis.statistics import NONE, Compared, Excess, Timed, mix, q_values
+from stagetrace.analysis.statistics import NONE, Compared, Excess, Timed, benjamini_hochberg, mix
 
 LEAST: Final = 5  # traces on each side
 ALPHA: Final = 0.05  # share of false ones among the services named
@@ -264,7 +264,7 @@ def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     total = sum(one.sure for one in owned.values()) or 1.0
     slower = min(1.0, total / max(whole.normal, _LEAST_MS))
     made = []
-    for service, q_value in zip(services, q_values(tests), strict=True):
+    for service, q_value in zip(services, benjamini_hochberg(tests), strict=True):
         one, errors = owned.get(service, NONE), failed.get(service, NONE)
         unusual = one.sure / one.share / (one.spread + _LEAST_SHARE * one.normal / one.share + _LEAST_MS)
         score = slower * one.sure / total * log1p(unusual) + _OF_ERRORS * errors.sure

@@ -14,6 +14,8 @@ from stagetrace.analysis.base import Source
 from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.statistics import Cells, Counts, one_sided
 
+# --- Moments at which something was released: a version of a service or of a model, or an instance that started.
+
 SERVICE_VERSION: Final = "service.version"
 MODEL_VERSION: Final = "model_version"
 INSTANCE: Final = "service.instance.id"
@@ -110,6 +112,13 @@ def near(releases: Iterable[Release], service: str, since_ns: int, until_ns: int
     inside = [one for one in releases if one.service == service and since_ns <= one.at_unix_nano <= until_ns]
     return sorted(inside, key=lambda one: (one.order, one.at_unix_nano))
 
+
+# --- When breaches became more frequent, or less: moments at which the breach rate of the same routes changed.
+#
+# Binary segmentation: at each of up to 200 moments the requests before are tested against those from then on, exactly
+# and within strata; the clearest one divides them, and both sides are searched alike. The least p-value is multiplied
+# by the number of moments and of sides tested (Bonferroni), so that nothing is found where nothing changed. What lasts
+# no longer than a blip begins nothing. A release that the requests cannot tell from the clearest moment is the moment.
 
 ALPHA: Final = 0.01
 _MOMENTS: Final = 200

@@ -193,6 +193,8 @@ class Binned:
         return Ranked(every.low[near], every.high[near], every.below[near], every.upto[near], every.size)
 
 
+# --- Whether one set of requests is slower than another: how far their quantiles differ, and how sure that is.
+
 _NEAR: Final = 5000  # ranks to either side, of which the most likely one is
 
 

@@ -335,6 +335,8 @@ def _named_number(read: Mapping[str, Any], attribute: str) -> float | None:
     return next((found for name in names_of(attribute) if (found := number(read, name)) is not None), None)
 
 
+# --- Why has a request the verdict that a policy gives it? Each objective in order: whether it judges it, and why not.
+
 JUDGES: Final = "judges"
 MAY_JUDGE: Final = "may judge"  # it depends on what is not stored
 NO_MATCH: Final = "does not match"

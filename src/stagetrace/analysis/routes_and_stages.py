@@ -13,6 +13,9 @@ from stagetrace.analysis.estimates import OVERFLOW, Attainment, Counted, Sample,
 _BY_OBJECTIVE: Final = ("service", "path", "model", "objective")
 
 
+# --- How each route does: counts, quantiles and attainment, of each service, route, model and objective.
+
+
 class Route(NamedTuple):
     """How the requests of one service, route, model and objective did."""
 
@@ -29,6 +32,9 @@ class Route(NamedTuple):
     max_ms: float
     attainment: Attainment | None
     sample: Sample
+
+
+# --- How long each stage takes, of each service, route and model.
 
 
 def ask(source: Source, *, with_models: bool = True) -> list[Route]:

@@ -16,8 +16,7 @@ import numpy as np
 
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases
-from stagetrace.analysis.statistics import Cells, one_sided
-from stagetrace.analysis.statistics import q_values as corrected
+from stagetrace.analysis.statistics import Cells, benjamini_hochberg, one_sided
 from stagetrace.semconv import STAGES
 
 ALPHA: Final = 0.05
@@ -106,7 +105,7 @@ def segments(rows: Sequence[Mapping[str, Any]]) -> Segments:
     # What all others together do is no segment to be tested.
     tested = len(order) - (order[-1] == 0)
     tests = [latency_p[:tested]] if breach_p is None else [breach_p[:tested], latency_p[:tested]]
-    q_values = np.split(corrected(np.concatenate(tests)), len(tests))
+    q_values = np.split(benjamini_hochberg(np.concatenate(tests)), len(tests))
     prior = _prior(sums["breaches"], judged) if breach_p is not None else None
     effective = _effective(table, rows)
     stages = _stage_shares(table, rows)
@@ -297,6 +296,8 @@ def _stage_shares(table: _Table, rows: Sequence[Mapping[str, Any]]) -> list[dict
     return made
 
 
+# --- The rows of the reduction `segments`, out of a sample of requests: for segments that a store cannot group by.
+
 _GROWTH: Final = log(1.02)  # as in sql/segments.duckdb.sql
 _LEAST_MS: Final = 1e-3
 
@@ -344,6 +345,9 @@ def of_cases(cases: Cases, names: Sequence[str | None], most: int) -> list[dict[
         one["low_ms"] = min(one["low_ms"], row["duration_ms"])
         one["high_ms"] = max(one["high_ms"], row["duration_ms"])
     return list(found.values())
+
+
+# --- The gain of each segment if its slowest stage were as fast as the median of the others, out of a sample.
 
 
 def _stages(row: Any, weight: float) -> dict[str, float]:

@@ -13,6 +13,8 @@ from scipy.ndimage import median_filter
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.base import Source
 
+# --- Quantiles of latency over time, of each route, stage and model: in steps that hold enough requests for each.
+
 BY: Final = ("service", "method", "path", "model")
 REQUEST: Final = "request"  # the `part` that is no stage
 # Quantile -> requests that a step of time has at least, typically: half of them must be there for it to count.
@@ -239,6 +241,8 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, str | None]:
     route = path if not method or path.startswith(f"{method} ") else f"{method} {path}"
     return row["service"] or "", route, row["model"]
 
+
+# --- The pattern that a series repeats, day by day or week by week: found, and taken out.
 
 _SHORTEST: Final = 4  # values in a period
 _FEWEST: Final = 2  # whole periods that make a pattern

@@ -12,6 +12,12 @@ from stagetrace.columns import names_of
 from stagetrace.semconv import number, text
 from stagetrace.sla import cause
 
+# --- The tree that the spans of one trace form, on one clock: the start of every analysis of a trace.
+#
+# Spans are duck-typed (`store.base.SpanRow` is one): `span_id`, `parent_span_id`, `service`, `kind`, `start_unix_nano`,
+# `end_unix_nano`, and, if they have them, `attributes`, `resource` and `follows`. A span is known by its place in the
+# sequence given, since ids may repeat.
+
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"
 CONSUMER: Final = "CONSUMER"
@@ -161,6 +167,12 @@ def _skew(inner: tuple[int, int], outer: tuple[int, int], *, is_call: bool) -> i
     return outer[0] + spare // 2 - inner[0]
 
 
+# --- The critical path of a trace: which span the end waited for, at each moment.
+#
+# Source: CRISP (Zhang et al., "CRISP: Critical Path Analysis of Large-Scale Microservice Architectures", USENIX ATC
+# 2022, section 3) and Jaeger UI (`TracePage/CriticalPath`). Unlike Jaeger UI a sibling that ends exactly where the next
+# one starts is on the path: stages tile a request without a gap.
+
 _TICK: Final = 100  # of the parent's duration, one of so many parts: CRISP's 1 %, by which siblings may overlap
 _TOGETHER: Final = 2  # overlaps of more than one part in so many of a sibling's own time are no tick
 
@@ -295,6 +307,12 @@ def _waited(tree: Tree, place: int, start: int, end: int) -> Iterator[tuple[int,
     found.sort(key=lambda one: (-one[2], one[1], tree.spans[one[0]].span_id, tree.spans[one[0]].kind))
     return iter(found)
 
+
+# --- The unseen time of each stage of a trace: waiting that no span beneath it shows, and in which its thread had no
+# CPU.
+#
+# What is known of it was measured by length, not by place: it is drawn at the end of the times that no span covers.
+# Spans are as `span_tree` describes them.
 
 _QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
 _NETWORK: Final = {semconv.NETWORK_RECEIVE: cause.SLOW_UPLOAD, semconv.NETWORK_SEND: cause.SLOW_DOWNLOAD}

@@ -12,6 +12,8 @@ import numpy as np
 
 from stagetrace.analysis.arrays import Array
 
+# --- Counts of breached and good requests by stratum, exact tests on them, relative risks, corrections.
+
 _Z: Final = 1.959963984540054
 _NEGLIGIBLE: Final = 1e-17  # of a sum of probabilities
 _REFINED: Final = (1e-30, 0.002)  # p-values that are worth adding up exactly
@@ -168,8 +170,8 @@ def relative_risk(with_it: Cells, without: Cells, weighted: Cells, others: Cells
     return Risk(total_bad, total_good, float(up / down), (exp(middle - width), exp(middle + width)))
 
 
-def q_values(p_values: Any) -> Array:
-    """Return q-values by Benjamini and Hochberg (1995).
+def benjamini_hochberg(p_values: Any) -> Array:
+    """Return q-values (Benjamini and Hochberg, JRSS B 57, 1995).
 
     A test without a p-value (NaN) shows nothing, and a sum of floats may be just over 1: SciPy refuses both.
     """
@@ -271,6 +273,11 @@ def _log_ratio(one: Array, other: Array) -> Array:
     least = 1e-12
     return np.asarray(np.where(other > least, np.log(np.maximum(one, least) / np.maximum(other, least)), 0.0))
 
+
+# --- The excess of slow requests over normal ones of the same kind, part by part.
+#
+# A mix of kinds that differs is no difference: normal ones are weighed to the mix of the slow ones (direct
+# standardisation), and ranks are compared within kinds.
 
 RESOLUTION_MS: Final = 1e-6  # times are whole ns
 _SCALE: Final = 1.4826  # of the median absolute deviation, to that of a normal distribution

@@ -16,6 +16,16 @@ from stagetrace.analysis.arrays import Floats, Indices
 if TYPE_CHECKING:
     from stagetrace.analysis.base import Source
 
+# --- How throughput depends on concurrency: two laws fitted to measured points, with intervals or the reason for none.
+#
+# The Universal Scalability Law (Gunther, Guerrilla Capacity Planning, 2007) has a peak beyond which throughput falls:
+# X(N) = lambda N / (1 + sigma (N - 1) + kappa N (N - 1)). The law of a limit levels off, as a pool of threads does:
+# X(N) = limit r / (1 + r^p)^(1/p) with r = N / knee; p = 1 is the M/M/1 queue, p without end the asymptotic bounds of
+# Denning and Buzen (1978), min(N / R, limit). Both are fitted by least squares, as R's `usl` and usl4j do it. In both,
+# one parameter is linear, so the other two span a plane on which the sum of squares is looked at as a whole: no start
+# value decides, and the region within F(1, n - 3) of the least one (profile likelihood; Bates and Watts, Nonlinear
+# Regression Analysis, 1988) gives the interval of knee and peak, without end where the data show none.
+
 Points = Sequence[float] | Floats
 
 FEWEST_LOADS: Final = 6
@@ -298,6 +308,11 @@ class _Plane:
         some = slice(0, max(1, len(self._load) // FEWEST_LOADS))
         return float(self._load[some].sum() / max(self._rate[some].sum(), _NOISE * self._rate.max()))
 
+
+# --- Requests in flight by bucket of time, and the levels of load that a service was at.
+#
+# Per bucket, requests in flight are the time that all requests spent in it, divided by its width: exactly the time
+# average, whatever the arrivals (Little, Operations Research 9, 1961). Throughput is what was completed in it.
 
 SECOND: Final = 10**9
 # Widths of buckets, s.

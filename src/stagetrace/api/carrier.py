@@ -191,6 +191,9 @@ class _RemoteBlock(_Block):
             )
 
 
+# --- One inference for several requests, in a batcher of the service's own.
+
+
 @guarded
 def _begin(carrier: Mapping[str, str]) -> _Block | None:
     from opentelemetry.context import Context

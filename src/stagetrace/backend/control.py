@@ -27,6 +27,8 @@ from stagetrace.system.access import is_of_user
 if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
 
+# --- Writes to a store that a back end has open: through its Unix socket, as `control.py` serves it.
+
 APPEND: Final = "/append"  # a serialized ExportTraceServiceRequest -> {"accepted": 1, "rejected": 0, "reason": null}
 PRUNE: Final = "/prune"  # a time in ns, as text -> {"removed": 1}
 
@@ -106,6 +108,11 @@ def open_writer(folder: Path) -> LocalStore | Running:
             raise
         return Running(folder, taken.control)
 
+
+# --- Writes of commands on this machine, while a back end has their store open: HTTP over a Unix socket of its user
+# alone.
+#
+# The folder's lock holds the socket's path. There is no token and no TLS: the kernel reports the user at the other end.
 
 _TRANSPORT: Final = "http"
 _IDLE_S: Final = 60  # until more of a request has to be received

@@ -12,6 +12,8 @@ from stagetrace import log
 from stagetrace.backend.http_limits import Closed
 from stagetrace.backend.refusal import KINDS
 
+# --- Counters of the back end, and their text form for Prometheus.
+
 TRANSPORTS: Final = ("grpc", "http")
 HTTP_PORTS: Final = ("http", "query-http")
 PAGE_PORT: Final = "page"  # of `stagetrace page`, which serves nothing else
@@ -131,6 +133,8 @@ def _gauge_lines(gauges: Iterable[tuple[str, int]]) -> Iterator[str]:
         yield f"# TYPE {full} gauge"
         yield f"{full} {value}"
 
+
+# --- Lines that a client can cause as often as it likes: of each kind at most one in ten seconds.
 
 _INTERVAL_S: Final = 10
 

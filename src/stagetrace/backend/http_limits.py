@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+# --- The connections of one HTTP port: how many there may be, how long their clients may take, and which gives way.
+#
+# Nothing here knows HTTP. A connection either is in work, or it awaits something of its client.
+
 _UNREAD: Final = 256 << 20  # bytes of all responses of a port that their clients have yet to read
 
 
@@ -155,6 +159,8 @@ class Connections:
         self.closed(why)
         place.drop()
 
+
+# --- The threads of one HTTP port: requests wait for one as long as there are few, and their clients are there.
 
 T = TypeVar("T")
 _AGAIN_S: Final = 0.05  # an interrupt before a query begins, or between two, ends neither

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from stagetrace.backend.intake import Intake, RequestLimits
     from stagetrace.backend.options import Listening
 
+# --- Receives the body of a request over HTTP, as fast as its client may be slow.
+
 STEP: Final = 64 << 10  # bytes that count as progress
 
 
@@ -84,6 +86,8 @@ async def receive_body(request: Request, intake: Intake, limits: RequestLimits, 
         f"the body was not received within {deadlines.whole} s, or {STEP} bytes of it not within {deadlines.step} s",
     )
 
+
+# --- HTTP/1.1 on one connection: uvicorn's protocol on h11, which keeps its place among the connections of its port.
 
 HEADERS: Final = 16 << 10  # bytes of a request's headers, its URL included
 # Tiny chunks cost much more work than their bytes do: beyond so many chunks a body must have so many bytes in each,
@@ -220,6 +224,8 @@ def _refusal(status: int, message: str) -> bytes:
     headers = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(message)}\r\nconnection: close"
     return f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n{headers}\r\n\r\n{message}".encode()
 
+
+# --- One HTTP port: accepts connections up to its limit, and serves each by uvicorn.
 
 _GRACE_S: Final = 3
 _BATCH: Final = 64  # connections that are accepted before others are served

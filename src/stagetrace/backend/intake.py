@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from stagetrace.backend.options import Limits
     from stagetrace.store.local import Appended, LocalStore
 
+# --- Decompression that stops at a limit: a sender chooses the size to which a body inflates.
+
 ENCODINGS: Final = ("gzip", "deflate", "zstd", "identity")
 _STEP: Final = 1 << 20
 # zlib copies the rest of its input at each step, and behind each of gzip's members: 64 MiB may have millions of these.
@@ -147,6 +149,8 @@ def _zstd(body: bytes) -> Iterator[bytes]:
     except zstandard.ZstdError as error:
         raise Refused(MALFORMED, f"the body cannot be decompressed: {error}") from None
 
+
+# --- The one way into the store, shared by both receivers: bounded memory, counters, and the refusal for each failure.
 
 _WORK_S: Final = 10  # of decompressing and decoding one request; waiting for the store excluded
 LARGE: Final = 256 << 10  # a request that is decoded apart from others, so that it does not delay them

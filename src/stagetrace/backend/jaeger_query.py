@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from stagetrace.store.local import LocalReader, LocalStore
 
+# --- Jaeger's changes to a trace that is not requested raw: for people to look at, not for counting.
+#
+# The same adjustments as in Jaeger 2.13 (`cmd/query/app/querysvc/v2/adjuster`), in its order. Clock skew, which it
+# corrects only where configured to, is neither corrected nor remarked on here: times stay as recorded.
+
 WARNINGS: Final = "@jaeger@warnings"
 _ADDRESSES: Final = frozenset({"ip", "peer.ipv4"})
 _LIBRARY: Final = frozenset(
@@ -126,6 +131,8 @@ def _warn(span: Span, text: str) -> None:
     found.array_value.values.add(string_value=text)
 
 
+# --- Query parameters as Go writes them: RFC 3339 times to the nanosecond, durations such as `1m30.5s`, booleans.
+
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-]\d\d:\d\d)",
 )
@@ -142,6 +149,9 @@ _UNITS: Final = {
 _PART: Final = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+# --- Queries of `jaeger.api_v3`, run on the local store, for every transport.
+
 _MAX_NS: Final = 2**63 - 1
 _NS_DIGITS: Final = 9
 

@@ -172,6 +172,8 @@ def size(text: str) -> int:
     return int(float(match[1]) * _SIZES[unit])
 
 
+# --- The token of `stagetrace up` in a file: a flag shows in `ps`, and a variable in the environment of each child.
+
 _LONGEST: Final = 4096  # bytes; more than any header may have
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
 

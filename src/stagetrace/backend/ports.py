@@ -16,6 +16,8 @@ from stagetrace.backend.options import BackendError, Listening
 from stagetrace.backend.refusal import FORBIDDEN, UNAUTHENTICATED, Refused
 from stagetrace.system.access import is_loopback
 
+# --- How many connections a port may hold: each costs a file descriptor, and the store needs some.
+
 _PORTS: Final = 4
 _OTHERS: Final = 512  # for the files of the store, for DuckDB and for what libraries open
 _LEAST: Final = 16
@@ -51,6 +53,8 @@ def connections_of_ports() -> Connections:
     http = max(min(left // _PORTS, _WANTED.http), _LEAST)
     return Connections(http, max(left // 2 - http, _LEAST))
 
+
+# --- Listening sockets and TLS; a taken or forbidden port, or unusable files, are reported before any server starts.
 
 _BACKLOG: Final = 4096  # beyond it a client connects a second later; the kernel may have a lower limit
 
@@ -100,6 +104,11 @@ def refused(host: str, port: int, flag: str, error: OSError) -> BackendError:
         f"cannot listen on {host}, port {port}: {wrong}\nstop it, or give {flag} PORT (0 takes a free one)"
     )
 
+
+# --- Access to the HTTP ports: the token, and what a browser sends on behalf of a web page, which is refused.
+#
+# A page of any site can have its visitor's browser send requests to this machine. The browser names it in `Origin` or
+# `Sec-Fetch-Site`, except where the page's own name resolves to this machine (DNS rebinding): then `Host` has it.
 
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:]+)(:\d*)?")  # of `Host`, in lower case
 _SHOWN: Final = 80  # characters of a header in a message

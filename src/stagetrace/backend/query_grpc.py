@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stagetrace.backend.counters import Counters
     from stagetrace.backend.grpc_port import Handlers
 
+# --- Handlers of the query port out of plain functions: calls are limited and counted, each failure has its status.
+
 Single = Callable[[Any, Query], Any]
 Stream = Callable[[Any, Query, bool], Iterator["TracesData"]]
 _TRANSPORT: Final = "grpc"
@@ -113,6 +115,9 @@ class QueryCalls:
         self._counters.add("failed_queries", _TRANSPORT)
         if refused.kind in (BUSY, SLOW):
             self._log.warning(refused.kind.name, f"a query over gRPC was refused: {refused.message}")
+
+
+# --- `jaeger.api_v3.QueryService` over gRPC.
 
 
 def query_handlers(queries: Queries, counters: Counters) -> Handlers:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from stagetrace.backend.http_limits import Threads
     from stagetrace.backend.ports import Access
 
+# --- OTLP over gRPC: one method each of the trace and the metrics service, in raw bytes. No span becomes an object.
+
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 METRICS_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 # gRPC buffers a message until it is whole: so many are read at one time.
@@ -99,6 +101,8 @@ def _handler(intake: Intake, slots: _Slots, take: Take) -> grpc.RpcMethodHandler
 
     return grpc.stream_unary_rpc_method_handler(export)
 
+
+# --- OTLP over HTTP: `POST /v1/traces` and `POST /v1/metrics`, protobuf or JSON. A response has its form.
 
 PATH: Final = "/v1/traces"
 METRICS_PATH: Final = "/v1/metrics"

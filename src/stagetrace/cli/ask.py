@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from stagetrace.page.base import Option
     from stagetrace.sla.policy import Policy
 
+# --- The forms in which an answer is printed: text with pictures, JSON, Markdown, a page of HTML.
+
 TEXT: Final = "text"
 MARKDOWN: Final = "markdown"
 HTML: Final = "html"
@@ -75,6 +77,8 @@ def _drawn(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
 
 if TYPE_CHECKING:
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
+
+# --- Run the query of a verb: on the store that the command line names, to print the answer, or for another form of it.
 
 # Options that all verbs with an answer share.
 _SHARED: Final = (
@@ -172,6 +176,8 @@ def arguments_of(verb: str, module: Any, given: Sequence[str], shared: Mapping[s
             setattr(own, name, shared[name])
     return own
 
+
+# --- The answers of all verbs that give one, of one selection, for `stagetrace report --all`.
 
 BENCH: Final = "bench"
 TITLE: Final = "Latency: the ten answers"

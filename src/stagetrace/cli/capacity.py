@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from stagetrace.analysis.capacity import Capacity, Interval, Level, Plan
     from stagetrace.store.base import Reader, Relations, Selection
 
+# --- Utilisation of a service's resources, as far as its spans show it: time averages, and capacity where known.
+
 _MOST_READ: Final = 20_000  # requests whose attributes are read
 _PER_S: Final = "requests/s"
 _REQUESTS: Final = "requests"

@@ -47,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
 
 
+# --- The output of `stagetrace causes`: the sentence, tables, a picture, and the keys of JSON.
+
+
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the differences of the breaches of a selection."""
     from stagetrace.analysis import onset

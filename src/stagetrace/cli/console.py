@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn, TextIO, cast
 from stagetrace.cli.registry import NO_ANSWER, UsageError
 from stagetrace.text import printable_lines
 
+# --- The streams of a command: whatever is written to them cannot control the terminal.
+
 
 class _Printable:
     """A stream of text that escapes every character which does not show, line breaks and tabs aside."""
@@ -59,6 +61,8 @@ def _prepared(stream: TextIO | None) -> TextIO:
         stream.reconfigure(errors="backslashreplace")
     return cast("TextIO", _Printable(stream))
 
+
+# --- Ctrl-C and limits of time end a command soon, whatever library it is in.
 
 # The exit code that shells report for a process that a signal ended.
 INTERRUPTED: Final = 130

@@ -29,6 +29,8 @@ from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD
 from stagetrace.errors import StagetraceError
 from stagetrace.system.packages import requirement
 
+# --- The traffic of the demo: a few faults, and then a day of a service, in a minute.
+
 MESSAGE: Final = "Hello, I paid for order A-{0} twice, $49.90 each time. Please give one of them back!"
 _PATIENCE_S: Final = 60.0
 

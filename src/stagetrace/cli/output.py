@@ -19,6 +19,8 @@ from stagetrace.output.table import GAP, HEAD, Cell, Line, Table, blocks, text_o
 from stagetrace.store.base import Reader
 from stagetrace.text import bounded, printable, printable_json
 
+# --- Properties of the output: its width, and the characters that it can show.
+
 _WIDTH_UNKNOWN: Final = 100
 _NARROWEST: Final = 60
 _PATIENCE_S: Final = 0.3
@@ -92,6 +94,8 @@ def watched(reader: Reader) -> Iterator[Reader]:
     finally:
         progress.end()
 
+
+# --- Answers on stdout: one JSON object, or tables and lines, coloured on a terminal where `rich` is there.
 
 _STYLES = {
     HEAD: "bold",

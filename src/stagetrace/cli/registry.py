@@ -40,6 +40,11 @@ class Verb(Protocol):
         ...
 
 
+# --- All verbs. A new one is a module `cli/NAME.py`, or `cli/NAME/command.py` (see `base.Verb`), and a line here.
+#
+# A verb may have two words: `sla check` is `cli/sla/check.py`.
+
+
 class Command(NamedTuple):
     """A verb: its module in `stagetrace.cli`, imported on use, and its line in the list of commands."""
 

@@ -36,6 +36,9 @@ DESCRIPTION: Final = (
     "if nothing was judged, or the result of one objective is unknown."
 )
 EXAMPLE: Final = "stagetrace report --period 2026-10 --tz Europe/Berlin --credits 99.9:10%,99:25% --format html"
+
+# --- Calendar periods on the command line: `2026`, `2026-Q4`, `2026-10`, `2026-W48`, `2026-11-26`, in days of a zone.
+
 _NS: Final = 10**9
 _ALL: Final = 100
 _PERCENT: Final = re.compile(r"\d{1,3}(\.\d{1,9})?|\.\d{1,9}", re.ASCII)
@@ -192,6 +195,8 @@ def _gap(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a length of time, as 5m")
     return found.ns / _NS
 
+
+# --- The output of `stagetrace report`: a sentence, tables, digests, keys of `--json`. Nothing in it depends on now.
 
 _DIGITS: Final = 12  # that are the same whatever the order in which a database sums up
 _LISTED: Final = 100  # incidents in the table

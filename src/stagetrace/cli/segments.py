@@ -55,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
 
 
+# --- The output of `stagetrace segments`: the sentence, tables, pictures, and the keys of JSON.
+
+
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return how the segments of a selection fare."""
     from stagetrace.analysis import cases

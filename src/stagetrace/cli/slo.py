@@ -151,6 +151,8 @@ def _nothing(found: Found, reader: Reader, wanted: Selection, end: int, zone: Zo
     return f"No request in the window {window}: give --until '{later}', when the newest one was"
 
 
+# --- The output of `stagetrace slo`: a sentence, a table with bars, lines beneath, and the keys of `--json`.
+
 _ROWS: Final = 50  # of the table
 _BARS: Final = 12
 _COLUMNS: Final = (

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from stagetrace.page.app import Page
     from stagetrace.store.local import LocalStore
 
+# --- The options of `stagetrace up` by which it evaluates the alerts of a policy, and posts them.
+
 ALERTING: Final[Flags] = {
     "--sla": (settings.SLA_ALERTS, "TEXT|FILE"),
     "--webhook": (settings.WEBHOOK, "URL"),

@@ -10,6 +10,8 @@ from urllib.parse import quote, urlsplit
 from stagetrace.errors import StagetraceError
 from stagetrace.system.access import is_loopback
 
+# --- The contract of a protocol of the load generator: one class that sends a request and reports its end.
+
 
 class LoadError(StagetraceError):
     """The target cannot be used; the message names the remedy."""
@@ -44,6 +46,8 @@ class Sender(Protocol):
         """Close all connections."""
         ...
 
+
+# --- The target of a load: its URL, and the addresses behind its name, which must be this machine's own.
 
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 _FORMS: Final = "http://HOST:PORT/PATH, https://..., grpc://HOST:PORT/pkg.Service/Method, grpcs://..."

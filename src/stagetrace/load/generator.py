@@ -205,6 +205,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+# --- An event loop whose timers are punctual to tens of microseconds; epoll alone rounds up to whole milliseconds.
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in a new loop. uvloop is not used: its timers are of whole milliseconds, too."""
     loop = asyncio.SelectorEventLoop(_selector())

@@ -415,6 +415,9 @@ def _varint(number: int) -> bytes:
 _PREFIXES = [b"\x12" + _varint(size) for size in range(2048)]
 
 
+# --- All spans of a request as bytes, when it ends: in C where a compiler was there (docs/decisions/011).
+
+
 def _encode_request(
     stages: Stages,
     identity: Identity,

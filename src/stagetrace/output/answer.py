@@ -44,6 +44,8 @@ def completeness(reason: str | None = None) -> dict[str, Any]:
     return {"complete": True} if reason is None else {"complete": False, "reason": reason}
 
 
+# --- An answer as Markdown: tables as tables, pictures as blocks of text. Pure.
+
 _WIDTH: Final = 80
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")
 

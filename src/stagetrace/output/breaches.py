@@ -22,6 +22,8 @@ from stagetrace.text import printable
 if TYPE_CHECKING:
     from stagetrace.analysis.breach_details import Groups
 
+# --- Breaches with the owners of their time: as JSON, and what is to blame in a few words.
+
 FOLLOWED: Final = 200  # traces that one answer looks into
 
 
@@ -56,6 +58,9 @@ def _not_followed(entry: Entry, reason: str | None = None) -> Owner:
     """Return the owner of a breach whose trace need not, or cannot, be followed: its own slowest stage."""
     took_ms = entry.duration_ms if entry.stage is None else entry.stages.get(entry.stage, 0.0)
     return Owner((Hop(entry.service, entry.stage, took_ms),), reason)
+
+
+# --- The bounds of an objective that a breach missed, in words.
 
 
 def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
@@ -118,6 +123,8 @@ def with_cause(stage: str | None, cause: str | None) -> str:
     """Return the stage of a breach and, if it is known, its cause."""
     return f"{stage or '-'} ({cause})" if cause not in (None, UNKNOWN) else stage or "-"
 
+
+# --- How many requests missed their objective, out of how many, and where the time went: in one or two sentences.
 
 _CAUSES: Final = 5  # named one by one
 _SERVICES: Final = 5
@@ -263,6 +270,8 @@ def missed_keys(entry: Entry) -> list[dict[str, Any]]:
         return []
     return [{"bound": WITHIN, "took_ms": entry.duration_ms, "allowed_ms": entry.threshold_ms}]
 
+
+# --- The verdict on one entry span in words, as a command and the page show it. Pure.
 
 BREACH = "BREACH"
 

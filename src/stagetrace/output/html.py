@@ -14,6 +14,8 @@ from stagetrace.output.table import Column, Table, numeric
 from stagetrace.output.units import UTC, Zone, shown
 from stagetrace.text import printable
 
+# --- Answers as one page of HTML that needs nothing else: no script, no font, no request. Pure.
+
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #c62828; --soft: #8882 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -75,6 +77,12 @@ def _lines(table: Table) -> Iterator[str]:
             continue
         yield f"<tr>{''.join(f'<td{how}>{_text(cell)}</td>' for how, cell in zip(classes, row, strict=True))}</tr>\n"
     yield "</tbody>\n"
+
+
+# --- Pictures of answers as SVG, for a page: as wide as there is room, text of one size. Pure: a picture in, text out.
+#
+# Places across are percentages. Lines lie in a plane of their own, which is stretched. Classes let a page with themes
+# set colours of its own.
 
 
 def _text(text: str) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.alert_options import AlertOptions
     from stagetrace.sla.objective import Condition, Objective
 
+# --- Text forms for objectives: shares, counts, lengths of time, and estimates.
+
 _LENGTHS: Final = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 _TWO: Final = 1.95  # of a unit, or the smaller one is used
 _MOST_DIGITS: Final = 6
@@ -67,6 +69,8 @@ def about(count: float, found: Counts) -> str:
     """Return a count, with `~` where it is an estimate and `>=` where more is not known."""
     return f"{'>=' if found.is_unknown else '~' if found.is_sampled and found.most > 1 else ''}{round(count):,}"
 
+
+# --- What an objective says, in sentences; pure.
 
 _BOUNDS = {
     "first_chunk": "the first chunk of a stream within {}",

@@ -15,6 +15,8 @@ from stagetrace.store.entries import request_text
 if TYPE_CHECKING:
     from stagetrace.analysis.routes_and_stages import Group
 
+# --- One request as a line of a table.
+
 _COLUMNS: Final = (
     Column("service", kind=COMMON, leaves=4),
     Column("request"),

@@ -19,6 +19,8 @@ from stagetrace.text import printable
 if TYPE_CHECKING:
     from stagetrace.analysis.span_tree import Path, Tree
 
+# --- One trace as lines of text: verdicts first, then the tree of spans with a bar each. Pure: rows in, lines out.
+
 _UNIT: Final = re.compile(r"(\d) (ms|s|%)\b")
 _SHORTEST_BAR: Final = 10
 _TAIL: Final = 24  # duration, share and whether it is on the critical path
@@ -125,6 +127,8 @@ def _share(line: Line) -> str:
     return "" if found is None else f"{100 * found:.1f} %"
 
 
+# --- The spans of one trace as lines, depth first: what a picture of it draws, as text or on the page. Pure.
+
 _STAGE_ORDER: Final = {stage: place for place, stage in enumerate(semconv.STAGES)}
 
 
@@ -136,6 +140,9 @@ class Line(NamedTuple):
     entry: SpanRow | None
     note: str | None
     is_critical: bool
+
+
+# --- The stacks that were sampled while a request was late (events `stall`): read back, and as lines of text. Pure.
 
 
 def lines_of(spans: Sequence[SpanRow], places: Collection[int] | None = None) -> list[Line]:

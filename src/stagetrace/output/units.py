@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from stagetrace.analysis.estimates import Attainment, Sample
     from stagetrace.analysis.onset import Release
 
+# --- Times on the command line: `15m` (that long ago), a time to the nanosecond, or a day: its start.
+#
+# A time without an offset, and every time that is shown, is one of the zone that `--tz` names: UTC unless it is given.
+
 _UNIT_NS: Final = {
     "ms": 10**6,
     "s": 10**9,
@@ -155,6 +159,9 @@ def milliseconds(value: float) -> str:
 def threshold(value: float) -> str:
     """Return a threshold with its unit in the form of a policy: `50 ms`, not `50.00 ms`."""
     return f"{f'{value:.3f}'.rstrip('0').rstrip('.')} ms"
+
+
+# --- Estimates out of sampled requests in output: `~` before a number, a line below, keys of `--json`.
 
 
 def percent(share: float | None) -> str:

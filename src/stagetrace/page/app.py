@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from stagetrace.page.base import Make, Site, View
 
 
+# --- `/search`, where links to Jaeger's page lead: to the breaches that such a link is about.
+#
+# This page has Jaeger's port, and links of alerts and of Grafana's board are made for it.
+
+
 async def _respond(request: Request) -> RedirectResponse:
     return RedirectResponse(target(request.query_params), HTTPStatus.SEE_OTHER)
 
@@ -226,6 +231,8 @@ def _named(file: str) -> str:
     """Return a name that may be quoted in a header."""
     return re.sub(r"[^\w.-]", "_", file, flags=re.ASCII)
 
+
+# --- Serves the page alone, on one port, over a store that it does not write to.
 
 _GRACE_S: Final = 0.2  # nothing is lost where a browser gets no response
 

@@ -113,6 +113,11 @@ class View:
     keeps: Sequence[str] = ()
 
 
+# --- What a URL of the page asks for: the selection, which every view shares, and what is of one view alone.
+#
+# The parameters are the options of the commands: since, until, service, route, model, judged-by, segment, cause, code,
+# tz. Every other one belongs to a view. A link keeps the selection, so each URL can be sent to somebody else.
+
 SHARED: Final = ("since", "until", "service", "route", "model", "judged-by", "segment", "cause", "code", "tz")
 REPEATED: Final = ("segment", "cause", "code")  # each of which may be given several times
 # Without an end there is none: clocks of traced machines run ahead of ours, and their newest spans count.

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader
 
 
+# --- Readers of the store, each used by one thread at a time and then kept for the next.
+
+
 class Readers:
     """Thread-safe. `_lock` guards `_busy`."""
 
@@ -65,6 +68,10 @@ class Readers:
         while not self._idle.empty():
             self._idle.get().close()
 
+
+# --- A limit of time for one part of the page: its queries are interrupted, since a browser would not wait for ever.
+
+# --- Parts, made in a few threads and shared: a hundred viewers of a board are one query, and cost one thread.
 
 _AGAIN_S: Final = 0.05  # an interrupt between two queries ends neither
 

@@ -24,6 +24,8 @@ from stagetrace.text import printable
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+# --- Files of the page that never change: scripts, styles, the libraries in `static/vendor`. Read once, compressed.
+
 PATH: Final = "/static"
 _STATIC: Final = Path(__file__).parent / "static"
 _SHEET: Final = "page.css"
@@ -94,6 +96,9 @@ async def respond(request: Request) -> Response:
 
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+# --- The templates of the page. Whatever they show is escaped: names and attributes of spans are anybody's text.
 
 
 @cache

@@ -118,6 +118,8 @@ def _segments(paths: Iterable[Path]) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
+# --- The stacks of a late request as the view of a trace shows them: on a card, and as marks in the waterfall. Pure.
+
 MOST: Final = 50  # of a request; the panel of its span has all
 _LONGEST: Final = 10_000  # characters of a stack
 

@@ -7,6 +7,10 @@ import sys
 
 from stagetrace.system.import_hooks import finder
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
 DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
 PATCHES = {
     # a library's module, as it is imported -> our patch of it, `module:function`
@@ -127,9 +131,12 @@ def install() -> None:
     finder.install(patches, for_serving)
 
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+# --- Patches that distributions bring, as entry points of the group `stagetrace.patches`; `stagetrace_contrib` is one.
+#
+# One is a line such as `"pinewood.model" = "pinewood_stagetrace:patch_model"` or `oakserve = "oakserve_stagetrace.registry"`.
+# The first form names a module that is patched, and its `Patch` (`protocols/base.py`). The second names a table: a
+# module with `PATCHES`, a mapping of such lines, in a package that consists of patches. What of these wraps the handler
+# of a request is in its `ENTRY_PATCHES`, too, if there is any: there the work of a request begins on a thread's stack.
 
 GROUP = "stagetrace.patches"
 OWN = "stagetrace"  # our own distribution

@@ -24,6 +24,10 @@ from stagetrace.sources import loops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# --- Any ASGI application, called inside an entry span of its own.
+#
+# The patch of a server or of a framework calls `serve` in place of the application, before anything else runs.
+
 _patch = switch(WHERE)
 
 
@@ -90,6 +94,12 @@ def _url(scope: Any) -> str:
     return f"{scope.get('scheme', 'http')}://{host}{scope.get('path', '')}"
 
 
+# --- An ASGI application as its server calls it: the place of the entry span, whatever the application is.
+#
+# The patch of a server wraps its application in `Served`. Patches of frameworks then add what they know, such as the
+# route. Under a server without a patch, the `__call__` of FastAPI and Starlette are wrapped instead.
+
+
 class Served:
     """An application, with what surrounds each of its requests. To all who look, it is the application."""
 
@@ -150,6 +160,9 @@ def _lifespan_send(send: Any) -> Any:
         await send(message)
 
     return wrapped
+
+
+# --- What a request leaves to the background: no latency of its own, and a span of its own that links to the request.
 
 
 def task_in_span(original: Any, function_of: Callable[[Any], Any]) -> Any:

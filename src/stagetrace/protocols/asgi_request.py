@@ -325,6 +325,9 @@ class AsgiRequest(HttpRequest):
         self._uncount()
 
 
+# --- A websocket: its messages are counted, and the time in which the application waits for them is marked.
+
+
 def current_task() -> Any:
     """Return the task that runs, asyncio's or trio's."""
     try:

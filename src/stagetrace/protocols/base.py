@@ -6,6 +6,8 @@ from typing import Any
 
 from stagetrace.request.current import SCOPE_KEY
 
+# --- The contract of a patch, and what patches share.
+
 # For servers and clients of gRPC: health checks, reflection and the calls between Ray's processes are no requests, and
 # a receiver of telemetry must not make more of it.
 EXCLUDED_SERVICES = (

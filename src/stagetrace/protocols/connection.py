@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from stagetrace.request.record import RequestRecord
     from stagetrace.sources.base import Source
 
+# --- Where servers keep the connection of a request.
+#
+# A server of ASGI passes a `send` to the application that is a method of the object with the connection. Some servers
+# of WSGI put the socket into the environment.
+
 SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket")
 # The errors of a Unix socket.
 _NO_TCP: Final = (errno.EOPNOTSUPP, errno.ENOPROTOOPT)
@@ -64,6 +69,11 @@ if TYPE_CHECKING:
     Wait = tuple[str, Mapping[str, Any] | None, int, int]
 
 
+# --- What a WSGI server knows of a request before it calls the application.
+#
+# Programs that serve nothing import this too, with the patches of the servers: it imports no OpenTelemetry.
+
+
 class Arrival(NamedTuple):
     """When a request arrived, in nanoseconds since the epoch, and what it has waited for since then."""
 
@@ -75,8 +85,16 @@ class Arrival(NamedTuple):
 arriving: ContextVar[Arrival | None] = ContextVar("stagetrace.arriving", default=None)
 
 
+# --- How long a request waited in its socket before its server read it, and which request blocked the server meanwhile.
+#
+# While one request's work blocks the event loop, or all workers are busy, other requests wait in the kernel. No span
+# that begins in Python contains that time.
+
 SOCKET: Final = "socket"
 REASON: Final = {QUEUE_REASON: SOCKET}
+
+# --- TCP attributes of a connection: at the end of a response, and when another service has responded to a call.
+
 _switch = switch(__name__)
 _source = switch(socket_wait.__name__)
 _read_by = socket_wait.SOURCE

@@ -338,6 +338,11 @@ class AioRequests(_Messages):
             self._rpc.end_receiving()
 
 
+# --- A gRPC server with OpenTelemetry's own interceptor: its entry span is adopted, and seen by the handler as ours is.
+#
+# The interceptors here stand last, so that what they wrap runs inside that span.
+
+
 class Adopter(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Stands behind all other interceptors of a server of threads."""
 

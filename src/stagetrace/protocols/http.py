@@ -295,6 +295,8 @@ class _AppendHeader(Setter[list[tuple[str, str]]]):
 _setter = _AppendHeader()
 
 
+# --- HTTP metrics of the semantic conventions, if the service has set a meter provider.
+
 ACTIVE_ATTRIBUTES = ("http.request.method", "url.scheme")
 DURATION_ATTRIBUTES = (
     *ACTIVE_ATTRIBUTES,

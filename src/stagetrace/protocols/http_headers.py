@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
     from stagetrace.request.record import RequestRecord
 
+# --- The header `Server-Timing`, by which a service reports the stages of a request to its caller.
+#
+#     server-timing: queue;dur=1.204, preprocess;dur=0.811, inference;dur=40.093, total;dur=42.108
+#
+# Over HTTP it goes out with the response's headers, and holds the time until then; of an RPC it is trailing metadata.
+# Where only stagetrace is to have it, `stagetrace` stands in front: a service that hands on all headers of the
+# responses that it gets would else show it to its own callers. Such a caller names itself by a request header of its
+# own, not by a member of `tracestate`, which services pass on to their own callees.
+
 HEADER: Final = "server-timing"
 NAMES: Final = (HEADER, HEADER.encode())
 CALLER: Final = "stagetrace-caller"  # a header of requests that our clients make: their reader understands ours
@@ -23,6 +32,14 @@ TOTAL: Final = "total"
 ASKED: Final = "stagetrace"  # a metric without a value, before those that the caller has asked for
 OTHER: Final = "other"
 MAX_METRICS: Final = 16  # stages beyond are summed, so that the header stays small
+
+# --- The headers `X-Request-Start` and `X-Queue-Start` of load balancers: how long a request waited before the server.
+#
+#     Heroku      1700000000123               nginx   t=1700000000.123 ($msec)
+#     Apache      t=1700000000123456 D=17     others  the same in seconds, milli-, micro- or nanoseconds, with fractions
+#
+# Two machines' clocks are compared, so this is an attribute of the entry span and no part of its duration.
+
 MAX_CHARACTERS: Final = 4_096  # of a header that is looked at
 _OURS: Final = re.compile(rf'(?<![^,\s]){ASKED}, [^"]{{0,1500}}?{TOTAL};dur=[0-9.]+')
 _NO_TOKEN: Final = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # what no name of a metric may hold
@@ -107,6 +124,9 @@ def _name(stage: str) -> str:
     """Return a stage's name as that of a metric, which is a token."""
     name = _NO_TOKEN.sub("_", stage) or "_"
     return f"{name}_" if name in (TOTAL, ASKED) else name
+
+
+# --- The stages of an RPC in its trailing metadata, `server-timing`, for a caller that is to have them.
 
 
 class StageReport:

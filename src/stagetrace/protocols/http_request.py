@@ -157,6 +157,8 @@ class HttpRequest(InScope):
                 self._counted.end(attributes, max(ended_at - self.record.started, 0) / 1e9, self.span.entry)
 
 
+# --- Whether a client has disconnected, and whether it had the whole response, as announced by its headers.
+
 BODILESS: Final = (204, 304)
 AT_ONCE: Final = 16_384  # bytes: the initial size of a connection's send buffer in Linux
 LENGTH: Final = ("content-length", b"content-length")

@@ -252,6 +252,13 @@ def note_failure(error: BaseException) -> None:
         fail(error)
 
 
+# --- A WSGI request whose entry span is that of OpenTelemetry's own instrumentation of WSGI, Flask or Django.
+#
+# Its stages are marked all the same, on a record that the entry span is bound to as it starts, and
+# `patches/opentelemetry.py` lets the application see that span as one that hands on its stages. An
+# application that hides its instrumentation from `adopts` gets our entry span, and theirs becomes INTERNAL under it, by
+# their own rule.
+
 OTEL_PACKAGE = "opentelemetry.instrumentation."
 ADOPTED = tuple(OTEL_PACKAGE + name for name in ("wsgi", "flask", "django"))
 # Under which names a WSGI middleware keeps what it wraps.
@@ -346,6 +353,12 @@ def _tracer(layer: Any) -> Any:
         return inspect.getclosurevars(before_request).nonlocals.get("tracer")
     return getattr(layer, "tracer", None)
 
+
+# --- Any WSGI application, called inside an entry span of its own.
+#
+# The patch of a server calls `serve` in place of the application: it sees every application and knows when the request
+# arrived. Where no server is patched, the patch of a framework does. The first one records the request; the frameworks
+# within add its route.
 
 # Whose OTEL_PYTHON_<name>_EXCLUDED_URLS holds where it is loaded; OpenTelemetry has an instrumentation for each.
 FRAMEWORKS = ("flask", "django", "falcon", "pyramid")

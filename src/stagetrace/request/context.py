@@ -111,6 +111,9 @@ class StandIn(RequestSpan):
         pass
 
 
+# --- The entry span of a request for its adapter: ours (`own_span.OwnSpan`), or one at the service's own provider.
+
+
 class SpanBackend(Protocol):
     """The entry span of one request. Its adapter names and ends it; the request's code sees `seen` as current span."""
 

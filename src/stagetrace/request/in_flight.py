@@ -229,6 +229,12 @@ if TYPE_CHECKING:
     # As C gives a place: file, name, qualified name, flags, line, the frame's address.
     Raw = tuple[str, str, str, int, int, int]
 
+# --- A timer that one thread waits for and any thread sets.
+#
+# Two implementations, chosen once at import. `KernelTimer` is a timerfd: to set it later, or clear it, wakes no thread.
+# `PythonTimer`, for builds without C, sleeps until the moment that it was set to as the wait began: one that is always
+# set later wakes its thread once in that distance.
+
 _NEVER: Final = 2**63 - 1
 _LONGEST_S: Final = 3_600.0  # of one wait
 _DECADES_NS: Final = 2**61

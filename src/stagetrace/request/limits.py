@@ -158,6 +158,12 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | bool | float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 63)
 
 
+# --- What is recorded of an exception: its type; with STAGETRACE_RECORD_EXCEPTIONS its message and its stack trace,
+# too.
+#
+# Credentials in them are redacted. For what stagetrace records on its own account: what the service's code records with
+# the OpenTelemetry API is as the service has it (docs/decisions/063-what-is-secret.md).
+
 EVENT: Final = "exception"
 MAX_MESSAGE: Final = 4_096  # characters, of which the first are kept
 MAX_STACK: Final = 16_000  # of which the last are kept: where it was raised, and the message

@@ -102,7 +102,7 @@ class RequestRecord(Marks):
     peer_waits: Sequence[tuple[int, int]] | None = None
     socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
 
-    # The text that names a record for other processes. `request_ref` sets it, where a scope may be pickled.
+    # The text that names a record for other processes. `remote_stages` sets it, where a scope may be pickled.
     reference_to: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda _: None)
 
     def __init__(self, clock: Callable[[], int] = time.time_ns, start: int | None = None) -> None:

@@ -396,6 +396,9 @@ def stage_report(
     )
 
 
+# --- A short text that names a request and its stage to the process that takes up the work for it.
+
+
 class RequestRef(NamedTuple):
     """A request that work is done for: its key, and the span that stands for it."""
 

@@ -42,6 +42,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=serving.begin_anew)
 
 
+# --- Calls of models that were in no request although requests are recorded here: they are counted and named.
+#
+# Such a call may be a refresh, or the work of a batcher that is not recognised: then its requests show no `inference`.
+
 MOST_KEPT: Final = 1_000  # of the latest calls
 
 calls: dict[str, int] = {}  # by framework

@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     # When, whose, the number of its stack, that stack where it is new, and the other fields of a `Stall`.
     StallReport = tuple[int, str, int, StackReport | None, Sequence[int]]
 
+# --- Stalls of work for a request in another process: as the worker reports them, and as the request takes them in.
+#
+# A stack travels as text: files, functions and lines. It goes once; a later sample with the same stack names it.
+
 MOST_BYTES: Final = 16_384  # of all stacks of one piece of work
 MOST_OF_TEXT: Final = 512  # characters of a path or a name
 SOON_PART: Final = 8  # within so small a part of the time for which the work was late

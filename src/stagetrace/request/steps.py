@@ -83,6 +83,8 @@ def generated_async(stage_of: StageOf, function: Callable[..., AsyncGenerator[An
 if TYPE_CHECKING:
     StageBlock = Callable[[], AbstractContextManager[None]]
 
+# --- `@stagetrace.stage(name)`: a function each of whose calls is a stage.
+
 F = TypeVar("F", bound="Callable[..., Any]")
 _NOTHING = nullcontext()
 

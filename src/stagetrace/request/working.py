@@ -105,6 +105,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=working.clear)
 
 
+# --- Work of a request in a thread of a pool: the wait for the thread, and how the thread's time divides.
+
 WHERE = "stagetrace.patches.anyio"  # the patch that is switched off where this fails
 
 

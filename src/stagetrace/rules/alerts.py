@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.policy import Policy
 
+# --- The life of alerts: a pure function of what looks found, and of the time that passed between them.
+#
+# No time of day decides anything: how long a condition has held is a sum of the times between looks, so a clock that is
+# set changes nothing.
+
 PENDING: Final = "pending"  # its condition holds, and not for long enough yet
 FIRING: Final = "firing"
 RESOLVED: Final = "resolved"  # it was firing, and its condition no longer holds
@@ -107,6 +112,12 @@ def _holding(alert: Alert | None, seen: Seen, elapsed_s: float, now: int) -> Ale
     return Alert(seen.rule, seen.labels, seen.annotations, state, held_s, started)
 
 
+# --- Which messages a receiver of alerts has to get: a pure comparison of the alerts with what it was told before.
+#
+# A message that cannot be sent is not queued: the next comparison finds what has to be sent by then. So each change is
+# sent once, however often the sending fails, and a receiver that was away gets the state as it is, not its history.
+
+
 class Message(NamedTuple):
     """That an alert is firing, or resolved; `ended_unix_nano` is 0 while it fires."""
 
@@ -187,6 +198,10 @@ def _firing_since(alert: Alert | None) -> int | None:
     return None if alert is None or alert.state != FIRING else alert.started_unix_nano
 
 
+# --- The labels and annotations of a rule with the values of one alert, as Prometheus expands the templates in them.
+#
+# It knows the templates that `prometheus` writes, and no others.
+
 _STRING: Final = r'"(?:[^"\\]|\\.)*"'
 _TEMPLATE: Final = re.compile(
     r"\{\{ with \$labels\.(?P<tested>\w+) \}\}(?P<body>.*?)\{\{ end \}\}"
@@ -216,6 +231,9 @@ def expanded(template: str, labels: Mapping[str, str], value: float) -> str:
 
 
 _JOB, _OBJECTIVE, _SEGMENT = "job", "sla_objective", "sla_segment"
+
+# --- What the counts of one moment say of each alert of a policy: the rules that Prometheus gets, evaluated here.
+
 _NAME: Final = "alertname"
 
 

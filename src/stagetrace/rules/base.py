@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from stagetrace.sla.policy import Policy
 
+# --- The contract of an output format: a file of this folder with a `FORMAT`, and its line in `formats.py`.
+
 REQUESTS: Final = "sla_requests_total"  # `sla.requests` as the Collector's exporter for Prometheus names it
 
 
@@ -48,6 +50,8 @@ class Format(NamedTuple):
     render: Callable[[Policy, RulesOptions], str]
 
 
+# --- YAML as people write it: keys in the given order, longer expressions as blocks of lines.
+
 _STRING: Final = "tag:yaml.org,2002:str"
 WIDTH: Final = 1_000  # PromQL and sentences stay on their line
 
@@ -78,6 +82,8 @@ def yaml_of_all(documents: Sequence[Any], comment: str = "") -> str:
     written = (yaml.dump(one, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH) for one in documents)
     return lines + "---\n".join(written)
 
+
+# --- Names of objects as Kubernetes and OpenSLO allow them (RFC 1123 labels): `POST /predict` becomes `post-predict`.
 
 LONGEST: Final = 63
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -277,6 +277,8 @@ def _search() -> str:
 FORMAT = Format("grafana", "a board for Grafana, on what `prometheus` records", ".json", render)
 
 
+# --- Pieces of a Grafana board, as collector-config/grafana/stagetrace.json has them.
+
 Piece = dict[str, Any]
 METRICS: Final[Piece] = {"type": "prometheus", "uid": "${metrics}"}
 TRACES: Final[Piece] = {"type": "jaeger", "uid": "${traces}"}

@@ -234,6 +234,8 @@ def _targets(options: AlertOptions) -> Iterator[Document]:
 FORMAT = Format("openslo", "OpenSLO v1: SLOs and alert policies, read back without loss", ".yaml", render)
 
 
+# --- Durations and windows as OpenSLO v1 writes them: `28d`, `1M`; the shortest unit is a minute.
+
 _SHORTHAND: Final = re.compile(r"([1-9]\d*)([mhdwMQY])", re.ASCII)
 # A rolling month, quarter and year are as long as OpenSLO's Go SDK has them; the standard leaves it open.
 _SECONDS: Final = {

@@ -175,6 +175,8 @@ class Objects:
         return found
 
 
+# --- The alerts of an OpenSLO file, as a policy file has them: one AlertPolicy for each burn rate of some SLOs.
+
 _NO_TIME: Final = ("0m", "0h", "0s")
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.objective import Calendar, Objective
     from stagetrace.sla.policy import Policy
 
+# --- Links from an alert to the breaches that it is about: in stagetrace's page, or in Jaeger's search.
+
 _JAEGER_PORT: Final = 16_686
 
 
@@ -62,6 +64,14 @@ def _lookback(window_s: float) -> str:
     hours = -(-window_s // 3_600)
     return f"{max(1, hours):.0f}h"
 
+
+# --- The alerts of one objective as rules of Prometheus.
+
+# --- What is recorded of an objective: requests by verdict in each window, the share of breaches, the rest of the
+# budget.
+#
+# Without a judged request the share is absent: neither NaN nor 0. Counts are differences and not `increase()`, which
+# loses the first value of each series (docs/decisions/079).
 
 Rule = dict[str, Any]
 STEP_S: Final = burn.STANDARD_WINDOWS[0]  # of calendar windows
@@ -253,9 +263,14 @@ def _annotations(objective: Objective, policy: Policy, text: dict[str, str], win
     return {**text, **about, **runbook, **traces}
 
 
+# --- Recording rules and alerts for Prometheus, out of the counter of judged requests.
+
 Group = dict[str, Any]
 # The objective's whole window is read anew at this interval. After 5 minutes, Prometheus takes a series for ended.
 BUDGET_INTERVAL_S: Final = 240
+
+
+# --- Unit tests of the rules of `prometheus.py`, which promtool runs: each alert fires when it has to, and only then.
 
 
 def render(policy: Policy, options: RulesOptions) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from stagetrace.sla.objective import Calendar
 
+# --- Parts of PromQL: strings, durations, selectors of series.
+
 YOUNG_S: Final = 3_600  # a series without a sample in this time before a window has begun within the window
 _UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")  # of Go's regular expressions
@@ -86,6 +88,8 @@ def template(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
+# --- The names of what the recording rules record: level, metric and operations, as Prometheus' conventions have it.
+
 LABELS: Final = ("job", "sla_objective")
 SEGMENT: Final = "sla_segment"
 
@@ -128,6 +132,11 @@ def budget_left(*, segmented: bool = False) -> str:
 def _level(segmented: bool) -> str:
     return "job_objective_segment" if segmented else "job_objective"
 
+
+# --- Which day, week, month, quarter or year it is in a time zone, as PromQL: it knows UTC alone.
+#
+# The offset of the zone is recorded out of the changes of its clocks in `YEARS`; later on, the last one stays. A period
+# has a number as the value of a label: 202611 is November 2026.
 
 PERIOD: Final = "sla_period"
 YEARS: Final = (2026, 2041)

@@ -181,6 +181,11 @@ def _id_generator() -> IdGenerator | None:
     return made
 
 
+# --- The exporters that OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP is ours, the others are the SDK's.
+#
+# That of OTLP is imported in the sending thread, with the first batch: gRPC and protobuf take 70 ms, for which a server
+# would wait with its first request.
+
 _TRACES = "opentelemetry_traces_exporter"
 _METRICS = "opentelemetry_metrics_exporter"
 
@@ -253,6 +258,11 @@ def _entry_point(group: str, name: str) -> EntryPoint | None:
     log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")
     return None
 
+
+# --- The resource of this process's spans: the name of its service, and its host.
+#
+# Where no name is given, it is what the process serves, not `unknown_service:python3.11`: taken from the command line,
+# which workers, reloaders and forks share.
 
 # Programs that serve an application of others: by the name of their script, or of the package that `python -m` runs.
 LAUNCHERS: Final = {

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.metrics_sender import MetricsSender
     from stagetrace.system.queues import SimpleQueue as Queue
 
+# --- The background thread of this process: it runs jobs that may take long or hang, one after another.
+
 IDLE_EVERY_S = 2.0
 
 
@@ -93,6 +95,8 @@ class Worker:
                 job = self._when_idle
             job()
 
+
+# --- Bounded flush: the delivery at the end of a process never takes longer than SHUTDOWN_BOUND_S.
 
 SHUTDOWN_BOUND_S = 5.0
 _LEAST_WAIT_S = 0.1
@@ -162,6 +166,10 @@ def measure(meter: Meter, *, is_sent: bool) -> None:
 
     loops.take = take
 
+
+# --- The state of recording in this process: prepared when a server is about to serve, delivered when it ends.
+#
+# Not prepared before: a process that serves nothing loads no SDK, and the user's own start-up code goes first.
 
 WITHDRAW_BOUND_S = 0.5
 # A client that has its response may send SIGTERM before the request has ended, which is then a matter of a thread's

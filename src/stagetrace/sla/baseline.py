@@ -226,6 +226,8 @@ def _bucket(size: int) -> int:
     return size.bit_length()
 
 
+# --- Add host pressure and page faults to the evidence, where they bear on the cause.
+
 LEAST_SHARE: Final = 0.01  # of the time, to be reported
 _METERS: Final = (machine.pressure, machine.quota, page_faults.major_faults)
 

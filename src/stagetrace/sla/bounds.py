@@ -80,6 +80,8 @@ def _shortest(objectives: Sequence[Objective]) -> Shortest | None:
     return Shortest(within, min([within, *firsts]), min(gaps, default=0), tuple(sources))
 
 
+# --- The deadlines that a request brings along: `grpc-timeout` of gRPC, and headers in milliseconds. Pure and total.
+
 _GRPC: Final = re.compile(r"([0-9]{1,8})([HMSmun])")  # of the protocol's specification
 _UNITS_NS: Final = {"H": 3_600 * 10**9, "M": 60 * 10**9, "S": 10**9, "m": 10**6, "u": 10**3, "n": 1}
 _MS: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,15}))?")

@@ -256,6 +256,8 @@ def _stacktrace(stack: Stack) -> str:
     return "\n".join(reversed(lines))
 
 
+# --- Whether code is the application's or a library's, and the short path of its file for spans.
+
 _LIBRARY_FOLDERS: Final = ("site-packages", "dist-packages")
 _STANDARD: Final = tuple(
     {

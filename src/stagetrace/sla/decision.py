@@ -67,6 +67,9 @@ class Request(NamedTuple):
     span: Any = None  # the entry span, ours or an SDK's
 
 
+# --- The segments of objectives in this process: the first ones that come, up to each objective's limit; then `other`.
+
+
 class Segments:
     """Knows the segments that there have been, by objective. Any thread may ask."""
 
@@ -92,6 +95,9 @@ class Segments:
                 return OTHER_SEGMENT, True
             known[segment] = redacted(segment)
         return known[segment], False
+
+
+# --- What a request has for the keys of conditions and segments: attributes, headers, baggage; looked up on demand.
 
 
 class Values:

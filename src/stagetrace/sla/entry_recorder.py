@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 NO_BLOCK = Block({})
 MAX_RESTS = 16_384
 UPGRADED = Block({semconv.SLA_UPGRADED: True})
+
+# --- Draw the ids of our own entry spans, and decide as the provider's head sampler does whether they are kept.
+
 _tuple: Any = tuple.__new__  # what the named tuples' own calls, with nothing left to check
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
+# --- The text of several verdicts on one request, which `sla.verdicts` has: written as it ends, read of stored spans.
+
 MOST_WRITTEN: Final = 64  # verdicts; the rest is a number
 _ONE: Final = re.compile(r"(?P<word>good|breach|excluded): (?P<objective>.+) \((?P<target>[^()]+)\)", re.DOTALL)
 _MORE: Final = re.compile(r"and (\d{1,9}) more")

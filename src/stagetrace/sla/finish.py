@@ -225,6 +225,9 @@ def _cause(
     return found
 
 
+# --- The part of a request in which a bound of its response was missed: its stages, and what was measured in it.
+
+
 class Within:
     """What a request's record has measured within [start, end), in nanoseconds since the epoch."""
 

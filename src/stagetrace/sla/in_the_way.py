@@ -238,6 +238,9 @@ def _is_own(run: gc_pauses.LongPause, record: RequestRecord) -> bool:
     )
 
 
+# --- Where a late request stands: on the stack of the thread, greenlet or coroutine that works for it (docs/stalls.md).
+
+
 def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> Stack:
     """Return the stack of a request if the thread that had the GIL worked for it then; else an empty one.
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.objective import Objective
     from stagetrace.sla.verdict_counter import Counted, Timed
 
+# --- The metrics of verdicts: their names, and their points now. All senders of metrics read them here.
+
 OVERFLOWS: Final[Mapping[str, Any]] = {"otel.metric.overflow": True}  # OpenTelemetry's own name
 
 

@@ -113,6 +113,9 @@ class MetricsSender:
             self._due = time.monotonic() + max(pause_s, outcome.wait_s, self.every_s)
 
 
+# --- Metrics as an OTLP request: numbers and exponential histograms, cumulative since the process began to count.
+
+
 def load() -> None:
     """Import what the functions below need: under gevent, threads of ours must not import anything."""
     import opentelemetry.proto.metrics.v1.metrics_pb2  # noqa: F401

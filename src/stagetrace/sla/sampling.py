@@ -195,6 +195,13 @@ class HeldSpans:
         return (spans, lost) if keep else ([], 0)
 
 
+# --- OpenTelemetry's consistent probability sampling: what `ot=th:...` in a tracestate says of how likely a trace is
+# kept.
+#
+# A trace is kept whose random value, 56 bits, is no less than the threshold: `th`, up to 14 hexadecimal digits without
+# trailing zeros. The value is `rv` where the root gave one, else the last 56 bits of the trace id.
+# https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
+
 KEY: Final = "ot"
 _DIGITS: Final = 14
 _ALL: Final = 1 << 4 * _DIGITS

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.baseline import Baselines
     from stagetrace.sla.policy import Policy
 
+# --- How much CPU the sampler of late requests may use, whatever happens in the service.
+
 ONE_OF: Final = 64  # of so many nanoseconds the sampler may use one: 1.6 % of one CPU
 SAVED_NS: Final = 30_000_000  # that it may use at once, after it has used none for a while
 MOST_OF_LOOK_NS: Final = 2_000_000  # it keeps the GIL meanwhile
@@ -68,6 +70,12 @@ class Budget:
         self._counted_at, self._counted = now, computed
         return now - min(self._saved, 0) * ONE_OF
 
+
+# --- The sampler of late requests: where each stood while it was late (docs/stalls.md).
+#
+# A request is late as soon as it has missed a bound of its objective, or takes longer than its route's p99, once that
+# is learned. Until then nothing looks at it. Then the stack of the thread or coroutine that does its work is sampled at
+# growing distances.
 
 MOST_SAMPLES: Final = 8  # of a request, or of the wait for a chunk
 MOST_LATE: Final = 200  # requests that are sampled at the same time
@@ -353,6 +361,8 @@ def look_back(record: RequestRecord) -> None:
 
 stall_sampler: Final = StallSampler()
 
+
+# --- Why a breach has no line of code: its evidence has the reason, and the process counts reasons (docs/stalls.md).
 
 OFF: Final = "off"
 NOT_LATE: Final = "not_late"

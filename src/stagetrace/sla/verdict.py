@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Call = tuple[str, int, int]  # the peer, begin and end in nanoseconds
     Report = Mapping[str, Any]
 
+# --- Divide the time that a breach waited for another service by that service's own report: pure.
+#
+# What a service does not report stays unknown, and a report of more time than its call took is shown and not used.
+
 PARTS: Final = (
     ("queue", semconv.CALLEE_QUEUE_MS, semconv.SLA_BREACH_PEER_QUEUE_MS),
     ("compute", semconv.CALLEE_COMPUTE_MS, semconv.SLA_BREACH_PEER_COMPUTE_MS),

@@ -222,6 +222,11 @@ class VerdictCounter:
         log.once("policy matches nothing", message)
 
 
+# --- Exponential histograms of how long requests and their stages took: in C where a compiler was there.
+#
+# They are those of OpenTelemetry's metrics data model: bucket i of scale s is for values in (2^(i/2^s), 2^((i+1)/2^s)].
+# An histogram begins with the finest scale, and merges buckets in pairs whenever it would need more than MAX_BUCKETS.
+
 MAX_BUCKETS: Final = 160  # OpenTelemetry's default
 MAX_SCALE: Final = 20
 EXEMPLARS: Final = 4  # of one histogram

@@ -116,6 +116,11 @@ def _listens(places: list[Place]) -> bool:
     return bool(ours) and ours[-1].co_name == "__call__" and ours[-1].co_filename.endswith("channels.py")
 
 
+# --- What completes a future that a coroutine awaits: the tasks of `gather`, of `wait`, of a task group.
+#
+# A task calls its callbacks as it ends, and one of them refers to the future, itself or by an object such as the task
+# group. Objects are looked into as the garbage collector does: that runs no code of theirs.
+
 MAX_TASKS: Final = 2_000  # of all loops; where there are more, none is looked at
 MAX_ATTRIBUTES: Final = 32  # of an object that is looked into
 _COLLECTIONS: Final = (list, dict, set, frozenset, tuple)

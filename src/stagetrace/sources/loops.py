@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 EVERY_NS: Final = 5_000_000
 MAX_KEPT: Final = 128
+
+# --- The lag of asyncio event loops: how late a loop runs what is due, measured by a timer of each loop with requests.
+#
+# The timer is set when a request begins, and again each EVERY_S while further requests begin; an idle loop has none. It
+# keeps no loop running, and holds no reference to a request.
+
 _own = local()
 
 

@@ -16,6 +16,11 @@ from stagetrace.system.threads import allocate_lock
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+# --- CPU time of the process, on some of its requests: what all its threads have computed since the request before.
+#
+# The readings add up, whatever attributes of the process the spans have, and whichever requests a sampler drops: only a
+# request that is kept carries a reading, and the reading counts from the one before it.
+
 INTERVAL_NS: Final = 250_000_000  # of the service's time between two readings, each of which is a system call
 
 
@@ -49,6 +54,10 @@ class ProcessCpu:
 
 process_cpu: Final = ProcessCpu()
 
+
+# --- CPU time of this process's native threads: those of BLAS, OpenMP, XGBoost and the like, which run no Python.
+#
+# They compute for the call that started them, and never hold the GIL.
 
 TASKS: Final = "/proc/self/task"
 LISTED_NS: Final = 1_000_000_000  # after so long threads are listed again, though there are as many
@@ -138,6 +147,10 @@ def _begin_anew() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
+
+# --- Which threads that run Python computed between two moments: their CPU clocks, read from another thread.
+#
+# A reading opens no file and does not let go of the GIL.
 
 MOST: Final = 256  # threads that are read
 

@@ -226,6 +226,13 @@ def _read_account(number: int) -> tuple[int, int, bytes, int, int]:
     return at, computed, schedstat, time.process_time_ns(), least
 
 
+# --- What a blocked thread waits for: another thread of this process, or something outside the process.
+#
+# The kernel keeps no record of that. So a native thread asks it, every few milliseconds, in which system call each
+# thread is that may serve a request: a thread that waits for the GIL, a lock or a queue is in `futex`. It never takes
+# the GIL and sleeps while no request runs. Without the part in C (`native/blocked_threads.c`) there is none, and
+# nothing is seen.
+
 _native = native("kernel")
 read_account = _read_account if _native is None else _native.read_account
 

@@ -25,6 +25,8 @@ from stagetrace.store.reductions import (
     weight_of,
 )
 
+# --- Outcomes of the requests of a selection, out of spans; `answers.tally` has them by SQL.
+
 BREACH: Final = "breach"
 GOOD: Final = "good"
 EXCLUDED: Final = "excluded"
@@ -222,6 +224,8 @@ def _sample(rows: Sequence[Row]) -> Sample:
 def _sum(rows: Iterable[Row]) -> int:
     return round(sum(row.requests for row in rows))
 
+
+# --- Queries of the two relations in SQL: single requests, counts, outcomes.
 
 # The columns of a request as every command shows it.
 COLUMNS: Final = tuple(column for column in REQUESTS if column not in DECODED)

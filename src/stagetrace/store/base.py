@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from stagetrace.store.reductions import Engine
 
+# --- The contract of every store, and its rows. A store is one file with a `Reader` and one line in `url.SCHEMES`.
+#
+# Times are integer nanoseconds since 1970 UTC, durations named `_ms` milliseconds, ids lower-case hex.
+
 # An OTLP attribute value in Python: str, bool, int, float, bytes, list and dict of these, or None where it is empty.
 Value = object
 
@@ -59,7 +63,7 @@ class Selection:
     breached: bool | None = None  # False: those not breached, judged or not
     causes: tuple[str, ...] = ()  # only breaches that have one of these
     judged_by: str | None = None  # only requests that this objective judged; of breaches, those that missed it
-    codes: tuple[str, ...] = ()  # only breaches at one of these lines of code, as `code_lines` has them
+    codes: tuple[str, ...] = ()  # only breaches at one of these lines of code, as `rows` has them
     limit: int | None = None  # only the newest so many
 
     @property
@@ -331,6 +335,9 @@ class Reader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None: ...
+
+
+# --- Store URLs: which schemes there are, and which module opens each.
 
 
 class Scheme(NamedTuple):

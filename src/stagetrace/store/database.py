@@ -112,6 +112,9 @@ def _clear(parent: Path) -> None:
                 os.close(folder)
 
 
+# --- An in-memory DuckDB: opened, interrupted, closed, and locked before it runs a user's SQL.
+
+
 class _Opened(NamedTuple):
     """A connection that `connect` made: in which thread, and what deletes its folder, at the latest at the end."""
 

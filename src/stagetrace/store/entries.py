@@ -43,6 +43,11 @@ def is_one_of(code: str | None, texts: tuple[str, ...]) -> bool:
     return code is not None and re.fullmatch(code_pattern(texts), code) is not None
 
 
+# --- The verdict of one objective on a request: that of the entry span, or one of those that `sla.verdicts` lists.
+# Pure.
+#
+# The list has the first 64 of a request; of an objective behind these nothing is known.
+
 BREACH: Final = "breach"
 _ANY: Final = "good|breach|excluded"
 
@@ -62,6 +67,8 @@ def verdict_pattern(objective: str, *, breached: bool) -> str:
     """Return the regular expression, of Python's and of RE2, that finds its verdict, or only a breach, in a list."""
     return rf"(?s)(?:^|; )(?:{BREACH if breached else _ANY}): {re.escape(objective)} \([^()]+\)(?:; |$)"
 
+
+# --- Breached entry spans out of one trace: the rules by which every store reports a breach.
 
 HTTP_ROUTE: Final = "http.route"
 RPC_METHOD: Final = "rpc.method"

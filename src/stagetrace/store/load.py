@@ -1,7 +1,7 @@
 """Spans into an in-memory DuckDB, and a selection of them as the two relations of `reductions.py`.
 
 Every reader ends here: one that has only spans gives them to a `Loader`, one that has files DuckDB reads has a query
-over them (columns: `relations.LOADED`), and `select` makes the relations of it.
+over them (columns: `reductions.LOADED`), and `select` makes the relations of it.
 """
 
 # ruff: noqa: S608 -- names in queries are constants of ours; every value is bound

@@ -41,6 +41,8 @@ from stagetrace.store.rows import ServiceSpan, distinct, request_of, spans_of
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+# --- The error for a name that a store does not know: an empty result would look like good news.
+
 SAMPLED: Final = 2000  # requests that are looked at for names, of stores that hold many
 _NAMED: Final = 10
 _LONGEST: Final = 100  # of a name in a message
@@ -130,6 +132,9 @@ def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
         return f"{key} is {nearest(wanted, values)}"
     keys = {name for span in sample for has in (span.resource, span.attributes) for name in has}
     return f"they have the attributes {nearest(key or '', keys)}" if keys else "they have no attributes"
+
+
+# --- A reader of any store that yields its spans as OTLP requests: all other methods follow from that.
 
 
 class MessageReader(Closing, ABC):

@@ -11,6 +11,10 @@ from typing import Final, NamedTuple
 from stagetrace import columns, semconv
 from stagetrace.columns import ATTRIBUTE, names_of
 
+# --- The two relations that every analysis and `stagetrace query` see, alike over every store, by the one schema.
+#
+# Absent attributes, and those of another type than their column, are NULL. Entry spans are the spans of kind SERVER.
+
 # Column -> (attribute, DuckDB type); of both relations unless the schema has a narrower choice.
 TYPED: Final[Mapping[str, tuple[str, str]]] = {
     one.name: (one.attribute, one.type) for one in columns.SCHEMA if one.attribute is not None and one.relations
@@ -52,6 +56,20 @@ def weight_of(probability: float | None, *, breached: bool | None) -> float:
     """
     return 1 / probability if probability and not breached else 1.0
 
+
+# --- Named SQL that runs where the data is: one text for each engine, the rows of which are all that an analysis reads.
+#
+# A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, `{verdicts}` the
+# same with a row for each objective that judged one (`sql/each_verdict_ENGINE.sql`), and `{by}` the columns that its
+# rows are grouped by, with a comma behind them; values are bound, as each engine writes that. `{attribute:KEY}` is the
+# text form of an attribute of a request, `{resource}` the map of the attributes of the resource, in text form.
+# `{sampled}` and `{unknown}` are what `estimates` asks of each group: whether it was sampled, and whether some rate is
+# not known.
+#
+# `{each stages, : TEXT end}` is the text once for each stage of the column schema, with `, ` in between: in it,
+# `{stage}` is the stage, `{column}` its column, `{part}` the column without its unit. `durations` are the whole request
+# and its stages, `parts` the stages and the column of all others, `quantiles` those that are reported, with `{q}` and
+# `{name}`.
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 _ATTRIBUTE: Final = re.compile(r"\{attribute:([^{}]+)\}")

@@ -16,6 +16,11 @@ from stagetrace.guard import guarded
 if TYPE_CHECKING:
     from collections.abc import Container
 
+# --- Whether the packages that recording is made of are here, and new enough: asked once, before anything is patched.
+#
+# Beside an older OpenTelemetry imports fail, or spans are lost; so then all runs as if untraced, and that is logged.
+# Versions are read from the names of `.dist-info` folders: importing `importlib.metadata` takes 30 ms.
+
 # As in pyproject.toml (a test compares), each with a module of it.
 LEAST: Final = {
     "grpcio": ("1.66", "grpc"),

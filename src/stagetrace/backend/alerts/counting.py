@@ -26,11 +26,18 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader, SpanRow
     from stagetrace.store.local.reader import LocalReader
 
+# --- Requests that no objective of the policy has judged in their process: judged here, once each, as they are stored.
+#
+# Services without a policy, or with another one, send them. They are counted by their start, in buckets of time.
+
 NAMESPACE: Final = "service.namespace"
 MOST: Final = 20_000  # requests that one look judges
 MOST_REPLAYED_GROUPS: Final = 1_000
 _IN_SHORTEST: Final = 10  # buckets
 _MOST_UNKNOWN: Final = 0.01  # of the requests, above which nothing is said of them
+
+# --- How many requests each objective judged in the windows that end now: by the store's reductions, in one query.
+
 _NS: Final = 10**9
 
 

@@ -49,6 +49,8 @@ class Receiver(Protocol):
         ...
 
 
+# --- Posting JSON to a receiver: bounded in time whatever it does, without redirects, no secret of it in any error.
+
 TIMEOUT_S: Final = 10.0  # to connect, and until more of the response comes
 DEADLINE_S: Final = 20.0  # for all of it
 _MOST_STUCK: Final = 4  # posts that have not ended by their deadline
@@ -154,6 +156,11 @@ def checked(url: str, token: str) -> str:
 
 NEVER: Final = "0001-01-01T00:00:00Z"  # Go's zero time: the end of what fires
 _OFFSET, _PRIME, _SEPARATOR = 14_695_981_039_346_656_037, 1_099_511_628_211, b"\xff"
+
+# --- Posts alerts to a webhook, in the JSON of Alertmanager's webhook receiver (version 4): docs/objectives.md.
+
+# --- Posts alerts to an Alertmanager, by version 2 of its API, as often as Prometheus does.
+
 _NS: Final = 10**9
 
 
@@ -293,6 +300,8 @@ def document(batch: Sequence[Message], page: str) -> dict[str, Any]:
         ],
     }
 
+
+# --- Tells one receiver of the alerts, in a thread of its own: bounded in its rate, and tried again where it fails.
 
 MOST_A_MINUTE: Final = 60  # requests to one receiver
 _FIRST_PAUSE_S: Final = 1.0  # after a failure; twice as long after each further one

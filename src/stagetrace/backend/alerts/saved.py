@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stagetrace.sla.alert_options import AlertOptions
 
 ALERTS_FILE: Final = "alerts.json"
+
+# --- The alerts in the data folder, so that a restart neither forgets one nor sends it anew.
+
 _VERSION: Final = 1
 _MOST: Final = 64 << 20  # bytes
 _STATES: Final = {one: one for one in (PENDING, FIRING, RESOLVED)}
@@ -95,6 +98,9 @@ def _labels(pairs: list[list[str]]) -> Labels:
 
 
 POLICY_FILE: Final = "policy.yaml"
+
+
+# --- The policy whose alerts a back end evaluates, in its data folder: who asks the store elsewhere sees these alerts.
 
 
 def keep(folder: Path, policy: Policy | None) -> None:

@@ -230,6 +230,8 @@ def _bounded(alerts: dict[Labels, Alert]) -> dict[Labels, Alert]:
     return alerts
 
 
+# --- Starts the alerts of a back end: the receivers that its options name, the watcher, its figures in /metrics.
+
 _HELP: Final = (
     "# HELP stagetrace_alerts Alerts of objectives, by state; unknown: those whose condition is not known right now.",
     "# TYPE stagetrace_alerts gauge",

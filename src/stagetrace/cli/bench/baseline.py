@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stagetrace.cli.bench.options import Gate
 
 _ALPHA: Final = 0.05
+
+# --- The baselines that `bench --save` keeps on this machine, as an answer: what a service kept up with.
+
 _QUANTILES: Final = (0.5, 0.95, 0.99)
 _SAME: Final = 0.01  # rates that differ by less are one
 _FAILED_MS: Final = 1e15

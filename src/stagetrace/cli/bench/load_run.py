@@ -262,6 +262,8 @@ def busy(steps: Sequence[Measured]) -> str | None:
     return f"the load generator used {most:.0%} of a CPU core: latencies may be its own; give a lower rate"
 
 
+# --- Finds the server's spans of the requests of a run in a store, by their trace ids, and waits for them in bounds.
+
 _MOST: Final = 100_000  # requests that are joined
 _BESIDE_NS: Final = 60 * 10**9  # clocks of the server may differ
 _PAUSES_S: Final = (0.3, 0.5, 1.0, 1.5, 2.0)

@@ -243,6 +243,8 @@ def _statuses(text: str) -> frozenset[int]:
     return frozenset(map(int, text.split(",")))
 
 
+# --- Makes the sender of `stagetrace bench` out of its options: protocol, address, and the bytes of the requests.
+
 _NEEDED: Final = ("numpy", "scipy", "httptools")
 _CONNECTS_WITHIN_S: Final = 5.0
 _SPARE_FILES: Final = 100

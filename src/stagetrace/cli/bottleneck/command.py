@@ -139,6 +139,8 @@ def _critical_paths(reader: Reader, relations: Relations, group: Group) -> dict[
     return made
 
 
+# --- The critical path of one trace, as `bottleneck --trace` shows it.
+
 _CELLS: Final = 40
 _MOST: Final = 60  # lines of the picture
 _COLUMNS: Final = (

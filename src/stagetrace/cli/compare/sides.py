@@ -16,6 +16,8 @@ from stagetrace.store.base import Reader, Selection
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison
 
+# --- Which requests `stagetrace compare` compares: those of --a and --b, or the two newest versions of a model.
+
 VERSION: Final = "version"
 SERVICE_VERSION: Final = "service.version"
 _FIELDS: Final = ("model", "service", "route")

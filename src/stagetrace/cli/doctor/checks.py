@@ -35,6 +35,8 @@ from stagetrace.system import packages as versions
 from stagetrace.system import setting_problems, unrecognised_models
 from stagetrace.system.packages import requirement
 
+# --- Checks of `stagetrace doctor`: does the variable work in this interpreter?
+
 _STARTS_WITHIN_S: Final = 30
 _FILES: Final = ("stagetrace.pth", "stagetrace.start")
 _MEANS_OFF: Final = ("no", "off", "none", "disabled", "n")
@@ -239,6 +241,8 @@ def _none(pid: int | None) -> Check:
     fix = "without --pid all are shown; a process reports once it serves with STAGETRACE=1, to its own user and to root"
     return Check("processes", FAIL, f"there is no traced process {pid}", fix)
 
+
+# --- Checks of `stagetrace doctor`: do spans get from here to where they are to be kept?
 
 _ANSWERS_WITHIN_S: Final = 30  # a bare interpreter on a busy machine takes seconds to load the exporter
 _HEALTH_WITHIN_S: Final = 2.0

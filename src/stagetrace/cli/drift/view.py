@@ -320,6 +320,8 @@ def _notes(found: Tracks, looked: Sequence[Looked]) -> list[str]:
     return notes
 
 
+# --- `stagetrace drift --watch`: query again and again, and report each new change for the worse once.
+
 # Each look tests all series anew, so that one may give a tenth of the false alarms of an answer, and an alarm must be
 # found by two looks in a row. docs/answers/drift.md gives the number of false ones a month.
 ALARMS: Final = 0.001

@@ -75,6 +75,8 @@ def _request(span: SpanRow, trace: Trace, policy: Policy | None) -> Request:
     return Request(span, verdict, request, found)
 
 
+# --- The output of `stagetrace sla explain`: lines for each request, or one object of JSON.
+
 _STEPS: Final = 20  # objectives that do not judge the request, of which each has a line
 _NONE: Final = "not judged"
 _RECORDED: Final = (

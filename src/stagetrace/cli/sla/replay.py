@@ -63,6 +63,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     )
 
 
+# --- The output of `stagetrace sla replay`: a sentence, a table of objectives, one of changes, the keys of `--json`.
+
 _CHANGES: Final = 20
 _NOT_JUDGED: Final = "not judged"
 

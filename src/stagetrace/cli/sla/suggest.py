@@ -119,6 +119,8 @@ def _write(path: Path, text: str) -> None:
         ) from None
 
 
+# --- The output of `stagetrace sla suggest`: a sentence, tables, the policy, and the keys of `--json`.
+
 _DAY_S: Final = 86_400
 _STEPS: Final = 6  # of one suggestion, around what is suggested
 _SHOWN: Final = 10  # suggestions whose steps are shown

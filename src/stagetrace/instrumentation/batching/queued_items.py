@@ -262,6 +262,8 @@ def parts_of(thing: Any) -> list[Any]:
     return [thing, *parts, *(value for one in attributes for value in one.values())]
 
 
+# --- Futures for which a request waits: in a thread, or as a coroutine by asyncio's future that is chained to them.
+
 JOB = "_stagetrace_job"  # on a future: the Job that it stands for
 _originals: list[Any] = []  # asyncio's own function, once that is wrapped
 
@@ -301,6 +303,9 @@ def _check_soon(job: Job, awaited: Any, future: Any) -> None:
 
 
 BATCH_WAIT = "batch"  # the reason of a request's queue wait
+
+
+# --- What servers with batching share: entering and leaving the context of work for several requests at once.
 
 
 @guarded

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_LOAD_CHARACTERS: Final = 4_096
+
+# --- ORCA: the load that a callee reports with a response, in `endpoint-load-metrics`, as text, JSON or protobuf.
+#
+# https://github.com/cncf/xds/blob/main/xds/data/orca/v3/orca_load_report.proto; vLLM and Triton send text or JSON, gRPC
+# servers the trailing metadata `endpoint-load-metrics-bin`. It tells how busy the callee is, and no times.
+
 MAX_VALUES: Final = 64
 MOST: Final = 1e300
 LOAD_HEADER: Final = "endpoint-load-metrics"
@@ -148,6 +154,15 @@ if TYPE_CHECKING:
 
 # --- the header Server-Timing
 
+
+# --- What a called service reports of itself with its response, as attributes of the client span.
+#
+# Read are `Server-Timing`, ORCA's `endpoint-load-metrics`, headers of text-generation-inference, OpenAI and Envoy, the
+# trailing metadata of an RPC, and bodies of language models (`gen_ai_response.py`). One source gives the times: the
+# first that has any, a body before headers. A report is the callee's word: what cannot be is shown, and not used.
+#
+# The grammar of `Server-Timing`: https://www.w3.org/TR/server-timing/. Whatever a server sends, reading it takes
+# bounded work and raises nothing.
 
 MAX_CHARACTERS: Final = 4_096  # of a header, the rest is not read
 MAX_METRICS: Final = 64

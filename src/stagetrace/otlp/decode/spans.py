@@ -247,6 +247,8 @@ if TYPE_CHECKING:
     # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
     Buffers = tuple[Any, ...] | None
 
+# --- The decoder's two implementations: the native one, if it was built, reads the same spans for a tenth of the CPU.
+
 _in_c = native("decoder")
 
 
@@ -309,6 +311,8 @@ def find(spans: pa.Array, key: bytes) -> pa.Array:
     buffers = _in_c.find_attribute(data, places, key)
     return pa.Array.from_buffers(pa.binary(), len(whole), [None, *map(pa.py_buffer, buffers)])
 
+
+# --- Messages that protobuf refuses as a whole, read span by span: one bad span is no reason to lose the others.
 
 T = TypeVar("T", ExportTraceServiceRequest, TracesData)
 _ANY: Final = 2**62

@@ -98,6 +98,11 @@ def fields(data: bytes | memoryview, at: int, end: int) -> Iterator[Field]:
         at = field.after
 
 
+# --- How deep messages nest. protobuf reads 100 levels, counted from wherever it begins.
+#
+# A span alone begins three levels beneath its request, so one that is readable alone may be unreadable in every
+# response. Here all are read as deep as they are in a request, and in fewer levels than any reader of OTLP takes.
+
 DEEPEST: Final = 64  # levels of messages in a request: 29 arrays within each other, or 19 maps
 TOO_DEEP: Final = "attributes nest too deep (more than some 19 maps or 29 arrays within each other)"
 _READ: Final = 100  # levels that protobuf reads

@@ -201,6 +201,8 @@ def _encode(span: ReadableSpan) -> bytes:
         return ScopeSpans(spans=request.resource_spans[0].scope_spans[0].spans).SerializeToString()
 
 
+# --- Make the processor that sends spans by OTLP, with its transport and its spool, as the environment says.
+
 OTLP_EXPORTERS = ("otlp_proto_grpc", "otlp_proto_http")  # the official ones, whose work transports of our own do
 _processors: weakref.WeakSet[EncodingSpanProcessor] = weakref.WeakSet()
 # The counts that are no final outcome; `from_spool` and `refused_from_spool` were `spooled` before, maybe elsewhere.

@@ -101,6 +101,11 @@ class ExportClient:
             self._transport.close()
 
 
+# --- Whether this process can have the descriptors and threads that an exporter takes.
+#
+# gRPC ends the process by `abort()` where it gets none, and an import that has failed half-way for want of them may
+# fail for good: so they are tried first, and given back.
+
 DESCRIPTORS: Final = 8  # gRPC takes five
 _GONE_S: Final = 0.01  # an ended thread counts as one for a moment
 

@@ -85,6 +85,9 @@ def _lost(counts: dict[str, int]) -> int:
     return sum(counts[key] for key in ("dropped", "dropped_breaches", "refused", "rejected", "lost", "spool_full"))
 
 
+# --- Count and report what becomes of spans that go out through an exporter of somebody else's, by the SDK's interface.
+
+
 class CountingExporter(SpanExporter):
     """Export through `exporter`; report losses at most once a minute, and when delivery works again.
 

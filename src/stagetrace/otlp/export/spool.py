@@ -305,6 +305,8 @@ def _holding(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+# --- The order in which spooled batches are delivered: the spool's, but one that fails by itself holds up no other.
+
 STUCK_AFTER: Final = 3  # failures in a row: it may be the batch, so others have their turn
 _LIST_AGAIN_AFTER_S: Final = 10.0
 
@@ -353,6 +355,8 @@ class ReplayOrder:
         """Note that the receiver takes nothing at all."""
         self._names = []
 
+
+# --- Deliver the batches of a spool, one at a time and no faster than a service can bear.
 
 LOOK_AGAIN_AFTER_S: Final = 30.0  # into an empty spool, to which other workers write as well
 CLAIM_AGAIN_AFTER_S: Final = 5.0

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from stagetrace.page.base import Option, Site
     from stagetrace.store.base import Reader
 
+# --- Which options of a verb a URL of the page may give. A URL never makes the server read or write a file, or connect.
+#
+# What is not listed here is refused, so that a new option of a verb is not on the page before somebody has looked at
+# it.
+
 ALLOWED: Final[Mapping[str, Sequence[str]]] = {
     "slo": ("--by",),
     "report": ("--exclude", "--credits", "--incident-burn", "--incident-gap"),
@@ -85,6 +90,9 @@ def _check(flag: str, value: str) -> None:
     key = value.partition("=")[0].strip()
     if flag in _SIDES and key in _ELSEWHERE:
         raise BadRequest(f"{flag} {key}= opens another store, which a URL may not\nask on a command line")
+
+
+# --- The ten answers: all of them as cards, and one of them whole, with its options.
 
 
 class Question(NamedTuple):

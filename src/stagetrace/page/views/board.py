@@ -294,6 +294,8 @@ VIEW: Final = View(
 )
 
 
+# --- The rows of the board's table of objectives: how routes did in the window, joined with what `stagetrace slo` has.
+
 _ROWS: Final = 50
 _HELD: Final = 0.99  # share of its window that the store has
 Slo: TypeAlias = "Mapping[str, Any]"  # an objective as `stagetrace slo --json` has it

@@ -221,6 +221,8 @@ VIEW: Final = View(
 )
 
 
+# --- Facets of breaches: the properties that a list is narrowed by, as links that set or clear a filter in the URL.
+
 MOST: Final = 100  # values of a facet
 _SHOWN: Final = 8  # of these without unfolding
 _BAR: Final = 100.0
@@ -365,6 +367,8 @@ def _without_segment(key: str, asked: Asked, own: Own, added: Sequence[str] = ()
     """Return the list without the filter by an attribute, or with another one in its place."""
     return asked.url(_PATH, **{**own, "segment": [*other_segments(key, asked), *added]})
 
+
+# --- Rows of the list of breaches, as the page shows them.
 
 _WIDE: Final = 100.0  # a bar of stages, in its own units
 

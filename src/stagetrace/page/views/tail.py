@@ -119,6 +119,8 @@ VIEW: Final = View(
 )
 
 
+# --- Requests as they arrive, for all who watch: one thread follows the store, each viewer has a bounded queue.
+
 WAITING: Final = 500  # requests for one viewer, which shows no more at one time
 INTERVAL_S: Final = 1.0
 POLLED_S: Final = 3.0  # of a store that does not report what is new

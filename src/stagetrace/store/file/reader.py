@@ -24,6 +24,12 @@ from stagetrace.store.file.jaeger_json import Read
 from stagetrace.store.message_reader import MessageReader
 from stagetrace.store.rows import spans_of
 
+# --- The forms in which JSON documents hold spans: each is recognised by its keys, then decoded; any other is named.
+#
+# Read are OTLP (also of before 1.0, with ids in base64, and as Tempo and `jaeger.api_v3` wrap it), Jaeger's own JSON
+# and its documents in Elasticsearch. Nothing is taken for an empty request: an object without spans is an error that
+# says what it looks like.
+
 Json = dict[str, Any]
 _RESOURCES: Final = ("resourceSpans", "resource_spans", "batches")  # batches: as Tempo's API has it, and OTLP of 2020
 _SCOPES: Final = (
@@ -203,6 +209,13 @@ def _named(document: Any) -> str:
     return f"it is an object without resourceSpans{f': its keys are {quoted(keys)}' if keys else ''}"
 
 
+# --- Files of spans, read message by message: OTLP JSON lines and protobuf, as the Collector's file exporter writes
+# them.
+#
+# JSON may also be of the other forms that `documents` reads. Protobuf comes in three framings, known by their first
+# bytes: one request (or several one after another, which is the same to protobuf), each behind its length in four bytes
+# (the Collector), each behind its length as a varint.
+
 JSON: Final = (".jsonl", ".json", ".ndjson")
 PROTOBUF: Final = (".pb", ".binpb")
 _FIRST_FIELD: Final = b"\x0a"  # how a request with spans begins
@@ -345,6 +358,8 @@ def _foreign(path: Path, wrong: str) -> StoreError:
         "what `stagetrace export` writes"
     )
 
+
+# --- Spans out of files: OTLP JSON lines and protobuf here, Parquet as `stagetrace export` writes it in `parquet.py`.
 
 PARQUET: Final = ".parquet"
 SUFFIXES: Final = (*JSON, *PROTOBUF, PARQUET)

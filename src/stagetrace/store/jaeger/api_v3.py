@@ -81,6 +81,10 @@ def _add_field(package: str, message: descriptor_pb2.DescriptorProto, name: str,
         field.type = _SCALARS[kind]
 
 
+# --- Messages and method paths of Jaeger's gRPC service `jaeger.api_v3.QueryService`.
+#
+# Responses with spans are plain OTLP (`opentelemetry.proto.trace.v1.TracesData`).
+
 PACKAGE: Final = "jaeger.api_v3"
 SERVICE: Final = f"{PACKAGE}.QueryService"
 FILE: Final = "api_v3/query_service.proto"

@@ -24,6 +24,8 @@ from stagetrace.system.access import is_loopback
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+# --- Access to one Jaeger: TLS settings of the store's URL, and a token of the environment.
+
 DEFAULT_PORT: Final = 16685
 TOKEN: Final = settings.STORE_TOKEN.name  # a variable, since a URL would show it to logs and to `ps`
 _TLS_SCHEME: Final = "jaegers"
@@ -118,6 +120,8 @@ def _unencrypted(host: str, token: str | None) -> str | None:
         f"or set {settings.STORE_INSECURE.name}=1 where that network is yours alone"
     )
 
+
+# --- Calls to one Jaeger: messages, timeouts, and an explanation of each failure.
 
 # One message holds one whole trace; gRPC's own limit of 4 MiB is a few thousand spans.
 _MAX_MESSAGE_BYTES: Final = 256 << 20

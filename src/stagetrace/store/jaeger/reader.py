@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.decode.request import Decoded
 
+# --- Jaeger's results, decoded to stored columns, and the finds of a selection in them.
+
 _ENTRIES: Final = "SELECT DISTINCT -start_unix_nano, trace_id, span_id FROM matching"
 # A whole trace is found by its newest span of the service in the window.
 _TRACES: Final = """

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+# --- One version of the table: its files, how far the log is in it, and the store's clock.
+
 APP: Final = "stagetrace"
 CLOCK: Final = "stagetrace.clock"  # as an application of Delta's: its "version" is the store's time in ms
 PARTITION: Final = "entry"
@@ -159,6 +161,12 @@ class Snapshot:
 
 
 _CHECKPOINT_SUFFIX: Final = ".checkpoint.parquet"
+
+# --- Checkpoints of the table: its whole state in one Parquet file, so that old commits can be deleted.
+#
+# The newest two stay, and all commits behind the older one. Whichever of them is damaged, the others give the same
+# state.
+
 _POINTER: Final = "_last_checkpoint"  # for other Delta readers; this one goes by the files' names
 _KEPT: Final = 2
 
@@ -275,6 +283,11 @@ def _schema() -> pa.Schema:
     }
     return pa.schema([pa.field(name, pa.struct(fields)) for name, fields in columns.items()])
 
+
+# --- The commit log of a Delta Lake table, written and read without a library: a few JSON lines a commit.
+#
+# Ours because a commit must be on disk before the write-ahead log is cut, must carry the log's position, and must not
+# cost a cold command an import. Any Delta reader can read the table; the tests hold it to deltalake's.
 
 LOG: Final = "_delta_log"
 _SUFFIX: Final = ".json"
@@ -408,6 +421,11 @@ def now_ms() -> int:
     """Return the system's time."""
     return time.time_ns() // 1_000_000
 
+
+# --- The store's own clock, by which spans grow old: what senders write, and a system clock that is set, do not count.
+#
+# It begins as the system's clock, runs on with the time that really passes while the store is open, and over the time
+# for which the store was closed it trusts the system's clock up to `MOST_CLOSED`.
 
 AHEAD_NS: Final = 3600 * 10**9  # by which a sender's clock may be ahead
 MOST_CLOSED: Final = 0.5  # of the retention

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.decode.request import Decoded
 
+# --- Spans to Parquet files and back: encodings, order of rows, bounds.
+
 # Readers unpack a group at a time, on as many cores as there are groups; of each they read the bounds first.
 ROW_GROUP: Final = 65_536  # spans
 ENTRY_GROUP: Final = 32_768  # entry spans, of which there are fewer
@@ -229,6 +231,10 @@ def read(folder: Path, files: Sequence[File]) -> pa.Table:
     return joined([pq.read_table(folder / file.path, partitioning=None, read_dictionary=shared) for file in files])
 
 
+# --- What a reader sees of a folder at one moment: files of one version of the table, and the log behind it.
+#
+# The log's spans, acknowledged and not in the table yet, are a `Tail`: Arrow tables that grow.
+
 TABLE: Final = "spans"
 WAL: Final = "wal"
 FORMAT: Final = "format.json"
@@ -354,6 +360,8 @@ class Outside:
                 continue
         self._lost += replay.lost
 
+
+# --- The folder of a local store: its lock and its format.
 
 FORMAT_VERSION: Final = 1
 LOCK: Final = "lock"  # names the process that has the folder, and on a second line its socket for other writers

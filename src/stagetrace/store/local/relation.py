@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from stagetrace.store.local.delta import File
     from stagetrace.store.local.folder import View
 
+# --- Spans that were delivered twice: found before they reach the table, so that no query has to look for them.
+#
+# A copy of a span starts when the span does, so only files of the same times can hold the other one. Of two copies the
+# one with a verdict stays, else the one with more attributes, else the first.
+
 _RANK: Final = "(breached IS NOT NULL)::INTEGER, coalesce(octet_length(rest), 0)"
 _GAP_NS: Final = 60_000_000_000  # spans further apart than this are looked up apart
 _MOST_RANGES: Final = 16
@@ -172,6 +177,8 @@ def _ask(
         for name in tables:
             connection.unregister(name)
 
+
+# --- A view of the store as a DuckDB relation: `stored`, columns as kept.
 
 MEMORY: Final = "256MB"  # of a database that lives as long as its process
 ALL_TIME: Final = (-(2**63), 2**63 - 1)

@@ -159,6 +159,8 @@ def _any_values(text: str) -> Iterator[AnyValue]:
             yield AnyValue(**{kind: value})
 
 
+# --- Stored columns of an entry span to its record, without a detour over the whole span.
+
 _TIMES: Final = ("start_unix_nano", "end_unix_nano", "threshold_ms", "overrun_ms")
 # Columns that an entry has under the same name.
 _SAME: Final = ("service", "name", *_TIMES, "objective", "severity", "cause", "evidence", "code", "model")
