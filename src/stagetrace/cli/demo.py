@@ -24,9 +24,9 @@ from typing import Any, Final, NamedTuple
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
-from stagetrace import settings as config
 from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD
 from stagetrace.errors import StagetraceError
+from stagetrace.settings import environment
 from stagetrace.system.packages import requirement
 
 # --- The traffic of the demo: a few faults, and then a day of a service, in a minute.
@@ -388,7 +388,7 @@ def _show(*arguments: str) -> None:
 
 def _plain() -> dict[str, str]:
     """Return the environment without settings of recording: the demo sets all of them itself."""
-    return {name: value for name, value in config.environment().items() if not name.startswith(("OTEL_", "STAGETRACE"))}
+    return {name: value for name, value in environment().items() if not name.startswith(("OTEL_", "STAGETRACE"))}
 
 
 def _is_up(address: str) -> bool:

@@ -84,8 +84,7 @@ def rehearse(target: str) -> None:
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
-    from stagetrace.sla import stall_sampler as no_code
-    from stagetrace.sla.stall_sampler import stall_sampler
+    from stagetrace.sla.stall_sampler import counts, stall_sampler
     from stagetrace.sources.registry import silent
 
     return {
@@ -107,7 +106,7 @@ def collect(target: str) -> dict[str, Any]:
         "silent_sources": silent(),
         "skipped_stalls": stall_sampler.skipped,
         "unrecorded_calls": dict(serving_process.calls),
-        "without_code": dict(no_code.counts),
+        "without_code": dict(counts),
     }
 
 

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import log
-from stagetrace import settings as config
 from stagetrace.guard import guarded, report
 from stagetrace.request import serving_process
 from stagetrace.request.serving_process import serving
+from stagetrace.settings import SDK_DISABLED
 from stagetrace.sla import verdict_counts
 from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
 from stagetrace.system import setting_problems, sigterm, unrecognised_models
@@ -238,7 +238,7 @@ class Runtime:
             target, self.recorder = provider.set_tracer_provider(self._flush.run)
         else:
             target = provider.complete(current, self._flush.run) or "the tracer provider that this service set"
-        if config.SDK_DISABLED.read().lower() == "true":
+        if SDK_DISABLED.read().lower() == "true":
             target = NOWHERE
         provider.set_meter_provider(self._flush.run)
         self._offer_metrics()

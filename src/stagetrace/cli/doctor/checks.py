@@ -21,11 +21,23 @@ from shlex import quote
 from typing import Any, Final
 
 from stagetrace import __version__
-from stagetrace import settings as config
 from stagetrace.errors import PolicyError, StagetraceError
 from stagetrace.otlp.export import spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
 from stagetrace.process_status import files
+from stagetrace.settings import (
+    HOST,
+    HTTP_PORT,
+    NATIVE,
+    QUERY_HTTP_PORT,
+    SDK_DISABLED,
+    SLA,
+    SPOOL,
+    SWITCH,
+    TLS_CERT,
+    environment,
+    otel_variables,
+)
 from stagetrace.sla.inline import HOW
 from stagetrace.sla.policy import Policy, file_named
 from stagetrace.sla.policy_lint import ERROR, lint
@@ -123,16 +135,16 @@ def _activation_files() -> Iterator[Path]:
 
 def switch(*, records: bool) -> Check:
     """Check whether services started from here are recorded; `records`: whether they can be."""
-    given = config.SWITCH.raw()
-    if config.SWITCH.read() and not records:
+    given = SWITCH.raw()
+    if SWITCH.read() and not records:
         found = f"STAGETRACE={given}, but no service started from here can be recorded"
         return Check("switch", WARN, found, "install the packages that are named above")
-    if config.SWITCH.read() and str(given).strip().lower() in _MEANS_OFF:
+    if SWITCH.read() and str(given).strip().lower() in _MEANS_OFF:
         found = f"STAGETRACE={given} switches recording on, as all but 0 and false"
         return Check("switch", WARN, found, "unset it, or set STAGETRACE=0, to switch it off")
-    if config.SWITCH.read():
+    if SWITCH.read():
         return Check("switch", OK, f"STAGETRACE={given}: services started from here are recorded")
-    unused = setting_problems.without_switch(config.environment())
+    unused = setting_problems.without_switch(environment())
     if unused:
         return Check("switch", WARN, setting_problems.without_switch_text(unused), "set STAGETRACE=1 for them")
     shown = "STAGETRACE is not set" if given is None else f"STAGETRACE={given} switches recording off"
@@ -141,7 +153,7 @@ def switch(*, records: bool) -> Check:
 
 def misspelt() -> Iterator[Check]:
     """Report variables that look like ours and are unknown."""
-    found = setting_problems.misspelt(config.environment())
+    found = setting_problems.misspelt(environment())
     if found:
         named = setting_problems.misspelt_text(found)
         yield Check("variables", WARN, named, "docs/environment.md lists those that there are")
@@ -149,7 +161,7 @@ def misspelt() -> Iterator[Check]:
 
 def policy() -> Check:
     """Read the policy as a service would, and show its rules."""
-    text = config.SLA.read()
+    text = SLA.read()
     if not text:
         fix = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
         return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", fix)
@@ -197,7 +209,7 @@ def native(*, built: bool) -> Check:
     """Report whether the native implementation is in use."""
     if built:
         return Check("native", OK, "the extension in C is used")
-    if not config.NATIVE.read():
+    if not NATIVE.read():
         return Check("native", OK, "the native implementation is switched off by STAGETRACE_NATIVE")
     found = (
         "the extension in C is not here: the same is done in Python, which takes more CPU for each request, "
@@ -290,9 +302,9 @@ def delivery_checks(asked: dict[str, Any] | None, why: str) -> Iterator[Check]:
 
 def settings() -> Check:
     """Show which OTEL_* variables are set; secrets by name alone."""
-    given = sorted(config.otel_variables().items())
+    given = sorted(otel_variables().items())
     shown = [f"{name} (hidden)" if name.endswith(_SECRET) else f"{name}={_plain(text)}" for name, text in given]
-    if config.SDK_DISABLED.read().lower() == "true":
+    if SDK_DISABLED.read().lower() == "true":
         return Check("settings", WARN, f"OTEL_SDK_DISABLED=true records nothing; {', '.join(shown)}", "unset it")
     return Check("settings", OK, ", ".join(shown) or "no OTEL_* variable is set: defaults hold")
 
@@ -369,7 +381,7 @@ def _mend(reason: str, endpoint: str | None) -> str:
 
 def spool_check(given: str | None = None) -> Check:
     """Look into the spool: `given`, else that of STAGETRACE_SPOOL."""
-    text = given or config.SPOOL.read()
+    text = given or SPOOL.read()
     if not text:
         return Check("spool", OK, "STAGETRACE_SPOOL is not set: what cannot be delivered waits in memory")
     if not spool.supported():
@@ -414,9 +426,9 @@ def _writable(folder: Path) -> str:
 
 def back_end() -> Check:
     """Check the two HTTP ports of the embedded back end, if it runs here."""
-    host = config.HOST.read()
+    host = HOST.read()
     host = _EVERYWHERE.get(host, host)
-    ports = [config.HTTP_PORT.read(), config.QUERY_HTTP_PORT.read()]
+    ports = [HTTP_PORT.read(), QUERY_HTTP_PORT.read()]
     answers = [_health(host, port) for port in ports]
     at = f"{host}, ports {' and '.join(ports)}"
     if all(answer == "ok" for answer in answers):
@@ -431,7 +443,7 @@ def back_end() -> Check:
 
 def _health(host: str, port: str) -> str:
     """Return `ok`; empty where nothing listens; else a text for what listens there."""
-    certificate = config.TLS_CERT.read()
+    certificate = TLS_CERT.read()
     scheme, context = ("https", _trusting(certificate)) if certificate else ("http", None)
     where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/health"
     try:

@@ -434,10 +434,10 @@ def watch(url: str, args: argparse.Namespace, selected: Callable[[], Selection])
 def look(reader: Reader, selected: Callable[[], Selection], args: argparse.Namespace) -> list[Looked]:
     """Return the present changes."""
     from stagetrace.analysis import drift, onset
-    from stagetrace.analysis import series as tracks
+    from stagetrace.analysis.series import ask
 
     with reader.relations(selected()) as relations:
-        found = tracks.ask(relations)
+        found = ask(relations)
         released = onset.ask(relations, found.requests)
     return drift.look(found.tracks, released, least=args.least, alarms=ALARMS)
 

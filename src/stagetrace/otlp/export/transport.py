@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlparse
 
 from stagetrace import __version__, log
-from stagetrace import settings as config
 from stagetrace.otlp.export import response
 from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
+from stagetrace.settings import ENDPOINT, RETRYABLE_CODES, SETTINGS, otlp
 from stagetrace.system.threads import yield_interpreter
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class GrpcTransport:
         self._signal = signal
         self._timeout_s = _timeout_s(signal)
         self._metadata = tuple(_headers(signal).items())
-        self._retryable = frozenset(code.upper() for code in config.RETRYABLE_CODES.read() or _RETRYABLE)
+        self._retryable = frozenset(code.upper() for code in RETRYABLE_CODES.read() or _RETRYABLE)
         self._closed = False
         self._open_channel = self._channel_opener()
         self._connect()
@@ -67,7 +67,7 @@ class GrpcTransport:
         self._export = self._channel.unary_unary(_METHODS[self._signal], None, None)  # bytes in, bytes out
 
     def _channel_opener(self) -> Callable[[], grpc.Channel]:
-        url = urlparse(endpoint := config.otlp("ENDPOINT", self._signal) or "http://localhost:4317")
+        url = urlparse(endpoint := otlp("ENDPOINT", self._signal) or "http://localhost:4317")
         address = url.netloc or endpoint
         options = (("grpc.primary_user_agent", _USER_AGENT),)
         gzipped = _compression(("gzip",), self._signal) == "gzip"
@@ -81,9 +81,9 @@ class GrpcTransport:
         if provided is not None:
             return provided
         names = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
-        files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_{self._signal}_{name}"].text() for name in names]
+        files = [SETTINGS[f"OTEL_EXPORTER_OTLP_{self._signal}_{name}"].text() for name in names]
         if not files[0]:  # then the others are not those of the signal either
-            files = [config.SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text() for name in names]
+            files = [SETTINGS[f"OTEL_EXPORTER_OTLP_{name}"].text() for name in names]
         if not files[0]:  # the official exporter then ignores the other two
             return self._grpc.ssl_channel_credentials()
         return self._grpc.ssl_channel_credentials(*map(_read, files))
@@ -116,8 +116,8 @@ class HttpTransport:
 
         response.load()
         self._connection_error = requests.ConnectionError
-        base = config.ENDPOINT.text() or "http://localhost:4318"
-        own = config.SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"].text()
+        base = ENDPOINT.text() or "http://localhost:4318"
+        own = SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"].text()
         self._url = own or f"{base.removesuffix('/')}/v1/{signal.lower()}"
         self._timeout_s = _timeout_s(signal)
         compression = _compression(("gzip", "deflate"), signal)
@@ -131,8 +131,8 @@ class HttpTransport:
         }
         self._session = _provided("HTTP", requests.Session, signal) or requests.Session()
         # Given with each request: a session's own authority gives way to REQUESTS_CA_BUNDLE.
-        self._authority = config.otlp("CERTIFICATE", signal) or None
-        key, certificate = config.otlp("CLIENT_KEY", signal), config.otlp("CLIENT_CERTIFICATE", signal)
+        self._authority = otlp("CERTIFICATE", signal) or None
+        key, certificate = otlp("CLIENT_KEY", signal), otlp("CLIENT_CERTIFICATE", signal)
         if certificate:
             self._session.cert = (certificate, key) if key else certificate
 
@@ -178,11 +178,11 @@ TRANSPORTS: Final[dict[str, Callable[[str], Transport]]] = {
 def _headers(signal: str) -> dict[str, str]:
     from opentelemetry.util.re import parse_env_headers
 
-    return dict(parse_env_headers(config.otlp("HEADERS", signal), liberal=True))
+    return dict(parse_env_headers(otlp("HEADERS", signal), liberal=True))
 
 
 def _timeout_s(signal: str) -> float:
-    text = config.otlp("TIMEOUT", signal)
+    text = otlp("TIMEOUT", signal)
     try:
         return float(text) if text else _TIMEOUT_S
     except ValueError:
@@ -191,7 +191,7 @@ def _timeout_s(signal: str) -> float:
 
 
 def _compression(known: tuple[str, ...], signal: str) -> str:
-    name = config.otlp("COMPRESSION", signal).lower() or "none"
+    name = otlp("COMPRESSION", signal).lower() or "none"
     if name not in ("none", *known):
         can_be = ", ".join(("none", *known))
         log.once("otlp compression", f"OTEL_EXPORTER_OTLP_COMPRESSION={name} can be {can_be}; sending uncompressed.")
@@ -199,7 +199,7 @@ def _compression(known: tuple[str, ...], signal: str) -> str:
 
 
 def _is_insecure(scheme: str, signal: str) -> bool:
-    asked = config.otlp("INSECURE", signal).lower()
+    asked = otlp("INSECURE", signal).lower()
     return scheme != "https" and (asked == "true" if asked else scheme == "http")
 
 
@@ -217,7 +217,7 @@ def _read(path: str) -> bytes | None:
 def _provided(kind: str, wanted: type, signal: str) -> Any:
     """Return what the credential provider makes that OTEL_PYTHON_EXPORTER_OTLP_* names, or None; raise if it fails."""
     settings = [f"OTEL_PYTHON_EXPORTER_OTLP_{one}_CREDENTIAL_PROVIDER" for one in (f"{kind}_{signal}", kind)]
-    name = next(filter(None, (config.SETTINGS[setting].text() for setting in settings)), None)
+    name = next(filter(None, (SETTINGS[setting].text() for setting in settings)), None)
     if name is None:
         return None
     from importlib.metadata import entry_points

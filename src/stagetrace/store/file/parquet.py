@@ -14,8 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError, UnknownTrace
-from stagetrace.otlp.decode import spans as salvage
-from stagetrace.otlp.decode.spans import RESOURCES
+from stagetrace.otlp.decode.spans import RESOURCES, Unreadable, read
 from stagetrace.otlp.decode.wire import varint
 from stagetrace.semconv import stage_totals
 from stagetrace.store import message_reader, stored
@@ -201,5 +200,5 @@ def _request(found: Sequence[tuple[Any, ...]]) -> ExportTraceServiceRequest:
             request.resource_spans.append(ResourceSpans.FromString(content))
         except DecodeError:  # noqa: PERF203 -- nearly never raised: what an older version has written of a deep value
             one = b"%c%b%b" % (RESOURCES, varint(len(content)), content)
-            request.MergeFrom(salvage.read(ExportTraceServiceRequest, one, salvage.Unreadable([])))
+            request.MergeFrom(read(ExportTraceServiceRequest, one, Unreadable([])))
     return request

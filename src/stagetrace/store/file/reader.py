@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode import spans as salvage
 from stagetrace.otlp.decode.json import decode_document, quoted
+from stagetrace.otlp.decode.spans import Unreadable, read
 from stagetrace.store.base import TAIL, Reader, SpanRow
 from stagetrace.store.file import jaeger_json
 from stagetrace.store.file.jaeger_json import Read
@@ -307,10 +307,10 @@ def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[Exp
     file.seek(0)
     if not head:
         return
-    unreadable = salvage.Unreadable(cuts, f" of {path.name}")
+    unreadable = Unreadable(cuts, f" of {path.name}")
     if head.startswith(_FIRST_FIELD):
         try:
-            yield salvage.read(ExportTraceServiceRequest, file.read(), unreadable), file.tell()
+            yield read(ExportTraceServiceRequest, file.read(), unreadable), file.tell()
         except DecodeError:
             raise _foreign(path, "its bytes are no request, or are cut off") from None
         return
@@ -321,7 +321,7 @@ def _protobuf(path: Path, file: BinaryIO, cuts: list[str]) -> Iterator[tuple[Exp
         content = file.read(size) if 0 <= size <= path.stat().st_size - file.tell() else b""
         try:
             content = content if len(content) == size else _FIRST_FIELD
-            request = salvage.read(ExportTraceServiceRequest, content, unreadable)
+            request = read(ExportTraceServiceRequest, content, unreadable)
         except DecodeError:
             if not count:
                 raise _foreign(path, "its first message is no request, or is cut off") from None

@@ -18,8 +18,8 @@ from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.otlp.decode import arrow_table, columns
-from stagetrace.otlp.decode import spans as salvage
 from stagetrace.otlp.decode.request import decode
+from stagetrace.otlp.decode.spans import Unreadable, read
 from stagetrace.store import message_reader, stored
 from stagetrace.store.answers import Tallier, counted_breach, requests_of
 from stagetrace.store.base import (
@@ -323,7 +323,7 @@ class JaegerReader(Closing):
         # One more than the limit shows whether there are more; a search for many more would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
         each = None if most is None else max(most // max(len(names), 1), _LEAST)
-        unreadable = salvage.Unreadable(cuts)
+        unreadable = Unreadable(cuts)
         # A search asks for one value.
         causes: list[tuple[str, ...]] = [(cause,) for cause in selection.causes] or [()]
         is_apart = bool(selection.codes) and all(map(is_whole, selection.codes))  # else two may select the same
@@ -370,19 +370,19 @@ def _attributes(selection: Selection) -> dict[str, str]:
 
 def _rows(parts: Iterable[bytes], cuts: list[str]) -> list[SpanRow]:
     """Return the spans of a trace's parts."""
-    return [one.row() for part in _readable(parts, salvage.Unreadable(cuts)) for one in spans_of(part)]
+    return [one.row() for part in _readable(parts, Unreadable(cuts)) for one in spans_of(part)]
 
 
-def _readable(messages: Iterable[bytes], unreadable: salvage.Unreadable) -> Iterator[TracesData]:
+def _readable(messages: Iterable[bytes], unreadable: Unreadable) -> Iterator[TracesData]:
     """Yield serialized TracesData as messages, those in which nothing can be read aside."""
     for message in messages:
         try:
-            yield salvage.read(TracesData, message, unreadable)
+            yield read(TracesData, message, unreadable)
         except DecodeError:  # noqa: PERF203 -- of one trace
             unreadable.add(message)
 
 
-def _of_answers(pick: Pick, unreadable: salvage.Unreadable) -> Callable[[Iterator[bytes], Selection], Picked]:
+def _of_answers(pick: Pick, unreadable: Unreadable) -> Callable[[Iterator[bytes], Selection], Picked]:
     """Return a function that applies `pick` to each trace of a result."""
 
     def picked(messages: Iterator[bytes], selection: Selection) -> Picked:
