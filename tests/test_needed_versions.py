@@ -51,8 +51,7 @@ def served(folder: Path, server: str, **env: str) -> AbstractContextManager[Serv
 @pytest.mark.parametrize(
     ("older", "server"),
     [
-        pytest.param(FASTAPI, "uvicorn", marks=pytest.mark.smoke),
-        *((FASTAPI, server) for server in ("hypercorn", "granian")),
+        *((FASTAPI, server) for server in ("uvicorn", "hypercorn", "granian")),
         *((sdk, "uvicorn") for sdk in SDKS),
     ],
 )

@@ -69,6 +69,7 @@ def test_one_page(folder: Path, tmp_path: Path) -> None:
     assert "http" not in page
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["text", "markdown"])
 def test_one_after_the_other(form: str, folder: Path) -> None:
     code, output, errors = run("report", "--all", *EVER, "--store", str(folder), "--format", form)

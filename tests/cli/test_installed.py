@@ -62,6 +62,7 @@ def hidden() -> list[str]:
     )
 
 
+@pytest.mark.thorough
 def test_every_command_does_with_what_is_brought(hidden: list[str], tmp_path: Path) -> None:
     assert "sklearn" in hidden
     assert "duckdb" not in hidden
@@ -83,6 +84,7 @@ def test_every_command_does_with_what_is_brought(hidden: list[str], tmp_path: Pa
     check(hidden, {(*command, "--store", store): 0 for command in commands})
 
 
+@pytest.mark.thorough
 def test_each_answer_does_with_what_is_brought(hidden: list[str], tmp_path: Path) -> None:
     """All but `bench`, whose client is an extra of its own."""
     store = ("--store", str(tmp_path / "store"))

@@ -131,7 +131,7 @@ def test_a_script_that_serves_and_waits(server: str, wait: str, receiver: Receiv
 
 @pytest.mark.parametrize(
     ("workers", "native"),
-    [(0, "1"), (0, "0"), pytest.param(2, "1", marks=pytest.mark.smoke), (2, "0")],
+    [(0, "1"), (0, "0"), (2, "1"), (2, "0")],
     ids=["alone, in C", "alone, in Python", "2 workers, in C", "2 workers, in Python"],
 )
 def test_hypercorn_as_systemd_ends_it(workers: int, native: str, receiver: Receiver, tmp_path: Path) -> None:

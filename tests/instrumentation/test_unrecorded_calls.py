@@ -26,7 +26,7 @@ OWN_ENVIRONMENT = ("robyn", "scikit-learn>=1.5")
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(
     "server",
-    [pytest.param("http.server", marks=pytest.mark.smoke), pytest.param("robyn", marks=pytest.mark.heavy)],
+    ["http.server", pytest.param("robyn", marks=pytest.mark.heavy)],
 )
 def test_a_model_below_a_handler_of_a_server_without_a_patch_is_logged_once(server: str, tmp_path: Path) -> None:
     argv = [

@@ -59,6 +59,7 @@ def _refuse_poison(receiver: Receiver) -> None:
     receiver.respond = respond_but  # type: ignore[method-assign]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_patience")
 @pytest.mark.parametrize("breach", [True, False])
 def test_a_batch_that_is_never_taken_does_not_hold_up_the_others(

@@ -250,6 +250,7 @@ def test_a_folder_that_cannot_be_is_logged_once_and_harms_nothing(
 # What hangs.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", ["write", "read", "names", "claim"])
 def test_a_disk_that_hangs_holds_up_neither_the_service_nor_its_end(
     part: str, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -299,6 +300,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.thorough
 def test_workers_share_a_folder_are_killed_and_nothing_is_lost(receiver: Receiver, tmp_path: Path) -> None:
     receiver.always = AWAY
     env = {

@@ -282,6 +282,7 @@ def test_newest_breaches_lead_to_their_traces(open_page: OpenPage) -> None:
     assert re.match(r"/trace/[0-9a-f]{32}\?since=2h$", link)
 
 
+@pytest.mark.thorough
 def test_a_wrong_parameter_is_explained(site: Callable[[str], str]) -> None:
     response = httpx.get(f"{site('many')}/board/now?by=colour", timeout=30)
     assert response.status_code == 400

@@ -39,7 +39,6 @@ def texts(body: str, pattern: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("services")
-@pytest.mark.smoke
 def test_it_names_what_runs_and_how_to_ask_it(tmp_path: Path) -> None:
     """Each port, wherever it is; the store, whatever it is called; each command answers."""
     folder = tmp_path / "a <b> & 'c'"

@@ -203,6 +203,7 @@ def test_a_store_that_does_not_report_what_is_new_is_asked_again(up: Up) -> None
     assert '{"id": "polled"}' in found
 
 
+@pytest.mark.thorough
 def test_a_quiet_stream_outlives_the_deadlines_of_its_port(tmp_path: Path) -> None:
     """Of reading, of a next request, of headers; and it ends with the server, whose client has not gone."""
     fill(tmp_path / "data", "none")

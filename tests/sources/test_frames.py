@@ -164,6 +164,7 @@ print("goes on", flush=True)
 """
 
 
+@pytest.mark.thorough
 def test_a_process_in_which_threads_begin_and_end_goes_on() -> None:
     if AFFECTED and stacks._in_c is None:
         unused()

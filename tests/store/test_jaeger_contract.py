@@ -125,6 +125,7 @@ def served(handler: Strict) -> Iterator[JaegerClient]:
             server.stop(None).wait()
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(
     starts=st.lists(st.integers(10_000, 30_000), max_size=40),
@@ -160,6 +161,7 @@ def test_never_asks_for_more_than_the_greatest_depth() -> None:
     assert max(handler.depths) == 32
 
 
+@pytest.mark.thorough
 def test_settles_quickly_on_the_greatest_depth_that_the_store_accepts() -> None:
     handler = Strict([5_000] * 450, greatest=475)
     with served(handler) as client:
