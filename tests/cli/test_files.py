@@ -173,6 +173,7 @@ def test_a_bad_target_is_reported_before_anything_is_read(tmp_path: Path, target
     assert len(said.splitlines()) == 2
 
 
+@pytest.mark.thorough
 def test_import_takes_every_form_in_and_repeating_it_changes_nothing(spans: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for suffix in (".parquet", ".pb"):

@@ -266,6 +266,7 @@ def test_what_needs_more_names_what_to_install(tmp_path: Path) -> None:
         assert len(errors.splitlines()) == 2
 
 
+@pytest.mark.thorough
 def test_a_command_loads_only_what_its_store_needs(tmp_path: Path) -> None:
     """A cold start is mostly imports. Without rich tables are plain, and a pipe never loads it."""
     path = literal.write(tmp_path)

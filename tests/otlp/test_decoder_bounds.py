@@ -105,6 +105,7 @@ def test_groups_count_as_levels(implementation: Implementation) -> None:
         assert decode_by(implementation, request_of(IDS, IDS + group(depth))).accepted == accepted
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("large", [False, True])
 def test_a_span_of_more_messages_than_are_read_is_refused(large: bool, implementation: Implementation) -> None:

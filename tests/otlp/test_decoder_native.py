@@ -275,6 +275,7 @@ def fuzzed() -> Iterator[bytes]:
         yield mutator.mutated(whole) if number % 2 else mutator.span_among_good_ones(first, last)
 
 
+@pytest.mark.thorough
 @pytest.mark.sample
 @pytest.mark.heavier
 def test_mutated_requests_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

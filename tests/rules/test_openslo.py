@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 from hypothesis import given
 
@@ -14,6 +15,7 @@ from stagetrace.sla import policy_file
 from stagetrace.sla.policy import Policy
 
 
+@pytest.mark.thorough
 @given(policies())
 def test_any_policy_reads_back_the_same_from_documents_that_keep_to_the_rules(given: Policy) -> None:
     text = render(given, RulesOptions())

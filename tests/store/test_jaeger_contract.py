@@ -227,6 +227,7 @@ def test_even_traffic_is_read_in_windows_that_fit(monkeypatch: pytest.MonkeyPatc
     assert answers.count(500) <= 6
 
 
+@pytest.mark.thorough
 def test_a_long_trace_at_each_end_of_a_window_is_no_trap() -> None:
     """Traces that run all the time are found in each part of a window, near to wherever it was cut."""
     long = [part(10_000 + number, 1, 0) for number in range(40)]
@@ -261,6 +262,7 @@ def test_an_error_of_jaeger_itself_is_shown(code: grpc.StatusCode, text: str, ex
     assert max(map(len, lines)) < 300
 
 
+@pytest.mark.thorough
 def test_a_memory_store_smaller_than_a_search_is_read_in_full(tmp_path: Path) -> None:
     """It refuses a depth above its `max_traces`; ours settles below, also where one microsecond holds most of it."""
     need("jaeger")

@@ -285,6 +285,7 @@ def test_any_document_is_read_or_refused() -> None:
     assert 0 < refused < 1500
 
 
+@pytest.mark.thorough
 def test_what_our_own_back_end_gives_is_a_store(tmp_path: Path) -> None:
     """Over `/api/v3/traces`, and of a whole trace the same to the nanosecond."""
     path, sent = tmp_path / "trace.json", made.ALL[:4]

@@ -69,6 +69,7 @@ def test_everything_acknowledged_outlives_kill_9(tmp_path: Path, rounds: int) ->
     assert len(acknowledged) >= rounds * 10 * PER_REQUEST
 
 
+@pytest.mark.thorough
 def test_a_torn_end_of_the_log_is_cut_off(tmp_path: Path) -> None:
     """Half a frame was never acknowledged; all before it was."""
     for cut in (1, 7, 15, 30):

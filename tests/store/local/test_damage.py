@@ -313,6 +313,7 @@ def test_a_failed_write_leaves_no_gap(tmp_path: Path, monkeypatch: pytest.Monkey
 # --- files of spans
 
 
+@pytest.mark.thorough
 @damaged
 def test_without_a_file_answers_report_what_they_lack(
     folder: Path, logged: list[str], damage: Callable[[Path], None]

@@ -118,6 +118,7 @@ def test_a_segment_is_read_without_the_other_attributes(store: LocalStore, monke
             parsed.clear()
 
 
+@pytest.mark.thorough
 def test_a_segment_of_any_kind_is_found_as_its_text(store: LocalStore) -> None:
     """Whatever holds it: a column, the span's bytes, a value of another type than its column, a key that came twice."""
     one = judged(1, http__route="/a", ml__batch__size=7, n=5, f=50.0, b=b"\x00", t=True)

@@ -104,6 +104,7 @@ def test_a_reader_that_looks_rarely_follows_across_checkpoints(store: LocalStore
         assert ids(reader) == list(range(1, 20))
 
 
+@pytest.mark.thorough
 def test_a_command_does_without_pyarrow_where_the_log_is_empty(store: LocalStore) -> None:
     """Importing it takes a good part of the time to a first answer (docs/performance.md)."""
     for number in range(1, 20):
