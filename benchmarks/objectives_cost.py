@@ -71,7 +71,7 @@ class ObjectivesCost:
 def cases() -> list[Case]:
     """Return the cases; in all of them the many objectives are different ones."""
     from stagetrace import Policy
-    from stagetrace.sla.objective import Condition, Objective
+    from stagetrace.policy.objective import Condition, Objective
 
     def policy(count: int, route: Callable[[int], str], condition: Callable[[int], Condition] | None) -> Any:
         rules = [

@@ -81,7 +81,7 @@ def serve(share: int, seconds: float) -> dict[str, float]:
     from opentelemetry.trace import SpanKind
 
     from stagetrace import SLASpanProcessor
-    from stagetrace.sla.stall_sampler import stall_sampler
+    from stagetrace.causes.stall_sampler import stall_sampler
 
     exporter = InMemorySpanExporter()
     provider = TracerProvider()

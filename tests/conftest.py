@@ -151,7 +151,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def _no_policy_is_left() -> Iterator[None]:
     """Let the span processors of one test have no request of another one sampled."""
     yield
-    loaded = sys.modules.get("stagetrace.sla.stall_sampler")
+    loaded = sys.modules.get("stagetrace.causes.stall_sampler")
     if loaded is not None:
         for judge in loaded.stall_sampler._judges:
             loaded.stall_sampler.remove(judge.learned)

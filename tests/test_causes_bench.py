@@ -13,7 +13,7 @@ from benchmarks.causes.matrix import NOTHING, Named, matrix, shares
 from benchmarks.causes.run import EVERY, LOADS
 from benchmarks.measure import wilson
 
-from stagetrace.sla.cause import WORDS
+from stagetrace.causes.cause import WORDS
 from stagetrace.sources import socket_wait, thread_cpu
 
 BENCH = Path(__file__).parent.parent / "benchmarks" / "causes" / "run.py"

@@ -42,8 +42,8 @@ FILES = {
     "cause": {
         "CHANGELOG.md",
         "benchmarks/causes/faults.py",
-        f"{PACKAGE}sla/cause.py",
-        "tests/sla/test_cause.py",
+        f"{PACKAGE}causes/cause.py",
+        "tests/causes/test_cause.py",
     },
     "verb": {
         "CHANGELOG.md",
@@ -62,8 +62,8 @@ COMPARING = (
     "tests/cli/test_reference.py",
     "tests/instrumentation/test_load_test.py",
     "tests/page/test_board_parts.py::test_each_cause_has_its_own_colour_in_both_themes",
-    "tests/sla/test_cause.py",
-    "tests/sla/test_code.py",
+    "tests/causes/test_cause.py",
+    "tests/causes/test_code.py",
     "tests/store/test_columns.py",
     "tests/store/test_reductions.py::test_both_engines_agree[failures]",
     "tests/test_causes_bench.py",

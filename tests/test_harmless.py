@@ -58,20 +58,20 @@ STARTING = [
 PARTS = parts("""
     patches.sklearn: description
     sla.policy: Policy.candidates Policy.applying
-    sla.bounds: ShortestBounds.of Shortest.for_request may_judge
+    causes.bounds: ShortestBounds.of Shortest.for_request may_judge
     sources.socket_wait: waited_ms tcp_info
     request.loop_blockers: get_ident
     sources.tcp_info: read_connection tcp_info
     protocols.connection: transport_of
-    sla.baseline: connection_evidence cause_of Baselines.wants
+    causes.baseline: connection_evidence cause_of Baselines.wants
     sources.thread_cpu: read_sample
     sources.process_cpu: process_time_ns
     instrumentation.models.marked: attributes_of_call between
     sla.finish: breakdown_of _cause _explained _breakdown _placed
     sla.decision: judge decide Decided.block Decided.with_culprit
-    sla.breakdown: overlap
-    sla.in_the_way: waited_behind of_threads
-    sla.stall_sampler: StallSampler.look StallSampler._watched Look
+    causes.breakdown: overlap
+    causes.in_the_way: waited_behind of_threads
+    causes.stall_sampler: StallSampler.look StallSampler._watched Look
     request.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
     sla.code: code_of events_of short_path printable
     sla.code: order_of
@@ -107,7 +107,7 @@ PARTS = parts("""
     patches.concurrent_futures: carry_into this_worker take_up
     request.working: this_worker take_up put_down
     api.carrier: worker_here take_up put_down
-    sla.in_the_way: of_coroutine of_frame waits_for_thread workers_of
+    causes.in_the_way: of_coroutine of_frame waits_for_thread workers_of
     instrumentation.batching.gathered_batch: worker_here take_up put_down
     patches.anyio: _default_limiter wait
     patches.anyio: _Followed
@@ -154,10 +154,10 @@ PARTS_OF_POLICY = parts("""
     sla.decision: Values.__call__ _value _header _baggage _attributes as_text is_secret
     sla.decision: Segments.of redacted
     protocols.asgi_request: AsgiRequest.header AsgiRequest.deadline_ns
-    sla.bounds: deadline_ns
+    causes.bounds: deadline_ns
     sla.finish: _over_budget
     sla.objective: Objective.bounded_by Condition.holds
-    sla.bounds: Shortest.for_request
+    causes.bounds: Shortest.for_request
     sla.verdict_counter: VerdictCounter.add_segment_overflow
 """)
 # Servers close the connection after an exception, and say so only where they are asked to.
@@ -227,7 +227,7 @@ def test_a_part_that_fails_as_a_service_starts_changes_no_answer_and_is_said_onc
 
 def test_a_sampler_of_late_requests_that_hangs_delays_none(untraced: list[Any], tmp_path: Path) -> None:
     with run_sink() as sink:
-        env = environment(sink.endpoint, HANG="stagetrace.sla.in_the_way:of_threads")
+        env = environment(sink.endpoint, HANG="stagetrace.causes.in_the_way:of_threads")
         with run_service(tmp_path, "broken", env=env) as service:
             assert answers(service) == untraced
             service.stop()

@@ -61,7 +61,7 @@ PARTS = parts("""
     protocols.wsgi_response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
     protocols.wsgi_response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
     sla.entry_recorder: EntryRecorder.end
-    sla.in_the_way: of_request
+    causes.in_the_way: of_request
     patches.sklearn: description
 """)
 # Where a request begins, ends and passes through us: in each server.

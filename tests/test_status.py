@@ -14,9 +14,9 @@ import pytest
 
 from services import Service, asgi_command, run_python, run_service
 from sink import Sink, run_sink
+from stagetrace.causes.cause import WORDS
+from stagetrace.policy.policy import Policy
 from stagetrace.process_status import files
-from stagetrace.sla.cause import WORDS
-from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

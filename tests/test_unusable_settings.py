@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from services import run_service
 from stagetrace.errors import PolicyError
+from stagetrace.policy.policy import Policy
 from stagetrace.settings import unusable
-from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.measure import Table, wilson
-from stagetrace.sla.cause import PHRASES
+from stagetrace.causes.cause import PHRASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from stagetrace.api.tokens import note_tokens
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.instrumentation.models.instrument import instrument
+    from stagetrace.policy.policy import Policy
     from stagetrace.request.stage import stage
-    from stagetrace.sla.policy import Policy
     from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.sampling import KeepBreaches
 
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "KeepBreaches": "stagetrace.sla.sampling",
-    "Policy": "stagetrace.sla.policy",
+    "Policy": "stagetrace.policy.policy",
     "PolicyError": "stagetrace.errors",
     "SLASpanProcessor": "stagetrace.sla.processor",
     "StagetraceError": "stagetrace.errors",

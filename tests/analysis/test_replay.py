@@ -10,12 +10,12 @@ import pytest
 
 from stagetrace import semconv
 from stagetrace.analysis.replay import AGE, DEADLINE, TOKENS, UNKNOWN, not_stored, replay, stored
+from stagetrace.policy.objective import Condition, Deadline, Objective
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.verdict import decide
 from stagetrace.request.chunk_times import Stream
 from stagetrace.request.generation import Call, Generation
 from stagetrace.sla.decision import streamed_in, tokens_in
-from stagetrace.sla.objective import Condition, Deadline, Objective
-from stagetrace.sla.policy import Policy
-from stagetrace.sla.verdict import decide
 from stagetrace.store.base import SpanRow
 from stagetrace.store.entries import segment
 

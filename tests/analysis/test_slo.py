@@ -12,9 +12,9 @@ from scipy.stats import binom, binomtest
 
 from stagetrace.analysis import slo
 from stagetrace.analysis.attainment import Target, exact_interval, target_of
-from stagetrace.sla.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
-from stagetrace.sla.objective import Calendar
-from stagetrace.sla.policy import Policy
+from stagetrace.policy.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
+from stagetrace.policy.objective import Calendar
+from stagetrace.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binomtest, expon
 
 from stagetrace.analysis import suggest
-from stagetrace.sla.objective import Condition, Objective
-from stagetrace.sla.quantities import Window
+from stagetrace.policy.objective import Condition, Objective
+from stagetrace.policy.quantities import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ import pytest
 from answers.made import Made, store
 from cli.running import answered, printed, refused
 from stagetrace.analysis.slo import began_ns
-from stagetrace.sla.objective import CALENDAR, Calendar
+from stagetrace.policy.objective import CALENDAR, Calendar
 
 if TYPE_CHECKING:
     from pathlib import Path

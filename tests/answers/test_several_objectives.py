@@ -11,7 +11,7 @@ import pytest
 from answers.made import EVER, NOON, Made, reading, store
 from cli.running import printed
 from stagetrace.analysis import report, routes_and_stages, slo, wrong_now
-from stagetrace.sla import entry_span
+from stagetrace.policy import entry_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

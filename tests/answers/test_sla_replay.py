@@ -14,8 +14,8 @@ from answers.made import EVER, NOON, Made, lines, store
 from cli.running import answered, printed, refused
 from stagetrace.analysis import policy_replay
 from stagetrace.analysis.replay import UNKNOWN, replay, stored
-from stagetrace.sla.objective import Condition, Deadline, Objective
-from stagetrace.sla.policy import Policy
+from stagetrace.policy.objective import Condition, Deadline, Objective
+from stagetrace.policy.policy import Policy
 from stagetrace.store import Selection, open_store
 from stagetrace.store.entries import segment
 

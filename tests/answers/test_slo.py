@@ -13,7 +13,7 @@ from answers.made import MS, NOON, Made, lines, store
 from cli.running import answered, printed
 from stagetrace.backend.alerts import saved
 from stagetrace.output.units import shown
-from stagetrace.sla.policy import Policy
+from stagetrace.policy.policy import Policy
 from stagetrace.store.local.counts import CountStore, Point
 
 if TYPE_CHECKING:

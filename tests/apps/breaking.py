@@ -102,7 +102,7 @@ def forget_failures() -> None:
         recorder._rests.clear()
         forget_verdicts(recorder._processor)
         recorder._processor.learned._seen = Seen()
-        sampler, processor = sys.modules["stagetrace.sla.stall_sampler"].stall_sampler, recorder._processor
+        sampler, processor = sys.modules["stagetrace.causes.stall_sampler"].stall_sampler, recorder._processor
         sampler.remove(processor.learned)
         if processor.policy is not None:
             sampler.add(processor.policy, processor.learned)

@@ -12,13 +12,13 @@ import pytest
 from answers.made import MS, NOON, Made, store
 from rules.policies import policy
 from stagetrace.backend.alerts.counting import Replayed, added, count
+from stagetrace.policy import entry_span
+from stagetrace.policy.alert_options import AlertOptions, BurnAlert
+from stagetrace.policy.objective import SERVICE_KEY, Condition, Objective
 from stagetrace.rules import alerts, burn
 from stagetrace.rules.alerts import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.rules.prometheus import NO_DATA, SILENT_S
-from stagetrace.sla import entry_span
-from stagetrace.sla.alert_options import AlertOptions, BurnAlert
-from stagetrace.sla.objective import SERVICE_KEY, Condition, Objective
 from stagetrace.store import open_store
 from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.reader import LocalReader

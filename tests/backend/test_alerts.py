@@ -25,10 +25,10 @@ from stagetrace.backend.alerts import notify, saved
 from stagetrace.backend.alerts.watcher import Watcher
 from stagetrace.backend.counters import Counters
 from stagetrace.errors import StoreError
+from stagetrace.policy.policy import Policy
 from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, Told
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.formats import FORMATS
-from stagetrace.sla.policy import Policy
 from stagetrace.store.local.store import LocalStore
 
 if TYPE_CHECKING:

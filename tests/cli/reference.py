@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.causes.cause import CAUSES as WORDS
 from stagetrace.cli.main import parser_for
 from stagetrace.cli.registry import VERBS, load
 from stagetrace.columns import REQUESTS, SCHEMA, SPANS, Column
-from stagetrace.sla.cause import CAUSES as WORDS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
 BEGIN = "<!-- begin of what tests/cli/reference.py writes -->\n"

@@ -28,7 +28,7 @@ from cli.running import answered, cli, printed, process, refused
 from services import AT_END, LAUNCHERS, Service, recorded, run_service, wsgi_command
 from sink import assert_tiled, run_sink
 from stagetrace import semconv
-from stagetrace.sla.cause import WORDS
+from stagetrace.causes.cause import WORDS
 
 if TYPE_CHECKING:
     from backends import Collector, Jaeger

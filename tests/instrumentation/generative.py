@@ -13,10 +13,10 @@ from services import APPS
 from stagetrace import guard
 from stagetrace.instrumentation.models import generation, marked
 from stagetrace.patches import sglang, vllm
+from stagetrace.policy.policy import Policy
 from stagetrace.request.current import current
 from stagetrace.request.record import RequestRecord
 from stagetrace.sla.decision import Request, decided
-from stagetrace.sla.policy import Policy
 from stagetrace.sla.processor import _conclude_generation
 from stagetrace_contrib import llama_cpp
 

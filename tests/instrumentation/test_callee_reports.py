@@ -25,12 +25,12 @@ from stagetrace.instrumentation.clients.callee import (
     with_times,
 )
 from stagetrace.instrumentation.clients.gen_ai_response import times_in_body
+from stagetrace.policy.verdict import NO_CALLEE, callee_of, report_in
 from stagetrace.protocols import http_headers
 from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.request.marks import Mark
 from stagetrace.request.record import RequestRecord
 from stagetrace.request.remote_stages import hand_on, report_stages
-from stagetrace.sla.verdict import NO_CALLEE, callee_of, report_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,10 +11,10 @@ import pytest
 from opentelemetry.context import Context
 
 from stagetrace import guard
+from stagetrace.causes.in_the_way import RequestStacks
 from stagetrace.instrumentation import served_call
 from stagetrace.instrumentation.served_call import ServedCall, served
 from stagetrace.request.current import current
-from stagetrace.sla.in_the_way import RequestStacks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -14,11 +14,11 @@ from anyio import CapacityLimiter, to_thread
 from opentelemetry.trace import SpanContext
 
 from stagetrace import guard
+from stagetrace.causes.breakdown import breakdown_of
 from stagetrace.patches import anyio
 from stagetrace.request import working
 from stagetrace.request.current import current
 from stagetrace.request.record import RequestRecord
-from stagetrace.sla.breakdown import breakdown_of
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
 from trees import at_its_best

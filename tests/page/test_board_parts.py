@@ -11,13 +11,13 @@ import pytest
 
 from answers.made import MS, NOON, Made, store
 from stagetrace.analysis import wrong_now
+from stagetrace.causes.cause import CAUSES, WORDS
 from stagetrace.cli.ask import answer_of
 from stagetrace.page import templates
 from stagetrace.page.base import Asked, File, Part, Site
 from stagetrace.page.templates import render
 from stagetrace.page.views import board
 from stagetrace.rules.alerts import FIRING, RESOLVED, Alert
-from stagetrace.sla.cause import CAUSES, WORDS
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from stagetrace import semconv
-from stagetrace.sla.alert_options import PAGE, TICKET, AlertOptions, BurnAlert, can_fire, changed
-from stagetrace.sla.objective import (
+from stagetrace.policy.alert_options import PAGE, TICKET, AlertOptions, BurnAlert, can_fire, changed
+from stagetrace.policy.objective import (
     BREACH,
     CALENDAR,
     DEADLINES,
@@ -23,7 +23,7 @@ from stagetrace.sla.objective import (
     Deadline,
     Objective,
 )
-from stagetrace.sla.policy import Policy
+from stagetrace.policy.policy import Policy
 
 PREDICT: Final = Objective(
     "predict", "POST", "/predict", 250_000_000, 0.99, 30 * 86_400, conditions=(Condition(SERVICE_KEY, "churn-api"),)

@@ -11,7 +11,7 @@ import yaml
 
 from cli.running import cli
 from stagetrace.errors import PolicyError
-from stagetrace.sla.policy import Policy
+from stagetrace.policy.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.policies import PREDICT, policy
+from stagetrace.policy.alert_options import AlertOptions, BurnAlert, can_fire
+from stagetrace.policy.objective import Objective
 from stagetrace.rules import burn
 from stagetrace.rules.base import RulesError
 from stagetrace.rules.burn import Counts
-from stagetrace.sla.alert_options import AlertOptions, BurnAlert, can_fire
-from stagetrace.sla.objective import Objective
 
 
 def test_the_alerts_of_an_objective_are_those_of_the_workbook() -> None:

@@ -12,12 +12,12 @@ import pytest
 from analysis.test_slo import Rows
 from rules.promtool import INTERVAL_S, Case, evaluate
 from stagetrace.analysis import slo
+from stagetrace.policy.alert_options import AlertOptions, BurnAlert
+from stagetrace.policy.policy import Policy
 from stagetrace.rules import promql
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.burn import Alert, Counts, alerts, is_burning
 from stagetrace.rules.prometheus import render
-from stagetrace.sla.alert_options import AlertOptions, BurnAlert
-from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

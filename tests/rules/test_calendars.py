@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.promtool import Case, evaluate
+from stagetrace.policy.objective import CALENDAR, Calendar
 from stagetrace.rules import promql
 from stagetrace.rules.base import yaml_of
-from stagetrace.sla.objective import CALENDAR, Calendar
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ import yaml
 
 from backends import CONFIG
 from rules.policies import OTHERS, PREDICT, policy
+from stagetrace.policy.objective import NEVER_NS, Objective
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.collector import BUCKETS_MS, DIMENSIONS, buckets, decision_wait_s, render
-from stagetrace.sla.objective import NEVER_NS, Objective
 
 if TYPE_CHECKING:
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 
 def section(of: Policy) -> dict[str, Any]:

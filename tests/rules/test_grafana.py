@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from backends import CONFIG
 from rules.policies import OTHERS, PREDICT, policy
+from stagetrace.policy.alert_options import BurnAlert
+from stagetrace.policy.objective import Calendar
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.grafana import render
-from stagetrace.sla.alert_options import BurnAlert
-from stagetrace.sla.objective import Calendar
 
 CHECKED: Final[dict[str, Any]] = json.loads((CONFIG / "grafana/stagetrace.json").read_text("utf-8"))
 POLICY: Final = policy(PREDICT, OTHERS, burns=(BurnAlert(14.4, 3_600, 300), BurnAlert(6.0, 21_600, 300)))

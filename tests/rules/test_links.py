@@ -10,8 +10,8 @@ import pytest
 
 from rules.policies import OTHERS, PREDICT, policy
 from stagetrace.page.app import target
+from stagetrace.policy.objective import Condition, Objective
 from stagetrace.rules.prometheus import breaches_url
-from stagetrace.sla.objective import Condition, Objective
 
 
 def tags(objective: Objective, *objectives: Objective) -> dict[str, str]:

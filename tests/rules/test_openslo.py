@@ -8,11 +8,11 @@ from hypothesis import given
 
 from rules import openslo_rules
 from rules.policies import policies
+from stagetrace.policy import policy_file
+from stagetrace.policy.policy import Policy
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.openslo import render
 from stagetrace.rules.openslo_read import read
-from stagetrace.sla import policy_file
-from stagetrace.sla.policy import Policy
 
 
 @pytest.mark.thorough

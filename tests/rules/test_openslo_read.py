@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.policies import OTHERS, PREDICT, policy
+from stagetrace.policy.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
+from stagetrace.policy.objective import NEVER_NS, SERVICE_KEY, Calendar, Condition, Objective
+from stagetrace.policy.policy_file import PolicyFileError
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.openslo import render
 from stagetrace.rules.openslo_read import read
-from stagetrace.sla.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
-from stagetrace.sla.objective import NEVER_NS, SERVICE_KEY, Calendar, Condition, Objective
-from stagetrace.sla.policy_file import PolicyFileError
 
 VECTORS: Final = Path(__file__).parent / "vectors" / "openslo"
 NAMES: Final = sorted(file.name for file in VECTORS.glob("*.yaml"))

@@ -10,17 +10,17 @@ import yaml
 
 from rules.policies import policy
 from rules.promtool import INTERVAL_S, Case, check, evaluate, run_tests
+from stagetrace.policy.alert_options import BurnAlert, changed
+from stagetrace.policy.objective import Calendar, Condition, Objective
 from stagetrace.rules import prometheus, promql
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.formats import FORMATS
-from stagetrace.sla.alert_options import BurnAlert, changed
-from stagetrace.sla.objective import Calendar, Condition, Objective
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 PREDICT = Objective("predict", "POST", "/predict", 250_000_000, 0.99, 28 * 86_400)
 STRICT = replace(PREDICT, name="strict", target=1.0)

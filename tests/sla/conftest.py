@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stagetrace.sla.stall_sampler import stall_sampler
+from stagetrace.causes.stall_sampler import stall_sampler
 
 
 @pytest.fixture(autouse=True)

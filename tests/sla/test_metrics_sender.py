@@ -19,10 +19,10 @@ from backends import free_port
 from sink import attributes_in, run_sink
 from stagetrace.otlp.export.batch_processor import open_transport
 from stagetrace.otlp.export.client import ExportClient
+from stagetrace.policy.objective import NEVER_NS, Objective
+from stagetrace.policy.policy import Policy
 from stagetrace.sla import metric_points, metrics_sender, process
 from stagetrace.sla.metrics_sender import REFUSED_S, UNREACHABLE_S, MetricsSender
-from stagetrace.sla.objective import NEVER_NS, Objective
-from stagetrace.sla.policy import Policy
 from stagetrace.sla.verdict_counter import MAX_POINTS, OVERFLOW, Counted, VerdictCounter
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from stagetrace import SLASpanProcessor
+from stagetrace.causes.baseline import ENOUGH
 from stagetrace.otlp.encode import Block
 from stagetrace.request.current import current
 from stagetrace.request.own_span import OwnSpan
 from stagetrace.request.record import RequestRecord
-from stagetrace.sla.baseline import ENOUGH
 from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:

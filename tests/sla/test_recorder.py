@@ -30,6 +30,7 @@ from starlette.routing import Route
 
 from sink import SERVER
 from stagetrace import KeepBreaches, SLASpanProcessor, guard, semconv, stage
+from stagetrace.causes import baseline
 from stagetrace.protocols import asgi as serve_module
 from stagetrace.protocols import asgi_channels as passing
 from stagetrace.protocols import asgi_request as asgi
@@ -37,7 +38,6 @@ from stagetrace.request import own_span as entry_module
 from stagetrace.request.current import current
 from stagetrace.request.stalls import BLOCKER, POOL, REQUEST, RIVAL, Stall
 from stagetrace.runtime.runtime import runtime
-from stagetrace.sla import baseline
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.process_cpu import ProcessCpu

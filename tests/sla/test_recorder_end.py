@@ -12,10 +12,11 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, TraceIdRat
 
 from sla.recording import START, begun, recorder_of
 from stagetrace import Policy
+from stagetrace.causes import code
+from stagetrace.causes.baseline import Baselines
 from stagetrace.request.record import RequestRecord
 from stagetrace.request.stalls import REQUEST, Stall
-from stagetrace.sla import code, entry_recorder
-from stagetrace.sla.baseline import Baselines
+from stagetrace.sla import entry_recorder
 from stagetrace.sla.decision import Decided, Request, decided
 from stagetrace.sla.finish import finish
 from stagetrace.sla.verdict_counter import MAX_POINTS, Counted

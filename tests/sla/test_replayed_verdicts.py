@@ -18,8 +18,8 @@ from sla.recording import START, recorder_of
 from sla.test_verdict_oracle import send
 from stagetrace import semconv
 from stagetrace.analysis.replay import UNKNOWN, replay, stored
+from stagetrace.policy.policy import Policy
 from stagetrace.request.chunk_times import Stream
-from stagetrace.sla.policy import Policy
 from stagetrace.store.base import SpanRow
 from stagetrace.store.entries import segment
 from stagetrace.store.rows import row

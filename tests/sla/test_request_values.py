@@ -20,15 +20,15 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from sla.recording import START, Adapter, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard, log
+from stagetrace.causes.bounds import LONGEST_NS, deadline_ns
 from stagetrace.otlp.encode import Block
+from stagetrace.policy.objective import DEADLINES, GRPC_TIMEOUT, REPLACE, Condition, Deadline, Objective
 from stagetrace.request.own_span import OwnSpan
 from stagetrace.request.record import RequestRecord
 from stagetrace.request.serving_process import Serving
 from stagetrace.semconv import INFERENCE
 from stagetrace.sla import decision
-from stagetrace.sla.bounds import LONGEST_NS, deadline_ns
 from stagetrace.sla.decision import Segments
-from stagetrace.sla.objective import DEADLINES, GRPC_TIMEOUT, REPLACE, Condition, Deadline, Objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,9 +33,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from sla.recording import START, begun, recorder_of
 from stagetrace import KeepBreaches, SLASpanProcessor
+from stagetrace.causes.baseline import ENOUGH
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
 from stagetrace.sla import sampling
-from stagetrace.sla.baseline import ENOUGH
 from stagetrace.sla.sampling import Chances
 
 SETTLED = 2 * ENOUGH + 1  # requests of a route, from the next of which nothing is learned

@@ -14,11 +14,12 @@ from opentelemetry.trace import SpanKind
 
 from sla.recording import START, begun, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard
+from stagetrace.policy import entry_span
+from stagetrace.policy.entry_span import Listed
+from stagetrace.policy.objective import Condition, Objective
 from stagetrace.request.record import RequestRecord
-from stagetrace.sla import entry_recorder, entry_span, finish
+from stagetrace.sla import entry_recorder, finish
 from stagetrace.sla.decision import Decided, Request, decided
-from stagetrace.sla.entry_span import Listed
-from stagetrace.sla.objective import Condition, Objective
 
 if TYPE_CHECKING:
     from stagetrace.sla.entry_recorder import EntryRecorder

@@ -16,12 +16,12 @@ from heavy import HEAVY
 from sla import verdict_oracle
 from sla.recording import START, Adapter, recorder_of
 from stagetrace import guard, semconv
+from stagetrace.policy import entry_span
+from stagetrace.policy.policy import Policy
 from stagetrace.request.chunk_times import Stream
 from stagetrace.request.generation import begin
 from stagetrace.request.own_span import OwnSpan
 from stagetrace.request.record import RequestRecord
-from stagetrace.sla import entry_span
-from stagetrace.sla.policy import Policy
 
 if TYPE_CHECKING:
     from sla.verdict_oracle import Sent

@@ -8,7 +8,7 @@ import duckdb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagetrace.sla.entry_span import MOST_WRITTEN, write
+from stagetrace.policy.entry_span import MOST_WRITTEN, write
 from stagetrace.store.entries import verdict_pattern, word_of
 
 # As names may be: no semicolon, parenthesis or line break.

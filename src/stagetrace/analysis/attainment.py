@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from stagetrace.analysis import estimates
 from stagetrace.analysis.estimates import Sample
-from stagetrace.sla import quantities
-from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar, Objective
-from stagetrace.sla.policy import Policy
+from stagetrace.policy import quantities
+from stagetrace.policy.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar, Objective
+from stagetrace.policy.policy import Policy
 
 # Service, route and objective -> what the service itself counted of it from a time on, up to the end.
 Exact: TypeAlias = "Callable[[int], Mapping[tuple[str, str, str | None], Counts]]"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.span_tree import CLIENT, SERVER
+from stagetrace.causes import cause
+from stagetrace.policy.verdict import peer_of
 from stagetrace.semconv import number, stage_totals, text
-from stagetrace.sla import cause
-from stagetrace.sla.verdict import peer_of
 
 if TYPE_CHECKING:
     from stagetrace.analysis.base import Source

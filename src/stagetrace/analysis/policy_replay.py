@@ -15,9 +15,9 @@ from stagetrace.analysis.base import Source
 from stagetrace.analysis.estimates import Sample, Weighed, attainment, attainment_of_both
 from stagetrace.analysis.replay import UNKNOWN, Judged, Request, recorded_as, replay, stored
 from stagetrace.columns import ATTRIBUTE
-from stagetrace.sla.objective import BAD, BAGGAGE, BREACH, EXCLUDED, HEADER, SERVICE_KEY, Objective
-from stagetrace.sla.policy import Policy
-from stagetrace.sla.verdict import GOOD
+from stagetrace.policy.objective import BAD, BAGGAGE, BREACH, EXCLUDED, HEADER, SERVICE_KEY, Objective
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.verdict import GOOD
 
 Row = dict[str, Any]
 _Key: TypeAlias = "tuple[str | None, str | None, str | None, str | None]"  # what a `Change` begins with

@@ -14,12 +14,11 @@ from math import ceil, prod
 from typing import Any, Final, NamedTuple, TypedDict
 
 from stagetrace import semconv
+from stagetrace.causes.cause import DISCONNECT
 from stagetrace.columns import names_of
-from stagetrace.semconv import number, text
-from stagetrace.sla import entry_span
-from stagetrace.sla.cause import DISCONNECT
-from stagetrace.sla.entry_span import request_of
-from stagetrace.sla.objective import (
+from stagetrace.policy import entry_span
+from stagetrace.policy.entry_span import request_of
+from stagetrace.policy.objective import (
     BAGGAGE,
     EXCLUDED,
     GRPC_TIMEOUT,
@@ -33,8 +32,8 @@ from stagetrace.sla.objective import (
     SERVICE_KEY,
     Objective,
 )
-from stagetrace.sla.policy import Policy
-from stagetrace.sla.verdict import (
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.verdict import (
     FIRST_CHUNK,
     FIRST_TOKEN,
     PER_CHUNK,
@@ -46,6 +45,7 @@ from stagetrace.sla.verdict import (
     decide,
     why_excluded,
 )
+from stagetrace.semconv import number, text
 from stagetrace.text import is_secret
 
 UNKNOWN: Final = "unknown"

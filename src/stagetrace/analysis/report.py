@@ -25,8 +25,8 @@ from stagetrace.analysis.attainment import (
     wanted,
 )
 from stagetrace.analysis.base import Source, by_keys
-from stagetrace.sla.objective import EXCLUDED
-from stagetrace.sla.policy import Policy
+from stagetrace.policy.objective import EXCLUDED
+from stagetrace.policy.policy import Policy
 
 _NS: Final = 10**9
 MOST: Final = 5_000  # objectives and routes

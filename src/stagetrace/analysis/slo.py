@@ -27,11 +27,11 @@ from stagetrace.analysis.attainment import (
     wanted,
 )
 from stagetrace.analysis.base import Source, by_keys
-from stagetrace.sla.alert_options import AlertOptions, BurnAlert, can_fire
-from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
-from stagetrace.sla.objective import Objective as Rule
-from stagetrace.sla.policy import Policy
-from stagetrace.sla.quantities import window_text
+from stagetrace.policy.alert_options import AlertOptions, BurnAlert, can_fire
+from stagetrace.policy.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
+from stagetrace.policy.objective import Objective as Rule
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.quantities import window_text
 
 Row = dict[str, Any]
 _NS: Final = 10**9

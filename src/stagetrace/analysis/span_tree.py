@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.causes import cause
 from stagetrace.columns import names_of
 from stagetrace.semconv import number, text
-from stagetrace.sla import cause
 
 # --- The tree that the spans of one trace form, on one clock: the start of every analysis of a trace.
 #

@@ -16,11 +16,11 @@ from stagetrace.analysis.attainment import exact_interval
 from stagetrace.analysis.base import Source, by_keys, sample_of
 from stagetrace.analysis.estimates import Sample
 from stagetrace.analysis.quantiles import Binned
+from stagetrace.policy.objective import DEFAULT_TARGET, Condition, Objective
+from stagetrace.policy.objective import SERVICE_KEY as SERVICE
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.quantities import Window
 from stagetrace.semconv import STAGES
-from stagetrace.sla.objective import DEFAULT_TARGET, Condition, Objective
-from stagetrace.sla.objective import SERVICE_KEY as SERVICE
-from stagetrace.sla.policy import Policy
-from stagetrace.sla.quantities import Window
 
 KEYS: Final = ("service", "method", "path")
 USUAL: Final = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999)

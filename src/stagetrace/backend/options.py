@@ -16,7 +16,7 @@ from stagetrace.system.access import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 MIB: Final = 1 << 20
 _SHORT: Final = 16  # characters of a token

@@ -28,7 +28,7 @@ from stagetrace.store.base import Reader, Selection
 
 if TYPE_CHECKING:
     from stagetrace.page.base import Option
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 # --- The forms in which an answer is printed: text with pictures, JSON, Markdown, a page of HTML.
 

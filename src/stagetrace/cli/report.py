@@ -26,7 +26,7 @@ from stagetrace.store.base import Selection
 
 if TYPE_CHECKING:
     from stagetrace.analysis.report import Tier
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
     from stagetrace.store.base import Reader
 
 DESCRIPTION: Final = (

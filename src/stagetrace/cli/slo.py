@@ -19,7 +19,7 @@ from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, Column, Table
 from stagetrace.output.units import Moment, Zone, shown
-from stagetrace.sla.objective import DEFAULT_WINDOW_S
+from stagetrace.policy.objective import DEFAULT_WINDOW_S
 from stagetrace.store.base import COUNTS, Reader, Relations, Selection
 
 TITLE: Final = "Service level objectives"

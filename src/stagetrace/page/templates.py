@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from stagetrace import __version__, semconv
+from stagetrace.causes.cause import CAUSES
 from stagetrace.output.chart import Chart
 from stagetrace.output.html import chart_table, svg, table
 from stagetrace.output.table import Table
 from stagetrace.output.units import UTC, Zone, milliseconds, percent, q_value, threshold
-from stagetrace.sla.cause import CAUSES
 from stagetrace.text import printable
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from stagetrace import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from stagetrace.sla.objective import Objective
+    from stagetrace.policy.objective import Objective
 
 _NAME: Final = "stagetrace"
 _SUFFIX: Final = ".json"

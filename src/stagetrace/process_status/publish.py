@@ -84,7 +84,7 @@ def rehearse(target: str) -> None:
 
 def collect(target: str) -> dict[str, Any]:
     """Return what changes while the process runs; `target` is how messages name the place that spans go to."""
-    from stagetrace.sla.stall_sampler import counts, stall_sampler
+    from stagetrace.causes.stall_sampler import counts, stall_sampler
     from stagetrace.sources.registry import silent
 
     return {

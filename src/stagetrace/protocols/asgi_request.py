@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Status, StatusCode
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.policy.objective import WEBSOCKET
 from stagetrace.protocols import http, http_headers
 from stagetrace.protocols.connection import add_asgi, unacked, waited_ns
 from stagetrace.protocols.http_headers import time_in_queue_ms
@@ -34,7 +35,6 @@ from stagetrace.semconv import (
     NETWORK_RECEIVE,
     NETWORK_SEND,
 )
-from stagetrace.sla.objective import WEBSOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -1,9 +1,9 @@
 """The requests in flight, and the next moment at which one of them may be late.
 
 A request passes here as it begins and as it ends, so both are an operation on a set and a comparison. The sampler
-(`sla/stall_sampler.py`) waits for that moment in a thread of its own. While requests are in time the moment is moved on
-before it comes, or is taken back once none is left, so nothing wakes up: each wake-up would take the GIL from the
-service.
+(`causes/stall_sampler.py`) waits for that moment in a thread of its own. While requests are in time the moment is
+moved on before it comes, or is taken back once none is left, so nothing wakes up: each wake-up would take the GIL from
+the service.
 """
 
 from __future__ import annotations

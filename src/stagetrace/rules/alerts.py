@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote_plus
 
+from stagetrace.policy.objective import SERVICE_KEY
 from stagetrace.rules import burn
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.prometheus import SILENT_S, alert_rules
-from stagetrace.sla.objective import SERVICE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.objective import Objective
+    from stagetrace.policy.policy import Policy
 
 # --- The life of alerts: a pure function of what looks found, and of the time that passed between them.
 #

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.errors import StagetraceError
-from stagetrace.sla.yaml_nodes import resolved
+from stagetrace.policy.yaml_nodes import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 # --- The contract of an output format: a file of this folder with a `FORMAT`, and its line in `formats.py`.
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.policy import alert_options
+from stagetrace.policy.alert_options import AlertOptions, can_fire
 from stagetrace.rules.base import RulesError
-from stagetrace.sla import alert_options
-from stagetrace.sla.alert_options import AlertOptions, can_fire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.objective import Objective
+    from stagetrace.policy.policy import Policy
 
 # Seconds; what boards and people look at, whether or not an alert needs it.
 STANDARD_WINDOWS: Final = (300, 1_800, 3_600, 7_200, 21_600, 86_400, 259_200)

@@ -6,15 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
+from stagetrace.policy.objective import NEVER_NS
 from stagetrace.rules.base import Format, RulesOptions, yaml_of
 from stagetrace.rules.burn import judged
 from stagetrace.rules.prometheus import comment
-from stagetrace.sla.objective import NEVER_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 KEPT_PERCENT: Final = "${env:SLA_KEPT_PERCENT:-10}"  # of traces without a breach
 # As collector-config/collector.yaml has them, which a test compares.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stagetrace.policy import policy_file
 from stagetrace.rules import collector, grafana, openslo, prometheus
 from stagetrace.rules.base import Format, RulesOptions
-from stagetrace.sla import policy_file
 
 if TYPE_CHECKING:
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 
 def render(policy: Policy, options: RulesOptions) -> str:

@@ -15,8 +15,8 @@ from stagetrace.rules.promql import duration, literal, quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.objective import Objective
+    from stagetrace.policy.policy import Policy
 
 _OWN: Final = 'job="$service", sla_objective=~"$objective"'
 _PAGE: Final = "http://127.0.0.1:16688"

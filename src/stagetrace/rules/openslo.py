@@ -13,19 +13,19 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace.policy import policy_file, quantities
+from stagetrace.policy.policy_keys import burns
 from stagetrace.rules import base, burn
 from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of_all
 from stagetrace.rules.prometheus import comment
 from stagetrace.rules.promql import labels, service_of
-from stagetrace.sla import policy_file, quantities
-from stagetrace.sla.policy_keys import burns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.sla.alert_options import AlertOptions, BurnAlert
-    from stagetrace.sla.objective import Calendar, Objective
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.alert_options import AlertOptions, BurnAlert
+    from stagetrace.policy.objective import Calendar, Objective
+    from stagetrace.policy.policy import Policy
 
 Document = dict[str, Any]
 API: Final = "openslo/v1"

@@ -6,9 +6,9 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.policy.yaml_nodes import Mapping, Node, Scalar, mapping_of, scalar_of
 from stagetrace.rules.openslo import OURS
 from stagetrace.semconv import SLA_OBJECTIVE
-from stagetrace.sla.yaml_nodes import Mapping, Node, Scalar, mapping_of, scalar_of
 
 if TYPE_CHECKING:
     from stagetrace.rules.openslo_objects import Object, Objects

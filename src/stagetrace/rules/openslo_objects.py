@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.policy import quantities
+from stagetrace.policy.policy_kinds import nearest
+from stagetrace.policy.yaml_nodes import At, Mapping, Node, Problem, Problems, Scalar, Sequence, mapping_of, scalar_of
 from stagetrace.rules.openslo import API, BURN, LONG_WINDOW, SHORT_WINDOW, TARGETS, URL, seconds_of, shorthand
-from stagetrace.sla import quantities
-from stagetrace.sla.policy_kinds import nearest
-from stagetrace.sla.yaml_nodes import At, Mapping, Node, Problem, Problems, Scalar, Sequence, mapping_of, scalar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Read OpenSLO v1: documents that `openslo` has written, and others as far as a policy can express them.
 
-The documents are turned into the nodes of a policy file, which keep their places; `sla.policy_file` reads these.
+The documents are turned into the nodes of a policy file, which keep their places; `policy.policy_file` reads these.
 So both forms have the same rules and messages. What cannot be expressed and would change a verdict is a problem, with
 which the file is refused; what else of it is not expressed is a note.
 """
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.rules import openslo_objects
-from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, calendar_of, seconds_of, service_name, shorthand
-from stagetrace.rules.openslo_indicator import indicator, is_ours
-from stagetrace.rules.openslo_objects import Object, Objects
-from stagetrace.sla import quantities
-from stagetrace.sla.objective import SERVICE_KEY
-from stagetrace.sla.policy import Policy
-from stagetrace.sla.policy_file import Document, PolicyFileError, document_of
-from stagetrace.sla.policy_kinds import nearest
-from stagetrace.sla.yaml_nodes import (
+from stagetrace.policy import quantities
+from stagetrace.policy.objective import SERVICE_KEY
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.policy_file import Document, PolicyFileError, document_of
+from stagetrace.policy.policy_kinds import nearest
+from stagetrace.policy.yaml_nodes import (
     At,
     Mapping,
     Node,
@@ -31,6 +27,10 @@ from stagetrace.sla.yaml_nodes import (
     parse_all,
     scalar_of,
 )
+from stagetrace.rules import openslo_objects
+from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, calendar_of, seconds_of, service_name, shorthand
+from stagetrace.rules.openslo_indicator import indicator, is_ours
+from stagetrace.rules.openslo_objects import Object, Objects
 
 if TYPE_CHECKING:
     from stagetrace.rules.openslo_indicator import Indicator

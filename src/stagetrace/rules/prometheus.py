@@ -8,20 +8,20 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from stagetrace.policy.alert_options import TICKET
+from stagetrace.policy.objective import SERVICE_KEY
 from stagetrace.rules import burn, promql
 from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of
 from stagetrace.rules.promql import YOUNG_S, counted, duration, labels, number, quoted, template
 from stagetrace.semconv import SLA_BREACHED, SLA_OBJECTIVE
-from stagetrace.sla.alert_options import TICKET
-from stagetrace.sla.objective import SERVICE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
+    from stagetrace.policy.objective import Calendar, Objective
+    from stagetrace.policy.policy import Policy
     from stagetrace.rules.burn import Alert
-    from stagetrace.sla.objective import Calendar, Objective
-    from stagetrace.sla.policy import Policy
 
 # --- Links from an alert to the breaches that it is about: in stagetrace's page, or in Jaeger's search.
 

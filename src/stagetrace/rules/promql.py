@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
-from stagetrace.sla.objective import SERVICE_KEY, Objective
+from stagetrace.policy.objective import SERVICE_KEY, Objective
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stagetrace.sla.objective import Calendar
+    from stagetrace.policy.objective import Calendar
 
 # --- Parts of PromQL: strings, durations, selectors of series.
 

@@ -1,1 +1,1 @@
-"""The policy, the verdict on each request, and the processor that writes it on the span."""
+"""The end of a request: judged, kept or not, finished, counted; and the processor for spans of an SDK."""

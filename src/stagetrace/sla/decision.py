@@ -6,14 +6,12 @@ import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import log
+from stagetrace.causes.bounds import deadlines
+from stagetrace.causes.cause import DISCONNECT
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode import Block
-from stagetrace.request.serving_process import serving
-from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS, as_text
-from stagetrace.sla import entry_span
-from stagetrace.sla.bounds import deadlines
-from stagetrace.sla.cause import DISCONNECT
-from stagetrace.sla.objective import (
+from stagetrace.policy import entry_span
+from stagetrace.policy.objective import (
     BAGGAGE,
     BREACH,
     EXCLUDED,
@@ -25,8 +23,8 @@ from stagetrace.sla.objective import (
     RECORDED_HEADERS,
     SERVICE_KEY,
 )
-from stagetrace.sla.policy import absent
-from stagetrace.sla.verdict import (
+from stagetrace.policy.policy import absent
+from stagetrace.policy.verdict import (
     FIRST_CHUNK,
     FIRST_TOKEN,
     Called,
@@ -38,6 +36,8 @@ from stagetrace.sla.verdict import (
     judge,
     why_excluded,
 )
+from stagetrace.request.serving_process import serving
+from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS, as_text
 from stagetrace.system.bounded import BoundedCache
 from stagetrace.system.threads import allocate_lock
 from stagetrace.text import is_secret, redacted
@@ -45,13 +45,13 @@ from stagetrace.text import is_secret, redacted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from stagetrace.policy.objective import Objective
+    from stagetrace.policy.policy import Policy
+    from stagetrace.policy.verdict import Missed
     from stagetrace.request.chunk_times import Stream
     from stagetrace.request.generation import Generation
     from stagetrace.request.record import RequestRecord
     from stagetrace.request.stages import Stages
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.policy import Policy
-    from stagetrace.sla.verdict import Missed
     from stagetrace.sla.verdict_counter import VerdictCounter
 
 

@@ -15,13 +15,13 @@ from opentelemetry.trace.span import DEFAULT_TRACE_STATE
 from stagetrace import semconv
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode import Block, encode_details, encode_events, encode_notes, encode_request, entry_rest
+from stagetrace.policy.objective import BREACH
 from stagetrace.request.details import placed_details
 from stagetrace.request.limits import bounded
 from stagetrace.request.own_span import Identity
 from stagetrace.request.spans import SCOPE, UNSET, FinishedSpan, sampled
 from stagetrace.sla.decision import Request
 from stagetrace.sla.finish import finish, request_spans
-from stagetrace.sla.objective import BREACH
 from stagetrace.sla.processor import mark_breach
 from stagetrace.sla.sampling import Chances, is_own
 from stagetrace.sources.process_cpu import process_cpu

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from stagetrace.causes.breakdown import breakdown_of
+from stagetrace.causes.cause import CAUSES, GC, UNKNOWN
 from stagetrace.guard import guarded, report
+from stagetrace.policy.objective import BREACH, EXCLUDED
+from stagetrace.policy.verdict import GOOD, over_budget
 from stagetrace.request import serving_process
 from stagetrace.request.details import detail_span, placed_details
 from stagetrace.request.in_flight import in_flight
@@ -29,24 +33,20 @@ from stagetrace.semconv import (
     STAGETRACE_SKIPPED_STALLS,
     stage_total_ms,
 )
-from stagetrace.sla.breakdown import breakdown_of
-from stagetrace.sla.cause import CAUSES, GC, UNKNOWN
-from stagetrace.sla.objective import BREACH, EXCLUDED
-from stagetrace.sla.verdict import GOOD, over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.sdk.trace import Event, ReadableSpan
 
+    from stagetrace.causes.baseline import Baselines
+    from stagetrace.causes.cause import Breakdown
     from stagetrace.otlp.encode import Block
+    from stagetrace.policy.verdict import Missed, Verdict
     from stagetrace.request.exchange import RemoteSection
     from stagetrace.request.record import RequestRecord
     from stagetrace.request.stages import Stages
-    from stagetrace.sla.baseline import Baselines
-    from stagetrace.sla.cause import Breakdown
     from stagetrace.sla.decision import Decided, Request
-    from stagetrace.sla.verdict import Missed, Verdict
     from stagetrace.sources.thread_cpu import CpuSample, Share
 
 NO_CULPRITS: Final[Mapping[str, tuple[str | None, str]]] = {}
@@ -178,7 +178,7 @@ def _placed(
     record: RequestRecord, request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]
 ) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
-    from stagetrace.sla import code, in_the_way, stall_sampler
+    from stagetrace.causes import code, in_the_way, stall_sampler
 
     in_flight.look_back(record)
     segments, word = stages.segments(), found.get(SLA_BREACH_CAUSE, UNKNOWN)

@@ -7,15 +7,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
+from stagetrace.policy.objective import NEVER_NS
 from stagetrace.semconv import SLA_BREACH_CAUSE, SLA_BREACH_STAGE, SLA_OBJECTIVE, SLA_SEGMENT, SLA_VERDICT
 from stagetrace.sla import process
-from stagetrace.sla.objective import NEVER_NS
 from stagetrace.sla.verdict_counter import MAX_POINTS, OVERFLOW, Collected, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from stagetrace.sla.objective import Objective
+    from stagetrace.policy.objective import Objective
     from stagetrace.sla.verdict_counter import Counted, Timed
 
 # --- The metrics of verdicts: their names, and their points now. All senders of metrics read them here.

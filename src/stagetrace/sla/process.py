@@ -12,8 +12,8 @@ from stagetrace.errors import PolicyError
 from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
-    from stagetrace.sla.followed_file import FollowedFile
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.followed_file import FollowedFile
+    from stagetrace.policy.policy import Policy
     from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.verdict_counter import VerdictCounter
 
@@ -52,7 +52,7 @@ def policy_problems() -> tuple[str, ...]:
 
 def policy_fix() -> str:
     """Return what fixes these problems."""
-    from stagetrace.sla.inline import HOW
+    from stagetrace.policy.inline import HOW
 
     file = _file()
     return HOW if file is None else "\n".join(file.problem.splitlines()[1:])
@@ -106,12 +106,12 @@ def _file() -> FollowedFile | None:
     text = settings.SLA.read()
     if not text:
         return None
-    from stagetrace.sla.policy import file_named
+    from stagetrace.policy.policy import file_named
 
     path = file_named(text)
     if path is None:
         return None
-    from stagetrace.sla.followed_file import FollowedFile
+    from stagetrace.policy.followed_file import FollowedFile
 
     file = FollowedFile(path)
     file.read()
@@ -121,8 +121,8 @@ def _file() -> FollowedFile | None:
 @functools.cache
 def _inline() -> tuple[Policy | None, tuple[str, ...]]:
     """Read STAGETRACE_SLA, and log once what of it cannot be read."""
-    from stagetrace.sla.inline import HOW
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.inline import HOW
+    from stagetrace.policy.policy import Policy
 
     text = settings.SLA.read()
     if not text:

@@ -9,22 +9,22 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from stagetrace import log, semconv
+from stagetrace.causes.baseline import Baselines
+from stagetrace.causes.cause import UNKNOWN
+from stagetrace.causes.stall_sampler import stall_sampler
 from stagetrace.guard import guarded, report
+from stagetrace.policy.entry_span import request_of
+from stagetrace.policy.objective import BREACH, WEBSOCKET
+from stagetrace.policy.policy import Policy
+from stagetrace.policy.verdict import GOOD, report_in
 from stagetrace.request.current import current, entries, recording
 from stagetrace.request.limits import bounded
 from stagetrace.request.record import NO_STAGES, RequestRecord
 from stagetrace.request.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.request.working import task_here
-from stagetrace.sla.baseline import Baselines
-from stagetrace.sla.cause import UNKNOWN
 from stagetrace.sla.decision import Request, Segments, decided
-from stagetrace.sla.entry_span import request_of
 from stagetrace.sla.finish import NO_CULPRITS, finish, request_spans
-from stagetrace.sla.objective import BREACH, WEBSOCKET
-from stagetrace.sla.policy import Policy
 from stagetrace.sla.sampling import HeldSpans, dropped
-from stagetrace.sla.stall_sampler import stall_sampler
-from stagetrace.sla.verdict import GOOD, report_in
 from stagetrace.sla.verdict_counter import VerdictCounter
 from stagetrace.sources.process_cpu import process_cpu
 from stagetrace.system.threads import allocate_lock

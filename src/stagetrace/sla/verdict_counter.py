@@ -8,8 +8,8 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import log
+from stagetrace.policy.objective import BREACH, EXCLUDED
 from stagetrace.request.record import NO_STAGES
-from stagetrace.sla.objective import BREACH, EXCLUDED
 from stagetrace.system.native import native
 from stagetrace.system.threads import allocate_lock
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from stagetrace.policy.policy import Policy
     from stagetrace.request.stages import Stages
-    from stagetrace.sla.policy import Policy
 
 MAX_ROUTES_SHOWN: Final = 5
 MAX_POINTS: Final = 2_000  # of each metric, as OpenTelemetry's SDKs have by default; what exceeds them is one point

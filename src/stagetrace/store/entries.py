@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.columns import names_of
+from stagetrace.policy import entry_span
+from stagetrace.policy.entry_span import read
 from stagetrace.semconv import as_text, number, stage_totals, text
-from stagetrace.sla import entry_span
-from stagetrace.sla.entry_span import read
 from stagetrace.store.base import SERVER, Entry, Missed, Selection, SpanRow, Value
 
 if TYPE_CHECKING:

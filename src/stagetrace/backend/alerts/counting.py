@@ -9,11 +9,11 @@ from stagetrace import semconv
 from stagetrace.analysis.attainment import REDUCTION
 from stagetrace.analysis.replay import UNKNOWN, replay, stored
 from stagetrace.columns import names_of
+from stagetrace.policy.objective import BREACH, EXCLUDED
+from stagetrace.policy.verdict import GOOD
 from stagetrace.rules.alerts import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.semconv import as_text, number
-from stagetrace.sla.objective import BREACH, EXCLUDED
-from stagetrace.sla.verdict import GOOD
 from stagetrace.store.base import COUNTS, Selection
 from stagetrace.store.reductions import probability_of, weight_of
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from stagetrace.analysis.estimates import Counted
+    from stagetrace.policy.policy import Policy
     from stagetrace.rules import alerts
-    from stagetrace.sla.policy import Policy
     from stagetrace.store.base import Reader, SpanRow
     from stagetrace.store.local.reader import LocalReader
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import log
 from stagetrace.errors import PolicyError
+from stagetrace.policy import policy_file
+from stagetrace.policy.policy import Policy
 from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, Told
-from stagetrace.sla import policy_file
-from stagetrace.sla.policy import Policy
 from stagetrace.store.local import durable
 from stagetrace.store.local.durable import replace_file
 from stagetrace.system.access import open_own
@@ -21,7 +21,7 @@ from stagetrace.system.access import open_own
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stagetrace.sla.alert_options import AlertOptions
+    from stagetrace.policy.alert_options import AlertOptions
 
 ALERTS_FILE: Final = "alerts.json"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stagetrace.backend.alerts.notify import Receiver
     from stagetrace.backend.counters import Counters
     from stagetrace.backend.options import Alerting
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
     from stagetrace.store.local import LocalStore
     from stagetrace.store.local.reader import LocalReader
 

@@ -9,11 +9,11 @@ from typing import Final
 from urllib.parse import unquote
 
 from stagetrace import settings
+from stagetrace.causes.cause import CAUSES
 from stagetrace.cli.registry import UsageError
 from stagetrace.columns import SCHEMA
 from stagetrace.output import units
 from stagetrace.output.units import FORMS, UTC, Moment, Zone, moment, zone
-from stagetrace.sla.cause import CAUSES
 from stagetrace.store.base import SCHEMES, Selection, default_folder
 
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.

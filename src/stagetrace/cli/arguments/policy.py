@@ -9,9 +9,9 @@ from stagetrace import settings
 from stagetrace.cli.arguments.options import local_folder
 from stagetrace.cli.registry import UsageError
 from stagetrace.errors import PolicyError
+from stagetrace.policy.policy import Policy, file_named
+from stagetrace.policy.policy_file import content, decoded, is_openslo
 from stagetrace.rules import openslo_read
-from stagetrace.sla.policy import Policy, file_named
-from stagetrace.sla.policy_file import content, decoded, is_openslo
 
 
 def add_policy(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,10 @@ from stagetrace import __version__
 from stagetrace.errors import PolicyError, StagetraceError
 from stagetrace.otlp.export import spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
+from stagetrace.policy.inline import HOW
+from stagetrace.policy.policy import Policy, file_named
+from stagetrace.policy.policy_lint import ERROR, lint
+from stagetrace.policy.yaml_nodes import At
 from stagetrace.process_status import files
 from stagetrace.settings import (
     HOST,
@@ -38,10 +42,6 @@ from stagetrace.settings import (
     environment,
     otel_variables,
 )
-from stagetrace.sla.inline import HOW
-from stagetrace.sla.policy import Policy, file_named
-from stagetrace.sla.policy_lint import ERROR, lint
-from stagetrace.sla.yaml_nodes import At
 from stagetrace.store import Reader, open_store
 from stagetrace.system import packages as versions
 from stagetrace.system import setting_problems, unrecognised_models

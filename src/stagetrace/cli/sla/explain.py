@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stagetrace.analysis.replay import Request as Stored
     from stagetrace.output.breaches import Verdict
     from stagetrace.output.units import Zone
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
 DESCRIPTION: Final = (
     "Explain the verdicts of a trace: of each request what was recorded, and with a policy which of its objectives\n"

@@ -11,12 +11,12 @@ from zlib import crc32
 from stagetrace.analysis import routes_and_stages, wrong_now
 from stagetrace.analysis.attainment import Attained, Target, exact_interval, is_missed
 from stagetrace.analysis.slo import SHOWN
+from stagetrace.causes.cause import CAUSES
 from stagetrace.output import objectives
 from stagetrace.output import objectives as texts
 from stagetrace.output.units import milliseconds, utc
 from stagetrace.page.base import BadRequest, Part, View
 from stagetrace.semconv import SLA_BREACH_STAGE, STAGES
-from stagetrace.sla.cause import CAUSES
 from stagetrace.store.answers import requests_of
 from stagetrace.store.base import COUNTS, Selection
 from stagetrace.store.entries import request_text

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from stagetrace import semconv
 from stagetrace.analysis import breach_details
+from stagetrace.causes.cause import DOWNSTREAM
 from stagetrace.output import breaches
 from stagetrace.output.breaches import as_json, blamed, owners_of
 from stagetrace.output.units import UTC, milliseconds, shown, threshold
 from stagetrace.page.base import LONGEST, REPEATED, SHARED, BadRequest, File, Part, View
 from stagetrace.page.templates import stage_class
 from stagetrace.semconv import SLA_BREACH_MISSED, SLA_BREACH_STAGE
-from stagetrace.sla.cause import DOWNSTREAM
 from stagetrace.store import answers, entries
 from stagetrace.store.answers import Place, entry, slowest_stage
 from stagetrace.store.entries import request_text

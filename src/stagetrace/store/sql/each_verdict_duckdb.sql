@@ -1,5 +1,5 @@
 -- `{verdicts}` of reductions: requests, with a row for each objective that judged one. `objective`, `target`, `verdict` and
--- `breached` are those of that objective, out of the text of `sla.verdicts` where there are several (`sla.entry_span`).
+-- `breached` are those of that objective, out of the text of `sla.verdicts` where there are several (`policy.entry_span`).
 -- `is_shown`: whether the entry span shows this one, as it does one of each request; by how much the others were over is not
 -- known. `one` is NULL for what the entry span shows: without such a text, or if that lists so many that it is not there.
 (

@@ -1,0 +1,1 @@
+"""Why a request was late: breakdown, baseline, cause, evidence, and the line of code."""
