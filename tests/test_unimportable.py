@@ -14,6 +14,7 @@ import pytest
 
 import instrumentation.grpc_client as rpc
 from environments import ROOT
+from heavy import HEAVY
 from instrumentation.test_asgi_harmless import ASKED, answers
 from instrumentation.test_grpc_harmless import outcomes
 from instrumentation.test_mlserver import MODELS, rest
@@ -175,7 +176,7 @@ def untraced(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], str]:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", late())
+@pytest.mark.parametrize("name", late() if HEAVY else ())
 def test_nor_any_single_module(name: str, untraced: tuple[list[Any], str], tmp_path: Path) -> None:
     with run_sink() as sink:
         traced, said = of_asgi(tmp_path, "any_starlette", "uvicorn", environment(sink.endpoint, name))
@@ -198,7 +199,7 @@ def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tm
 
 
 # Imported with the first request.
-OF_WORKERS = ",".join(f"stagetrace.request.{name}" for name in ("worker", "request_ref", "remote_stages"))
+OF_WORKERS = ",".join(f"stagetrace.request.{name}" for name in ("worker", "remote_stages"))
 
 
 def from_the_start(names: str) -> dict[str, str]:
