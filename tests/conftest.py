@@ -107,7 +107,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Set markers, keep tests that share a fixture of their module in one process, and skip `heavy` by default."""
+    seen: dict[tuple[Path, str], list[object]] = {}
     for item in items:
+        _share_values(item, seen)
         names = set(getattr(item, "fixturenames", ()))
         for marker, fixtures in MARKERS.items():
             if names & fixtures:
@@ -119,14 +121,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="make test-heavy runs this"))
 
 
+def _share_values(item: pytest.Item, seen: dict[tuple[Path, str], list[object]]) -> None:
+    """Let all tests of a module share a fixture that is parametrised, for each value of its parameter.
+
+    pytest brings those together that have the same number of the value, its place in the list of one test, and the same
+    scope, which a test with further parameters narrows to itself. A service would start anew for most of them.
+    """
+    callspec = getattr(item, "callspec", None)
+    for name, definition in _shared(item).items():
+        if callspec is not None and name in callspec.params:
+            values = seen.setdefault((item.path, name), [])
+            if callspec.params[name] not in values:
+                values.append(callspec.params[name])
+            callspec.indices[name] = values.index(callspec.params[name])
+            callspec._arg2scope[name] = definition._scope
+
+
+def _shared(item: pytest.Item) -> dict[str, Any]:
+    """Return the fixtures of a test that others share with it."""
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined] # which pytest shows in no other way
+    return {name: found[-1] for name, found in definitions.items() if found[-1].scope != "function"}
+
+
 def _group(item: pytest.Item) -> str:
     """Return what a test shares with those that run best in one process with it, or "".
 
     That is a fixture with parameters of the whole run, of which a process keeps one at a time, or else the fixtures of
     the test's module.
     """
-    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined] # which pytest shows in no other way
-    scopes = {name: found[-1].scope for name, found in definitions.items() if found[-1].scope != "function"}
+    scopes = {name: definition.scope for name, definition in _shared(item).items()}
     values = getattr(getattr(item, "callspec", None), "params", {})
     whole_run = sorted(
         f"{name} {values[name]}" for name, scope in scopes.items() if scope == "session" and name in values
