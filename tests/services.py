@@ -47,9 +47,8 @@ UVICORN = ("uvicorn", "{app}:app", "--port", "{port}")
 HYPERCORN = ("hypercorn", "{app}:app", "--bind", "127.0.0.1:{port}")
 ASGI_SERVERS: dict[str, tuple[str, ...]] = {
     "uvicorn": UVICORN,
-    "uvicorn h11": (*UVICORN, "--http", "h11"),
-    "uvicorn httptools": (*UVICORN, "--http", "httptools"),
-    "uvicorn uvloop": (*UVICORN, "--loop", "uvloop"),
+    "uvicorn h11": (*UVICORN, "--http", "h11", "--loop", "asyncio"),
+    "uvicorn uvloop": (*UVICORN, "--http", "httptools", "--loop", "uvloop"),
     "hypercorn": HYPERCORN,
     "hypercorn trio": (*HYPERCORN, "-k", "trio"),
     "granian": ("granian", "--interface", "asgi", "{app}:app", "--port", "{port}"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from services import LAUNCHERS, run_python, run_service, wsgi_command
+from services import run_python, run_service, wsgi_command
 from stagetrace import guard
 from stagetrace.runtime import provider
 from stagetrace.runtime.provider import guessed
@@ -21,33 +21,11 @@ if TYPE_CHECKING:
 BIN = "/venv/bin/"
 
 
-def service_of(sink: Sink, folder: Path, launcher: str = "uvicorn", *, argv: Any = None, env: Any = None) -> set[str]:
-    """Return the names under which the spans of three requests arrive."""
-    with run_service(folder, "ml", launcher, sink.environment(**env or {}), argv) as service:
-        return {sink.request(service.call("GET", "/health")[0]).entry.service for _ in range(3)}
-
-
 @pytest.mark.usefixtures("services")
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_each_launcher_of_asgi_applications(launcher: str, sink: Sink, tmp_path: Path) -> None:
-    assert service_of(sink, tmp_path, launcher) == {"ml"}
-
-
-@pytest.mark.usefixtures("services")
-@pytest.mark.parametrize(("server", "name"), [("gunicorn", "flask_light"), ("waitress", "wsgi_server")])
-def test_servers_of_wsgi_applications(server: str, name: str, sink: Sink, tmp_path: Path) -> None:
-    """Gunicorn gets the application as an argument; a script, wsgi_server.py, starts waitress."""
-    assert service_of(sink, tmp_path, argv=wsgi_command(server, "flask_light")) == {name}
-
-
-@pytest.mark.usefixtures("services")
-@pytest.mark.smoke
-@pytest.mark.parametrize(
-    "env",
-    [{"OTEL_SERVICE_NAME": "shop"}, {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=x,service.name=shop"}],
-)
-def test_a_given_name_wins(env: dict[str, str], sink: Sink, tmp_path: Path) -> None:
-    assert service_of(sink, tmp_path, env=env) == {"shop"}
+def test_a_name_among_the_resources_attributes_wins(sink: Sink, tmp_path: Path) -> None:
+    env = sink.environment(OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=x,service.name=shop")
+    with run_service(tmp_path, argv=wsgi_command("gunicorn", "flask_light"), env=env) as service:
+        assert sink.request(service.call("GET", "/health")[0]).entry.service == "shop"
 
 
 def test_a_provider_of_the_services_own_keeps_its_resource() -> None:

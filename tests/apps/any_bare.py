@@ -3,10 +3,12 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
 import anyio.to_thread
+from starlette.responses import StreamingResponse
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -150,7 +152,35 @@ async def nothing(scope: Any, receive: Any, send: Any, asked: dict[str, str]) ->
     await start(send)
 
 
+async def announced(scope: Any, receive: Any, send: Any, asked: dict[str, str]) -> None:
+    """Announce `size` bytes, send `sent` of them at once, and end when the client has gone, or after a while."""
+    size, sent = int(asked["size"]), int(asked["sent"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+    if sent:
+        await send({"type": "http.response.body", "body": b"x" * sent, "more_body": True})
+    try:
+        async with asyncio.timeout(0.3):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def cancelled(scope: Any, receive: Any, send: Any, asked: dict[str, str]) -> None:
+    """Send all of what is announced, and have something left to do before the end, in which Starlette cancels it."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 500
+        yield b"x" * 500
+        await asyncio.sleep(1)
+
+    await StreamingResponse(body(), headers={"content-length": "1000"})(scope, receive, send)
+
+
 PATHS = {
+    "/announced": announced,
+    "/cancelled": cancelled,
     "/read": read,
     "/stream": stream,
     "/large": large,

@@ -1,9 +1,9 @@
-"""The application of flask_light, which tells what is imported by other threads than the main one."""
+"""The application of flask_ml, which tells what is imported by other threads than the main one."""
 
 import sys
 import threading
 
-from flask_light import app
+from flask_ml import app
 
 seen: list[str] = []
 main = threading.get_native_id()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from backend.processes import until
-from services import AT_END, Service, recorded, run_service
+from services import AT_END, Service, recorded
 from sink import SERVER
 
 if TYPE_CHECKING:
@@ -115,14 +115,3 @@ def check(receiver: Receiver, answered: set[str]) -> None:
     receiver.wait_for(lambda r: answered <= set(entries(r)))
     delivered = [trace for trace in entries(receiver) if trace in answered]
     assert len(delivered) == len(answered)
-
-
-def served_and_stopped(
-    receiver: Receiver, folder: Path, argv: list[str], number: int = signal.SIGTERM, count: int = 20
-) -> int:
-    """Run a service, ask it, and stop it; all was delivered. Return the exit code."""
-    with run_service(folder, argv=argv, env=environment(receiver)) as service:
-        answered = ask(service, count)
-        code = stop(service, number)
-    check(receiver, answered)
-    return code

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from at_once import at_once
 from otlp.receiver import run_receiver
 from services import recorded, run_service, wsgi_command
 from sink import assert_tiled, run_sink
@@ -27,6 +27,7 @@ PAIRS = [
 ]
 
 
+IMPORTS = "a greenlet that wants the same module then would fail or wait for ever: the locks are gevent's"
 METRICS = {
     "OTEL_TRACES_EXPORTER": "none",
     "OTEL_METRICS_EXPORTER": "otlp",
@@ -59,21 +60,19 @@ def test_a_receiver_that_never_answers_keeps_no_request_waiting(
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_requests_that_share_a_thread_have_their_own_stages(server: str, tmp_path: Path) -> None:
-    with run_sink() as sink:
-        argv = wsgi_command(server, "flask_ml")
-        with run_service(tmp_path, argv=argv, env=recorded(sink.endpoint)) as service:
-            seconds = [0.01 * number for number in range(1, 25)]
+    argv = wsgi_command(server, "flask_imports")
+    with run_sink() as sink, run_service(tmp_path, argv=argv, env=recorded(sink.endpoint)) as service:
+        seconds = [0.01 * number for number in range(1, 25)]
 
-            def ask(preprocess_s: float) -> str:
-                inference_s = 0.3 - preprocess_s
-                body = {"preprocess_s": preprocess_s, "inference_s": inference_s, "postprocess_s": 0.02}
-                trace_id, response = service.call("POST", "/predict", json=body)
-                assert response.json() == [inference_s]
-                return trace_id
+        def ask(preprocess_s: float) -> str:
+            inference_s = 0.3 - preprocess_s
+            body = {"preprocess_s": preprocess_s, "inference_s": inference_s, "postprocess_s": 0.02}
+            trace_id, response = service.call("POST", "/predict", json=body)
+            assert response.json() == [inference_s]
+            return trace_id
 
-            with ThreadPoolExecutor(len(seconds)) as clients:
-                traces = list(clients.map(ask, seconds))
-            requests = [sink.request(trace_id) for trace_id in traces]
+        requests = [sink.request(trace_id) for trace_id in at_once(ask, seconds)]
+        assert service.call("GET", "/imported")[1].json() == [], IMPORTS
     for request, preprocess_s in zip(requests, seconds, strict=True):
         assert_tiled(request)
         assert request.entry.name == "POST /predict"
@@ -85,13 +84,10 @@ def test_requests_that_share_a_thread_have_their_own_stages(server: str, tmp_pat
         assert not [name for name in inference.attributes if name.startswith("stagetrace.cpu.")]
 
 
-@pytest.mark.parametrize(("server", "protocol"), PAIRS)
-def test_no_thread_of_ours_imports_anything(server: str, protocol: str, tmp_path: Path) -> None:
-    """A greenlet that wants the same module then would fail or wait for ever: the locks are gevent's."""
+def test_no_thread_of_ours_imports_anything_for_an_export_over_http(tmp_path: Path) -> None:
     with run_receiver() as receiver:
-        endpoint = receiver.grpc if protocol == "grpc" else receiver.http
-        env = recorded(endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_BSP_SCHEDULE_DELAY="50")
-        with run_service(tmp_path, argv=wsgi_command(server, "flask_imports"), env=env) as service:
-            assert service.call("POST", "/predict", json={"inference_s": 0.01})[1].json() == [0]
+        env = recorded(receiver.http, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", OTEL_BSP_SCHEDULE_DELAY="50")
+        with run_service(tmp_path, argv=wsgi_command("gunicorn gevent", "flask_imports"), env=env) as service:
+            assert service.call("POST", "/predict", json={"inference_s": 0.01})[1].json() == [0.01]
             receiver.wait_for(lambda found: "POST /predict" in found.names())
-            assert service.call("GET", "/imported")[1].json() == []
+            assert service.call("GET", "/imported")[1].json() == [], IMPORTS

@@ -26,11 +26,10 @@ from e2e.ending import (
     holds_connections,
     pid,
     recycled,
-    served_and_stopped,
     stop,
 )
 from otlp.receiver import Receiver, Reply
-from services import APPS, GUNICORN, PYTHON, WSGI_SERVERS, run_service, wsgi_command
+from services import APPS, GUNICORN, PYTHON, run_service, wsgi_command
 from sink import SERVER
 
 UVICORN = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
@@ -291,27 +290,9 @@ Response.write = write
 """
 
 
-@pytest.mark.parametrize(
-    "server", ["werkzeug gevent", "gevent", pytest.param("cheroot", marks=pytest.mark.smoke), "wsgiref"]
-)
-def test_sigterm_where_greenlets_serve_or_the_loop_is_of_a_base(
-    server: str, receiver: Receiver, tmp_path: Path
-) -> None:
-    """A signal's handler runs in whichever greenlet has the main thread."""
-    assert served_and_stopped(receiver, tmp_path, wsgi_command(server, "flask_light")) == -signal.SIGTERM
-
-
-@pytest.mark.smoke
-def test_granians_workers_of_wsgi_deliver_everything(receiver: Receiver, tmp_path: Path) -> None:
-    """They are processes of `multiprocessing`, which run no exit handlers, and no patch surrounds them."""
-    argv = [PYTHON, "-m", "granian", "--interface", "wsgi", "--workers", "2", "--port", "{port}", "flask_light:app"]
-    served_and_stopped(receiver, tmp_path, argv)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("server", [pytest.param("waitress", marks=pytest.mark.smoke), "werkzeug"])
-def test_servers_that_leave_sigterm_alone(server: str, number: int, receiver: Receiver, tmp_path: Path) -> None:
-    """It ends the process as it does untraced, after what has ended was delivered."""
-    assert server in WSGI_SERVERS
-    code = served_and_stopped(receiver, tmp_path, wsgi_command(server, "flask_light"), number)
-    assert code == (-number if number == signal.SIGTERM else 0)
+@pytest.mark.parametrize("server", ["waitress", "werkzeug"])
+def test_servers_that_leave_sigterm_alone_end_by_ctrl_c(server: str, receiver: Receiver, tmp_path: Path) -> None:
+    with run_service(tmp_path, argv=wsgi_command(server, "flask_light"), env=environment(receiver)) as service:
+        answered = ask(service, 20)
+        assert stop(service, signal.SIGINT) == 0
+    check(receiver, answered)

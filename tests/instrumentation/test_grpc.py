@@ -98,6 +98,12 @@ def test_names_and_attributes_are_those_of_the_newest_conventions(service: Servi
     assert attributes["ml.model.name"] == "SleepyModel"
 
 
+def test_a_stream_of_messages_is_a_few_spans(service: Service, sink: Sink) -> None:
+    request, got = traced(service, sink, "Count", {"to": 300, "step_s": 0.001}, kind="unary_stream")
+    assert len(got.answers) == 300
+    assert len(request.stages) <= 48
+
+
 def test_without_a_deadline_none_is_recorded(service: Service, sink: Sink) -> None:
     trace_id, call = service.begin_traced("Sleep", kind="unary_unary", timeout=None)
     call.result()

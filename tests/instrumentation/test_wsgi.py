@@ -72,20 +72,6 @@ def near(nanoseconds: int, truth: int) -> bool:
     return abs(nanoseconds - truth) <= max(2_000_000, truth * 0.05)
 
 
-SERVERS = ("gunicorn", "gunicorn gthread", "gunicorn gevent", "waitress", "werkzeug", "cheroot", "wsgiref")
-
-
-@pytest.mark.smoke
-@pytest.mark.usefixtures("services")
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_request_has_stages_in_each_server(server: str, sink: Sink, tmp_path: Path) -> None:
-    with serve(server, "flask_light", sink, tmp_path) as service:
-        request, response = sink.traced(service, "POST", "/predict", json={})
-    assert response.json() == [0]
-    assert request.entry.name == "POST /predict"
-    assert "handler" in request.names
-
-
 # --- the stages, their order, what hangs under them
 
 
