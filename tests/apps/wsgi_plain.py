@@ -8,6 +8,7 @@ from typing import Any
 from wsgiref.validate import validator
 
 from opentelemetry import trace
+from timed_flask import app as flask
 
 HEAD = [("Content-Type", "text/plain")]
 
@@ -96,11 +97,10 @@ def file_in_memory(environ: Any, start_response: Any) -> Any:
     return environ["wsgi.file_wrapper"](BytesIO(b"in memory" * 1000), 512)
 
 
+FILES = {"/wrapped_file": file, "/wrapped_file_in_memory": file_in_memory}
+
+
 def app(environ: Any, start_response: Any) -> Any:
+    """Call one of these by its name, and `timed_flask` by all other paths."""
     path = environ["PATH_INFO"]
-    if path in CHECKED:
-        return CHECKED[path](environ, start_response)
-    if path.startswith("/file"):
-        return (file if path == "/file" else file_in_memory)(environ, start_response)
-    start_response("200 OK", [*HEAD])
-    return [b"ready"]
+    return (CHECKED.get(path) or FILES.get(path) or flask)(environ, start_response)

@@ -6,9 +6,8 @@ import random
 import re
 import secrets
 import socket
-import threading
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,24 +30,16 @@ if TYPE_CHECKING:
 TRIES = 10  # the machine may be busy: what the code gets wrong, it gets wrong each time
 
 
-@contextmanager
-def serve(server: str, app: str, sink: Sink, folder: Path, **more: str) -> Iterator[Service]:
-    env = sink.environment(STAGETRACE_SLA="GET /random within 5ms; * within 40s", **more)
-    with run_service(folder, argv=wsgi_command(server, app), env=env) as service:
-        yield service
-        assert "failed (" not in service.log
+@pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "werkzeug", "wsgiref"])
+def service(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
+    env = sink.environment(STAGETRACE_SLA="GET /random within 5ms; * within 40s")
+    with run_service(folder, argv=wsgi_command(request.param, "wsgi_plain"), env=env) as running:
+        yield running
+        assert "failed (" not in running.log
 
 
-@pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "werkzeug"])
-def flask(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
-    with serve(request.param, "timed_flask", sink, folder) as service:
-        yield service
-
-
-@pytest.fixture(scope="module", params=["gunicorn", "gunicorn gthread", "waitress", "wsgiref"])
-def plain(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[Service]:
-    with serve(request.param, "wsgi_plain", sink, folder) as service:
-        yield service
+with_flask = pytest.mark.parametrize("service", ["gunicorn", "gunicorn gthread", "waitress", "werkzeug"], indirect=True)
+plain = pytest.mark.parametrize("service", ["gunicorn", "gunicorn gthread", "waitress", "wsgiref"], indirect=True)
 
 
 def without_arrival(request: Request) -> list[str]:
@@ -75,9 +66,10 @@ def near(nanoseconds: int, truth: int) -> bool:
 # --- the stages, their order, what hangs under them
 
 
-def test_a_model_behind_a_route(flask: Service, sink: Sink) -> None:
+@with_flask
+def test_a_model_behind_a_route(service: Service, sink: Sink) -> None:
     body = {"preprocess_s": 0.02, "inference_s": 0.02, "postprocess_s": 0.02}
-    request, response = sink.traced(flask, "POST", "/predict", json=body)
+    request, response = sink.traced(service, "POST", "/predict", json=body)
     assert response.json() == [0.02]
     names = [name for name in without_arrival(request) if name != "network.receive"]
     assert names[-4:] == ["preprocess", "inference", "postprocess", "network.send"]
@@ -123,9 +115,10 @@ WHOLE_TREE: list[tuple[str, str | None, dict[str, Any]]] = [
 COMPARED = {key for _, _, attributes in WHOLE_TREE for key in attributes}
 
 
-def test_the_whole_tree_of_a_request(flask: Service, sink: Sink) -> None:
+@with_flask
+def test_the_whole_tree_of_a_request(service: Service, sink: Sink) -> None:
     def look() -> list[tuple[str, str | None, dict[str, Any]]]:
-        trace_id, _ = flask.call("GET", "/current-span")
+        trace_id, _ = service.call("GET", "/current-span")
         request = sink.request(trace_id)
         spans = [*request.stages, *request.others, request.entry]
         names = {span.span_id: span.name for span in spans}
@@ -139,8 +132,9 @@ def test_the_whole_tree_of_a_request(flask: Service, sink: Sink) -> None:
     assert at_its_best(look, WHOLE_TREE) == WHOLE_TREE
 
 
-def test_a_stream_that_infers_between_its_pieces(flask: Service, sink: Sink) -> None:
-    request, response = sink.traced(flask, "GET", "/stream-inference")
+@with_flask
+def test_a_stream_that_infers_between_its_pieces(service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", "/stream-inference")
     assert response.text == "token 0\ntoken 1\ntoken 2\n"
     assert sum(stage.name == "inference" for stage in request.stages) == 3
     assert request.total_ns("inference") >= 60_000_000
@@ -155,8 +149,9 @@ def test_a_stream_that_infers_between_its_pieces(flask: Service, sink: Sink) -> 
     assert first_ms + gap_ms <= (sent[-1].end - request.entry.start) / 1e6
 
 
-def test_what_the_handler_sees_and_starts(flask: Service, sink: Sink) -> None:
-    request, response = sink.traced(flask, "GET", "/current-span")
+@with_flask
+def test_what_the_handler_sees_and_starts(service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", "/current-span")
     assert response.json() == {"recording": True, "name": "GET /current-span"}
     assert request.entry.attributes["user.note"] == "set by the handler"
     parents = {span.name: span.parent_id for span in request.others}
@@ -167,28 +162,32 @@ def test_what_the_handler_sees_and_starts(flask: Service, sink: Sink) -> None:
     }
 
 
-def test_a_file_is_sent_as_the_server_sends_files(flask: Service, sink: Sink) -> None:
-    request, response = sink.traced(flask, "GET", "/file")
+@with_flask
+def test_a_file_is_sent_as_the_server_sends_files(service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", "/file")
     assert response.text.startswith('"""A plain Flask + scikit-learn service')
     assert without_arrival(request) == ["handler", "network.send"]
 
 
-def test_an_exception_is_on_the_span(flask: Service, sink: Sink) -> None:
-    request, response = sink.traced(flask, "GET", "/raise")
+@with_flask
+def test_an_exception_is_on_the_span(service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", "/raise")
     assert (response.status_code, request.entry.status) == (500, 2)
     assert request.entry.attributes["error.type"] == "500"
 
 
-def test_what_a_load_balancer_says(flask: Service, sink: Sink) -> None:
+@with_flask
+def test_what_a_load_balancer_says(service: Service, sink: Sink) -> None:
     headers = {"X-Request-Start": f"t={time.time() - 100:.3f}"}
-    request, _ = sink.traced(flask, "GET", "/plain", headers=headers)
+    request, _ = sink.traced(service, "GET", "/plain", headers=headers)
     assert 100_000 <= request.entry.attributes["http.server.request.time_in_queue"] < 160_000
 
 
 # --- times
 
 
-def test_a_slow_upload_is_receiving(flask: Service, sink: Sink) -> None:
+@with_flask
+def test_a_slow_upload_is_receiving(service: Service, sink: Sink) -> None:
     """Compared with what the handler measures itself; waitress has received all by then, so there with the client."""
 
     def attempt() -> bool:
@@ -200,11 +199,11 @@ def test_a_slow_upload_is_receiving(flask: Service, sink: Sink) -> None:
                 time.sleep(0.25)
 
         headers = {"Content-Length": "150000", "Content-Type": "text/plain"}
-        request, response = sink.traced(flask, "POST", "/timed-upload", content=slowly(), headers=headers)
+        request, response = sink.traced(service, "POST", "/timed-upload", content=slowly(), headers=headers)
         answer = response.json()
         assert answer["bytes"] == 150_000
         assert request.total_ns("network.receive") >= 400_000_000
-        if "waitress" in flask.process.args:  # type: ignore[operator]
+        if "waitress" in service.process.args:  # type: ignore[operator]
             return near(request.total_ns("inference"), answer["inference_ns"])
         in_handler = [stage for stage in request.stages if stage.start >= first_in_application(request)]
         receiving = sum(stage.end - stage.start for stage in in_handler if stage.name == "network.receive")
@@ -213,14 +212,15 @@ def test_a_slow_upload_is_receiving(flask: Service, sink: Sink) -> None:
     wait_until(attempt)
 
 
-def test_a_slow_reader_is_sending(flask: Service, sink: Sink) -> None:
+@with_flask
+def test_a_slow_reader_is_sending(service: Service, sink: Sink) -> None:
     """Compared with how long the application's generator was kept waiting by the server."""
 
     def attempt() -> bool:
-        trace_id, answer = read_slowly(flask, "/timed-stream")
+        trace_id, answer = read_slowly(service, "/timed-stream")
         request = sink.tiled(trace_id)
         kept, worked = map(int, re.findall(rb"\n(\d+) (\d+)", answer)[0])
-        if "waitress" in flask.process.args:  # type: ignore[operator]  # it holds 16 MB for the client
+        if "waitress" in service.process.args:  # type: ignore[operator]  # it holds 16 MB for the client
             return near(request.total_ns("inference"), worked)
         assert request.total_ns("network.send") >= 300_000_000
         return near(request.total_ns("network.send"), kept) and near(request.total_ns("inference"), worked)
@@ -241,34 +241,27 @@ def read_slowly(service: Service, path: str) -> tuple[str, bytes]:
         return trace_id, b"".join(iter(lambda: connection.recv(1_000_000), b""))
 
 
-@pytest.mark.usefixtures("services")
-@pytest.mark.parametrize(("server", "threads"), [("gunicorn gthread", 40), ("waitress", 4)])
+@pytest.mark.parametrize(("service", "threads"), [("gunicorn gthread", 40), ("waitress", 4)], indirect=["service"])
 def test_one_request_more_than_threads_waits_in_the_queue(
-    server: str, threads: int, sink: Sink, tmp_path: Path
+    threads: int, service: Service, sink: Sink, tmp_path: Path
 ) -> None:
     """All threads hold until the last request has been sent and has waited for a while."""
-    found: list[str] = []
 
-    def ask(service: Service) -> None:
+    def hold() -> str:
         trace_id, response = service.call("GET", f"/hold{tmp_path}")
         assert response.json() == {"ok": True}
-        found.append(trace_id)
+        return trace_id
 
-    with serve(server, "timed_flask", sink, tmp_path) as service:
-        clients = [threading.Thread(target=ask, args=(service,)) for _ in range(threads)]
-        last = threading.Thread(target=ask, args=(service,))
-        for client in clients:
-            client.start()
+    with ThreadPoolExecutor(threads + 1) as pool:
+        calls = [pool.submit(hold) for _ in range(threads)]
         held = wait_for(lambda: len(list(tmp_path.glob("held-*"))) == threads)
         sent = time.time_ns()
-        last.start()
-        time.sleep(1)
+        calls.append(pool.submit(hold))
+        time.sleep(0.5)
         let_go = time.time_ns()
         (tmp_path / "go").touch()
-        for client in (*clients, last):
-            client.join(30)
-        assert held
-        requests = [sink.request(trace_id) for trace_id in found]
+        requests = [sink.request(call.result()) for call in calls]
+    assert held
     assert len(requests) == threads + 1
     waited = [one for one in requests if one.entry.start >= sent]
     assert len(waited) == 1
@@ -305,8 +298,9 @@ def wait_for(ready: Callable[[], bool], timeout_s: float = 30) -> bool:
         ("nothing", 204, ""),
     ],
 )
-def test_a_plain_application(path: str, status: int, text: str, plain: Service, sink: Sink) -> None:
-    request, response = sink.traced(plain, "GET", f"/{path}")
+@plain
+def test_a_plain_application(path: str, status: int, text: str, service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", f"/{path}")
     assert (response.status_code, response.text) == (status, text)
     assert request.entry.name == "GET"
     assert request.entry.attributes["http.response.status_code"] == status
@@ -316,30 +310,34 @@ def test_a_plain_application(path: str, status: int, text: str, plain: Service, 
     assert [stages[child.parent_id] for child in children] == ["handler"] * (path in ("as_list", "late"))
 
 
-def test_spans_as_an_answer_is_closed_hang_under_the_entry_span(plain: Service, sink: Sink) -> None:
-    request, _ = sink.traced(plain, "GET", "/closing")
+@plain
+def test_spans_as_an_answer_is_closed_hang_under_the_entry_span(service: Service, sink: Sink) -> None:
+    request, _ = sink.traced(service, "GET", "/closing")
     assert sink.span(request.entry.trace_id, "closing").parent_id == request.entry.span_id
 
 
-def test_a_body_read_line_by_line(plain: Service, sink: Sink) -> None:
-    if "wsgiref" in plain.process.args:  # type: ignore[operator]
+@plain
+def test_a_body_read_line_by_line(service: Service, sink: Sink) -> None:
+    if "wsgiref" in service.process.args:  # type: ignore[operator]
         pytest.skip("its input has no end")
     body = "one\ntwo\nthree"
-    request, response = sink.traced(plain, "POST", "/body_line_by_line", content=body)
+    request, response = sink.traced(service, "POST", "/body_line_by_line", content=body)
     assert response.text == f"3{body}"
     assert request.entry.attributes["http.request.method"] == "POST"
 
 
-@pytest.mark.parametrize("path", ["file", "file_in_memory"])
-def test_a_file_wrapper_keeps_working(path: str, plain: Service, sink: Sink) -> None:
-    request, response = sink.traced(plain, "GET", f"/{path}")
+@plain
+@pytest.mark.parametrize("path", ["wrapped_file", "wrapped_file_in_memory"])
+def test_a_file_wrapper_keeps_working(path: str, service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", f"/{path}")
     assert response.status_code == 200
-    assert response.text.startswith("in memory" if path == "file_in_memory" else '"""WSGI applications')
+    assert response.text.startswith("in memory" if path.endswith("memory") else '"""WSGI applications')
     assert request.names[-1] == "network.send"
 
 
-def test_an_exception_of_a_plain_application(plain: Service, sink: Sink) -> None:
-    request, response = sink.traced(plain, "GET", "/raises")
+@plain
+def test_an_exception_of_a_plain_application(service: Service, sink: Sink) -> None:
+    request, response = sink.traced(service, "GET", "/raises")
     assert response.status_code == 500
     assert request.entry.status == 2
     assert request.entry.attributes["http.response.status_code"] == 500
@@ -353,12 +351,13 @@ def test_an_exception_of_a_plain_application(plain: Service, sink: Sink) -> None
 KINDS = ("whole", "infer", "stream", "infer-stream", "raise", "raise-stream", "give up")
 
 
+@with_flask
 @pytest.mark.heavier
-def test_many_requests_at_random(flask: Service, sink: Sink) -> None:
+def test_many_requests_at_random(service: Service, sink: Sink) -> None:
     """Each has one entry span, tiled, whose verdict is its duration against the threshold."""
     chance = random.Random(7)
-    port = flask.port
-    total = 1_000 if HEAVY else 250 if "gthread" in flask.process.args else 100  # type: ignore[operator]
+    port = service.port
+    total = 1_000 if HEAVY else 250 if "gthread" in service.process.args else 100  # type: ignore[operator]
     work = [
         (secrets.token_hex(16), chance.choice(KINDS), chance.choice((200, 201, 404, 422, 503))) for _ in range(total)
     ]
