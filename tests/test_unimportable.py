@@ -1,12 +1,12 @@
 """Late imports may fail: a server responds as without tracing, whichever module of ours cannot be imported.
 
-In the service, `unimportable` blocks imports once the application is loaded and its server is not.
+In the service, `unimportable` blocks imports once the application is loaded and its server is not. ASGI servers are in
+instrumentation/test_asgi_harmless.py.
 """
 
 from __future__ import annotations
 
 import ast
-import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ import pytest
 import instrumentation.grpc_client as rpc
 from environments import ROOT
 from heavy import HEAVY
-from instrumentation.test_asgi_harmless import ASKED, answers
+from instrumentation.test_asgi_harmless import answers, check_log, serving, unimportable, without_imports
 from instrumentation.test_grpc_harmless import outcomes
 from instrumentation.test_mlserver import MODELS, rest
 from servers import run_litserve, run_mlserver
 from services import APPS, Service, asgi_command, run_service, wsgi_command
-from sink import Sink, run_sink
+from sink import run_sink
 from test_harmless import errors_of_the_app, part_answers
 from test_harmless_wsgi import REQUESTS
 
@@ -28,17 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sink import Sink
+
 pytestmark = pytest.mark.usefixtures("services")
 
 EVERYTHING = "stagetrace"
 PACKAGES = ROOT / "src"
-# By application, the servers under which it is asked.
-UNDER = {
-    "any_starlette": ("uvicorn", "hypercorn", "granian", "daphne", "gunicorn"),
-    "any_litestar": ("uvicorn",),
-    "any_quart": ("hypercorn",),
-    "any_django": ("uvicorn",),
-}
 WSGI = ("gunicorn", "gunicorn gthread", "gunicorn gevent", "waitress", "werkzeug", "wsgiref")
 
 
@@ -61,60 +56,14 @@ def imported(function: ast.AST) -> Iterator[str]:
                 yield name if path.is_dir() or path.with_suffix(".py").exists() else str(node.module)
 
 
-def environment(endpoint: str, names: str, **more: str) -> dict[str, str]:
-    sources = {"STAGETRACE_SOCKET_WAIT": "1", "STAGETRACE_WIRE": "1"}
-    more |= {"STAGETRACE_SLA": "* within 1ms", "UNIMPORTABLE": names, "PYTHONHASHSEED": "0"}
-    return Sink(endpoint).environment(**sources, **more)
-
-
-def of_asgi(folder: Path, app: str, server: str, env: dict[str, str]) -> tuple[list[Any], str]:
-    """Return the responses of an application, and the log. It is killed: after these requests daphne does not end."""
-    argv = asgi_command(server, "unimportable")
-    with run_service(folder, argv=argv, env={"UNIMPORTABLE": "none", **env, "APP": app}) as service:
-        try:
-            return (without_websockets if app == "any_django" else answers)(service, app), service.log
-        finally:
-            os.killpg(service.process.pid, signal.SIGKILL)
-            service.process.wait()
-
-
-def without_websockets(service: Service, _: str) -> list[Any]:
-    responses = [service.client.request(*asked.split()) for asked in ASKED]
-    return [(response.status_code, response.content) for response in responses]
-
-
-def check(log: str, untraced: str) -> None:
-    """Check that each fault was logged once, by stagetrace, and that errors are the application's own."""
-    ours = [line for line in log.splitlines() if line.startswith("stagetrace: ")]
-    assert any("in this test" in line for line in ours), log
-    assert len(ours) == len(set(ours)), log
-    assert log.count("Traceback") == untraced.count("Traceback"), log
-
-
-@pytest.mark.parametrize(
-    ("app", "server"),
-    [
-        pytest.param(app, server, marks=pytest.mark.smoke if server == "granian" else ())
-        for app, servers in UNDER.items()
-        for server in servers
-    ],
-)
-def test_nothing_more_can_be_imported_under_an_asgi_server(app: str, server: str, tmp_path: Path) -> None:
-    untraced, log = of_asgi(tmp_path, app, server, {})
-    with run_sink() as sink:
-        traced, said = of_asgi(tmp_path, app, server, environment(sink.endpoint, EVERYTHING))
-    assert traced == untraced
-    check(said, log)
-
-
 @pytest.mark.parametrize("server", WSGI)
-def test_nor_under_a_wsgi_server(server: str, tmp_path: Path) -> None:
+def test_nothing_more_can_be_imported_under_a_wsgi_server(server: str, tmp_path: Path) -> None:
     """The way in which such a server ends does not matter."""
     with run_sink() as sink:
         untraced = of_wsgi(tmp_path, server, {"UNIMPORTABLE": "none"})
-        traced = of_wsgi(tmp_path, server, environment(sink.endpoint, EVERYTHING))
+        traced = of_wsgi(tmp_path, server, unimportable(sink.endpoint, EVERYTHING))
     assert traced[:-1] == untraced[:-1]
-    check(traced[-1], untraced[-1])
+    check_log(traced[-1], untraced[-1])
 
 
 def of_wsgi(folder: Path, server: str, env: dict[str, str]) -> tuple[list[Any], list[str], int, str]:
@@ -127,10 +76,10 @@ def of_wsgi(folder: Path, server: str, env: dict[str, str]) -> tuple[list[Any], 
 def test_nor_in_a_grpc_server(app: str, tmp_path: Path) -> None:
     with run_sink() as sink:
         found = [
-            of_grpc(tmp_path, app, env) for env in ({"UNIMPORTABLE": "none"}, environment(sink.endpoint, EVERYTHING))
+            of_grpc(tmp_path, app, env) for env in ({"UNIMPORTABLE": "none"}, unimportable(sink.endpoint, EVERYTHING))
         ]
     assert found[1][:-1] == found[0][:-1]
-    check(found[1][-1], found[0][-1])
+    check_log(found[1][-1], found[0][-1])
 
 
 def of_grpc(folder: Path, app: str, env: dict[str, str]) -> tuple[list[Any], int, str]:
@@ -144,7 +93,7 @@ def test_nor_from_the_start_of_the_interpreter_on(names: str, tmp_path: Path) ->
     argv = asgi_command("uvicorn", "ml")
     with run_service(tmp_path, argv=argv, env={"PYTHONPATH": ""}) as service:
         expected = whole(service)
-    env = environment("http://127.0.0.1:1", names, PYTHONPATH=str(APPS / "at_start"))
+    env = unimportable("http://127.0.0.1:1", names, PYTHONPATH=str(APPS / "at_start"))
     with run_service(tmp_path, argv=argv, env=env) as service:
         assert whole(service) == expected
         assert "Traceback" not in service.log
@@ -171,17 +120,17 @@ def test_no_wrapper_imports_anything_itself() -> None:
 
 
 @pytest.fixture(scope="module")
-def untraced(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], str]:
-    return of_asgi(tmp_path_factory.mktemp("untraced"), "any_starlette", "uvicorn", {})
+def untraced(folder: Path) -> tuple[list[Any], str]:
+    with serving(folder, "any_starlette", "uvicorn") as (service, _):
+        return answers(service, "any_starlette"), service.log
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", late() if HEAVY else ())
-def test_nor_any_single_module(name: str, untraced: tuple[list[Any], str], tmp_path: Path) -> None:
-    with run_sink() as sink:
-        traced, said = of_asgi(tmp_path, "any_starlette", "uvicorn", environment(sink.endpoint, name))
+def test_nor_any_single_module(name: str, untraced: tuple[list[Any], str], sink: Sink, tmp_path: Path) -> None:
+    traced, log = without_imports(tmp_path, "any_starlette", "uvicorn", sink.endpoint, name)
     assert traced == untraced[0]
-    assert said.count("Traceback") == untraced[1].count("Traceback"), said
+    assert log.count("Traceback") == untraced[1].count("Traceback"), log
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn", "granian"])
@@ -189,7 +138,7 @@ def test_what_is_no_part_of_a_service_is_not_needed_to_record_it(server: str, tm
     """Neither these servers nor Quart bring anyio along."""
     argv = asgi_command(server, "any_quart")
     with run_sink() as sink:
-        env = environment(sink.endpoint, "anyio", PYTHONPATH=str(APPS / "at_start"))
+        env = unimportable(sink.endpoint, "anyio", PYTHONPATH=str(APPS / "at_start"))
         with run_service(tmp_path, argv=argv, env=env, ready="/items/1") as service:
             trace, response = service.call("GET", "/items/3")
             assert response.json() == {"item": 3}
@@ -203,7 +152,7 @@ OF_WORKERS = ",".join(f"stagetrace.request.{name}" for name in ("worker", "remot
 
 
 def from_the_start(names: str) -> dict[str, str]:
-    env = environment("http://127.0.0.1:1", names, PYTHONPATH=f"{APPS / 'at_start'}:{APPS}")
+    env = unimportable("http://127.0.0.1:1", names, PYTHONPATH=f"{APPS / 'at_start'}:{APPS}")
     return {**env, "STAGETRACE": "0" if names == "none" else "1"}
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 from backends import free_port
 from parts import parts
 from services import Service, asgi_command, run_python, run_service
+from sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ PARTS = {
         stagetrace_contrib.litestar: _function_of
         protocols.http_request: HttpRequest.set_route
     """,
-    ("any_quart", "uvicorn"): "stagetrace_contrib.quart: _rule_of_another_method",
+    ("any_quart", "hypercorn"): "stagetrace_contrib.quart: _rule_of_another_method",
     ("any_falcon", "uvicorn"): "protocols.wsgi_request: note_route",
     ("any_blacksheep", "uvicorn"): "protocols.http_request: HttpRequest.set_route",
     ("asgi_beside", "uvicorn"): """
@@ -50,19 +51,22 @@ PARTS = {
 
 
 @contextmanager
-def serving(folder: Path, app: str, server: str, **env: str) -> Iterator[tuple[Service, str]]:
-    """Run an application; give it, and the URL by which parts of stagetrace are broken and mended in it.
+def killed(service: Service) -> Iterator[None]:
+    """Kill a service at the end: after these requests daphne does not end at SIGTERM, untraced either."""
+    try:
+        yield
+    finally:
+        os.killpg(service.process.pid, signal.SIGKILL)
+        service.process.wait()
 
-    It is killed at the end: after these requests daphne does not end at SIGTERM, untraced either.
-    """
+
+@contextmanager
+def serving(folder: Path, app: str, server: str, **env: str) -> Iterator[tuple[Service, str]]:
+    """Run an application; give it, and the URL by which parts of stagetrace are broken and mended in it."""
     control = free_port()
     env = {"APP": app, "KIND": "instrumentor", "CONTROL": str(control), "PYTHONHASHSEED": "0", **env}
-    with run_service(folder, argv=asgi_command(server, "controlled"), env=env) as service:
-        try:
-            yield service, f"http://127.0.0.1:{control}"
-        finally:
-            os.killpg(service.process.pid, signal.SIGKILL)
-            service.process.wait()
+    with run_service(folder, argv=asgi_command(server, "controlled"), env=env) as service, killed(service):
+        yield service, f"http://127.0.0.1:{control}"
 
 
 def answers(service: Service, app: str) -> list[Any]:
@@ -75,7 +79,7 @@ def answers(service: Service, app: str) -> list[Any]:
         changing = ("date", "traceresponse", "access-control-expose-headers")
         headers = [item for item in response.headers.items() if item[0] not in changing]
         found.append((asked, response.status_code, response.content, headers))
-    if app != "asgi_beside":
+    if app not in ("asgi_beside", "any_django"):
         found.append(talk(service))
     return found
 
@@ -93,26 +97,84 @@ def talk(service: Service) -> Any:
     return answer
 
 
-@pytest.mark.usefixtures("services")
+# Where no module of ours can be imported any more.
+UNIMPORTABLE = [
+    *(("any_starlette", server) for server in ("uvicorn", "hypercorn", "granian", "daphne", "gunicorn")),
+    *(("any_litestar", "uvicorn"), ("any_quart", "hypercorn"), ("any_django", "uvicorn")),
+]
+
+
+class Untraced(NamedTuple):
+    """An application under a server, what it responds without tracing, and its log."""
+
+    app: str
+    server: str
+    answers: list[Any]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def untraced(request: pytest.FixtureRequest, folder: Path) -> Untraced:
+    app, server = request.param
+    with serving(folder, app, server) as (service, _):
+        return Untraced(app, server, answers(service, app), service.log)
+
+
 @pytest.mark.parametrize(
-    ("app", "server"),
-    [pytest.param(*one, marks=() if one[1] == "uvicorn" else pytest.mark.smoke) for one in PARTS],
+    "untraced",
+    [pytest.param(one, marks=() if one[1] == "uvicorn" else pytest.mark.smoke, id=" ".join(one)) for one in PARTS],
+    indirect=True,
 )
-def test_an_injected_fault_changes_no_response_and_is_logged_once(app: str, server: str, tmp_path: Path) -> None:
+def test_an_injected_fault_changes_no_response_and_is_logged_once(untraced: Untraced, tmp_path: Path) -> None:
+    app, server, expected, _ = untraced
     broken = parts(PARTS[app, server])
-    with serving(tmp_path, app, server) as (service, _):
-        untraced = answers(service, app)
     # The first one fails from the start on: some are called by the server or the framework as it starts.
     with serving(tmp_path, app, server, BREAK=broken[0], STAGETRACE_SLA="* within 1ms", **TRACED) as (service, control):
         for number, part in enumerate(broken):
             before = len(service.log) if number else 0
             if number:
                 httpx.get(f"{control}/break/{part}").raise_for_status()
-            assert answers(service, app) == untraced, part
+            assert answers(service, app) == expected, part
             reported = failures(service, before)
             httpx.get(f"{control}/mend").raise_for_status()
             times = Counter(line for line in reported if line.startswith("stagetrace:")).values()
             assert set(times) == {1}, service.log
+
+
+@pytest.mark.parametrize(
+    "untraced",
+    [
+        pytest.param(one, marks=pytest.mark.smoke if one[1] == "granian" else (), id=" ".join(one))
+        for one in UNIMPORTABLE
+    ],
+    indirect=True,
+)
+def test_nothing_more_can_be_imported_under_an_asgi_server(untraced: Untraced, sink: Sink, tmp_path: Path) -> None:
+    traced, log = without_imports(tmp_path, untraced.app, untraced.server, sink.endpoint, "stagetrace")
+    assert traced == untraced.answers
+    check_log(log, untraced.log)
+
+
+def without_imports(folder: Path, app: str, server: str, endpoint: str, names: str) -> tuple[list[Any], str]:
+    """Return the responses of an application that cannot import modules of these names any more, and the log."""
+    env = unimportable(endpoint, names, APP=app)
+    with run_service(folder, argv=asgi_command(server, "unimportable"), env=env) as service, killed(service):
+        return answers(service, app), service.log
+
+
+def unimportable(endpoint: str, names: str, **more: str) -> dict[str, str]:
+    """Return the variables of a service that is recorded, and cannot import modules of these names any more."""
+    sources = {"STAGETRACE_SOCKET_WAIT": "1", "STAGETRACE_WIRE": "1"}
+    more |= {"STAGETRACE_SLA": "* within 1ms", "UNIMPORTABLE": names, "PYTHONHASHSEED": "0"}
+    return Sink(endpoint).environment(**sources, **more)
+
+
+def check_log(log: str, untraced: str) -> None:
+    """Check that each fault was logged once, by stagetrace, and that errors are the application's own."""
+    ours = [line for line in log.splitlines() if line.startswith("stagetrace: ")]
+    assert any("in this test" in line for line in ours), log
+    assert len(ours) == len(set(ours)), log
+    assert log.count("Traceback") == untraced.count("Traceback"), log
 
 
 def failures(service: Service, since: int) -> list[str]:
