@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from grpc import StatusCode
@@ -32,6 +33,11 @@ from otlp.receiver import Receiver, Reply
 from services import APPS, GUNICORN, PYTHON, run_service, wsgi_command
 from sink import SERVER
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services import Service
+
 UVICORN = [PYTHON, "-m", "uvicorn", "ml:app", "--port", "{port}"]
 ASGI = [*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "ml:app"]
 SYNC = [*GUNICORN, "flask_light:app"]
@@ -42,32 +48,52 @@ TWO = ["-w", "2"]
 pytestmark = pytest.mark.usefixtures("services")
 
 
+def ctrl_c(service: Service) -> None:
+    """Send SIGINT to all processes, as a terminal does."""
+    os.killpg(service.process.pid, signal.SIGINT)
+
+
+def only_first(number: int) -> Callable[[Service], None]:
+    return lambda service: service.process.send_signal(number)
+
+
 @pytest.mark.parametrize(
-    ("argv", "workers", "each", "count"),
-    [([*ASGI, *TWO], 2, 15, 100), ([*SYNC, *TWO], 2, 10, 40), (THREADS, 1, 10, 40)],
+    ("argv", "workers", "each", "count", "end"),
+    [
+        ([*ASGI, *TWO], 2, 15, 100, ctrl_c),
+        ([*SYNC, *TWO], 2, 10, 40, only_first(signal.SIGINT)),
+        (THREADS, 1, 10, 40, only_first(signal.SIGTERM)),
+    ],
     ids=["uvicorn workers", "sync", "gthread"],
 )
 def test_workers_that_are_recycled_deliver_everything(
-    argv: list[str], workers: int, each: int, count: int, receiver: Receiver, tmp_path: Path
+    argv: list[str],
+    workers: int,
+    each: int,
+    count: int,
+    end: Callable[[Service], None],
+    receiver: Receiver,
+    tmp_path: Path,
 ) -> None:
+    """And so do those that are there at the end, however it comes."""
     with run_service(tmp_path, argv=[*argv, "--max-requests", str(each)], env=environment(receiver)) as service:
         answered = ask(service, count)
         recycled(service, workers)
-        stop(service)
+        end(service)
+        ended(service)
     check(receiver, answered)
 
 
 @pytest.mark.parametrize(
     ("argv", "workers"),
-    [pytest.param(UVICORN, 1, marks=pytest.mark.smoke), ([*UVICORN, "--workers", "2"], 2), ([*ASGI, *TWO], 2)],
-    ids=["uvicorn", "uvicorn --workers", "gunicorn"],
+    [pytest.param(UVICORN, 1, marks=pytest.mark.smoke), ([*UVICORN, "--workers", "2"], 2)],
+    ids=["uvicorn", "uvicorn --workers"],
 )
 def test_ctrl_c_delivers_everything(argv: list[str], workers: int, receiver: Receiver, tmp_path: Path) -> None:
-    """As a terminal does it: SIGINT for all processes."""
     with run_service(tmp_path, argv=argv, env=environment(receiver)) as service:
         answered = ask(service, 30)
         booted(service, workers)
-        os.killpg(service.process.pid, signal.SIGINT)
+        ctrl_c(service)
         ended(service)
     check(receiver, answered)
 
@@ -75,26 +101,19 @@ def test_ctrl_c_delivers_everything(argv: list[str], workers: int, receiver: Rec
 @pytest.mark.parametrize(
     ("worker", "number"),
     [
-        pytest.param([*SYNC, *TWO], signal.SIGTERM, marks=pytest.mark.smoke),
-        ([*SYNC, *TWO], signal.SIGINT),
-        (THREADS, signal.SIGTERM),
         pytest.param(THREADS, signal.SIGQUIT, marks=pytest.mark.smoke),
         ([*THREADS, "--preload"], signal.SIGTERM),
-        pytest.param(GEVENT, signal.SIGTERM, marks=pytest.mark.smoke),
         (GEVENT, signal.SIGQUIT),
         ([*GEVENT, "--preload"], signal.SIGTERM),
     ],
-    ids=[
-        *("sync", "sync SIGINT", "gthread", "gthread SIGQUIT", "gthread preload"),
-        *("gevent", "gevent SIGQUIT", "gevent preload"),
-    ],
+    ids=["gthread SIGQUIT", "gthread preload", "gevent SIGQUIT", "gevent preload"],
 )
 def test_gunicorn_delivers_everything(worker: list[str], number: int, receiver: Receiver, tmp_path: Path) -> None:
     """All workers are ready, and hold no connection any more.
 
     Traced or not, one that is still booting hears of no signal, and a gthread worker locks up, to be killed after half
     a minute, where SIGQUIT comes as its main thread gives the pool a connection, also one that a client has closed:
-    `handle_quit` wants the lock that `submit` holds.
+    `handle_quit` wants the lock that `submit` holds. SIGTERM without preloading: test_servers.py.
     """
     with run_service(tmp_path, argv=worker, env=environment(receiver)) as service:
         answered = ask(service, 20)
@@ -163,13 +182,10 @@ def test_without_a_receiver_the_process_ends_and_the_loss_is_logged(
         assert "not all spans were delivered" in service.log
 
 
-@pytest.mark.parametrize("launcher", ["uvicorn", "gunicorn"])
-def test_the_end_logs_how_much_was_refused_since_the_last_log(
-    launcher: str, receiver: Receiver, tmp_path: Path
-) -> None:
+def test_the_end_logs_how_much_was_refused_since_the_last_log(receiver: Receiver, tmp_path: Path) -> None:
     receiver.always = Reply(code=StatusCode.UNAUTHENTICATED, takes=False)
     env = environment(receiver, OTEL_BSP_SCHEDULE_DELAY="100")
-    with run_service(tmp_path, launcher=launcher, env=env) as service:
+    with run_service(tmp_path, launcher="gunicorn", env=env) as service:
         ask(service, 1)
         until(lambda: "cannot deliver spans" in service.log)
         ask(service, 10)

@@ -111,19 +111,15 @@ def test_a_copied_scope_is_served_as_untraced_whatever_breaks(tmp_path: Path, un
             assert service.client.get("/health").is_success  # which mends it
 
 
-@pytest.mark.parametrize("kind", ["pickle", "worker"])
-def test_at_a_provider_of_the_authors_own(kind: str, sink: Sink, tmp_path: Path) -> None:
+def test_at_a_provider_of_the_authors_own(sink: Sink, tmp_path: Path) -> None:
     env = {"STAGETRACE": "1", "KIND": "provider", "SINK": sink.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with run_service(tmp_path, argv=ARGV, env=env) as service:
-        trace_id, response = service.call("GET", f"/{kind}/fast/items/3")
-        assert response.json() == {"item": 3}, service.log
-        if kind == "worker":
-            outer, inner = sink.requests(trace_id, 2)
-            assert inner.entry.parent_id in {stage.span_id for stage in outer.stages}
-        else:
-            inner = whole(sink, trace_id)
-            assert_tiled(inner)
-        assert inner.entry.attributes["http.route"] == "/items/{item}"
+        one, elsewhere = (service.call("GET", f"/{kind}/fast/items/3") for kind in ("pickle", "worker"))
+        assert one[1].json() == elsewhere[1].json() == {"item": 3}, service.log
+        outer, inner = sink.requests(elsewhere[0], 2)
+        assert inner.entry.parent_id in {stage.span_id for stage in outer.stages}
+        for request in (inner, sink.tiled(one[0])):
+            assert request.entry.attributes["http.route"] == "/items/{item}"
         assert "fault of stagetrace" not in service.log
 
 

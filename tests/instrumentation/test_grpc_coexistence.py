@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from instrumentation.beside import environment, untraced
+from instrumentation.beside import environment
 from instrumentation.grpc_client import Service, run_service
 from instrumentation.grpc_traced import APPS
 from sink import Sink, assert_tiled
@@ -115,11 +115,3 @@ def test_beside_opentelemetry_instrument(app: str, sink: Sink, tmp_path: Path) -
     assert attributes["sla.objective"] == "ml.Scorer/Predict within 10ms"
     assert attributes["sla.breached"] is True
     assert attributes["sla.breach.stage"] == "inference"
-
-
-@pytest.mark.parametrize("app", APPS)
-def test_recording_stays_off_without_the_variable(app: str, sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, app, untraced(environment(sink, SLA))) as service:
-        trace_id, _ = service.call("Predict")
-        assert "stagetrace" not in service.log
-    assert trace_id not in sink.traces()

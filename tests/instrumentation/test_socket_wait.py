@@ -48,7 +48,7 @@ SERVERS = {
     "hypercorn on asyncio": HYPERCORN,
     "hypercorn on uvloop": (*HYPERCORN, "-k", "uvloop"),
 }
-PIPELINED = list(SERVERS)[:2]  # the first ones: by its place in a list pytest knows which parameter is the same
+PIPELINED = list(SERVERS)[:2]
 GUNICORN = (*wsgi_command("gunicorn", "holding_wsgi"), "--keep-alive", "30")
 WORKERS = {"sync": (), "gthread": ("-k", "gthread", "--threads", "1")}
 
