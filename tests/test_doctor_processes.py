@@ -17,7 +17,7 @@ from sink import run_sink
 from stagetrace.output import processes
 from stagetrace.output.processes import FAIL, OK, WARN
 from stagetrace.process_status import files as status
-from test_status import environment, has_delivered_three, status_in
+from test_status import NOWHERE, environment, has_delivered_three, status_in
 
 
 @pytest.mark.usefixtures("services")
@@ -68,7 +68,7 @@ def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> 
     folder = tmp_path / "status"
     sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
     argv = asgi_command("uvicorn", "any_bare")
-    env = environment(folder, STAGETRACE_SOCKET_WAIT="1", **sampler)
+    env = environment(folder, NOWHERE, STAGETRACE_SOCKET_WAIT="1", **sampler)
     with run_service(tmp_path, argv=argv, env=env, ready="/answer") as service, ThreadPoolExecutor(50) as clients:
         get = service.client.get
         assert {one.status_code for one in clients.map(lambda _: get("/thread?hold_s=1.5"), range(50))} == {200}
@@ -105,6 +105,7 @@ def troubled(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     (folder / "file").write_text("")
     env = environment(
         folder / "status",
+        NOWHERE,
         BREAK="stagetrace.protocols.http_request:HttpRequest.set_route",
         STAGETRACE_SPOOL=str(folder / "file" / "spool"),
         STAGETRACE_SLA="/nowhere within 1s",
@@ -228,7 +229,7 @@ def test_breaches_without_a_line_of_code_are_counted_by_the_reason(word: str, st
 @pytest.mark.usefixtures("services")
 def test_sources_that_a_unix_socket_lacks_are_shown_for_the_process(tmp_path: Path) -> None:
     folder, path = tmp_path / "status", tmp_path / "socket"
-    env = environment(folder, "http://127.0.0.1:1", STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1")
+    env = environment(folder, NOWHERE, STAGETRACE_SOCKET_WAIT="1", STAGETRACE_WIRE="1")
     env |= {"MODULE": "ml", "UNIX_SOCKET": str(path)}
     argv = [PYTHON, "two_sockets.py"]
     with run_service(tmp_path, env=env, argv=argv) as service:

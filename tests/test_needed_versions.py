@@ -47,21 +47,28 @@ def served(folder: Path, server: str, **env: str) -> AbstractContextManager[Serv
     return run_service(folder, argv=asgi_command(server, "ml"), env=env)
 
 
-@pytest.mark.usefixtures("services")
+@pytest.fixture(scope="module")
+def untraced(request: pytest.FixtureRequest, folder: Path) -> tuple[str, list[Any]]:
+    """Return the name of a server, and what it responds untraced."""
+    with served(folder, request.param, PYTHONPATH=str(folder_with(FASTAPI))) as service:
+        return request.param, answers(service)
+
+
 @pytest.mark.parametrize(
-    ("older", "server"),
+    ("older", "untraced"),
     [
         *((FASTAPI, server) for server in ("uvicorn", "hypercorn", "granian")),
         *((sdk, "uvicorn") for sdk in SDKS),
     ],
+    indirect=["untraced"],
 )
-def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(older: str, server: str, tmp_path: Path) -> None:
+def test_beside_an_older_opentelemetry_a_server_answers_as_untraced(
+    older: str, untraced: tuple[str, list[Any]], tmp_path: Path
+) -> None:
     """The older one is found first, as on a PYTHONPATH."""
-    path = {"PYTHONPATH": str(folder_with(older))}
-    with served(tmp_path, server, **path) as untraced:
-        expected = answers(untraced)
+    server, expected = untraced
     with run_sink() as sink:
-        env = sink.environment(**path, STAGETRACE_SLA="* within 1us")
+        env = sink.environment(PYTHONPATH=str(folder_with(older)), STAGETRACE_SLA="* within 1us")
         with served(tmp_path, server, **env) as service:
             assert answers(service) == expected
             service.stop()

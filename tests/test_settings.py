@@ -167,9 +167,8 @@ def test_up_reports_what_services_started_beside_it_lack(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("services")
-@pytest.mark.parametrize(("env", "times"), [({"STAGETRACE_SLO": "* within 1s"}, 1), ({}, 0)])
-def test_a_service_logs_it_once_as_it_starts(env: dict[str, str], times: int, tmp_path: Path) -> None:
-    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", **env}
+def test_a_service_logs_it_once_as_it_starts(tmp_path: Path) -> None:
+    env = {"STAGETRACE": "1", "OTEL_TRACES_EXPORTER": "none", "STAGETRACE_SLO": "* within 1s"}
     with run_service(tmp_path, env=env) as service:
         service.call("GET", "/health")
-    assert service.log.count("is no variable of stagetrace: did you mean STAGETRACE_SLA?") == times
+    assert service.log.count("is no variable of stagetrace: did you mean STAGETRACE_SLA?") == 1

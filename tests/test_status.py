@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 WITHIN_S = 60
 
 
-def environment(folder: Path, endpoint: str = "http://127.0.0.1:1", **more: str) -> dict[str, str]:
+NOWHERE = "http://127.0.0.1:1"  # a process that ends tries for seconds to deliver to it
+
+
+def environment(folder: Path, endpoint: str | None = None, **more: str) -> dict[str, str]:
+    """Return the variables of a service that writes its status there, and sends spans to `endpoint`, or nowhere."""
     policy = "POST /predict within 20ms for 99.9%; GET /plain within 1s over 7d"
     usual = {"STAGETRACE_STATUS": str(folder), "STAGETRACE_SLA": policy, "OTEL_SERVICE_NAME": "shop"}
-    return Sink(endpoint).environment(**{**usual, **more})
+    if endpoint is None:
+        usual["OTEL_TRACES_EXPORTER"] = "none"
+    return Sink(endpoint or "").environment(**{**usual, **more})
 
 
 def status_in(folder: Path, ready: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
@@ -302,7 +308,7 @@ def test_a_disk_that_hangs_holds_nothing_up(part: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("services")
 def test_an_error_of_ours_is_counted_and_logged_once(tmp_path: Path) -> None:
-    with sabotaged(tmp_path, FAULTY, "http://127.0.0.1:1") as service:
+    with sabotaged(tmp_path, FAULTY, NOWHERE) as service:
         serves_and_stops(service, tries=3)
         assert service.log.count("ZeroDivisionError") == 1, service.log
 

@@ -1,7 +1,6 @@
 """A service of embeddings around infinity-emb's batches, with a model that takes 20 ms a text."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,12 +14,6 @@ from opentelemetry import trace
 
 sys.path.insert(0, str(Path(__file__).parent / "stand_ins"))
 from infinity_emb.inference.batch_handler import BatchHandler
-
-if "BREAK" in os.environ:
-    from breaking import make_broken
-
-    for part in os.environ["BREAK"].split(","):
-        make_broken(part)
 
 
 class Model:

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
+from backends import free_port
 from environments import interpreter_with
 from services import APPS, run_service
 from sink import Sink, assert_tiled
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 WHERE = "stagetrace_contrib.infinity_emb"
-PARTS = [f"{WHERE}:Wait.__init__,{WHERE}:_Batch.wait", f"{WHERE}:Steps.__init__", f"{WHERE}:_Batch.go_on"]
+# Those of one line fail together.
+PARTS = [(f"{WHERE}:Wait.__init__", f"{WHERE}:_Batch.wait"), (f"{WHERE}:_Batch.go_on",)]
 STAGES = ["queue", "preprocess", "inference", "postprocess", "network.send"]
 TEXT_NS = 20_000_000  # that the stand-in's model takes for each text
 MODEL = {"ml.model.name": "tiny/bert", "ml.framework": "torch"}
@@ -100,22 +103,35 @@ def test_a_request_that_waits_in_vain_has_waited_for_a_batch(service: Service, s
     assert max(waits(request)) >= 40_000_000
 
 
-def test_a_model_that_fails_leaves_nothing_open(sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, "infinity_app", env=environment(sink)) as service:
+def assert_as_untraced(service: Service, sink: Sink) -> None:
+    for texts in (["a"], ["a", "bcd"]):
+        request, response = sink.traced(service, "POST", "/embeddings", json={"input": texts})
+        assert response.json() == [[len(text)] for text in texts]
+        assert_tiled(request)
+
+
+def test_injected_faults_change_no_response_and_a_model_that_fails_leaves_nothing_open(
+    sink: Sink, tmp_path: Path
+) -> None:
+    control = free_port()
+    env = environment(sink, APP="infinity_app", CONTROL=str(control))
+    with run_service(tmp_path, "controlled", env={**env, "BREAK": f"{WHERE}:Steps.__init__"}) as service:
+        assert_as_untraced(service, sink)
+        assert "injected fault" in service.log
+    with run_service(tmp_path, "controlled", env=env) as service:
+        for parts in PARTS:
+            for part in parts:
+                httpx.get(f"http://127.0.0.1:{control}/break/{part}").raise_for_status()
+            before = service.log.count("injected fault")
+            assert_as_untraced(service, sink)
+            assert service.log.count("injected fault") > before, parts
+            httpx.get(f"http://127.0.0.1:{control}/mend").raise_for_status()
+        before = service.log.count("fault of stagetrace")
         request, response = sink.traced(service, "POST", "/impatient", json={"input": ["fail"]})
         assert response.status_code == 503  # its thread has ended: nobody completes the future
         assert waits(request)
         service.stop()
-        assert "fault of stagetrace" not in service.log
-
-
-@pytest.mark.parametrize("broken", PARTS)
-def test_injected_faults_change_no_response(broken: str, sink: Sink, tmp_path: Path) -> None:
-    with run_service(tmp_path, "infinity_app", env=environment(sink, BREAK=broken)) as service:
-        for texts in (["a"], ["a", "bcd"]):
-            request, response = sink.traced(service, "POST", "/embeddings", json={"input": texts})
-            assert response.json() == [[len(text)] for text in texts]
-            assert_tiled(request)
+        assert service.log.count("fault of stagetrace") == before
 
 
 @pytest.mark.heavy
