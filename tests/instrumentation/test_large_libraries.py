@@ -152,19 +152,15 @@ def both(request: pytest.FixtureRequest, sink: Sink, folder: Path) -> Iterator[B
         assert "fault of stagetrace" not in traced.log
 
 
-# Of a case the application is a part, lest pytest brings cases of one name together and starts the applications anew.
-CASES = [(app, (app, case)) for app in EXPECTED for case in EXPECTED[app]]
+CASES = [(app, case) for app in EXPECTED for case in EXPECTED[app]]
 
 
 @pytest.mark.parametrize(
-    ("both", "which"),
+    ("both", "case"),
     [pytest.param(*one, marks=[pytest.mark.sample] if one[0] in SAMPLE else []) for one in CASES],
     indirect=["both"],
-    scope="module",
-    ids=["-".join(one) for _, one in CASES],
 )
-def test_one_inference_of_the_outermost_model(which: tuple[str, str], both: Both, sink: Sink) -> None:
-    _, case = which
+def test_one_inference_of_the_outermost_model(case: str, both: Both, sink: Sink) -> None:
     trace_id, response = both.traced.call("GET", f"/case/{case}")
     assert response.status_code == 200
     assert response.content == both.untraced.call("GET", f"/case/{case}")[1].content
@@ -175,7 +171,7 @@ def test_one_inference_of_the_outermost_model(which: tuple[str, str], both: Both
     assert found == ([expected] if expected else [])
 
 
-@pytest.mark.parametrize("both", ["deep"], indirect=True, scope="module")
+@pytest.mark.parametrize("both", ["deep"], indirect=True)
 def test_a_tokenizer_is_preprocessing_and_what_follows_the_model_is_not(both: Both, sink: Sink) -> None:
     trace_id, _ = both.traced.call("GET", "/case/classification")
     names = sink.request(trace_id).names
@@ -183,7 +179,7 @@ def test_a_tokenizer_is_preprocessing_and_what_follows_the_model_is_not(both: Bo
     assert (names[at - 1], names[at + 1]) == ("preprocess", "postprocess")
 
 
-@pytest.mark.parametrize("both", ["torch_models"], indirect=True, scope="module")
+@pytest.mark.parametrize("both", ["torch_models"], indirect=True)
 def test_what_is_known_of_a_call(both: Both, sink: Sink) -> None:
     known = {
         "ml.model.name": "Net",
@@ -203,7 +199,7 @@ def test_what_is_known_of_a_call(both: Both, sink: Sink) -> None:
         assert found == known
 
 
-@pytest.mark.parametrize("both", ["torch_models"], indirect=True, scope="module")
+@pytest.mark.parametrize("both", ["torch_models"], indirect=True)
 def test_requests_at_once_have_one_inference_each(both: Both, sink: Sink) -> None:
     with ThreadPoolExecutor(8) as pool:
         traces = list(pool.map(lambda _: both.traced.call("GET", "/case/slow")[0], range(16)))
@@ -214,7 +210,7 @@ def test_requests_at_once_have_one_inference_each(both: Both, sink: Sink) -> Non
         assert inference.attributes["ml.model.name"] == "Slow"
 
 
-@pytest.mark.parametrize("both", ["keras_tensorflow"], indirect=True, scope="module")
+@pytest.mark.parametrize("both", ["keras_tensorflow"], indirect=True)
 @pytest.mark.parametrize(("case", "version"), [("served", "7"), ("restored", None)])
 def test_the_folder_of_a_saved_model_has_its_version(case: str, version: str | None, both: Both, sink: Sink) -> None:
     trace_id, _ = both.traced.call("GET", f"/case/{case}")
@@ -223,7 +219,7 @@ def test_the_folder_of_a_saved_model_has_its_version(case: str, version: str | N
     assert inference.get("ml.model.version") == request.entry.attributes.get("ml.model.version") == version
 
 
-@pytest.mark.parametrize(("both", "part", "cases"), BROKEN, indirect=["both"], scope="module")
+@pytest.mark.parametrize(("both", "part", "cases"), BROKEN, indirect=["both"])
 def test_an_injected_fault_is_logged_once_and_changes_no_response(
     part: str, cases: tuple[str, ...], both: Both, tmp_path: Path
 ) -> None:
@@ -239,6 +235,6 @@ def test_an_injected_fault_is_logged_once_and_changes_no_response(
         assert service.log.count("failed 10 times: its patch is switched off") == 1
 
 
-@pytest.mark.parametrize("both", EXPECTED, indirect=True, scope="module")
+@pytest.mark.parametrize("both", EXPECTED, indirect=True)
 def test_each_case_of_the_app_is_tested(both: Both) -> None:
     assert set(both.untraced.call("GET", "/cases")[1].json()) == set(EXPECTED[both.name])

@@ -198,22 +198,18 @@ def _own(attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# Of a case the application is a part, lest pytest brings cases of one name together and starts the applications anew.
-CASES = [(app, (app, case)) for app in TREES for case in TREES[app]]
+CASES = [(app, case) for app in TREES for case in TREES[app]]
 
 
-@pytest.mark.parametrize(
-    ("both", "which"), CASES, indirect=["both"], scope="module", ids=["-".join(one) for _, one in CASES]
-)
-def test_each_call_is_split_into_its_stages(which: tuple[str, str], both: Both, sink: Sink) -> None:
-    _, case = which
+@pytest.mark.parametrize(("both", "case"), CASES, indirect=["both"])
+def test_each_call_is_split_into_its_stages(case: str, both: Both, sink: Sink) -> None:
     trace_id, response = both.traced.call("GET", f"/case/{case}")
     assert response.status_code == 200
     assert response.content == both.expected(case)
     assert tree_of(trace_id, sink) == TREES[both.name][case]
 
 
-@pytest.mark.parametrize("both", TREES, indirect=True, scope="module")
+@pytest.mark.parametrize("both", TREES, indirect=True)
 def test_requests_at_once_have_the_stages_of_their_own_calls(both: Both, sink: Sink) -> None:
     cases = [case for case in TREES[both.name] if case != "loader-process"] * 2
     with ThreadPoolExecutor(6) as pool:
@@ -223,7 +219,7 @@ def test_requests_at_once_have_the_stages_of_their_own_calls(both: Both, sink: S
         assert (case, tree_of(trace_id, sink)) == (case, TREES[both.name][case])
 
 
-@pytest.mark.parametrize("both", BROKEN, indirect=True, scope="module")
+@pytest.mark.parametrize("both", BROKEN, indirect=True)
 def test_injected_faults_are_logged_once_each_and_change_no_response(both: Both, tmp_path: Path) -> None:
     parts, cases = BROKEN[both.name]
     broken = ",".join(parts)
@@ -238,6 +234,6 @@ def test_injected_faults_are_logged_once_each_and_change_no_response(both: Both,
         assert all(f".{name}." in service.log for name in patches)
 
 
-@pytest.mark.parametrize("both", TREES, indirect=True, scope="module")
+@pytest.mark.parametrize("both", TREES, indirect=True)
 def test_each_case_of_the_app_is_tested(both: Both) -> None:
     assert set(both.untraced.call("GET", "/cases")[1].json()) == set(TREES[both.name])
