@@ -192,7 +192,6 @@ SLOW: dict[str, Callable[[str, str], Any]] = {
     "gone": lambda url, name: goes_away(url, name, "/gone"),
     "gone in the stream": lambda url, name: goes_away(url, name, "/gone?chunks=1", after_bytes=100),
     "websocket": websocket,
-    "websocket of many": lambda url, name: websocket(url, name, CHUNKS),
     "nothing": lambda url, name: plain(url, name, "/nothing"),
 }
 
@@ -234,14 +233,15 @@ def ask_anything(url: str, number: int) -> tuple[str, str]:
 
 def drive_further(url: str, asked: Asked) -> None:
     """Ask what is compared with the application's and the client's own clock, and requests at random."""
+    asked.answers["websocket of many"] = websocket(url, "websocket of many", CHUNKS)
     with ThreadPoolExecutor(len(SLOW)) as pool:
         found = pool.map(lambda item: (item[0], item[1](url, item[0])), SLOW.items())
         asked.answers.update(found)
     for which in ("first", "second"):
         asked.answers.update(threads_waiting(url, which))
-    with asking(url, "/answer?sleep_s=2", trace_id("waiting")) as waiting:
+    with asking(url, "/answer?sleep_s=1", trace_id("waiting")) as waiting:
         until_begun(url)
-        asked.answers["blocking"] = said(plain(url, "blocking", "/block?block_s=3"))
+        asked.answers["blocking"] = said(plain(url, "blocking", "/block?block_s=1.5"))
         everything(waiting)
     with asking(url, "/read", trace_id("tree"), "POST", 100) as connection:
         connection.sendall(b"x" * 100)

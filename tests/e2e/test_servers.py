@@ -25,7 +25,7 @@ from e2e.asking import (
     until_begun,
 )
 from e2e.ending import ask, stop
-from services import AT_END, PYTHON, WSGI_SERVERS, asgi_command, recorded, run_service, wsgi_command
+from services import ASGI_SERVERS, AT_END, PYTHON, WSGI_SERVERS, asgi_command, recorded, run_service, wsgi_command
 from sink import SERVER, Received, Request, assert_tiled, request_of, run_sink
 from stagetrace.protocols.http_request import announced
 from trees import assert_near, tree
@@ -44,17 +44,17 @@ FEW = 48  # stages, however many chunks; a quiet machine makes ten to twenty
 WITHIN_MS, CHUNK_MS = 700, 250
 POLICY = f"* within {WITHIN_MS}ms first_chunk {CHUNK_MS}ms per_chunk {CHUNK_MS}ms"
 FURTHER = ("uvicorn h11", "uvicorn uvloop", "hypercorn", "gunicorn")
-OTHERS = ("granian", "daphne")
+OTHERS = [one for one in ASGI_SERVERS if one not in (*FURTHER, "uvicorn", "hypercorn trio")]  # any_bare needs asyncio
 GRANIAN = [PYTHON, "-m", "granian", "--interface", "wsgi", "--workers", "2", "--port", "{port}", "flask_light:app"]
 LEAVE_SIGTERM = [server for server, argv in WSGI_SERVERS.items() if "wsgi_server.py" in argv]
 
 
 @contextmanager
-def asking_all(folder: Path, argv: list[str], policy: str) -> Iterator[tuple[Asked, Service]]:
+def asking_all(folder: Path, argv: list[str]) -> Iterator[tuple[Asked, Service]]:
     """Serve while the block asks; then end the service, and add what was recorded."""
     asked = Asked()
     with run_sink() as sink:
-        env = recorded(sink.endpoint, policy, STAGETRACE_RECORD_CLIENT="1", **AT_END)
+        env = recorded(sink.endpoint, POLICY, STAGETRACE_RECORD_CLIENT="1", **AT_END)
         with run_service(folder, argv=argv, env=env) as service:
             yield asked, service
             asked.code = stop(service)
@@ -64,7 +64,7 @@ def asking_all(folder: Path, argv: list[str], policy: str) -> Iterator[tuple[Ask
 
 @pytest.fixture(scope="module", params=[*FURTHER, *OTHERS])
 def asgi(request: pytest.FixtureRequest, folder: Path) -> Asked:
-    with asking_all(folder, asgi_command(request.param, "any_bare"), POLICY) as (asked, service):
+    with asking_all(folder, asgi_command(request.param, "any_bare")) as (asked, service):
         drive_each(service.url, asked, "asgi")
         if request.param in FURTHER:
             drive_further(service.url, asked)
@@ -74,7 +74,7 @@ def asgi(request: pytest.FixtureRequest, folder: Path) -> Asked:
 @pytest.fixture(scope="module", params=[*WSGI_SERVERS, "granian"])
 def wsgi(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Asked]:
     argv = GRANIAN if request.param == "granian" else wsgi_command(request.param, "flask_light")
-    with asking_all(folder, argv, f"* within {WITHIN_MS}ms") as (asked, service):
+    with asking_all(folder, argv) as (asked, service):
         drive_each(service.url, asked, "wsgi")
         asked.answers["predictions"] = ask(service, 20)
     return request.param, asked
@@ -86,8 +86,7 @@ def wsgi(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Asked]:
 def assert_good(asked: Asked, name: str) -> None:
     entry = asked.request(name).entry
     assert "stagetrace.network.disconnect" not in entry.attributes
-    is_late = entry.end - entry.start > WITHIN_MS * MS  # on a busy machine
-    assert entry.attributes["sla.verdict"] == ("breach" if is_late else "good")
+    assert entry.attributes["sla.verdict"] == ("breach" if is_over(entry) else "good")
     assert entry.status != 2
 
 
@@ -226,7 +225,7 @@ def test_the_wait_for_a_thread_is_queue(asgi: Asked) -> None:
 def test_a_blocked_loop_is_time_of_whom_it_blocks(asgi: Asked) -> None:
     blocking, waiting = asgi.request("blocking"), asgi.request("waiting")
     assert_near([(blocking.total_ns("handler"), asgi.answers["blocking"] * 1e9)])
-    assert waiting.total_ns("handler") >= 2_900 * MS
+    assert waiting.total_ns("handler") >= 1_400 * MS
     assert waiting.entry.attributes["sla.breach.stage"] == "handler"
 
 
@@ -310,14 +309,14 @@ def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(asgi: 
         check(kind, request.entry)
 
 
+def is_over(entry: Received) -> bool:
+    """Return whether a request took longer than POLICY allows, as one may on a busy machine."""
+    pauses = [entry.attributes.get(f"stagetrace.network.{one}", 0) for one in ("first_byte_ms", "chunk_gap.max_ms")]
+    return entry.end - entry.start > WITHIN_MS * MS or max(pauses) > CHUNK_MS
+
+
 def check(kind: str, entry: Received) -> None:
-    attributes = entry.attributes
-    duration_ms = (entry.end - entry.start) / 1e6
-    over = (
-        duration_ms > WITHIN_MS
-        or attributes.get("stagetrace.network.first_byte_ms", 0) > CHUNK_MS
-        or attributes.get("stagetrace.network.chunk_gap.max_ms", 0) > CHUNK_MS
-    )
+    attributes, over = entry.attributes, is_over(entry)
     left = "stagetrace.network.disconnect" in attributes
     assert attributes["sla.verdict"] == ("breach" if over else "excluded" if left else "good"), (kind, entry)
     assert attributes.get("sla.breached") == (True if over else None if left else False)
