@@ -34,7 +34,13 @@ RPC_POLICY = "ml.Scorer/Sleep within 1ms; * within 20s"
 UPSTREAM = "0" * 15 + "7"
 KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT"}
 # What a request has by chance: where a collector of garbage ran, a thread was sampled, a machine was busy.
-BY_CHANCE = ("stagetrace.gc.", "stagetrace.cpu.", "stagetrace.process.", "stagetrace.host.", "stagetrace.dropped")
+BY_CHANCE: tuple[str, ...] = (
+    "stagetrace.gc.",
+    "stagetrace.cpu.",
+    "stagetrace.process.",
+    "stagetrace.host.",
+    "stagetrace.dropped",
+)
 BY_CHANCE += (
     "stagetrace.skipped",
     "stagetrace.machine.",
