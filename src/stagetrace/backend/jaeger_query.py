@@ -311,7 +311,7 @@ class Queries:
         return found if found is None or raw else adjusted(found)
 
 
-def search_of_request(request: Any, *, only_found: bool = False) -> Search:
+def search_of_request(request: Any) -> Search:
     """Return the search in a FindTracesRequest; ends of times are within what the store can hold. Raise QueryError."""
     if not request.HasField("query"):
         raise QueryError("missing query", code=INVALID)
@@ -328,7 +328,6 @@ def search_of_request(request: Any, *, only_found: bool = False) -> Search:
         duration_min_ns=_clamped(query.duration_min),
         duration_max_ns=_clamped(query.duration_max),
         raw=query.raw_traces,
-        only_found=only_found,
     )
 
 

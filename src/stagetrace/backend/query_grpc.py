@@ -15,7 +15,6 @@ from stagetrace.backend.jaeger_query import UNKNOWN, Queries, Query, QueryError,
 from stagetrace.backend.refusal import BUSY, SLOW, Refused, short
 from stagetrace.errors import StoreError
 from stagetrace.store.jaeger import api_v3
-from stagetrace.store.jaeger.api_v3 import ONLY_FOUND
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 # --- Handlers of the query port out of plain functions: calls are limited and counted, each failure has its status.
 
 Single = Callable[[Any, Query], Any]
-Stream = Callable[[Any, Query, bool], Iterator["TracesData"]]
+Stream = Callable[[Any, Query], Iterator["TracesData"]]
 _TRANSPORT: Final = "grpc"
 _READS: Final = 16
 _QUERIES: Final = 16  # at work, or waiting for their clients to read
@@ -58,11 +57,11 @@ class QueryCalls:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def stream(self, ask: Stream, request: Any) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return the handler of a method that responds in a stream; `ask` also gets whether ONLY_FOUND is set."""
+        """Return the handler of a method that responds in a stream."""
 
         def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._asked(messages, context, request) as (given, query, slot):
-                found = ask(given, query, ONLY_FOUND in context.invocation_metadata())
+                found = ask(given, query)
                 while (message := self._next(context, found)) is not None:
                     with slot.client(_WRITE_S):
                         yield message
@@ -133,7 +132,7 @@ def query_handlers(queries: Queries, counters: Counters) -> Handlers:
             response.operations.add(name=name, span_kind=kind)
         return response
 
-    def trace(request: Any, query: Query, _only_found: bool) -> Iterator[TracesData]:
+    def trace(request: Any, query: Query) -> Iterator[TracesData]:
         try:
             asked = trace_id(request.trace_id)
         except ValueError as error:
@@ -142,8 +141,8 @@ def query_handlers(queries: Queries, counters: Counters) -> Handlers:
         if found is not None:
             yield found
 
-    def find(request: Any, query: Query, only_found: bool) -> Iterator[TracesData]:
-        return queries.find(search_of_request(request, only_found=only_found), query)
+    def find(request: Any, query: Query) -> Iterator[TracesData]:
+        return queries.find(search_of_request(request), query)
 
     return {
         api_v3.path("GetServices"): calls.single(services, api_v3.GetServicesRequest),

@@ -345,6 +345,19 @@ def entry(row: Mapping[str, Any]) -> Entry:
     return Entry(**same, missed=missed(row[SLA_BREACH_MISSED]))
 
 
+def breaches(relations: Relations, most: int | None) -> list[Entry]:
+    """Return the records of the breaches that are selected, at most the newest so many."""
+    ask = relations.connection.execute
+    since = 0
+    if most is not None:  # finding where they begin takes a column or two, so that only these are read whole
+        starts = ask("SELECT start_unix_nano FROM matching ORDER BY 1 DESC LIMIT $1", [most]).fetchall()
+        since = starts[-1][0] if starts else since
+    order = "ORDER BY start_unix_nano DESC, trace_id, span_id" + ("" if most is None else f" LIMIT {int(most)}")
+    columns = ", ".join(one.name for one in fields(Entry))
+    found = rows_of(ask(f"SELECT {columns} FROM matching WHERE start_unix_nano >= $1 {order}", [since]))  # noqa: S608
+    return [Entry(**{**row, "missed": missed(row["missed"])}) for row in found]
+
+
 def stage_names(relations: Relations) -> list[str]:
     """Return the names of all stages that the requests have, sorted."""
     rows = relations.connection.execute("SELECT DISTINCT unnest(map_keys(stages)) FROM requests ORDER BY 1").fetchall()

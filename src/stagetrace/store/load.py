@@ -57,7 +57,7 @@ def select(
     # Each view is worth several ms: DuckDB looks at the columns of all files anew.
     newest = "CREATE VIEW selected AS FROM matching" if selection.limit is None else sql("newest_requests")
     connection.execute(newest)
-    connection.execute("CREATE VIEW requests AS SELECT * EXCLUDE (rest, of_resource) FROM selected")
+    connection.execute("CREATE VIEW requests AS SELECT * EXCLUDE (missed, rest, of_resource) FROM selected")
     connection.execute(sql("whole_of_requests" if selection.is_filtered else "whole_in_window"))
     connection.execute(f"CREATE VIEW spans AS SELECT {', '.join(SPANS)} FROM whole")
     lock(connection, files)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from stagetrace import semconv
 from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.semconv import stage_totals, text
-from stagetrace.store.answers import Tallier, named_in
+from stagetrace.store import answers
+from stagetrace.store.answers import Tallier, named_in, requests_of
 from stagetrace.store.base import (
     CANDIDATES,
     WHOLE,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 SAMPLED: Final = 2000  # requests that are looked at for names, of stores that hold many
 _NAMED: Final = 10
 _LONGEST: Final = 100  # of a name in a message
+_TRACES_AT_ONCE: Final = 500  # of whose spans rows are made
 
 
 class Names(Protocol):
@@ -137,14 +139,96 @@ def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
 # --- A reader of any store that yields its spans as OTLP requests: all other methods follow from that.
 
 
-class MessageReader(Closing, ABC):
-    """Reader of a store that is read whole: each question from its beginning, in memory bounded by the result."""
+class _NamedReader(Closing, ABC):
+    """What readers share that read a store in this process: it is whole, and knows its names."""
 
-    capabilities = WHOLE
+    capabilities: frozenset[str] = WHOLE
 
     def __init__(self, name: str) -> None:
         """Read the store that error messages call `name`."""
         self.name = name
+
+    @abstractmethod
+    def services(self) -> tuple[str, ...]:
+        """Return the names of all services, sorted."""
+
+    @abstractmethod
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
+        """Yield these traces as `Reader.traces` specifies."""
+
+    @abstractmethod
+    def has(self, selection: Selection) -> bool:
+        """Return whether there is any such request."""
+
+    @abstractmethod
+    def newest_requests(self, service: str | None) -> Iterable[SpanRow]:
+        """Yield the newest entry spans of a service, or of all."""
+
+    def trace(self, trace_id: str) -> Trace:
+        """Return one trace as `Reader.trace` specifies."""
+        for found in self.traces((trace_id,)):
+            return found
+        raise UnknownTrace(
+            f"{self.name}: there is no trace {trace_id}\nit may have been sampled out, or be in another store"
+        )
+
+    def _check(self, selection: Selection) -> None:
+        """Raise StoreError where a selection names what is not here."""
+        ever = named_in(selection)
+        if ever.is_filtered and not self.has(ever):
+            check(selection, self, self.name)
+
+
+class RelationReader(_NamedReader):
+    """Reader of a store that DuckDB reads: nothing is read before the relations are asked."""
+
+    @abstractmethod
+    def _selected(self, selection: Selection) -> Relations:
+        """Return both relations, whether or not anything is known by the names in the selection."""
+
+    def relations(self, selection: Selection) -> Relations:
+        """Return both relations as `Reader.relations` specifies."""
+        self._check(selection)
+        return self._selected(selection)
+
+    def breaches(self, selection: Selection) -> Breaches:
+        """Return breached entry spans as `Reader.breaches` specifies."""
+        from stagetrace.store.load import set_variables
+
+        limit = selection.limit
+        with self._selected(requests_of(selection)) as relations:
+            tally = answers.tally(relations, selection)
+            set_variables(relations.connection, replace(selection, breached=True))
+            found = answers.breaches(relations, None if limit is None else limit + 1) if tally.requests else []
+        if not tally.requests or (selection.codes and not found):
+            check(selection, self, self.name)
+        if not tally.requests:
+            with self._selected(requests_of(selection, ever=True)) as of_any_time:
+                tally = replace(tally, newest_unix_nano=answers.newest(of_any_time))
+        reasons = [] if relations.reason is None else [relations.reason]
+        if limit is not None and len(found) > limit:
+            found = found[:limit]
+            reasons.insert(0, f"limit {limit} reached, there are older breaches")
+        return Breaches(tuple(self._with_stages(found)), "; ".join(reasons) or None, tally)
+
+    def has(self, selection: Selection) -> bool:
+        """Return whether there is any such request."""
+        with self._selected(selection) as relations:
+            return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
+
+    def _with_stages(self, found: Sequence[Entry]) -> Iterator[Entry]:
+        """Yield the records, those without stage totals with the ones of their stage spans; many traces at once."""
+        for at in range(0, len(found), _TRACES_AT_ONCE):
+            some = found[at : at + _TRACES_AT_ONCE]
+            traces = {one.trace_id: one.spans for one in self.traces([one.trace_id for one in some if not one.stages])}
+            for one in some:
+                trace = traces.get(one.trace_id, ())
+                its = next((span for span in trace if span.span_id == one.span_id), None)
+                yield one if one.stages or its is None else replace(one, stages=stage_totals(its, trace))
+
+
+class MessageReader(_NamedReader):
+    """Reader of a store that is read whole: each question from its beginning, in memory bounded by the result."""
 
     @abstractmethod
     def messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -172,14 +256,6 @@ class MessageReader(Closing, ABC):
             found = found[: selection.limit]
         entries = tuple(self._records(found))
         return Breaches(entries, "; ".join(cuts) or None, tallier.tally())
-
-    def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` specifies."""
-        for found in self.traces((trace_id,)):
-            return found
-        raise UnknownTrace(
-            f"{self.name}: there is no trace {trace_id}\nit may have been sampled out, or is in another store"
-        )
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
         """Yield these traces as `Reader.traces` specifies."""
@@ -231,12 +307,6 @@ class MessageReader(Closing, ABC):
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield the entry spans of a service, or of all; here that is every one."""
         return (one.row() for one in self._entries([]) if service in (None, one.service))
-
-    def _check(self, selection: Selection) -> None:
-        """Raise StoreError where a selection names what is not here."""
-        ever = named_in(selection)
-        if ever.is_filtered and not self.has(ever):
-            check(selection, self, self.name)
 
     def _spans(self, cuts: list[str]) -> Iterator[ServiceSpan]:
         for message in self.messages(cuts):

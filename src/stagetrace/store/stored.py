@@ -44,6 +44,7 @@ PATH: Final = "coalesce(url_path, split_part(http_target, '?', 1))"  # as `store
 # Client and server of one call share an id in traces that came from Zipkin.
 KEY: Final = "trace_id, span_id, service, kind"
 OTLP: Final = "otlp"  # one ResourceSpans with one span
+MISSED: Final = TYPED[semconv.SLA_BREACH_MISSED].column  # of breaches, and so in neither relation
 _ATTRIBUTES: Final = "stagetrace_attributes"
 _RESOURCE: Final = "stagetrace_resource"
 _OTHERS: Final = "stagetrace_other_stages"
@@ -94,7 +95,7 @@ def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
         "route": f"CASE WHEN is_entry THEN {ROUTE} ELSE route END",
         "url_path": PATH,
     }
-    loaded = [column for column in (*COLUMNS, OTHER_MS) if column in LOADED]
+    loaded = [column for column in (*COLUMNS, OTHER_MS) if column in LOADED or column == MISSED]
     typed = ", ".join(f"{own.get(column, column)} AS {column}" for column in loaded)
     return (
         "SELECT lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, "

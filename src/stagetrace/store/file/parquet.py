@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain, groupby, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,16 +12,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from stagetrace.columns import names_of
-from stagetrace.errors import StoreError, UnknownTrace
+from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.spans import RESOURCES, Unreadable, read
 from stagetrace.otlp.decode.wire import varint
-from stagetrace.semconv import stage_totals
-from stagetrace.store import message_reader, stored
-from stagetrace.store.answers import named_in, requests_of
-from stagetrace.store.base import CANDIDATES, WHOLE, Breaches, Closing, Relations, Selection, SpanRow, Trace, TraceIds
+from stagetrace.semconv import SLA_BREACH_MISSED
+from stagetrace.store import stored
+from stagetrace.store.base import CANDIDATES, Relations, Selection, SpanRow, Trace, TraceIds
 from stagetrace.store.database import connect
-from stagetrace.store.entries import entry_of
 from stagetrace.store.load import select
+from stagetrace.store.message_reader import SAMPLED, RelationReader
 from stagetrace.store.reductions import LOADED, TYPED
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import OTLP
@@ -44,14 +42,12 @@ _LATER: Final = {
 }
 
 
-class ParquetReader(Closing):
+class ParquetReader(RelationReader):
     """Reader of Parquet files; DuckDB reads from them only the columns and times that a question needs."""
-
-    capabilities: Final = WHOLE
 
     def __init__(self, path: Path, paths: Sequence[Path]) -> None:
         """Read `paths`, which are `path` itself or lie in it."""
-        self._path = path
+        super().__init__(str(path))
         self._paths = [str(one) for one in paths]
 
     def services(self) -> tuple[str, ...]:
@@ -59,36 +55,6 @@ class ParquetReader(Closing):
         with self._opened() as connection:
             rows = connection.execute("SELECT DISTINCT service FROM files ORDER BY service").fetchall()
         return tuple(service for (service,) in rows)
-
-    def breaches(self, selection: Selection) -> Breaches:
-        """Return breached entry spans as `Reader.breaches` specifies."""
-        from stagetrace.store import answers
-
-        with self.relations(replace(selection, breached=True)) as relations:
-            found = _rows(
-                relations.connection.execute(
-                    f"SELECT {OTLP} FROM loaded JOIN requests USING (trace_id, span_id, service) "  # noqa: S608
-                    "WHERE is_entry ORDER BY requests.start_unix_nano DESC, trace_id, span_id"
-                ).fetchall()
-            )
-            bare = [one.trace_id for one in found if not stage_totals(one, ())]
-            traces = {one.trace_id: one.spans for one in self.traces(bare)} if bare else {}
-        entries = tuple(entry_of(one, traces.get(one.trace_id, ())) for one in found)
-        with self._selected(requests_of(selection)) as relations_of_all:
-            tally = answers.tally(relations_of_all, selection)
-        if not tally.requests:
-            with self._selected(requests_of(selection, ever=True)) as relations_of_all:
-                tally = replace(tally, newest_unix_nano=answers.newest(relations_of_all))
-        reason = None if relations.reason is None else relations.reason.replace("older requests", "older breaches")
-        return Breaches(entries, reason, tally)
-
-    def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` specifies."""
-        for found in self.traces((trace_id,)):
-            return found
-        raise UnknownTrace(
-            f"{self._path}: there is no trace {trace_id}\nit may have been sampled out, or is in another store"
-        )
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
         """Yield these traces as `Reader.traces` specifies."""
@@ -111,19 +77,11 @@ class ParquetReader(Closing):
             ).fetchall()
         return TraceIds(tuple(trace_id for (trace_id,) in rows))
 
-    def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
-        ever = named_in(selection)
-        if ever.is_filtered and not self.has(ever):
-            message_reader.check(selection, self, str(self._path))
-        return self._selected(selection)
-
     def _selected(self, selection: Selection) -> Relations:
-        """Return both relations, whether or not anything is known by the names in the selection."""
         wanted = " AND ".join(starmap(_has, enumerate(selection.segments, 1))) or "true"
         query = (
             "SELECT *, NULL AS rest, resource AS of_resource, "  # noqa: S608 -- constants of ours
-            f"{wanted} AS has_segments FROM files"
+            f"attributes['{SLA_BREACH_MISSED}'] AS {stored.MISSED}, {wanted} AS has_segments FROM files"
         )
         return select(self._opened(), query, selection, files=self._paths, engine=_ENGINE)
 
@@ -136,16 +94,11 @@ class ParquetReader(Closing):
             while rows := result.fetchmany(_BATCH):
                 yield _request(rows)
 
-    def has(self, selection: Selection) -> bool:
-        """Return whether there is any such request."""
-        with self._selected(selection) as relations:
-            return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
-
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield the newest entry spans of a service, or of all."""
         query = (
             f"SELECT {OTLP} FROM files WHERE is_entry AND ($1 IS NULL OR service = $1) "  # noqa: S608
-            f"ORDER BY start_unix_nano DESC LIMIT {message_reader.SAMPLED}"
+            f"ORDER BY start_unix_nano DESC LIMIT {SAMPLED}"
         )
         with self._opened() as connection:
             found = connection.execute(query, [service]).fetchall()
@@ -164,10 +117,10 @@ class ParquetReader(Closing):
                 files.project(", ".join(["*", *later])).create_view("files")
         except duckdb.Error as error:
             connection.close()
-            raise StoreError(f"cannot read {self._path}: {str(error).splitlines()[0]}\ncheck the file") from None
+            raise StoreError(f"cannot read {self.name}: {str(error).splitlines()[0]}\ncheck the file") from None
         if missing:
             connection.close()
-            wrong = f"{self._path} is Parquet without the column {missing[0]}"
+            wrong = f"{self.name} is Parquet without the column {missing[0]}"
             raise StoreError(f"{wrong}\nonly the Parquet files of `stagetrace export` can be read")
         return connection
 

@@ -88,9 +88,6 @@ def _add_field(package: str, message: descriptor_pb2.DescriptorProto, name: str,
 PACKAGE: Final = "jaeger.api_v3"
 SERVICE: Final = f"{PACKAGE}.QueryService"
 FILE: Final = "api_v3/query_service.proto"
-# Metadata of FindTraces by which our own back end may leave out of each trace the spans that do not meet the search. It
-# never does where a matching span has no stage totals: its children hold them. Jaeger does not know this key.
-ONLY_FOUND: Final = ("stagetrace-only-found", "true")
 
 _TRACES: Final = ".opentelemetry.proto.trace.v1.TracesData"
 

@@ -166,19 +166,12 @@ class JaegerClient(Closing):
         return list(response.services)
 
     def find(
-        self,
-        service: str,
-        attributes: Mapping[str, str],
-        window_us: tuple[int, int],
-        depth: int,
-        *,
-        only_found: bool = False,
+        self, service: str, attributes: Mapping[str, str], window_us: tuple[int, int], depth: int
     ) -> Iterator[bytes]:
         """Yield whole traces, at most `depth`, in which a span of `service` with `attributes` started in [window_us).
 
         Each message is a serialized TracesData; the parts of one trace follow each other.
 
-        `only_found`: other spans may be missing where the found ones carry their stage totals.
         Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
         """
         request: Any = api_v3.FindTracesRequest()
@@ -190,7 +183,7 @@ class JaegerClient(Closing):
         query.search_depth = depth
         query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
         with self._explained():
-            yield from self._call("FindTraces", request, (api_v3.ONLY_FOUND,) if only_found else ())
+            yield from self._call("FindTraces", request)
 
     def get_trace(self, trace_id: str) -> list[bytes]:
         """Return the parts of one trace, each a serialized TracesData; none if Jaeger does not hold it."""
@@ -212,12 +205,12 @@ class JaegerClient(Closing):
             for call in waiting:
                 call.cancel()
 
-    def _call(self, method: str, request: Message, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
+    def _call(self, method: str, request: Message) -> Any:
         """Return an iterator of serialized responses; the call has started."""
         call = self._channel.unary_stream(
             api_v3.path(method), request_serializer=type(request).SerializeToString, response_deserializer=None
         )
-        return call(request, timeout=self._timeout_s, metadata=(*self._access.metadata, *metadata))
+        return call(request, timeout=self._timeout_s, metadata=self._access.metadata)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -337,7 +337,6 @@ class JaegerReader(Closing):
                     one,
                     _of_answers(pick, unreadable) if callable(pick) else pick.pick,
                     cuts,
-                    only_found=pick is _breached,
                     most=each,
                 ),
                 each if depth is None else depth,

@@ -44,8 +44,8 @@ class Picked(NamedTuple):
 class Search(NamedTuple):
     """A search: traces with a span of `service` that has all `attributes`; `cuts` collects what was cut off.
 
-    `pick` returns the finds of a result for a selection: `selection` with a narrowed window. `only_found` as in
-    `JaegerClient.find`. The search ends once `most` traces were read, and `cuts` reports it.
+    `pick` returns the finds of a result for a selection: `selection` with a narrowed window. The search ends once
+    `most` traces were read, and `cuts` reports it.
     """
 
     service: str
@@ -53,7 +53,6 @@ class Search(NamedTuple):
     selection: Selection
     pick: Callable[[Iterator[bytes], Selection], Picked]
     cuts: list[str]
-    only_found: bool = False
     most: int | None = None
 
 
@@ -167,7 +166,7 @@ class JaegerWalker:
         since_ns = max(search.selection.since_ns, window_us[0] * _NS_PER_US)
         until_ns = min(search.selection.until_ns, window_us[1] * _NS_PER_US)
         within = replace(search.selection, since_ns=since_ns, until_ns=until_ns)
-        result = self._client.find(search.service, search.attributes, window_us, depth, only_found=search.only_found)
+        result = self._client.find(search.service, search.attributes, window_us, depth)
         return _Window(*search.pick(result, within), depth)
 
 

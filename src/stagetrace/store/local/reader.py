@@ -4,33 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from stagetrace import log
 from stagetrace.analysis.estimates import Counted
-from stagetrace.columns import GENERATION
-from stagetrace.errors import StoreError, UnknownTrace
+from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.columns import SEQUENCE
 from stagetrace.otlp.decode.to_otlp import request_of, shallow_row, traces_of
-from stagetrace.store import message_reader
-from stagetrace.store.answers import named_in, requests_of
 from stagetrace.store.base import (
     CANDIDATES,
     COUNTS,
     TAIL,
     WHOLE,
-    Breaches,
-    Closing,
-    Entry,
     Relations,
     Selection,
     SpanRow,
-    Tally,
     Trace,
     TraceIds,
 )
@@ -39,6 +30,7 @@ from stagetrace.store.load import select
 from stagetrace.store.local import counts, relation, search, wal
 from stagetrace.store.local.folder import Outside, View, check_format
 from stagetrace.store.local.relation import ALL_TIME, DistinctTail
+from stagetrace.store.message_reader import SAMPLED, RelationReader
 from stagetrace.store.rows import distinct, spans_of
 from stagetrace.store.stored import KINDS, loaded
 
@@ -55,7 +47,6 @@ _ATTEMPTS: Final = 5
 _BATCH: Final = 2000
 _IN_MESSAGE: Final = 500  # spans, which make up to a few hundred kilobytes
 _REMEDY: Final = "put it back from a copy; without the file, answers report what they lack"
-_FOUND_AT_ONCE: Final = 20_000  # spans: some 100 MB in Python
 _TRACES_AT_ONCE: Final = 500  # found out of all files; only a batch of their spans is in Python at a time
 
 
@@ -65,15 +56,16 @@ def open_url(url: str) -> LocalReader:
     return LocalReader.open(Path(unquote(f"{parts.netloc}{parts.path}")))
 
 
-class LocalReader(Closing):
+class LocalReader(RelationReader):
     """Reader of one folder. Not for use by several threads at once."""
 
-    capabilities: Final = WHOLE | {TAIL, COUNTS}
+    capabilities = WHOLE | {TAIL, COUNTS}
 
     def __init__(
         self, folder: Path, view: Callable[[], View], connection: DuckDBPyConnection, tail: DistinctTail
     ) -> None:
         """Read the state that `view` returns at each query; `connection` is this reader's own."""
+        super().__init__(str(folder))
         self._folder = folder
         self._view = view
         self._connection = connection
@@ -89,57 +81,6 @@ class LocalReader(Closing):
         """Return the names of all services that have spans here, sorted."""
         rows = self._all("SELECT DISTINCT service FROM ({spans}) ORDER BY 1")
         return tuple(service for (service,) in rows)
-
-    def breaches(self, selection: Selection) -> Breaches:
-        """Return breached entry spans as `Reader.breaches` specifies."""
-        view = self._view()
-        tally = self._tally(selection, view)
-        wanted = self._narrowed(replace(selection, breached=True), view)
-        where, values = search.of_selection(wanted)
-        most = "" if selection.limit is None else f" LIMIT {int(selection.limit) + 1}"
-        order = f"ORDER BY start_unix_nano DESC, trace_id, span_id{most}"
-        query = f"SELECT {search.COLUMNS} FROM ({{spans}}) WHERE {where} {order}"
-        window = (wanted.since_ns, wanted.until_ns)
-        found = self._rows(query, values, window, entries=True, later=True, view=view)
-        if selection.codes and not found:
-            message_reader.check(selection, self, str(self._folder))
-        view, _, damaged = self._files(view, (selection.since_ns, selection.until_ns))
-        reasons = self._cuts(view, damaged)
-        if selection.limit is not None and len(found) > selection.limit:
-            found = found[: selection.limit]
-            reasons.insert(0, f"limit {selection.limit} reached, there are older breaches")
-        entries = tuple(self._entries(found))
-        return Breaches(entries, "; ".join(reasons) or None, tally)
-
-    def _tally(self, selection: Selection, view: View) -> Tally:
-        """Return the outcomes of the requests. Raise StoreError for an unknown name."""
-        from stagetrace.store import answers
-
-        with self._relations(requests_of(selection), view) as relations:
-            tally = answers.tally(relations, selection)
-        if tally.requests:
-            return tally
-        message_reader.check(selection, self, str(self._folder))
-        with self._relations(requests_of(selection, ever=True), view) as relations:
-            return replace(tally, newest_unix_nano=answers.newest(relations))
-
-    def _entries(self, found: Sequence[dict[str, Any]]) -> Iterator[Entry]:
-        """Yield the record of each row; of those without stage totals the traces are read, many at once."""
-        for at in range(0, len(found), _TRACES_AT_ONCE):
-            rows = found[at : at + _TRACES_AT_ONCE]
-            bare = {row["trace_id"].hex() for row in rows if not search.has_totals(row)}
-            traces = {one.trace_id: one.spans for one in self.traces(sorted(bare))}
-            for row in rows:
-                yield search.of(row, lambda trace_id: traces.get(trace_id, ()))  # noqa: B023 -- called at once
-
-    def trace(self, trace_id: str) -> Trace:
-        """Return one trace as `Reader.trace` specifies."""
-        spans = self._trace(trace_id)
-        if not spans:
-            raise UnknownTrace(
-                f"{self._folder}: there is no trace {trace_id}\nit may have been sampled out, or be in another store"
-            )
-        return Trace(trace_id, tuple(distinct(spans)))
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, as `Reader.trace_ids` specifies."""
@@ -158,16 +99,9 @@ class LocalReader(Closing):
             for rows in self._whole(wanted, self._view()):
                 yield Trace(rows[0]["trace_id"].hex(), tuple(distinct(_span_rows(rows))))
 
-    def relations(self, selection: Selection) -> Relations:
-        """Return both relations as `Reader.relations` specifies; nothing is read before they are asked."""
-        ever = named_in(selection)
-        if ever.is_filtered and not self.has(ever):
-            message_reader.check(selection, self, str(self._folder))
-        return self._relations(selection, self._view())
-
-    def _relations(self, selection: Selection, view: View) -> Relations:
+    def _selected(self, selection: Selection) -> Relations:
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
-        view, files, damaged = self._files(view, window)
+        view, files, damaged = self._files(self._view(), window)
         connection = relation.database_for_loaded(self._folder)
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
@@ -206,47 +140,30 @@ class LocalReader(Closing):
         """Yield whole traces, newest first, of which one span meets all conditions."""
         where, values = search.of_search(wanted)
         window, view = (wanted.start_min_ns, wanted.start_max_ns + 1), self._view()
-        depth, only_found = wanted.depth, wanted.only_found
-        if only_found and depth <= _FOUND_AT_ONCE:  # mostly few: one query then has them all
-            most = f"ORDER BY start_unix_nano DESC, trace_id LIMIT {int(depth) + 1}"
-            rows = self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {most}", values, window, view=view)
-            if len(rows) <= depth:
-                yield from self._with_totals(_by_trace(rows))
-                return
-        newest = f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(depth)}"
+        newest = (
+            f"WHERE {where} GROUP BY trace_id ORDER BY max(start_unix_nano) DESC, trace_id LIMIT {int(wanted.depth)}"
+        )
         found = self._all(f"SELECT trace_id FROM ({{spans}}) {newest}", values, window, view=view)
         for at in range(0, len(found), _TRACES_AT_ONCE):
             ids = [trace_id for (trace_id,) in found[at : at + _TRACES_AT_ONCE]]
-            if only_found:
-                yield from self._with_totals(list(self._whole(ids, view, (where, values))))
-            else:
-                yield from map(traces_of, self._whole(ids, view))
+            yield from map(traces_of, self._whole(ids, view))
 
-    def _with_totals(self, traces: Iterable[list[dict[str, Any]]]) -> Iterator[TracesData]:
-        """Yield traces of which not all spans are there, those whole in which a span lacks its stage totals."""
-        for trace in traces:
-            bare = not all(search.has_totals(row) for row in trace)
-            yield traces_of(self._trace_rows(trace[0]["trace_id"].hex()) if bare else trace)
-
-    def _whole(
-        self, wanted: Sequence[bytes], view: View, condition: search.Condition = ("true", [])
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Yield the spans of each of these traces that meet a condition, in this order, out of one query."""
+    def _whole(self, wanted: Sequence[bytes], view: View) -> Iterator[list[dict[str, Any]]]:
+        """Yield the spans of each of these traces, in this order, out of one query."""
         import pyarrow as pa
 
-        where, values = condition
         ranks = pa.array(range(len(wanted)), pa.int32())
         self._connection.register("wanted", pa.table({"trace_id": pa.array(wanted, pa.binary()), "rank": ranks}))
         # A list of constants goes into the scan, which a join does not: half the time.
-        marks = ", ".join(f"${number}" for number in range(len(values) + 1, len(values) + len(wanted) + 1))
-        ranked = f"JOIN wanted USING (trace_id) WHERE {where} AND trace_id IN ({marks})"
+        marks = ", ".join(f"${number}" for number in range(1, len(wanted) + 1))
+        ranked = f"JOIN wanted USING (trace_id) WHERE trace_id IN ({marks})"
         order = "ORDER BY rank, seq, start_unix_nano, span_id"
 
         def first(result: DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]]]:
             return [column[0] for column in result.description or ()], result.fetchmany(_BATCH)
 
         query = f"SELECT * FROM ({{spans}}) {ranked} {order}"
-        names, rows = self._ask(first, query, [*values, *wanted], view=view)
+        names, rows = self._ask(first, query, wanted, view=view)
         trace: list[dict[str, Any]] = []
         while rows:
             for cells in rows:
@@ -328,36 +245,11 @@ class LocalReader(Closing):
         """Release the database; the reader is not used afterwards."""
         close(self._connection)
 
-    def _narrowed(self, selection: Selection, view: View) -> Selection:
-        """Return the selection from the oldest that its limit lets through: finding that takes a column or two."""
-        if selection.limit is None:
-            return selection
-        where, values = search.of_selection(selection)
-        newest = f"ORDER BY start_unix_nano DESC LIMIT {int(selection.limit) + 1}"
-        query = f"SELECT start_unix_nano FROM ({{spans}}) WHERE {where} {newest}"
-        window = (selection.since_ns, selection.until_ns)
-        rows = self._all(query, values, window, entries=True, later=_is_of_later(selection), view=view)
-        return replace(selection, since_ns=rows[-1][0]) if len(rows) > selection.limit else selection
-
-    def has(self, selection: Selection) -> bool:
-        """Return whether there is any such request."""
-        where, values = search.of_selection(selection)
-        window = (selection.since_ns, selection.until_ns)
-        query, later = f"SELECT 1 FROM ({{spans}}) WHERE {where} LIMIT 1", _is_of_later(selection)
-        found = self._all(query, values, window, entries=True, later=later)
-        if found or not selection.segments:
-            return bool(found)
-        with self._relations(selection, self._view()) as relations:  # these find lists, maps and bytes, too
-            return bool(relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchall())
-
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield the newest entry spans of a service, or of all."""
-        where, values = search.of_selection(Selection(0, ALL_TIME[1], service=service))
-        newest = f"ORDER BY start_unix_nano DESC LIMIT {message_reader.SAMPLED}"
-        return _span_rows(self._rows(f"SELECT * FROM ({{spans}}) WHERE {where} {newest}", values, entries=True))
-
-    def _trace(self, trace_id: str) -> list[SpanRow]:
-        return list(_span_rows(self._trace_rows(trace_id)))
+        newest = f"ORDER BY start_unix_nano DESC LIMIT {SAMPLED}"
+        query = f"SELECT * FROM ({{spans}}) WHERE is_entry AND ($1 IS NULL OR service = $1) {newest}"
+        return _span_rows(self._rows(query, [service], entries=True))
 
     def _trace_rows(self, trace_id: str) -> list[dict[str, Any]]:
         try:
@@ -376,13 +268,12 @@ class LocalReader(Closing):
         *,
         entries: bool | None = None,
         trace_id: bytes | None = None,
-        later: bool = False,
         view: View | None = None,
     ) -> T:
         """Return what `read` takes of a query over `{spans}`: those of a time window or a trace, now or in `view`.
 
-        Of a trace, columns without a value may be missing; `later` as in `relation.stored`. Asked again where a file
-        was replaced by a larger one just before DuckDB opened it.
+        Of a trace, columns without a value may be missing. Asked again where a file was replaced by a larger one just
+        before DuckDB opened it.
         """
         import duckdb
 
@@ -392,14 +283,11 @@ class LocalReader(Closing):
             try:
                 if trace_id is not None:
                     files = relation.holding(self._connection, view, files, trace_id)
-                with self._able(files, later=later) as connection:
-                    tail = self._tail.of(connection, view)
-                    relation.register(connection, tail)
-                    if trace_id is None:
-                        spans = relation.stored(view, files, tail, later=later)
-                    else:
-                        spans = relation.stored_values(view, files, tail)
-                    return read(connection.execute(query.replace("{spans}", spans), list(values)))
+                tail = self._tail.of(self._connection, view)
+                relation.register(self._connection, tail)
+                how = relation.stored if trace_id is None else relation.stored_values
+                spans = how(view, files, tail)
+                return read(self._connection.execute(query.replace("{spans}", spans), list(values)))
             except duckdb.Error as error:
                 bad = relation.unreadable(view, files)
                 if not bad and not isinstance(error, duckdb.IOException):
@@ -410,36 +298,11 @@ class LocalReader(Closing):
                     raise StoreError(f"{problem}\n{_REMEDY}") from None
         raise AssertionError
 
-    @contextmanager
-    def _able(self, files: Sequence[File], *, later: bool) -> Iterator[DuckDBPyConnection]:
-        """Give the connection, or one that can decode what older files hold of later columns, where that is wanted."""
-        if not later or all(file.generation == GENERATION for file in files):
-            yield self._connection
-            return
-        connection = relation.database_for_loaded(self._folder)
-        try:
-            yield connection
-        finally:
-            close(connection)
-
     def _all(self, query: str, *about: Any, **where: Any) -> list[tuple[Any, ...]]:
         return self._ask(lambda result: result.fetchall(), query, *about, **where)
 
     def _rows(self, query: str, *about: Any, **where: Any) -> list[dict[str, Any]]:
         return self._ask(rows_of, query, *about, **where)
-
-
-def _is_of_later(selection: Selection) -> bool:
-    """Return whether it needs a column that older files do not have."""
-    return bool(selection.codes) or selection.judged_by is not None
-
-
-def _by_trace(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
-    """Return rows by their traces, these in the order of their first rows."""
-    traces: dict[bytes, list[dict[str, Any]]] = {}
-    for row in rows:
-        traces.setdefault(row["trace_id"], []).append(row)
-    return traces.values()
 
 
 def _span_rows(rows: Sequence[dict[str, Any]]) -> Iterator[SpanRow]:

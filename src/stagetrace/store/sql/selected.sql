@@ -2,7 +2,7 @@
 CREATE VIEW matching AS
 SELECT
     {columns}, -- those of `requests`, by the schema (`columns.py`)
-    rest, of_resource -- what other attributes are read of
+    missed, rest, of_resource -- what else of a breach is read, and what other attributes are read of
 FROM loaded
 WHERE is_entry
     AND start_unix_nano >= getvariable('since_ns')
