@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import os
 import socket
 import ssl
 import sys
@@ -19,10 +20,12 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stagetrace import log
 from stagetrace.backend.counters import ThrottledLog
 from stagetrace.backend.http_limits import DEADLINES, Awaited, Closed, Connections, Deadlines, Place
 from stagetrace.backend.intake import STALLED, too_large
 from stagetrace.backend.refusal import ABANDONED, BUSY, SLOW, Refused
+from stagetrace.system.access import is_of_user
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -343,7 +346,10 @@ class _Listener:
                     self._loop.remove_reader(self._socket.fileno())
                     self._loop.call_later(_PAUSE_S, self.accept_connections)
                 return
-            if self._server.connections.has_room():
+            if accepted.family == socket.AF_UNIX and not is_of_user(accepted, 0, os.geteuid()):
+                log.once("control", "a process of another user connected to the socket of commands, and was not served")
+                accepted.close()
+            elif self._server.connections.has_room():
                 self._open(self._server.connection(), accepted)
             else:
                 self._refuse(accepted)

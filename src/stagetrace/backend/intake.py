@@ -223,11 +223,13 @@ class Intake:
     last made progress, the longest ago first.
     """
 
-    def __init__(self, store: LocalStore, counters: Counters, limits: Limits) -> None:
+    def __init__(
+        self, store: LocalStore, counters: Counters, limits: Limits, stopping: threading.Event | None = None
+    ) -> None:
         self._store = store
         self.counters = counters
         self.limits = limits
-        self.stopping = threading.Event()  # set when the back end ends: unfinished requests are refused
+        self.stopping = stopping or threading.Event()  # set when the back end ends: unfinished requests are refused
         self._lock = threading.Lock()
         self._held = 0
         self._decoding_alone = threading.Lock()

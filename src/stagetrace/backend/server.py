@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.backend import query_grpc, receivers
 from stagetrace.backend.alerts import saved
 from stagetrace.backend.alerts.watcher import watch
-from stagetrace.backend.control import serve_commands
+from stagetrace.backend.control import command_server
 from stagetrace.backend.counters import HTTP_PORTS, Counters
 from stagetrace.backend.grpc_port import GrpcPort, grpc_server
 from stagetrace.backend.http_limits import Threads
@@ -105,8 +105,8 @@ def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStac
         query_app(queries, counters, access, querying, intake.metrics, pages(store, ports, counters, watcher, stack)),
     )
     web = [HttpServer(app, options, port, counters, most=most.http) for port, app in zip(HTTP_PORTS, apps, strict=True)]
-    serve_commands(store, counters, stack)
-    return _Servers(intake, [receiver, query], list(zip(web, sockets, strict=True)), ports)
+    http = [*zip(web, sockets, strict=True), command_server(store, intake, stack)]
+    return _Servers(intake, [receiver, query], http, ports)
 
 
 async def _run(servers: _Servers, on_ready: Callable[[Ports], None]) -> None:
