@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from backend.hostile.probes_bodies import trace_of, with_deep
+from backend.running import PROTOBUF
+from cli.running import cli
 from messages import add_scope, leaves
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import encode
@@ -321,3 +324,26 @@ def test_lines_of_another_form_beside_spans_are_counted(tmp_path: Path) -> None:
     path.write_text(encode(MESSAGES[0]) + '\n{"other": 1}\n')
     why = "it is an object without resourceSpans: its keys are 'other'"
     assert read(path) == ([1], [f"1 of 2 lines of spans.jsonl are not OTLP JSON (line 2: {why})"])
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_file_is_read_but_for_what_cannot_be(tmp_path: Path, framed: bool) -> None:
+    """Spans of 48 arrays lose these, those of 60 are excluded; their neighbours stay."""
+    parts = [with_deep("arrays", depth, f"file {depth}")[PROTOBUF] for depth in (48, 60)]
+    data = b"".join(len(one).to_bytes(4, "big") + one for one in parts) if framed else b"".join(parts)
+    (tmp_path / "spans.pb").write_bytes(data)
+    done = cli("import", str(tmp_path / "spans.pb"), "--store", str(tmp_path / "copy"), "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["accepted"], answer["complete"]) == (5, False)
+    assert "1 spans of spans.pb cannot be read, and are excluded" in answer["reason"]
+
+
+def test_a_span_that_is_no_text_costs_no_other_of_the_file(tmp_path: Path) -> None:
+    body = with_deep("arrays", 1, "broken")[PROTOBUF].replace(b"deep", b"de\xffp")
+    (tmp_path / "spans.pb").write_bytes(len(body).to_bytes(4, "big") + body)
+    done = cli("services", "--store", f"file://{tmp_path / 'spans.pb'}", "--json")
+    assert done.returncode == 0, done.stderr
+    with open_store(f"file://{tmp_path / 'spans.pb'}") as reader:
+        found = reader.trace(trace_of("broken").hex())
+    assert sorted(span.name for span in found.spans) == ["after", "before"]
+    assert found.reason == "1 spans of spans.pb cannot be read, and are excluded"

@@ -27,7 +27,7 @@ from stagetrace.otlp.decode.columns import (
     TYPED,
 )
 from stagetrace.otlp.decode.spans import STRANGE, find
-from stagetrace.otlp.decode.to_otlp import resource_spans, shallow_row
+from stagetrace.otlp.decode.to_otlp import resource_spans
 from stagetrace.semconv import as_text, named_stages
 from stagetrace.store.database import needs
 from stagetrace.store.reductions import LOADED, REQUESTS, STAGE_COLUMNS, Engine
@@ -354,8 +354,7 @@ def _otlp(rows: Any) -> Any:
 
     given = _columns(rows)
     names = list(given)
-    stored = (dict(zip(names, cells, strict=True)) for cells in zip(*given.values(), strict=True))
-    spans = [resource_spans(shallow_row(row)) for row in stored]
+    spans = [resource_spans(dict(zip(names, cells, strict=True))) for cells in zip(*given.values(), strict=True)]
     return pa.array(spans, pa.binary())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -143,18 +141,3 @@ def test_what_differs_in_other_attributes_adds_up_and_begins_when_its_process_ha
     assert counted(tmp_path, 0, 60) == Counted(
         "api", T, T + 60 * S, is_exact=True, counts={("/x", "* within 1s", "breach"): 1}
     )
-
-
-def test_counts_of_an_older_version_are_read_and_go_on(tmp_path: Path) -> None:
-    """Its series had no further attributes, and rows no time of receipt."""
-    columns = "service TEXT, instance TEXT, start INTEGER, route TEXT, objective TEXT, verdict TEXT"
-    with closing(sqlite3.connect(tmp_path / counts.FILE)) as older:
-        older.execute(f"CREATE TABLE counts ({columns}, value INTEGER, first INTEGER, last INTEGER)")
-        series = ("api", "a", T, "/x", "* within 1s", "good")
-        older.execute("INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*series, 7, T + 60 * S, T + 60 * S))
-        older.commit()
-    assert counted(tmp_path, -1, 1000).counts == {GOOD: 7}
-    store = CountStore(tmp_path)
-    store.append([point(9, 120)])
-    store.close()
-    assert counted(tmp_path, -1, 1000).counts == {GOOD: 9}

@@ -255,25 +255,6 @@ def test_find_traces_narrows_by_everything(store: LocalStore) -> None:
         assert reader.operations("other") == [("span 99", "server")]
 
 
-@pytest.mark.parametrize("depth", [3, 4, 5, 1000])
-def test_what_is_found_may_come_without_the_rest_of_its_trace(store: LocalStore, depth: int) -> None:
-    """Where it tells its stages itself; else its children tell them. Which traces come is as ever."""
-    for number in range(1, 5):
-        start = NOW + number * MS
-        children = [span(10 + number, trace=number, parent=number, start=start)]
-        store.append(request([judged(number, start=start), *children]))
-    store.append(request([span(5, trace=5, start=NOW, sla__breached=True), span(15, trace=5, parent=5, start=NOW)]))
-    with store.reader() as reader:
-        sizes = {True: [1, 1, 1, 1, 2], False: [2, 2, 2, 2, 2]}
-        for only_found, expected in sizes.items():
-            wanted = {"sla.breached": "true"}
-            search = Search(service="api", attributes=wanted, depth=depth, only_found=only_found)
-            spans = [[one for _, _, one in leaves(trace)] for trace in reader.find_traces(search)]
-            assert [len(trace) for trace in spans] == expected[:depth]
-            assert [trace[0].trace_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]
-            assert [trace[0].span_id[-1] for trace in spans] == [4, 3, 2, 1, 5][:depth]
-
-
 def test_spans_after_gives_each_span_once_in_order_of_arrival(store: LocalStore) -> None:
     with store.reader() as inside, LocalReader.open(store.folder) as outside:
         for reader in (inside, outside):

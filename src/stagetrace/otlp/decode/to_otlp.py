@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
 from stagetrace.otlp.decode.columns import BOOL, DOUBLE, INT, REST, TYPED
-from stagetrace.otlp.decode.wire import shallow, shared_shallow, varint
+from stagetrace.otlp.decode.wire import varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -99,18 +99,6 @@ def _keys(rest: bytes) -> set[str]:
     return {attribute.key for attribute in Span.FromString(rest).attributes}
 
 
-def shallow_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row without attributes that nest deeper than readers of OTLP take; the row itself if it has none.
-
-    Older versions have stored such spans. What is dropped is counted in the span, its resource or its scope.
-    """
-    resource, scope, rest = row["resource"], row["scope"], row.get(REST) or b""
-    found = shared_shallow(ResourceSpans, resource), shared_shallow(ScopeSpans, scope), shallow(Span, rest)
-    if found == (resource, scope, rest):
-        return row
-    return {**row, "resource": found[0], "scope": found[1], REST: found[2]}
-
-
 def resource_spans(row: Mapping[str, Any]) -> bytes:
     """Return the serialized ResourceSpans that holds the span of a row, and nothing else."""
     resource: bytes = row["resource"]
@@ -125,9 +113,9 @@ def request_of(rows: Iterable[Mapping[str, Any]]) -> ExportTraceServiceRequest:
 
 
 def traces_of(rows: Iterable[Mapping[str, Any]]) -> TracesData:
-    """Return a TracesData with the spans of these rows under their resources and scopes, as `shallow_row` has them."""
+    """Return a TracesData with the spans of these rows under their resources and scopes."""
     traces = TracesData()
-    _fill(traces, map(shallow_row, rows))
+    _fill(traces, rows)
     return traces
 
 

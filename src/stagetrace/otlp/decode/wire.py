@@ -118,7 +118,6 @@ _BEGIN: Final = b"\x0b"  # of the group `level` in a Level
 _END: Final = b"\x0c"
 _FIRST: Final = 2  # number of the field of a Level for the first of `_LEVELS`
 _SHALLOW: Final = 2 * (DEEPEST - 3)  # bytes that cannot nest too deep: each level has a tag and a length, or two tags
-_KEPT: Final = 1000  # resources and scopes that are remembered
 
 
 def _level() -> type[Message]:
@@ -164,8 +163,7 @@ def is_readable(kind: type[Message], data: bytes) -> bool:
 def shallow(kind: type[Message], data: bytes) -> bytes:
     """Return a span, or a resource or scope without spans, without the attributes that nest too deep.
 
-    These are counted in the message, as OTLP has it. Older versions have stored such spans. Raise DecodeError where
-    protobuf cannot read it at all.
+    These are counted in the message, as OTLP has it. Raise DecodeError where protobuf cannot read it at all.
     """
     if len(data) <= _SHALLOW or is_readable(kind, data):
         return data
@@ -177,9 +175,6 @@ def shallow(kind: type[Message], data: bytes) -> bytes:
         message.DiscardUnknownFields()
         found = message.SerializeToString()
     return found
-
-
-shared_shallow: Final = lru_cache(_KEPT)(shallow)
 
 
 def _holders(message: Any) -> Iterator[Any]:

@@ -7,14 +7,11 @@ from itertools import chain, groupby, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.spans import RESOURCES, Unreadable, read
-from stagetrace.otlp.decode.wire import varint
 from stagetrace.semconv import SLA_BREACH_MISSED
 from stagetrace.store import stored
 from stagetrace.store.base import CANDIDATES, Relations, Selection, SpanRow, Trace, TraceIds
@@ -146,12 +143,5 @@ def _rows(found: Sequence[tuple[Any, ...]]) -> list[SpanRow]:
 
 
 def _request(found: Sequence[tuple[Any, ...]]) -> ExportTraceServiceRequest:
-    """Return serialized ResourceSpans as one request: the fields of a message may repeat."""
-    request = ExportTraceServiceRequest()
-    for (content,) in found:
-        try:
-            request.resource_spans.append(ResourceSpans.FromString(content))
-        except DecodeError:  # noqa: PERF203 -- nearly never raised: what an older version has written of a deep value
-            one = b"%c%b%b" % (RESOURCES, varint(len(content)), content)
-            request.MergeFrom(read(ExportTraceServiceRequest, one, Unreadable([])))
-    return request
+    """Return serialized ResourceSpans as one request."""
+    return ExportTraceServiceRequest(resource_spans=[ResourceSpans.FromString(content) for (content,) in found])

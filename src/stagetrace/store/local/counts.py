@@ -35,12 +35,6 @@ CREATE TABLE IF NOT EXISTS counts (
     value INTEGER, first INTEGER, last INTEGER, received INTEGER, rest TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS by_time ON counts (last);
-"""
-_COLUMNS: Final = "SELECT name FROM pragma_table_info('counts')"
-# What older versions lack. Their retention went by the times of the senders; a series had no other attributes.
-_ADDED: Final = {"received": "INTEGER", "rest": "TEXT NOT NULL DEFAULT ''"}
-_INDEX: Final = """
-DROP INDEX IF EXISTS by_series;
 CREATE INDEX IF NOT EXISTS by_attributes ON counts (service, instance, start, route, objective, verdict, rest, last);
 """
 _SERIES: Final = "service, instance, start, route, objective, verdict, rest"
@@ -102,10 +96,6 @@ class CountStore:
             try:
                 opened.execute("PRAGMA synchronous = FULL")
                 opened.executescript(_SCHEMA)
-                has = {name for (name,) in opened.execute(_COLUMNS)}
-                for name in _ADDED.keys() - has:
-                    opened.execute(f"ALTER TABLE counts ADD COLUMN {name} {_ADDED[name]}")
-                opened.executescript(_INDEX)
             except sqlite3.Error:
                 opened.close()
                 raise
@@ -150,7 +140,7 @@ class CountStore:
     def _forget(self) -> None:
         if self._retention_s is not None:
             before = self._now() * 1_000_000 - int(self._retention_s * 1e9)
-            self._connection.execute("DELETE FROM counts WHERE coalesce(received, last) < ?", (before,))
+            self._connection.execute("DELETE FROM counts WHERE received < ?", (before,))
         self._appended += 1
         if self._appended % _LOOK_EACH:
             return
@@ -178,17 +168,16 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
         return []
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            rest = "rest" if ("rest",) in connection.execute(_COLUMNS).fetchall() else "''"  # of an older version
-            key = _SERIES.replace("rest", rest)
             rows = connection.execute(
-                f"SELECT {key}, value, first, last FROM counts WHERE last >= ? AND first <= ? ORDER BY {key}, last",
+                f"SELECT {_SERIES}, value, first, last FROM counts WHERE last >= ? AND first <= ? "
+                f"ORDER BY {_SERIES}, last",
                 (since_ns, until_ns),
             ).fetchall()
             every = [_Series(of, [row[7:] for row in found]) for of, found in groupby(rows, key=lambda row: row[:7])]
             for series in every:  # and its counts before and after the window
                 for place, which, edge, order in ((0, "last <", since_ns, "DESC"), (-1, "first >", until_ns, "ASC")):
                     near = connection.execute(
-                        f"SELECT value, first, last FROM counts WHERE ({key}) = {_MARKS} "
+                        f"SELECT value, first, last FROM counts WHERE ({_SERIES}) = {_MARKS} "
                         f"AND {which} ? ORDER BY last {order} LIMIT 1",
                         (*series.key, edge),
                     ).fetchall()

@@ -13,7 +13,7 @@ from stagetrace import log
 from stagetrace.analysis.estimates import Counted
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.columns import SEQUENCE
-from stagetrace.otlp.decode.to_otlp import request_of, shallow_row, traces_of
+from stagetrace.otlp.decode.to_otlp import request_of, traces_of
 from stagetrace.store.base import (
     CANDIDATES,
     COUNTS,
@@ -195,13 +195,8 @@ class LocalReader(RelationReader):
             result = relations.connection.execute(
                 "SELECT stored FROM whole ORDER BY start_unix_nano, trace_id, span_id"
             )
-            deep = 0
             while rows := result.fetchmany(_IN_MESSAGE):
-                given = [shallow_row(row) for (row,) in rows]
-                deep += sum(one is not row for one, (row,) in zip(given, rows, strict=True))
-                yield request_of(given)
-            if deep:
-                cuts.append(f"{deep} spans are without their attributes that nest too deep")
+                yield request_of(row for (row,) in rows)
 
     def spans_after(self, cursor: int | None, *, entries: bool = False) -> tuple[list[SpanRow], int]:
         """Return the spans acknowledged after `cursor`, and the next cursor; None: no spans yet, only the cursor."""
