@@ -10,7 +10,6 @@ import json
 import random
 import re
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -21,10 +20,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from backend.processes import until
-from backend.running import MS, export, ids, raw_call
+from backend.running import MS, export, raw_call
 from messages import add_scope, leaves, put
 from stagetrace.backend.jaeger_query import time_ns
-from stagetrace.backend.receivers import METHOD
 from stagetrace.store import Selection, open_store
 from stagetrace.store.jaeger import api_v3
 from store.feed import recent
@@ -84,21 +82,6 @@ def _everything() -> Any:
     # Two spans of one trace that only together meet a search.
     half = _span(scope, "half", BASE, 5, attributes={"left": "1"})
     _span(scope, "other half", BASE, 90, trace_id=half.trace_id, attributes={"right": "1"})
-    return message
-
-
-def _adjustable() -> Any:
-    """Return spans that Jaeger changes unless they are asked for raw."""
-    message = ExportTraceServiceRequest()
-    scope = _scope(message, "adjusted-like-jaeger", **{"telemetry.sdk.name": "theirs"})
-    odd = _span(scope, "odd", BASE, 30, attributes={"ip": 0x7F000001, "peer.ipv4": 3232235777.0})
-    put(odd, {"telemetry.sdk.language": "python", "telemetry.distro.name": "d", "telemetry.sdk.name": "mine"})
-    odd.links.add(span_id=b"12345678")
-    odd.links.add(trace_id=b"1" * 16, span_id=b"12345678")
-    shared = _span(scope, "call", BASE, 20, kind=3)
-    served = _span(scope, "served", BASE, 20, trace_id=shared.trace_id, span_id=shared.span_id)
-    _span(scope, "below", BASE, 10, kind=1, trace_id=shared.trace_id, parent_span_id=served.span_id)
-    _span(scope, "orphan", BASE, 10, kind=1, parent_span_id=b"no span.")
     return message
 
 
@@ -285,40 +268,6 @@ def test_a_trace_is_the_same(both: tuple[Jaeger, Jaeger], trace_id: str, raw: bo
         list(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=raw))) for one in both
     )
     assert comparable(ours) == comparable(theirs)
-
-
-def test_what_jaeger_changes_for_the_eye_changes_alike(both: tuple[Jaeger, Jaeger]) -> None:
-    """Raw first: Jaeger's memory storage forgets what was recorded once it was asked for the other."""
-    sent = _adjustable()
-    for one in both:
-        raw_call(one.otlp_grpc.removeprefix("http://"), METHOD, sent.SerializeToString())
-        until(lambda one=one: len(_stored(one, sent)) == len(ids(sent)))  # type: ignore[misc]
-    for raw in (True, False):
-        for trace_id in sorted(set(ids(sent))):
-            request = api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=raw)
-            theirs, ours = (comparable(ask(one, "GetTrace", request)) for one in both)
-            assert ours == theirs
-            assert (ours == comparable(_traces_of(sent, trace_id))) is raw
-
-
-def _stored(one: Jaeger, sent: Any) -> list[Any]:
-    """Return the spans of a request that can be read already."""
-    found: list[Any] = []
-    for trace_id in sorted(set(ids(sent))):
-        with suppress(grpc.RpcError):  # as long as there is none of it
-            found += comparable(ask(one, "GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
-    return found
-
-
-def _traces_of(sent: Any, trace_id: str) -> Iterator[TracesData]:
-    """Yield one trace of a request."""
-    data = TracesData.FromString(sent.SerializeToString())
-    for resource_spans in data.resource_spans:
-        for scope in resource_spans.scope_spans:
-            kept = [span for span in scope.spans if span.trace_id.hex() == trace_id]
-            del scope.spans[:]
-            scope.spans.extend(kept)
-    yield data
 
 
 BAD: dict[str, tuple[str, Any]] = {

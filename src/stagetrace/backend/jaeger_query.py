@@ -1,135 +1,28 @@
-"""Queries of `jaeger.api_v3`, run on the local store, for every transport; values and traces as Jaeger has them."""
+"""Queries of `jaeger.api_v3`, run on the local store, for every transport; values as Jaeger has them."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import threading
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
+from google.protobuf.message import DecodeError
 
-from stagetrace.errors import StagetraceError
+from stagetrace.backend.counters import ThrottledLog
+from stagetrace.backend.refusal import BUSY, SLOW, Refused, short
+from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.store.local.search import Search
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
+    from stagetrace.backend.counters import Counters
     from stagetrace.store.local import LocalReader, LocalStore
-
-# --- Jaeger's changes to a trace that is not requested raw: for people to look at, not for counting.
-#
-# The same adjustments as in Jaeger 2.13 (`cmd/query/app/querysvc/v2/adjuster`), in its order. Clock skew, which it
-# corrects only where configured to, is neither corrected nor remarked on here: times stay as recorded.
-
-WARNINGS: Final = "@jaeger@warnings"
-_ADDRESSES: Final = frozenset({"ip", "peer.ipv4"})
-_LIBRARY: Final = frozenset(
-    {
-        "telemetry.sdk.language",
-        "telemetry.sdk.name",
-        "telemetry.sdk.version",
-        "telemetry.distro.name",
-        "telemetry.distro.version",
-    }
-)
-_SPAN_ID_BYTES: Final = 8
-
-
-def adjusted(traces: TracesData) -> TracesData:
-    """Return `traces`, changed in place."""
-    _tell_apart(traces)
-    _warn_of_gaps(traces)
-    for resource_spans in traces.resource_spans:
-        _spell_addresses(resource_spans.resource.attributes)
-        for span in _spans(resource_spans):
-            _spell_addresses(span.attributes)
-            _move_library(span, resource_spans)
-            _drop_empty_links(span)
-    return traces
-
-
-def _spans(resource_spans: ResourceSpans) -> Iterator[Span]:
-    for scope in resource_spans.scope_spans:
-        yield from scope.spans
-
-
-def _tell_apart(traces: TracesData) -> None:
-    """Give server spans that share the id of a client span (Zipkin's way) one of their own, beneath that one."""
-    spans = [span for resource_spans in traces.resource_spans for span in _spans(resource_spans)]
-    clients = {span.span_id for span in spans if span.kind == Span.SPAN_KIND_CLIENT}
-    used = {span.span_id for span in spans}
-    renamed: dict[bytes, bytes] = {}
-    number = 0
-    for span in spans:
-        if span.kind == Span.SPAN_KIND_SERVER and span.span_id in clients:
-            number += 1
-            while (fresh := number.to_bytes(_SPAN_ID_BYTES, "big")) in used:
-                number += 1
-            renamed[span.span_id] = fresh
-            span.parent_span_id, span.span_id = span.span_id, fresh
-    for span in spans:
-        parent = renamed.get(span.parent_span_id)
-        if parent is not None and parent != span.span_id:
-            span.parent_span_id = parent
-
-
-def _warn_of_gaps(traces: TracesData) -> None:
-    """Add warnings to spans whose parent is missing, and to repeated ids."""
-    spans = [span for resource_spans in traces.resource_spans for span in _spans(resource_spans)]
-    seen: set[bytes] = set()
-    for span in spans:
-        if span.span_id in seen:
-            _warn(span, "duplicate span IDs; skipping clock skew adjustment")
-        seen.add(span.span_id)
-    for span in spans:
-        if any(span.parent_span_id) and span.parent_span_id not in seen:
-            _warn(
-                span, f"parent span ID={span.parent_span_id.hex()} is not in the trace; skipping clock skew adjustment"
-            )
-
-
-def _spell_addresses(attributes: MutableSequence[KeyValue]) -> None:
-    for attribute in attributes:
-        kind = attribute.value.WhichOneof("value")
-        if attribute.key in _ADDRESSES and kind in ("int_value", "double_value"):
-            number = int(getattr(attribute.value, kind)) & 0xFFFFFFFF
-            attribute.value.string_value = str(ipaddress.IPv4Address(number))
-
-
-def _move_library(span: Span, resource_spans: ResourceSpans) -> None:
-    """Move attributes of the library from the span to its resource, unless that has its own."""
-    for attribute in [one for one in span.attributes if one.key in _LIBRARY]:
-        its = next((one for one in resource_spans.resource.attributes if one.key == attribute.key), None)
-        if its is not None and its.value != attribute.value:
-            _warn(span, f"conflicting values between Span and Resource for attribute {attribute.key}")
-            continue
-        if its is None:
-            resource_spans.resource.attributes.add().CopyFrom(attribute)
-        span.attributes.remove(attribute)
-
-
-def _drop_empty_links(span: Span) -> None:
-    kept = [link for link in span.links if any(link.trace_id)]
-    for _ in range(len(span.links) - len(kept)):
-        _warn(span, "Invalid span link removed")
-    if len(kept) < len(span.links):
-        kept = [type(link).FromString(link.SerializeToString()) for link in kept]
-        del span.links[:]
-        span.links.extend(kept)
-
-
-def _warn(span: Span, text: str) -> None:
-    found: AnyValue | None = next((one.value for one in span.attributes if one.key == WARNINGS), None)
-    if found is None:
-        found = span.attributes.add(key=WARNINGS).value
-    found.array_value.values.add(string_value=text)
-
 
 # --- Query parameters as Go writes them: RFC 3339 times to the nanosecond, durations such as `1m30.5s`, booleans.
 
@@ -209,14 +102,17 @@ def trace_id(text: str) -> str:
 CANCELLED: Final = 1
 INVALID: Final = 3
 UNKNOWN: Final = 2  # a Go server's code for an error without one of its own
+INTERNAL: Final = 13
+NO_TRACES: Final = 404  # the status of a search that found nothing, which is no failure
 _UNSPECIFIED: Final = "unspecified"
+_SHOWN: Final = {"grpc": "gRPC", "http": "HTTP"}
 
 
 class QueryError(StagetraceError):
     """A query that cannot be run: `code` is gRPC's, `status` HTTP's."""
 
     def __init__(self, message: str, *, status: int = 400, code: int = UNKNOWN) -> None:
-        super().__init__(message)
+        super().__init__(short(message))
         self.status = status
         self.code = code
 
@@ -261,9 +157,37 @@ def _abandoned() -> QueryError:
 class Queries:
     """Runs queries on one store. Thread-safe: a reader runs one query at a time and is then kept for the next."""
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(self, store: LocalStore, counters: Counters) -> None:
         self._store = store
+        self._counters = counters
+        self._log = ThrottledLog()
         self._idle: SimpleQueue[LocalReader] = SimpleQueue()
+
+    @contextmanager
+    def counted(self, transport: str) -> Iterator[None]:
+        """Count a query and its failure. Raise QueryError for any, and Refused as it is."""
+        self._counters.add("queries", transport)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- the last stop before gRPC and uvicorn, which would print a traceback
+            raise self.failure(transport, error) from None
+
+    def failure(self, transport: str, error: Exception) -> QueryError | Refused:
+        """Count a failure, and return it as the client may see it."""
+        if not isinstance(error, QueryError) or error.status != NO_TRACES:
+            self._counters.add("failed_queries", transport)
+        if isinstance(error, Refused):
+            if error.kind in (BUSY, SLOW):
+                self._log.warning(error.kind.name, f"a query over {_SHOWN[transport]} was refused: {error.message}")
+            return error
+        if isinstance(error, QueryError):
+            return error
+        if isinstance(error, StoreError):
+            return QueryError(str(error), status=500)
+        if isinstance(error, DecodeError):
+            return QueryError("the request cannot be decoded", code=INTERNAL)
+        self._log.error("failed", f"a query over {_SHOWN[transport]} failed: {type(error).__name__}: {error}")
+        return QueryError("the back end failed on this query; see its log", status=500, code=INTERNAL)
 
     @contextmanager
     def _reader(self, query: Query | None) -> Iterator[LocalReader]:
@@ -301,14 +225,12 @@ class Queries:
         if search.depth <= 0:
             raise QueryError("search depth must be greater than 0 and less than max traces", status=500)
         with self._reader(query) as reader:
-            for traces in reader.find_traces(search):
-                yield traces if search.raw else adjusted(traces)
+            yield from reader.find_traces(search)
 
-    def trace(self, trace_id: str, *, raw: bool, query: Query | None = None) -> TracesData | None:
+    def trace(self, trace_id: str, query: Query | None = None) -> TracesData | None:
         """Return one trace, or None if it is not stored."""
         with self._reader(query) as reader:
-            found = reader.get_trace(trace_id)
-        return found if found is None or raw else adjusted(found)
+            return reader.get_trace(trace_id)
 
 
 def search_of_request(request: Any) -> Search:
@@ -327,7 +249,6 @@ def search_of_request(request: Any) -> Search:
         attributes=dict(query.attributes),
         duration_min_ns=_clamped(query.duration_min),
         duration_max_ns=_clamped(query.duration_max),
-        raw=query.raw_traces,
     )
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from stagetrace.backend.counters import ThrottledLog
 from stagetrace.backend.grpc_port import CODES, REFUSING, Slot, Slots, abort, read_message
-from stagetrace.backend.jaeger_query import UNKNOWN, Queries, Query, QueryError, search_of_request, trace_id
-from stagetrace.backend.refusal import BUSY, SLOW, Refused, short
-from stagetrace.errors import StoreError
+from stagetrace.backend.jaeger_query import Queries, Query, QueryError, search_of_request, trace_id
+from stagetrace.backend.refusal import Refused
 from stagetrace.store.jaeger import api_v3
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from stagetrace.backend.counters import Counters
     from stagetrace.backend.grpc_port import Handlers
 
 # --- Handlers of the query port out of plain functions: calls are limited and counted, each failure has its status.
@@ -39,9 +35,8 @@ _WRITE_S: Final = 30.0  # for a client to make room for a message of ours
 class QueryCalls:
     """Makes handlers of plain functions. A call may wait in its thread, one of `THREADS`."""
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self._log = ThrottledLog()
+    def __init__(self, queries: Queries) -> None:
+        self._of_store = queries
         self._reads = Slots(_READS, _WAITING, _PATIENCE_S)
         self._queries = Slots(_QUERIES, _WAITING, _PATIENCE_S)
         self._work = Slots(_AT_WORK, _QUERIES)
@@ -78,50 +73,32 @@ class QueryCalls:
         self, messages: Iterator[bytes], context: grpc.ServicerContext, request: Any
     ) -> Iterator[tuple[Any, Query, Slot]]:
         """Yield the request of a call, and its query; end the call where that fails."""
-        self._counters.add("queries", _TRANSPORT)
         try:
-            with self._reads.hold(context) as slot:
-                given = request.FromString(read_message(messages, slot))
-            query = Query()
-            if not context.add_callback(query.abandon):
-                query.abandon()
-            with self._queries.hold(context) as slot:
-                try:
-                    yield given, query, slot
-                finally:
-                    if slot.lost is not None:
-                        self._refused(slot.lost)
-        except Exception as error:  # noqa: BLE001 -- `_fail` ends the call with the right status
-            self._fail(context, error)
-
-    def _fail(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
-        if isinstance(error, Refused):
-            self._refused(error)
-            abort(context, error)
-        self._counters.add("failed_queries", _TRANSPORT)
-        if isinstance(error, QueryError):
-            context.abort(CODES[error.code], short(str(error)))
-        if isinstance(error, StoreError):
-            context.abort(CODES[UNKNOWN], short(str(error)))
-        if isinstance(error, DecodeError):
-            context.abort(grpc.StatusCode.INTERNAL, "the request cannot be decoded")
-        if context.is_active():
-            self._log.error("failed", f"a query over gRPC failed: {type(error).__name__}: {error}")
-        context.abort(grpc.StatusCode.INTERNAL, "the back end failed on this query; see its log")
-        raise AssertionError("unreachable: abort raises")
-
-    def _refused(self, refused: Refused) -> None:
-        self._counters.add("failed_queries", _TRANSPORT)
-        if refused.kind in (BUSY, SLOW):
-            self._log.warning(refused.kind.name, f"a query over gRPC was refused: {refused.message}")
+            with self._of_store.counted(_TRANSPORT):
+                with self._reads.hold(context) as slot:
+                    given = request.FromString(read_message(messages, slot))
+                query = Query()
+                if not context.add_callback(query.abandon):
+                    query.abandon()
+                with self._queries.hold(context) as slot:
+                    try:
+                        yield given, query, slot
+                    except GeneratorExit:
+                        if slot.lost is not None:
+                            self._of_store.failure(_TRANSPORT, slot.lost)
+                        raise
+        except Refused as refused:
+            abort(context, refused)
+        except QueryError as error:
+            context.abort(CODES[error.code], str(error))
 
 
 # --- `jaeger.api_v3.QueryService` over gRPC.
 
 
-def query_handlers(queries: Queries, counters: Counters) -> Handlers:
+def query_handlers(queries: Queries) -> Handlers:
     """Return the handlers of the four methods of api_v3."""
-    calls = QueryCalls(counters)
+    calls = QueryCalls(queries)
 
     def services(_request: Any, query: Query) -> Any:
         return api_v3.GetServicesResponse(services=queries.services(query))
@@ -137,7 +114,7 @@ def query_handlers(queries: Queries, counters: Counters) -> Handlers:
             asked = trace_id(request.trace_id)
         except ValueError as error:
             raise QueryError(f"malform trace ID: {error}") from None
-        found = queries.trace(asked, raw=request.raw_traces, query=query)
+        found = queries.trace(asked, query)
         if found is not None:
             yield found
 

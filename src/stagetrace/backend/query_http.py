@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -12,11 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stagetrace.backend import jaeger_query
-from stagetrace.backend.counters import ThrottledLog
 from stagetrace.backend.jaeger_query import Queries, Query, QueryError
 from stagetrace.backend.refusal import Refused
 from stagetrace.backend.web import Pages, application, json_fault
-from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import render
 from stagetrace.store.local.search import Search
 
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ask = Callable[["Request", Query], Any]
 _TRANSPORT: Final = "http"
-_log: Final = ThrottledLog()
 # The default of newer Jaegers where the search depth is not given. 2.13 refuses such a search.
 _DEPTH: Final = 100
 
@@ -54,34 +50,19 @@ def query_app(
 
     def endpoint(ask: Ask) -> Callable[[Request], Any]:
         async def handle(request: Request) -> Response:
-            counters.add("queries", _TRANSPORT)
             query = Query()
             try:
-                return await threads.run(request, partial(_respond, ask, request, query, counters), query.abandon)
+                with queries.counted(_TRANSPORT):
+                    return await threads.run(request, lambda: JSONResponse(ask(request, query)), query.abandon)
             except Refused as refused:
-                counters.add("failed_queries", _TRANSPORT)
                 return json_fault(refused.kind.status, refused.message, request)
+            except QueryError as error:
+                return json_fault(error.status, str(error), request)
 
         return handle
 
     routes = [Route(path, endpoint(ask), methods=["GET"]) for path, ask in asks_by_path.items()]
     return application(routes, json_fault, access, metrics, counters, pages)
-
-
-def _respond(ask: Ask, request: Request, query: Query, counters: Counters) -> Response:
-    try:
-        return JSONResponse(ask(request, query))
-    except QueryError as error:
-        if error.status != 404:  # noqa: PLR2004
-            counters.add("failed_queries", _TRANSPORT)
-        return json_fault(error.status, str(error), request)
-    except StoreError as error:
-        counters.add("failed_queries", _TRANSPORT)
-        return json_fault(500, str(error), request)
-    except Exception as error:  # noqa: BLE001 -- the last stop before uvicorn, which would print a traceback
-        counters.add("failed_queries", _TRANSPORT)
-        _log.error("failed", f"a query over HTTP failed: {type(error).__name__}: {error}")
-        return json_fault(500, "the back end failed on this query; see its log", request)
 
 
 def _operations(queries: Queries, request: Request, query: Query) -> Any:
@@ -99,7 +80,7 @@ def _trace(queries: Queries, request: Request, query: Query) -> Any:
     ):
         if text := _given(request, name):
             _parsed(name, text, parse)
-    found = queries.trace(asked, raw=jaeger_query.boolean(_given(request, "raw_traces") or "false"), query=query)
+    found = queries.trace(asked, query)
     return _merge_traces([] if found is None else [found])
 
 
@@ -116,6 +97,7 @@ def _search(request: Request) -> Search:
     start_min = _parsed("query.start_time_min", low, jaeger_query.time_ns)
     start_max = _parsed("query.start_time_max", high, jaeger_query.time_ns)
     depth = optional("query.search_depth", jaeger_query.integer, _DEPTH)
+    optional("query.raw_traces", jaeger_query.boolean, default=False)  # traces are given as recorded anyway
     return Search(
         start_min_ns=start_min,
         start_max_ns=start_max,
@@ -125,7 +107,6 @@ def _search(request: Request) -> Search:
         attributes=optional("query.attributes", _attributes, {}),
         duration_min_ns=optional("query.duration_min", jaeger_query.duration_ns, 0),
         duration_max_ns=optional("query.duration_max", jaeger_query.duration_ns, 0),
-        raw=optional("query.raw_traces", jaeger_query.boolean, default=False),
     )
 
 
@@ -156,7 +137,7 @@ def _merge_traces(traces: Iterable[TracesData]) -> Any:
     for trace in traces:
         together.resource_spans.extend(trace.resource_spans)
     if not together.resource_spans:
-        raise QueryError("No traces found", status=404)
+        raise QueryError("No traces found", status=jaeger_query.NO_TRACES)
     return {"result": render(together)}
 
 

@@ -76,13 +76,13 @@ def serve(options: Options, on_ready: Callable[[Ports], None], pages: MakePages)
 def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStack) -> _Servers:
     counters = Counters()
     intake = Intake(store, counters, options.limits)
-    queries = Queries(store)
+    queries = Queries(store, counters)
     stack.callback(queries.close)
     asked = options.ports
     most = connections_of_ports()
     grpc_ports = (
         GrpcPort("--grpc-port", asked.grpc, receiver_handlers(intake), receivers.THREADS, options.limits.request),
-        GrpcPort("--query-grpc-port", asked.query_grpc, query_handlers(queries, counters), query_grpc.THREADS),
+        GrpcPort("--query-grpc-port", asked.query_grpc, query_handlers(queries), query_grpc.THREADS),
     )
     (receiver, grpc_port), (query, query_port) = (grpc_server(options, one, most.grpc, stack) for one in grpc_ports)
     sockets = []

@@ -212,7 +212,7 @@ def test_a_query_ends_once_its_client_has_disconnected(store: LocalStore, monkey
     monkeypatch.setattr(LocalReader, "services", services)
     counters = Counters()
     with Threads(1, 4) as pool:
-        app = query_app(Queries(store), counters, Access(), pool, lambda: "")
+        app = query_app(Queries(store, counters), counters, Access(), pool, lambda: "")
         server = HttpServer(app, Options(store.folder), "query-http", counters, most=MOST)
         get = b"GET /api/v3/services HTTP/1.1\r\nhost: localhost\r\n\r\n"
         with running(server, counters) as door:

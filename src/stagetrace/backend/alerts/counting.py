@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.attainment import REDUCTION
 from stagetrace.analysis.replay import UNKNOWN, replay, stored
-from stagetrace.columns import names_of
 from stagetrace.policy.objective import BREACH, EXCLUDED
 from stagetrace.policy.verdict import GOOD
 from stagetrace.rules.alerts import Group
 from stagetrace.rules.burn import Counts
 from stagetrace.semconv import as_text, number
 from stagetrace.store.base import COUNTS, Selection
+from stagetrace.store.entries import segment
 from stagetrace.store.reductions import probability_of, weight_of
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Replayed:
         return {group: dict(self._of_windows(of, now_unix_nano)) for group, of in self._buckets.items()}
 
     def _add(self, span: SpanRow) -> None:
-        request = stored(span, self._policy.keys, _Texts(span))
+        request = stored(span, self._policy.keys, partial(segment, span))
         if request.recorded.words.keys() & self._names:  # which the entry span does not show
             return
         probability = probability_of(number(span.attributes, semconv.SLA_SAMPLING_PROBABILITY))
@@ -121,20 +122,6 @@ class Replayed:
                 found += of[newest_first.pop()]
             is_whole = start >= self._whole_from and found.unknown <= _MOST_UNKNOWN * sum(found)
             yield window, Counts(found.good, found.breaches) if is_whole else None
-
-
-class _Texts:
-    """The text forms of attributes of a span, or else of its resource."""
-
-    def __init__(self, span: SpanRow) -> None:
-        self._places = (span.attributes, span.resource)
-
-    def __call__(self, key: str) -> str | None:
-        for place in self._places:
-            for name in names_of(key):
-                if name in place:
-                    return as_text(place[name])
-        return None
 
 
 Row = dict[str, Any]

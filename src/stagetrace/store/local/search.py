@@ -25,7 +25,7 @@ Condition = tuple[str, list[Any]]
 class Search:
     """A search of Jaeger's: a single span must meet all conditions. Times are in ns, and both ends included.
 
-    Durations of 0 and empty texts ask for nothing. `raw`: without Jaeger's changes for display.
+    Durations of 0 and empty texts ask for nothing.
     """
 
     start_min_ns: int = 0
@@ -36,7 +36,6 @@ class Search:
     attributes: Mapping[str, str] = field(default_factory=dict)
     duration_min_ns: int = 0
     duration_max_ns: int = 0
-    raw: bool = False
 
 
 class _Conditions:
