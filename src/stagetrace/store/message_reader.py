@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.errors import StoreError, UnknownTrace
@@ -47,35 +47,6 @@ if TYPE_CHECKING:
 SAMPLED: Final = 2000  # requests that are looked at for names, of stores that hold many
 _NAMED: Final = 10
 _LONGEST: Final = 100  # of a name in a message
-_TRACES_AT_ONCE: Final = 500  # of whose spans rows are made
-
-
-class Names(Protocol):
-    """The part of a reader that knows names."""
-
-    def services(self) -> tuple[str, ...]:
-        """Return the names of all services."""
-        ...
-
-    def has(self, selection: Selection) -> bool:
-        """Return whether there is any such request."""
-        ...
-
-    def newest_requests(self, service: str | None) -> Iterable[SpanRow]:
-        """Yield entry spans of a service, or of all, in which its names can be looked up; not all of very many."""
-        ...
-
-
-def check(selection: Selection, names: Names, store: str) -> None:
-    """Raise StoreError if no request, of any time, has a name of `selection`: its service, route, model, code ..."""
-    if selection.service is not None:
-        check_service(selection.service, names.services(), store)
-    ever = Selection(0, 2**63 - 1, service=selection.service)
-    of = "" if selection.service is None else f" of {selection.service}"
-    for what, key, one in _each_filter(selection, ever):
-        if not names.has(one):
-            sample = list(islice(names.newest_requests(selection.service), SAMPLED))
-            raise StoreError(f"{store}: no request{of} has {what}\n{_instead(one, key, sample)}")
 
 
 def check_service(service: str, known: Sequence[str], store: str) -> None:
@@ -139,10 +110,11 @@ def _instead(one: Selection, key: str | None, sample: Sequence[SpanRow]) -> str:
 # --- A reader of any store that yields its spans as OTLP requests: all other methods follow from that.
 
 
-class _NamedReader(Closing, ABC):
-    """What readers share that read a store in this process: it is whole, and knows its names."""
+class NamedReader(Closing, ABC):
+    """What all readers share: the error for a name that no request has, and records of breaches without stages."""
 
     capabilities: frozenset[str] = WHOLE
+    traces_at_once = 500  # of which rows are made
 
     def __init__(self, name: str) -> None:
         """Read the store that error messages call `name`."""
@@ -162,7 +134,7 @@ class _NamedReader(Closing, ABC):
 
     @abstractmethod
     def newest_requests(self, service: str | None) -> Iterable[SpanRow]:
-        """Yield the newest entry spans of a service, or of all."""
+        """Yield entry spans of a service, or of all, in which its names can be looked up; not all of very many."""
 
     def trace(self, trace_id: str) -> Trace:
         """Return one trace as `Reader.trace` specifies."""
@@ -172,14 +144,36 @@ class _NamedReader(Closing, ABC):
             f"{self.name}: there is no trace {trace_id}\nit may have been sampled out, or be in another store"
         )
 
+    def check_names(self, selection: Selection) -> None:
+        """Raise StoreError if no request, of any time, has a name of `selection`: its service, route, model ..."""
+        if selection.service is not None:
+            check_service(selection.service, self.services(), self.name)
+        ever = Selection(0, 2**63 - 1, service=selection.service)
+        of = "" if selection.service is None else f" of {selection.service}"
+        for what, key, one in _each_filter(selection, ever):
+            if not self.has(one):
+                sample = list(islice(self.newest_requests(selection.service), SAMPLED))
+                raise StoreError(f"{self.name}: no request{of} has {what}\n{_instead(one, key, sample)}")
+
     def _check(self, selection: Selection) -> None:
-        """Raise StoreError where a selection names what is not here."""
+        """Raise StoreError where a selection names what is not here; ask for all names at once first."""
         ever = named_in(selection)
         if ever.is_filtered and not self.has(ever):
-            check(selection, self, self.name)
+            self.check_names(selection)
+
+    def _with_stages(self, found: Sequence[Entry]) -> Iterator[Entry]:
+        """Yield the records, those without stage totals with the ones of their stage spans; many traces at once."""
+        for at in range(0, len(found), self.traces_at_once):
+            some = found[at : at + self.traces_at_once]
+            bare = [one.trace_id for one in some if not one.stages]
+            traces = {one.trace_id: one.spans for one in self.traces(bare)} if bare else {}
+            for one in some:
+                trace = traces.get(one.trace_id, ())
+                its = next((span for span in trace if span.span_id == one.span_id), None)
+                yield one if one.stages or its is None else replace(one, stages=stage_totals(its, trace))
 
 
-class RelationReader(_NamedReader):
+class RelationReader(NamedReader):
     """Reader of a store that DuckDB reads: nothing is read before the relations are asked."""
 
     @abstractmethod
@@ -201,7 +195,7 @@ class RelationReader(_NamedReader):
             set_variables(relations.connection, replace(selection, breached=True))
             found = answers.breaches(relations, None if limit is None else limit + 1) if tally.requests else []
         if not tally.requests or (selection.codes and not found):
-            check(selection, self, self.name)
+            self.check_names(selection)
         if not tally.requests:
             with self._selected(requests_of(selection, ever=True)) as of_any_time:
                 tally = replace(tally, newest_unix_nano=answers.newest(of_any_time))
@@ -216,19 +210,11 @@ class RelationReader(_NamedReader):
         with self._selected(selection) as relations:
             return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
 
-    def _with_stages(self, found: Sequence[Entry]) -> Iterator[Entry]:
-        """Yield the records, those without stage totals with the ones of their stage spans; many traces at once."""
-        for at in range(0, len(found), _TRACES_AT_ONCE):
-            some = found[at : at + _TRACES_AT_ONCE]
-            traces = {one.trace_id: one.spans for one in self.traces([one.trace_id for one in some if not one.stages])}
-            for one in some:
-                trace = traces.get(one.trace_id, ())
-                its = next((span for span in trace if span.span_id == one.span_id), None)
-                yield one if one.stages or its is None else replace(one, stages=stage_totals(its, trace))
 
-
-class MessageReader(_NamedReader):
+class MessageReader(NamedReader):
     """Reader of a store that is read whole: each question from its beginning, in memory bounded by the result."""
+
+    traces_at_once = 2**31
 
     @abstractmethod
     def messages(self, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -249,12 +235,12 @@ class MessageReader(_NamedReader):
                 candidates.append(span)
         found = distinct(candidates)
         if tallier.newest is None or (selection.codes and not found):
-            check(selection, self, self.name)
+            self.check_names(selection)
         found.sort(key=lambda span: (-span.start_unix_nano, span.trace_id, span.span_id))
         if selection.limit is not None and len(found) > selection.limit:
             cuts.insert(0, f"limit {selection.limit} reached, there are older breaches")
             found = found[: selection.limit]
-        entries = tuple(self._records(found))
+        entries = tuple(self._with_stages([entry_of(one, ()) for one in found]))
         return Breaches(entries, "; ".join(cuts) or None, tallier.tally())
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
@@ -326,18 +312,6 @@ class MessageReader(_NamedReader):
         if selection.limit is not None:
             found = heapq.nsmallest(selection.limit + 1, found)
         return {bytes.fromhex(trace_id) for _, trace_id, _ in found}
-
-    def _records(self, found: Sequence[SpanRow]) -> Iterator[Entry]:
-        """Yield the record of each entry span; those without stage totals get the spans beneath them."""
-        bare = {(span.trace_id, span.span_id) for span in found if not stage_totals(span, ())}
-        beneath: dict[tuple[str, str], list[SpanRow]] = {}
-        if bare:
-            for one in self._spans([]):
-                above = one.span.trace_id.hex(), one.span.parent_span_id.hex()
-                if above in bare:
-                    beneath.setdefault(above, []).append(one.row())
-        for span in found:
-            yield entry_of(span, beneath.get((span.trace_id, span.span_id), ()))
 
 
 def _is_wanted(one: ServiceSpan, selection: Selection, ids: set[bytes] | None) -> bool:

@@ -20,11 +20,10 @@ from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.otlp.decode.spans import Unreadable, read
-from stagetrace.store import message_reader, stored
+from stagetrace.store import stored
 from stagetrace.store.answers import Tallier, counted_breach, requests_of
 from stagetrace.store.base import (
     CANDIDATES,
-    WHOLE,
     Breaches,
     Closing,
     Entry,
@@ -40,6 +39,7 @@ from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, i
 from stagetrace.store.jaeger.client import JaegerClient, parse
 from stagetrace.store.jaeger.search_windows import DEPTH, MAX_DEPTH, Found, JaegerWalker, Picked, Search
 from stagetrace.store.load import define, set_variables
+from stagetrace.store.message_reader import NamedReader, check_service
 from stagetrace.store.rows import ServiceSpan, by_trace, distinct, request_of, spans_of
 
 if TYPE_CHECKING:
@@ -140,13 +140,12 @@ def open_url(url: str) -> JaegerReader:
     return JaegerReader(JaegerClient(host, port, access=access))
 
 
-class JaegerReader(Closing):
+class JaegerReader(NamedReader):
     """Reader of one Jaeger. Not for use by several threads at once."""
-
-    capabilities: Final = WHOLE
 
     def __init__(self, client: JaegerClient, depth: int = DEPTH, max_depth: int = MAX_DEPTH) -> None:
         """Search for `depth` traces at once, and for up to `max_depth` where a window cannot be halved any more."""
+        super().__init__(client.url)
         self._client = client
         self._walker = JaegerWalker(client, depth, max_depth)
 
@@ -163,7 +162,7 @@ class JaegerReader(Closing):
         entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
         tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
         if selection.codes and not entries:
-            message_reader.check(selection, self, self._client.url)
+            self.check_names(selection)
         if limit is not None and len(entries) > limit:
             cuts.insert(0, f"limit {limit} reached, there are older breaches")
             entries = entries[:limit]
@@ -184,7 +183,7 @@ class JaegerReader(Closing):
         tally = replace(tallier.tally(reason), all_missed=all_missed)
         if tally.requests:
             return tally
-        message_reader.check(selection, self, self._client.url)
+        self.check_names(selection)
         newest = self._newest(replace(requests_of(selection, ever=True), limit=1), _requests, [])
         return replace(tally, newest_unix_nano=next((-one.minus_start for one in newest), None))
 
@@ -193,10 +192,10 @@ class JaegerReader(Closing):
         cuts: list[str] = []
         spans = _rows(self._client.get_trace(trace_id), cuts)
         if cuts and not spans:
-            raise StoreError(f"{self._client.url}: {cuts[0]}, and trace {trace_id} has no others\nsee it elsewhere")
+            raise StoreError(f"{self.name}: {cuts[0]}, and trace {trace_id} has no others\nsee it elsewhere")
         if not spans:
             raise UnknownTrace(
-                f"{self._client.url}: there is no trace {trace_id}\n"
+                f"{self.name}: there is no trace {trace_id}\n"
                 "it may still be on its way (spans are sent in batches), or have been sampled out or deleted by age"
             )
         return Trace(trace_id, tuple(distinct(spans)), "; ".join(cuts) or None)
@@ -232,7 +231,7 @@ class JaegerReader(Closing):
             loader.take(spans)
         relations = loader.select(selection, cuts)
         if loader.is_empty:
-            message_reader.check(selection, self, self._client.url)
+            self.check_names(selection)
         return relations
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
@@ -240,7 +239,7 @@ class JaegerReader(Closing):
         found = self._traces(selection, cuts)
         first = next(found, None)
         if first is None:
-            message_reader.check(selection, self, self._client.url)
+            self.check_names(selection)
             return
         for trace in chain((first,), found):
             within = (
@@ -318,7 +317,7 @@ class JaegerReader(Closing):
         `attributes` are those to search by, in place of those of the selection; `most`: read about so many traces.
         """
         if selection.service == "":  # some storages refuse it, others take it for any service
-            message_reader.check_service("", self.services(), self._client.url)
+            check_service("", self.services(), self.name)
         names = self.services() if selection.service is None else (selection.service,)
         # One more than the limit shows whether there are more; a search for many more would only cost time.
         depth = None if selection.limit is None else selection.limit + 1
