@@ -17,7 +17,7 @@ from backend.running import PROTOBUF, Up, export, ids, names_of, post, raw_call,
 from pki import make_pki
 from stagetrace.backend import options
 from stagetrace.backend.options import Options, Ports, host_names
-from stagetrace.backend.ports import Access, authorized
+from stagetrace.backend.ports import Access, is_authorized
 from stagetrace.backend.receivers import METHOD
 from stagetrace.backend.refusal import Refused
 from stagetrace.store.jaeger import api_v3
@@ -119,9 +119,9 @@ def test_health_is_for_everyone_and_reveals_nothing_else(guarded: Up, port: str)
 
 def test_the_token_is_compared_as_bytes() -> None:
     """Also what no token can be: compare_digest refuses text outside ASCII."""
-    assert authorized("Bearer \u00e9\u20ac", TOKEN) is False
-    assert authorized(b"Bearer \xff\xfe", TOKEN) is False
-    assert authorized(None, None) is True
+    assert is_authorized("Bearer \u00e9\u20ac", TOKEN) is False
+    assert is_authorized(b"Bearer \xff\xfe", TOKEN) is False
+    assert is_authorized(None, None) is True
 
 
 def test_all_ports_speak_tls_where_files_are_given(tmp_path: Path) -> None:

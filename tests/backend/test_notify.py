@@ -218,8 +218,8 @@ def test_a_receiver_that_never_finishes_takes_a_bounded_time_and_few_threads(
 )
 def test_an_address_to_which_nothing_can_be_posted_is_refused(url: str, token: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        notify.checked(url, token)
-    assert notify.checked("http://127.0.0.1:9093", "t") == "http://127.0.0.1:9093"
+        notify.check_url(url, token)
+    assert notify.check_url("http://127.0.0.1:9093", "t") == "http://127.0.0.1:9093"
 
 
 class Running:

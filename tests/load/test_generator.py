@@ -156,13 +156,13 @@ def test_constant_arrivals_are_equally_far_apart() -> None:
 
 def test_a_replay_starts_requests_as_far_apart_as_they_were_to_the_nanosecond() -> None:
     starts = [1_790_000_000_123_456_789, 1_790_000_000_123_456_790, 1_790_000_003_000_000_001]
-    assert arrivals.replayed(starts[::-1]).tolist() == [0, 1e-9, 2.876543212]
-    assert arrivals.replayed(starts, speed=2).tolist() == [0, 5e-10, 1.438271606]
+    assert arrivals.replay(starts[::-1]).tolist() == [0, 1e-9, 2.876543212]
+    assert arrivals.replay(starts, speed=2).tolist() == [0, 5e-10, 1.438271606]
     sent: list[float] = []
 
     def answered_at(_number: int, at: float) -> float:
         sent.append(at)
         return at
 
-    _ran(arrivals.replayed(starts), answered_at)
+    _ran(arrivals.replay(starts), answered_at)
     assert np.diff(sent) == pytest.approx([1e-9, 2.876543211], abs=1e-9)

@@ -23,7 +23,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 
 from stagetrace import semconv
 from stagetrace.backend.refusal import MALFORMED, Refused, too_many
-from stagetrace.otlp.decode.json import most_values, quoted
+from stagetrace.otlp.decode.json import most_values, quote
 from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD
 from stagetrace.store.local.counts import Point
 from stagetrace.store.rows import values
@@ -62,7 +62,7 @@ def parse(content: bytes, check: Callable[[], None], *, is_json: bool = False) -
     try:
         request = _of_json(content, check) if is_json else ExportMetricsServiceRequest.FromString(content)
     except (DecodeError, json_format.ParseError, ValueError, RecursionError) as error:
-        raise Refused(MALFORMED, f"the request is no ExportMetricsServiceRequest: {quoted(error)}") from None
+        raise Refused(MALFORMED, f"the request is no ExportMetricsServiceRequest: {quote(error)}") from None
     points: list[Point] = []
     discarded = 0
     for resource, metric in _metrics(request, check):

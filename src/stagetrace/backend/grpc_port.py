@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import StringValue
 
-from stagetrace.backend.ports import authorized, listen, refused
+from stagetrace.backend.ports import is_authorized, listen, refused
 from stagetrace.backend.refusal import (
     ABANDONED,
     BUSY,
@@ -351,7 +351,7 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             return self._health
         metadata = handler_call_details.invocation_metadata
         given = next((value for key, value in metadata if key == "authorization"), None)
-        if authorized(given, self._token):
+        if is_authorized(given, self._token):
             return self._handlers.get(handler_call_details.method)
         return grpc.stream_unary_rpc_method_handler(_refuse)
 

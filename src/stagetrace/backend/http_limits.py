@@ -195,14 +195,14 @@ class Threads(ThreadPoolExecutor):
             self._requests -= 1
 
 
-async def disconnected(request: Request) -> None:
+async def wait_for_disconnect(request: Request) -> None:
     """Return when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _watch(request: Request, future: Future[T], abandon: Callable[[], None] | None) -> None:
-    await disconnected(request)
+    await wait_for_disconnect(request)
     if future.cancel() or abandon is None:
         return
     while not future.done():

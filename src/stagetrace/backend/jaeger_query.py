@@ -241,18 +241,18 @@ def search_of_request(request: Any) -> Search:
     if not query.HasField("start_time_min") or not query.HasField("start_time_max"):
         raise QueryError("start time min and max are required parameters")
     return Search(
-        start_min_ns=_clamped(query.start_time_min),
-        start_max_ns=_clamped(query.start_time_max),
+        start_min_ns=_clamp(query.start_time_min),
+        start_max_ns=_clamp(query.start_time_max),
         depth=query.search_depth,
         service=query.service_name,
         operation=query.operation_name,
         attributes=dict(query.attributes),
-        duration_min_ns=_clamped(query.duration_min),
-        duration_max_ns=_clamped(query.duration_max),
+        duration_min_ns=_clamp(query.duration_min),
+        duration_max_ns=_clamp(query.duration_max),
     )
 
 
-def _clamped(moment: Any) -> int:
+def _clamp(moment: Any) -> int:
     """Return a Timestamp or Duration in ns, within what the store can hold: clients send far ends for "all"."""
     found: int = moment.seconds * 10**9 + moment.nanos
     return max(-_MAX_NS, min(found, _MAX_NS - 1))

@@ -152,7 +152,7 @@ class Access:
 
     def check_token(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Raise Refused for a request without the token, if there is one."""
-        if not authorized(next((value for name, value in headers if name == b"authorization"), None), self.token):
+        if not is_authorized(next((value for name, value in headers if name == b"authorization"), None), self.token):
             raise Refused(UNAUTHENTICATED, "a token is needed: send the header `authorization: Bearer TOKEN`")
 
     def _check_host(self, host: str) -> None:
@@ -176,7 +176,7 @@ def _name(authority: str) -> str:
     return match[1].strip("[]").rstrip(".") if match else ""
 
 
-def authorized(given: str | bytes | None, token: str | None) -> bool:
+def is_authorized(given: str | bytes | None, token: str | None) -> bool:
     """Return whether an `authorization` header carries the token; always, where none is required.
 
     In constant time, so that the duration reveals nothing of the token.

@@ -45,7 +45,7 @@ class QueryCalls:
         """Return the handler of a method with one response."""
 
         def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-            with self._asked(messages, context, request) as (given, query, _slot), self._work.hold(context):
+            with self._asking(messages, context, request) as (given, query, _slot), self._work.hold(context):
                 found: bytes = ask(given, query).SerializeToString()
                 return found
 
@@ -55,7 +55,7 @@ class QueryCalls:
         """Return the handler of a method that responds in a stream."""
 
         def handle(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            with self._asked(messages, context, request) as (given, query, slot):
+            with self._asking(messages, context, request) as (given, query, slot):
                 found = ask(given, query)
                 while (message := self._next(context, found)) is not None:
                     with slot.client(_WRITE_S):
@@ -69,7 +69,7 @@ class QueryCalls:
             return None if traces is None else traces.SerializeToString()
 
     @contextmanager
-    def _asked(
+    def _asking(
         self, messages: Iterator[bytes], context: grpc.ServicerContext, request: Any
     ) -> Iterator[tuple[Any, Query, Slot]]:
         """Yield the request of a call, and its query; end the call where that fails."""

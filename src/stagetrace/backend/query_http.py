@@ -66,44 +66,44 @@ def query_app(
 
 
 def _operations(queries: Queries, request: Request, query: Query) -> Any:
-    kind = _given(request, "span_kind") or ""
+    kind = _parameter(request, "span_kind") or ""
     found = queries.operations(request.query_params.get("service", ""), kind, query)
     return {"operations": [_without_empty(name=name, spanKind=its) for name, its in found]}
 
 
 def _trace(queries: Queries, request: Request, query: Query) -> Any:
-    asked = _parsed("trace_id", request.path_params["trace_id"], jaeger_query.trace_id)
+    asked = _parse("trace_id", request.path_params["trace_id"], jaeger_query.trace_id)
     for name, parse in (
         ("start_time", jaeger_query.time_ns),
         ("end_time", jaeger_query.time_ns),
         ("raw_traces", jaeger_query.boolean),
     ):
-        if text := _given(request, name):
-            _parsed(name, text, parse)
+        if text := _parameter(request, name):
+            _parse(name, text, parse)
     found = queries.trace(asked, query)
     return _merge_traces([] if found is None else [found])
 
 
 def _search(request: Request) -> Search:
     """Return the search in the parameters, checked in Jaeger's order. Raise QueryError."""
-    low, high = _given(request, "query.start_time_min"), _given(request, "query.start_time_max")
+    low, high = _parameter(request, "query.start_time_min"), _parameter(request, "query.start_time_max")
     if not low or not high:
         raise QueryError("query.start_time_min and query.start_time_max are required")
 
     def optional(name: str, parse: Callable[[str], T], default: T) -> T:
-        text = _given(request, name)
-        return _parsed(name, text, parse) if text else default
+        text = _parameter(request, name)
+        return _parse(name, text, parse) if text else default
 
-    start_min = _parsed("query.start_time_min", low, jaeger_query.time_ns)
-    start_max = _parsed("query.start_time_max", high, jaeger_query.time_ns)
+    start_min = _parse("query.start_time_min", low, jaeger_query.time_ns)
+    start_max = _parse("query.start_time_max", high, jaeger_query.time_ns)
     depth = optional("query.search_depth", jaeger_query.integer, _DEPTH)
     optional("query.raw_traces", jaeger_query.boolean, default=False)  # traces are given as recorded anyway
     return Search(
         start_min_ns=start_min,
         start_max_ns=start_max,
         depth=optional("query.num_traces", jaeger_query.integer, depth),
-        service=_given(request, "query.service_name") or "",
-        operation=_given(request, "query.operation_name") or "",
+        service=_parameter(request, "query.service_name") or "",
+        operation=_parameter(request, "query.operation_name") or "",
         attributes=optional("query.attributes", _attributes, {}),
         duration_min_ns=optional("query.duration_min", jaeger_query.duration_ns, 0),
         duration_max_ns=optional("query.duration_max", jaeger_query.duration_ns, 0),
@@ -117,14 +117,14 @@ def _attributes(text: str) -> dict[str, str]:
     return found
 
 
-def _parsed(name: str, text: str, parse: Callable[[str], T]) -> T:
+def _parse(name: str, text: str, parse: Callable[[str], T]) -> T:
     try:
         return parse(text)
     except (ValueError, RecursionError) as error:
         raise QueryError(f"malformed parameter {name}: {error}") from None
 
 
-def _given(request: Request, name: str) -> str | None:
+def _parameter(request: Request, name: str) -> str | None:
     """Return a parameter by its snake_case name, or by the camelCase one that newer Jaegers prefer."""
     head, *rest = name.rpartition(".")[2].split("_")
     camel = name.rpartition(".")[0] + name.rpartition(".")[1] + head + "".join(map(str.capitalize, rest))

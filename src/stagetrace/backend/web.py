@@ -73,12 +73,12 @@ def application(
         shown = None if pages is None else pages.fault(status, message, request)
         return own_fault(status, message, request) if shown is None else shown
 
-    def failed(request: Request, error: Any) -> Response:
+    def on_http_error(request: Request, error: Any) -> Response:
         response = fault(error.status_code, error.detail, request)
         response.headers.update(error.headers or {})
         return response
 
-    def crashed(request: Request, _error: Exception) -> Response:
+    def on_error(request: Request, _error: Exception) -> Response:
         return fault(500, "the back end failed on this request; see its log", request)
 
     threads = Threads(1, _METRICS_REQUESTS)  # apart: slow queries delay no metrics, and metrics no port
@@ -92,7 +92,7 @@ def application(
     shown = () if pages is None else pages.routes
     app = Starlette(
         routes=[*routes, *shown, Route(HEALTH, _health), Route(METRICS, metrics_text)],
-        exception_handlers={HTTPException: failed, Exception: crashed},
+        exception_handlers={HTTPException: on_http_error, Exception: on_error},
     )
     return _Guard(app, access, pages, fault, counters)
 

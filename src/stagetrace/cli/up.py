@@ -94,7 +94,7 @@ def _policy(text: str) -> tuple[Policy, Callable[[], Policy]]:
 
 def _checked(flag: str, url: str, token: str) -> str:
     try:
-        return notify.checked(url, token) if url else ""
+        return notify.check_url(url, token) if url else ""
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from None
 

@@ -137,7 +137,7 @@ class Generator:
         """Wait no more: the open requests have failed."""
         for number, exchange in list(self._open.items()):
             exchange.cancel()
-            self._ended(number, ABANDONED)
+            self._end(number, ABANDONED)
 
     def _send_due(self) -> None:
         while (number := len(self._trace_ids)) < len(self._due):
@@ -147,9 +147,9 @@ class Generator:
                 return
             traceparent = self._ids.traceparent()
             self._trace_ids.append(traceparent[3:35])
-            self._open[number] = self._sender.send(number, traceparent, partial(self._ended, number))
+            self._open[number] = self._sender.send(number, traceparent, partial(self._end, number))
 
-    def _ended(self, number: int, failure: str | None) -> None:
+    def _end(self, number: int, failure: str | None) -> None:
         now = self._loop.time()
         due = self._start + self._due[number]
         sent = self._open.pop(number).sent_s
@@ -168,7 +168,7 @@ class Generator:
         expired = list(takewhile(lambda number: now - self._due[number] >= self._timeout_s, self._open))
         for number in expired:
             self._open[number].cancel()
-            self._ended(number, TIMEOUT)
+            self._end(number, TIMEOUT)
         limit = self._limit
         if limit is not None:
             late = takewhile(lambda number: now - self._due[number] > limit.limit_s, self._open)
@@ -195,7 +195,7 @@ def poisson(rate: float, duration_s: float, seed: int) -> NDArray[np.float64]:
     return starts[: max(1, int(np.searchsorted(starts, duration_s)))]
 
 
-def replayed(starts_unix_nano: Sequence[int], speed: float = 1.0) -> NDArray[np.float64]:
+def replay(starts_unix_nano: Sequence[int], speed: float = 1.0) -> NDArray[np.float64]:
     """Return recorded starts as distances from the first, divided by `speed`; exact to the nanosecond."""
     ordered = np.sort(np.asarray(starts_unix_nano, dtype=np.int64))
     return (ordered - ordered[:1]) / 1e9 / speed

@@ -85,13 +85,13 @@ class RpcSender:
         call = self._call(
             self._messages[number % len(self._messages)], metadata=(*self._metadata, ("traceparent", traceparent))
         )
-        exchange.task = self._loop.create_task(_awaited(call, done))
+        exchange.task = self._loop.create_task(_await(call, done))
         self._tasks.add(exchange.task)
         exchange.task.add_done_callback(self._tasks.discard)
         return exchange
 
 
-async def _awaited(call: Any, done: Callable[[str | None], None]) -> None:
+async def _await(call: Any, done: Callable[[str | None], None]) -> None:
     import grpc
 
     failure = None
@@ -119,7 +119,7 @@ class _Exchange:
             self.task.cancel()
 
 
-def serialised(place: Place, method: str, texts: Sequence[str]) -> list[bytes]:
+def serialise(place: Place, method: str, texts: Sequence[str]) -> list[bytes]:
     """Return messages, given as JSON, in bytes: of the type that the server's reflection service reports.
 
     Raises:
@@ -128,10 +128,10 @@ def serialised(place: Place, method: str, texts: Sequence[str]) -> list[bytes]:
     import grpc
 
     with place.channel(grpc) as channel:
-        return _serialised(channel, method.strip("/"), texts)
+        return _serialise(channel, method.strip("/"), texts)
 
 
-def _serialised(channel: grpc.Channel, method: str, texts: Sequence[str]) -> list[bytes]:
+def _serialise(channel: grpc.Channel, method: str, texts: Sequence[str]) -> list[bytes]:
     import grpc
     from google.protobuf import json_format
     from google.protobuf.descriptor_pool import DescriptorPool

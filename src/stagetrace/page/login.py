@@ -20,7 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from stagetrace.backend.counters import ThrottledLog
-from stagetrace.backend.ports import authorized
+from stagetrace.backend.ports import is_authorized
 from stagetrace.backend.refusal import ABANDONED, FORBIDDEN, MALFORMED, SLOW, TOO_LARGE, Refused
 from stagetrace.page.templates import HEADERS, document
 
@@ -160,7 +160,7 @@ class Login:
             response = document("login.html", 429, wanted=wanted, message=message, again=False)
             response.headers["retry-after"] = f"{wait_s:.0f}"
             return response
-        if not authorized(f"Bearer {fields.get('token', '')}".encode(), self._token):
+        if not is_authorized(f"Bearer {fields.get('token', '')}".encode(), self._token):
             self._attempts.fail(peer)
             self._counters.add("logins", "refused")
             _log.warning("login", f"a login with a wrong token was refused; it came from {peer}")

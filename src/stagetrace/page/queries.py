@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.backend.http_limits import disconnected
+from stagetrace.backend.http_limits import wait_for_disconnect
 from stagetrace.backend.refusal import ABANDONED, BUSY, Refused
 from stagetrace.errors import StagetraceError
 from stagetrace.store import database
@@ -164,7 +164,7 @@ class Cache:
         flight = self._flights.get(key) or self._begin(key, make)
         flight.viewers += 1
         self._waiting += 1
-        leaving = asyncio.create_task(disconnected(request))
+        leaving = asyncio.create_task(wait_for_disconnect(request))
         try:
             await asyncio.wait((flight.made, leaving), return_when=asyncio.FIRST_COMPLETED)
             if flight.made.done():

@@ -89,7 +89,7 @@ def of_objective(
     return (kind, 0.0) if word == kind.word else (Kind(word, kind.is_recorded), 0.0)
 
 
-def counted(span: SpanRow, objective: str | None = None) -> Counted:
+def count_request(span: SpanRow, objective: str | None = None) -> Counted:
     """Return the counted values of an entry span; by the verdict of one objective, where it is given."""
     read = span.attributes
     breached, verdict = read.get(semconv.SLA_BREACHED), text(read, semconv.SLA_VERDICT)
@@ -137,7 +137,7 @@ class Tallier:
         if matches(span, self._ever):
             self.newest = max(self.newest or 0, span.start_unix_nano)
             if self._selection.since_ns <= span.start_unix_nano < self._selection.until_ns:
-                self.add(counted(span, self._selection.judged_by))
+                self.add(count_request(span, self._selection.judged_by))
 
     def add(self, one: Counted) -> None:
         """Count a request that is selected."""
@@ -151,7 +151,7 @@ class Tallier:
         for one in self._found.values():
             sums[one.key[-1], one.kind].append(one)
         rows = (_row(service, kind, all_) for (service, kind), all_ in sums.items())
-        return summed(rows, self._selection, self.newest, reason)
+        return tally_of(rows, self._selection, self.newest, reason)
 
 
 def _row(service: str, kind: Kind, all_: Sequence[Counted]) -> Row:
@@ -180,7 +180,7 @@ def named_in(selection: Selection) -> Selection:
     return replace(requests_of(selection, ever=True), codes=selection.codes)
 
 
-def summed(
+def tally_of(
     rows: Iterable[Row], selection: Selection, newest_of_any_time: int | None = None, reason: str | None = None
 ) -> Tally:
     """Return the sums of rows; of the breaches only those with a cause and a code of `selection` are missed."""
@@ -245,7 +245,7 @@ def tally(relations: Relations, selection: Selection) -> Tally:
     by = ["service"]
     by += ["code"] if selection.codes else []  # only then: of older files it is decoded row by row
     by += ["objective", "verdicts"] if selection.judged_by is not None else []
-    return summed((_tally_row(row, len(by), selection.judged_by) for row in relations.reduce("tally", by)), selection)
+    return tally_of((_tally_row(row, len(by), selection.judged_by) for row in relations.reduce("tally", by)), selection)
 
 
 def _tally_row(row: Mapping[str, Any], first: int, objective: str | None) -> Row:

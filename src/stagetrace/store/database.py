@@ -78,13 +78,13 @@ def _make_folder(parent: Path) -> Folder:
     for _ in range(_ATTEMPTS):
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # with mode 0700
         lock = os.open(path, os.O_RDONLY)
-        if _locked(lock) and path.exists():  # else another process took it for one that was left
+        if _lock_folder(lock) and path.exists():  # else another process took it for one that was left
             return Folder(path, lock, os.getpid())
         os.close(lock)
     raise FileNotFoundError(parent)
 
 
-def _locked(folder: int) -> bool:
+def _lock_folder(folder: int) -> bool:
     """Lock an open folder; return False where another process has it. Some file systems lock nothing."""
     try:
         if fcntl is not None:

@@ -151,7 +151,7 @@ class Loader:
         if self._rejected:
             cuts = [*cuts, f"{self._rejected} spans cannot be read: {self._reason}"]
         query = f"SELECT *, kind = {stored.SERVER_KIND} AS is_entry FROM received"
-        return select(self.connection, stored.loaded(query, selection.segments), selection, cuts)
+        return select(self.connection, stored.loaded_query(query, selection.segments), selection, cuts)
 
     def _flush(self) -> None:
         if self._size:
@@ -169,10 +169,10 @@ class Loader:
 def cells(span: SpanRow) -> tuple[Any, ...]:
     """Return the values of `LOADED`, in their order."""
     read = span.attributes
-    found = {column: _typed(read.get(attribute), kind) for column, (attribute, kind) in TYPED.items()}
+    found = {column: _of_type(read.get(attribute), kind) for column, (attribute, kind) in TYPED.items()}
     for column, attribute in OLDER.items():
         if found[column] is None:
-            found[column] = _typed(read.get(attribute), TYPED[column][1])
+            found[column] = _of_type(read.get(attribute), TYPED[column][1])
     if span.kind == SERVER:
         found["route"] = route(read)
     found |= _totals(read)
@@ -195,7 +195,7 @@ def cells(span: SpanRow) -> tuple[Any, ...]:
     return tuple(found.get(column) for column in LOADED)
 
 
-def _typed(value: Value, kind: str) -> Value:
+def _of_type(value: Value, kind: str) -> Value:
     """Return a value that has its column's type, else None."""
     if value is None or not isinstance(value, _FITS[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
         return None

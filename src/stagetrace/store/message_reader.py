@@ -61,10 +61,10 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
     names = sorted(set(known), key=lambda name: (-SequenceMatcher(None, wanted, name).ratio(), name))
     shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:_NAMED]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(map(_quoted, shown))}{more}"
+    return f"{', '.join(map(_quote, shown))}{more}"
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     """Return a name, in quotes where it is empty or has characters that do not show."""
     return name if name and name.isprintable() and "," not in name else repr(name)
 
@@ -177,27 +177,27 @@ class RelationReader(NamedReader):
     """Reader of a store that DuckDB reads: nothing is read before the relations are asked."""
 
     @abstractmethod
-    def _selected(self, selection: Selection) -> Relations:
+    def _select(self, selection: Selection) -> Relations:
         """Return both relations, whether or not anything is known by the names in the selection."""
 
     def relations(self, selection: Selection) -> Relations:
         """Return both relations as `Reader.relations` specifies."""
         self._check(selection)
-        return self._selected(selection)
+        return self._select(selection)
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` specifies."""
         from stagetrace.store.load import set_variables
 
         limit = selection.limit
-        with self._selected(requests_of(selection)) as relations:
+        with self._select(requests_of(selection)) as relations:
             tally = answers.tally(relations, selection)
             set_variables(relations.connection, replace(selection, breached=True))
             found = answers.breaches(relations, None if limit is None else limit + 1) if tally.requests else []
         if not tally.requests or (selection.codes and not found):
             self.check_names(selection)
         if not tally.requests:
-            with self._selected(requests_of(selection, ever=True)) as of_any_time:
+            with self._select(requests_of(selection, ever=True)) as of_any_time:
                 tally = replace(tally, newest_unix_nano=answers.newest(of_any_time))
         reasons = [] if relations.reason is None else [relations.reason]
         if limit is not None and len(found) > limit:
@@ -207,7 +207,7 @@ class RelationReader(NamedReader):
 
     def has(self, selection: Selection) -> bool:
         """Return whether there is any such request."""
-        with self._selected(selection) as relations:
+        with self._select(selection) as relations:
             return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
 
 

@@ -104,9 +104,9 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
     """
     made = [f"coalesce(route, name) AS {PATH}"]
     attributes = [key for key in by if key not in REQUESTS and key != PATH]
-    made += [f"{engine.attribute(key.removeprefix(ATTRIBUTE))} AS {_quoted(key)}" for key in attributes]
+    made += [f"{engine.attribute(key.removeprefix(ATTRIBUTE))} AS {_quote(key)}" for key in attributes]
     requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
-    grouped = "".join(f"{_quoted(key)}, " for key in by)
+    grouped = "".join(f"{_quote(key)}, " for key in by)
     parts = {
         "requests": requests,
         "verdicts": _text(f"each_verdict_{engine.name}").replace("{requests}", requests),
@@ -115,16 +115,16 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
         "sampled": f"{engine.any_of}(sampling_probability IS NOT NULL OR coalesce(upgraded, false))",
         "unknown": f"{engine.any_of}(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false))",
     }
-    text = _EACH.sub(_repeated, _text(f"{name}.{engine.name}"))
-    return _filled(_ATTRIBUTE.sub(lambda found: engine.attribute(found[1]), text), parts)
+    text = _EACH.sub(_repeat, _text(f"{name}.{engine.name}"))
+    return _fill(_ATTRIBUTE.sub(lambda found: engine.attribute(found[1]), text), parts)
 
 
-def _repeated(found: re.Match[str]) -> str:
+def _repeat(found: re.Match[str]) -> str:
     which, between, text = found.groups()
-    return between.join(_filled(text, one) for one in _LISTS[which])
+    return between.join(_fill(text, one) for one in _LISTS[which])
 
 
-def _filled(text: str, parts: Mapping[str, str]) -> str:
+def _fill(text: str, parts: Mapping[str, str]) -> str:
     """Return the text with these parts in it; what is none of them stays."""
     return _OWN.sub(lambda found: parts.get(found[1], found[0]), text)
 
@@ -139,7 +139,7 @@ def _of_maps(key: str) -> str:
     return f"multiIf({', '.join(found)}, NULL)"
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -88,7 +88,7 @@ def with_later(query: str, generation: int) -> str:
     return f"SELECT * REPLACE ({', '.join(later)}) FROM ({query})"
 
 
-def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
+def loaded_query(query: str, segments: Mapping[str, str] | None = None) -> str:
     """Return the query that `store.load.select` takes, over a query for stored columns and `is_entry`."""
     own = {
         **{one.name: f"coalesce({one.name}, {older_name(one)})" for one in SCHEMA if one.older is not None},
@@ -113,21 +113,21 @@ def loaded(query: str, segments: Mapping[str, str] | None = None) -> str:
 def attribute_text(key: str) -> str:
     """Return the expression, on the view `selected`, of the text form of a span's attribute, else its resource's."""
     found = [expression for name in names_of(key) for expression in _of_span(name)]
-    return f"coalesce({', '.join(found)}, {_OF_RESOURCE}(of_resource, {_quoted(key)}))"
+    return f"coalesce({', '.join(found)}, {_OF_RESOURCE}(of_resource, {_quote(key)}))"
 
 
 def _of_span(key: str) -> list[str]:
     """Return the expressions of which the first that is not NULL is the text form of a span's own attribute."""
-    found = [f"{_ATTRIBUTE}(rest, {_quoted(key)})"]
+    found = [f"{_ATTRIBUTE}(rest, {_quote(key)})"]
     if key in TYPED:
         column = TYPED[key].column
         if column in _SAME:  # first: the value of a column needs no decoding
             return [column_text(column, REQUESTS[column]), *found]
-        found.append(f"attributes[{_quoted(key)}]")
+        found.append(f"attributes[{_quote(key)}]")
     return found
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -163,7 +163,7 @@ def _has(segments: Mapping[str, str]) -> str:
         found = [f"{_ATTRIBUTE}({REST}, {named}) = {wanted}"]
         if key in TYPED:
             found.insert(0, _equals(*TYPED[key], text, wanted))
-        found += [f"{_ATTRIBUTE}({REST}, {_quoted(name)}) = {wanted}" for name in names_of(key)[1:]]
+        found += [f"{_ATTRIBUTE}({REST}, {_quote(name)}) = {wanted}" for name in names_of(key)[1:]]
         found.append(f"{_OF_RESOURCE}(resource, {named}) = {wanted}")
         tests.append(f"coalesce({', '.join(found)}, false)")
     return " AND ".join(tests) or "true"
@@ -258,7 +258,7 @@ def _others(blobs: Any) -> Any:
 
 def _resource(blobs: Any) -> Any:
     """Return the attributes of resources in text form, of which there are few different ones."""
-    coded = _coded(blobs)
+    coded = _encode(blobs)
     return _maps([_resource_texts(blob) for blob in coded.dictionary.to_pylist()]).take(coded.indices)
 
 
@@ -320,12 +320,12 @@ def _of_resource(blobs: Any, keys: Any) -> Any:
     import pyarrow as pa
 
     key = keys[0].as_py() if len(keys) else ""
-    coded = _coded(blobs)
+    coded = _encode(blobs)
     texts = [_resource_texts(blob).get(key) for blob in coded.dictionary.to_pylist()]
     return pa.array(texts, pa.string()).take(coded.indices)
 
 
-def _coded(blobs: Any) -> Any:
+def _encode(blobs: Any) -> Any:
     """Return resources as numbers into the few different ones."""
     import pyarrow as pa
 

@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def otlp(path: Path, messages: Iterable[ExportTraceServiceRequest], progress: Progress) -> int:
     """Write OTLP, one message after another, by the suffix of `path`; return the number of spans."""
-    write = _line if path.suffix in (".jsonl", ".json", ".ndjson") else _framed
+    write = _line if path.suffix in (".jsonl", ".json", ".ndjson") else _frame
     count = 0
     with replacing(path) as partial, partial.open("wb") as file:
         for message in messages:
@@ -108,7 +108,7 @@ def _line(file: BinaryIO, message: ExportTraceServiceRequest) -> None:
     file.write(encode(message).encode() + b"\n")
 
 
-def _framed(file: BinaryIO, message: ExportTraceServiceRequest) -> None:
+def _frame(file: BinaryIO, message: ExportTraceServiceRequest) -> None:
     """Write a message behind its length in four bytes, as the Collector's file exporter does."""
     content = message.SerializeToString()
     file.write(len(content).to_bytes(4, "big") + content)

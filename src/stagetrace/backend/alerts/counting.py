@@ -159,7 +159,7 @@ def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nan
     exact = _Exact.of(reader, names, rows, Selection(starts[0], now_unix_nano))
     for place, start in enumerate(starts, 1):
         within = [row for row in rows if row["band"] >= place]
-        counts = _summed(within, names, weights)
+        counts = _sum_rows(within, names, weights)
         if exact is not None:
             counts |= exact.counts(Selection(start, now_unix_nano), counts)
         for group, of in counts.items():
@@ -193,7 +193,7 @@ def _weights(rows: Iterable[Row], names: Mapping[str, bool]) -> dict[Group, floa
     return found
 
 
-def _summed(
+def _sum_rows(
     rows: Iterable[Row], names: Mapping[str, bool], weights: Mapping[Group, float]
 ) -> dict[Group, Counts | None]:
     """Return the requests that each objective judged; None where they are a sample, and it is not known of how many."""

@@ -79,7 +79,7 @@ class Target:
             raise NotTaken(f"{len(self._stuck)} earlier requests to it have not ended")
         why: list[str] = []
         thread = threading.Thread(
-            target=lambda: why.extend(self._tried(body, headers or {})), name="stagetrace-post", daemon=True
+            target=lambda: why.extend(self._try(body, headers or {})), name="stagetrace-post", daemon=True
         )
         thread.start()
         # A timeout of a socket begins anew with each byte that comes.
@@ -90,7 +90,7 @@ class Target:
         if why:
             raise NotTaken(why[0])
 
-    def _tried(self, body: bytes, headers: dict[str, str]) -> list[str]:
+    def _try(self, body: bytes, headers: dict[str, str]) -> list[str]:
         """Return why it was not taken; nothing if it was."""
         import requests
 
@@ -140,7 +140,7 @@ def _inner(error: BaseException) -> BaseException | None:
     return next((one for one in found if isinstance(one, BaseException)), None)
 
 
-def checked(url: str, token: str) -> str:
+def check_url(url: str, token: str) -> str:
     """Return a URL to which alerts can be posted. Raise ValueError."""
     try:
         parts = urlsplit(url)

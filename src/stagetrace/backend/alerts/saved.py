@@ -56,7 +56,7 @@ def load(folder: Path) -> Saved:
     path = folder / ALERTS_FILE
     try:
         with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
-            return _saved(json.loads(file.read(_MOST)))
+            return _parse(json.loads(file.read(_MOST)))
     except FileNotFoundError:
         return Saved()
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -64,7 +64,7 @@ def load(folder: Path) -> Saved:
         return Saved()
 
 
-def _saved(document: Any) -> Saved:
+def _parse(document: Any) -> Saved:
     if document["version"] != _VERSION:
         raise ValueError(f"it is of version {document['version']!r}")
     alerts = [
@@ -117,7 +117,7 @@ def keep(folder: Path, policy: Policy | None) -> None:
         log.warning(f"`stagetrace slo` shows no alerts over {folder}: {str(error).splitlines()[0]}")
 
 
-def kept(folder: Path) -> Policy | None:
+def read_policy(folder: Path) -> Policy | None:
     """Return the policy of a folder, None without one. Raise PolicyError where it cannot be read."""
     path = folder / POLICY_FILE
     return Policy.load(str(path)) if path.is_file() else None

@@ -156,7 +156,7 @@ class Watcher:
         unknown = {one.rule for one in plan.rules} if is_partial else set()
         with self._lock:
             before = self._alerts
-            self._alerts = after = _bounded(advance(before, seen, unknown, elapsed_s, now))
+            self._alerts = after = _bound(advance(before, seen, unknown, elapsed_s, now))
         if _states(before) != _states(after) or time.monotonic() > self._saved_at + _SAVE_S:
             self.save()
         for one in self._outboxes:
@@ -222,7 +222,7 @@ def _states(alerts: Mapping[Labels, Alert]) -> set[tuple[Labels, str, int]]:
     return {(labels, one.state, one.started_unix_nano) for labels, one in alerts.items()}
 
 
-def _bounded(alerts: dict[Labels, Alert]) -> dict[Labels, Alert]:
+def _bound(alerts: dict[Labels, Alert]) -> dict[Labels, Alert]:
     """Return the alerts without the resolved ones beyond the newest few, which are only shown."""
     over = sorted((one for one in alerts.values() if one.state == RESOLVED), key=lambda one: one.ended_unix_nano)
     for one in over[: max(0, len(over) - _MOST_RESOLVED)]:
@@ -262,8 +262,8 @@ def _lines(watcher: Watcher) -> Iterator[str]:
     yield from _HELP
     for (objective, severity, state), number in watcher.counts().items():
         labels = {"objective": objective, "severity": severity, "state": state}
-        yield f"stagetrace_alerts{{{', '.join(f'{name}={_quoted(text)}' for name, text in labels.items())}}} {number}"
+        yield f"stagetrace_alerts{{{', '.join(f'{name}={_quote(text)}' for name, text in labels.items())}}} {number}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return '"' + re.sub(r'[\\"\n]', lambda match: _ESCAPED[match[0]], text) + '"'

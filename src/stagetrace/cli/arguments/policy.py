@@ -70,6 +70,6 @@ def _in_force(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
     from stagetrace.backend.alerts import saved
 
     try:
-        return saved.kept(folder), None
+        return saved.read_policy(folder), None
     except PolicyError as error:
         return None, f"the policy that `up` evaluates is not used: {str(error).splitlines()[0]}"

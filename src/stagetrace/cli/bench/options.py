@@ -300,7 +300,7 @@ def _http(args: argparse.Namespace, target: Target, address: str) -> Sender:
 
 
 def _rpc(args: argparse.Namespace, target: Target, address: str) -> Sender:
-    from stagetrace.load.rpc import Place, RpcSender, serialised
+    from stagetrace.load.rpc import Place, RpcSender, serialise
 
     if args.insecure or args.expect or args.method:
         raise UsageError("--insecure, --expect and --method are of HTTP\nleave them out; --ca FILE names what to trust")
@@ -310,7 +310,7 @@ def _rpc(args: argparse.Namespace, target: Target, address: str) -> Sender:
     else:
         check_installed("grpc_reflection")
         texts = [b"{}" if body is None else body for body in _bodies(args)]
-        messages = serialised(place, target.path, [_text(one) for one in texts])
+        messages = serialise(place, target.path, [_text(one) for one in texts])
     return RpcSender(place, target.path, messages, [(name.lower(), value) for name, value in args.header])
 
 

@@ -32,7 +32,7 @@ def table(requests: Sequence[Decoded]) -> pa.Table:
     return spans
 
 
-def repeated(pairs: Iterable[tuple[int, int]], code: str) -> pa.Array:
+def repeat(pairs: Iterable[tuple[int, int]], code: str) -> pa.Array:
     """Return an array of the numbers of (number, times), each so many times; `code` is that of `array`."""
     pa = arrow()
     numbers = array(code)
@@ -45,7 +45,7 @@ def _shared(runs: Sequence[Run], at: int, kind: str) -> pa.Array:
     """Return one dictionary-coded column."""
     pa = arrow()
     numbers: dict[str | bytes, int] = {}
-    codes = repeated([(numbers.setdefault(run.shared[at], len(numbers)), run.size) for run in runs], "i")
+    codes = repeat([(numbers.setdefault(run.shared[at], len(numbers)), run.size) for run in runs], "i")
     return pa.DictionaryArray.from_arrays(codes, pa.array(list(numbers), getattr(pa, kind)()))
 
 
@@ -67,11 +67,11 @@ def _from_lists(spans: Sequence[Any]) -> dict[str, pa.Array]:
     arrays = {}
     for name, kind in (*FIXED, *SPARSE):
         if name in fixed or any(name in one.columns for one in spans):
-            arrays[name] = _joined(spans, name, getattr(pa, kind)())
+            arrays[name] = _join(spans, name, getattr(pa, kind)())
     return arrays
 
 
-def _joined(spans: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array:
+def _join(spans: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array:
     """Return a column that perhaps few spans have: values at their places, NULL elsewhere."""
     import pyarrow.compute as pc
 

@@ -31,7 +31,7 @@ class Typed(NamedTuple):
 _KINDS: Final = {TEXT: STRING, TRUTH: BOOL, WHOLE: INT, NUMBER: DOUBLE}
 
 
-def _typed() -> Iterator[tuple[str, Typed]]:
+def _typed_columns() -> Iterator[tuple[str, Typed]]:
     for column in SCHEMA:
         if column.attribute is not None:
             yield column.attribute, Typed(column.name, _KINDS[column.type])
@@ -40,7 +40,7 @@ def _typed() -> Iterator[tuple[str, Typed]]:
 
 
 # Attribute -> its column. Every other attribute, and every value of another type, is kept in `rest`.
-TYPED: Final = dict(_typed())
+TYPED: Final = dict(_typed_columns())
 COLUMNS: Final = tuple(typed.column for typed in TYPED.values())
 OTHER_MS: Final = "other_ms"  # sum of the totals of stages without a column; these are in `rest`
 REST: Final = "rest"

@@ -63,10 +63,10 @@ class _Reading:
 
     def reject(self, count: int, error: Exception) -> None:
         self.rejected += count
-        self.reason = self.reason or f"a span cannot be read: {quoted(error)}"
+        self.reason = self.reason or f"a span cannot be read: {quote(error)}"
 
 
-def quoted(error: object) -> str:
+def quote(error: object) -> str:
     """Return the beginning of a text that may quote a request: without surrogates, which no response can carry."""
     return str(error)[:200].encode("utf-8", "replace").decode()
 
@@ -84,11 +84,11 @@ def parse(body: str | bytes, check: Check | None = None) -> tuple[ExportTraceSer
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the body is not JSON: {quoted(error)}") from None
-    return _parsed(document, check)
+        raise ValueError(f"the body is not JSON: {quote(error)}") from None
+    return _parse_document(document, check)
 
 
-def _parsed(document: Any, check: Check | None = None) -> tuple[ExportTraceServiceRequest, int, str | None]:
+def _parse_document(document: Any, check: Check | None = None) -> tuple[ExportTraceServiceRequest, int, str | None]:
     if not isinstance(document, dict):
         raise ValueError("the body is not a JSON object with resourceSpans")
     request = ExportTraceServiceRequest()
@@ -107,7 +107,7 @@ def _count_scopes(given: Any) -> int:
 
 def decode_document(document: Any) -> tuple[ExportTraceServiceRequest, int, str | None]:
     """Return as `parse` of a JSON value, only spans with ids of the right lengths. Raise ValueError if none is left."""
-    request, rejected, reason = _parsed(document)
+    request, rejected, reason = _parse_document(document)
     left = 0
     for resource in request.resource_spans:
         for scope in resource.scope_spans:

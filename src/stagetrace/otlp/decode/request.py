@@ -93,7 +93,7 @@ def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> De
         return decode_by(PYTHON, request, check, latest)
     is_stopped = False
 
-    def watched() -> None:
+    def watch() -> None:
         nonlocal is_stopped
         is_stopped = True
         if check is not None:
@@ -101,7 +101,7 @@ def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> De
         is_stopped = False
 
     try:
-        return decode_by(NATIVE, request, check and watched, latest)
+        return decode_by(NATIVE, request, check and watch, latest)
     except MalformedRequest:
         raise
     except Exception as error:
@@ -155,14 +155,14 @@ class _Decoder:
     def read(self) -> None:
         """Take in the spans that can be stored."""
         try:
-            _, resources = self._opened(0, len(self._data), RESOURCES)
+            _, resources = self._open(0, len(self._data), RESOURCES)
             for first, after in pairs(resources):
                 self._resource_spans(first, after)
         except _TooManyError:
             self._count(f"more than {_MOST_REFUSED} bad spans, the remainder was not read", 1)
 
     def _resource_spans(self, at: int, end: int) -> None:
-        around, scopes = self._opened(at, end, HELD)
+        around, scopes = self._open(at, end, HELD)
         refusal = self._refusal(ResourceSpans, around)
         for first, after in pairs(scopes):
             if refusal is None:
@@ -233,7 +233,7 @@ class _Decoder:
             self._refuse(TOO_SMALL, found.small)
         return self._whole(found, is_empty=not found.held and not found.small)
 
-    def _opened(self, at: int, end: int, tag: int) -> tuple[bytes, bytes]:
+    def _open(self, at: int, end: int, tag: int) -> tuple[bytes, bytes]:
         """Return a request without its resources, or one of these without its scopes, and where these are."""
         self._stop_if_asked()
         found = self._parts(self._data, at, end, self._holders_left, tag)
@@ -271,17 +271,17 @@ class _Decoder:
 def _steps(held: bytes) -> Iterator[bytes]:
     """Yield the places of spans in steps: at most 1024 spans, of _UNCOUNTED bytes, or a single one."""
     for at in range(0, len(held), _STEP):
-        yield from _halved(held[at : at + _STEP])
+        yield from _halve(held[at : at + _STEP])
 
 
-def _halved(held: bytes) -> Iterator[bytes]:
+def _halve(held: bytes) -> Iterator[bytes]:
     places = memoryview(held).cast("Q")
     if len(held) == _PAIR or places[-1] - places[0] <= _UNCOUNTED:
         yield held
         return
     middle = len(held) // _PAIR // 2 * _PAIR
-    yield from _halved(held[:middle])
-    yield from _halved(held[middle:])
+    yield from _halve(held[:middle])
+    yield from _halve(held[middle:])
 
 
 _resources: dict[bytes, tuple[str, bytes]] = {}

@@ -31,7 +31,7 @@ def _length(size: int) -> bytes:
     return _LENGTHS[size] if size < len(_LENGTHS) else varint(size)
 
 
-def _delimited(tag: bytes, content: bytes) -> bytes:
+def _with_length(tag: bytes, content: bytes) -> bytes:
     return b"%b%b%b" % (tag, _length(len(content)), content)
 
 
@@ -41,7 +41,7 @@ class _Attribute:
     def __init__(self, key: str, column: str, kind: str) -> None:
         self.key = key
         self.column = column
-        self.named = _delimited(b"\x0a", key.encode())  # as in each serialized attribute of this key
+        self.named = _with_length(b"\x0a", key.encode())  # as in each serialized attribute of this key
         self._kind = kind
         self._known: dict[str, bytes] = {}
 
@@ -55,26 +55,26 @@ class _Attribute:
             return self._field(b"\x18" + varint(value % _NEGATIVE))
         known = self._known.get(value)
         if known is None:
-            known = self._field(_delimited(b"\x0a", value.encode()))
+            known = self._field(_with_length(b"\x0a", value.encode()))
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[value] = known
         return known
 
     def _field(self, value: bytes) -> bytes:
-        return _delimited(b"\x4a", self.named + _delimited(b"\x12", value))
+        return _with_length(b"\x4a", self.named + _with_length(b"\x12", value))
 
 
 _ATTRIBUTES: Final = tuple(_Attribute(key, typed.column, typed.kind) for key, typed in TYPED.items())
 
 
-def serialized(row: Mapping[str, Any]) -> bytes:
+def serialize(row: Mapping[str, Any]) -> bytes:
     """Return the span that a row was made of, its typed attributes first; columns may be missing from the row."""
     fields = [_IDS(b"\x0a\x10", row["trace_id"], b"\x12\x08", row["span_id"])]
     if (parent := row.get("parent_span_id")) is not None:
-        fields.append(_delimited(b"\x22", parent))
+        fields.append(_with_length(b"\x22", parent))
     if name := row["name"]:
-        fields.append(_delimited(b"\x2a", name.encode()))
+        fields.append(_with_length(b"\x2a", name.encode()))
     if kind := row["kind"]:
         fields.append(b"\x30" + varint(kind % _NEGATIVE))
     if start := row["start_unix_nano"]:
@@ -84,7 +84,7 @@ def serialized(row: Mapping[str, Any]) -> bytes:
     if flags := row["flags"]:
         fields.append(_FLAGS(b"\x85\x01", flags))
     if (status := row.get("status")) is not None:
-        fields.append(_delimited(b"\x7a", b"\x18" + varint(status % _NEGATIVE) if status else b""))
+        fields.append(_with_length(b"\x7a", b"\x18" + varint(status % _NEGATIVE) if status else b""))
     rest = row.get(REST) or b""
     for attribute in _ATTRIBUTES:
         value = row.get(attribute.column)
@@ -102,7 +102,7 @@ def _keys(rest: bytes) -> set[str]:
 def resource_spans(row: Mapping[str, Any]) -> bytes:
     """Return the serialized ResourceSpans that holds the span of a row, and nothing else."""
     resource: bytes = row["resource"]
-    return resource + _delimited(b"\x12", row["scope"] + _delimited(b"\x12", serialized(row)))
+    return resource + _with_length(b"\x12", row["scope"] + _with_length(b"\x12", serialize(row)))
 
 
 def request_of(rows: Iterable[Mapping[str, Any]]) -> ExportTraceServiceRequest:
@@ -132,4 +132,4 @@ def _fill(message: ExportTraceServiceRequest | TracesData, rows: Iterable[Mappin
                 resource.MergeFromString(key[0])
             scope = scopes[key] = resource.scope_spans.add()
             scope.MergeFromString(key[1])
-        scope.spans.add().MergeFromString(serialized(row))
+        scope.spans.add().MergeFromString(serialize(row))

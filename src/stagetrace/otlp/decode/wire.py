@@ -198,7 +198,7 @@ def holds_more(kind: type[Message], data: bytes, most: int) -> bool:
     waiting = [(kind.DESCRIPTOR, 0, len(data))]
     while waiting:
         descriptor, at, end = waiting.pop()
-        held = _held(descriptor)
+        held = _message_fields(descriptor)
         try:
             for field in fields(data, at, end):
                 inner = held.get(field.number) if field.delimited else None
@@ -213,6 +213,6 @@ def holds_more(kind: type[Message], data: bytes, most: int) -> bool:
 
 
 @lru_cache
-def _held(descriptor: Descriptor) -> dict[int, Descriptor]:
+def _message_fields(descriptor: Descriptor) -> dict[int, Descriptor]:
     """Return the kinds of messages that one holds, by the numbers of its fields."""
     return {field.number: field.message_type for field in descriptor.fields if field.message_type is not None}

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
-from stagetrace.otlp.decode.json import quoted
+from stagetrace.otlp.decode.json import quote
 from stagetrace.store.rows import FOLLOWS_FROM, REF_TYPE
 
 WARNINGS: Final = "@jaeger@warnings"  # an attribute: Jaeger's warnings about a span, as in jaeger.api_v3
@@ -83,7 +83,7 @@ class _Reading:
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:  # noqa: PERF203
                 self.rejected += 1
                 name = given.get("spanID") if isinstance(given, dict) else given
-                self.reason = self.reason or f"span {quoted(repr(name))[:40]}: {quoted(error)}"
+                self.reason = self.reason or f"span {quote(repr(name))[:40]}: {quote(error)}"
 
     def _add(self, given: Json, trace: Json, processes: Json, groups: dict[tuple[str, ...], Any]) -> None:
         """Add a span to those of its process and scope, which `groups` knows."""

@@ -49,13 +49,13 @@ class ParquetReader(RelationReader):
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services, sorted."""
-        with self._opened() as connection:
+        with self._open() as connection:
             rows = connection.execute("SELECT DISTINCT service FROM files ORDER BY service").fetchall()
         return tuple(service for (service,) in rows)
 
     def traces(self, trace_ids: Sequence[str]) -> Iterator[Trace]:
         """Yield these traces as `Reader.traces` specifies."""
-        with self._opened() as connection:
+        with self._open() as connection:
             result = connection.execute(
                 f"SELECT {OTLP} FROM files WHERE list_contains($1, trace_id) ORDER BY trace_id",  # noqa: S608
                 [list(trace_ids)],
@@ -66,7 +66,7 @@ class ParquetReader(RelationReader):
 
     def trace_ids(self, prefix: str) -> TraceIds:
         """Return the ids that begin so, as `Reader.trace_ids` specifies."""
-        with self._opened() as connection:
+        with self._open() as connection:
             rows = connection.execute(
                 "SELECT trace_id FROM files WHERE starts_with(trace_id, $1) GROUP BY trace_id "
                 "ORDER BY max(start_unix_nano) DESC, trace_id DESC LIMIT $2",
@@ -74,13 +74,13 @@ class ParquetReader(RelationReader):
             ).fetchall()
         return TraceIds(tuple(trace_id for (trace_id,) in rows))
 
-    def _selected(self, selection: Selection) -> Relations:
+    def _select(self, selection: Selection) -> Relations:
         wanted = " AND ".join(starmap(_has, enumerate(selection.segments, 1))) or "true"
         query = (
             "SELECT *, NULL AS rest, resource AS of_resource, "  # noqa: S608 -- constants of ours
             f"attributes['{SLA_BREACH_MISSED}'] AS {stored.MISSED}, {wanted} AS has_segments FROM files"
         )
-        return select(self._opened(), query, selection, files=self._paths, engine=_ENGINE)
+        return select(self._open(), query, selection, files=self._paths, engine=_ENGINE)
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` specifies."""
@@ -97,11 +97,11 @@ class ParquetReader(RelationReader):
             f"SELECT {OTLP} FROM files WHERE is_entry AND ($1 IS NULL OR service = $1) "  # noqa: S608
             f"ORDER BY start_unix_nano DESC LIMIT {SAMPLED}"
         )
-        with self._opened() as connection:
+        with self._open() as connection:
             found = connection.execute(query, [service]).fetchall()
         yield from _rows(found)
 
-    def _opened(self) -> DuckDBPyConnection:
+    def _open(self) -> DuckDBPyConnection:
         """Return a database whose view `files` is the files. Raise StoreError if they are not an export."""
         import duckdb
 

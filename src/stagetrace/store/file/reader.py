@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.json import decode_document, quoted
+from stagetrace.otlp.decode.json import decode_document, quote
 from stagetrace.otlp.decode.spans import Unreadable, read
 from stagetrace.store.base import TAIL, Reader, SpanRow
 from stagetrace.store.file import jaeger_json
@@ -51,7 +51,7 @@ def parse(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON: {quoted(error)}") from None
+        raise ValueError(f"it is not JSON: {quote(error)}") from None
 
 
 def parse_all(text: bytes) -> Iterator[Any]:
@@ -62,7 +62,7 @@ def parse_all(text: bytes) -> Iterator[Any]:
         try:
             value, place = decoder.raw_decode(whole, place)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"it is not JSON: {quoted(error)}") from None
+            raise ValueError(f"it is not JSON: {quote(error)}") from None
         yield value
         while place < len(whole) and whole[place] in " \t\r\n,":
             place += 1
@@ -73,7 +73,7 @@ def read_document(document: Any) -> Read | None:
     for is_of, decode in _FORMS:
         if is_of(document):
             return decode(document)
-    raise ValueError(_named(document))
+    raise ValueError(_describe(document))
 
 
 def _has(*keys: str) -> Callable[[Any], bool]:
@@ -195,7 +195,7 @@ _UNREAD: Final[tuple[tuple[Callable[[Any], bool], str], ...]] = (
 )
 
 
-def _named(document: Any) -> str:
+def _describe(document: Any) -> str:
     """Return what a document is that is not read."""
     first = document[0] if isinstance(document, list) and document else document
     if _is_list_of(lambda one: isinstance(one, list))(document):
@@ -206,7 +206,7 @@ def _named(document: Any) -> str:
     if not isinstance(document, dict):
         return f"it is {'a list of no spans' if isinstance(document, list) else 'no JSON object'}"
     keys = ", ".join(map(repr, list(document)[:_KEYS])) + (", ..." if len(document) > _KEYS else "")
-    return f"it is an object without resourceSpans{f': its keys are {quoted(keys)}' if keys else ''}"
+    return f"it is an object without resourceSpans{f': its keys are {quote(keys)}' if keys else ''}"
 
 
 # --- Files of spans, read message by message: OTLP JSON lines and protobuf, as the Collector's file exporter writes

@@ -61,7 +61,7 @@ def parse(url: str) -> tuple[str, int, Access]:
     """
     if url.partition("://")[0].lower() != _TLS_SCHEME:
         host, port = host_and_port(url, DEFAULT_PORT)
-        return host, port, Access(token=_unencrypted(host, _token()))
+        return host, port, Access(token=_without_tls(host, _token()))
     address, _, query = url.partition("?")
     host, port = host_and_port(address, DEFAULT_PORT)
     paths = _paths(url, query)
@@ -109,7 +109,7 @@ def _token() -> str | None:
     return token
 
 
-def _unencrypted(host: str, token: str | None) -> str | None:
+def _without_tls(host: str, token: str | None) -> str | None:
     """Return the token if it may be sent to `host` without TLS. Raise StoreError."""
     if token is None or is_loopback(host) or settings.STORE_INSECURE.read():
         return token
@@ -161,7 +161,7 @@ class JaegerClient(Closing):
             request_serializer=api_v3.GetServicesRequest.SerializeToString,
             response_deserializer=api_v3.GetServicesResponse.FromString,
         )
-        with self._explained():
+        with self._explaining():
             response: Any = call(api_v3.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
         return list(response.services)
 
@@ -182,7 +182,7 @@ class JaegerClient(Closing):
         query.start_time_max.FromNanoseconds(window_us[1] * _NS_PER_US)
         query.search_depth = depth
         query.raw_traces = True  # else Jaeger may move spans to hide clock skew, and the stages would not tile
-        with self._explained():
+        with self._explaining():
             yield from self._call("FindTraces", request)
 
     def get_trace(self, trace_id: str) -> list[bytes]:
@@ -194,7 +194,7 @@ class JaegerClient(Closing):
         """Yield the parts of each of these traces, in this order; several calls run while one is read."""
         waiting: deque[Any] = deque()
         try:
-            with self._explained():
+            with self._explaining():
                 for trace_id in trace_ids:
                     waiting.append(self._call("GetTrace", api_v3.GetTraceRequest(trace_id=trace_id, raw_traces=True)))
                     if len(waiting) == _CALLS_AT_ONCE:
@@ -213,7 +213,7 @@ class JaegerClient(Closing):
         return call(request, timeout=self._timeout_s, metadata=self._access.metadata)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explaining(self) -> Iterator[None]:
         """Turn a gRPC error into one that names the remedy."""
         try:
             yield

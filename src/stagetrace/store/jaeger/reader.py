@@ -70,7 +70,7 @@ class Columns(Closing):
         stored.add_functions(self._connection)
         self._connection.register("answer", self._empty)
         entries = f"SELECT *, kind = {stored.SERVER_KIND} AS is_entry FROM answer"
-        query = stored.loaded(f"{stored.nothing()} UNION ALL BY NAME {entries}", selection.segments)
+        query = stored.loaded_query(f"{stored.nothing()} UNION ALL BY NAME {entries}", selection.segments)
         define(self._connection, query, selection)
         self._query = _ENTRIES if selection.is_filtered else _TRACES
         self._rejected = 0
@@ -92,9 +92,9 @@ class Columns(Closing):
         spans = arrow_table.table(found)
         self._connection.register("answer", spans)
         set_variables(self._connection, selection)
-        picked = self._connection.execute(self._query).fetchall()
+        pick_each = self._connection.execute(self._query).fetchall()
         ((traces,),) = self._connection.execute("SELECT count(DISTINCT trace_id) FROM answer").fetchall()
-        return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in picked], traces)
+        return Picked([Found(start, trace_id, span_id, spans) for start, trace_id, span_id in pick_each], traces)
 
     def unreadable(self) -> Iterable[str]:
         """Return a text for the spans that could not be decoded, if any."""
@@ -159,7 +159,7 @@ class JaegerReader(NamedReader):
         limit = selection.limit
         wanted = replace(selection, breached=True, limit=None)
         most = None if limit is None else max(limit, COUNTED) + 1
-        entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breached, cuts), most)]
+        entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breaches, cuts), most)]
         tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
         if selection.codes and not entries:
             self.check_names(selection)
@@ -342,9 +342,9 @@ class JaegerReader(NamedReader):
             )
             for one in (replace(part, service=name) for name in names for part in parts)
         ]
-        return self._watched(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
+        return self._with_progress(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
 
-    def _watched(self, found: Iterator[Found], since_ns: int) -> Iterator[Found]:
+    def _with_progress(self, found: Iterator[Found], since_ns: int) -> Iterator[Found]:
         """Yield the finds; the progress is the share of the selected time, if that has a beginning."""
         newest_ns = None
         for count, one in enumerate(found, 1):
@@ -383,7 +383,7 @@ def _readable(messages: Iterable[bytes], unreadable: Unreadable) -> Iterator[Tra
 def _of_answers(pick: Pick, unreadable: Unreadable) -> Callable[[Iterator[bytes], Selection], Picked]:
     """Return a function that applies `pick` to each trace of a result."""
 
-    def picked(messages: Iterator[bytes], selection: Selection) -> Picked:
+    def pick_each(messages: Iterator[bytes], selection: Selection) -> Picked:
         found: dict[tuple[str, str], Found] = {}
         ids: set[bytes] = set()
         for trace_id, trace in by_trace(_readable(messages, unreadable)):
@@ -393,7 +393,7 @@ def _of_answers(pick: Pick, unreadable: Unreadable) -> Callable[[Iterator[bytes]
                 found.setdefault((one.trace_id, one.span_id), one)
         return Picked(list(found.values()), len(ids))
 
-    return picked
+    return pick_each
 
 
 def _whole(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
@@ -424,7 +424,7 @@ def _requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]
                 yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)
 
 
-def _breached(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
+def _breaches(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
     """Yield the breached entries of one trace."""
     for entry in breached_entries(trace, selection):
         yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)

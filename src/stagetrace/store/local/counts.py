@@ -185,7 +185,7 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
                     series.values[at:at] = near
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {error}\n{_REMEDY}") from None
-    return [_counted(name, list(of), since_ns, until_ns) for name, of in groupby(every, key=lambda one: one.key[0])]
+    return [_counts_of(name, list(of), since_ns, until_ns) for name, of in groupby(every, key=lambda one: one.key[0])]
 
 
 class _Series(NamedTuple):
@@ -193,7 +193,7 @@ class _Series(NamedTuple):
     values: list[tuple[int, int, int]]  # value, first and last time, in this order
 
 
-def _counted(service: str, every: list[_Series], since: int, until: int) -> Counted:
+def _counts_of(service: str, every: list[_Series], since: int, until: int) -> Counted:
     lasts: dict[tuple[str, int], int] = {}  # by process
     for series in every:
         process = series.key[1], series.key[2]

@@ -27,7 +27,7 @@ def make_file(path: Path) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file that either is there as a whole, durably, or is not. Raise FileExistsError if the name is taken."""
-    temporary = _written(path.parent, data)
+    temporary = _write_temporary(path.parent, data)
     try:
         os.link(temporary, path)
         sync_folder(path.parent)
@@ -37,7 +37,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file durably: at any time it is there as a whole, as it was or as it becomes."""
-    temporary = _written(path.parent, data)
+    temporary = _write_temporary(path.parent, data)
     try:
         temporary.replace(path)
     except OSError:
@@ -51,7 +51,7 @@ def temporary_name(folder: Path) -> Path:
     return folder / f".{uuid.uuid4().hex}{UNFINISHED}"
 
 
-def _written(folder: Path, data: bytes) -> Path:
+def _write_temporary(folder: Path, data: bytes) -> Path:
     temporary = temporary_name(folder)
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import GENERATION
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.arrow_table import repeated, table
+from stagetrace.otlp.decode.arrow_table import repeat, table
 from stagetrace.otlp.decode.columns import SEQUENCE, SHARED, joined, schema
 from stagetrace.store.local import delta, durable, wal
 from stagetrace.store.local.delta import PARTITION, File, Received, Snapshot
@@ -318,7 +318,7 @@ class Tail:
 def with_sequence(requests: Sequence[tuple[int, Decoded]]) -> pa.Table:
     """Return the spans of some requests with the number of theirs."""
     spans = table([decoded for _, decoded in requests])
-    return spans.append_column(SEQUENCE, repeated([(number, one.accepted) for number, one in requests], "q"))
+    return spans.append_column(SEQUENCE, repeat([(number, one.accepted) for number, one in requests], "q"))
 
 
 class Outside:

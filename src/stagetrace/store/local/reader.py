@@ -32,7 +32,7 @@ from stagetrace.store.local.folder import Outside, View, check_format
 from stagetrace.store.local.relation import ALL_TIME, DistinctTail
 from stagetrace.store.message_reader import SAMPLED, RelationReader
 from stagetrace.store.rows import distinct, spans_of
-from stagetrace.store.stored import KINDS, loaded
+from stagetrace.store.stored import KINDS, loaded_query
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -99,13 +99,13 @@ class LocalReader(RelationReader):
             for rows in self._whole(wanted, self._view()):
                 yield Trace(rows[0]["trace_id"].hex(), tuple(distinct(_span_rows(rows))))
 
-    def _selected(self, selection: Selection) -> Relations:
+    def _select(self, selection: Selection) -> Relations:
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
         view, files, damaged = self._files(self._view(), window)
         connection = relation.database_for_loaded(self._folder)
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
-        query = loaded(relation.stored(view, files, tail, later=True), selection.segments)
+        query = loaded_query(relation.stored(view, files, tail, later=True), selection.segments)
         cuts = self._cuts(view, damaged)
         return select(connection, query, selection, cuts, files=relation.paths(view, files))
 

@@ -57,7 +57,7 @@ def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Dis
             batch=spans,
         )
         spans = joined([unique])
-    stored = _stored(connection, view, spans)
+    stored = _find_copies(connection, view, spans)
     replaced = None
     if stored is not None:
         replaced = _ask(
@@ -122,7 +122,7 @@ def _with(connection: DuckDBPyConnection, view: View, known: Distinct, parts: Se
     return Distinct(spans, pa.concat_tables(replaced) if replaced else None, known.dropped + more.dropped)
 
 
-def _stored(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> pa.Table | None:
+def _find_copies(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> pa.Table | None:
     """Return keys and ranks of stored spans that have the ids of new ones, or None if there are none."""
     import pyarrow as pa
 
@@ -217,7 +217,7 @@ def _of_files(view: View, files: Sequence[File], tail: Distinct | None, more: st
     if not files:
         return []
     better = "" if tail is None or tail.replaced is None else f" ANTI JOIN replaced USING ({KEY})"
-    listed = _listed(view, files)
+    listed = _list(view, files)
     return [f"SELECT *{more} FROM read_parquet([{listed}], hive_partitioning = false, union_by_name = true){better}"]
 
 
@@ -233,7 +233,7 @@ def holding(connection: DuckDBPyConnection, view: View, files: Sequence[File], t
     if not files:
         return []
     found = connection.execute(
-        f"SELECT DISTINCT file_name FROM parquet_bloom_probe([{_listed(view, files)}], 'trace_id', $1) "
+        f"SELECT DISTINCT file_name FROM parquet_bloom_probe([{_list(view, files)}], 'trace_id', $1) "
         "WHERE NOT bloom_filter_excludes",
         [trace_id],
     ).fetchall()
@@ -262,7 +262,7 @@ def paths(view: View, files: Sequence[File]) -> list[str]:
     return [str(view.table / file.path) for file in files]
 
 
-def _listed(view: View, files: Sequence[File]) -> str:
+def _list(view: View, files: Sequence[File]) -> str:
     return ", ".join("'" + path.replace("'", "''") + "'" for path in paths(view, files))
 
 

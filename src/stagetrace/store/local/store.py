@@ -308,9 +308,9 @@ class LocalStore(Closing):
                 self._tidy()
                 self._flush_error = None
             except Exception as error:  # noqa: BLE001 -- the log goes on as long as this thread does
-                self._failed(error)
+                self._note_failure(error)
 
-    def _failed(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         """Remember that the table could not be written, and try again in a while."""
         if self._flush_error is None:
             log.warning(f"the store in {self.folder} keeps spans in its log, as its table cannot be written: {error}")
