@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
 from stagetrace import log
 from stagetrace.errors import StoreError
@@ -30,7 +30,9 @@ from stagetrace.otlp.decode.spans import (
     Parts,
     SpanColumns,
     pairs,
+    parts_in_python,
 )
+from stagetrace.otlp.decode.to_otlp import request_of
 from stagetrace.otlp.decode.wire import TOO_DEEP, holds_more, is_readable, varint
 
 Check: TypeAlias = Callable[[], None]
@@ -301,3 +303,59 @@ def _resource(around: bytes) -> tuple[str, bytes]:
             _resources.clear()
         _resources[around] = found
     return found
+
+
+# --- Messages from elsewhere that protobuf refuses as a whole: one bad span is no reason to lose the others.
+
+T = TypeVar("T", ExportTraceServiceRequest, TracesData)
+
+
+class Unreadable:
+    """The spans that are excluded since they cannot be read, each once. Their number is a text in `cuts`."""
+
+    def __init__(self, cuts: list[str], where: str = "") -> None:
+        """Say that the spans are `where`."""
+        self._cuts = cuts
+        self._where = where
+        self._text = ""
+        self._counts: dict[int, int] = {}  # by message, since a search may read one more than once
+
+    def add(self, message: bytes, spans: int = 1) -> None:
+        """Count the spans of a serialized message that are excluded."""
+        self._counts[hash(message)] = spans
+        text = f"{sum(self._counts.values())} spans{self._where} cannot be read, and are excluded"
+        if self._text:
+            self._cuts[self._cuts.index(self._text)] = text
+        else:
+            self._cuts.append(text)
+        self._text = text
+
+
+def read(kind: type[T], data: bytes, unreadable: Unreadable) -> T:
+    """Return a message, without spans that cannot be stored where it is not readable as a whole.
+
+    Raise DecodeError where it is cut off, or no span can be read.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        if parts_in_python(data, 0, len(data), _ANY, RESOURCES).broken:
+            raise
+        decoder = _Decoder(PYTHON, data, None, EVER)
+        decoder.read()
+        if not decoder.spans.size:
+            raise
+        unreadable.add(data, sum(decoder.reasons.values()))
+        return kind.FromString(request_of(_rows(decoder)).SerializeToString())
+
+
+def _rows(decoder: _Decoder) -> Iterator[dict[str, Any]]:
+    """Yield the spans that were read as rows of columns."""
+    spans: Any = decoder.spans
+    rows: list[dict[str, Any]] = [{} for _ in range(spans.size)]
+    for name, (places, values) in spans.columns.items():
+        for place, value in zip(places, values, strict=True):
+            rows[place][name] = value
+    shared = (run.shared for run in decoder.runs for _ in range(run.size))
+    for row, (_, resource, scope) in zip(rows, shared, strict=True):
+        yield {**row, "resource": resource, "scope": scope}

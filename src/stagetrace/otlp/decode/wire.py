@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -13,7 +12,6 @@ from google.protobuf.message_factory import GetMessageClass
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1 import common_pb2
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.resource.v1 import resource_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -106,18 +104,11 @@ def fields(data: bytes | memoryview, at: int, end: int) -> Iterator[Field]:
 DEEPEST: Final = 64  # levels of messages in a request: 29 arrays within each other, or 19 maps
 TOO_DEEP: Final = "attributes nest too deep (more than some 19 maps or 29 arrays within each other)"
 _READ: Final = 100  # levels that protobuf reads
-# The level of each message within a request; of an attribute, the deepest: that of an event or a link.
-_LEVELS: Final[dict[type[Message], int]] = {
-    ExportTraceServiceRequest: 0,
-    ResourceSpans: 1,
-    ScopeSpans: 2,
-    Span: 3,
-    KeyValue: 5,
-}
+# The level of each message within a request.
+_LEVELS: Final[dict[type[Message], int]] = {ExportTraceServiceRequest: 0, ResourceSpans: 1, ScopeSpans: 2, Span: 3}
 _BEGIN: Final = b"\x0b"  # of the group `level` in a Level
 _END: Final = b"\x0c"
 _FIRST: Final = 2  # number of the field of a Level for the first of `_LEVELS`
-_SHALLOW: Final = 2 * (DEEPEST - 3)  # bytes that cannot nest too deep: each level has a tag and a length, or two tags
 
 
 def _level() -> type[Message]:
@@ -158,38 +149,6 @@ def is_readable(kind: type[Message], data: bytes) -> bool:
     except DecodeError:
         return False
     return True
-
-
-def shallow(kind: type[Message], data: bytes) -> bytes:
-    """Return a span, or a resource or scope without spans, without the attributes that nest too deep.
-
-    These are counted in the message, as OTLP has it. Raise DecodeError where protobuf cannot read it at all.
-    """
-    if len(data) <= _SHALLOW or is_readable(kind, data):
-        return data
-    message = kind.FromString(data)
-    for holder in _holders(message):
-        _drop_deep(holder)
-    found = message.SerializeToString()
-    if not is_readable(kind, found):  # fields that OTLP does not have
-        message.DiscardUnknownFields()
-        found = message.SerializeToString()
-    return found
-
-
-def _holders(message: Any) -> Iterator[Any]:
-    """Yield the messages with attributes of a Span, ResourceSpans or ScopeSpans."""
-    if isinstance(message, Span):
-        return chain((message,), message.events, message.links)
-    return iter((message.resource if isinstance(message, ResourceSpans) else message.scope,))
-
-
-def _drop_deep(holder: Any) -> None:
-    deep = [at for at, one in enumerate(holder.attributes) if not is_readable(KeyValue, one.SerializeToString())]
-    for at in reversed(deep):
-        del holder.attributes[at]
-    if deep:
-        holder.dropped_attributes_count += len(deep)
 
 
 def holds_more(kind: type[Message], data: bytes, most: int) -> bool:

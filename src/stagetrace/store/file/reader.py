@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.json import decode_document, quote
-from stagetrace.otlp.decode.spans import Unreadable, read
+from stagetrace.otlp.decode.request import Unreadable, read
 from stagetrace.store.base import TAIL, Reader, SpanRow
 from stagetrace.store.file import jaeger_json
 from stagetrace.store.file.jaeger_json import Read

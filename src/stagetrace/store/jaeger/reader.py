@@ -18,8 +18,7 @@ from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.errors import StoreError, UnknownTrace
 from stagetrace.otlp.decode import arrow_table, columns
-from stagetrace.otlp.decode.request import decode
-from stagetrace.otlp.decode.spans import Unreadable, read
+from stagetrace.otlp.decode.request import Unreadable, decode, read
 from stagetrace.store import stored
 from stagetrace.store.answers import Tallier, counted_breach, requests_of
 from stagetrace.store.base import (
