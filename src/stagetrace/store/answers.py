@@ -353,9 +353,20 @@ def breaches(relations: Relations, most: int | None) -> list[Entry]:
         starts = ask("SELECT start_unix_nano FROM matching ORDER BY 1 DESC LIMIT $1", [most]).fetchall()
         since = starts[-1][0] if starts else since
     order = "ORDER BY start_unix_nano DESC, trace_id, span_id" + ("" if most is None else f" LIMIT {int(most)}")
-    columns = ", ".join(one.name for one in fields(Entry))
-    found = rows_of(ask(f"SELECT {columns} FROM matching WHERE start_unix_nano >= $1 {order}", [since]))  # noqa: S608
-    return [Entry(**{**row, "missed": missed(row["missed"])}) for row in found]
+
+    def rows(columns: Sequence[str]) -> list[dict[str, Any]]:
+        query = f"SELECT {', '.join(columns)} FROM matching WHERE start_unix_nano >= $1 {order}"  # noqa: S608
+        return rows_of(ask(query, [since]))
+
+    names = [one.name for one in fields(Entry) if one.name != "stages"]
+    found = rows([*names, *STAGE_COLUMNS.values(), OTHER_STAGES])
+    stages = [{stage: row[of] for stage, of in STAGE_COLUMNS.items() if row[of] is not None} for row in found]
+    if any(row[OTHER_STAGES] is not None for row in found):  # made of bytes, by PyArrow, which takes long to import
+        stages = [row["stages"] for row in rows(["stages"])]
+    return [
+        Entry(**{**{name: row[name] for name in names}, "missed": missed(row["missed"])}, stages=its)
+        for row, its in zip(found, stages, strict=True)
+    ]
 
 
 def stage_names(relations: Relations) -> list[str]:

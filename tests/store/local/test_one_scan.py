@@ -57,7 +57,7 @@ def test_breaches_without_stage_totals_take_no_question_each(
     with store.reader() as reader:
         found = reader.breaches(EVER).breaches
         assert [dict(one.stages) for one in found] == [{"preprocess": 3.0, "inference": 7.0}] * 40
-        assert questions(reader, monkeypatch, lambda: reader.breaches(EVER)) == 2
+        assert questions(reader, monkeypatch, lambda: reader.breaches(EVER)) == 1
 
 
 def test_breaches_that_waited_for_another_service_take_no_question_each(
