@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from answers.made import NOON, Made, messages  # noqa: E402
 from benchmarks.measure import BIN, clean_environment, progress  # noqa: E402
 from stagetrace.otlp.decode.arrow_table import table  # noqa: E402
-from stagetrace.otlp.decode.columns import SEQUENCE, joined  # noqa: E402
+from stagetrace.otlp.decode.columns import SEQUENCE, join_tables  # noqa: E402
 from stagetrace.otlp.decode.request import decode  # noqa: E402
 from stagetrace.store.local import delta  # noqa: E402
 from stagetrace.store.local import folder as parquet  # noqa: E402
@@ -87,7 +87,7 @@ def templates() -> Iterator[Made]:
 def make(folder: Path, requests: int) -> None:
     """Make a store of that many requests."""
     decoded = [decode(one.SerializeToString()) for one in messages(templates())]
-    every = joined([table(decoded)])
+    every = join_tables([table(decoded)])
     judged = every["breached"].to_numpy(zero_copy_only=False).astype(bool)
     breaches, good = np.flatnonzero(judged), np.flatnonzero(~judged)
     os.close(prepare(folder))

@@ -11,7 +11,7 @@ import pytest
 
 from answers.made import MS, NOON, Made, store
 from rules.policies import policy
-from stagetrace.backend.alerts.counting import Replayed, added, count
+from stagetrace.backend.alerts.counting import Replayed, add_counts, count
 from stagetrace.policy import entry_span
 from stagetrace.policy.alert_options import AlertOptions, BurnAlert
 from stagetrace.policy.objective import SERVICE_KEY, Condition, Objective
@@ -279,7 +279,7 @@ def test_a_verdict_that_depends_on_what_is_not_stored_is_unknown(tmp_path: Path)
 
 def test_counts_of_the_same_objective_are_added() -> None:
     one, other = Group("", "a", "predict"), Group("", "b", "predict")
-    found = added(
+    found = add_counts(
         {one: {60: Counts(1, 2), 300: None}}, {one: {60: Counts(3, 4), 300: Counts()}, other: {60: Counts(5, 6)}}
     )
     assert found == {one: {60: Counts(4, 6), 300: None}, other: {60: Counts(5, 6)}}

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.wrappers_pb2 import StringValue
 
-from stagetrace.backend.ports import is_authorized, listen, refused
+from stagetrace.backend.ports import is_authorized, listen, port_error
 from stagetrace.backend.refusal import (
     ABANDONED,
     BUSY,
@@ -333,7 +333,7 @@ def grpc_server(options: Listening, port: GrpcPort, connections: int, stack: Exi
         else:
             bound = server.add_insecure_port(address)
     except RuntimeError:
-        raise refused(options.host, port.number, port.flag, OSError(errno.EADDRINUSE, "")) from None
+        raise port_error(options.host, port.number, port.flag, OSError(errno.EADDRINUSE, "")) from None
     return server, bound
 
 

@@ -87,12 +87,12 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
         found.listen(_BACKLOG)
     except OSError as error:
         found.close()
-        raise refused(host, port, flag, error) from None
+        raise port_error(host, port, flag, error) from None
     found.setblocking(False)  # noqa: FBT003 -- takes no name
     return found
 
 
-def refused(host: str, port: int, flag: str, error: OSError) -> BackendError:
+def port_error(host: str, port: int, flag: str, error: OSError) -> BackendError:
     """Return the error for a port that cannot be opened, with what fixes it."""
     if error.errno == errno.EADDRINUSE:
         wrong = "another process listens there"

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from backend.processes import WITHIN_S, Lines, started
-from stagetrace.otlp.decode.columns import joined
+from stagetrace.otlp.decode.columns import join_tables
 from stagetrace.store.local import LocalReader, LocalStore, delta, folder
 from stagetrace.store.local.delta import APP
 from stagetrace.store.local.folder import TABLE
@@ -88,7 +88,7 @@ def test_delta_lake_reads_the_same_table(store: LocalStore) -> None:
     assert [field.name for field in theirs.schema().fields] == [name for name, _ in folder.delta_schema()]
     with store.reader() as reader:
         assert len(ids(reader)) == 60
-    rows = joined([folder.read(store.folder / TABLE, list(ours.files.values()))])
+    rows = join_tables([folder.read(store.folder / TABLE, list(ours.files.values()))])
     assert rows.num_rows == 60
     log = list((store.folder / TABLE / delta.LOG).glob("*.json"))
     assert len(log) < 15, "checkpoints keep the log short"

@@ -169,7 +169,7 @@ def count(reader: Reader, policy: Policy, windows: Sequence[float], now_unix_nan
     return Found(dict(found), left, any(row["objective"] not in names for row in rows))
 
 
-def added(one: alerts.Counted, other: alerts.Counted) -> dict[Group, Mapping[float, Counts | None]]:
+def add_counts(one: alerts.Counted, other: alerts.Counted) -> dict[Group, Mapping[float, Counts | None]]:
     """Return the sum of two counts of different requests."""
     return {
         group: {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
 from stagetrace.backend.alerts import saved
-from stagetrace.backend.alerts.counting import Found, Replayed, added, count
+from stagetrace.backend.alerts.counting import Found, Replayed, add_counts, count
 from stagetrace.backend.alerts.notify import Alertmanager, Outbox, Webhook
 from stagetrace.backend.counters import ThrottledLog
 from stagetrace.errors import StagetraceError
@@ -187,7 +187,7 @@ class Watcher:
                 self._reader = self._open_reader()
             found = count(self._reader, self._plan.policy, self._plan.windows, now)
             if found.has_others:
-                found = found._replace(counts=added(found.counts, self._replay(self._reader, now)))
+                found = found._replace(counts=add_counts(found.counts, self._replay(self._reader, now)))
         except Exception as error:  # noqa: BLE001 -- of the database, too: nothing is known then
             self._counters.add("alert_looks", "failed")
             what = str(error) if isinstance(error, StagetraceError) else f"{type(error).__name__}: {error}"

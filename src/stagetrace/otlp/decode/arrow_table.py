@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decode.columns import FIXED, SHARED, SPARSE, arrow
-from stagetrace.otlp.decode.spans import NativeSpanColumns, joined
+from stagetrace.otlp.decode.spans import NativeSpanColumns, join_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ def _from_native(spans: Sequence[Any]) -> dict[str, pa.Array]:
     pa = arrow()
     size = sum(one.size for one in spans)
     arrays = {}
-    for (name, kind), column in zip((*FIXED, *SPARSE), joined(spans), strict=True):
+    for (name, kind), column in zip((*FIXED, *SPARSE), join_logs(spans), strict=True):
         if column is not None:
             nulls, *given = column
             buffers = [None if one is None else pa.py_buffer(one) for one in given]

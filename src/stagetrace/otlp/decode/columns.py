@@ -88,7 +88,7 @@ def schema() -> pa.Schema:
     return pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in ALL])
 
 
-def joined(parts: Sequence[pa.Table]) -> pa.Table:
+def join_tables(parts: Sequence[pa.Table]) -> pa.Table:
     """Return some tables as one, the shared columns dictionary-coded alike: they repeat long values.
 
     Columns that none of them has are not there, and stand for nothing but NULL.

@@ -283,7 +283,7 @@ PYTHON: Final = Implementation(parts_in_python, SpanColumns)
 NATIVE: Final = None if _in_c is None else Implementation(_parts, NativeSpanColumns)
 
 
-def joined(spans: Sequence[NativeSpanColumns]) -> list[Buffers]:
+def join_logs(spans: Sequence[NativeSpanColumns]) -> list[Buffers]:
     """Return the spans of several requests as the buffers of FIXED's and SPARSE's columns."""
     found: list[Buffers] = _in_c.join_logs([one.log for one in spans])
     return found

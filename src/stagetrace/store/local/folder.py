@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.columns import GENERATION
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.arrow_table import repeat, table
-from stagetrace.otlp.decode.columns import SEQUENCE, SHARED, joined, schema
+from stagetrace.otlp.decode.columns import SEQUENCE, SHARED, join_tables, schema
 from stagetrace.store.local import delta, durable, wal
 from stagetrace.store.local.delta import PARTITION, File, Received, Snapshot
 from stagetrace.store.stored import SERVER_KIND
@@ -68,10 +68,10 @@ def partitions(table: pa.Table) -> list[tuple[bool, pa.Table]]:
 
     is_entry = pc.equal(table["kind"], SERVER_KIND)
     parts = ((True, table.filter(is_entry)), (False, table.filter(pc.invert(is_entry))))
-    return [(entry, ordered(part)) for entry, part in parts if part.num_rows]
+    return [(entry, in_order(part)) for entry, part in parts if part.num_rows]
 
 
-def ordered(table: pa.Table) -> pa.Table:
+def in_order(table: pa.Table) -> pa.Table:
     """Return the spans by start, or, if all are of about one time, as they came: that keeps traces together."""
     import pyarrow.compute as pc
 
@@ -143,10 +143,10 @@ def _groups(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
             at += held[-1].num_rows
             room -= held[-1].num_rows
             if not room:
-                yield joined(held)
+                yield join_tables(held)
                 held, room = [], rows
     if held:
-        yield joined(held)
+        yield join_tables(held)
 
 
 def _write(
@@ -180,7 +180,7 @@ def _write(
             bloom_filter_options={"trace_id": {"ndv": max(1, rows // (1 if entry else 4)), "fpp": _FALSE_FINDS}},
         ) as writer:
             for group in groups:
-                table = joined([empty, group])
+                table = join_tables([empty, group])
                 writer.write_table(table, rows)
                 count += table.num_rows
                 raw += raw_bytes(table)
@@ -228,7 +228,7 @@ def read(folder: Path, files: Sequence[File]) -> pa.Table:
     import pyarrow.parquet as pq
 
     shared = [name for name, _ in SHARED]
-    return joined([pq.read_table(folder / file.path, partitioning=None, read_dictionary=shared) for file in files])
+    return join_tables([pq.read_table(folder / file.path, partitioning=None, read_dictionary=shared) for file in files])
 
 
 # --- What a reader sees of a folder at one moment: files of one version of the table, and the log behind it.

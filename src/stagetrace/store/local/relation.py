@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.columns import GENERATION
-from stagetrace.otlp.decode.columns import joined
+from stagetrace.otlp.decode.columns import join_tables
 from stagetrace.store.database import connect
 from stagetrace.store.stored import KEY, SERVER_KIND, add_functions, nothing, with_later
 
@@ -56,7 +56,7 @@ def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Dis
             f"(breached IS NOT NULL) DESC, coalesce(octet_length(rest), 0) DESC, seq) = 1",
             batch=spans,
         )
-        spans = joined([unique])
+        spans = join_tables([unique])
     stored = _find_copies(connection, view, spans)
     replaced = None
     if stored is not None:
@@ -71,7 +71,7 @@ def distinct(connection: DuckDBPyConnection, view: View, spans: pa.Table) -> Dis
             connection, f"SELECT * FROM stored ANTI JOIN replaced USING ({KEY})", stored=stored, replaced=replaced
         )
         new = _ask(connection, f"SELECT * FROM batch ANTI JOIN others USING ({KEY})", batch=spans, others=others)
-        spans = joined([new])
+        spans = join_tables([new])
         replaced = replaced if replaced.num_rows else None
     return Distinct(spans, replaced, before - spans.num_rows)
 
@@ -96,7 +96,7 @@ class DistinctTail:
             known = self._distinct
             grown = view.snapshot.version == self._version and _is_longer(view.tail, self._parts)
             if known is None or not grown:
-                known = distinct(connection, view, joined(view.tail))
+                known = distinct(connection, view, join_tables(view.tail))
             elif len(view.tail) > len(self._parts):
                 known = _with(connection, view, known, view.tail[len(self._parts) :])
             self._version, self._parts, self._distinct = view.snapshot.version, view.tail, known
@@ -112,11 +112,11 @@ def _with(connection: DuckDBPyConnection, view: View, known: Distinct, parts: Se
     """Return `known` with the spans of more parts of the same tail."""
     import pyarrow as pa
 
-    more = distinct(connection, view, joined(parts))
+    more = distinct(connection, view, join_tables(parts))
     pair = {"more": more.spans.select(KEY.split(", ")[:2]), "known": known.spans.select(KEY.split(", ")[:2])}
     again = _ask(connection, "SELECT count(*) FROM more SEMI JOIN known USING (trace_id, span_id)", **pair)
     if again.column(0)[0].as_py():  # which copy stays is decided over all of them
-        return distinct(connection, view, joined(view.tail))
+        return distinct(connection, view, join_tables(view.tail))
     replaced = [one for one in (known.replaced, more.replaced) if one is not None]
     spans = pa.concat_tables([known.spans, more.spans], promote_options="default").unify_dictionaries()
     return Distinct(spans, pa.concat_tables(replaced) if replaced else None, known.dropped + more.dropped)

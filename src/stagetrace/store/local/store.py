@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace import log
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.columns import arrow, joined
+from stagetrace.otlp.decode.columns import arrow, join_tables
 from stagetrace.otlp.decode.request import Decoded, decode
 from stagetrace.store.base import Closing
 from stagetrace.store.database import close
@@ -200,7 +200,7 @@ class LocalStore(Closing):
                         self._moving, self._tail = self._tail, Tail()
                     moving = self._moving
             if moving.rows:
-                self._table.append(joined(moving.tables()), moving.last)
+                self._table.append(join_tables(moving.tables()), moving.last)
             with self._state:
                 self._snapshot, self._moving = self._table.snapshot, None
                 self._counts["spans_duplicate"] = self._table.duplicates

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
-from stagetrace.otlp.decode.columns import joined
+from stagetrace.otlp.decode.columns import join_tables
 from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
@@ -148,7 +148,7 @@ class Table:
         if parquet.is_sequence(files):
             one = parquet.rewrite(self.folder, files, change)
         else:
-            table = parquet.ordered(parquet.read(self.folder, files))
+            table = parquet.in_order(parquet.read(self.folder, files))
             received = Received.of(file.received for file in files)
             generation = min(file.generation for file in files)
             one = parquet.write(self.folder, table, received, entry=files[0].entry, generation=generation)
@@ -183,7 +183,7 @@ class Table:
                 rest = database.sql(f"SELECT * FROM part ANTI JOIN keys USING ({KEY})").to_arrow_table()  # noqa: S608
             finally:
                 database.unregister("part")
-            return joined([rest])
+            return join_tables([rest])
 
         bounds = pc.min_max(spans["start_unix_nano"]).as_py()
         view, database = View(self.folder, self.snapshot), self._database
@@ -242,10 +242,10 @@ def recover(folder: Path, table: Table, at_once: int) -> None:
         except MalformedRequest:  # cannot have been acknowledged
             continue
         if tail.bytes >= at_once:
-            table.append(joined(tail.tables()), tail.last)
+            table.append(join_tables(tail.tables()), tail.last)
             tail = Tail()
     if tail.rows:
-        table.append(joined(tail.tables()), tail.last)
+        table.append(join_tables(tail.tables()), tail.last)
     if replay.lost:
         log.error(f"{wal.lost_requests(replay.lost)} (store {folder.parent}); all others are there")
     for _, path in replay.segments:
