@@ -44,6 +44,43 @@ if TYPE_CHECKING:
     from stagetrace.backend.http_limits import Threads
     from stagetrace.backend.ports import Access
 
+PROTOBUF: Final = "application/x-protobuf"
+JSON: Final = "application/json"
+_GRPC: Final = "grpc"
+_HTTP: Final = "http"
+# So many values are at most 0.2 s in which Python's reader of JSON lets nothing else run.
+_LARGEST_JSON: Final = 16 << 20
+_MOST_JSON_VALUES: Final = 500_000
+# Stores a decompressed request that came over a transport in a form; returns the response. Raises Refused.
+Store = Callable[[Intake, str, bytes, str, RequestLimits], "Message"]
+
+
+def _store_spans(intake: Intake, transport: str, content: bytes, form: str, limits: RequestLimits) -> Message:
+    if form != JSON:
+        return export_response(intake.append(transport, content, limits))
+    if most_values(content) > _MOST_JSON_VALUES:
+        raise too_many(f"the JSON may have more than {_MOST_JSON_VALUES} values")
+    try:
+        request, rejected, reason = parse(content, limits.check)
+    except TooManyHolders as error:
+        raise Refused(TOO_LARGE, str(error)) from None
+    except ValueError as error:
+        raise Refused(MALFORMED, str(error)) from None
+    serialized = request.SerializeToString()
+    del request
+    intake.counters.add("rejected_spans", transport, rejected)
+    response = export_response(intake.append(transport, serialized, limits))
+    if rejected:
+        response.partial_success.rejected_spans += rejected
+        reasons = (reason or "", response.partial_success.error_message)
+        response.partial_success.error_message = "; ".join(filter(None, reasons))
+    return response
+
+
+def _store_counts(intake: Intake, transport: str, content: bytes, form: str, limits: RequestLimits) -> Message:
+    return intake.append_counts(transport, content, limits, is_json=form == JSON)
+
+
 # --- OTLP over gRPC: one method each of the trace and the metrics service, in raw bytes. No span becomes an object.
 
 METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -56,8 +93,6 @@ _IN_WORK: Final = 16
 _WAITING: Final = 96  # for each of these
 _LARGE_IN_WORK: Final = 2
 THREADS: Final = _READS + _IN_WORK + _LARGE_IN_WORK + 3 * _WAITING + REFUSING
-_GRPC: Final = "grpc"
-Take = Callable[[Intake, bytes, RequestLimits], bytes]
 
 
 class _Slots(NamedTuple):
@@ -69,18 +104,10 @@ class _Slots(NamedTuple):
 def receiver_handlers(intake: Intake) -> Handlers:
     """Return the handlers of OTLP's trace and metrics services. A call may wait in its thread, one of `THREADS`."""
     slots = _Slots(Slots(_READS, _WAITING, _PATIENCE_S), Slots(_IN_WORK, _WAITING), Slots(_LARGE_IN_WORK, _WAITING))
-    return {METHOD: _handler(intake, slots, _take_spans), METRICS_METHOD: _handler(intake, slots, _take_counts)}
+    return {METHOD: _handler(intake, slots, _store_spans), METRICS_METHOD: _handler(intake, slots, _store_counts)}
 
 
-def _take_spans(intake: Intake, request: bytes, limits: RequestLimits) -> bytes:
-    return export_response(intake.append(_GRPC, request, limits)).SerializeToString()
-
-
-def _take_counts(intake: Intake, request: bytes, limits: RequestLimits) -> bytes:
-    return intake.append_counts(_GRPC, request, limits).SerializeToString()
-
-
-def _handler(intake: Intake, slots: _Slots, take: Take) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(intake: Intake, slots: _Slots, store: Store) -> grpc.RpcMethodHandler[Any, Any]:
     def export(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         try:
             with intake.counted(_GRPC), intake.limit_request() as limits:
@@ -93,9 +120,9 @@ def _handler(intake: Intake, slots: _Slots, take: Take) -> grpc.RpcMethodHandler
                 with slots.work.hold(context):
                     request = inflate_unnamed(message, intake.limits.request, limits)
                     if len(request) <= LARGE:
-                        return take(intake, request, limits)
+                        return store(intake, _GRPC, request, PROTOBUF, limits).SerializeToString()
                 with slots.large.hold(context):
-                    return take(intake, request, limits)
+                    return store(intake, _GRPC, request, PROTOBUF, limits).SerializeToString()
         except Refused as refused:
             abort(context, refused)
 
@@ -106,114 +133,48 @@ def _handler(intake: Intake, slots: _Slots, take: Take) -> grpc.RpcMethodHandler
 
 PATH: Final = "/v1/traces"
 METRICS_PATH: Final = "/v1/metrics"
-PROTOBUF: Final = "application/x-protobuf"
-JSON: Final = "application/json"
-_HTTP: Final = "http"
-# So many values are at most 0.2 s in which Python's reader of JSON lets nothing else run.
-_LARGEST_JSON: Final = 16 << 20
-_MOST_JSON_VALUES: Final = 500_000
 
 
 def receiver_app(
     intake: Intake, access: Access, threads: Threads, heavy: Threads, deadlines: BodyDeadlines = BODY_DEADLINES
 ) -> ASGIApp:
-    """Return the app of the OTLP port. JSON and large requests are stored in the threads `heavy`."""
-    routes = [Route(PATH, _Export(intake, threads, heavy, deadlines).handle, methods=["POST"])]
-    routes.append(Route(METRICS_PATH, _MetricsExport(intake, threads, heavy, deadlines).handle, methods=["POST"]))
+    """Return the app of the OTLP port. JSON and large requests are stored in the threads `heavy`, apart from others."""
+
+    def route(path: str, store: Store) -> Route:
+        async def handle(request: Request) -> Response:
+            form = _form(request)
+            try:
+                with intake.counted(_HTTP), intake.limit_request() as limits:
+                    form = _need(form, request)
+                    body = await receive_body(request, intake, limits, deadlines)
+                    encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
+                    take = partial(_take, intake, store, body, encoding, form, limits)
+                    found = await threads.run(request, take, limits.abandon)
+                    if isinstance(found, bytes):
+                        limits.begin()
+                        take_large = partial(store, intake, _HTTP, found, form, limits)
+                        found = await heavy.run(request, take_large, limits.abandon)
+                    return _respond(200, found, form)
+            except Refused as refused:
+                # Its traceback and the future that it was raised of hold each other, and with them the request.
+                return _refusal(refused.with_traceback(None), form)
+
+        return Route(path, handle, methods=["POST"])
+
+    routes = [route(PATH, _store_spans), route(METRICS_PATH, _store_counts)]
     return application(routes, _fault, access, intake.metrics, intake.counters)
 
 
-class _Uncounted:
-    """The limits of a request for small content, which may be inflated once more: it does not count against them."""
-
-    def __init__(self, limits: RequestLimits) -> None:
-        self.check = limits.check
-
-    def grow(self, count: int) -> None:
-        """Count nothing."""
-
-
-class _Export:
-    """The route of spans. `heavy` are the threads of JSON and of large requests, so that these delay no others."""
-
-    def __init__(self, intake: Intake, threads: Threads, heavy: Threads, deadlines: BodyDeadlines) -> None:
-        self._intake = intake
-        self._threads = threads
-        self._heavy = heavy
-        self._deadlines = deadlines
-
-    async def handle(self, request: Request) -> Response:
-        form = _form(request)
-        try:
-            with self._intake.counted(_HTTP), self._intake.limit_request() as limits:
-                form = _need(form, request)
-                body = await receive_body(request, self._intake, limits, self._deadlines)
-                encoding = request.headers.get("content-encoding", "").strip().lower() or "identity"
-                response = None
-                if form == PROTOBUF and len(body) <= LARGE:
-                    small = partial(self._take_small, body, encoding, limits)
-                    response = await self._threads.run(request, small, limits.abandon)
-                if response is None:
-                    work = partial(self._take, body, encoding, form, limits)
-                    response = await self._heavy.run(request, work, limits.abandon)
-                return _respond(200, response, form)
-        except Refused as refused:
-            # Its traceback and the future that it was raised of hold each other, and with them the request.
-            return _refusal(refused.with_traceback(None), form)
-
-    def _take_small(self, body: bytes, encoding: str, limits: RequestLimits) -> Message | None:
-        """Do as `_take` with a body of protobuf; return None where it inflates to a large one."""
-        limits.check()
-        try:
-            content = inflate(body, encoding, min(LARGE, self._intake.limits.request), _Uncounted(limits))
-        except Refused as refused:
-            if refused.kind is TOO_LARGE:
-                return None
-            raise
-        if content is not body:
-            limits.grow(len(content))
-        return self._store(content, PROTOBUF, limits)
-
-    def _take(self, body: bytes, encoding: str, form: str, limits: RequestLimits) -> Message:
-        """Store a body and return the response. Raise Refused."""
-        limits.check()
-        most = self._intake.limits.request
-        most = min(_LARGEST_JSON, most) if form == JSON else most
-        return self._store(inflate(body, encoding, most, limits), form, limits)
-
-    def _store(self, content: bytes, form: str, limits: RequestLimits) -> Message:
-        """Store a request and return the response. Raise Refused."""
-        if form == JSON:
-            return self._take_json(content, limits)
-        return export_response(self._intake.append(_HTTP, content, limits))
-
-    def _take_json(self, content: bytes, limits: RequestLimits) -> Message:
-        if len(content) > _LARGEST_JSON:
-            raise too_large(_LARGEST_JSON)
-        if most_values(content) > _MOST_JSON_VALUES:
-            raise too_many(f"the JSON may have more than {_MOST_JSON_VALUES} values")
-        try:
-            request, rejected, reason = parse(content, limits.check)
-        except TooManyHolders as error:
-            raise Refused(TOO_LARGE, str(error)) from None
-        except ValueError as error:
-            raise Refused(MALFORMED, str(error)) from None
-        serialized = request.SerializeToString()
-        del request
-        self._intake.counters.add("rejected_spans", _HTTP, rejected)
-        response = export_response(self._intake.append(_HTTP, serialized, limits))
-        if rejected:
-            response.partial_success.rejected_spans += rejected
-            reasons = (reason or "", response.partial_success.error_message)
-            response.partial_success.error_message = "; ".join(filter(None, reasons))
-        return response
-
-
-class _MetricsExport(_Export):
-    """The route of metrics."""
-
-    def _store(self, content: bytes, form: str, limits: RequestLimits) -> Message:
-        return self._intake.append_counts(_HTTP, content, limits, is_json=form == JSON)
+def _take(
+    intake: Intake, store: Store, body: bytes, encoding: str, form: str, limits: RequestLimits
+) -> Message | bytes:
+    """Store a body and return the response; of JSON and of a large one, return what is to be stored."""
+    limits.check()
+    most = intake.limits.request if form == PROTOBUF else min(_LARGEST_JSON, intake.limits.request)
+    content = inflate(body, encoding, most, limits)
+    if len(content) > most:
+        raise too_large(most)
+    return content if form == JSON or len(content) > LARGE else store(intake, _HTTP, content, form, limits)
 
 
 def _need(form: str | None, request: Request) -> str:
