@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, guarded_end, report
-from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped, the_runtime
+from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped
+from stagetrace.instrumentation.base import after, before, patching, wrap_all
+from stagetrace.instrumentation.servers import be_prepared, flushing, hurry, preparing
 from stagetrace.request.current import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
@@ -27,48 +30,30 @@ def patch_protocol(module: ModuleType) -> None:
     """Wrap the handling of a request, and what writes its response."""
     if _is_of_ray():
         return
-    handler, writer = module.RequestHandler, module.StreamWriter
-    wrapped = (
-        (handler, "_handle_request", _handling(handler._handle_request, module)),
-        (handler, "handle_error", _noting_error(handler.handle_error)),
-        (writer, "write_headers", _writing_headers(writer.write_headers)),
-        (writer, "write", _writing(writer.write, is_last=False)),
-        (writer, "write_eof", _writing(writer.write_eof, is_last=True)),
-    )
-    for owner, name, wrapper in wrapped:
-        setattr(owner, name, wrapper)
+    patching(
+        {
+            "RequestHandler._handle_request": partial(_handling, module),
+            "RequestHandler.handle_error": before(_note_error),
+            "StreamWriter.write_headers": _writing_headers,
+            "StreamWriter.write": partial(_writing, is_last=False),
+            "StreamWriter.write_eof": partial(_writing, is_last=True),
+        }
+    )(module)
 
 
 def patch_streams(module: ModuleType) -> None:
     """Wrap the methods by which an application reads the body of a request."""
-    reader = module.StreamReader
-    wrapped = {name: _reading(getattr(reader, name)) for name in READS if hasattr(reader, name)}
-    for name, wrapper in wrapped.items():
-        setattr(reader, name, wrapper)
-
-
-def patch_request(module: ModuleType) -> None:
-    """Wrap the method that reads the whole body."""
-    module.BaseRequest.read = _reading(module.BaseRequest.read, attrgetter("_payload"))
-
-
-def patch_files(module: ModuleType) -> None:
-    """Wrap the sending of a file, which the event loop does."""
-    module.FileResponse._sendfile = _sending_file(module.FileResponse._sendfile)
-
-
-def patch_dispatcher(module: ModuleType) -> None:
-    """Wrap the method that finds the route of a request."""
-    module.UrlDispatcher.resolve = _resolving(module.UrlDispatcher.resolve)
+    wrap_all((module.StreamReader, name, _reading) for name in READS if hasattr(module.StreamReader, name))
 
 
 def patch_runner(module: ModuleType) -> None:
     """Wrap the start and the end of a server."""
-    if _is_of_ray():
-        return
-    runner = module.BaseRunner
-    setup, cleanup = _preparing(runner.setup), _flushing(runner.cleanup)
-    runner.setup, runner.cleanup = setup, cleanup
+    if not _is_of_ray():
+        patching({"BaseRunner.setup": preparing, "BaseRunner.cleanup": _ending})(module)
+
+
+def _ending(cleanup: Any) -> Any:
+    return before(hurry)(flushing(cleanup))
 
 
 def _is_of_ray() -> bool:
@@ -79,12 +64,12 @@ def _is_of_ray() -> bool:
 # --- a request
 
 
-def _handling(original: Any, module: ModuleType) -> Any:
+def _handling(module: ModuleType, original: Any) -> Any:
     @functools.wraps(original)
     async def _handle_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         one = None
         if getattr(request, "_message", None) is not module.ERROR:  # what is no HTTP is no request
-            await _be_prepared()
+            await be_prepared()  # where no runner has: the first request waits for it
             one = _begin(self, request)
         if one is None:
             return await original(self, request, *args, **kwargs)
@@ -100,16 +85,6 @@ def _handling(original: Any, module: ModuleType) -> Any:
             _finish(one)
 
     return _handle_request
-
-
-async def _be_prepared() -> None:
-    """Prepare where no runner has: the first request waits for it."""
-    try:
-        runtime = the_runtime()
-        if runtime is not None and not runtime.ready:
-            await runtime.prepare()
-    except Exception as error:  # noqa: BLE001
-        report(f"{__name__}._be_prepared", error)
 
 
 @guarded
@@ -128,7 +103,7 @@ def _begin(protocol: Any, request: Any) -> ServerRequest | None:
         **addresses(transport),
     }
     payload = request.content
-    size = functools.partial(_body_size, request, payload)
+    size = partial(_body_size, request, payload)
     one = begin(scope, protocol, lambda: protocol._manager is None, server=payload, body_size=size)
     if one is not None:
         setattr(request.writer, REQUEST, one)
@@ -146,29 +121,13 @@ def _finish(one: ServerRequest) -> None:
     one.finish()
 
 
-def _noting_error(original: Any) -> Any:
-    @functools.wraps(original)
-    def handle_error(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        error = args[1] if len(args) > 1 else kwargs.get("exc")
-        if error is not None:
-            note_error(error)
-        return original(self, request, *args, **kwargs)
-
-    return handle_error
+def _note_error(_protocol: Any, _request: Any, *args: Any, **kwargs: Any) -> None:
+    error = args[1] if len(args) > 1 else kwargs.get("exc")
+    if error is not None:
+        note_error(error)
 
 
-def _resolving(original: Any) -> Any:
-    @functools.wraps(original)
-    async def resolve(self: Any, request: Any) -> Any:
-        found = await original(self, request)
-        _note_route(found)
-        return found
-
-    return resolve
-
-
-@guarded
-def _note_route(found: Any) -> None:
+def _note_route(found: Any, *_: Any) -> None:
     resource = getattr(found.route, "resource", None)
     if resource is not None:
         note_route(resource.canonical)
@@ -275,30 +234,6 @@ def _sending_file(original: Any) -> Any:
     return _sendfile
 
 
-# --- the server
-
-
-def _preparing(original: Any) -> Any:
-    @functools.wraps(original)
-    async def setup(self: Any) -> None:
-        await original(self)
-        await _be_prepared()
-
-    return setup
-
-
-def _flushing(original: Any) -> Any:
-    """Deliver when the last request has ended."""
-
-    @functools.wraps(original)
-    async def cleanup(self: Any) -> None:
-        runtime = the_runtime()
-        if runtime is not None:
-            runtime.deliver_immediately()
-        try:
-            await original(self)
-        finally:
-            if runtime is not None and runtime.ready:
-                await runtime.flush()
-
-    return cleanup
+patch_request = patching({"BaseRequest.read": partial(_reading, reader_of=attrgetter("_payload"))})  # the whole body
+patch_files = patching({"FileResponse._sendfile": _sending_file})  # by the event loop
+patch_dispatcher = patching({"UrlDispatcher.resolve": after(_note_route)})

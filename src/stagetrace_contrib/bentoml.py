@@ -6,22 +6,20 @@ first request starts, collects jobs, and starts a task for each batch.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave, leave_request
-from stagetrace.request.current import current, recording
-from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
+from stagetrace.instrumentation.base import after, before, passing, patching, then
+from stagetrace.instrumentation.batching import served_batches
+from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, leave_request, waiting, waits, working
+from stagetrace.request.current import current
+from stagetrace.semconv import INFERENCE, ML_MODEL_NAME
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from stagetrace.request.record import RequestRecord
     from stagetrace.request.worker import Batch
 
@@ -35,54 +33,20 @@ class Method(NamedTuple):
     in_thread: bool
 
 
-class Wait:
-    """The wait of a request for its batch."""
+class Wait(served_batches.Wait):
+    """The wait of a request for its batch, since its job is being made."""
 
     def __init__(self, record: RequestRecord) -> None:
         from stagetrace.request.remote_stages import hand_on
 
+        super().__init__(record)
         self.since = time.time_ns()
-        self.record = record
         self.key = hand_on(record, BATCH_WAIT, self.since)
-        self.is_over = False
 
 
-_beginning: ContextVar[Wait | None] = ContextVar(
-    "stagetrace.bentoml", default=None
-)  # the wait of the request whose job is made now
 _waits: WeakKeyDictionary[Any, Wait] = WeakKeyDictionary()  # by the future of the job
 
 
-def patch_app(module: ModuleType) -> None:
-    """Wrap the factory that makes the dispatchers of an application."""
-    factory = module.ServiceAppFactory
-    init, to_thread = factory.__init__, factory._to_thread
-    factory.__init__ = _naming(init)
-    factory._to_thread = _in_thread(to_thread)
-
-
-def patch_dispatcher(module: ModuleType) -> None:
-    """Wrap the dispatcher and its jobs."""
-    dispatcher, job = module.CorkDispatcher, module.Job
-    inbound, outbound = dispatcher.inbound_call, dispatcher.outbound_call
-    controller, split, init = dispatcher.controller, dispatcher.split_job, job.__init__
-    dispatcher.inbound_call = _waiting(inbound)
-    dispatcher.outbound_call = _batched(outbound)
-    dispatcher.controller = _in_no_request(controller)
-    dispatcher.split_job = _splitting(split)
-    job.__init__ = _noting(init)
-
-
-def _naming(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _name(self)
-
-    return __init__
-
-
-@guarded
 def _name(factory: Any) -> None:
     """Note on each dispatcher which method it calls, and whether in a thread."""
     for name, dispatcher in factory.dispatchers.items():
@@ -90,17 +54,8 @@ def _name(factory: Any) -> None:
         setattr(dispatcher, METHOD, Method(factory.service.name, not inspect.iscoroutinefunction(function)))
 
 
-def _in_thread(original: Any) -> Any:
-    @functools.wraps(original)
-    async def _to_thread(self: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
-        return await original(self, _inferring(func) or func, *args, **kwargs)
-
-    return _to_thread
-
-
-@guarded
-def _inferring(function: Any) -> Any:
-    """Return the method of a batch, marked as its inference, which begins when a thread runs it."""
+def _inferring(factory: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Pass the method of a batch on marked as its inference, which begins when a thread runs it."""
     from stagetrace.request.worker import Batch
 
     batch = current.get()
@@ -108,14 +63,14 @@ def _inferring(function: Any) -> Any:
         return None
 
     @functools.wraps(function)
-    def infer(*args: Any, **kwargs: Any) -> Any:
+    def infer(*given: Any, **named: Any) -> Any:
         _begin_inference(batch)
         try:
-            return function(*args, **kwargs)
+            return function(*given, **named)
         finally:
             _end_inference(batch)
 
-    return infer
+    return (factory, infer, *args), kwargs
 
 
 @guarded
@@ -128,63 +83,13 @@ def _end_inference(batch: Batch) -> None:
     batch.leave(INFERENCE)
 
 
-def _waiting(original: Any) -> Any:
-    @functools.wraps(original)
-    async def inbound_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        wait = _wait()
-        token = _beginning.set(wait)
-        try:
-            return await original(self, *args, **kwargs)
-        except asyncio.CancelledError:
-            _end_in_vain(wait)
-            raise
-        finally:
-            _beginning.reset(token)
-
-    return inbound_call
-
-
-@guarded
-def _wait() -> Wait | None:
-    record = recording()
-    return None if record is None else Wait(record)
-
-
-@guarded_end
-def _end_in_vain(wait: Wait | None) -> None:
-    """Note that a request waited in vain: BentoML responds with 503, or the request was cancelled."""
-    if wait is not None and not wait.is_over:
-        wait.record.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH_WAIT})
-
-
-def _noting(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _note(self)
-
-    return __init__
-
-
-@guarded
 def _note(job: Any) -> None:
-    wait = _beginning.get()
+    wait = waiting.get()
     if wait is not None:
         _waits[job.future] = wait
 
 
-def _splitting(original: Any) -> Any:
-    @functools.wraps(original)
-    def split_job(self: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
-        parts = original(self, job, *args, **kwargs)
-        _split(job, parts)
-        return parts
-
-    return split_job
-
-
-@guarded
-def _split(job: Any, parts: Any) -> None:
+def _split(parts: Any, _dispatcher: Any, job: Any, *_: Any, **__: Any) -> None:
     """Replace the job of a request by its two parts: one completes a batch, the other goes on waiting."""
     wait = _waits.pop(job.future, None)
     if wait is not None:
@@ -193,26 +98,11 @@ def _split(job: Any, parts: Any) -> None:
         _waits[later.future] = Wait(wait.record)
 
 
-def _in_no_request(original: Any) -> Any:
-    """Run the task that collects batches outside the request that started it, the first one."""
-
-    @functools.wraps(original)
-    async def controller(self: Any) -> None:
-        leave_request()
-        await original(self)
-
-    return controller
-
-
 def _batched(original: Any) -> Any:
     @functools.wraps(original)
     async def outbound_call(self: Any, jobs: Any, *args: Any, **kwargs: Any) -> Any:
-        batch = _start_batch(self, jobs)
-        inside = enter(batch)
-        try:
+        with working(_start_batch(self, jobs)):  # the requests go on when this task yields: they have their stages then
             return await original(self, jobs, *args, **kwargs)
-        finally:  # the requests go on when this task yields to the loop: they have their stages before that
-            leave(batch, inside)
 
     return outbound_call
 
@@ -237,3 +127,16 @@ def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
     if method is None or not method.in_thread:
         batch.enter(INFERENCE, None, now)
     return batch
+
+
+# The factory makes the dispatchers of an application.
+patch_app = patching({"ServiceAppFactory.__init__": then(_name), "ServiceAppFactory._to_thread": passing(_inferring)})
+patch_dispatcher = patching(
+    {
+        "CorkDispatcher.inbound_call": waits(Wait),
+        "CorkDispatcher.outbound_call": _batched,
+        "CorkDispatcher.controller": before(leave_request),
+        "CorkDispatcher.split_job": after(_split),
+        "Job.__init__": then(_note),
+    }
+)

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import patching
 from stagetrace.protocols.wsgi import outermost
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
 METHOD_NOT_ALLOWED = 405
-
-
-def patch_bottle(module: ModuleType) -> None:
-    """Wrap the method that finds the rule of a request, and the application."""
-    module.Router.match = _noting(module.Router.match)
-    module.Bottle.__call__ = outermost(module.Bottle.__call__)
 
 
 def _noting(original: Any) -> Any:
@@ -49,3 +41,6 @@ def _note(found: Any, environ: Any) -> None:
 def _note_other_method(original: Any, router: Any, environ: Any, refusal: Any) -> None:
     method = str(refusal.headers["Allow"]).partition(",")[0]
     _note(original(router, {**environ, "REQUEST_METHOD": method}), environ)
+
+
+patch_bottle = patching({"Router.match": _noting, "Bottle.__call__": outermost})

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from stagetrace.instrumentation.servers import wsgi_server
 
-from stagetrace.instrumentation.wsgi_servers import patch_server
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
-def patch_wsgi(module: ModuleType) -> None:
-    """Wrap the server."""
-    patch_server(module.Server, "serve", "wsgi_app")
+patch_wsgi = wsgi_server("Server", loop="serve", attribute="wsgi_app")

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.subclasses import for_subclasses
-from stagetrace.instrumentation.served_call import served
+from stagetrace.instrumentation.served_call import ServedCall, served
 from stagetrace.request.current import recording
 from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    from stagetrace.instrumentation.served_call import ServedCall
 
 METHODS = ("run", "predict")
 OWN = "cog."
@@ -58,8 +56,6 @@ def _served(method: Any, name: str) -> Any:
 @guarded
 def _begin(method: str) -> ServedCall | None:
     from opentelemetry.context import get_current
-
-    from stagetrace.instrumentation.served_call import ServedCall
 
     if not runtime.ready or recording() is not None:
         return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from stagetrace.guard import guarded, switch
+from stagetrace.guard import switch
+from stagetrace.instrumentation.base import after, patching, replacing
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.marked import How, steps_of
 from stagetrace.instrumentation.models.module_name import name_in
@@ -31,45 +31,31 @@ _names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # by a model, its siz
 
 def patch_transcribe(module: ModuleType) -> None:
     """Wrap what transcribes: what a call does before it returns, the search for speech too, is preprocessing."""
-    speech = recorded(module.get_speech_timestamps, _no_description, PREPARE, where=__name__, is_method=False)
-    model, pipeline = module.WhisperModel, module.BatchedInferencePipeline
-    made = [_naming(model.__init__), _transcribing(model.transcribe), _transcribing(pipeline.transcribe)]
-    model.__init__, model.transcribe, pipeline.transcribe = made
-    module.get_speech_timestamps = speech  # type: ignore[attr-defined]
-
-
-def _naming(original: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _note_name(self, args, kwargs)
-
-    return __init__
-
-
-@guarded
-def _note_name(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    _names[model] = str(args[0] if args else kwargs["model_size_or_path"])
-
-
-def _transcribing(original: Callable[..., Any]) -> Callable[..., Any]:
     how = How(_describe, INFERENCE, switch(__name__), is_method=True)
 
-    @functools.wraps(original)
-    def transcribe(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, *args, **kwargs)
-        return _stepwise(how, self, result) or result
+    def stepwise(result: Any, model: Any, *_: Any, **__: Any) -> Any:
+        """Return the result with each step of its segments the inference; None outside a recorded request."""
+        if recording() is None:
+            return None
+        segments, info = result
+        return each_step(steps_of(how, (model,), {}), segments), info
 
-    return transcribe
+    patching(
+        {
+            "get_speech_timestamps": _preparing,
+            "WhisperModel.__init__": after(_note_name),
+            "WhisperModel.transcribe": replacing(stepwise),
+            "BatchedInferencePipeline.transcribe": replacing(stepwise),
+        }
+    )(module)
 
 
-@guarded
-def _stepwise(how: How, model: Any, result: Any) -> Any:
-    """Return the result with each step of its segments the inference; None outside a recorded request."""
-    if recording() is None:
-        return None
-    segments, info = result
-    return each_step(steps_of(how, (model,), {}), segments), info
+def _preparing(original: Callable[..., Any]) -> Callable[..., Any]:
+    return recorded(original, _no_description, PREPARE, where=__name__, is_method=False)
+
+
+def _note_name(_: None, model: Any, *args: Any, **kwargs: Any) -> None:
+    _names[model] = str(args[0] if args else kwargs["model_size_or_path"])
 
 
 def _no_description(_model: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:

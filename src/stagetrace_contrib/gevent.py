@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from stagetrace.instrumentation.servers import wsgi_server
 
-from stagetrace.instrumentation.wsgi_servers import patch_server
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
-def patch_pywsgi(module: ModuleType) -> None:
-    """Wrap the server."""
-    patch_server(module.WSGIServer, "serve_forever", "application")
+patch_pywsgi = wsgi_server("WSGIServer", loop="serve_forever", attribute="application")

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
-from stagetrace.request.current import recording
+from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.clients.base import CALL, Begun, Call, begin_http, calling, ending, http_status
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-_switch = switch("stagetrace_contrib.geventhttpclient")
+BODY, HEADERS = 3, 4  # their positions, the client's being the first
 
 
-def patch_client(module: ModuleType) -> None:
-    """Wrap `HTTPClient.request`, which makes all requests, and what ends a response."""
-    client, response = module.HTTPClient, module.HTTPSocketPoolResponse
-    request, release = client.request, response.release
-    client.request = _requesting(request)
-    response.release = ending(release)
-
-
-def _requesting(original: Any) -> Any:
-    @functools.wraps(original)
-    def request(
-        self: Any, method: str, request_uri: str, body: Any = b"", headers: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        begun = None if _switch.off or recording() is None else _begin(self, method, request_uri, body, headers)
-        if begun is None:
-            return original(self, method, request_uri, body, headers, *args, **kwargs)
-        call, headers = begun
-        try:
-            response = original(self, method, request_uri, body, headers, *args, **kwargs)
-        except BaseException as error:
-            call.fail(error)
-            raise
-        _note_response(call, response)
-        return response
-
-    return request
-
-
-@guarded
-def _begin(client: Any, method: str, target: str, body: Any, headers: Any) -> tuple[Call, Any] | None:
-    """Return the call, and the headers with ours."""
-    own = headers or {}
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
+    """Return the call, with ours among the headers: the fourth argument after the client, or a keyword."""
+    client, method, target, *_ = args
+    body = args[BODY] if len(args) > BODY else kwargs.get("body", b"")
+    own = (args[HEADERS] if len(args) > HEADERS else kwargs.get("headers")) or {}
     names = {name.lower(): name for name in own}
     host = f"[{client.host}]" if ":" in client.host else client.host
     url = f"{'https' if client.ssl else 'http'}://{host}:{client.port}/{target.removeprefix('/')}"
@@ -55,13 +23,21 @@ def _begin(client: Any, method: str, target: str, body: Any, headers: Any) -> tu
         return None
     added = call.headers()
     replaced = {names.get(name.lower()) for name in added}
-    return call, {**{name: own[name] for name in own if name not in replaced}, **added}
+    headers = {**{name: own[name] for name in own if name not in replaced}, **added}
+    if len(args) > HEADERS:
+        return Begun(call, (*args[:HEADERS], headers, *args[HEADERS + 1 :]), kwargs)
+    return Begun(call, args, {**kwargs, "headers": headers})
 
 
-@guarded
-def _note_response(call: Call, response: Any) -> None:
+def _note_response(call: Call, response: Any, *_: Any) -> None:
     call.note_response(http_status(response.status_code), lambda: response._sock, response.items())
     if response.message_complete:  # the body came with the headers
         call.end()
     else:
         response.__dict__[CALL] = call
+
+
+# `request` makes all requests.
+patch_client = patching(
+    {"HTTPClient.request": calling(_begin, _note_response), "HTTPSocketPoolResponse.release": ending}
+)

@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import after, patching
+from stagetrace.instrumentation.served_call import ServedCall, ServedTogether, ended
 from stagetrace.request.current import recording
 from stagetrace.runtime.runtime import runtime
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from stagetrace.instrumentation.served_call import ServedCall
 
 PUSHED = "_stagetrace_pushed"  # on an event: a reference to the request that has pushed it, and when
 CALL = "_stagetrace_call"  # on an event that is processed
 DISCONNECTED = "client"
 REASON = "worker"
-
-
-def patch_queueing(module: ModuleType) -> None:
-    """Wrap where an event comes into the queue, where it is processed, and where its results are handed over."""
-    queue = module.Queue
-    push, process, send = queue.push, queue.process_events, queue.send_message
-    queue.push = _pushing(push)
-    queue.process_events = _processing(process)
-    queue.send_message = _sending(send)
 
 
 def _pushing(original: Any) -> Any:
@@ -62,16 +50,8 @@ def _processing(original: Any) -> Any:
         work = _begin(events)
         if work is None:
             return await original(self, events, *args, **kwargs)
-        try:
+        with ended(work):
             return await original(self, events, *args, **kwargs)
-        except Exception as error:
-            work.fail(error)
-            raise
-        except BaseException:
-            work.cancel()
-            raise
-        finally:
-            work.end()
 
     return process_events
 
@@ -87,8 +67,6 @@ class _Events:
     """Events that are processed together."""
 
     def __init__(self, events: Any) -> None:
-        from stagetrace.instrumentation.served_call import ServedTogether
-
         self._events = list(events)
         self._calls = [_call_of(event) for event in self._events]
         self._together = ServedTogether(self._calls)
@@ -115,7 +93,6 @@ class _Events:
 
 
 def _call_of(event: Any) -> ServedCall:
-    from stagetrace.instrumentation.served_call import ServedCall
     from stagetrace.protocols.scope import below
     from stagetrace.request.context import NO_CONTEXT
 
@@ -126,18 +103,7 @@ def _call_of(event: Any) -> ServedCall:
     return call
 
 
-def _sending(original: Any) -> Any:
-    @functools.wraps(original)
-    def send_message(self: Any, event: Any, event_message: Any) -> Any:
-        result = original(self, event, event_message)
-        _note_message(event, event_message)
-        return result
-
-    return send_message
-
-
-@guarded
-def _note_message(event: Any, message: Any) -> None:
+def _note_message(_: Any, _queue: Any, event: Any, message: Any) -> None:
     """Note a result as a chunk of the response, the last one with its outcome."""
     call, kind = vars(event).get(CALL), type(message).__name__
     if call is None or kind not in {"ProcessGeneratingMessage", "ProcessCompletedMessage"}:
@@ -147,3 +113,9 @@ def _note_message(event: Any, message: Any) -> None:
         from stagetrace.request.limits import details
 
         call.mark_failed(details(message.title) if message.title else None)
+
+
+# Where an event comes into the queue, where it is processed, and where its results are handed over.
+patch_queueing = patching(
+    {"Queue.push": _pushing, "Queue.process_events": _processing, "Queue.send_message": after(_note_message)}
+)

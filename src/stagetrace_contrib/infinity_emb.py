@@ -6,22 +6,19 @@ a batch, run the model, and make its results: each takes batches out of the queu
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave
-from stagetrace.request.current import recording
+from stagetrace.instrumentation.base import before, patching, then
+from stagetrace.instrumentation.batching import served_batches
+from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, enter, leave, waiting, waits
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
-    from stagetrace.request.record import RequestRecord
     from stagetrace.request.remote_stages import RequestRef
     from stagetrace.request.worker import Batch, Work
 
@@ -30,33 +27,9 @@ WAITS = {QUEUE_REASON: BATCH_WAIT}
 LOOPS = ("_preprocess_batch", "_core_batch", "_postprocess_batch")
 STEPS = "_stagetrace_steps"  # on a worker: its Steps
 
-_scheduling: ContextVar[Wait | None] = ContextVar("stagetrace.infinity_emb", default=None)
 
-
-def patch_queue(module: ModuleType) -> None:
-    """Wrap the method by which a request puts its items into the list."""
-    queue = module.CustomFIFOQueue
-    queue.extend = _extending(queue.extend)
-
-
-def patch_batch_handler(module: ModuleType) -> None:
-    """Wrap what a request awaits, and the queues and threads of the workers."""
-    handler, worker = module.BatchHandler, module.ModelWorker
-    loops = {name: _looping(vars(worker)[name]) for name in LOOPS}
-    handler._schedule, worker.__init__ = _scheduled(handler._schedule), _watching(worker.__init__)
-    for name, loop in loops.items():
-        setattr(worker, name, loop)
-
-
-class Wait:
-    """The wait of a request for the batches that its items come into."""
-
-    __slots__ = ("is_taken", "record", "since")
-
-    def __init__(self, record: RequestRecord) -> None:
-        self.record = record
-        self.since = 0  # in nanoseconds since the epoch; 0 while it does not wait yet
-        self.is_taken = False
+class Wait(served_batches.Wait):
+    """The wait of a request for the batches that its items come into; it is over when it is in the first."""
 
     def take(self, at: int) -> RequestRef | None:
         """Return the request of a batch that begins; the items that are left wait from then on."""
@@ -65,67 +38,18 @@ class Wait:
         record, since = self.record, self.since
         if record.closed or record.entry is None:
             return None
-        self.since, self.is_taken = at, True
+        self.since, self.is_over = at, True
         return RequestRef(hand_on(record, BATCH_WAIT, since), record.entry)
 
 
-def _scheduled(original: Any) -> Any:
-    @functools.wraps(original)
-    async def _schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
-        wait = _wait()
-        token = _scheduling.set(wait)
-        try:
-            return await original(self, *args, **kwargs)
-        except asyncio.CancelledError:
-            _end_in_vain(wait)
-            raise
-        finally:
-            _scheduling.reset(token)
-
-    return _schedule
-
-
-@guarded
-def _wait() -> Wait | None:
-    record = recording()
-    return None if record is None else Wait(record)
-
-
-@guarded_end
-def _end_in_vain(wait: Wait | None) -> None:
-    """Note that a request waited in vain: it was cancelled before a batch was made of its items."""
-    if wait is not None and wait.since and not wait.is_taken:
-        wait.record.visit(QUEUE, (wait.since, time.time_ns()), WAITS)
-
-
-def _extending(original: Any) -> Any:
-    @functools.wraps(original)
-    def extend(self: Any, items: Any, *args: Any, **kwargs: Any) -> Any:
-        _begin_wait(items)
-        return original(self, items, *args, **kwargs)
-
-    return extend
-
-
-@guarded
-def _begin_wait(items: Any) -> None:
-    wait = _scheduling.get()
+def _begin_wait(_queue: Any, items: Any, *_: Any, **__: Any) -> None:
+    wait = waiting.get()
     if wait is not None:
         wait.since = time.time_ns()
         for one in items:
             vars(one.item)[WAIT] = wait
 
 
-def _watching(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _watch(self)
-
-    return __init__
-
-
-@guarded
 def _watch(worker: Any) -> None:
     steps = Steps(worker._model)
     queues = worker._input_q, worker._feature_queue, worker._postprocess_queue, worker._output_q
@@ -301,3 +225,15 @@ class _Batch:
         if self._inside is not None:
             leave(None, self._inside)
             self._inside = None
+
+
+patch_queue = patching(
+    {"CustomFIFOQueue.extend": before(_begin_wait)}
+)  # by which a request puts its items into the list
+patch_batch_handler = patching(
+    {
+        "BatchHandler._schedule": waits(Wait),
+        "ModelWorker.__init__": then(_watch),
+        **{f"ModelWorker.{name}": _looping for name in LOOPS},
+    }
+)

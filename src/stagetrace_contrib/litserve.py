@@ -11,12 +11,16 @@ import functools
 import inspect
 import time
 from collections import OrderedDict
-from contextlib import contextmanager, nullcontext
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import after, before, passing, patching, replacing, wrap_all
+from stagetrace.instrumentation.batching.served_batches import working
+from stagetrace.instrumentation.servers import hurry
 from stagetrace.request.current import current, recording
+from stagetrace.request.steps import each_step
 from stagetrace.runtime.sigterm_python import delivering_first
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
@@ -45,53 +49,28 @@ def split(uid: str) -> tuple[Any, str]:
 WRAPPED = "_stagetrace_wrapped"
 
 
-def patch_server(module: ModuleType) -> None:
-    """Wrap the method that returns the queue of requests, in each process that serves HTTP."""
-    server = module.LitServer
-    original = server._get_request_queue
+def _wrap(queue: Any, server: Any, *_: Any, **__: Any) -> None:
+    """Wrap methods on two objects: they are pickled without the attributes that are set here.
 
-    @functools.wraps(original)
-    def _get_request_queue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        queue = original(self, *args, **kwargs)
-        _deliver_soon()
-        _wrap(queue, getattr(self, "_transport", None))
-        return queue
-
-    server._get_request_queue = _get_request_queue
-
-
-@guarded
-def _deliver_soon() -> None:
-    """Deliver without delay: the main process ends at once on SIGTERM, and where it is a container's first, all do."""
-    from stagetrace.runtime.runtime import runtime
-
-    runtime.deliver_immediately()
-
-
-@guarded
-def _wrap(queue: Any, transport: Any) -> None:
-    """Wrap methods on two objects: they are pickled without the attributes that are set here."""
+    And deliver without delay: the main process ends at once on SIGTERM, and where it is a container's first, all do.
+    """
+    hurry()
+    transport = getattr(server, "_transport", None)
     if transport is None:
         return
     if WRAPPED not in vars(transport):
         setattr(transport, WRAPPED, True)
-        transport.areceive = _receiving(transport.areceive)
+        transport.areceive = replacing(_without_reference, guarded_end)(transport.areceive)
     if WRAPPED not in vars(queue):
         setattr(queue, WRAPPED, True)
-        queue.put = _putting(queue.put)
-        queue.put_nowait = _putting(queue.put_nowait)
+        wrap_all((queue, name, passing(_with_reference)) for name in ("put", "put_nowait"))
 
 
-def _putting(original: Any) -> Any:
-    @functools.wraps(original)
-    def put(item: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(_with_reference(item) or item, *args, **kwargs)
-
-    return put
+# It returns the queue of requests, in each process that serves HTTP.
+patch_server = patching({"LitServer._get_request_queue": after(_wrap)})
 
 
-@guarded
-def _with_reference(item: Any) -> Any:
+def _with_reference(item: Any, *args: Any, **kwargs: Any) -> Any:
     record = recording()
     if record is None or type(item) is not tuple:
         return None
@@ -101,20 +80,10 @@ def _with_reference(item: Any) -> Any:
     named = hand_on_reference(record, REASON) if type(uid) in (str, UUID) else None
     if named is None:
         return None
-    return consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest
+    return ((consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest), *args), kwargs
 
 
-def _receiving(original: Any) -> Any:
-    @functools.wraps(original)
-    async def areceive(*args: Any, **kwargs: Any) -> Any:
-        response = await original(*args, **kwargs)
-        return _without_reference(response) or response
-
-    return areceive
-
-
-@guarded_end
-def _without_reference(response: Any) -> Any:
+def _without_reference(response: Any, *_: Any, **__: Any) -> Any:
     """Return the response of a worker without stagetrace with LitServe's own id; its waits are unknown."""
     if type(response) is not tuple or type(response[0]) is not str or MARK not in response[0]:
         return None
@@ -206,13 +175,13 @@ class Worker:
     def watch(self, queue: Any, transport: Any) -> None:
         """Wrap the methods that receive and send, and the user's methods in between."""
         queue.get, queue.get_nowait = self._taking(queue.get), self._taking(queue.get_nowait)
-        transport.send = self._sending(transport.send)
+        transport.send = before(self._end_request, guarded_end)(transport.send)
         api = self._api
         api.predict = _predicting(api.predict, self)
         if not _is_special(api.decode_request):
-            api.decode_request = self._decoding(api.decode_request)
+            api.decode_request = _working(api.decode_request, self._decoded)
         if not _is_special(api.encode_response):
-            api.encode_response = self._encoding(api.encode_response)
+            api.encode_response = _working(api.encode_response, self._encoded)
 
     def _taking(self, original: Any) -> Any:
         @functools.wraps(original)
@@ -244,16 +213,7 @@ class Worker:
                 self._open.popitem(last=False)
         return consumer, uid, *rest
 
-    def _sending(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def send(item: Any, *args: Any, **kwargs: Any) -> Any:
-            self._end_request(item)
-            return original(item, *args, **kwargs)
-
-        return send
-
-    @guarded_end
-    def _end_request(self, item: Any) -> None:
+    def _end_request(self, item: Any, *_args: Any, **_kwargs: Any) -> None:
         """End a request with its last response, before that is sent."""
         uid, (_, status, kind, *_) = item
         if status == "START" or (status == "OK" and getattr(kind, "name", "") == "STREAMING"):
@@ -270,16 +230,8 @@ class Worker:
             work.leave(QUEUE)
         return work
 
-    def _decoding(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def decode_request(*args: Any, **kwargs: Any) -> Any:
-            with _inside(self._decoded(args[0] if args else None)):
-                return original(*args, **kwargs)
-
-        return decode_request
-
     @guarded
-    def _decoded(self, payload: Any) -> Work | None:
+    def _decoded(self, payload: Any = None, *_: Any, **__: Any) -> Work | None:
         """Return the work for the request with this payload; the first payload of a batch begins the batch."""
         self._start_batch()
         return next((work for work, sent in self._open.values() if sent is payload), None)
@@ -292,16 +244,8 @@ class Worker:
                     work.is_taken_up = True
                     work.leave(QUEUE, now)
 
-    def _encoding(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def encode_response(*args: Any, **kwargs: Any) -> Any:
-            with _inside(self._encoded()):
-                return original(*args, **kwargs)
-
-        return encode_response
-
     @guarded
-    def _encoded(self) -> Work | None:
+    def _encoded(self, *_: Any, **__: Any) -> Work | None:
         return next(iter(self._open.values()))[0] if len(self._open) == 1 else None
 
     @guarded
@@ -326,6 +270,17 @@ class Worker:
         batch.described = self._described
         batch.enter(INFERENCE, None, now)
         return batch
+
+
+def _working(original: Any, work_of: Any) -> Any:
+    """Return a function that works for the request that `work_of` finds by its arguments."""
+
+    @functools.wraps(original)
+    def work(*args: Any, **kwargs: Any) -> Any:
+        with _inside(work_of(*args, **kwargs)):
+            return original(*args, **kwargs)
+
+    return work
 
 
 def _is_special(function: Any) -> bool:
@@ -353,15 +308,12 @@ def _predicting(original: Any, worker: Worker) -> Any:
 def _async_generator(original: Any, worker: Worker) -> Any:
     async def predict(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         serving = worker.begin()
-        parts = original(*args, **kwargs)
         try:
-            async for part in parts:
-                yield part
+            async with aclosing(original(*args, **kwargs)) as parts:  # nothing else closes an abandoned stream
+                async for part in parts:
+                    yield part
         finally:
-            try:
-                await parts.aclose()  # nothing else closes it if the stream is abandoned
-            finally:
-                _end(serving)
+            _end(serving)
 
     return predict
 
@@ -403,40 +355,13 @@ def _function(original: Any, worker: Worker) -> Any:
 def _parts(responses: Any, serving: Any) -> Iterator[Any]:
     """Pass on the parts of a generator; the inference lasts until its end, also while the parts are used."""
     try:
-        while True:
-            with _inside(serving):
-                try:
-                    part = next(responses)
-                except StopIteration:
-                    return
-            yield part
+        yield from each_step(lambda: _inside(serving), responses)
     finally:
         _end(serving)
-        responses.close()
 
 
-@contextmanager
-def _inside(work: Work | Batch | None) -> Iterator[None]:
-    inside = _open(work) if work is not None and current.get() is not work else None
-    try:
-        yield
-    finally:
-        if inside is not None:
-            _close(inside)
-
-
-@guarded
-def _open(work: Work | Batch) -> AbstractContextManager[None]:
-    from stagetrace.request.worker import at_work
-
-    inside = at_work(work)
-    inside.__enter__()
-    return inside
-
-
-@guarded_end
-def _close(inside: AbstractContextManager[None]) -> None:
-    inside.__exit__(None, None, None)
+def _inside(work: Work | Batch | None) -> AbstractContextManager[None]:
+    return working(work if current.get() is not work else None, ends=False)
 
 
 @guarded_end

@@ -6,16 +6,15 @@ flavour calls inside, as scikit-learn's estimator, is not recorded besides.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import after
 from stagetrace.instrumentation.models.base import Calls, Library, description
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import ModuleType
 
 REGISTRY = "models:/"
@@ -51,19 +50,11 @@ def patch_pyfunc(module: ModuleType) -> None:
     module.load_model = _loading(load)  # type: ignore[attr-defined]
 
 
-def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def load_model(*args: Any, **kwargs: Any) -> Any:
-        model = original(*args, **kwargs)
-        _note_origin(model, args, kwargs)
-        return model
-
-    return load_model
-
-
-@guarded
-def _note_origin(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _note_origin(model: Any, *args: Any, **kwargs: Any) -> None:
     vars(model)[ORIGIN] = origin(str(args[0] if args else kwargs["model_uri"]), model.metadata)
+
+
+_loading = after(_note_origin)
 
 
 def origin(uri: str, metadata: Any) -> tuple[str, str | None]:

@@ -17,8 +17,10 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave, leave_request
+from stagetrace.instrumentation.base import before, patching, then
+from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, leave_request, requests_of, working
 from stagetrace.instrumentation.models.signature import pickled_as
+from stagetrace.instrumentation.models.subclasses import for_subclasses
 from stagetrace.request.current import recording
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, ML_MODEL_VERSION
 
@@ -34,27 +36,6 @@ REFERENCE = "_stagetrace"  # in a message: the request reference
 KEYS = "_stagetrace_keys"  # on a batcher: the keys of the waiting requests, by the batcher's ids
 BATCHED = "_stagetrace_batched"  # on a batcher: the ids in the batch that it begins
 WORKER = "worker"
-
-
-def patch_dispatcher(module: ModuleType) -> None:
-    """Wrap the method that sends a request to a worker process."""
-    module.Dispatcher.dispatch_request = _dispatching(module.Dispatcher.dispatch_request)
-
-
-def patch_worker(module: ModuleType) -> None:
-    """Wrap the run of a worker process, and its work for one request."""
-    module.Worker.run = _running(module.Worker.run)
-    module.Worker._process_request = _processing(module.Worker._process_request)
-
-
-def patch_adaptive(module: ModuleType) -> None:
-    """Wrap the adaptive batcher."""
-    batcher = module.AdaptiveBatcher
-    original = batcher.__init__, batcher._queue_request, batcher._batch_requests, batcher._batcher
-    batcher.__init__ = _init(original[0])
-    batcher._queue_request = _queueing(original[1])
-    batcher._batch_requests = _collecting(original[2])
-    batcher._batcher = _in_no_request(original[3])
 
 
 # --- parallel workers
@@ -110,11 +91,8 @@ def _processing(original: Any) -> Any:
     @functools.wraps(original)
     async def _process_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         work = _take(request)
-        inside = enter(work)
-        try:
+        with working(work):
             return await _followed(original(self, request, *args, **kwargs), work)
-        finally:
-            leave(work, inside)
 
     return _process_request
 
@@ -143,19 +121,13 @@ def _take(message: Any) -> Work | None:
     return work
 
 
+patch_dispatcher = patching({"Dispatcher.dispatch_request": _dispatching})
+patch_worker = patching({"Worker.run": _running, "Worker._process_request": _processing})
+
+
 # --- adaptive batching
 
 
-def _init(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _wrap_predict(self)
-
-    return __init__
-
-
-@guarded
 def _wrap_predict(batcher: Any) -> None:
     setattr(batcher, KEYS, {})
     setattr(batcher, BATCHED, ())
@@ -169,27 +141,19 @@ def _wrap_predict(batcher: Any) -> None:
 
 
 async def _predict(batch: Batch | None, original: Any, request: Any) -> Any:
-    inside = enter(batch)
-    try:
+    with working(batch):
         return await _followed(original(request), batch)
-    finally:
-        leave(batch, inside)
 
 
 @guarded
 def _start_batch(batcher: Any) -> Batch | None:
     """Begin the batch that the batcher has just collected: it calls the inference next."""
-    from stagetrace.request.remote_stages import RequestRef, find
     from stagetrace.request.worker import Batch
 
     now = time.time_ns()
     keys, ids = getattr(batcher, KEYS), getattr(batcher, BATCHED)
     setattr(batcher, BATCHED, ())
-    requests = []
-    for key in [keys.pop(one, None) for one in ids]:
-        record = find(key) if key else None
-        if key and record is not None and record.entry is not None:
-            requests.append(RequestRef(key, record.entry))
+    requests = requests_of([keys.pop(one, None) for one in ids])
     return Batch(requests, len(ids), BATCH_WAIT, start=now) if requests else None
 
 
@@ -234,15 +198,14 @@ def _note_batch(batcher: Any, batched: Any) -> None:
     setattr(batcher, BATCHED, tuple(batched.inference_requests))
 
 
-def _in_no_request(original: Any) -> Any:
-    """Run the task that collects batches outside the request that started it, the first one."""
-
-    @functools.wraps(original)
-    async def _batcher(self: Any) -> None:
-        leave_request()
-        await original(self)
-
-    return _batcher
+patch_adaptive = patching(
+    {
+        "AdaptiveBatcher.__init__": then(_wrap_predict),
+        "AdaptiveBatcher._queue_request": _queueing,
+        "AdaptiveBatcher._batch_requests": _collecting,
+        "AdaptiveBatcher._batcher": before(leave_request),
+    }
+)
 
 
 # --- models
@@ -267,16 +230,7 @@ def patch_model(module: ModuleType) -> None:
     """Wrap `predict` of all subclasses of MLModel to come, and MLModel's own methods that decode and encode."""
     base = module.MLModel
     _wrap_codec(base)
-    original = vars(base).get("__init_subclass__")
-
-    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
-        if original is not None:
-            original.__func__(cls, **kwargs)
-        else:
-            super(base, cls).__init_subclass__(**kwargs)
-        _wrap(cls)
-
-    base.__init_subclass__ = classmethod(__init_subclass__)
+    for_subclasses(base, _wrap, present=False)
 
 
 def _wrap_codec(cls: type) -> None:

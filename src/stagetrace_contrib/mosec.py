@@ -12,13 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import patching, replacing
+from stagetrace.instrumentation.served_call import ServedCall, ServedTogether
 from stagetrace.runtime.runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
-
-    from stagetrace.instrumentation.served_call import ServedCall, ServedTogether
 
 TASKS = "_stagetrace_tasks"  # on a protocol: those that are being served
 PICKLES = "_stagetrace_pickles"  # on a protocol: whether its worker sends pickles to the next one
@@ -28,19 +27,6 @@ TRAILER = len(MAGIC) + TRACEPARENT + 8  # and when it was sent, in nanoseconds s
 INGRESS, EGRESS = 0b1, 0b10  # of a task's state: its first worker, its last one
 OK, STREAM_EVENT = 1, 32768
 REASON = "worker"
-
-
-def patch_coordinator(module: ModuleType) -> None:
-    """Wrap what a worker process does until its end."""
-    module.Coordinator.run = _running(module.Coordinator.run)
-
-
-def patch_protocol(module: ModuleType) -> None:
-    """Wrap the two ends of what a worker does for its tasks."""
-    protocol = module.Protocol
-    receive, send = protocol.receive, protocol.send
-    protocol.receive = _receiving(receive)
-    protocol.send = _sending(send)
 
 
 def _running(original: Any) -> Any:
@@ -53,6 +39,9 @@ def _running(original: Any) -> Any:
             _deliver()
 
     return run
+
+
+patch_coordinator = patching({"Coordinator.run": _running})  # until the end of a worker process
 
 
 @guarded
@@ -69,16 +58,13 @@ def _deliver() -> None:
     runtime.flush_now()
 
 
-def _receiving(original: Any) -> Any:
-    @functools.wraps(original)
-    def receive(self: Any) -> Any:
-        flag, ids, states, payloads = original(self)
-        split = _without_trailers(states, payloads)
-        payloads, trailers = split or (payloads, [None] * len(ids))
-        _begin(self, ids, trailers)
-        return flag, ids, states, payloads
-
-    return receive
+def _receive(received: Any, protocol: Any) -> Any:
+    """Begin the tasks that a worker has received; return them without their trailers."""
+    flag, ids, states, payloads = received
+    split = _without_trailers(states, payloads)
+    payloads, trailers = split or (payloads, [None] * len(ids))
+    _begin(protocol, ids, trailers)
+    return flag, ids, states, payloads
 
 
 @guarded_end
@@ -106,8 +92,6 @@ class _Tasks:
     """The tasks that a worker serves at once."""
 
     def __init__(self, stage: str, ids: Sequence[bytes], trailers: Sequence[bytes | None]) -> None:
-        from stagetrace.instrumentation.served_call import ServedTogether
-
         calls = [_call(f"mosec/{stage}", trailer) for trailer in trailers]
         self._together: ServedTogether = ServedTogether(calls)
         self.calls: dict[bytes, ServedCall] = dict(zip(ids, calls, strict=True))
@@ -133,8 +117,6 @@ class _Tasks:
 def _call(method: str, trailer: bytes | None) -> ServedCall:
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    from stagetrace.instrumentation.served_call import ServedCall
 
     attributes = {"rpc.system.name": "mosec", "rpc.method": method}
     if trailer is None:
@@ -180,3 +162,7 @@ def _with_trailers(tasks: _Tasks, ids: Any, states: Any, payloads: Any) -> list[
 def _end(protocol: Any, tasks: _Tasks, status: int) -> None:
     vars(protocol).pop(TASKS, None)
     tasks.end(status)
+
+
+# The two ends of what a worker does for its tasks.
+patch_protocol = patching({"Protocol.receive": replacing(_receive, guarded_end), "Protocol.send": _sending})

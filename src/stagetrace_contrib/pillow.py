@@ -6,7 +6,7 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.instrumentation.detail import IMAGE_DECODE, IMAGE_TRANSFORM, add_details, detailed
+from stagetrace.instrumentation.detail import IMAGE_DECODE, IMAGE_TRANSFORM, detailed, details
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 TRANSFORMS = ("convert", "reduce", "resize", "rotate", "thumbnail", "transform", "transpose")
 
 
-def patch_image(module: ModuleType) -> None:
-    """Wrap what makes an image out of another."""
-    add_details(module.Image, {IMAGE_TRANSFORM: TRANSFORMS}, "PIL", __name__)
+patch_image = details("Image", {IMAGE_TRANSFORM: TRANSFORMS}, "PIL", __name__)  # what makes an image out of another
 
 
 def patch_files(module: ModuleType) -> None:

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.batching.queued_items import BATCH_WAIT, enter, leave, leave_request
+from stagetrace.instrumentation.base import after, before, patching, then
+from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, leave_request, requests_of, working
+from stagetrace.instrumentation.served_call import ServedCall, ended
+from stagetrace.instrumentation.servers import flushing, preparing
 from stagetrace.protocols.base import request_in
 from stagetrace.request.current import SCOPE_KEY, recording
 from stagetrace.runtime.provider import name_service
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import ModuleType
 
-    from stagetrace.instrumentation.served_call import ServedCall
     from stagetrace.request.worker import Batch
 
 
@@ -56,42 +58,13 @@ def kernel() -> str:
 NAME = "ray-serve-proxy"  # the service's name, if the environment gives none
 
 
-def patch_proxy(module: ModuleType) -> None:
-    """Wrap the constructor of the HTTP proxy, and the method that finds the route. Ray kills the process at its end."""
-    proxy, http = module.GenericProxy, module.HTTPProxy
-    made, found = http.__init__, proxy._get_response_handler_info
-    http.__init__ = _naming(made)
-    proxy._get_response_handler_info = _noting(found)
-
-
-def _naming(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        _note_proxy()
-        original(self, *args, **kwargs)
-
-    return __init__
-
-
-@guarded
-def _note_proxy() -> None:
+def _note_proxy(*_: Any, **__: Any) -> None:
+    """Name the service, and deliver immediately: Ray kills the process at its end."""
     name_service(NAME)
     runtime.deliver_immediately()
 
 
-def _noting(original: Any) -> Any:
-    @functools.wraps(original)
-    def _get_response_handler_info(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _exclude(*args, **kwargs)
-        found = original(self, *args, **kwargs)
-        _note_route(found, *args, **kwargs)
-        return found
-
-    return _get_response_handler_info
-
-
-@guarded
-def _exclude(proxy_request: Any) -> None:
+def _exclude(_proxy: Any, proxy_request: Any) -> None:
     """Exclude requests for the health or the routes of the proxy."""
     if proxy_request.is_health_request or proxy_request.is_route_request:
         request = request_in(getattr(proxy_request, "scope", {}))  # gRPC has none
@@ -99,35 +72,29 @@ def _exclude(proxy_request: Any) -> None:
             request.exclude()
 
 
-@guarded
-def _note_route(found: Any, proxy_request: Any) -> None:
+def _note_route(found: Any, _proxy: Any, proxy_request: Any) -> None:
     request = request_in(getattr(proxy_request, "scope", {}))
     if found.metadata.route and hasattr(request, "set_route"):
         request.set_route(found.metadata.route)
 
 
+def _finding(original: Any) -> Any:
+    return before(_exclude)(after(_note_route)(original))
+
+
+patch_proxy = patching({"HTTPProxy.__init__": before(_note_proxy), "GenericProxy._get_response_handler_info": _finding})
+
 # --- handles
 
 
-def patch_router(module: ModuleType) -> None:
-    """Wrap the method that assigns a call to a replica; it runs in the context of the caller."""
-    module.AsyncioRouter.assign_request = _assigning(module.AsyncioRouter.assign_request)
-
-
-def _assigning(original: Any) -> Any:
-    @functools.wraps(original)
-    def assign_request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _add_reference(*args, **kwargs)
-        return original(self, *args, **kwargs)
-
-    return assign_request
-
-
-@guarded
-def _add_reference(request_meta: Any, *_: Any, **__: Any) -> None:
+def _add_reference(_router: Any, request_meta: Any, *_: Any, **__: Any) -> None:
     request = recording()
     if request is not None:
         request_meta.__dict__[REFERENCE] = request, kernel(), time.time_ns()
+
+
+# It assigns a call to a replica, in the context of the caller.
+patch_router = patching({"AsyncioRouter.assign_request": before(_add_reference)})
 
 
 # --- replicas
@@ -147,44 +114,18 @@ def patch_replica(module: ModuleType) -> None:
     wrapper._call_http_entrypoint = give(_answering(http))
     wrapper.call_user_method = give(_called(method))
     wrapper._call_user_generator = give(_called(stream, to_queue="enqueue"))
-    replica.initialize = _preparing(begin)
-    replica.perform_graceful_shutdown = _delivering(end)
+    replica.initialize = before(_note_replica)(then(_load)(preparing(begin)))
+    replica.perform_graceful_shutdown = flushing(end)  # Ray kills the process next
 
 
-def _preparing(original: Any) -> Any:
-    """Prepare after the deployment was made: it may have set a provider."""
-
-    @functools.wraps(original)
-    async def initialize(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _note_replica(self)
-        result = await original(self, *args, **kwargs)
-        if not runtime.ready:
-            await runtime.prepare()
-        _pass_on()  # imports what a request needs
-        return result
-
-    return initialize
-
-
-@guarded
-def _note_replica(replica: Any) -> None:
+def _note_replica(replica: Any, *_: Any, **__: Any) -> None:
     """Name the service, and deliver immediately: Ray kills a process that does not end in time."""
     name_service(replica._deployment_id.name)
     runtime.deliver_immediately()
 
 
-def _delivering(original: Any) -> Any:
-    """Deliver when the last request has ended: Ray kills the process next."""
-
-    @functools.wraps(original)
-    async def perform_graceful_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            if runtime.ready:
-                await runtime.flush()
-
-    return perform_graceful_shutdown
+def _load(_replica: Any) -> None:
+    _pass_on()  # imports what a request needs
 
 
 # --- HTTP
@@ -269,23 +210,14 @@ def _called(original: Any, to_queue: str = "") -> Any:
         call = _begin(self, *args, **kwargs) if not to_queue or kwargs.get(to_queue) is not None else None
         if call is None:
             return await original(self, *args, **kwargs)
-        try:
+        with ended(call):
             return await original(self, *args, **kwargs)
-        except Exception as error:
-            call.fail(error)
-            raise
-        except BaseException:
-            call.cancel()
-            raise
-        finally:
-            call.end()
 
     return serve
 
 
 @guarded
 def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> ServedCall | None:
-    from stagetrace.instrumentation.served_call import ServedCall
     from stagetrace.protocols.scope import below
     from stagetrace.request.context import NO_CONTEXT
 
@@ -311,38 +243,17 @@ def patch_batching(module: ModuleType) -> None:
     name = "_process_batch_inner" if hasattr(queue, "_process_batch_inner") else "_process_batch"
     put, collect, run = queue.put, queue._process_batches, getattr(queue, name)
     require(run, "self", "func", "batch")
-    queue.put = _putting(put)
-    queue._process_batches = _in_no_request(collect)
+    queue.put = before(_wait)(put)
+    queue._process_batches = before(leave_request)(collect)
     setattr(queue, name, _running(run))
 
 
-def _putting(original: Any) -> Any:
-    @functools.wraps(original)
-    def put(self: Any, *args: Any, **kwargs: Any) -> None:
-        _wait(*args, **kwargs)
-        original(self, *args, **kwargs)
-
-    return put
-
-
-@guarded
-def _wait(request: Any) -> None:
+def _wait(_queue: Any, request: Any) -> None:
     record = recording()
     if record is not None:
         from stagetrace.request.remote_stages import hand_on
 
         setattr(request, KEY, hand_on(record, BATCH_WAIT))
-
-
-def _in_no_request(original: Any) -> Any:
-    """Run the task that collects batches outside the request that started it, the first one."""
-
-    @functools.wraps(original)
-    async def _process_batches(self: Any, *args: Any, **kwargs: Any) -> None:
-        leave_request()
-        await original(self, *args, **kwargs)
-
-    return _process_batches
 
 
 def _running(original: Any) -> Any:
@@ -362,11 +273,10 @@ def _inferring(func: Any, waiting: Any) -> Any:
     @functools.wraps(func)
     async def whole(*args: Any, **kwargs: Any) -> Any:
         batch = _begin_batch(waiting)
-        inside = enter(batch)
         try:
-            return await func(*args, **kwargs)
+            with working(batch, ends=False):
+                return await func(*args, **kwargs)
         finally:
-            leave(None, inside)
             _end(batch)
 
     @functools.wraps(func)
@@ -393,26 +303,18 @@ END = object()
 
 async def _next(results: Any, batch: Batch | None) -> Any:
     """Return the next part of a stream, made for the batch; END if there is none."""
-    inside = enter(batch)
-    try:
+    with working(batch, ends=False):
         return await anext(results, END)
-    finally:
-        leave(None, inside)
 
 
 @guarded
 def _begin_batch(waiting: Any) -> Batch | None:
     """Begin a batch of the waiting requests that were not cancelled."""
-    from stagetrace.request.remote_stages import RequestRef, find
     from stagetrace.request.worker import Batch
 
     now = time.time_ns()
     taken = [one for one in waiting if not one.future.cancelled()]
-    requests = []
-    for key in [getattr(one, KEY, "") for one in taken]:
-        record = find(key)
-        if record is not None and record.entry is not None:
-            requests.append(RequestRef(key, record.entry))
+    requests = requests_of(getattr(one, KEY, "") for one in taken)
     if not requests:
         return None
     batch = Batch(requests, len(taken), BATCH_WAIT, start=now)

@@ -12,74 +12,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped, the_runtime
+from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped
+from stagetrace.instrumentation.base import after, before, patching, then
+from stagetrace.instrumentation.servers import the_runtime
 from stagetrace.semconv import NETWORK_RECEIVE
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from stagetrace.instrumentation.async_servers.request import ServerRequest
 
 BODILESS = (204, 304)
 IDLE = "IDLE"  # the stage of a connection between two requests
 
 
-def patch_protocol(module: ModuleType) -> None:
-    """Wrap the making of a connection, which keeps the function that handles requests."""
-    protocol = module.HttpProtocol
-    protocol.__init__ = _connecting(protocol.__init__)
-
-
-def patch_base_protocol(module: ModuleType) -> None:
-    """Wrap the wait for more data."""
-    module.SanicProtocol.receive_more = _receiving_more(module.SanicProtocol.receive_more)
-
-
-def patch_http(module: ModuleType) -> None:
-    """Wrap what begins and ends each request of a connection."""
-    http = module.Http
-    begin, serve = _beginning(http.init_for_request), _serving(http.http1)
-    http.init_for_request, http.http1 = begin, serve
-
-
-def patch_request(module: ModuleType) -> None:
-    """Wrap the reception of a whole body."""
-    module.Request.receive_body = _receiving_body(module.Request.receive_body)
-
-
-def patch_response(module: ModuleType) -> None:
-    """Wrap the sending of a response, or of a part of it."""
-    module.BaseHTTPResponse.send = _sending(module.BaseHTTPResponse.send)
-
-
-def patch_router(module: ModuleType) -> None:
-    """Wrap the method that finds the route of a request."""
-    module.Router.get = _finding(module.Router.get)
-
-
-def patch_error_handler(module: ModuleType) -> None:
-    """Wrap the lookup of what handles an exception."""
-    module.ErrorHandler._lookup = _looking(module.ErrorHandler._lookup)
-
-
-def patch_app(module: ModuleType) -> None:
-    """Wrap the events of the server's start and end, in each of its worker processes."""
-    module.Sanic._server_event = _preparing(module.Sanic._server_event)
-
-
 # --- a request
 
 
-def _connecting(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _wrap_handler(self)
-
-    return __init__
-
-
-@guarded
 def _wrap_handler(protocol: Any) -> None:
     protocol.request_handler = _handling(protocol.request_handler)
 
@@ -123,15 +70,6 @@ def _begin(request: Any) -> ServerRequest | None:
 
 def _body_size(http: Any) -> int:
     return (http.request_bytes or 0) - (http.request_bytes_left or 0)
-
-
-def _beginning(original: Any) -> Any:
-    @functools.wraps(original)
-    def init_for_request(self: Any) -> Any:
-        _finish(self)
-        return original(self)
-
-    return init_for_request
 
 
 def _serving(original: Any) -> Any:
@@ -227,28 +165,12 @@ def _end_sending(http: Any, one: ServerRequest, now: int, size: int) -> None:
 # --- its route and its exceptions
 
 
-def _finding(original: Any) -> Any:
-    @functools.wraps(original)
-    def get(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = original(self, *args, **kwargs)
-        _note_route(found)
-        return found
-
-    return get
-
-
-@guarded
-def _note_route(found: Any) -> None:
+def _note_route(found: Any, *_: Any, **__: Any) -> None:
     note_route(f"/{found[0].path}")
 
 
-def _looking(original: Any) -> Any:
-    @functools.wraps(original)
-    def _lookup(self: Any, exception: Any, *args: Any, **kwargs: Any) -> Any:
-        note_error(exception)
-        return original(self, exception, *args, **kwargs)
-
-    return _lookup
+def _note_error(_handler: Any, exception: Any, *_: Any, **__: Any) -> None:
+    note_error(exception)
 
 
 # --- the server
@@ -269,3 +191,14 @@ def _preparing(original: Any) -> Any:
             await runtime.flush()
 
     return _server_event
+
+
+# The making of a connection, which keeps the function that handles requests; the wait for more data.
+patch_protocol = patching({"HttpProtocol.__init__": then(_wrap_handler)})
+patch_base_protocol = patching({"SanicProtocol.receive_more": _receiving_more})
+patch_http = patching({"Http.init_for_request": before(_finish, guarded_end), "Http.http1": _serving})
+patch_request = patching({"Request.receive_body": _receiving_body})
+patch_response = patching({"BaseHTTPResponse.send": _sending})
+patch_router = patching({"Router.get": after(_note_route)})
+patch_error_handler = patching({"ErrorHandler._lookup": before(_note_error)})  # what handles an exception
+patch_app = patching({"Sanic._server_event": _preparing})  # in each of its worker processes

@@ -10,13 +10,11 @@ import inspect
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, guarded_end, switch
+from stagetrace.guard import guarded, guarded_end
 from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-_switch = switch("stagetrace_contrib.tritonclient")
 
 
 def patch_client(module: ModuleType) -> None:
@@ -39,7 +37,7 @@ def _handing_on(original: Any) -> Any:
 
     @functools.wraps(original)
     def async_infer(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = None if _switch.off or recording() is None else _with_context(position, args, kwargs)
+        given = None if recording() is None else _with_context(position, args, kwargs)
         if given is None:
             return original(self, *args, **kwargs)
         headers, own, new_args, new_kwargs = given

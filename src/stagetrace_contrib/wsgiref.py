@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stagetrace.instrumentation.wsgi_servers import delivering
+from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.servers import delivering
 from stagetrace.protocols.wsgi import traced
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
-def patch_handlers(module: ModuleType) -> None:
-    """Wrap the method that runs an application for one request."""
-    module.BaseHandler.run = _running(module.BaseHandler.run)
-
-
-def patch_simple_server(module: ModuleType) -> None:
-    """Wrap the serving loop. It does not prepare: programs that serve nothing but metrics use it."""
-    module.WSGIServer.serve_forever = delivering(module.WSGIServer.serve_forever)
 
 
 def _running(original: Any) -> Any:
@@ -28,3 +16,8 @@ def _running(original: Any) -> Any:
         return original(self, traced(application))
 
     return run
+
+
+patch_handlers = patching({"BaseHandler.run": _running})
+# It does not prepare: programs that serve nothing but metrics use it.
+patch_simple_server = patching({"WSGIServer.serve_forever": delivering})

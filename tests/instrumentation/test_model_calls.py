@@ -15,6 +15,7 @@ from sklearn.utils.metaestimators import available_if
 
 from services import APPS, run_python
 from stagetrace import guard
+from stagetrace.instrumentation.base import then
 from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import inside, marked
 from stagetrace.instrumentation.models.signature import with_signature
@@ -268,7 +269,7 @@ def test_an_estimator_is_restored_whatever_fails(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sklearn, "wrap_class", fail)
     monkeypatch.setattr(guard, "failures", {})
     one = Takes()
-    sklearn._restoring(lambda self, state: setattr(self, "fitted", state))(one, 1)
+    then(sklearn._wrap_restored)(lambda self, state: setattr(self, "fitted", state))(one, 1)
     assert vars(one) == {"fitted": 1}
     assert list(guard.failures.values()) == [1]
 

@@ -1,11 +1,19 @@
-"""The contract of a patch."""
+"""The contract of a patch, and what most patches are made of: a table of what they wrap, each in one of a few ways."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import functools
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
+
+    Wrap = Callable[[Any], Any]  # returns the wrapped form of a function or method
+    Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Patch(Protocol):
@@ -17,13 +25,14 @@ class Patch(Protocol):
 
     - It wraps classes, methods and functions in place, on the class or module where they are defined, so that it does
       not matter who has imported them before. It reads all that it will wrap before it changes the first of it: a
-      release of the library that lacks something stays as it was, whole.
+      release of the library that lacks something stays as it was, whole. `patching` makes a patch of a table.
     - If it raises, that is logged once as `cannot patch MODULE`, `stagetrace doctor` shows it, the library works as
       without stagetrace, and all other patches go on.
     - Its wrappers call the original exactly once, with the same arguments, return what that returns and raise what that
       raises. All else that they do is guarded (`guard.guarded`, or `guard.guarded_end` for what ends something): an
       error of ours never reaches the caller. A patch that fails ten times at one place is switched off; its wrappers
-      then only call the original.
+      then only call the original. `before`, `after`, `then`, `replacing` and `passing` make
+      such wrappers.
     - Outside a recorded request a wrapper does as good as nothing. Programs that serve nothing import libraries, too:
       the patch file of a library that is no server imports no OpenTelemetry. Nor does one of a server that also runs in
       processes that serve nothing: a guarded function imports what its wrappers need. Any other import is at the top.
@@ -34,3 +43,125 @@ class Patch(Protocol):
 
     def __call__(self, module: ModuleType, /) -> None:
         """Wrap what the module defines."""
+
+
+def patching(wraps: Mapping[str, Wrap]) -> Patch:
+    """Return a patch that wraps what a module defines: by its name there, `function` or `Class.method`."""
+
+    def patch(module: ModuleType) -> None:
+        wrap_all((*_found(module, name), wrap) for name, wrap in wraps.items())
+
+    return patch
+
+
+def wrap_all(wraps: Iterable[tuple[Any, str, Wrap]]) -> None:
+    """Wrap attributes, each of an owner and with its name there, once all of them were read."""
+    made = [(owner, name, wrap(getattr(owner, name))) for owner, name, wrap in wraps]
+    for owner, name, wrapped in made:
+        setattr(owner, name, wrapped)
+
+
+def _found(module: Any, path: str) -> tuple[Any, str]:
+    owner, _, name = path.rpartition(".")
+    return (getattr(module, owner) if owner else module), name
+
+
+def before(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
+    """Return how to wrap a function so that `note` gets the arguments of each call first."""
+    note = guard(note)
+
+    def wrap(original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            note(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            note(*args, **kwargs)
+            return await original(*args, **kwargs)
+
+        return like(original, call, awaited)
+
+    return wrap
+
+
+def after(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
+    """Return how to wrap a function so that `note` gets what each call has returned, and its arguments."""
+    note = guard(note)
+
+    def wrap(original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            note(result, *args, **kwargs)
+            return result
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            result = await original(*args, **kwargs)
+            note(result, *args, **kwargs)
+            return result
+
+        return like(original, call, awaited)
+
+    return wrap
+
+
+def then(note: Callable[[Any], Any], guard: Wrap = guarded) -> Wrap:
+    """Return how to wrap a method so that `note` gets its instance once a call has returned."""
+    note = guard(note)
+
+    def wrap(original: Any) -> Any:
+        def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            note(self)
+            return result
+
+        async def awaited(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            result = await original(self, *args, **kwargs)
+            note(self)
+            return result
+
+        return like(original, call, awaited)
+
+    return wrap
+
+
+def replacing(change: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
+    """Do as `after`; what `change` returns is returned in place of the result, unless it is None."""
+    change = guard(change)
+
+    def wrap(original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            changed = change(result, *args, **kwargs)
+            return result if changed is None else changed
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            result = await original(*args, **kwargs)
+            changed = change(result, *args, **kwargs)
+            return result if changed is None else changed
+
+        return like(original, call, awaited)
+
+    return wrap
+
+
+def passing(change: Callable[..., Arguments | None], guard: Wrap = guarded) -> Wrap:
+    """Return how to wrap a function so that it gets the arguments that `change` returns for its own, unless None."""
+    change = guard(change)
+
+    def wrap(original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = change(*args, **kwargs) or (args, kwargs)
+            return original(*args, **kwargs)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = change(*args, **kwargs) or (args, kwargs)
+            return await original(*args, **kwargs)
+
+        return like(original, call, awaited)
+
+    return wrap
+
+
+def like(original: Any, call: Any, awaited: Any) -> Any:
+    """Return the one of two wrappers that is a coroutine function where the original is one."""
+    return functools.wraps(original)(awaited if iscoroutinefunction(original) else call)

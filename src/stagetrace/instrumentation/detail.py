@@ -18,8 +18,10 @@ from stagetrace.request.current import current, entries
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextvars import Token
+    from types import ModuleType
 
     from stagetrace.guard import Switch
+    from stagetrace.instrumentation.base import Patch
     from stagetrace.request.details import Kind
     from stagetrace.request.record import RequestRecord
 
@@ -71,6 +73,15 @@ def add_details(owner: Any, spans: Mapping[str, Iterable[str]], library: str, pa
     made = {name: detailed(defined[name], span, library, patch) for name, span in found.items()}
     for name, wrapped in made.items():
         setattr(owner, name, wrapped)
+
+
+def details(owner: str, spans: Mapping[str, Iterable[str]], library: str, patch: str) -> Patch:
+    """Return a patch that does so for a class of a module; for its functions without `owner`."""
+
+    def patch_owner(module: ModuleType) -> None:
+        add_details(getattr(module, owner) if owner else module, spans, library, patch)
+
+    return patch_owner
 
 
 def detailed(function: Any, name: str, library: str, patch: str, when: Callable[[Any], bool] | None = None) -> Any:

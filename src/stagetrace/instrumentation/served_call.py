@@ -9,7 +9,7 @@ import functools
 import inspect
 import time
 from contextlib import aclosing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.request.current import current
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 
 CANCELLED = "cancelled"
 BATCH = "batch"
+
+
+class Ends(Protocol):
+    """One call, or several that are served together."""
+
+    def fail(self, error: Exception) -> object:
+        """Note an exception that the server's code raised."""
+
+    def cancel(self) -> object:
+        """Note that it was cancelled."""
+
+    def end(self) -> object:
+        """End it."""
 
 
 class ServedCall:
@@ -188,7 +201,7 @@ def served(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
 
 
 @contextmanager
-def _ended(call: ServedCall) -> Iterator[None]:
+def ended(call: Ends) -> Iterator[None]:
     """Note how the block ends, and end the call with it."""
     try:
         yield
@@ -207,7 +220,7 @@ def _called(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
         recorded = begin()
         if recorded is None:
             return function(*args, **kwargs)
-        with _ended(recorded), recorded.serving():
+        with ended(recorded), recorded.serving():
             return function(*args, **kwargs)
 
     return call
@@ -218,7 +231,7 @@ def _awaited(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
         recorded = begin()
         if recorded is None:
             return await function(*args, **kwargs)
-        with _ended(recorded), recorded.serving():
+        with ended(recorded), recorded.serving():
             return await function(*args, **kwargs)
 
     return call
@@ -229,7 +242,7 @@ def _generated(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]
         recorded = begin()
         if recorded is None:
             return (yield from function(*args, **kwargs))
-        with _ended(recorded):
+        with ended(recorded):
             return (yield from each_step(recorded.step, function(*args, **kwargs)))
 
     return call
@@ -240,7 +253,7 @@ def _generated_async(function: Callable[..., Any], begin: Begin) -> Callable[...
         recorded = begin()
         make = function if recorded is None else generated_async(lambda *_: recorded.step, function)
         async with aclosing(make(*args, **kwargs)) as steps:
-            with nullcontext() if recorded is None else _ended(recorded):
+            with nullcontext() if recorded is None else ended(recorded):
                 async for item in steps:
                     yield item
 

@@ -6,49 +6,21 @@ import functools
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
-from stagetrace.request.current import recording
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.clients.base import CALL, Begun, Call, begin_http, calling, ending, http_status
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
 
 SWITCHING = 101
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-_switch = switch("stagetrace.patches.aiohttp")
 # By the id of the stream that has the body of the response: as long as the call lasts, which holds the reader.
 _readers: WeakValueDictionary[int, BodyReader] = WeakValueDictionary()
 
 
-def patch_client(module: ModuleType) -> None:
-    """Wrap `ClientSession._request`, which makes all requests, and the methods that end a response."""
-    session, response = module.ClientSession, module.ClientResponse
-    session._request = _requesting(session._request)
-    for name in ("_response_eof", "close", "release"):
-        setattr(response, name, ending(getattr(response, name)))
-
-
-def _requesting(original: Any) -> Any:
-    @functools.wraps(original)
-    async def _request(self: Any, method: Any, str_or_url: Any, **kwargs: Any) -> Any:
-        call = None if _switch.off or recording() is None else _begin(self, method, str_or_url, kwargs)
-        if call is None:
-            return await original(self, method, str_or_url, **kwargs)
-        try:
-            response = await original(self, method, str_or_url, **kwargs)
-        except BaseException as error:
-            call.fail(error)
-            raise
-        _note_response(call, response)
-        return response
-
-    return _request
-
-
-@guarded
-def _begin(session: Any, method: str, url: Any, kwargs: dict[str, Any]) -> Call | None:
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
+    session, method, url = args
     if any(_is_instrumented(config) for config in session._trace_configs):
         return None
     try:
@@ -62,18 +34,17 @@ def _begin(session: Any, method: str, url: Any, kwargs: dict[str, Any]) -> Call 
     if body is None:
         body = kwargs.get("data")
     call = begin_http("AIOHTTP_CLIENT", method.upper(), str(whole), headers, body)
-    if call is not None:
-        headers.update(call.headers())
-        kwargs["headers"] = headers
-    return call
+    if call is None:
+        return None
+    headers.update(call.headers())
+    return Begun(call, args, {**kwargs, "headers": headers})
 
 
 def _is_instrumented(config: Any) -> bool:
     return any((getattr(one, "__module__", None) or "").startswith(OTEL_PACKAGE) for one in config.on_request_start)
 
 
-@guarded
-def _note_response(call: Call, response: Any) -> None:
+def _note_response(call: Call, response: Any, *_: Any) -> None:
     connection = response.connection  # None if the whole response has been received
     find = None if connection is None else lambda: connection.transport.get_extra_info("socket")
     call.note_response(http_status(response.status), find, response.raw_headers)
@@ -115,3 +86,12 @@ def _reading(original: Any) -> Any:
 
     same = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(original.__name__, (original,), {"__slots__": (), "feed_data": feed_data, **same})
+
+
+# `_request` makes all requests.
+patch_client = patching(
+    {
+        "ClientSession._request": calling(_begin, _note_response),
+        **{f"ClientResponse.{name}": ending for name in ("_response_eof", "close", "release")},
+    }
+)

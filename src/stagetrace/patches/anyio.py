@@ -14,20 +14,15 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.base import patching
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.request.current import current
 from stagetrace.request.working import PoolTask, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     from stagetrace.request.record import RequestRecord
-
-
-def patch_backend(module: ModuleType) -> None:
-    """Wrap `start_soon` of the task group of asyncio, or of trio."""
-    module.TaskGroup.start_soon = _following(module.TaskGroup.start_soon)
 
 
 def _following(original: Any) -> Any:
@@ -40,6 +35,9 @@ def _following(original: Any) -> Any:
         return original(self, followed or func, *args, **kwargs)
 
     return start_soon
+
+
+patch_backend = patching({"TaskGroup.start_soon": _following})  # of asyncio, or of trio
 
 
 @guarded

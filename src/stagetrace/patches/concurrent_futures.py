@@ -11,7 +11,8 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.guard import guarded, guarded_end, report
+from stagetrace.instrumentation.base import after
 from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
 from stagetrace.instrumentation.batching.queued_items import JOB, patch_asyncio, taken
 from stagetrace.request.current import current, entries, recording
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 WHERE = "stagetrace.patches.concurrent_futures"
 REASON = "executor"
-_switch = switch(WHERE)
 
 
 class Job:
@@ -134,14 +134,14 @@ def patch_thread(module: ModuleType) -> None:
     pool.submit = _submitting(pool.submit)
     base.Future.result = _waiting(base.Future.result)
     base.Future.exception = _waiting(base.Future.exception)
-    base._create_and_install_waiters = _installing(waiters)
+    base._create_and_install_waiters = after(_wait_by)(waiters)
 
 
 def _submitting(original: Any) -> Any:
     @functools.wraps(original)
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         # Servers with threads submit each request from outside one: then nothing more is asked.
-        may_be_ours = not _switch.off and (current.get() is not None or entries or taken)
+        may_be_ours = current.get() is not None or entries or taken
         record = current_work() if may_be_ours else None
         job = None if record is None else _job(fn, record, self)
         if job is None:
@@ -195,18 +195,7 @@ def _begin_waits(jobs: Iterable[Job]) -> None:
             job.begin_wait()
 
 
-def _installing(original: Any) -> Any:
-    @functools.wraps(original)
-    def create_and_install_waiters(fs: Any, return_when: Any) -> Any:
-        waiter = original(fs, return_when)
-        _wait_by(waiter, fs)
-        return waiter
-
-    return create_and_install_waiters
-
-
-@guarded
-def _wait_by(waiter: Any, futures: Any) -> None:
+def _wait_by(waiter: Any, futures: Any, _return_when: Any) -> None:
     jobs = [job for future in futures if (job := future.__dict__.get(JOB)) is not None and not job.is_taken]
     if jobs:
         waiter.event = _Event(waiter.event, jobs)

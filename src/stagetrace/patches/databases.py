@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from stagetrace import log, settings
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import after, patching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,19 +37,6 @@ def patch_client(module: ModuleType) -> None:
     if instrumentor is not None:
         instrumentor.instrument(tracer_provider=ChildSpans(), meter_provider=NoOpMeterProvider(), skip_dep_check=True)
         _give_way(instrumentor, instrumentor.uninstrument)
-
-
-def patch_engines(module: Any) -> None:
-    """Wrap the function that makes engines, under whatever name it will be imported."""
-    original = module.create_engine
-
-    @functools.wraps(original)
-    def create_engine(*args: Any, **kwargs: Any) -> Any:
-        engine = original(*args, **kwargs)
-        _note_engine(engine)
-        return engine
-
-    module.create_engine = create_engine
 
 
 def patch_sqlalchemy(module: ModuleType) -> None:
@@ -81,11 +69,14 @@ def patch_sqlalchemy(module: ModuleType) -> None:
 
 
 @guarded
-def _note_engine(engine: Any) -> None:
+def _note_engine(engine: Any, *_: Any, **__: Any) -> None:
     if _trace_engine is None:
         _engines.add(engine)
     else:
         _trace_engine(engine)
+
+
+patch_engines = patching({"create_engine": after(_note_engine)})  # under whatever name it will be imported
 
 
 def _instrumentor(name: str) -> Any:

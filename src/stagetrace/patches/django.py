@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import after, patching
 from stagetrace.protocols.wsgi import outermost
 
 if TYPE_CHECKING:
@@ -19,31 +20,18 @@ if TYPE_CHECKING:
 _OF_REGEX = re.compile(r"[\^$?*+\\(]")
 
 
-def patch_wsgi_handler(module: ModuleType) -> None:
-    """Wrap the WSGI handler, which records requests under a server that is not patched."""
-    module.WSGIHandler.__call__ = outermost(module.WSGIHandler.__call__)
+patch_wsgi_handler = patching({"WSGIHandler.__call__": outermost})
 
 
 def patch_base_handler(module: ModuleType) -> None:
     """Wrap the method that finds the route, and connect to Django's own signal of exceptions."""
     from django.core.signals import got_request_exception
 
-    module.BaseHandler.resolve_request = _resolving(module.BaseHandler.resolve_request)
+    patching({"BaseHandler.resolve_request": after(_note_match)})(module)
     got_request_exception.connect(_on_exception, weak=False, dispatch_uid="stagetrace")
 
 
-def _resolving(original: Any) -> Any:
-    @functools.wraps(original)
-    def resolve_request(self: Any, request: Any) -> Any:
-        match = original(self, request)
-        _note_match(match, request)
-        return match
-
-    return resolve_request
-
-
-@guarded
-def _note_match(match: Any, request: Any) -> None:
+def _note_match(match: Any, _handler: Any, request: Any) -> None:
     from stagetrace.protocols.wsgi_request import note_route
 
     note_route(template(match.route), getattr(request, "environ", None))

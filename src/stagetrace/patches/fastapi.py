@@ -6,30 +6,20 @@ Where FastAPI's own telemetry has a provider, its entry span is adopted; else it
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, switch
+from stagetrace.instrumentation.base import after, patching
 from stagetrace.protocols.asgi import pass_on
 from stagetrace.request.context import RequestSpan
 from stagetrace.request.current import current, entries
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
 # In effect public: FastAPI's own telemetry ignores a request with this key in its scope.
 NATIVE_KEY = "fastapi.telemetry"
 ADOPTS = "_stagetrace_adopts"  # on an application: whether the entry spans come from its own telemetry
-
-
-def patch_applications(module: ModuleType) -> None:
-    """Wrap two methods on the class: apps made before and subclasses are covered too."""
-    app_class = module.FastAPI
-    app_class.__call__ = _outermost(app_class.__call__)
-    app_class.build_middleware_stack = _stack_builder(app_class.build_middleware_stack)
 
 
 def _outermost(original: Any) -> Any:
@@ -63,21 +53,16 @@ def _has_entry_span(app: Any) -> bool:
     return bool(native.get("tracing", True) and native.get("tracer_provider") is not None)
 
 
-def _stack_builder(original: Any) -> Any:
-    @functools.wraps(original)
-    def build_middleware_stack(self: Any) -> Any:
-        stack = original(self)
-        if _adopts(self):
-            _insert_context(stack)
-        return stack
-
-    return build_middleware_stack
+def _insert_context(stack: Any, app: Any) -> None:
+    if _adopts(app):
+        # Inside the outermost ServerErrorMiddleware, whose type opentelemetry-instrumentation-fastapi insists on.
+        stack.app = _InContext(stack.app)
 
 
-@guarded
-def _insert_context(stack: Any) -> None:
-    # Inside the outermost ServerErrorMiddleware, whose type opentelemetry-instrumentation-fastapi insists on.
-    stack.app = _InContext(stack.app)
+# On the class: applications made before and subclasses are covered too.
+patch_applications = patching(
+    {"FastAPI.__call__": _outermost, "FastAPI.build_middleware_stack": after(_insert_context)}
+)
 
 
 class _InContext:

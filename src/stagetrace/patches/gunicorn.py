@@ -8,7 +8,8 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.wsgi_servers import deliver, prepare
+from stagetrace.instrumentation.base import before, then, wrap_all
+from stagetrace.instrumentation.servers import deliver, prepare
 from stagetrace.protocols.connection import Arrival, arriving
 from stagetrace.protocols.wsgi import traced
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
@@ -16,55 +17,27 @@ from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_RE
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
+    from stagetrace.instrumentation.base import Patch
+
 SIGNALLED = ("handle_exit", "handle_quit", "handle_abort")
 END_MODULES = ("stagetrace.protocols.wsgi_request", "stagetrace.protocols.wsgi_response")
 END_CALLBACKS = ("close", "closed", "__del__")  # methods of responses, in these modules
 ENQUEUED = "_stagetrace_enqueued"  # on a connection: when its wait for a thread began, and the attributes of that wait
 
 
-# Only the workers of WSGI applications are patched. gunicorn's base class stays: the workers of ASGI derive from it.
+def _patch_of(name: str) -> Patch:
+    """Return the patch of a worker. gunicorn's base class stays: the workers of ASGI derive from it."""
+
+    def patch(module: ModuleType) -> None:
+        worker = getattr(module, name)
+        wraps = {"load_wsgi": then(_trace), "run": _then_deliver, **dict.fromkeys(SIGNALLED, _ending_after_request)}
+        if hasattr(worker, "enqueue_req"):
+            wraps |= {"enqueue_req": before(_note_enqueued), "handle": before(_note_taken)}
+        wrap_all((worker, method, wrap) for method, wrap in wraps.items())
+
+    return patch
 
 
-def patch_sync(module: ModuleType) -> None:
-    """Wrap the worker that serves one request at a time."""
-    _patch_worker(module.SyncWorker)
-
-
-def patch_gthread(module: ModuleType) -> None:
-    """Wrap the worker with threads."""
-    _patch_worker(module.ThreadWorker)
-
-
-def patch_ggevent(module: ModuleType) -> None:
-    """Wrap the worker with greenlets of gevent."""
-    _patch_worker(module.GeventWorker)
-
-
-def patch_geventlet(module: ModuleType) -> None:
-    """Wrap the worker with greenlets of eventlet."""
-    _patch_worker(module.EventletWorker)
-
-
-def _patch_worker(worker: Any) -> None:
-    worker.load_wsgi = _loading(worker.load_wsgi)
-    worker.run = _then_deliver(worker.run)
-    for name in SIGNALLED:
-        setattr(worker, name, _ending_after_request(getattr(worker, name)))
-    if hasattr(worker, "enqueue_req"):
-        worker.enqueue_req = _noting(worker.enqueue_req, _note_enqueued)
-        worker.handle = _noting(worker.handle, _note_taken)
-
-
-def _loading(original: Any) -> Any:
-    @functools.wraps(original)
-    def load_wsgi(self: Any) -> None:
-        original(self)
-        _trace(self)
-
-    return load_wsgi
-
-
-@guarded
 def _trace(worker: Any) -> None:
     worker.wsgi = traced(worker.wsgi)
     prepare()  # in the worker itself, and after the service's own start-up code
@@ -121,17 +94,7 @@ def _deliver_immediately() -> None:
     runtime.schedule_immediate_delivery()
 
 
-def _noting(original: Any, note: Any) -> Any:
-    @functools.wraps(original)
-    def method(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
-        note(self, conn)
-        return original(self, conn, *args, **kwargs)
-
-    return method
-
-
-@guarded
-def _note_enqueued(worker: Any, conn: Any) -> None:
+def _note_enqueued(worker: Any, conn: Any, *_: Any, **__: Any) -> None:
     pool = worker.tpool
     attributes = {
         QUEUE_REASON: "server_threads",
@@ -141,8 +104,7 @@ def _note_enqueued(worker: Any, conn: Any) -> None:
     setattr(conn, ENQUEUED, (time_ns(), attributes))
 
 
-@guarded
-def _note_taken(_worker: Any, conn: Any) -> None:
+def _note_taken(_worker: Any, conn: Any, *_: Any, **__: Any) -> None:
     """Let the request begin when its connection began to wait, if its first bytes arrived meanwhile.
 
     A client may open a connection and send its request later: that is the client's time.
@@ -159,3 +121,9 @@ def _is_readable(sock: Any) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
+
+
+patch_sync = _patch_of("SyncWorker")
+patch_gthread = _patch_of("ThreadWorker")
+patch_ggevent = _patch_of("GeventWorker")
+patch_geventlet = _patch_of("EventletWorker")

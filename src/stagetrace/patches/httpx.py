@@ -2,86 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
-from stagetrace.request.current import recording
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.clients.base import CALL, Begun, Call, begin_http, calling, ending, http_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import ModuleType
 
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
 
-_switch = switch("stagetrace.patches.httpx")
+
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
+    """Begin a call; the request gets a copy of its headers, with ours, until it was sent."""
+    request = args[1] if len(args) > 1 else kwargs["request"]
+    own = request.headers
+    call = begin_http("HTTPX", request.method, str(request.url), own, request.__dict__.get("_content"))
+    if call is None:
+        return None
+    headers = own.copy()
+    headers.update(call.headers())
+    request.headers = headers
+    # Without ours it may be sent again, and a redirect copies its headers.
+    return Begun(call, args, kwargs, lambda: setattr(request, "headers", own))
 
 
-def patch_transports(module: ModuleType) -> None:
-    """Wrap the transports on the class: redirects and retries of authentication are requests of their own."""
-    sync, other = module.HTTPTransport, module.AsyncHTTPTransport
-    sync.handle_request = _handling(sync.handle_request)
-    other.handle_async_request = _handling_async(other.handle_async_request)
-    module.ResponseStream.close = ending(module.ResponseStream.close)
-    stream = module.AsyncResponseStream
-    stream.aclose = ending(stream.aclose)
-
-
-def _handling(original: Any) -> Any:
-    @functools.wraps(original)
-    def handle_request(self: Any, request: Any) -> Any:
-        headers = request.headers
-        call = None if _switch.off or recording() is None else _begin(request)
-        if call is None:
-            return original(self, request)
-        try:
-            response = original(self, request)
-        except BaseException as error:
-            call.fail(error)
-            raise
-        finally:
-            request.headers = headers  # without ours: it may be sent again, and a redirect copies its headers
-        _note_response(call, response)
-        return response
-
-    return handle_request
-
-
-def _handling_async(original: Any) -> Any:
-    @functools.wraps(original)
-    async def handle_async_request(self: Any, request: Any) -> Any:
-        headers = request.headers
-        call = None if _switch.off or recording() is None else _begin(request)
-        if call is None:
-            return await original(self, request)
-        try:
-            response = await original(self, request)
-        except BaseException as error:
-            call.fail(error)
-            raise
-        finally:
-            request.headers = headers  # without ours: it may be sent again, and a redirect copies its headers
-        _note_response(call, response)
-        return response
-
-    return handle_async_request
-
-
-@guarded
-def _begin(request: Any) -> Call | None:
-    """Begin a call; the request gets a copy of its headers, with ours."""
-    call = begin_http("HTTPX", request.method, str(request.url), request.headers, request.__dict__.get("_content"))
-    if call is not None:
-        headers = request.headers.copy()
-        headers.update(call.headers())
-        request.headers = headers
-    return call
-
-
-@guarded
-def _note_response(call: Call, response: Any) -> None:
+def _note_response(call: Call, response: Any, *_: Any) -> None:
     call.note_response(
         http_status(response.status_code),
         lambda: response.extensions["network_stream"].get_extra_info("socket"),
@@ -89,6 +37,18 @@ def _note_response(call: Call, response: Any) -> None:
     )
     response.stream.__dict__[CALL] = call
     _read_body(call, response)
+
+
+_handling = calling(_begin, _note_response)
+# The transports: redirects and retries of authentication are requests of their own.
+patch_transports = patching(
+    {
+        "HTTPTransport.handle_request": _handling,
+        "AsyncHTTPTransport.handle_async_request": _handling,
+        "ResponseStream.close": ending,
+        "AsyncResponseStream.aclose": ending,
+    }
+)
 
 
 @guarded

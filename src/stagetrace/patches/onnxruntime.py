@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import after, before, wrap_all
 from stagetrace.instrumentation.models.base import Library, Shape
 from stagetrace.instrumentation.models.callbacks import Begun, asking
 from stagetrace.instrumentation.models.marked import marked
@@ -15,6 +16,8 @@ from stagetrace.instrumentation.models.marked import marked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
+
+    from stagetrace.instrumentation.base import Wrap
 
 SYNCHRONOUS = ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector")
 # By which an input is bound; the position of what has its shape, after the binding and the name of the input.
@@ -82,57 +85,37 @@ ONNXRUNTIME = Library(
 def patch_sessions(module: ModuleType) -> None:
     """Wrap the methods where they are defined: on InferenceSession, on its base Session, or on both."""
     binding: Any = module.IOBinding
-    for owner in (module.InferenceSession, module.Session):
-        for name in SYNCHRONOUS:
-            if name in vars(owner):
-                setattr(owner, name, marked(vars(owner)[name], _describe))
-        if "run_async" in vars(owner):
-            owner.run_async = _wrap_async(owner.run_async)
-    for name, at in BINDS.items():
-        if name in vars(binding):
-            setattr(binding, name, _noting(vars(binding)[name], at))
-    binding.clear_binding_inputs = _forgetting(binding.clear_binding_inputs)
+    runs: dict[str, Wrap] = {**dict.fromkeys(SYNCHRONOUS, _running), "run_async": _wrap_async}
+    sessions = [
+        (owner, name, wrap) for owner in (module.InferenceSession, module.Session) for name, wrap in runs.items()
+    ]
+    binds = [(binding, name, after(_noting(at))) for name, at in BINDS.items()]
+    binds.append((binding, "clear_binding_inputs", before(_forget)))
+    wrap_all(one for one in (*sessions, *binds) if one[1] in vars(one[0]))
 
 
-def _noting(original: Callable[..., Any], at: int) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def bind(self: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, name, *args, **kwargs)
-        _note(self, name, args, kwargs, at)
-        return result
-
-    return bind
+def _running(original: Callable[..., Any]) -> Callable[..., Any]:
+    return marked(original, _describe)
 
 
-@guarded
-def _note(binding: Any, name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], at: int) -> None:
-    """Keep the shape of the input that was bound first; it may be bound anew."""
-    first = vars(binding).get(BOUND)
-    if first is None or first.name == name:
-        given: Any = args[at] if len(args) > at else next(kwargs[one] for one in GIVEN if one in kwargs)
-        vars(binding)[BOUND] = _Bound(name, tuple(getattr(_shaped(given), "shape", given)))
+def _noting(at: int) -> Callable[..., None]:
+    def note(_: None, binding: Any, name: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the shape of the input that was bound first; it may be bound anew."""
+        first = vars(binding).get(BOUND)
+        if first is None or first.name == name:
+            given: Any = args[at] if len(args) > at else next(kwargs[one] for one in GIVEN if one in kwargs)
+            vars(binding)[BOUND] = _Bound(name, tuple(getattr(_shaped(given), "shape", given)))
+
+    return note
 
 
-class _Bound:
+class _Bound(NamedTuple):
     """The shape of an input that was bound."""
 
-    __slots__ = ("name", "shape")
-
-    def __init__(self, name: Any, shape: tuple[Any, ...]) -> None:
-        self.name = name
-        self.shape = shape
+    name: Any
+    shape: tuple[Any, ...]
 
 
-def _forgetting(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def clear_binding_inputs(self: Any) -> Any:
-        _forget(self)
-        return original(self)
-
-    return clear_binding_inputs
-
-
-@guarded
 def _forget(binding: Any) -> None:
     vars(binding).pop(BOUND, None)
 

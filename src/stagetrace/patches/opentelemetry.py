@@ -20,6 +20,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end, report
+from stagetrace.instrumentation.base import before, patching, then
 from stagetrace.protocols.base import request_in
 from stagetrace.protocols.scope import adapter_of
 from stagetrace.request.context import RequestSpan, StandIn
@@ -33,21 +34,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 
-def patch_trace(module: ModuleType) -> None:
-    """Wrap the processors and the sampler of each provider as soon as it is made, before any tracer copies them."""
-    provider = module.TracerProvider
-    original = provider.__init__
-
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _join(self)
-
-    provider.__init__ = __init__
-
-
-@guarded
 def _join(provider: Any) -> None:
+    """Wrap the processors and the sampler of a provider as soon as it is made, before any tracer copies them."""
     from stagetrace.sla.processor import SLASpanProcessor
     from stagetrace.sla.sampling import KeepBreaches
 
@@ -56,6 +44,9 @@ def _join(provider: Any) -> None:
     follow(processor)
     provider._active_span_processor = processor
     provider.sampler = KeepBreaches(provider.sampler)
+
+
+patch_trace = patching({"TracerProvider.__init__": then(_join)})
 
 
 # --- exporters
@@ -85,8 +76,14 @@ NAME = "_start_internal_or_server_span"
 
 def patch_asgi(module: ModuleType) -> None:
     """Wrap the ASGI middleware, whose argument `excluded_urls` holds for our entry spans, too."""
-    middleware = module.OpenTelemetryMiddleware
-    middleware.__call__ = _excluding(middleware.__call__, module.get_host_port_url_tuple)
+
+    def exclude(middleware: Any, scope: Any, *_: Any) -> None:
+        request = request_in(scope)
+        urls = middleware.excluded_urls
+        if hasattr(request, "exclude") and urls and urls.url_disabled(module.get_host_port_url_tuple(scope)[2]):
+            request.exclude()
+
+    patching({"OpenTelemetryMiddleware.__call__": before(exclude)})(module)
 
 
 def patch_utils(module: ModuleType) -> None:
@@ -116,23 +113,6 @@ def _hiding_ours(original: Any) -> Any:
         return _seen_with_stages(span), own_token if token is None else token
 
     return start
-
-
-def _excluding(original: Any, address: Any) -> Any:
-    @functools.wraps(original)
-    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:
-        _exclude(self, scope, address)
-        await original(self, scope, receive, send)
-
-    return __call__
-
-
-@guarded
-def _exclude(middleware: Any, scope: Any, address: Any) -> None:
-    request = request_in(scope)
-    urls = middleware.excluded_urls
-    if hasattr(request, "exclude") and urls and urls.url_disabled(address(scope)[2]):
-        request.exclude()
 
 
 @guarded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.instrumentation.base import patching
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.module_name import device_of, name_of
@@ -29,9 +30,7 @@ SENTENCE_TRANSFORMERS = Library(
 )
 
 
-def patch_base(module: ModuleType) -> None:
-    """Wrap the preprocessing of all models."""
-    module.BaseModel.preprocess = preparation(module.BaseModel.preprocess)
+patch_base = patching({"BaseModel.preprocess": preparation})  # of all models
 
 
 def patch_model(module: ModuleType) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import then
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.marked import marked
 from stagetrace.instrumentation.models.signature import pickled_as, with_signature
@@ -64,24 +65,13 @@ def patch_base(module: ModuleType) -> None:
     base = module.BaseEstimator
     for_subclasses(base, wrap_class)
     if "__setstate__" in vars(base):
-        base.__setstate__ = _restoring(base.__setstate__)
+        base.__setstate__ = then(_wrap_restored)(base.__setstate__)
 
 
-def _restoring(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `__setstate__`: a class that came with the pickle got its methods after it was made, unseen by us."""
-
-    @functools.wraps(original)
-    def __setstate__(self: Any, state: Any) -> None:
-        original(self, state)
-        _wrap_restored(type(self))
-
-    return __setstate__
-
-
-@guarded
-def _wrap_restored(cls: type) -> None:
-    if not cls.__module__.startswith("sklearn."):  # those are wrapped already
-        wrap_class(cls)
+def _wrap_restored(estimator: Any) -> None:
+    """Wrap a class that came with the pickle: it got its methods after it was made, unseen by us."""
+    if not type(estimator).__module__.startswith("sklearn."):  # those are wrapped already
+        wrap_class(type(estimator))
 
 
 @guarded

@@ -6,11 +6,13 @@ Under a server without a patch, the request itself is recorded here.
 from __future__ import annotations
 
 import functools
+from functools import partial
 from operator import attrgetter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.base import patching, wrap_all
 from stagetrace.protocols.asgi import task_in_span
 from stagetrace.protocols.base import request_in
 from stagetrace.request.current import SCOPE_KEY
@@ -20,27 +22,15 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def patch_applications(module: ModuleType) -> None:
-    """Wrap the application, which records requests under a server that is not patched."""
-    module.Starlette.__call__ = _outermost(module.Starlette.__call__)
-
-
-def patch_background(module: ModuleType) -> None:
-    """Wrap the running of a background task, which begins when the response is complete."""
-    module.BackgroundTask.__call__ = task_in_span(module.BackgroundTask.__call__, attrgetter("func"))
-
-
 def patch_routing(module: ModuleType) -> None:
     """Wrap `handle` of the routes and mounts that the module defines: a request goes through each that it matches."""
-    for name, note in (
-        ("Mount", _note_mount),
-        ("Route", _note_route),
-        ("WebSocketRoute", _note_route),
-        ("APIRoute", _note_route),
-    ):
-        cls = getattr(module, name, None)
-        if cls is not None and cls.__module__ == module.__name__ and "handle" in vars(cls):
-            cls.handle = _noting(cls.handle, note)
+    notes = {"Mount": _note_mount, **dict.fromkeys(("Route", "WebSocketRoute", "APIRoute"), _note_route)}
+    classes = [(vars(module).get(name), partial(_noting, note=note)) for name, note in notes.items()]
+    wrap_all((cls, "handle", wrap) for cls, wrap in classes if _defines(cls, module))
+
+
+def _defines(cls: Any, module: ModuleType) -> bool:
+    return cls is not None and cls.__module__ == module.__name__ and "handle" in vars(cls)
 
 
 def _outermost(original: Any) -> Any:
@@ -112,3 +102,8 @@ def _note_route(route: Any, scope: Any, request: Any) -> None:
     if included is not None and included.original_route is route:
         route = included
     request.set_route(route.path)
+
+
+patch_applications = patching({"Starlette.__call__": _outermost})  # under a server that is not patched
+# A background task begins when the response is complete.
+patch_background = patching({"BackgroundTask.__call__": partial(task_in_span, function_of=attrgetter("func"))})

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import after
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.eager import eagerly, first_input
 from stagetrace.instrumentation.models.marked import marked
@@ -51,29 +51,18 @@ def patch_load(module: ModuleType) -> None:
 def patch_interpreter(module: ModuleType) -> None:
     """Wrap the interpreter of TFLite or LiteRT, and its runner of signatures."""
     lite, runner = module.Interpreter, module.SignatureRunner
-    lite.__init__ = _noting(lite.__init__)
+    lite.__init__ = after(_note)(lite.__init__)
     lite.invoke = marked(lite.invoke, _describe_lite)
     runner.__call__ = marked(runner.__call__, _describe_lite)
 
 
 def _patch_restored(cls: Any) -> None:
-    cls.__init__ = _noting(cls.__init__)
+    cls.__init__ = after(_note)(cls.__init__)
     cls.__call__ = eagerly(cls.__call__, _describe, __name__)
 
 
-def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a constructor that notes the path of the object's model."""
-
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _note(self, args, kwargs)
-
-    return __init__
-
-
-@guarded
-def _note(restored: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _note(_: None, restored: Any, *args: Any, **kwargs: Any) -> None:
+    """Note the path of an object's model, once it is made."""
     given = args[0] if args else kwargs.get("model_path")  # of an interpreter
     origin = _loading.get() or (given if isinstance(given, str | os.PathLike) else None)
     if origin is not None:

@@ -13,12 +13,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import log
-from stagetrace.guard import guarded, report, switch
+from stagetrace.guard import report, switch
+from stagetrace.instrumentation.base import after, patching, wrap_all
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls as checked
 from stagetrace.instrumentation.models.base import Library, description, first_argument
-from stagetrace.instrumentation.models.device_time import begin_on_device, capturing
+from stagetrace.instrumentation.models.device_time import begin_capture, begin_on_device, end_capture
 from stagetrace.instrumentation.models.marked import How, beside, inside, is_outermost, marked
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, held_tensor
 from stagetrace.instrumentation.models.signature import recorded
@@ -56,10 +57,8 @@ def patch_torch(module: ModuleType) -> None:
 def patch_graphs(module: ModuleType) -> None:
     """Wrap what begins and ends the capture of a CUDA graph, during which no device is asked for anything."""
     graph = module.CUDAGraph
-    names = [name for name in ("capture_begin", "capture_end", "capture_end_pre") if name in vars(graph)]
-    made = [capturing(vars(graph)[name], begins=name == "capture_begin") for name in names]
-    for name, wrapped in zip(names, made, strict=True):
-        setattr(graph, name, wrapped)
+    wraps = {"capture_begin": begin_capture, "capture_end": end_capture, "capture_end_pre": end_capture}
+    wrap_all((graph, name, wrap) for name, wrap in wraps.items() if name in vars(graph))
 
 
 def patch_packages(module: ModuleType) -> None:
@@ -69,23 +68,12 @@ def patch_packages(module: ModuleType) -> None:
     cls.__call__ = recorded(cls.__call__, _describe_package, INFERENCE, **how)
 
 
-def patch_loading(module: ModuleType) -> None:
-    """Wrap what loads such a model, to know its file."""
-    original = module.load_package
-
-    @functools.wraps(original)
-    def load_package(*args: Any, **kwargs: Any) -> Any:
-        loaded = original(*args, **kwargs)
-        _note_origin(loaded, *args, **kwargs)
-        return loaded
-
-    module.load_package = load_package  # type: ignore[attr-defined]
-
-
-@guarded
 def _note_origin(loaded: Any, path: Any, *_: Any, **__: Any) -> None:
     if isinstance(path, str | PathLike):
         vars(loaded)[ORIGIN] = PurePath(fsdecode(path)).name
+
+
+patch_loading = patching({"load_package": after(_note_origin)})
 
 
 def _calling(original: Callable[..., Any]) -> Callable[..., Any]:

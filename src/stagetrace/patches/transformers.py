@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 
 from stagetrace import semconv
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.base import then
 from stagetrace.instrumentation.batching.queued_items import CONSUMER
-from stagetrace.instrumentation.detail import IMAGE_TRANSFORM, OF_TOKENIZERS, TOKENIZE, add_details
+from stagetrace.instrumentation.detail import IMAGE_TRANSFORM, OF_TOKENIZERS, TOKENIZE, details
 from stagetrace.instrumentation.models.base import Library, description, first_argument
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.generation import Reads, generating
@@ -115,25 +116,23 @@ def patch_serving(module: ModuleType) -> None:
     It is made as its call is put into the queue of the one thread that generates.
     """
     streamer = module.DirectStreamer
-    streamer.__init__ = _noting_request(streamer.__init__, waits=True)
+    streamer.__init__ = _noting_request(streamer.__init__, _note_waiting_request)
 
 
-def _noting_request(function: Callable[..., Any], *, waits: bool = False) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        function(self, *args, **kwargs)
-        _note_request(self, waits)
-
-    return with_signature(__init__, function)
+def _noting_request(function: Callable[..., Any], note: Callable[[Any], None] | None = None) -> Callable[..., Any]:
+    return with_signature(then(note or _note_request)(function), function)
 
 
-@guarded
-def _note_request(streamer: Any, waits: bool) -> None:
+def _note_request(streamer: Any) -> None:
     record = current.get()
     if record is not None:
         _made_in[streamer] = record
-        if waits:
-            _waits_since[streamer] = time_ns()
+
+
+def _note_waiting_request(streamer: Any) -> None:
+    _note_request(streamer)
+    if streamer in _made_in:
+        _waits_since[streamer] = time_ns()
 
 
 def patch_pipelines(module: ModuleType) -> None:
@@ -197,15 +196,10 @@ def _describe_forward(pipeline: Any, args: tuple[Any, ...], kwargs: dict[str, An
     return description(name_of(model), framework_of(model), rows, device=device_of(pipeline))
 
 
-def patch_tokenizers(module: ModuleType) -> None:
-    """Wrap the methods of the base class of fast and slow tokenizers: they are details."""
-    spans = {**OF_TOKENIZERS, TOKENIZE: (*OF_TOKENIZERS[TOKENIZE], "apply_chat_template")}
-    add_details(module.PreTrainedTokenizerBase, spans, "transformers", __name__)
-
-
-def patch_image_processors(module: ModuleType) -> None:
-    """Wrap the call of an image processor, fast or slow: it is a detail."""
-    add_details(module.BaseImageProcessor, {IMAGE_TRANSFORM: ("__call__",)}, "transformers", __name__)
+# The base classes of fast and slow tokenizers, and image processors.
+_TOKENIZES = {**OF_TOKENIZERS, TOKENIZE: (*OF_TOKENIZERS[TOKENIZE], "apply_chat_template")}
+patch_tokenizers = details("PreTrainedTokenizerBase", _TOKENIZES, "transformers", __name__)
+patch_image_processors = details("BaseImageProcessor", {IMAGE_TRANSFORM: ("__call__",)}, "transformers", __name__)
 
 
 # --- the tokens of `generate`

@@ -5,33 +5,22 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, switch
-from stagetrace.instrumentation.clients.base import CALL, Call, begin_http, ending, http_status
-from stagetrace.request.current import recording
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import patching, wrap_all
+from stagetrace.instrumentation.clients.base import CALL, Begun, Call, begin_http, calling, ending, http_status
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
 
-_switch = switch("stagetrace.patches.urllib3")
-
 
 def patch_response(module: ModuleType) -> None:
     """Wrap the methods that end a response, and those that decode its body."""
     response = module.HTTPResponse
-    reads, decode = [name for name in ("read", "read1") if hasattr(response, name)], response._decode
-    for name in reads:
-        setattr(response, name, _reading(getattr(response, name)))
-    response._decode = _decoding(decode)
-    response.release_conn = ending(response.release_conn)  # once its body has been read to the end
-    response.close = ending(response.close)
-
-
-def patch_connectionpool(module: ModuleType) -> None:
-    """Wrap a pool's `_make_request`, where redirects and retries are requests of their own."""
-    pool = module.HTTPConnectionPool
-    pool._make_request = _making(pool._make_request)
+    reads = [(response, name, _reading) for name in ("read", "read1") if hasattr(response, name)]
+    ends = [(response, name, ending) for name in ("release_conn", "close")]  # the first, once the body was read
+    wrap_all((*reads, (response, "_decode", _decoding), *ends))
 
 
 def _reading(original: Any) -> Any:
@@ -70,25 +59,8 @@ def _feed(reader: BodyReader, response: Any, data: bytes, *, is_decoded: bool) -
         reader.feed(data)
 
 
-def _making(original: Any) -> Any:
-    @functools.wraps(original)
-    def _make_request(self: Any, conn: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        call = None if _switch.off or recording() is None else _begin(self, method, url, kwargs)
-        if call is None:
-            return original(self, conn, method, url, *args, **kwargs)
-        try:
-            response = original(self, conn, method, url, *args, **kwargs)
-        except BaseException as error:
-            call.fail(error)
-            raise
-        _note_response(call, response, conn)
-        return response
-
-    return _make_request
-
-
-@guarded
-def _begin(pool: Any, method: str, target: str, kwargs: dict[str, Any]) -> Call | None:
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
+    pool, _, method, target, *_ = args
     headers = kwargs.get("headers") or {}
     url = target
     if target.startswith("/"):  # else it is a whole URL, for a proxy
@@ -97,22 +69,21 @@ def _begin(pool: Any, method: str, target: str, kwargs: dict[str, Any]) -> Call 
     names = {_text(name).lower(): name for name in headers}
     carried = {name: _text(headers[own]) for name, own in names.items()}
     call = begin_http("URLLIB3", method, url, carried, kwargs.get("body"))
-    if call is not None:
-        ours = headers.copy() if hasattr(headers, "copy") else dict(headers)
-        for name, value in call.headers().items():
-            if name.lower() in names:  # may be written in another way
-                del ours[names[name.lower()]]
-            ours[name] = value
-        kwargs["headers"] = ours
-    return call
+    if call is None:
+        return None
+    ours = headers.copy() if hasattr(headers, "copy") else dict(headers)
+    for name, value in call.headers().items():
+        if name.lower() in names:  # may be written in another way
+            del ours[names[name.lower()]]
+        ours[name] = value
+    return Begun(call, args, {**kwargs, "headers": ours})
 
 
 def _text(text: str | bytes) -> str:
     return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
-@guarded
-def _note_response(call: Call, response: Any, connection: Any) -> None:
+def _note_response(call: Call, response: Any, _pool: Any, connection: Any, *_: Any) -> None:
     call.note_response(http_status(response.status), lambda: connection.sock, response.headers.items())
     _read_body(call, response)
     is_closed = getattr(response, "isclosed", None)  # urllib3 1: the response of http.client, whose end is not seen
@@ -129,3 +100,7 @@ def _read_body(call: Call, response: Any) -> None:
     body = getattr(response, "_body", None)
     if reader is not None and isinstance(body, bytes):
         reader.feed_whole(body)
+
+
+# Redirects and retries are requests of their own.
+patch_connectionpool = patching({"HTTPConnectionPool._make_request": calling(_begin, _note_response)})

@@ -1,60 +1,24 @@
 """uvicorn, alone and in gunicorn's workers: the application that it loads is wrapped: each request has an entry span.
 
 The patches of its lifespan and its server record the first request, and deliver the last, where the application has no
-lifespan.
+lifespan. Recording is prepared between the start of the application and that of the server. Later would do harm: to
+requests between its start and its first tick uvicorn sends no `date`.
 """
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stagetrace.guard import guarded
-from stagetrace.runtime.runtime import runtime
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from stagetrace.instrumentation.base import before, patching, then
+from stagetrace.instrumentation.servers import flushing, hurry, preparing
 
 
-def patch_config(module: ModuleType) -> None:
-    """Wrap the method that loads the application."""
-    module.Config.load = _loading(module.Config.load)
-
-
-def patch_lifespan_on(module: ModuleType) -> None:
-    """Wrap the start of an application that has a lifespan."""
-    module.LifespanOn.startup = _preparing(module.LifespanOn.startup)
-
-
-def patch_lifespan_off(module: ModuleType) -> None:
-    """Wrap the start of an application that has no lifespan."""
-    module.LifespanOff.startup = _preparing(module.LifespanOff.startup)
-
-
-def patch_server(module: ModuleType) -> None:
-    """Wrap the server's shutdown."""
-    module.Server.shutdown = _flushing(module.Server.shutdown)
-
-
-def _loading(original: Any) -> Any:
-    @functools.wraps(original)
-    def load(self: Any) -> Any:
-        result = original(self)
-        _wrap_application(self)
-        return result
-
-    return load
-
-
-@guarded
 def _wrap_application(config: Any) -> None:
     from stagetrace.protocols.asgi import around
 
     outer, app = None, config.loaded_app
-    while (
-        type(app).__module__ == "uvicorn.middleware.proxy_headers"
-    ):  # it sets the address of the client, and stays outermost
-        outer, app = app, app.app
+    while type(app).__module__ == "uvicorn.middleware.proxy_headers":
+        outer, app = app, app.app  # it sets the address of the client, and stays outermost
     served = around(app)
     if served is None:
         return
@@ -64,31 +28,12 @@ def _wrap_application(config: Any) -> None:
         outer.app = served
 
 
-def _preparing(original: Any) -> Any:
-    """Prepare between the start of the application, which may set a provider, and that of the server.
-
-    Later would do harm: to requests between its start and its first tick uvicorn sends no `date`.
-    """
-
-    @functools.wraps(original)
-    async def startup(self: Any) -> None:
-        await original(self)
-        if not runtime.ready and not self.should_exit:
-            await runtime.prepare()
-
-    return startup
-
-
-def _flushing(original: Any) -> Any:
+def _ending(shutdown: Any) -> Any:
     """Flush after the server's own shutdown: then it raises SIGTERM again, so that `atexit` never runs."""
+    return before(hurry)(flushing(shutdown))
 
-    @functools.wraps(original)
-    async def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        runtime.deliver_immediately()
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            if runtime.ready:
-                await runtime.flush()
 
-    return shutdown
+patch_config = patching({"Config.load": then(_wrap_application)})
+patch_lifespan_on = patching({"LifespanOn.startup": preparing})
+patch_lifespan_off = patching({"LifespanOff.startup": preparing})
+patch_server = patching({"Server.shutdown": _ending})

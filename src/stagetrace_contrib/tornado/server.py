@@ -7,7 +7,9 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.async_servers.base import note_error, stepped, the_runtime
+from stagetrace.instrumentation.async_servers.base import note_error, stepped
+from stagetrace.instrumentation.base import after, before, patching, replacing, wrap_all
+from stagetrace.instrumentation.servers import the_runtime
 from stagetrace_contrib.tornado.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -21,36 +23,42 @@ def patch_httpserver(module: ModuleType) -> None:
     server = module.HTTPServer
     more = {"__module__": __name__, "input_error": module.httputil.HTTPInputError}
     kind: Any = type("Delegate", (Delegate, module.httputil.HTTPMessageDelegate), more)
-    start_request, add_sockets = _starting(server.start_request, kind, module), _preparing(server.add_sockets)
-    server.start_request, server.add_sockets = start_request, add_sockets
+
+    def recorded(delegate: Any, _server: Any, _server_connection: Any, connection: Any) -> Any:
+        if not hasattr(connection, "_finish_request"):  # of another protocol
+            return None
+        exchange = Exchange(connection)
+        setattr(connection, EXCHANGE, exchange)
+        if type(delegate) is not module._ProxyAdapter:
+            return kind(delegate, exchange)
+        delegate.delegate = kind(delegate.delegate, exchange)  # it takes the client's address from the headers first
+        return delegate
+
+    wraps = {"start_request": replacing(recorded), "add_sockets": before(_prepare)}
+    wrap_all((server, name, wrap) for name, wrap in wraps.items())
 
 
 def patch_connection(module: ModuleType) -> None:
     """Wrap what sends a response, and what lasts as long as a request."""
-    connection = module.HTTP1Connection
-    wrapped = {
-        "write_headers": _writing_headers(connection.write_headers),
-        "write": _writing(connection.write),
-        "finish": _finishing(connection.finish),
-        "_finish_request": _finished(connection._finish_request),
-        "read_response": _reading(connection.read_response),
-        "close": _closing(connection.close),
+    wraps = {
+        "write_headers": _writing_headers,
+        "write": _writing,
+        "finish": _finishing,
+        "_finish_request": before(_end, guarded_end),
+        "read_response": _reading,
+        "close": before(_note_closed, guarded_end),
     }
-    for name, wrapper in wrapped.items():
-        setattr(connection, name, wrapper)
+    wrap_all((module.HTTP1Connection, name, wrap) for name, wrap in wraps.items())
 
 
 def patch_web(module: ModuleType) -> None:
     """Wrap the running of a handler, and what looks at its exceptions."""
-    handler = module.RequestHandler
-    execute = _executing(handler._execute)
-    look = _looking(handler._handle_request_exception, (module.Finish, module.HTTPError))
-    handler._execute, handler._handle_request_exception = execute, look
 
+    def note(_handler: Any, error: BaseException) -> None:
+        if not isinstance(error, (module.Finish, module.HTTPError)):
+            note_error(error)
 
-def patch_routing(module: ModuleType) -> None:
-    """Wrap the matching of a path, which finds the route."""
-    module.PathMatches.match = _matching(module.PathMatches.match)
+    patching({"RequestHandler._execute": _executing, "RequestHandler._handle_request_exception": before(note)})(module)
 
 
 class Delegate:
@@ -99,27 +107,6 @@ class Delegate:
             raise
 
 
-def _starting(original: Any, kind: type[Delegate], module: ModuleType) -> Any:
-    @functools.wraps(original)
-    def start_request(self: Any, server_conn: Any, request_conn: Any) -> Any:
-        delegate = original(self, server_conn, request_conn)
-        return _recorded(delegate, request_conn, kind, module) or delegate
-
-    return start_request
-
-
-@guarded
-def _recorded(delegate: Any, connection: Any, kind: type[Delegate], module: ModuleType) -> Any:
-    if not hasattr(connection, "_finish_request"):  # of another protocol
-        return None
-    exchange = Exchange(connection)
-    setattr(connection, EXCHANGE, exchange)
-    if type(delegate) is not module._ProxyAdapter:
-        return kind(delegate, exchange)
-    delegate.delegate = kind(delegate.delegate, exchange)  # it takes the client's address from the headers first
-    return delegate
-
-
 def _exchange_of(connection: Any) -> Exchange | None:
     exchange = getattr(connection, EXCHANGE, None)
     return exchange if exchange is not None and exchange.context is not None else None
@@ -141,21 +128,10 @@ async def _to_the_end(work: Any, connection: Any) -> Any:
         getattr(connection, EXCHANGE).finish()
 
 
-def _closing(original: Any) -> Any:
-    @functools.wraps(original)
-    def close(self: Any) -> Any:
-        exchange = _exchange_of(self)
-        if exchange is not None:
-            _note_closed(exchange, self)
-        return original(self)
-
-    return close
-
-
-@guarded_end
-def _note_closed(exchange: Exchange, connection: Any) -> None:
+def _note_closed(connection: Any) -> None:
     """Note that it is the server that closes the connection, such as after bad input."""
-    if connection.stream is not None and not connection.stream.closed():
+    exchange = _exchange_of(connection)
+    if exchange is not None and connection.stream is not None and not connection.stream.closed():
         exchange.one.is_lost = bool  # which is False
 
 
@@ -244,20 +220,11 @@ def _end_if_written(exchange: Exchange, connection: Any) -> None:
         exchange.end()
 
 
-def _finished(original: Any) -> Any:
-    @functools.wraps(original)
-    def _finish_request(self: Any, future: Any) -> Any:
-        exchange = _exchange_of(self)
-        if exchange is not None:
-            _end(exchange, self, future)
-        return original(self, future)
-
-    return _finish_request
-
-
-@guarded_end
-def _end(exchange: Exchange, connection: Any, future: Any) -> None:
+def _end(connection: Any, future: Any) -> None:
     """End when all is written, which it is not where the client has disconnected meanwhile."""
+    exchange = _exchange_of(connection)
+    if exchange is None:
+        return
     if (future is None and not connection.stream.closed()) or (future is not None and _is_done(future)):
         exchange.end()
     else:
@@ -279,45 +246,17 @@ def _executing(original: Any) -> Any:
     return _execute
 
 
-def _looking(original: Any, intended: tuple[type[Exception], ...]) -> Any:
-    @functools.wraps(original)
-    def _handle_request_exception(self: Any, e: BaseException) -> None:
-        if not isinstance(e, intended):
-            note_error(e)
-        return original(self, e)  # type: ignore[no-any-return]
-
-    return _handle_request_exception
+def _note_match(found: Any, matcher: Any, request: Any) -> None:
+    exchange = None if found is None else _exchange_of(getattr(request, "connection", None))
+    if exchange is not None:
+        exchange.matcher = matcher
 
 
-def _matching(original: Any) -> Any:
-    @functools.wraps(original)
-    def match(self: Any, request: Any) -> Any:
-        result = original(self, request)
-        if result is not None:
-            exchange = _exchange_of(getattr(request, "connection", None))
-            if exchange is not None:
-                exchange.matcher = self
-        return result
-
-    return match
+patch_routing = patching({"PathMatches.match": after(_note_match)})
 
 
-# --- the server
-
-
-def _preparing(original: Any) -> Any:
+def _prepare(_server: Any, _sockets: Any) -> None:
     """Prepare before the server listens, in each process that a fork has made."""
-
-    @functools.wraps(original)
-    def add_sockets(self: Any, sockets: Any) -> Any:
-        _prepare()
-        return original(self, sockets)
-
-    return add_sockets
-
-
-@guarded
-def _prepare() -> None:
     from stagetrace.runtime.sigterm_python import begin
 
     runtime = the_runtime()

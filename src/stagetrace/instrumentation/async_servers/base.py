@@ -48,11 +48,3 @@ def stepped(work: Any, one: ServerRequest | None) -> Any:
     from stagetrace.request import loop_blockers
 
     return loop_blockers.stepped(work, one.record)
-
-
-@guarded
-def the_runtime() -> Any:
-    """Return the runtime, with all imported that the first request would wait for."""
-    from stagetrace.runtime.runtime import runtime
-
-    return runtime

@@ -22,7 +22,6 @@ from stagetrace.request.current import current, recording
 if TYPE_CHECKING:
     from stagetrace.request.record import RequestRecord
     from stagetrace.request.remote_stages import StageReport
-    from stagetrace.request.worker import Batch, Work
 
 BATCH, CONSUMER = "batch", "consumer"  # what a request waits for
 MAX_ITEMS = 10_000  # in the queues of a process
@@ -300,39 +299,3 @@ def _chaining(original: Any) -> Any:
 def _check_soon(job: Job, awaited: Any, future: Any) -> None:
     """Check when the running coroutine yields to the loop, whether a coroutine waits for the future."""
     awaited.get_loop().call_soon(job.wait_for, awaited, future)
-
-
-BATCH_WAIT = "batch"  # the reason of a request's queue wait
-
-
-# --- What servers with batching share: entering and leaving the context of work for several requests at once.
-
-
-@guarded
-def enter(work: Work | Batch | None) -> Any:
-    """Enter the context of a request or batch; return what `leave` needs, None if there is nothing to leave."""
-    if work is None:
-        return None
-    from stagetrace.request.worker import at_work
-
-    inside = at_work(work)
-    inside.__enter__()
-    return inside
-
-
-@guarded_end
-def leave(work: Work | Batch | None, inside: Any) -> None:
-    """Leave the context, and report the stages to the requests."""
-    if inside is not None:
-        inside.__exit__(None, None, None)
-    if work is not None:
-        work.finish()
-
-
-@guarded
-def leave_request() -> None:
-    """Leave the context of the request that has started this task: the task goes on when the request has ended."""
-    from opentelemetry import context
-
-    current.set(None)
-    context.attach(context.Context())

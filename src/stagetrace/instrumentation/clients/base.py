@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 from random import getrandbits
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import like
 from stagetrace.instrumentation.clients import gen_ai_apis, kserve
 from stagetrace.protocols.http_headers import CALLER, asks
 from stagetrace.request.current import current, recording
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from stagetrace.instrumentation.base import Wrap
     from stagetrace.instrumentation.clients.callee import Pairs, Reported, Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
@@ -371,6 +373,59 @@ def ending(original: Any) -> Any:
             _end_of(self)
 
     return method
+
+
+class Begun(NamedTuple):
+    """A call that has begun, and the arguments with which the client goes on: with our headers."""
+
+    call: Call
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    restore: Callable[[], object] = bool  # called when the client's function has returned; by default nothing to do
+
+
+def calling(begin: Callable[..., Begun | None], note: Callable[..., None]) -> Wrap:
+    """Return how to wrap a client's function, or coroutine function, that makes a request and returns the response.
+
+    `begin` gets its arguments, and returns None where there is nothing to record; `note` gets the call, the response
+    and the arguments.
+    """
+    begin, note = guarded(begin), guarded(note)
+
+    def wrap(original: Any) -> Any:
+        def request(*args: Any, **kwargs: Any) -> Any:
+            begun = None if recording() is None else begin(args, kwargs)
+            if begun is None:
+                return original(*args, **kwargs)
+            call, args, kwargs, restore = begun
+            try:
+                response = original(*args, **kwargs)
+            except BaseException as error:
+                call.fail(error)
+                raise
+            finally:
+                restore()
+            note(call, response, *args)
+            return response
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            begun = None if recording() is None else begin(args, kwargs)
+            if begun is None:
+                return await original(*args, **kwargs)
+            call, args, kwargs, restore = begun
+            try:
+                response = await original(*args, **kwargs)
+            except BaseException as error:
+                call.fail(error)
+                raise
+            finally:
+                restore()
+            note(call, response, *args)
+            return response
+
+        return like(original, request, awaited)
+
+    return wrap
 
 
 def carries_other(headers: Mapping[str, str], record: RequestRecord) -> bool:

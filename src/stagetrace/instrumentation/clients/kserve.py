@@ -10,7 +10,7 @@ from stagetrace.guard import guarded
 from stagetrace.semconv import ML_BATCH_SIZE, ML_MODEL_NAME, ML_MODEL_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 _ENDS: Final = ("/infer", "/generate", "/generate_stream")
 _PATH: Final = re.compile("/v2/models/([^/]+)(?:/versions/([^/]+))?/(?:infer|generate|generate_stream)$")
@@ -82,33 +82,17 @@ class StreamedModel:
 def noting(requests: Any, note: Callable[[Any], None]) -> Any:
     """Return an iterator over the requests of a stream, synchronous or not, that notes each as it is sent."""
     if hasattr(requests, "__aiter__"):
-        return _NotingAsync(requests, note)
-    return _Noting(requests, note) if hasattr(requests, "__next__") else requests
+        return _noting_async(requests, note)
+    return _noting(requests, note) if hasattr(requests, "__next__") else requests
 
 
-class _Noting:
-    def __init__(self, requests: Any, note: Callable[[Any], None]) -> None:
-        self._requests = requests
-        self._note = note
-
-    def __iter__(self) -> _Noting:
-        return self
-
-    def __next__(self) -> Any:
-        request = next(self._requests)
-        self._note(request)
-        return request
+def _noting(requests: Any, note: Callable[[Any], None]) -> Iterator[Any]:
+    for request in requests:
+        note(request)
+        yield request
 
 
-class _NotingAsync:
-    def __init__(self, requests: Any, note: Callable[[Any], None]) -> None:
-        self._requests = requests.__aiter__()
-        self._note = note
-
-    def __aiter__(self) -> _NotingAsync:
-        return self
-
-    async def __anext__(self) -> Any:
-        request = await self._requests.__anext__()
-        self._note(request)
-        return request
+async def _noting_async(requests: Any, note: Callable[[Any], None]) -> AsyncIterator[Any]:
+    async for request in requests:
+        note(request)
+        yield request

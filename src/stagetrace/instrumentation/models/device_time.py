@@ -217,8 +217,8 @@ class DeviceCalls:
         self._unread.clear()
 
 
-def capturing(method: Callable[..., Any], *, begins: bool) -> Callable[..., Any]:
-    """Return a method of a CUDA graph that begins, or ends, its capture, and notes that."""
+def begin_capture(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a CUDA graph that begins its capture, and notes that."""
 
     @functools.wraps(method)
     def begin(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -229,6 +229,12 @@ def capturing(method: Callable[..., Any], *, begins: bool) -> Callable[..., Any]
             _captures.discard(id(self))
             raise
 
+    return begin
+
+
+def end_capture(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a CUDA graph that ends its capture, and notes that."""
+
     @functools.wraps(method)
     def end(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -236,4 +242,4 @@ def capturing(method: Callable[..., Any], *, begins: bool) -> Callable[..., Any]
         finally:
             _captures.discard(id(self))
 
-    return begin if begins else end
+    return end

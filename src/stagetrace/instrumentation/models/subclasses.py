@@ -25,8 +25,8 @@ def wrap_in_subclasses(base: Any, wraps: dict[str, Callable[[Any], Any]]) -> Non
     for_subclasses(base, lambda cls: _wrap_class(cls, wraps))
 
 
-def for_subclasses(base: Any, change: Callable[[type], object]) -> None:
-    """Call `change`, which is guarded, with each subclass of `base`, present and future."""
+def for_subclasses(base: Any, change: Callable[[type], object], *, present: bool = True) -> None:
+    """Call `change`, which is guarded, with each subclass of `base`: all future ones, and the `present` ones."""
     original = vars(base).get("__init_subclass__")
 
     def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ def for_subclasses(base: Any, change: Callable[[type], object]) -> None:
         change(cls)
 
     base.__init_subclass__ = classmethod(__init_subclass__)
-    for cls in _subclasses(base):
+    for cls in _subclasses(base) if present else ():
         change(cls)
 
 

@@ -6,7 +6,8 @@ import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, switch
+from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import after
 from stagetrace.instrumentation.clients import kserve
 from stagetrace.instrumentation.clients.base import Call, begin, carries_other
 from stagetrace.protocols.base import EXCLUDED_SERVICES
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 OTEL_PACKAGE = "opentelemetry.instrumentation."
 METADATA = 2  # its position among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on an asyncio channel
-_switch = switch("stagetrace.patches.grpc.client")
 _waiting: ContextVar[Call | None] = ContextVar("stagetrace.waiting", default=None)  # the call that blocks here
 
 
@@ -28,7 +28,7 @@ def patch_aio_channel(module: ModuleType) -> None:
     for kind in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"):
         multi = getattr(module, f"{kind}MultiCallable")
         multi.__call__ = _calling(multi.__call__, _end_with_aio)
-    module.Channel.__init__ = _noting_target(module.Channel.__init__)
+    module.Channel.__init__ = after(_note_target)(module.Channel.__init__)
 
 
 def patch_channel(module: ModuleType) -> None:
@@ -36,7 +36,7 @@ def patch_channel(module: ModuleType) -> None:
     for kind in ("UnaryUnary", "StreamUnary"):
         multi = getattr(module, f"_{kind}MultiCallable")
         if hasattr(multi, "_blocking"):
-            multi._blocking = _noting_state(multi._blocking)
+            multi._blocking = after(_note_state)(multi._blocking)
         multi.__call__ = _calling(multi.__call__, _end_at_once)
         multi.with_call = _calling(multi.with_call, _end_at_once)
         multi.future = _calling(multi.future, _end_with)
@@ -45,13 +45,8 @@ def patch_channel(module: ModuleType) -> None:
         multi.__call__ = _calling(multi.__call__, _end_with)
 
 
-def _noting_target(original: Any) -> Any:
-    @functools.wraps(original)
-    def __init__(self: Any, target: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, target, *args, **kwargs)
-        self.__dict__[TARGET] = target
-
-    return __init__
+def _note_target(_: None, channel: Any, target: Any, *_args: Any, **_kwargs: Any) -> None:
+    channel.__dict__[TARGET] = target
 
 
 def _calling(original: Any, end_with: Any) -> Any:
@@ -59,7 +54,7 @@ def _calling(original: Any, end_with: Any) -> Any:
 
     @functools.wraps(original)
     def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = None if _switch.off or recording() is None else _begin(self, args, kwargs)
+        begun = None if recording() is None else _begin(self, args, kwargs)
         if begun is None:
             return original(self, *args, **kwargs)
         call, args, kwargs = begun
@@ -78,18 +73,11 @@ def _calling(original: Any, end_with: Any) -> Any:
     return rpc
 
 
-def _noting_state(original: Any) -> Any:
-    """Wrap the part of a blocking call that returns the state of the RPC, which has ended."""
-
-    @functools.wraps(original)
-    def _blocking(self: Any, *args: Any, **kwargs: Any) -> Any:
-        made = original(self, *args, **kwargs)
-        call = _waiting.get()
-        if call is not None:
-            _note_trailing(call, lambda: made[0].trailing_metadata)
-        return made
-
-    return _blocking
+def _note_state(result: Any, *_: Any, **__: Any) -> None:
+    """Note what the part of a blocking call has returned: the state of the RPC, which has ended."""
+    call = _waiting.get()
+    if call is not None:
+        _note_trailing(call, lambda: result[0].trailing_metadata)
 
 
 @guarded

@@ -10,6 +10,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
+from stagetrace.instrumentation.base import after, before
+from stagetrace.instrumentation.servers import delivering, hurry
 from stagetrace.system.threads import in_thread
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ def patch_server(module: ModuleType) -> None:
     stop_serving = module._stop_serving
     patch_pool(module)
     server.__init__ = _with_interceptor(init, _thread_interceptors)
-    server.start = _start(start)
-    server.stop = _stop(stop)
+    server.start = before(_prepare)(start)
+    server.stop = before(hurry)(stop)
     module._stop_serving = _deliver_first(stop_serving)  # type: ignore[attr-defined]
-    server.wait_for_termination = _wait(wait)
+    server.wait_for_termination = delivering(wait)
     _patch_ports(server, ports)
 
 
@@ -55,7 +57,7 @@ def _methods(server: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
 
 def _patch_ports(server: Any, ports: dict[str, Any]) -> None:
     for name, original in ports.items():
-        setattr(server, name, _noting_port(original))
+        setattr(server, name, after(_note_port)(original))
 
 
 def _with_interceptor(original: Any, ours: Callable[[Any, Any], tuple[Any, ...] | None]) -> Any:
@@ -125,34 +127,14 @@ def _aio_interceptors(pool: Any, given: Any) -> tuple[Any, ...]:
     return (Interceptor(pool), *given)
 
 
-def _noting_port(original: Any) -> Any:
-    @functools.wraps(original)
-    def add_port(self: Any, address: Any, *args: Any, **kwargs: Any) -> Any:
-        port = original(self, address, *args, **kwargs)
-        _note_port(self, address, port)
-        return port
-
-    return add_port
-
-
-@guarded
-def _note_port(server: Any, address: str, port: int) -> None:
+def _note_port(port: int, server: Any, address: str, *_: Any, **__: Any) -> None:
     recorder = getattr(server, OURS, None)
     if recorder is not None:
         recorder.listen(address, port)
 
 
-def _start(original: Any) -> Any:
-    @functools.wraps(original)
-    def start(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _prepare()
-        return original(self, *args, **kwargs)
-
-    return start
-
-
 @guarded
-def _prepare() -> None:
+def _prepare(*_: Any, **__: Any) -> None:
     from stagetrace.runtime.runtime import runtime
 
     runtime.prepare_now()
@@ -165,22 +147,6 @@ def _start_aio(original: Any) -> Any:
         return await original(self, *args, **kwargs)
 
     return start
-
-
-def _stop(original: Any) -> Any:
-    @functools.wraps(original)
-    def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _hurry()
-        return original(self, *args, **kwargs)
-
-    return stop
-
-
-@guarded
-def _hurry() -> None:
-    from stagetrace.runtime.runtime import runtime
-
-    runtime.deliver_immediately()
 
 
 def _deliver_first(original: Any) -> Any:
@@ -201,17 +167,6 @@ def _deliver_first(original: Any) -> Any:
     return stop_serving
 
 
-def _wait(original: Any) -> Any:
-    from stagetrace.runtime.sigterm_python import delivering_first
-
-    @functools.wraps(original)
-    def wait_for_termination(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with delivering_first():
-            return original(self, *args, **kwargs)
-
-    return wait_for_termination
-
-
 @guarded
 def _deliver() -> None:
     """Deliver what has ended, and those RPCs whose response is out."""
@@ -229,7 +184,7 @@ def _then_deliver(original: Any, *, hurrying: bool) -> Any:
     @functools.wraps(original)
     async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if hurrying:
-            _hurry()
+            hurry()
             result = await original(self, *args, **kwargs)
         else:
             with delivering_first():
