@@ -82,7 +82,7 @@ def _handling(module: ModuleType, original: Any) -> Any:
             one.note_stopped()
             raise
         finally:
-            _finish(one)
+            one.finish()
 
     return _handle_request
 
@@ -114,11 +114,6 @@ def _body_size(request: Any, payload: Any) -> int:
     if "Content-Encoding" not in request.headers:
         return getattr(payload, "total_bytes", 0)  # without a body it has none in aiohttp 3.11
     return (request.content_length or 0) if payload.is_eof() else 0  # it is decompressed as it arrives
-
-
-@guarded_end
-def _finish(one: ServerRequest) -> None:
-    one.finish()
 
 
 def _note_error(_protocol: Any, _request: Any, *args: Any, **kwargs: Any) -> None:

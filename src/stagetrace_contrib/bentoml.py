@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import after, before, passing, patching, then
+from stagetrace.instrumentation.base import after, before, patching, then
 from stagetrace.instrumentation.batching import served_batches
 from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, leave_request, waiting, waits, working
 from stagetrace.request.current import current
@@ -130,7 +130,7 @@ def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
 
 
 # The factory makes the dispatchers of an application.
-patch_app = patching({"ServiceAppFactory.__init__": then(_name), "ServiceAppFactory._to_thread": passing(_inferring)})
+patch_app = patching({"ServiceAppFactory.__init__": then(_name), "ServiceAppFactory._to_thread": before(_inferring)})
 patch_dispatcher = patching(
     {
         "CorkDispatcher.inbound_call": waits(Wait),

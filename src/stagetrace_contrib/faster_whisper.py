@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import switch
-from stagetrace.instrumentation.base import after, patching, replacing
-from stagetrace.instrumentation.models.base import Library, description
+from stagetrace.instrumentation.base import after, patching
+from stagetrace.instrumentation.models.base import Library, description, no_description
 from stagetrace.instrumentation.models.marked import How, steps_of
 from stagetrace.instrumentation.models.module_name import name_in
 from stagetrace.instrumentation.models.signature import recorded
@@ -44,22 +44,18 @@ def patch_transcribe(module: ModuleType) -> None:
         {
             "get_speech_timestamps": _preparing,
             "WhisperModel.__init__": after(_note_name),
-            "WhisperModel.transcribe": replacing(stepwise),
-            "BatchedInferencePipeline.transcribe": replacing(stepwise),
+            "WhisperModel.transcribe": after(stepwise),
+            "BatchedInferencePipeline.transcribe": after(stepwise),
         }
     )(module)
 
 
 def _preparing(original: Callable[..., Any]) -> Callable[..., Any]:
-    return recorded(original, _no_description, PREPARE, where=__name__, is_method=False)
+    return recorded(original, no_description, PREPARE, where=__name__, is_method=False)
 
 
 def _note_name(_: None, model: Any, *args: Any, **kwargs: Any) -> None:
     _names[model] = str(args[0] if args else kwargs["model_size_or_path"])
-
-
-def _no_description(_model: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-    return None
 
 
 def _describe(model: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagetrace.instrumentation.base import passing, patching
+from stagetrace.instrumentation.base import before, patching
 from stagetrace.instrumentation.servers import flushing, preparing
 
 
@@ -18,7 +18,7 @@ def _wrapping(place: int) -> Any:
 
         return (*args[:place], around(args[place]) or args[place], *args[place + 1 :]), kwargs
 
-    return passing(wrap_argument)
+    return before(wrap_argument)
 
 
 # A worker passes its application to two callables: for requests, and for the lifespan.

@@ -51,13 +51,13 @@ def _begin_wait(_queue: Any, items: Any, *_: Any, **__: Any) -> None:
 
 
 def _watch(worker: Any) -> None:
+    """Let each thread of a worker report what it takes out of the queue before it, and puts into the one after it."""
     steps = Steps(worker._model)
-    queues = worker._input_q, worker._feature_queue, worker._postprocess_queue, worker._output_q
     setattr(worker, STEPS, steps)
-    worker._input_q = _Queue(queues[0], got=steps.prepare)
-    worker._feature_queue = _Queue(queues[1], steps.prepared, steps.infer)
-    worker._postprocess_queue = _Queue(queues[2], steps.inferred, steps.finish)
-    worker._output_q = _Queue(queues[3], steps.finished)
+    worker._input_q = _Queue(worker._input_q, got=steps.prepare)
+    worker._feature_queue = _Queue(worker._feature_queue, steps.wait, steps.infer)
+    worker._postprocess_queue = _Queue(worker._postprocess_queue, steps.wait, steps.go_on)
+    worker._output_q = _Queue(worker._output_q, steps.finish)
 
 
 def _looping(original: Any) -> Any:
@@ -138,32 +138,27 @@ class Steps:
         work.described = {ML_FRAMEWORK: str(args.engine.value)}  # where no patch of a library knows it
         return work
 
-    @guarded
-    def prepared(self, thing: Any) -> None:
-        """Let a batch wait for the thread that runs the model."""
-        self._wait(thing)
+    @guarded_end
+    def wait(self, thing: Any) -> None:
+        """Let a batch wait for the next thread: this one has prepared it, or has run the model."""
+        batch = self._open.get(id(thing[1]))
+        if batch is not None:
+            batch.wait()
 
     @guarded
     def infer(self, thing: Any) -> None:
         """Begin the inference of a batch in this thread."""
-        batch = self._open.get(id(thing[1]))
-        if batch is not None:
-            batch.go_on(INFERENCE)
-
-    @guarded_end
-    def inferred(self, thing: Any) -> None:
-        """End it, and let the batch wait for the thread that makes the results."""
-        self._wait(thing)
+        self.go_on(thing, INFERENCE)
 
     @guarded
-    def finish(self, thing: Any) -> None:
-        """Note that this thread makes the results of a batch."""
+    def go_on(self, thing: Any, stage: str = "") -> None:
+        """Note that this thread works for a batch: without a stage, it makes the results."""
         batch = self._open.get(id(thing[1]))
         if batch is not None:
-            batch.go_on()
+            batch.go_on(stage)
 
     @guarded_end
-    def finished(self, thing: Any) -> None:
+    def finish(self, thing: Any) -> None:
         """End a batch, before its requests receive their results."""
         batch = self._open.pop(id(thing[1]), None)
         if batch is not None:
@@ -173,11 +168,6 @@ class Steps:
         """End the batches that are open, whose threads may have left them already."""
         while self._open:
             self._open.popitem()[1].finish()
-
-    def _wait(self, thing: Any) -> None:
-        batch = self._open.get(id(thing[1]))
-        if batch is not None:
-            batch.wait()
 
 
 class _Batch:

@@ -11,12 +11,12 @@ import functools
 import inspect
 import time
 from collections import OrderedDict
-from contextlib import aclosing, nullcontext
+from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import after, before, passing, patching, replacing, wrap_all
+from stagetrace.instrumentation.base import after, before, patching, wrap_all
 from stagetrace.instrumentation.batching.served_batches import working
 from stagetrace.instrumentation.servers import hurry
 from stagetrace.request.current import current, recording
@@ -60,10 +60,10 @@ def _wrap(queue: Any, server: Any, *_: Any, **__: Any) -> None:
         return
     if WRAPPED not in vars(transport):
         setattr(transport, WRAPPED, True)
-        transport.areceive = replacing(_without_reference, guarded_end)(transport.areceive)
+        transport.areceive = after(_without_reference, guarded_end)(transport.areceive)
     if WRAPPED not in vars(queue):
         setattr(queue, WRAPPED, True)
-        wrap_all((queue, name, passing(_with_reference)) for name in ("put", "put_nowait"))
+        wrap_all((queue, name, before(_with_reference)) for name in ("put", "put_nowait"))
 
 
 # It returns the queue of requests, in each process that serves HTTP.
@@ -249,8 +249,7 @@ class Worker:
         return next(iter(self._open.values()))[0] if len(self._open) == 1 else None
 
     @guarded
-    def begin(self) -> Work | Batch | None:
-        """Begin the inference of the request of this task, or of all requests that were taken together."""
+    def _begin(self) -> Work | Batch | None:
         from stagetrace.request.remote_stages import RequestRef, hand_on
         from stagetrace.request.worker import Batch, Work
 
@@ -270,6 +269,15 @@ class Worker:
         batch.described = self._described
         batch.enter(INFERENCE, None, now)
         return batch
+
+    @contextmanager
+    def inferring(self) -> Iterator[Work | Batch | None]:
+        """Let the block be the inference of the request of this task, or of all requests that were taken together."""
+        serving = self._begin()
+        try:
+            yield serving
+        finally:
+            _end(serving)
 
 
 def _working(original: Any, work_of: Any) -> Any:
@@ -294,70 +302,42 @@ def _is_special(function: Any) -> bool:
 
 def _predicting(original: Any, worker: Worker) -> Any:
     """Return the marked `predict`, a function of the same kind."""
-    if inspect.isasyncgenfunction(original):
-        predict = _async_generator(original, worker)
-    elif inspect.iscoroutinefunction(original):
-        predict = _coroutine(original, worker)
-    elif inspect.isgeneratorfunction(original):
-        predict = _generator(original, worker)
-    else:
-        predict = _function(original, worker)
-    return functools.wraps(original)(predict)
 
-
-def _async_generator(original: Any, worker: Worker) -> Any:
-    async def predict(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        serving = worker.begin()
-        try:
+    async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with worker.inferring():
             async with aclosing(original(*args, **kwargs)) as parts:  # nothing else closes an abandoned stream
                 async for part in parts:
                     yield part
-        finally:
-            _end(serving)
 
-    return predict
-
-
-def _coroutine(original: Any, worker: Worker) -> Any:
-    async def predict(*args: Any, **kwargs: Any) -> Any:
-        serving = worker.begin()
-        try:
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        with worker.inferring():
             return await original(*args, **kwargs)
-        finally:
-            _end(serving)
 
-    return predict
+    def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with worker.inferring() as serving:
+            yield from each_step(lambda: _inside(serving), original(*args, **kwargs))
 
-
-def _generator(original: Any, worker: Worker) -> Any:
-    def predict(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        yield from _parts(original(*args, **kwargs), worker.begin())
-
-    return predict
-
-
-def _function(original: Any, worker: Worker) -> Any:
     def predict(*args: Any, **kwargs: Any) -> Any:
-        serving, parts = worker.begin(), None
-        try:
+        with ExitStack() as inference:
+            serving = inference.enter_context(worker.inferring())
             with _inside(serving):
                 response = original(*args, **kwargs)
             if inspect.isgenerator(response):
-                response = parts = _parts(response, serving)
+                return _parts(response, serving, inference.pop_all())
             return response
-        finally:
-            if parts is None:
-                _end(serving)
 
-    return predict
+    kinds = (
+        (inspect.isasyncgenfunction, stream),
+        (inspect.iscoroutinefunction, coroutine),
+        (inspect.isgeneratorfunction, generator),
+    )
+    return functools.wraps(original)(next((made for is_kind, made in kinds if is_kind(original)), predict))
 
 
-def _parts(responses: Any, serving: Any) -> Iterator[Any]:
+def _parts(responses: Any, serving: Any, inference: ExitStack) -> Iterator[Any]:
     """Pass on the parts of a generator; the inference lasts until its end, also while the parts are used."""
-    try:
+    with inference:
         yield from each_step(lambda: _inside(serving), responses)
-    finally:
-        _end(serving)
 
 
 def _inside(work: Work | Batch | None) -> AbstractContextManager[None]:

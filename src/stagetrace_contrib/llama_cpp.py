@@ -7,12 +7,14 @@ So tokens are counted in `Llama.generate`, which yields each of them, and which 
 from __future__ import annotations
 
 import functools
+from functools import partial
 from pathlib import PurePath
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import semconv
 from stagetrace.guard import guarded
+from stagetrace.instrumentation.base import wrap_all
 from stagetrace.instrumentation.models.base import Library, first_argument
 from stagetrace.instrumentation.models.generation import Reads, generating
 from stagetrace.request.generation import active
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import ModuleType
 
+    from stagetrace.instrumentation.base import Wrap
     from stagetrace.request.generation import Call
 
 BY_HAND = "by hand"  # the state of a call that ends where its caller stops: the generator itself has no end
@@ -46,7 +49,6 @@ LLAMA = Library(
 
 def patch_llama(module: ModuleType) -> None:
     """Wrap the methods of `Llama` that generate or embed."""
-    cls = module.Llama
     completion = Reads(semconv.TEXT_COMPLETION, result=_usage)
     reads = {
         "__call__": completion,
@@ -54,11 +56,11 @@ def patch_llama(module: ModuleType) -> None:
         "create_chat_completion": Reads(semconv.CHAT, result=_usage),
         "embed": Reads(semconv.EMBEDDINGS, result=_embedded),
     }
-    made = {name: generating(vars(cls)[name], LLAMA, how) for name, how in reads.items()}
-    counted = _counting(cls.generate, getattr(module.llama_cpp, "llama_vocab_is_eog", None))
-    made["generate"] = generating(counted, LLAMA, Reads(semconv.TEXT_COMPLETION, streams=True, begin=_by_hand))
-    for name, method in made.items():
-        setattr(cls, name, method)
+    is_end = getattr(module.llama_cpp, "llama_vocab_is_eog", None)
+    by_hand = Reads(semconv.TEXT_COMPLETION, streams=True, begin=_by_hand)
+    wraps: dict[str, Wrap] = {name: partial(generating, library=LLAMA, reads=how) for name, how in reads.items()}
+    wraps["generate"] = lambda original: generating(_counting(original, is_end), LLAMA, by_hand)
+    wrap_all((module.Llama, name, wrap) for name, wrap in wraps.items())
 
 
 def _counting(original: Callable[..., Any], is_end: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import patching, replacing
+from stagetrace.instrumentation.base import after, patching
 from stagetrace.instrumentation.served_call import ServedCall, ServedTogether
 from stagetrace.runtime.runtime import runtime
 
@@ -165,4 +165,4 @@ def _end(protocol: Any, tasks: _Tasks, status: int) -> None:
 
 
 # The two ends of what a worker does for its tasks.
-patch_protocol = patching({"Protocol.receive": replacing(_receive, guarded_end), "Protocol.send": _sending})
+patch_protocol = patching({"Protocol.receive": after(_receive, guarded_end), "Protocol.send": _sending})

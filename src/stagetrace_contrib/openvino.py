@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import before, wrap_all
 from stagetrace.instrumentation.models.base import Calls, Library, Shape, first_argument
-from stagetrace.instrumentation.models.callbacks import Begun, asking
+from stagetrace.instrumentation.models.marked import Begun, asking
 from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
@@ -58,17 +60,12 @@ _patch_calls = OPENVINO.patch(
 def patch_api(module: ModuleType) -> None:
     """Wrap what runs a model, what starts it, and what ends that which was started."""
     request, queue = module.InferRequest, module.AsyncInferQueue
-    wrapped: list[tuple[Any, str, Any]] = [
-        (request, "start_async", _starting(request.start_async, _only)),
-        (request, "set_callback", _calling_back(request.set_callback, _only)),
-        *((request, name, _waiting(getattr(request, name))) for name in ("wait", "wait_for")),
-        (queue, "start_async", _starting(queue.start_async, id)),
-        (queue, "set_callback", _calling_back(queue.set_callback, id)),
-        (queue, "wait_all", _waiting(queue.wait_all)),
-    ]
+    keys: dict[Any, Callable[[Any], int]] = {request: _only, queue: id}
+    waits = [(request, "wait"), (request, "wait_for"), (queue, "wait_all")]
+    starts = [(owner, "start_async", partial(_starting, key_of=key)) for owner, key in keys.items()]
+    callbacks = [(owner, "set_callback", before(_calling_back(key))) for owner, key in keys.items()]
+    wrap_all([*starts, *callbacks, *((*one, _waiting) for one in waits)])
     _patch_calls(module)
-    for owner, name, method in wrapped:
-        setattr(owner, name, method)
 
 
 def _only(_data: Any) -> int:
@@ -130,28 +127,21 @@ def _end_all(runs: Any) -> None:
     _end(vars(runs).get(BEGUN, {}))
 
 
-def _calling_back(original: Callable[..., Any], key_of: Callable[[Any], int]) -> Callable[..., Any]:
-    """Return a method that sets a callback; what it gets last is the user data of a job."""
+def _calling_back(key_of: Callable[[Any], int]) -> Callable[..., Any]:
+    """Return what makes a callback end the inference first; what it gets last is the user data of a job."""
 
-    @functools.wraps(original)
-    def set_callback(self: Any, callback: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, _ending(self, callback, key_of) or callback, *args, **kwargs)
+    def ending(runs: Any, callback: Any, *args: Any, **kwargs: Any) -> Any:
+        if not callable(callback):
+            return None
+        begun = vars(runs).setdefault(BEGUN, {})  # not `runs`, which would never be freed
 
-    return set_callback
+        def done(*given: Any) -> Any:
+            _end(begun, key_of(given[-1]))
+            return callback(*given)
 
+        return (runs, done, *args), kwargs
 
-@guarded
-def _ending(runs: Any, callback: Any, key_of: Callable[[Any], int]) -> Callable[..., Any] | None:
-    """Return a callback that ends the inference first."""
-    if not callable(callback):
-        return None
-    begun = vars(runs).setdefault(BEGUN, {})  # not `runs`, which would never be freed
-
-    def done(*given: Any) -> Any:
-        _end(begun, key_of(given[-1]))
-        return callback(*given)
-
-    return done
+    return ending
 
 
 def _waiting(original: Callable[..., Any]) -> Callable[..., Any]:

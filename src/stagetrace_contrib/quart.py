@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.instrumentation.base import passing, patching, then
+from stagetrace.instrumentation.base import before, patching, then
 from stagetrace.protocols.asgi import in_span
 from stagetrace.protocols.base import request_in
 
@@ -47,4 +47,4 @@ def _in_span(app: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
     return (app, in_span(function), *args), kwargs
 
 
-patch_app = patching({"Quart.add_background_task": passing(_in_span)})
+patch_app = patching({"Quart.add_background_task": before(_in_span)})

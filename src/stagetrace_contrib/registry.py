@@ -48,10 +48,10 @@ ENTRY_PATCHES = {
     "sanic.router": "stagetrace_contrib.sanic:patch_router",
     "sanic.server.protocols.base_protocol": "stagetrace_contrib.sanic:patch_base_protocol",
     "sanic.server.protocols.http_protocol": "stagetrace_contrib.sanic:patch_protocol",
-    "tornado.http1connection": "stagetrace_contrib.tornado.server:patch_connection",
-    "tornado.httpserver": "stagetrace_contrib.tornado.server:patch_httpserver",
-    "tornado.routing": "stagetrace_contrib.tornado.server:patch_routing",
-    "tornado.web": "stagetrace_contrib.tornado.server:patch_web",
+    "tornado.http1connection": "stagetrace_contrib.tornado:patch_connection",
+    "tornado.httpserver": "stagetrace_contrib.tornado:patch_httpserver",
+    "tornado.routing": "stagetrace_contrib.tornado:patch_routing",
+    "tornado.web": "stagetrace_contrib.tornado:patch_web",
 }
 PATCHES = {
     **ENTRY_PATCHES,

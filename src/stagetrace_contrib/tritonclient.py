@@ -8,20 +8,11 @@ from __future__ import annotations
 import functools
 import inspect
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import patching
 from stagetrace.request.current import recording
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-
-def patch_client(module: ModuleType) -> None:
-    """Wrap `async_infer`, and `_post`, which its greenlet calls with the same headers."""
-    client = module.InferenceServerClient
-    async_infer, post = _handing_on(client.async_infer), _in_context(client._post)
-    client.async_infer, client._post = async_infer, post
 
 
 class _Headers(dict[str, Any]):
@@ -76,3 +67,7 @@ def _in_context(original: Any) -> Any:
         return headers.context.run(original, self, request_uri, request_body, headers, query_params)
 
     return _post
+
+
+# The greenlet of `async_infer` calls `_post`, with the same headers.
+patch_client = patching({"InferenceServerClient.async_infer": _handing_on, "InferenceServerClient._post": _in_context})

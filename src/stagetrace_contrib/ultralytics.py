@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.instrumentation.models.base import Library, description
+from stagetrace.instrumentation.models.base import Library, description, no_description
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor
 from stagetrace.instrumentation.models.signature import recorded
@@ -38,11 +38,7 @@ def _inferring(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _postprocessing(method: Callable[..., Any]) -> Callable[..., Any]:
-    return recorded(method, _no_description, POSTPROCESS, where=__name__, is_method=True)
-
-
-def _no_description(_predictor: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-    return None
+    return recorded(method, no_description, POSTPROCESS, where=__name__, is_method=True)
 
 
 def _describe(predictor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

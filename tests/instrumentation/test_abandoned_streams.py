@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def _of_mlserver() -> Any:
 
 
 def _of_litserve() -> Any:
-    worker: Any = SimpleNamespace(begin=lambda: None)
+    worker: Any = SimpleNamespace(inferring=nullcontext)
     return litserve._predicting(MLModel().predict_stream, worker)
 
 

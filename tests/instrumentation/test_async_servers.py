@@ -314,9 +314,9 @@ PARTS = {
         request.record: RequestRecord.enter RequestRecord.leave
     """,
     "tornado": f"""
-        stagetrace_contrib.tornado.exchange: copy_context template Exchange._begin Exchange.add_chunk
-        stagetrace_contrib.tornado.exchange: Exchange._body_size _Connection.get_extra_info
-        stagetrace_contrib.tornado.server: Exchange.__init__ _is_done
+        stagetrace_contrib.tornado: copy_context template Exchange._begin Exchange.add_chunk
+        stagetrace_contrib.tornado: Exchange._body_size _Connection.get_extra_info
+        stagetrace_contrib.tornado: Exchange.__init__ _is_done
         {EACH}.request: ServerRequest.begin ServerRequest.end_bytes ServerRequest.finish
     """,
     "sanic": f"""

@@ -19,6 +19,7 @@ from stagetrace.instrumentation.base import then
 from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import inside, marked
 from stagetrace.instrumentation.models.signature import with_signature
+from stagetrace.instrumentation.models.subclasses import MARK
 from stagetrace.patches import onnxruntime, sklearn
 from stagetrace.request.current import current
 
@@ -209,7 +210,7 @@ def test_a_method_that_some_instances_have_is_wrapped_once() -> None:
     sklearn.wrap_class(Sometimes)
     one, other = Sometimes(has=True), Sometimes(has=True)
     assert one.predict == one.predict
-    assert hasattr(one.predict, sklearn._MARK)
+    assert hasattr(one.predict, MARK)
     assert one.predict.__func__ is other.predict.__func__
     assert one.predict(1) == (one, 1)
     assert other.predict(x=1) == (other, 1)
@@ -248,8 +249,8 @@ def test_a_decorated_method_is_marked() -> None:
 
     sklearn.wrap_class(Caches)
     one: Any = Caches()
-    assert hasattr(one.predict, sklearn._MARK)
-    assert hasattr(one.transform.func, sklearn._MARK)
+    assert hasattr(one.predict, MARK)
+    assert hasattr(one.transform.func, MARK)
 
 
 @pytest.mark.usefixtures("services")  # no service, but two programs that import scikit-learn

@@ -133,7 +133,7 @@ BROKEN = {
     "pipelines": (
         (
             "stagetrace.patches.transformers:_generates",
-            "stagetrace.patches.transformers:_no_description",
+            "stagetrace.patches.transformers:no_description",
             "stagetrace.instrumentation.models.preparing:Visit",
         ),
         ("one", "batches", "own", "raises-forward", "abandoned", "encode", "rank", "encode-batches"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from inspect import iscoroutinefunction
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     Wrap = Callable[[Any], Any]  # returns the wrapped form of a function or method
-    Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Patch(Protocol):
@@ -31,8 +31,7 @@ class Patch(Protocol):
     - Its wrappers call the original exactly once, with the same arguments, return what that returns and raise what that
       raises. All else that they do is guarded (`guard.guarded`, or `guard.guarded_end` for what ends something): an
       error of ours never reaches the caller. A patch that fails ten times at one place is switched off; its wrappers
-      then only call the original. `before`, `after`, `then`, `replacing` and `passing` make
-      such wrappers.
+      then only call the original. `before`, `after` and `then` make such wrappers.
     - Outside a recorded request a wrapper does as good as nothing. Programs that serve nothing import libraries, too:
       the patch file of a library that is no server imports no OpenTelemetry. Nor does one of a server that also runs in
       processes that serve nothing: a guarded function imports what its wrappers need. Any other import is at the top.
@@ -61,22 +60,25 @@ def wrap_all(wraps: Iterable[tuple[Any, str, Wrap]]) -> None:
         setattr(owner, name, wrapped)
 
 
-def _found(module: Any, path: str) -> tuple[Any, str]:
+def _found(module: ModuleType, path: str) -> tuple[Any, str]:
     owner, _, name = path.rpartition(".")
-    return (getattr(module, owner) if owner else module), name
+    return (attrgetter(owner)(module) if owner else module), name
 
 
 def before(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
-    """Return how to wrap a function so that `note` gets the arguments of each call first."""
+    """Return how to wrap a function so that `note` gets the arguments of each call first.
+
+    It may return other ones, as a tuple and a dictionary, for the function; else it returns None.
+    """
     note = guard(note)
 
     def wrap(original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            note(*args, **kwargs)
+            args, kwargs = note(*args, **kwargs) or (args, kwargs)
             return original(*args, **kwargs)
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            note(*args, **kwargs)
+            args, kwargs = note(*args, **kwargs) or (args, kwargs)
             return await original(*args, **kwargs)
 
         return like(original, call, awaited)
@@ -85,19 +87,22 @@ def before(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
 
 
 def after(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
-    """Return how to wrap a function so that `note` gets what each call has returned, and its arguments."""
+    """Return how to wrap a function so that `note` gets what each call has returned, and its arguments.
+
+    It may return something else in place of that; else it returns None.
+    """
     note = guard(note)
 
     def wrap(original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            note(result, *args, **kwargs)
-            return result
+            other = note(result, *args, **kwargs)
+            return result if other is None else other
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             result = await original(*args, **kwargs)
-            note(result, *args, **kwargs)
-            return result
+            other = note(result, *args, **kwargs)
+            return result if other is None else other
 
         return like(original, call, awaited)
 
@@ -118,44 +123,6 @@ def then(note: Callable[[Any], Any], guard: Wrap = guarded) -> Wrap:
             result = await original(self, *args, **kwargs)
             note(self)
             return result
-
-        return like(original, call, awaited)
-
-    return wrap
-
-
-def replacing(change: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
-    """Do as `after`; what `change` returns is returned in place of the result, unless it is None."""
-    change = guard(change)
-
-    def wrap(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            changed = change(result, *args, **kwargs)
-            return result if changed is None else changed
-
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
-            result = await original(*args, **kwargs)
-            changed = change(result, *args, **kwargs)
-            return result if changed is None else changed
-
-        return like(original, call, awaited)
-
-    return wrap
-
-
-def passing(change: Callable[..., Arguments | None], guard: Wrap = guarded) -> Wrap:
-    """Return how to wrap a function so that it gets the arguments that `change` returns for its own, unless None."""
-    change = guard(change)
-
-    def wrap(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = change(*args, **kwargs) or (args, kwargs)
-            return original(*args, **kwargs)
-
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = change(*args, **kwargs) or (args, kwargs)
-            return await original(*args, **kwargs)
 
         return like(original, call, awaited)
 

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report
-from stagetrace.instrumentation.base import after
+from stagetrace.instrumentation.base import after, patching
 from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
 from stagetrace.instrumentation.batching.queued_items import JOB, patch_asyncio, taken
 from stagetrace.request.current import current, entries, recording
@@ -21,7 +21,6 @@ from stagetrace.semconv import QUEUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import ModuleType
 
     from stagetrace.request.record import RequestRecord
 
@@ -126,17 +125,6 @@ def _exit(entered: Any, attached: Any) -> None:
     _otel_context().detach(attached)
 
 
-def patch_thread(module: ModuleType) -> None:
-    """Wrap `ThreadPoolExecutor.submit`, and the functions that wait for futures."""
-    pool, base = module.ThreadPoolExecutor, module._base
-    # wait() and as_completed() wait by this, however they were imported.
-    waiters = base._create_and_install_waiters  # read first: if it is missing, nothing is wrapped
-    pool.submit = _submitting(pool.submit)
-    base.Future.result = _waiting(base.Future.result)
-    base.Future.exception = _waiting(base.Future.exception)
-    base._create_and_install_waiters = after(_wait_by)(waiters)
-
-
 def _submitting(original: Any) -> Any:
     @functools.wraps(original)
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -214,3 +202,14 @@ class _Event:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._event, name)
+
+
+patch_thread = patching(
+    {
+        "ThreadPoolExecutor.submit": _submitting,
+        "_base.Future.result": _waiting,
+        "_base.Future.exception": _waiting,
+        # wait() and as_completed() wait by this, however they were imported.
+        "_base._create_and_install_waiters": after(_wait_by),
+    }
+)

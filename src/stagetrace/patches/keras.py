@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from stagetrace.instrumentation.base import patching
 from stagetrace.instrumentation.models.base import Calls, Library
 from stagetrace.instrumentation.models.eager import eagerly, first_input
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from collections.abc import Callable
 
 KERAS = Library(
     __name__,
@@ -22,9 +23,13 @@ KERAS = Library(
 METHODS = Calls("Model", ("predict", "predict_on_batch"))
 
 
-def patch_keras(module: ModuleType) -> None:
-    """Wrap the methods on `Model`, also inherited ones: layers, which are no models, stay as they are."""
-    cls = module.Model
-    for name in METHODS.names:
-        setattr(cls, name, KERAS.wrap(getattr(cls, name), METHODS))
-    cls.__call__ = eagerly(cls.__call__, KERAS.describe, __name__)
+def _predicting(method: Callable[..., Any]) -> Callable[..., Any]:
+    return KERAS.wrap(method, METHODS)
+
+
+def _calling(method: Callable[..., Any]) -> Callable[..., Any]:
+    return eagerly(method, KERAS.describe, __name__)
+
+
+# On `Model`, also inherited ones: layers, which are no models, stay as they are.
+patch_keras = patching({**{f"Model.{name}": _predicting for name in METHODS.names}, "Model.__call__": _calling})

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.base import after, before, wrap_all
 from stagetrace.instrumentation.models.base import Library, Shape
-from stagetrace.instrumentation.models.callbacks import Begun, asking
-from stagetrace.instrumentation.models.marked import marked
+from stagetrace.instrumentation.models.marked import Begun, asking, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

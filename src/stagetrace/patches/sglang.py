@@ -5,10 +5,12 @@ It reports queue and prefill only if made with `enable_metrics=True`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import semconv
+from stagetrace.instrumentation.base import patching, wrap_all
 from stagetrace.instrumentation.models.base import Calls, Library
 from stagetrace.instrumentation.models.generation import PHASES, Reads, generating
 
@@ -49,24 +51,12 @@ SGLANG = Library(
 
 def patch_engine(module: ModuleType) -> None:
     """Wrap the engine of a service's own."""
-    own = vars(module.Engine)
-    generate, encode = (
-        Reads(semconv.TEXT_COMPLETION, _streamed, _completed),
-        Reads(semconv.EMBEDDINGS, result=_embedded),
-    )
+    generate = Reads(semconv.TEXT_COMPLETION, _streamed, _completed)
+    encode = Reads(semconv.EMBEDDINGS, result=_embedded)
     reads = {"generate": generate, "async_generate": generate, "encode": encode, "async_encode": encode}
-    made = {name: generating(own[name], SGLANG, how) for name, how in reads.items() if name in own}
-    if "rerank" in own:
-        made["rerank"] = SGLANG.wrap(own["rerank"], Calls("Engine", ("rerank",)))
-    for name, method in made.items():
-        setattr(module.Engine, name, method)
-
-
-def patch_manager(module: ModuleType) -> None:
-    """Wrap what the engine and the server both call."""
-    reads = Reads(semconv.TEXT_COMPLETION, _item, begin=_begin)
-    cls = module.TokenizerManager
-    cls.generate_request = generating(cls.generate_request, SGLANG, reads)
+    wraps = {name: partial(generating, library=SGLANG, reads=how) for name, how in reads.items()}
+    wraps["rerank"] = partial(SGLANG.wrap, how=Calls("Engine", ("rerank",)))
+    wrap_all((module.Engine, name, wrap) for name, wrap in wraps.items() if name in vars(module.Engine))
 
 
 def _begin(call: Call, arguments: Arguments) -> None:
@@ -139,3 +129,8 @@ def _measured(call: Call, known: dict[str, Any], placed: tuple[str, ...]) -> Non
 
 def _embedded(call: Call, result: Any, _now: int) -> None:
     call.input = sum(one["meta_info"]["prompt_tokens"] for one in (result if isinstance(result, list) else [result]))
+
+
+# What the engine and the server both call.
+_REQUEST = Reads(semconv.TEXT_COMPLETION, _item, begin=_begin)
+patch_manager = patching({"TokenizerManager.generate_request": partial(generating, library=SGLANG, reads=_REQUEST)})

@@ -14,8 +14,8 @@ from stagetrace.guard import guarded
 from stagetrace.instrumentation.base import then
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.marked import marked
-from stagetrace.instrumentation.models.signature import pickled_as, with_signature
-from stagetrace.instrumentation.models.subclasses import for_subclasses
+from stagetrace.instrumentation.models.signature import with_signature
+from stagetrace.instrumentation.models.subclasses import MARK, OURS, for_subclasses
 from stagetrace.semconv import INFERENCE, PREPARE, TRANSFORM
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ SKLEARN = Library(
     + ", ".join(f"`{name}`" for name in METHODS),
     not_recognised="methods that are coroutines, generators or class methods",
 )
-_MARK = "_stagetrace_wrapped"
-_OURS = pickled_as(bool, None)  # the value of _MARK: a method that was pickled by value has lost it
 
 
 def patch_base(module: ModuleType) -> None:
@@ -82,7 +80,7 @@ def wrap_class(cls: type) -> None:
     for owner in cls.__mro__:
         for name, activity in METHODS.items():
             method = vars(owner).get(name)
-            if method is not None and owner.__module__ != "builtins" and getattr(method, _MARK, None) is None:
+            if method is not None and owner.__module__ != "builtins" and getattr(method, MARK, None) is None:
                 _wrap(owner, name, method, PREPARE if activity == TRANSFORM and _only_prepares(owner) else activity)
 
 
@@ -116,7 +114,7 @@ def _runs_later(function: Any) -> bool:
 def _attributes(function: Any) -> dict[str, Any]:
     """Return the attributes that others have set on a function, such as a decorator that counts its calls."""
     attributes = getattr(function, "__dict__", {})
-    return {name: value for name, value in attributes.items() if not name.startswith("__") and name != _MARK}
+    return {name: value for name, value in attributes.items() if not name.startswith("__") and name != MARK}
 
 
 def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[..., Any]:
@@ -125,7 +123,7 @@ def _wrap_function(function: Callable[..., Any], activity: str) -> Callable[...,
         for name in dir(function):
             if not name.startswith("_") and not hasattr(method, name):
                 setattr(method, name, getattr(function, name))
-    setattr(method, _MARK, _OURS)
+    setattr(method, MARK, OURS)
     return method
 
 
@@ -150,7 +148,7 @@ class _Descriptor:
         self._wrapped = wrapped
         self._activity = activity
         self._last: tuple[Any, Any] = None, None  # the function that was bound last, and its marked form
-        setattr(self, _MARK, _OURS)
+        setattr(self, MARK, OURS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)

@@ -11,14 +11,13 @@ from contextvars import ContextVar
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.instrumentation.base import after
+from stagetrace.instrumentation.base import after, patching
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.eager import eagerly, first_input
 from stagetrace.instrumentation.models.marked import marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import ModuleType
 
 UNNAMED = "saved_model"
 ORIGIN = "_stagetrace_origin"  # on a restored object: the path of its model
@@ -35,30 +34,6 @@ LITERT = Library(
 )
 
 _loading: ContextVar[Any] = ContextVar("stagetrace.loading", default=None)
-
-
-def patch_function_deserialization(module: ModuleType) -> None:
-    """Wrap the class of the functions that a SavedModel restores."""
-    _patch_restored(module.RestoredFunction)
-
-
-def patch_load(module: ModuleType) -> None:
-    """Wrap `tf.saved_model.load`, and the class of the signatures that it restores."""
-    _patch_restored(module._WrapperFunction)
-    module.load = _loaded(module.load)  # type: ignore[attr-defined]
-
-
-def patch_interpreter(module: ModuleType) -> None:
-    """Wrap the interpreter of TFLite or LiteRT, and its runner of signatures."""
-    lite, runner = module.Interpreter, module.SignatureRunner
-    lite.__init__ = after(_note)(lite.__init__)
-    lite.invoke = marked(lite.invoke, _describe_lite)
-    runner.__call__ = marked(runner.__call__, _describe_lite)
-
-
-def _patch_restored(cls: Any) -> None:
-    cls.__init__ = after(_note)(cls.__init__)
-    cls.__call__ = eagerly(cls.__call__, _describe, __name__)
 
 
 def _note(_: None, restored: Any, *args: Any, **kwargs: Any) -> None:
@@ -97,3 +72,28 @@ def _describe_lite(runs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _path(restored: Any) -> PurePath:
     return PurePath(os.fsdecode(vars(restored).get(ORIGIN, "")))
+
+
+def _running(original: Callable[..., Any]) -> Callable[..., Any]:
+    return eagerly(original, _describe, __name__)
+
+
+def _running_lite(original: Callable[..., Any]) -> Callable[..., Any]:
+    return marked(original, _describe_lite)
+
+
+# The functions that a SavedModel restores, and its signatures.
+patch_function_deserialization = patching(
+    {"RestoredFunction.__init__": after(_note), "RestoredFunction.__call__": _running}
+)
+patch_load = patching(
+    {"_WrapperFunction.__init__": after(_note), "_WrapperFunction.__call__": _running, "load": _loaded}
+)
+# The interpreter of TFLite or LiteRT, and its runner of signatures.
+patch_interpreter = patching(
+    {
+        "Interpreter.__init__": after(_note),
+        "Interpreter.invoke": _running_lite,
+        "SignatureRunner.__call__": _running_lite,
+    }
+)

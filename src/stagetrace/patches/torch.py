@@ -48,12 +48,6 @@ MAX_LOGGED = 8
 _logged: set[str] = set()  # classes that were called in training mode
 
 
-def patch_torch(module: ModuleType) -> None:
-    """Wrap the call of a module. Inside another model the wrapper only calls the original."""
-    cls = module.nn.Module
-    cls.__call__ = _calling(cls.__call__)
-
-
 def patch_graphs(module: ModuleType) -> None:
     """Wrap what begins and ends the capture of a CUDA graph, during which no device is asked for anything."""
     graph = module.CUDAGraph
@@ -61,11 +55,8 @@ def patch_graphs(module: ModuleType) -> None:
     wrap_all((graph, name, wrap) for name, wrap in wraps.items() if name in vars(graph))
 
 
-def patch_packages(module: ModuleType) -> None:
-    """Wrap the call of a model that AOTInductor has compiled."""
-    cls = module.AOTICompiledModel
-    how = {"where": __name__, "is_method": True, "timer": begin_on_device}
-    cls.__call__ = recorded(cls.__call__, _describe_package, INFERENCE, **how)
+def _calling_package(original: Callable[..., Any]) -> Callable[..., Any]:
+    return recorded(original, _describe_package, INFERENCE, where=__name__, is_method=True, timer=begin_on_device)
 
 
 def _note_origin(loaded: Any, path: Any, *_: Any, **__: Any) -> None:
@@ -73,6 +64,8 @@ def _note_origin(loaded: Any, path: Any, *_: Any, **__: Any) -> None:
         vars(loaded)[ORIGIN] = PurePath(fsdecode(path)).name
 
 
+# A model that AOTInductor has compiled, and what loads it, to know its file.
+patch_packages = patching({"AOTICompiledModel.__call__": _calling_package})
 patch_loading = patching({"load_package": after(_note_origin)})
 
 
@@ -165,3 +158,6 @@ def _describe(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Map
 def _describe_package(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
     rows = first_argument(args, kwargs)  # which must be where the model is
     return description(vars(model).get(ORIGIN) or type(model).__name__, "torch", rows, device=device_of(rows))
+
+
+patch_torch = patching({"nn.Module.__call__": _calling})  # inside another model the wrapper only calls the original

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from stagetrace import semconv
 from stagetrace.guard import guarded, report, switch
-from stagetrace.instrumentation.base import then
+from stagetrace.instrumentation.base import patching, then
 from stagetrace.instrumentation.batching.queued_items import CONSUMER
 from stagetrace.instrumentation.detail import IMAGE_TRANSFORM, OF_TOKENIZERS, TOKENIZE, details
-from stagetrace.instrumentation.models.base import Library, description, first_argument
+from stagetrace.instrumentation.models.base import Library, description, first_argument, no_description
 from stagetrace.instrumentation.models.device_time import begin_on_device
 from stagetrace.instrumentation.models.generation import Reads, generating
 from stagetrace.instrumentation.models.module_name import device_of, first_tensor, framework_of, name_of
@@ -110,15 +111,6 @@ def patch_streamers(module: ModuleType) -> None:
     wrap_in_subclasses(module.BaseStreamer, {"__init__": _noting_request})
 
 
-def patch_serving(module: ModuleType) -> None:
-    """Wrap the constructor of the streamer of `transformers serve`, which has no base.
-
-    It is made as its call is put into the queue of the one thread that generates.
-    """
-    streamer = module.DirectStreamer
-    streamer.__init__ = _noting_request(streamer.__init__, _note_waiting_request)
-
-
 def _noting_request(function: Callable[..., Any], note: Callable[[Any], None] | None = None) -> Callable[..., Any]:
     return with_signature(then(note or _note_request)(function), function)
 
@@ -133,6 +125,11 @@ def _note_waiting_request(streamer: Any) -> None:
     _note_request(streamer)
     if streamer in _made_in:
         _waits_since[streamer] = time_ns()
+
+
+# The streamer of `transformers serve`, which has no base, is made as its call is put into the queue of the one thread
+# that generates.
+patch_serving = patching({"DirectStreamer.__init__": partial(_noting_request, note=_note_waiting_request)})
 
 
 def patch_pipelines(module: ModuleType) -> None:
@@ -168,14 +165,7 @@ def _generates(pipeline: Any) -> bool:
 
 
 def _postprocessing(function: Callable[..., Any]) -> Callable[..., Any]:
-    return recorded(function, _no_description, POSTPROCESS, where=__name__, is_method=True)
-
-
-def patch_continuous_batching(module: ModuleType) -> None:
-    """Wrap the call that generates a batch in another thread, and returns when that is done."""
-    mixin = module.ContinuousMixin
-    reads = Reads(semconv.TEXT_COMPLETION, begin=_count_prompts, result=_count_batch)
-    mixin.generate_batch = generating(mixin.generate_batch, TRANSFORMERS, reads)
+    return recorded(function, no_description, POSTPROCESS, where=__name__, is_method=True)
 
 
 def _count_prompts(call: Call, arguments: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> None:
@@ -186,8 +176,11 @@ def _count_batch(call: Call, results: Any, _now: int) -> None:
     call.output = sum(len(one.generated_tokens) for one in results.values())
 
 
-def _no_description(_pipeline: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-    return None
+# It generates a batch in another thread, and returns when that is done.
+_BATCH = Reads(semconv.TEXT_COMPLETION, begin=_count_prompts, result=_count_batch)
+patch_continuous_batching = patching(
+    {"ContinuousMixin.generate_batch": partial(generating, library=TRANSFORMERS, reads=_BATCH)}
+)
 
 
 def _describe_forward(pipeline: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

@@ -6,11 +6,13 @@ only if made with `disable_log_stats=False`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import PurePath
 from time import monotonic_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace import semconv
+from stagetrace.instrumentation.base import patching, wrap_all
 from stagetrace.instrumentation.models.base import Calls, Library, first_argument
 from stagetrace.instrumentation.models.generation import PHASES, Reads, generating
 
@@ -61,14 +63,6 @@ def patch_pooling(module: ModuleType) -> None:
     _patch(module.PoolingOfflineMixin, needed=("embed",))
 
 
-def patch_async_llm(module: ModuleType) -> None:
-    """Wrap the engine that serves requests."""
-    cls = module.AsyncLLM
-    generate = generating(cls.generate, VLLM, Reads(semconv.TEXT_COMPLETION, _streamed, streams=True, begin=_begin))
-    encode = generating(cls.encode, VLLM, Reads(semconv.EMBEDDINGS, _pooled))
-    cls.generate, cls.encode = generate, encode
-
-
 def _patch(cls: Any, needed: tuple[str, ...]) -> None:
     reads = {
         "generate": Reads(semconv.TEXT_COMPLETION, result=_completed),
@@ -77,10 +71,9 @@ def _patch(cls: Any, needed: tuple[str, ...]) -> None:
     }
     own = vars(cls)
     found = [own[name] for name in needed]  # a release that lacks one stays as it was
-    made = {name: generating(own[name], VLLM, how) for name, how in reads.items() if name in own}
-    made.update({name: VLLM.wrap(own[name], Calls(cls.__name__, (name,))) for name in _BATCH if name in own})
-    for name, method in made.items() if found else ():
-        setattr(cls, name, method)
+    wraps = {name: partial(generating, library=VLLM, reads=how) for name, how in reads.items()}
+    wraps |= {name: partial(VLLM.wrap, how=Calls(cls.__name__, (name,))) for name in _BATCH}
+    wrap_all((cls, name, wrap) for name, wrap in wraps.items() if found and name in own)
 
 
 def _begin(call: Call, arguments: Arguments) -> None:
@@ -150,3 +143,14 @@ def _embedded(call: Call, outputs: Any, _now: int) -> None:
 
 def _pooled(call: Call, output: Any, _now: int) -> None:
     call.input = len(output.prompt_token_ids)
+
+
+# The engine that serves requests.
+_GENERATE = Reads(semconv.TEXT_COMPLETION, _streamed, streams=True, begin=_begin)
+_ENCODE = Reads(semconv.EMBEDDINGS, _pooled)
+patch_async_llm = patching(
+    {
+        "AsyncLLM.generate": partial(generating, library=VLLM, reads=_GENERATE),
+        "AsyncLLM.encode": partial(generating, library=VLLM, reads=_ENCODE),
+    }
+)

@@ -61,6 +61,10 @@ def _unknown(_model: Any) -> None:
     return None
 
 
+def no_description(_model: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+    """Return None: the calls have no attributes."""
+
+
 def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the first argument of a call, by position or by name; None if it has none."""
     return args[0] if args else next(iter(kwargs.values()), None)

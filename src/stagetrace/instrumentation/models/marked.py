@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
-from stagetrace.guard import guarded, report, switch
+from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls
@@ -350,3 +350,28 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], .
     (inspect.iscoroutinefunction, _awaited),
     (inspect.isgeneratorfunction, _generated),
 )
+
+
+# --- calls that end elsewhere, in a callback on another thread, or as somebody waits for them
+
+
+class Begun:
+    """An inference of a request, from the call that began it."""
+
+    __slots__ = ("end", "record")
+
+    def __init__(self, record: RequestRecord, described: Mapping[str, Any]) -> None:
+        self.record = record
+
+        @guarded_end
+        def end() -> None:
+            record.leave(INFERENCE)
+
+        self.end: Callable[[], None] = end
+        """End it, once; never raises."""
+        record.enter(INFERENCE, attributes_of_call(described))
+
+
+def asking() -> RequestRecord | None:
+    """Return the request whose inference a call would be that is made now; None outside, and inside another model."""
+    return None if inside.get() else current_work()

@@ -12,8 +12,8 @@ from stagetrace.instrumentation.models.signature import pickled_as
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MARK = "_stagetrace_wrapped"
-_OURS = pickled_as(bool, None)  # the value of _MARK: a method that was pickled by value has lost it
+MARK = "_stagetrace_wrapped"
+OURS = pickled_as(bool, None)  # the value of MARK: a method that was pickled by value has lost it
 
 
 def wrap_in_subclasses(base: Any, wraps: dict[str, Callable[[Any], Any]]) -> None:
@@ -53,8 +53,8 @@ def _wrap_class(cls: type, wraps: dict[str, Callable[[Any], Any]]) -> None:
     for owner in cls.__mro__:
         for name, wrap in wraps.items():
             method = vars(owner).get(name)
-            if type(method) is FunctionType and not hasattr(method, _MARK):
+            if type(method) is FunctionType and not hasattr(method, MARK):
                 wrapped = wrap(method)
-                setattr(wrapped, _MARK, _OURS)
+                setattr(wrapped, MARK, OURS)
                 with suppress(AttributeError, TypeError):  # a class that cannot be changed
                     setattr(owner, name, wrapped)

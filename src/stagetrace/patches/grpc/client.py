@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.base import after
+from stagetrace.instrumentation.base import after, patching, wrap_all
 from stagetrace.instrumentation.clients import kserve
 from stagetrace.instrumentation.clients.base import Call, begin, carries_other
 from stagetrace.protocols.base import EXCLUDED_SERVICES
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
+    from stagetrace.instrumentation.base import Wrap
+
 OTEL_PACKAGE = "opentelemetry.instrumentation."
 METADATA = 2  # its position among the arguments: request, timeout, metadata
 TARGET = "_stagetrace_target"  # on an asyncio channel
@@ -25,52 +27,51 @@ _waiting: ContextVar[Call | None] = ContextVar("stagetrace.waiting", default=Non
 
 def patch_aio_channel(module: ModuleType) -> None:
     """Wrap, on their classes, the objects that an asyncio channel returns for its methods."""
-    for kind in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"):
-        multi = getattr(module, f"{kind}MultiCallable")
-        multi.__call__ = _calling(multi.__call__, _end_with_aio)
-    module.Channel.__init__ = after(_note_target)(module.Channel.__init__)
+    kinds = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
+    calls = {f"{kind}MultiCallable.__call__": _calling(_end_with_aio) for kind in kinds}
+    patching({**calls, "Channel.__init__": after(_note_target)})(module)
 
 
 def patch_channel(module: ModuleType) -> None:
     """Wrap, on their classes, the objects that a channel returns for its methods."""
-    for kind in ("UnaryUnary", "StreamUnary"):
-        multi = getattr(module, f"_{kind}MultiCallable")
-        if hasattr(multi, "_blocking"):
-            multi._blocking = after(_note_state)(multi._blocking)
-        multi.__call__ = _calling(multi.__call__, _end_at_once)
-        multi.with_call = _calling(multi.with_call, _end_at_once)
-        multi.future = _calling(multi.future, _end_with)
-    for kind in ("UnaryStream", "SingleThreadedUnaryStream", "StreamStream"):
-        multi = getattr(module, f"_{kind}MultiCallable")
-        multi.__call__ = _calling(multi.__call__, _end_with)
+    wraps = {"_blocking": after(_note_state), "future": _calling(_end_with)}
+    wraps |= dict.fromkeys(("__call__", "with_call"), _calling(_end_at_once))
+    one = [getattr(module, f"_{kind}MultiCallable") for kind in ("UnaryUnary", "StreamUnary")]
+    kinds = ("UnaryStream", "SingleThreadedUnaryStream", "StreamStream")
+    several = [f"_{kind}MultiCallable.__call__" for kind in kinds]
+    wrap_all((multi, name, wrap) for multi in one for name, wrap in wraps.items() if hasattr(multi, name))
+    patching(dict.fromkeys(several, _calling(_end_with)))(module)
 
 
 def _note_target(_: None, channel: Any, target: Any, *_args: Any, **_kwargs: Any) -> None:
     channel.__dict__[TARGET] = target
 
 
-def _calling(original: Any, end_with: Any) -> Any:
-    """Wrap a method that makes an RPC; `end_with(call, result)` ends our call."""
+def _calling(end_with: Callable[[Call, Any], None]) -> Wrap:
+    """Return how to wrap a method that makes an RPC; `end_with(call, result)` ends our call."""
 
-    @functools.wraps(original)
-    def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = None if recording() is None else _begin(self, args, kwargs)
-        if begun is None:
-            return original(self, *args, **kwargs)
-        call, args, kwargs = begun
-        entered = _waiting.set(call) if end_with is _end_at_once else None
-        try:
-            made = original(self, *args, **kwargs)
-        except BaseException as error:
-            _fail(call, error)
-            raise
-        finally:
-            if entered is not None:
-                _waiting.reset(entered)
-        end_with(call, made)
-        return made
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
+            begun = None if recording() is None else _begin(self, args, kwargs)
+            if begun is None:
+                return original(self, *args, **kwargs)
+            call, args, kwargs = begun
+            entered = _waiting.set(call) if end_with is _end_at_once else None
+            try:
+                made = original(self, *args, **kwargs)
+            except BaseException as error:
+                _fail(call, error)
+                raise
+            finally:
+                if entered is not None:
+                    _waiting.reset(entered)
+            end_with(call, made)
+            return made
 
-    return rpc
+        return rpc
+
+    return wrap
 
 
 def _note_state(result: Any, *_: Any, **__: Any) -> None:

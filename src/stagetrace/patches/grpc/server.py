@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report
-from stagetrace.instrumentation.base import after, before
+from stagetrace.instrumentation.base import after, before, patching
 from stagetrace.instrumentation.servers import delivering, hurry
 from stagetrace.system.threads import in_thread
 
@@ -22,45 +23,7 @@ OURS = "_stagetrace_server"  # on a server of theirs: what we know of it
 OTEL_PACKAGE = "opentelemetry.instrumentation.grpc"
 
 
-def patch_server(module: ModuleType) -> None:
-    """Wrap the server's class of `grpc._server`: so it does not matter by what name a server is made."""
-    from stagetrace.protocols.grpc_threads import patch_pool
-
-    server = module._Server
-    init, start, stop, wait, ports = _methods(server)
-    stop_serving = module._stop_serving
-    patch_pool(module)
-    server.__init__ = _with_interceptor(init, _thread_interceptors)
-    server.start = before(_prepare)(start)
-    server.stop = before(hurry)(stop)
-    module._stop_serving = _deliver_first(stop_serving)  # type: ignore[attr-defined]
-    server.wait_for_termination = delivering(wait)
-    _patch_ports(server, ports)
-
-
-def patch_aio_server(module: ModuleType) -> None:
-    """Wrap the server's class of `grpc.aio._server`."""
-    server = module.Server
-    init, start, stop, wait, ports = _methods(server)
-    server.__init__ = _with_interceptor(init, _aio_interceptors)
-    server.start = _start_aio(start)
-    server.stop = _then_deliver(stop, hurrying=True)
-    server.wait_for_termination = _then_deliver(wait, hurrying=False)
-    _patch_ports(server, ports)
-
-
-def _methods(server: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-    """Return all methods that are to be wrapped: if one is missing, none is wrapped."""
-    ports = {name: getattr(server, name) for name in ("add_insecure_port", "add_secure_port")}
-    return server.__init__, server.start, server.stop, server.wait_for_termination, ports
-
-
-def _patch_ports(server: Any, ports: dict[str, Any]) -> None:
-    for name, original in ports.items():
-        setattr(server, name, after(_note_port)(original))
-
-
-def _with_interceptor(original: Any, ours: Callable[[Any, Any], tuple[Any, ...] | None]) -> Any:
+def _with_interceptor(ours: Callable[[Any, Any], tuple[Any, ...] | None], original: Any) -> Any:
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -201,3 +164,34 @@ async def _in_thread(function: Callable[[], Any]) -> None:
         await in_thread(function)
     except Exception as error:  # noqa: BLE001
         report(f"{__name__}._in_thread", error)
+
+
+_PORTS = dict.fromkeys(("add_insecure_port", "add_secure_port"), after(_note_port))
+
+
+def patch_server(module: ModuleType) -> None:
+    """Wrap the server's class of `grpc._server`: so it does not matter by what name a server is made."""
+    from stagetrace.protocols.grpc_threads import patch_pool
+
+    patch_pool(module)  # which does nothing for RPCs that our interceptor has not seen
+    patching(
+        {
+            "_Server.__init__": partial(_with_interceptor, _thread_interceptors),
+            "_Server.start": before(_prepare),
+            "_Server.stop": before(hurry),
+            "_Server.wait_for_termination": delivering,
+            "_stop_serving": _deliver_first,
+            **{f"_Server.{name}": wrap for name, wrap in _PORTS.items()},
+        }
+    )(module)
+
+
+patch_aio_server = patching(
+    {
+        "Server.__init__": partial(_with_interceptor, _aio_interceptors),
+        "Server.start": _start_aio,
+        "Server.stop": partial(_then_deliver, hurrying=True),
+        "Server.wait_for_termination": partial(_then_deliver, hurrying=False),
+        **{f"Server.{name}": wrap for name, wrap in _PORTS.items()},
+    }
+)
