@@ -115,8 +115,7 @@ def test_no_wrapper_imports_anything_itself() -> None:
         for inner in ast.walk(node)
         if isinstance(inner, ast.Import | ast.ImportFrom)
     ]
-    # It is there by then: the request that the wrapper was given is an object of that module.
-    assert found == ["sanic.py: from stagetrace.instrumentation.async_servers.request import sending"]
+    assert not found
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import sys
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped
+from stagetrace.instrumentation.async_servers.base import adapter, note_error, note_route, passing, request_of, stepped
 from stagetrace.instrumentation.base import after, before, patching, wrap_all
 from stagetrace.instrumentation.servers import be_prepared, flushing, hurry, preparing
-from stagetrace.request.current import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import ModuleType
 
     from stagetrace.instrumentation.async_servers.request import ServerRequest
@@ -43,7 +40,8 @@ def patch_protocol(module: ModuleType) -> None:
 
 def patch_streams(module: ModuleType) -> None:
     """Wrap the methods by which an application reads the body of a request."""
-    wrap_all((module.StreamReader, name, _reading) for name in READS if hasattr(module.StreamReader, name))
+    reading = passing(lambda reader, *_, **__: request_of(reader), NETWORK_RECEIVE)
+    wrap_all((module.StreamReader, name, reading) for name in READS if hasattr(module.StreamReader, name))
 
 
 def patch_runner(module: ModuleType) -> None:
@@ -82,7 +80,7 @@ def _handling(module: ModuleType, original: Any) -> Any:
             one.note_stopped()
             raise
         finally:
-            one.finish()
+            _finish(one)
 
     return _handle_request
 
@@ -110,6 +108,11 @@ def _begin(protocol: Any, request: Any) -> ServerRequest | None:
     return one
 
 
+@guarded_end
+def _finish(one: ServerRequest) -> None:
+    one.finish()
+
+
 def _body_size(request: Any, payload: Any) -> int:
     if "Content-Encoding" not in request.headers:
         return getattr(payload, "total_bytes", 0)  # without a body it has none in aiohttp 3.11
@@ -131,29 +134,12 @@ def _note_route(found: Any, *_: Any) -> None:
 # --- its body and its response
 
 
-def _reading(original: Any, reader_of: Callable[[Any], Any] = lambda reader: reader) -> Any:
-    @functools.wraps(original)
-    async def read(self: Any, *args: Any, **kwargs: Any) -> Any:
-        one = None if current.get() is None else request_of(reader_of(self))
-        if one is None or one.is_ended:
-            return await original(self, *args, **kwargs)
-        return await _receiving()(one, original(self, *args, **kwargs), NETWORK_RECEIVE)
-
-    return read
-
-
-@functools.cache
-def _receiving() -> Callable[..., Any]:
-    from stagetrace.instrumentation.async_servers.request import receiving
-
-    return receiving
-
-
-@functools.cache
-def _sending() -> Callable[..., Any]:
-    from stagetrace.instrumentation.async_servers.request import sending
-
-    return sending
+def _of_file(_response: Any, request: Any, _file: Any, _offset: int, count: int) -> ServerRequest | None:
+    """Return the request to which a file is sent, by the event loop."""
+    one: ServerRequest | None = getattr(request.writer, REQUEST, None)
+    if one is not None:
+        one.file_bytes = count
+    return one
 
 
 def _writing_headers(original: Any) -> Any:
@@ -186,7 +172,7 @@ def _writing(original: Any, *, is_last: bool) -> Any:
             return await original(self, *args, **kwargs)
         size = _size(self, args[0] if args else kwargs.get("chunk", b"")) or 0
         before = self.output_size
-        result, now = await _sending()(one, original(self, *args, **kwargs))
+        result, now = await adapter().sending(one, original(self, *args, **kwargs))
         if is_last:
             _end(self, one, now, size or one.file_bytes)
         elif self.output_size != before:
@@ -217,18 +203,8 @@ def _end(writer: Any, one: ServerRequest, now: int, size: int) -> None:
     one.end_bytes(now, size)
 
 
-def _sending_file(original: Any) -> Any:
-    @functools.wraps(original)
-    async def _sendfile(self: Any, request: Any, fobj: Any, offset: int, count: int) -> Any:
-        one = getattr(request.writer, REQUEST, None)
-        if one is None:
-            return await original(self, request, fobj, offset, count)
-        one.file_bytes = count
-        return await _receiving()(one, original(self, request, fobj, offset, count), NETWORK_SEND)
-
-    return _sendfile
-
-
-patch_request = patching({"BaseRequest.read": partial(_reading, reader_of=attrgetter("_payload"))})  # the whole body
-patch_files = patching({"FileResponse._sendfile": _sending_file})  # by the event loop
+patch_request = patching(
+    {"BaseRequest.read": passing(lambda request: request_of(request._payload), NETWORK_RECEIVE)}  # the whole body
+)
+patch_files = patching({"FileResponse._sendfile": passing(_of_file, NETWORK_SEND)})
 patch_dispatcher = patching({"UrlDispatcher.resolve": after(_note_route)})

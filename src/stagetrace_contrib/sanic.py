@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.async_servers.base import note_error, note_route, request_of, stepped
+from stagetrace.instrumentation.async_servers.base import adapter, note_error, note_route, passing, request_of, stepped
 from stagetrace.instrumentation.base import after, before, patching, then
 from stagetrace.instrumentation.servers import the_runtime
 from stagetrace.semconv import NETWORK_RECEIVE
@@ -99,32 +99,6 @@ def _finish(http: Any) -> None:
 # --- its body and its response
 
 
-def _receiving_more(original: Any) -> Any:
-    @functools.wraps(original)
-    async def receive_more(self: Any) -> Any:
-        one = request_of(getattr(self, "_http", None))
-        if one is None or one.is_ended:
-            return await original(self)
-        return await _passing(one, original(self))
-
-    return receive_more
-
-
-def _receiving_body(original: Any) -> Any:
-    @functools.wraps(original)
-    async def receive_body(self: Any) -> Any:
-        one = request_of(self.stream)
-        return await (original(self) if one is None else _passing(one, original(self)))
-
-    return receive_body
-
-
-async def _passing(one: ServerRequest, work: Any) -> Any:
-    from stagetrace.instrumentation.async_servers.request import receiving
-
-    return await receiving(one, work, NETWORK_RECEIVE)
-
-
 def _sending(original: Any) -> Any:
     @functools.wraps(original)
     async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -132,10 +106,8 @@ def _sending(original: Any) -> Any:
         one = request_of(http)
         if one is None or one.is_ended or http.send is None:
             return await original(self, *args, **kwargs)
-        from stagetrace.instrumentation.async_servers.request import sending
-
         size = _begin_sending(self, one, args[0] if args else kwargs.get("data")) or 0
-        result, now = await sending(one, original(self, *args, **kwargs))
+        result, now = await adapter().sending(one, original(self, *args, **kwargs))
         _end_sending(http, one, now, size)
         return result
 
@@ -193,11 +165,13 @@ def _preparing(original: Any) -> Any:
     return _server_event
 
 
+# Of a protocol, which waits for more data, or of a request with a body.
+_receiving = passing(lambda by: request_of(getattr(by, "_http", None) or getattr(by, "stream", None)), NETWORK_RECEIVE)
 # The making of a connection, which keeps the function that handles requests; the wait for more data.
 patch_protocol = patching({"HttpProtocol.__init__": then(_wrap_handler)})
-patch_base_protocol = patching({"SanicProtocol.receive_more": _receiving_more})
+patch_base_protocol = patching({"SanicProtocol.receive_more": _receiving})
 patch_http = patching({"Http.init_for_request": before(_finish, guarded_end), "Http.http1": _serving})
-patch_request = patching({"Request.receive_body": _receiving_body})
+patch_request = patching({"Request.receive_body": _receiving})
 patch_response = patching({"BaseHTTPResponse.send": _sending})
 patch_router = patching({"Router.get": after(_note_route)})
 patch_error_handler = patching({"ErrorHandler._lookup": before(_note_error)})  # what handles an exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,10 @@ from stagetrace.guard import guarded
 from stagetrace.request.current import current
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stagetrace.instrumentation.async_servers.request import ServerRequest
+    from stagetrace.instrumentation.base import Wrap
 
 
 @guarded
@@ -48,3 +52,28 @@ def stepped(work: Any, one: ServerRequest | None) -> Any:
     from stagetrace.request import loop_blockers
 
     return loop_blockers.stepped(work, one.record)
+
+
+def passing(find: Callable[..., ServerRequest | None], activity: str) -> Wrap:
+    """Return how to wrap a coroutine function whose work is an activity of the request that `find` finds for a call."""
+    find = guarded(find)
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        async def work(*args: Any, **kwargs: Any) -> Any:
+            one = None if current.get() is None else find(*args, **kwargs)
+            if one is None or one.is_ended:
+                return await original(*args, **kwargs)
+            return await adapter().receiving(one, original(*args, **kwargs), activity)
+
+        return work
+
+    return wrap
+
+
+@functools.cache
+def adapter() -> Any:
+    """Return the module of the requests of these servers, for wrappers that have one: it is imported by then."""
+    from stagetrace.instrumentation.async_servers import request
+
+    return request

@@ -126,7 +126,6 @@ class ServerRequest(AsgiRequest):
         """Return whether the last byte was handed over."""
         return self._ended_at is not None
 
-    @guarded_end
     def finish(self) -> None:
         """End with the request's work, if the response has not ended it."""
         try:
