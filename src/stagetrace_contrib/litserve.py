@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import after, before, patching, wrap_all
+from stagetrace.instrumentation.base import after, before, like, patching, runs_later, wrap_all
 from stagetrace.instrumentation.batching.served_batches import working
 from stagetrace.instrumentation.servers import hurry
 from stagetrace.request.current import current, recording
@@ -178,9 +178,9 @@ class Worker:
         transport.send = before(self._end_request, guarded_end)(transport.send)
         api = self._api
         api.predict = _predicting(api.predict, self)
-        if not _is_special(api.decode_request):
+        if not runs_later(api.decode_request):
             api.decode_request = _working(api.decode_request, self._decoded)
-        if not _is_special(api.encode_response):
+        if not runs_later(api.encode_response):
             api.encode_response = _working(api.encode_response, self._encoded)
 
     def _taking(self, original: Any) -> Any:
@@ -291,15 +291,6 @@ def _working(original: Any, work_of: Any) -> Any:
     return work
 
 
-def _is_special(function: Any) -> bool:
-    """Return whether it is a generator or a coroutine function: LitServe asks."""
-    return bool(
-        inspect.isgeneratorfunction(function)
-        or inspect.iscoroutinefunction(function)
-        or inspect.isasyncgenfunction(function)
-    )
-
-
 def _predicting(original: Any, worker: Worker) -> Any:
     """Return the marked `predict`, a function of the same kind."""
 
@@ -326,12 +317,7 @@ def _predicting(original: Any, worker: Worker) -> Any:
                 return _parts(response, serving, inference.pop_all())
             return response
 
-    kinds = (
-        (inspect.isasyncgenfunction, stream),
-        (inspect.iscoroutinefunction, coroutine),
-        (inspect.isgeneratorfunction, generator),
-    )
-    return functools.wraps(original)(next((made for is_kind, made in kinds if is_kind(original)), predict))
+    return like(original, predict, coroutine, generator, stream)
 
 
 def _parts(responses: Any, serving: Any, inference: ExitStack) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,6 +129,16 @@ def then(note: Callable[[Any], Any], guard: Wrap = guarded) -> Wrap:
     return wrap
 
 
-def like(original: Any, call: Any, awaited: Any) -> Any:
-    """Return the one of two wrappers that is a coroutine function where the original is one."""
-    return functools.wraps(original)(awaited if iscoroutinefunction(original) else call)
+def like(original: Any, call: Any, awaited: Any, generated: Any = None, generated_async: Any = None) -> Any:
+    """Return the wrapper of the original's kind: of a function, a coroutine function, or a generator function.
+
+    Where there is none for generators, a call of such a function is one of any function.
+    """
+    kinds = ((isasyncgenfunction, generated_async), (iscoroutinefunction, awaited), (isgeneratorfunction, generated))
+    made = next((wrapper for is_kind, wrapper in kinds if wrapper is not None and is_kind(original)), call)
+    return functools.wraps(original)(made)
+
+
+def runs_later(function: Any) -> bool:
+    """Return whether a call only makes a coroutine or generator, which runs later."""
+    return any(is_kind(function) for is_kind in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction))

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from contextvars import ContextVar
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
+from stagetrace.instrumentation.base import like
 from stagetrace.instrumentation.batching.consumer import working_for
 from stagetrace.request.current import current, entries
 
@@ -91,20 +90,12 @@ def detailed(function: Any, name: str, library: str, patch: str, when: Callable[
     the first argument of a function whether the call is one. Outside a recorded request a call costs one read of the
     context.
     """
-    if inspect.iscoroutinefunction(function):
-        call = _coroutine(function, (name, library), switch(patch))
-    else:
-        call = _function(function, (name, library), switch(patch), when)
-    return functools.wraps(function)(call)
+    kind, here = (name, library), switch(patch)
 
-
-def _function(
-    function: Callable[..., Any], kind: Kind, patch: Switch, when: Callable[[Any], bool] | None
-) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if current.get() is None and not entries:
             return function(*args, **kwargs)
-        begun = _begin(kind[0], patch, when, args)
+        begun = _begin(name, here, when, args)
         if begun is None:
             return function(*args, **kwargs)
         failed = 1
@@ -114,14 +105,10 @@ def _function(
             failed = 0
             return result
         finally:
-            _end(begun, kind, began, failed, patch)
+            _end(begun, kind, began, failed, here)
 
-    return call
-
-
-def _coroutine(function: Callable[..., Any], kind: Kind, patch: Switch) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        begun = _begin(kind[0], patch, None, args)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        begun = _begin(name, here, None, args)
         if begun is None:
             return await function(*args, **kwargs)
         failed = 1
@@ -131,9 +118,9 @@ def _coroutine(function: Callable[..., Any], kind: Kind, patch: Switch) -> Calla
             failed = 0
             return result
         finally:
-            _end(begun, kind, began, failed, patch)
+            _end(begun, kind, began, failed, here)
 
-    return call
+    return like(function, call, awaited)
 
 
 def _begin(

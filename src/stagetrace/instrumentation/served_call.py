@@ -5,13 +5,12 @@ The server calls a function of the user's, of any kind, once for each.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import time
 from contextlib import aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import like
 from stagetrace.request.current import current
 from stagetrace.request.steps import each_step, generated_async
 from stagetrace.request.working import work_here
@@ -190,16 +189,6 @@ class ServedTogether:
 # --- functions of a user
 
 
-def served(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
-    """Return a function of the same kind whose calls `begin` begins; None from it: the call is not recorded.
-
-    A call of a generator goes on until its caller has had the last item, or closes it; each item is a chunk. Nobody but
-    the server iterates, so what could be sent into an asynchronous generator is not passed on.
-    """
-    wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _called)
-    return functools.wraps(function)(wrap(function, begin))
-
-
 @contextmanager
 def ended(call: Ends) -> Iterator[None]:
     """Note how the block ends, and end the call with it."""
@@ -215,7 +204,13 @@ def ended(call: Ends) -> Iterator[None]:
         call.end()
 
 
-def _called(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+def served(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    """Return a function of the same kind whose calls `begin` begins; None from it: the call is not recorded.
+
+    A call of a generator goes on until its caller has had the last item, or closes it; each item is a chunk. Nobody but
+    the server iterates, so what could be sent into an asynchronous generator is not passed on.
+    """
+
     def call(*args: Any, **kwargs: Any) -> Any:
         recorded = begin()
         if recorded is None:
@@ -223,33 +218,21 @@ def _called(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
         with ended(recorded), recorded.serving():
             return function(*args, **kwargs)
 
-    return call
-
-
-def _awaited(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
         recorded = begin()
         if recorded is None:
             return await function(*args, **kwargs)
         with ended(recorded), recorded.serving():
             return await function(*args, **kwargs)
 
-    return call
-
-
-def _generated(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+    def generated(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         recorded = begin()
         if recorded is None:
             return (yield from function(*args, **kwargs))
         with ended(recorded):
             return (yield from each_step(recorded.step, function(*args, **kwargs)))
 
-    return call
-
-
-def _generated_async(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+    async def streamed(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         recorded = begin()
         make = function if recorded is None else generated_async(lambda *_: recorded.step, function)
         async with aclosing(make(*args, **kwargs)) as steps:
@@ -257,11 +240,4 @@ def _generated_async(function: Callable[..., Any], begin: Begin) -> Callable[...
                 async for item in steps:
                     yield item
 
-    return call
-
-
-_KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], ...] = (
-    (inspect.isasyncgenfunction, _generated_async),
-    (inspect.iscoroutinefunction, _awaited),
-    (inspect.isgeneratorfunction, _generated),
-)
+    return like(function, call, awaited, generated, streamed)  # type: ignore[no-any-return]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
 from contextlib import suppress
 from types import FunctionType, MethodType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.base import then
+from stagetrace.instrumentation.base import runs_later, then
 from stagetrace.instrumentation.models.base import Library, description
 from stagetrace.instrumentation.models.marked import marked
 from stagetrace.instrumentation.models.signature import with_signature
@@ -90,12 +89,7 @@ def _only_prepares(owner: type) -> bool:
 
 def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
     kind = type(method)
-    if (
-        isinstance(method, NO_METHODS)
-        or hasattr(kind, "__set__")
-        or not hasattr(kind, "__get__")
-        or _runs_later(method)
-    ):
+    if isinstance(method, NO_METHODS) or hasattr(kind, "__set__") or not hasattr(kind, "__get__") or runs_later(method):
         return
     if kind is FunctionType and not _attributes(method):
         wrapped: Any = _wrap_function(method, activity)
@@ -103,12 +97,6 @@ def _wrap(owner: type, name: str, method: Any, activity: str) -> None:
         wrapped = _Descriptor(method, activity)
     with suppress(AttributeError, TypeError):  # a class that cannot be changed
         setattr(owner, name, wrapped)
-
-
-def _runs_later(function: Any) -> bool:
-    """Return whether a call only makes a coroutine or generator, which runs later."""
-    kinds = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
-    return any(is_one(function) for is_one in kinds)
 
 
 def _attributes(function: Any) -> dict[str, Any]:
@@ -169,7 +157,7 @@ class _Descriptor:
             made = functools.partial(self._marked(bound.func, instance) or bound.func, *bound.args, **bound.keywords)
             vars(made).update(vars(bound))
             return made
-        if type(bound) is FunctionType and not _runs_later(bound):
+        if type(bound) is FunctionType and not runs_later(bound):
             method = marked(lambda _, *args, **kwargs: bound(*args, **kwargs), _describe, self._activity)
             return functools.wraps(bound)(lambda *args, **kwargs: method(instance, *args, **kwargs))
         return None
@@ -177,7 +165,7 @@ class _Descriptor:
     def _method(self, function: Any, instance: Any) -> Any:
         of_last, method = self._last
         if of_last is not function:
-            method = None if _runs_later(function) else _wrap_function(function, self._activity)
+            method = None if runs_later(function) else _wrap_function(function, self._activity)
             self._last = function, method
         if method is None:
             return None

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from contextlib import nullcontext, suppress
 from time import time_ns
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.base import like, runs_later
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.detail import record_detail
 from stagetrace.instrumentation.models.marked import (
@@ -34,7 +34,7 @@ from stagetrace.semconv import CPU_BLOCKED_MS, CPU_TIME_MS, CPU_WAIT_MS, INFEREN
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
     from stagetrace.instrumentation.models.base import Library
@@ -78,10 +78,43 @@ def generating(function: Callable[..., Any], library: Library, reads: Reads) -> 
     context and one of the clock.
     """
     how = _How(library, reads)
-    wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), None)
-    if wrap is None:
-        return with_signature(functools.wraps(function)(_called(function, how)), function)
-    return functools.wraps(function)(wrap(function, how))
+    outside = How(library.describe, INFERENCE, how.patch, is_method=True)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        watch = how.begin(args, kwargs)
+        if watch is None:
+            return beside(function, outside, args, kwargs)
+        with watch.step():
+            result = function(*args, **kwargs)
+            watch.take(result)
+        return each_step(watch.step, result) if inspect.isgenerator(result) else result
+
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        watch = how.begin(args, kwargs)
+        if watch is None:
+            return await function(*args, **kwargs)
+        watch.stays = False
+        with watch.step():
+            result = await function(*args, **kwargs)
+            watch.take(result)
+        if inspect.isasyncgen(result):
+            return generated_async(lambda *_: watch.step, lambda: result)()
+        return result
+
+    def generated(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        watch = how.begin(args, kwargs)
+        steps = function(*args, **kwargs)
+        return (yield from (steps if watch is None else each_step(watch.step, steps)))
+
+    def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], AbstractContextManager[Any]]:
+        watch = how.begin(args, kwargs)
+        if watch is None:
+            return lambda: _NO_STEP
+        watch.stays = False
+        return watch.step
+
+    made = like(function, call, awaited, generated, generated_async(step_of, function))
+    return made if runs_later(function) else with_signature(made, function)
 
 
 class _How:
@@ -106,64 +139,6 @@ class _How:
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, for a method
             report(self.patch.name, error)
             return None
-
-
-def _called(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
-    outside = How(how.library.describe, INFERENCE, how.patch, is_method=True)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        watch = how.begin(args, kwargs)
-        if watch is None:
-            return beside(function, outside, args, kwargs)
-        with watch.step():
-            result = function(*args, **kwargs)
-            watch.take(result)
-        return each_step(watch.step, result) if inspect.isgenerator(result) else result
-
-    return call
-
-
-def _awaited(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        watch = how.begin(args, kwargs)
-        if watch is None:
-            return await function(*args, **kwargs)
-        watch.stays = False
-        with watch.step():
-            result = await function(*args, **kwargs)
-            watch.take(result)
-        if inspect.isasyncgen(result):
-            return generated_async(lambda *_: watch.step, lambda: result)()
-        return result
-
-    return call
-
-
-def _generated(function: Callable[..., Any], how: _How) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        watch = how.begin(args, kwargs)
-        steps = function(*args, **kwargs)
-        return (yield from (steps if watch is None else each_step(watch.step, steps)))
-
-    return call
-
-
-def _generated_async(function: Callable[..., AsyncGenerator[Any, Any]], how: _How) -> Callable[..., Any]:
-    def step_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], AbstractContextManager[Any]]:
-        watch = how.begin(args, kwargs)
-        if watch is None:
-            return lambda: _NO_STEP
-        watch.stays = False
-        return watch.step
-
-    return generated_async(step_of, function)
-
-
-_KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], ...] = (
-    (inspect.isasyncgenfunction, _generated_async),
-    (inspect.iscoroutinefunction, _awaited),
-    (inspect.isgeneratorfunction, _generated),
-)
 
 
 class _Watch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
@@ -11,6 +10,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, guarded_end, report, switch
+from stagetrace.instrumentation.base import like
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls
@@ -79,8 +79,13 @@ def marked(
     how = How(describe, activity, switch(where or describe.__module__), is_method=is_method, timer=timer)
     if lazy:
         return _lazy(function, how)
-    wrap = next((wrap for is_kind, wrap in _KINDS if is_kind(function)), _called_once)
-    return wrap(function, how)
+    return like(  # type: ignore[no-any-return]
+        function,
+        _called_once(function, how),
+        _awaited(function, how),
+        generated(functools.partial(steps_of, how), function),
+        generated_async(functools.partial(steps_of, how, stays=False), function),
+    )
 
 
 class How:
@@ -110,7 +115,6 @@ class How:
 def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     patch = how.patch
 
-    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         record = current.get()
         if record is None and not entries and not taken:  # outside requests, where nothing more is called than must be
@@ -164,7 +168,6 @@ def training(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
-    @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         record = None if how.patch.off or inside.get() else current_work() or unrecorded(args)
         if record is None:
@@ -180,14 +183,6 @@ def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
             visit.end()
 
     return call
-
-
-def _generated(function: Callable[..., Any], how: How) -> Callable[..., Any]:
-    return functools.wraps(function)(generated(functools.partial(steps_of, how), function))
-
-
-def _generated_async(function: Callable[..., Any], how: How) -> Callable[..., Any]:
-    return functools.wraps(function)(generated_async(functools.partial(steps_of, how, stays=False), function))
 
 
 def _lazy(function: Callable[..., Any], how: How) -> Callable[..., Any]:
@@ -343,13 +338,6 @@ def note_blocking(began: int, ended: int, record: RequestRecord, attributes: Map
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         note(began, ended, record, (attributes or {}).get(ML_MODEL_NAME, ""))
-
-
-_KINDS: tuple[tuple[Callable[[Any], bool], Callable[..., Callable[..., Any]]], ...] = (
-    (inspect.isasyncgenfunction, _generated_async),
-    (inspect.iscoroutinefunction, _awaited),
-    (inspect.isgeneratorfunction, _generated),
-)
 
 
 # --- calls that end elsewhere, in a callback on another thread, or as somebody waits for them
