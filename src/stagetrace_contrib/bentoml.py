@@ -15,7 +15,13 @@ from weakref import WeakKeyDictionary
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import after, before, patching, then
 from stagetrace.instrumentation.batching import served_batches
-from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, leave_request, waiting, waits, working
+from stagetrace.instrumentation.batching.served_batches import (
+    BATCH_WAIT,
+    leave_request,
+    wait_here,
+    waiting_for_batch,
+    working,
+)
 from stagetrace.request.current import current
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME
 
@@ -84,7 +90,7 @@ def _end_inference(batch: Batch) -> None:
 
 
 def _note(job: Any) -> None:
-    wait = waiting.get()
+    wait = wait_here.get()
     if wait is not None:
         _waits[job.future] = wait
 
@@ -133,7 +139,7 @@ def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
 patch_app = patching({"ServiceAppFactory.__init__": then(_name), "ServiceAppFactory._to_thread": before(_inferring)})
 patch_dispatcher = patching(
     {
-        "CorkDispatcher.inbound_call": waits(Wait),
+        "CorkDispatcher.inbound_call": waiting_for_batch(Wait),
         "CorkDispatcher.outbound_call": _batched,
         "CorkDispatcher.controller": before(leave_request),
         "CorkDispatcher.split_job": after(_split),

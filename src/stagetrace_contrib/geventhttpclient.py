@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.base import patching, with_argument
 from stagetrace.instrumentation.clients.base import CALL, Begun, Call, begin_http, calling, ending, http_status
 
 BODY, HEADERS = 3, 4  # their positions, the client's being the first
@@ -24,9 +24,7 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
     added = call.headers()
     replaced = {names.get(name.lower()) for name in added}
     headers = {**{name: own[name] for name in own if name not in replaced}, **added}
-    if len(args) > HEADERS:
-        return Begun(call, (*args[:HEADERS], headers, *args[HEADERS + 1 :]), kwargs)
-    return Begun(call, args, {**kwargs, "headers": headers})
+    return Begun(call, *with_argument(args, kwargs, HEADERS, "headers", headers))
 
 
 def _note_response(call: Call, response: Any, *_: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import after, patching
-from stagetrace.instrumentation.served_call import ServedCall, ServedTogether, ended
+from stagetrace.instrumentation.served_call import ServedCall, ServedTogether, ending
 from stagetrace.request.current import recording
 from stagetrace.runtime.runtime import runtime
 
@@ -50,7 +50,7 @@ def _processing(original: Any) -> Any:
         work = _begin(events)
         if work is None:
             return await original(self, events, *args, **kwargs)
-        with ended(work):
+        with ending(work):
             return await original(self, events, *args, **kwargs)
 
     return process_events

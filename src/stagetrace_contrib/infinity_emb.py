@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import before, patching, then
 from stagetrace.instrumentation.batching import served_batches
-from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, enter, leave, waiting, waits
+from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, enter, leave, wait_here, waiting_for_batch
 from stagetrace.semconv import INFERENCE, ML_BATCH_SIZE, ML_FRAMEWORK, ML_MODEL_NAME, QUEUE, QUEUE_REASON
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Wait(served_batches.Wait):
 
 
 def _begin_wait(_queue: Any, items: Any, *_: Any, **__: Any) -> None:
-    wait = waiting.get()
+    wait = wait_here.get()
     if wait is not None:
         wait.since = time.time_ns()
         for one in items:
@@ -222,7 +222,7 @@ patch_queue = patching(
 )  # by which a request puts its items into the list
 patch_batch_handler = patching(
     {
-        "BatchHandler._schedule": waits(Wait),
+        "BatchHandler._schedule": waiting_for_batch(Wait),
         "ModelWorker.__init__": then(_watch),
         **{f"ModelWorker.{name}": _looping for name in LOOPS},
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import after, before, like, patching, runs_later, wrap_all
+from stagetrace.instrumentation.base import after, before, by_kind, patching, runs_later, wrap_all
 from stagetrace.instrumentation.batching.served_batches import working
 from stagetrace.instrumentation.servers import hurry
 from stagetrace.request.current import current, recording
@@ -317,7 +317,7 @@ def _predicting(original: Any, worker: Worker) -> Any:
                 return _parts(response, serving, inference.pop_all())
             return response
 
-    return like(original, predict, coroutine, generator, stream)
+    return by_kind(original, predict, coroutine, generator, stream)
 
 
 def _parts(responses: Any, serving: Any, inference: ExitStack) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import after, before, patching, then
 from stagetrace.instrumentation.batching.served_batches import BATCH_WAIT, leave_request, requests_of, working
-from stagetrace.instrumentation.served_call import ServedCall, ended
+from stagetrace.instrumentation.served_call import ServedCall, ending
 from stagetrace.instrumentation.servers import flushing, preparing
 from stagetrace.protocols.base import request_in
 from stagetrace.request.current import SCOPE_KEY, recording
@@ -210,7 +210,7 @@ def _called(original: Any, to_queue: str = "") -> Any:
         call = _begin(self, *args, **kwargs) if not to_queue or kwargs.get(to_queue) is not None else None
         if call is None:
             return await original(self, *args, **kwargs)
-        with ended(call):
+        with ending(call):
             return await original(self, *args, **kwargs)
 
     return serve

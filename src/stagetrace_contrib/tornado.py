@@ -218,7 +218,7 @@ def patch_httpserver(module: ModuleType) -> None:
     more = {"__module__": __name__, "input_error": module.httputil.HTTPInputError}
     kind: Any = type("Delegate", (Delegate, module.httputil.HTTPMessageDelegate), more)
 
-    def recorded(delegate: Any, _server: Any, _server_connection: Any, connection: Any) -> Any:
+    def delegate_of(delegate: Any, _server: Any, _server_connection: Any, connection: Any) -> Any:
         if not hasattr(connection, "_finish_request"):  # of another protocol
             return None
         exchange = Exchange(connection)
@@ -228,7 +228,7 @@ def patch_httpserver(module: ModuleType) -> None:
         delegate.delegate = kind(delegate.delegate, exchange)  # it takes the client's address from the headers first
         return delegate
 
-    wraps = {"start_request": after(recorded), "add_sockets": before(_prepare)}
+    wraps = {"start_request": after(delegate_of), "add_sockets": before(_prepare)}
     wrap_all((server, name, wrap) for name, wrap in wraps.items())
 
 

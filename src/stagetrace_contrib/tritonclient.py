@@ -11,7 +11,7 @@ from contextvars import copy_context
 from typing import Any
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.base import patching, with_argument
 from stagetrace.request.current import recording
 
 
@@ -47,9 +47,7 @@ def _with_context(
     """Return headers with the context, those of the caller, and the arguments with the former."""
     own = args[position] if len(args) > position else kwargs.get("headers")
     headers = _Headers(own or {})
-    if len(args) > position:
-        return headers, own, (*args[:position], headers, *args[position + 1 :]), kwargs
-    return headers, own, args, {**kwargs, "headers": headers}
+    return headers, own, *with_argument(args, kwargs, position, "headers", headers)
 
 
 @guarded_end

@@ -6,7 +6,7 @@ from time import time_ns
 from typing import Any
 
 from stagetrace.instrumentation.base import before, patching, then
-from stagetrace.instrumentation.servers import keeping, prepared
+from stagetrace.instrumentation.servers import keeping, serving_loop
 from stagetrace.protocols.connection import Arrival, arriving
 from stagetrace.semconv import NETWORK_RECEIVE, QUEUE, QUEUE_POOL_SIZE, QUEUE_REASON, QUEUE_WAITERS
 
@@ -45,8 +45,8 @@ def _note_taken(channel: Any) -> None:
 patch_server = patching(
     {
         "BaseWSGIServer.__init__": keeping("application"),
-        "BaseWSGIServer.run": prepared,
-        "MultiSocketServer.run": prepared,
+        "BaseWSGIServer.run": serving_loop,
+        "MultiSocketServer.run": serving_loop,
     }
 )
 # The parser makes a request of the bytes received, the dispatcher queues it for a thread, a channel serves it there.

@@ -81,7 +81,7 @@ def before(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
             args, kwargs = note(*args, **kwargs) or (args, kwargs)
             return await original(*args, **kwargs)
 
-        return like(original, call, awaited)
+        return by_kind(original, call, awaited)
 
     return wrap
 
@@ -104,7 +104,7 @@ def after(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
             other = note(result, *args, **kwargs)
             return result if other is None else other
 
-        return like(original, call, awaited)
+        return by_kind(original, call, awaited)
 
     return wrap
 
@@ -124,12 +124,12 @@ def then(note: Callable[[Any], Any], guard: Wrap = guarded) -> Wrap:
             note(self)
             return result
 
-        return like(original, call, awaited)
+        return by_kind(original, call, awaited)
 
     return wrap
 
 
-def like(original: Any, call: Any, awaited: Any, generated: Any = None, generated_async: Any = None) -> Any:
+def by_kind(original: Any, call: Any, awaited: Any, generated: Any = None, generated_async: Any = None) -> Any:
     """Return the wrapper of the original's kind: of a function, a coroutine function, or a generator function.
 
     Where there is none for generators, a call of such a function is one of any function.
@@ -142,3 +142,12 @@ def like(original: Any, call: Any, awaited: Any, generated: Any = None, generate
 def runs_later(function: Any) -> bool:
     """Return whether a call only makes a coroutine or generator, which runs later."""
     return any(is_kind(function) for is_kind in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction))
+
+
+def with_argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with another value for the one that is given by this place or name."""
+    if len(args) > place:
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+    return args, {**kwargs, name: value}

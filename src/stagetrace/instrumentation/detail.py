@@ -10,7 +10,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
-from stagetrace.instrumentation.base import like
+from stagetrace.instrumentation.base import by_kind
 from stagetrace.instrumentation.batching.consumer import working_for
 from stagetrace.request.current import current, entries
 
@@ -120,7 +120,7 @@ def detailed(function: Any, name: str, library: str, patch: str, when: Callable[
         finally:
             _end(begun, kind, began, failed, here)
 
-    return like(function, call, awaited)
+    return by_kind(function, call, awaited)
 
 
 def _begin(

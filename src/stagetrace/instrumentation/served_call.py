@@ -10,7 +10,7 @@ from contextlib import aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import like
+from stagetrace.instrumentation.base import by_kind
 from stagetrace.request.current import current
 from stagetrace.request.steps import each_step, generated_async
 from stagetrace.request.working import work_here
@@ -190,7 +190,7 @@ class ServedTogether:
 
 
 @contextmanager
-def ended(call: Ends) -> Iterator[None]:
+def ending(call: Ends) -> Iterator[None]:
     """Note how the block ends, and end the call with it."""
     try:
         yield
@@ -215,29 +215,29 @@ def served(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
         recorded = begin()
         if recorded is None:
             return function(*args, **kwargs)
-        with ended(recorded), recorded.serving():
+        with ending(recorded), recorded.serving():
             return function(*args, **kwargs)
 
     async def awaited(*args: Any, **kwargs: Any) -> Any:
         recorded = begin()
         if recorded is None:
             return await function(*args, **kwargs)
-        with ended(recorded), recorded.serving():
+        with ending(recorded), recorded.serving():
             return await function(*args, **kwargs)
 
     def generated(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         recorded = begin()
         if recorded is None:
             return (yield from function(*args, **kwargs))
-        with ended(recorded):
+        with ending(recorded):
             return (yield from each_step(recorded.step, function(*args, **kwargs)))
 
     async def streamed(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         recorded = begin()
         make = function if recorded is None else generated_async(lambda *_: recorded.step, function)
         async with aclosing(make(*args, **kwargs)) as steps:
-            with nullcontext() if recorded is None else ended(recorded):
+            with nullcontext() if recorded is None else ending(recorded):
                 async for item in steps:
                     yield item
 
-    return like(function, call, awaited, generated, streamed)  # type: ignore[no-any-return]
+    return by_kind(function, call, awaited, generated, streamed)  # type: ignore[no-any-return]

@@ -49,7 +49,7 @@ def delivering(original: Any) -> Any:
 
 def wsgi_server(name: str, loop: str, attribute: str) -> Patch:
     """Return the patch of a server's class: its constructor keeps the application as `attribute`; `loop` serves."""
-    return patching({f"{name}.__init__": keeping(attribute), f"{name}.{loop}": prepared})
+    return patching({f"{name}.__init__": keeping(attribute), f"{name}.{loop}": serving_loop})
 
 
 def keeping(attribute: str) -> Wrap:
@@ -63,7 +63,7 @@ def keeping(attribute: str) -> Wrap:
     return then(wrap_wsgi)
 
 
-def prepared(original: Any) -> Any:
+def serving_loop(original: Any) -> Any:
     """Return a serving loop that prepares first, and delivers spans when SIGTERM ends it."""
     return before(prepare)(delivering(original))
 

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.base import after, before, wrap_all
+from stagetrace.instrumentation.base import after, before, with_argument, wrap_all
 from stagetrace.instrumentation.models.base import Library, Shape
 from stagetrace.instrumentation.models.marked import Begun, asking, marked
 
@@ -138,8 +138,7 @@ def _wrap_async(original: Any) -> Any:
 @guarded
 def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any] | None:
     record = asking()
-    by_position = len(args) > CALLBACK
-    callback = args[CALLBACK] if by_position else kwargs.get("callback")
+    callback = args[CALLBACK] if len(args) > CALLBACK else kwargs.get("callback")
     if record is None or not callable(callback):
         return None
     begun = Begun(record, _describe(session, args, kwargs))
@@ -148,11 +147,7 @@ def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         begun.end()
         return callback(*results)
 
-    if by_position:
-        args = (*args[:CALLBACK], done, *args[CALLBACK + 1 :])
-    else:
-        kwargs = {**kwargs, "callback": done}
-    return args, kwargs, begun.end
+    return *with_argument(args, kwargs, CALLBACK, "callback", done), begun.end
 
 
 def _describe(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:

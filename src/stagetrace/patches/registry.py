@@ -108,7 +108,7 @@ _WHERE_SERVED = {
 
 def wanted() -> dict[str, str]:
     """Return all patches, those of other distributions too, but of packages that DISABLED names by their import names."""
-    patches = {**PATCHES, **found(PATCHES)}
+    patches = {**PATCHES, **of_distributions(PATCHES)}
     names = {name.strip() for name in os.environ.get(DISABLED, "").split(",")} - {""}
     if not names:
         return patches
@@ -143,7 +143,7 @@ OWN = "stagetrace"  # our own distribution
 _SECTION = f"[{GROUP}]".encode()
 
 
-def found(known: Mapping[str, str]) -> dict[str, str]:
+def of_distributions(known: Mapping[str, str]) -> dict[str, str]:
     """Return the patches by module; those of modules that are `known` are logged, and not done. Never raises.
 
     The files are read here: to load `importlib.metadata` takes longer than all else at start.

@@ -37,10 +37,10 @@ class Wait:
         self.record = record
 
 
-waiting: ContextVar[Any] = ContextVar("stagetrace.waiting_for_batch", default=None)  # the Wait of this code's request
+wait_here: ContextVar[Any] = ContextVar("stagetrace.waiting_for_batch", default=None)  # the Wait of this code's request
 
 
-def waits(make: Callable[[RequestRecord], Wait]) -> Wrap:
+def waiting_for_batch(make: Callable[[RequestRecord], Wait]) -> Wrap:
     """Return how to wrap a coroutine function in which a request waits for its batch: `make` makes the Wait of it."""
 
     @guarded
@@ -52,14 +52,14 @@ def waits(make: Callable[[RequestRecord], Wait]) -> Wrap:
         @functools.wraps(original)
         async def wait(*args: Any, **kwargs: Any) -> Any:
             one = begin()
-            token = waiting.set(one)
+            token = wait_here.set(one)
             try:
                 return await original(*args, **kwargs)
             except asyncio.CancelledError:
                 _end_in_vain(one)
                 raise
             finally:
-                waiting.reset(token)
+                wait_here.reset(token)
 
         return wait
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.instrumentation.base import like
+from stagetrace.instrumentation.base import by_kind
 from stagetrace.instrumentation.clients import gen_ai_apis, kserve
 from stagetrace.protocols.http_headers import CALLER, asks
 from stagetrace.request.current import current, recording
@@ -384,11 +384,15 @@ class Begun(NamedTuple):
     restore: Callable[[], object] = bool  # called when the client's function has returned; by default nothing to do
 
 
-def calling(begin: Callable[..., Begun | None], note: Callable[..., None]) -> Wrap:
+def calling(
+    begin: Callable[..., Begun | None],
+    note: Callable[..., None],
+    fail: Callable[[Call, BaseException], object] = Call.fail,
+) -> Wrap:
     """Return how to wrap a client's function, or coroutine function, that makes a request and returns the response.
 
     `begin` gets its arguments, and returns None where there is nothing to record; `note` gets the call, the response
-    and the arguments.
+    and the arguments, `fail` the call and what was raised.
     """
     begin, note = guarded(begin), guarded(note)
 
@@ -401,7 +405,7 @@ def calling(begin: Callable[..., Begun | None], note: Callable[..., None]) -> Wr
             try:
                 response = original(*args, **kwargs)
             except BaseException as error:
-                call.fail(error)
+                fail(call, error)
                 raise
             finally:
                 restore()
@@ -416,14 +420,14 @@ def calling(begin: Callable[..., Begun | None], note: Callable[..., None]) -> Wr
             try:
                 response = await original(*args, **kwargs)
             except BaseException as error:
-                call.fail(error)
+                fail(call, error)
                 raise
             finally:
                 restore()
             note(call, response, *args)
             return response
 
-        return like(original, request, awaited)
+        return by_kind(original, request, awaited)
 
     return wrap
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.base import like, runs_later
+from stagetrace.instrumentation.base import by_kind, runs_later
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.detail import record_detail
 from stagetrace.instrumentation.models.marked import (
@@ -113,7 +113,7 @@ def generating(function: Callable[..., Any], library: Library, reads: Reads) -> 
         watch.stays = False
         return watch.step
 
-    made = like(function, call, awaited, generated, generated_async(step_of, function))
+    made = by_kind(function, call, awaited, generated, generated_async(step_of, function))
     return made if runs_later(function) else with_signature(made, function)
 
 

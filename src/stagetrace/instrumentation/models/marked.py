@@ -10,7 +10,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, guarded_end, report, switch
-from stagetrace.instrumentation.base import like
+from stagetrace.instrumentation.base import by_kind
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
 from stagetrace.instrumentation.models import unrecorded_calls
@@ -79,7 +79,7 @@ def marked(
     how = How(describe, activity, switch(where or describe.__module__), is_method=is_method, timer=timer)
     if lazy:
         return _lazy(function, how)
-    return like(  # type: ignore[no-any-return]
+    return by_kind(  # type: ignore[no-any-return]
         function,
         _called_once(function, how),
         _awaited(function, how),

@@ -7,20 +7,20 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
-from stagetrace.instrumentation.base import after, patching, wrap_all
+from stagetrace.instrumentation.base import after, patching, with_argument, wrap_all
 from stagetrace.instrumentation.clients import kserve
-from stagetrace.instrumentation.clients.base import Call, begin, carries_other
+from stagetrace.instrumentation.clients.base import Begun, Call, begin, calling, carries_other
 from stagetrace.protocols.base import EXCLUDED_SERVICES
 from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from stagetrace.instrumentation.base import Wrap
 
 OTEL_PACKAGE = "opentelemetry.instrumentation."
-METADATA = 2  # its position among the arguments: request, timeout, metadata
+METADATA = 3  # its position among the arguments: the method, request, timeout, metadata
 TARGET = "_stagetrace_target"  # on an asyncio channel
 _waiting: ContextVar[Call | None] = ContextVar("stagetrace.waiting", default=None)  # the call that blocks here
 
@@ -47,31 +47,17 @@ def _note_target(_: None, channel: Any, target: Any, *_args: Any, **_kwargs: Any
     channel.__dict__[TARGET] = target
 
 
-def _calling(end_with: Callable[[Call, Any], None]) -> Wrap:
+def _calling(end_with: Callable[..., None]) -> Wrap:
     """Return how to wrap a method that makes an RPC; `end_with(call, result)` ends our call."""
+    return calling(_begin_blocking if end_with is _end_at_once else _begin, end_with, _fail)
 
-    def wrap(original: Any) -> Any:
-        @functools.wraps(original)
-        def rpc(self: Any, *args: Any, **kwargs: Any) -> Any:
-            begun = None if recording() is None else _begin(self, args, kwargs)
-            if begun is None:
-                return original(self, *args, **kwargs)
-            call, args, kwargs = begun
-            entered = _waiting.set(call) if end_with is _end_at_once else None
-            try:
-                made = original(self, *args, **kwargs)
-            except BaseException as error:
-                _fail(call, error)
-                raise
-            finally:
-                if entered is not None:
-                    _waiting.reset(entered)
-            end_with(call, made)
-            return made
 
-        return rpc
-
-    return wrap
+def _begin_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
+    begun = _begin(args, kwargs)
+    if begun is None:
+        return None
+    token = _waiting.set(begun.call)
+    return begun._replace(restore=lambda: _waiting.reset(token))
 
 
 def _note_state(result: Any, *_: Any, **__: Any) -> None:
@@ -81,23 +67,18 @@ def _note_state(result: Any, *_: Any, **__: Any) -> None:
         _note_trailing(call, lambda: result[0].trailing_metadata)
 
 
-@guarded
-def _begin(
-    multi: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Call, tuple[Any, ...], dict[str, Any]] | None:
-    """Return the call, and the arguments with its headers in `metadata`, the third argument or a keyword."""
+def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
+    """Return the call, and the arguments with its headers in `metadata`."""
+    multi, *given = args
     metadata = args[METADATA] if len(args) > METADATA else kwargs.get("metadata")
     name = multi._method.decode().lstrip("/")
-    call = _call(multi, name, metadata, _attributes_of_model(name, args, kwargs) or {})
+    call = _call(multi, name, metadata, _attributes_of_model(name, given, kwargs) or {})
     if call is None:
         return None
     ours = {key.lower(): value for key, value in call.headers().items()}
     metadata = (*(one for one in metadata or () if one[0] not in ours), *ours.items())
-    if len(args) > METADATA:
-        args = *args[:METADATA], metadata, *args[METADATA + 1 :]
-    else:
-        kwargs = {**kwargs, "metadata": metadata}
-    return call, *(_noting_models(call, args, kwargs) if name == kserve.STREAM else (args, kwargs))
+    args, kwargs = with_argument(args, kwargs, METADATA, "metadata", metadata)
+    return Begun(call, *(_noting_models(call, args, kwargs) if name == kserve.STREAM else (args, kwargs)))
 
 
 def _call(multi: Any, name: str, metadata: Any, model: Mapping[str, Any]) -> Call | None:
@@ -114,7 +95,7 @@ def _call(multi: Any, name: str, metadata: Any, model: Mapping[str, Any]) -> Cal
 
 
 @guarded
-def _attributes_of_model(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any] | None:
+def _attributes_of_model(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Mapping[str, Any] | None:
     if name != kserve.UNARY:
         return None
     return kserve.attributes_of_message(args[0] if args else kwargs["request"])
@@ -123,10 +104,10 @@ def _attributes_of_model(name: str, args: tuple[Any, ...], kwargs: dict[str, Any
 def _noting_models(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments with an iterator that notes the requests of a stream as they are sent."""
     models = call.read = kserve.StreamedModel()
-    if args:
-        return (kserve.noting(args[0], models.note), *args[1:]), kwargs
-    requests = kwargs.get("request_iterator")
-    return args, kwargs if requests is None else {**kwargs, "request_iterator": kserve.noting(requests, models.note)}
+    requests = args[1] if len(args) > 1 else kwargs.get("request_iterator")
+    if requests is None:
+        return args, kwargs
+    return with_argument(args, kwargs, 1, "request_iterator", kserve.noting(requests, models.note))
 
 
 def _text(value: str | bytes) -> str:
@@ -162,13 +143,12 @@ def _fail(call: Call, error: BaseException) -> None:
         call.fail(error)
 
 
-def _end_at_once(call: Call, _response: Any) -> None:
+def _end_at_once(call: Call, *_: Any) -> None:
     """End the call: a method that blocks returns when the RPC has ended with OK."""
     _note(call, "OK")
 
 
-@guarded
-def _end_with(call: Call, rpc: Any) -> None:
+def _end_with(call: Call, rpc: Any, *_: Any) -> None:
     """End the call with the RPC, in the thread in which gRPC runs callbacks."""
 
     def end() -> None:
@@ -178,8 +158,7 @@ def _end_with(call: Call, rpc: Any) -> None:
         end()
 
 
-@guarded
-def _end_with_aio(call: Call, rpc: Any) -> None:
+def _end_with_aio(call: Call, rpc: Any, *_: Any) -> None:
     def end(ended: Any) -> None:
         _note_aio(call, ended)
 
