@@ -38,9 +38,9 @@ def patch_channel(module: ModuleType) -> None:
     wraps |= dict.fromkeys(("__call__", "with_call"), _calling(_end_at_once))
     one = [getattr(module, f"_{kind}MultiCallable") for kind in ("UnaryUnary", "StreamUnary")]
     kinds = ("UnaryStream", "SingleThreadedUnaryStream", "StreamStream")
-    several = [f"_{kind}MultiCallable.__call__" for kind in kinds]
-    wrap_all((multi, name, wrap) for multi in one for name, wrap in wraps.items() if hasattr(multi, name))
-    patching(dict.fromkeys(several, _calling(_end_with)))(module)
+    several = [getattr(module, f"_{kind}MultiCallable") for kind in kinds]
+    rows = [(multi, name, wrap) for multi in one for name, wrap in wraps.items() if hasattr(multi, name)]
+    wrap_all([*rows, *((multi, "__call__", _calling(_end_with)) for multi in several)])
 
 
 def _note_target(_: None, channel: Any, target: Any, *_args: Any, **_kwargs: Any) -> None:
