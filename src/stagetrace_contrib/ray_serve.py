@@ -87,14 +87,25 @@ patch_proxy = patching({"HTTPProxy.__init__": before(_note_proxy), "GenericProxy
 # --- handles
 
 
+@guarded
 def _add_reference(_router: Any, request_meta: Any, *_: Any, **__: Any) -> None:
     request = recording()
     if request is not None:
         request_meta.__dict__[REFERENCE] = request, kernel(), time.time_ns()
 
 
-# It assigns a call to a replica, in the context of the caller.
-patch_router = patching({"AsyncioRouter.assign_request": before(_add_reference)})
+def _assigning(original: Any) -> Any:
+    """Wrap what assigns a call to a replica: it is called in the context of the caller, and awaited in another one."""
+
+    @functools.wraps(original)
+    def assign_request(*args: Any, **kwargs: Any) -> Any:
+        _add_reference(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    return assign_request
+
+
+patch_router = patching({"AsyncioRouter.assign_request": _assigning})
 
 
 # --- replicas

@@ -68,6 +68,7 @@ def _found(module: ModuleType, path: str) -> tuple[Any, str]:
 def before(note: Callable[..., Any], guard: Wrap = guarded) -> Wrap:
     """Return how to wrap a function so that `note` gets the arguments of each call first.
 
+    Of a coroutine function it gets them when that is awaited, in that context, and not when it is called.
     It may return other ones, as a tuple and a dictionary, for the function; else it returns None.
     """
     note = guard(note)
