@@ -124,7 +124,7 @@ def test_quantiles_and_shares_are_by_weight() -> None:
 def test_without_sampling_nothing_is_an_estimate() -> None:
     rows = [entry(n, 80 if n < 3 else 10, None) for n in range(1, 11)]
     (route,), (group,) = routes(relations(rows)), stages(relations(rows))
-    assert route.attainment == Attainment(0.8, 0.8, 0.8)
+    assert route.attainment == Attainment(0.8, 0.8, 0.8, is_estimate=False)
     assert route.sample == group.sample == Sample(10, False, False)  # noqa: FBT003
     assert (route.requests, group.whole.count, group.whole.p50_ms) == (10, 10, 10)
 
@@ -156,7 +156,7 @@ def test_nonsense_is_no_probability(nonsense: Any) -> None:
     (route,) = routes(relations([entry(1, 10, nonsense)]))
     assert route.requests == 1
     is_absent = isinstance(nonsense, str) or nonsense == 1 or not isfinite(nonsense)  # of no probability's type, or 1
-    assert route.attainment == (Attainment(1.0, 1.0, 1.0) if is_absent else None)
+    assert route.attainment == (Attainment(1.0, 1.0, 1.0, is_estimate=False) if is_absent else None)
     made = request_of(entry(1, 10, nonsense))
     assert (made["weight"], made["sampling_probability"]) == (1.0, None if is_absent else 0.0)
 
@@ -182,7 +182,7 @@ def test_the_interval_covers_the_truth_as_often_as_stated(probability: float, go
 
 
 def test_without_a_breach_attainment_is_certain() -> None:
-    assert attainment(ESTIMATED, 100, 900, 10, 0) == Attainment(1.0, 1.0, 1.0)
+    assert attainment(ESTIMATED, 100, 900, 10, 0) == Attainment(1.0, 1.0, 1.0, is_estimate=True)
     assert attainment(WHOLE, 0, 0, 1, 0) is None
 
 
@@ -206,7 +206,7 @@ def test_what_the_service_has_counted_takes_the_place_of_the_estimate() -> None:
     found = routes(database)
     (exact,) = exactly(database, found, [counted(1000, good=389, breach=11)])
     assert (exact.requests, exact.judged, exact.breaches) == (400, 400, 11)
-    assert exact.attainment == Attainment(0.9725, 0.9725, 0.9725)
+    assert exact.attainment == Attainment(0.9725, 0.9725, 0.9725, is_estimate=False)
     assert exact.sample == Sample(52, is_estimate=False, is_unknown=False, is_counted=True)
     assert (exact.p50_ms, exact.max_ms) == (found[0].p50_ms, found[0].max_ms)
     (vague,) = exactly(database, found, [counted(1000, is_exact=False, good=389, breach=11)])

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from stagetrace.analysis import estimates
-from stagetrace.analysis.estimates import Sample
+from stagetrace.analysis.estimates import Attainment, Sample
 from stagetrace.policy import quantities
 from stagetrace.policy.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar, Objective
 from stagetrace.policy.policy import Policy
@@ -135,28 +135,17 @@ def counts(rows: Iterable[Mapping[str, Any]]) -> Counts:
     )
 
 
-class Attained(NamedTuple):
-    """The share of the judged requests that met their objective, with a 95 % interval.
+def attained(found: Counts) -> Attainment | None:
+    """Return the attainment, of exact counts with the interval of Clopper and Pearson (1934).
 
-    Of exact counts the share is the truth about these requests, and the interval (Clopper and Pearson, 1934) one for
-    the chance with which the service meets the objective. Of a sample, both are about these requests.
+    None where nothing was judged, or where the sampling leaves it unknown.
     """
-
-    value: float
-    low: float
-    high: float
-    is_estimate: bool
-
-
-def attained(found: Counts) -> Attained | None:
-    """Return the attainment; None where nothing was judged, or where the sampling leaves it unknown."""
     if found.is_unknown or found.judged == 0:
         return None
     if found.is_sampled and found.most > 1:
-        known = estimates.attainment(found.sample, found.good, found.spread, found.most, found.breaches)
-        return None if known is None else Attained(*known, is_estimate=True)
+        return estimates.attainment(found.sample, found.good, found.spread, found.most, found.breaches)
     good, breaches = round(found.good), round(found.breaches)
-    return Attained(good / (good + breaches), *exact_interval(good, good + breaches), is_estimate=False)
+    return Attainment(good / (good + breaches), *exact_interval(good, good + breaches), is_estimate=False)
 
 
 def exact_interval(good: int, judged: int) -> tuple[float, float]:
@@ -168,7 +157,7 @@ def exact_interval(good: int, judged: int) -> tuple[float, float]:
     return low, high
 
 
-def is_missed(found: Attained | None, target: Target) -> bool | None:
+def is_missed(found: Attainment | None, target: Target) -> bool | None:
     """Return whether fewer met the objective than wanted; None where that is unknown, or the sample leaves it open."""
     if found is None:
         return None

@@ -17,7 +17,7 @@ import numpy as np
 
 from stagetrace.analysis.base import Source
 from stagetrace.analysis.comparison_kinds import INPUT_SIZE  # what `sizes` of the reductions divides by
-from stagetrace.analysis.quantiles import Binned, QuantileDifference, difference_of, needed
+from stagetrace.analysis.quantiles import Binned, QuantileDifference, needed
 
 PATH: Final = "path"  # route or name
 _MOST_ROUTES: Final = 50  # compared one by one, the most frequent
@@ -314,18 +314,7 @@ def _part(
 def _quantile(
     adjusted: Sequence[Binned], raw: Sequence[Binned], q: float, sizes: tuple[int, int], asked: _Asked
 ) -> Quantile:
-    of_mix, plain = (
-        difference_of(
-            a.ranked(q, asked.alpha),
-            b.ranked(q, asked.alpha),
-            a.quantile(q),
-            b.quantile(q),
-            q,
-            asked.alpha,
-            sequential=asked.sequential,
-        )
-        for a, b in (adjusted, raw)
-    )
+    of_mix, plain = (a.difference(b, q, asked.alpha, sequential=asked.sequential) for a, b in (adjusted, raw))
     low, high = of_mix.interval
     reach = (high - low) / 2
     is_sure = not of_mix.shift[0] <= 0 <= of_mix.shift[1]

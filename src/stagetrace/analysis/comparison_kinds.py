@@ -18,7 +18,7 @@ from stagetrace import semconv
 from stagetrace.analysis.arrays import Array, Floats
 from stagetrace.analysis.base import rank_of
 from stagetrace.analysis.cases import Cases, coded, number
-from stagetrace.analysis.quantiles import Binned, QuantileDifference, difference_of, needed
+from stagetrace.analysis.quantiles import Binned, QuantileDifference, needed
 from stagetrace.columns import names_of
 
 INPUT_SIZE: Final = "input_size"
@@ -79,8 +79,8 @@ def slower_kinds(
     each size of input is as frequent as in a. `alpha` holds for all kinds together.
     """
     rows = [*a.rows, *b.rows]
-    both = a.attributes.keys() & b.attributes.keys()
-    columns = {key: a.attributes[key] + b.attributes[key] for key in sorted(both) if _is_kind(key)}
+    both = (a.attributes.keys() & b.attributes.keys()) - {*_BODY, *_BATCH}
+    columns = {key: a.attributes[key] + b.attributes[key] for key in sorted(both) if not key.startswith(_NO_KIND)}
     classes, in_bytes = _sizes(a, b)
     columns[INPUT_SIZE] = classes
     names = [row["path"] if by_route else None for row in rows]
@@ -104,10 +104,6 @@ def slower_kinds(
     routes = tuple(sorted({str(row["path"]) for row in rows}))
     is_part = len(a.rows) < a.stored or len(b.rows) < b.stored
     return Kinds(tuple(_distinct(found)[:_MOST]), routes, is_part, in_bytes)
-
-
-def _is_kind(key: str) -> bool:
-    return key not in (*_BODY, *_BATCH) and not key.startswith(_NO_KIND)
 
 
 def _sizes(a: Cases, b: Cases) -> tuple[list[str | None], bool]:
@@ -172,12 +168,6 @@ def _binned(requests: _Requests, where: Array) -> tuple[Binned, Binned]:
     return made[0], made[1]
 
 
-def _difference(requests: _Requests, where: Array, alpha: float, *, sequential: bool) -> QuantileDifference:
-    a, b = _binned(requests, where)
-    ranked = a.ranked(0.5, alpha), b.ranked(0.5, alpha)
-    return difference_of(*ranked, a.quantile(0.5), b.quantile(0.5), 0.5, alpha, sequential=sequential)
-
-
 def _tested(
     requests: _Requests,
     rows: Sequence[Mapping[str, Any]],
@@ -189,7 +179,8 @@ def _tested(
     sequential: bool,
 ) -> SlowerKind | None:
     """Return the kind if it surely got slower, and surely by more than the others; else None."""
-    p50, rest = (_difference(requests, one, alpha, sequential=sequential) for one in (where, route & ~where))
+    sides = [_binned(requests, one) for one in (where, route & ~where)]
+    p50, rest = (a.difference(b, 0.5, alpha, sequential=sequential) for a, b in sides)
     if p50.shift[0] <= 0 or p50.interval[0] <= rest.interval[1] or p50.a is None or p50.b is None:
         return None
     counts, of_route = (

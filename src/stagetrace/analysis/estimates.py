@@ -38,11 +38,16 @@ class Counted(NamedTuple):
 
 
 class Attainment(NamedTuple):
-    """Which part of the judged requests met their objective, and within what that lies by 95 %."""
+    """Which part of the judged requests met their objective, and within what that lies by 95 %.
+
+    Of exact counts the share is the truth about these requests, and the interval one for the chance with which the
+    service meets the objective, where it is asked for. Of a sample, both are about these requests.
+    """
 
     value: float
     low: float
     high: float
+    is_estimate: bool
 
 
 def attainment(sample: Sample, good: float, spread: float, most: float, breaches: float) -> Attainment | None:
@@ -57,10 +62,10 @@ def attainment(sample: Sample, good: float, spread: float, most: float, breaches
         return None
     if not sample.is_estimate or most <= 1:
         value = good / (good + breaches)
-        return Attainment(value, value, value)
+        return Attainment(value, value, value, is_estimate=False)
     low, high = _interval(good, spread, most)
     value, low, high = (part / (part + breaches) if part + breaches else 1.0 for part in (good, low, high))
-    return Attainment(value, min(low, value), max(high, value))
+    return Attainment(value, min(low, value), max(high, value), is_estimate=True)
 
 
 class Weighed(NamedTuple):
@@ -85,7 +90,7 @@ def attainment_of_both(good: Weighed, breaches: Weighed, kept: float, most: floa
     least, greatest = (
         one / (one + kept + other) if one + kept + other else value for one, other in ((low, many), (high, few))
     )
-    return Attainment(value, min(least, value), max(greatest, value))
+    return Attainment(value, min(least, value), max(greatest, value), is_estimate=True)
 
 
 def _interval(

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from stagetrace import semconv
-from stagetrace.analysis.attainment import Attained, Target, budget_left, exact_interval
+from stagetrace.analysis.attainment import Target, budget_left, exact_interval
 from stagetrace.analysis.base import Source
-from stagetrace.analysis.estimates import Sample, Weighed, attainment, attainment_of_both
+from stagetrace.analysis.estimates import Attainment, Sample, Weighed, attainment, attainment_of_both
 from stagetrace.analysis.replay import UNKNOWN, Judged, Request, recorded_as, replay, stored
 from stagetrace.columns import ATTRIBUTE
 from stagetrace.policy.objective import BAD, BAGGAGE, BREACH, EXCLUDED, HEADER, SERVICE_KEY, Objective
@@ -54,7 +54,7 @@ class Outcome:
     excluded: float
     unknown: Mapping[str, float]  # requests, by the reason why their verdict is not known
     recorded_breaches: float  # of the same requests, as recorded
-    attained: Attained | None
+    attained: Attainment | None
     missed: bool | None
     budget_left: float | None
     breaches_a_day: float
@@ -274,7 +274,7 @@ def _is_stricter(objective: Objective, allowed_ms: float) -> bool:
     return any(bounds) or is_bad or objective.deadline is not None or objective.within_ns < allowed_ms * _MS
 
 
-def _attained(sums: _Sums, unknown: float, *, hides: bool) -> Attained | None:
+def _attained(sums: _Sums, unknown: float, *, hides: bool) -> Attainment | None:
     """Return the attainment; the interval holds whatever the verdicts are that are not known."""
     good, breaches = sums.good.total, sums.kept + sums.breaches.total
     judged = good + breaches
@@ -283,7 +283,7 @@ def _attained(sums: _Sums, unknown: float, *, hides: bool) -> Attained | None:
     if not sums.is_sampled or sums.most <= 1:
         low, _ = exact_interval(round(good), round(judged + unknown))
         _, high = exact_interval(round(good + unknown), round(judged + unknown))
-        return Attained(good / judged, low, high, is_estimate=False)
+        return Attainment(good / judged, low, high, is_estimate=False)
     if hides or sums.breaches.total:
         found = attainment_of_both(sums.good, sums.breaches, sums.kept, sums.most)
     else:
@@ -292,10 +292,10 @@ def _attained(sums: _Sums, unknown: float, *, hides: bool) -> Attained | None:
     if found is None:
         return None
     whole = judged + unknown
-    return Attained(found.value, found.low * judged / whole, (found.high * judged + unknown) / whole, is_estimate=True)
+    return found._replace(low=found.low * judged / whole, high=(found.high * judged + unknown) / whole)
 
 
-def _is_missed(sums: _Sums, unknown: float, known: Attained | None, target: Target) -> bool | None:
+def _is_missed(sums: _Sums, unknown: float, known: Attainment | None, target: Target) -> bool | None:
     """Return whether fewer met the objective than wanted; None where that depends on what is not known."""
     if known is None:
         return None

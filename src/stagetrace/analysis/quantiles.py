@@ -192,6 +192,11 @@ class Binned:
         near = (every.upto >= first) & (every.below <= last)
         return Ranked(every.low[near], every.high[near], every.below[near], every.upto[near], every.size)
 
+    def difference(self, other: Binned, q: float, alpha: float, *, sequential: bool) -> QuantileDifference:
+        """Return how far the q-quantile of another histogram is from that of this one."""
+        mine, theirs = self.ranked(q, alpha), other.ranked(q, alpha)
+        return difference_of(mine, theirs, self.quantile(q), other.quantile(q), q, alpha, sequential=sequential)
+
 
 # --- Whether one set of requests is slower than another: how far their quantiles differ, and how sure that is.
 

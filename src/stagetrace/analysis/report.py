@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 from stagetrace.analysis.attainment import (
     KEYS,
     REDUCTION,
-    Attained,
     Counts,
     Target,
     Wanted,
@@ -25,6 +24,7 @@ from stagetrace.analysis.attainment import (
     wanted,
 )
 from stagetrace.analysis.base import Source, by_keys
+from stagetrace.analysis.estimates import Attainment
 from stagetrace.policy.objective import EXCLUDED
 from stagetrace.policy.policy import Policy
 
@@ -87,7 +87,7 @@ class Line(NamedTuple):
     route: str
     target: Target
     counts: Counts
-    attained: Attained | None
+    attained: Attainment | None
     missed: bool | None
     credit: Fraction | None
     description: str = ""
@@ -234,7 +234,7 @@ def _line(key: tuple[str, str, str | None, Wanted], counted: Counts, options: Op
     )
 
 
-def credit_of(known: Attained | None, counted: Counts, tiers: Sequence[Tier]) -> Fraction | None:
+def credit_of(known: Attainment | None, counted: Counts, tiers: Sequence[Tier]) -> Fraction | None:
     """Return the credit of an attainment, of several tiers the greatest; None where an estimate leaves it open."""
     if known is None:
         return None

@@ -14,7 +14,6 @@ from stagetrace.analysis.attainment import (
     EXCLUDED_BY,
     KEYS,
     REDUCTION,
-    Attained,
     Counts,
     Exact,
     Target,
@@ -27,6 +26,7 @@ from stagetrace.analysis.attainment import (
     wanted,
 )
 from stagetrace.analysis.base import Source, by_keys
+from stagetrace.analysis.estimates import Attainment
 from stagetrace.policy.alert_options import AlertOptions, BurnAlert, can_fire
 from stagetrace.policy.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S, Calendar
 from stagetrace.policy.objective import Objective as Rule
@@ -79,7 +79,7 @@ class Objective:
     until_unix_nano: int
     held_s: float  # how much of the window the store has requests of this service from
     counts: Counts
-    attained: Attained | None
+    attained: Attainment | None
     missed: bool | None
     budget_left: float | None  # part of the error budget; negative: overspent
     burn: Mapping[str, Burn | None]  # by the windows of `BURNS`, and those of its alerts

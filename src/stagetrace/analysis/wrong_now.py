@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from stagetrace.analysis.attainment import KEYS, Attained, Counts, Target, attained, counts, is_missed, target_of
+from stagetrace.analysis.attainment import KEYS, Counts, Target, attained, counts, is_missed, target_of
 from stagetrace.analysis.base import Source, by_keys
+from stagetrace.analysis.estimates import Attainment
 
 REDUCTION: Final = "outcomes_over_time"
 OBJECTIVES: Final = 100  # those with most breaches are told apart
@@ -60,7 +61,7 @@ class Line:
     objective: str | None
     target: Target
     counts: Counts
-    attained: Attained | None
+    attained: Attainment | None
     missed: bool | None
     losses: tuple[Loss, ...]
     all_breaches: Stretch | None  # from the first one in the window to the last

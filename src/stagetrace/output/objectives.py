@@ -12,7 +12,8 @@ from stagetrace.policy.quantities import window_text as window
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stagetrace.analysis.attainment import Attained, Counts
+    from stagetrace.analysis.attainment import Counts
+    from stagetrace.analysis.estimates import Attainment
     from stagetrace.policy.alert_options import AlertOptions
     from stagetrace.policy.objective import Condition, Objective
 
@@ -31,7 +32,7 @@ def percent(share: float) -> str:
     return "100 %" if share == 1 else f"{'> 99.999999' if text.startswith('100') and share < 1 else text} %"
 
 
-def interval(known: Attained) -> str:
+def interval(known: Attainment) -> str:
     """Return the interval of an attainment."""
     return f"[{percent(known.low).removesuffix(' %')}, {percent(known.high).removesuffix(' %')}]"
 

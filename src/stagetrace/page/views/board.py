@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 from stagetrace.analysis import routes_and_stages, wrong_now
-from stagetrace.analysis.attainment import Attained, Target, exact_interval, is_missed
+from stagetrace.analysis.attainment import Target, exact_interval, is_missed
 from stagetrace.analysis.slo import SHOWN
 from stagetrace.causes.cause import CAUSES
 from stagetrace.output import objectives
@@ -22,10 +22,10 @@ from stagetrace.store.base import COUNTS, Selection
 from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
+    from stagetrace.analysis.estimates import Attainment
     from stagetrace.analysis.routes_and_stages import Route
     from stagetrace.analysis.wrong_now import Found, Kind, Loss
     from stagetrace.page.base import Asked, Site
-    from stagetrace.rules.alerts import Alert
     from stagetrace.store.base import Reader
 
 _BY: Final = ("cause", "stage")
@@ -77,49 +77,14 @@ def now(asked: Asked, reader: Reader, site: Site) -> Part:
     return Part("board_now.html", values, reason)
 
 
-class ShownAlert(NamedTuple):
-    """An alert of an objective as it is shown."""
-
-    state: str
-    is_known: bool
-    name: str
-    objective: str
-    service: str
-    segment: str
-    severity: str
-    windows: str
-    summary: str
-    started_unix_nano: int
-    ended_unix_nano: int
-
-    @classmethod
-    def of(cls, alert: Alert) -> ShownAlert:
-        """Return the form of an alert."""
-        labels = dict(alert.labels)
-        windows = (labels.get(name) for name in ("long_window", "short_window"))
-        return cls(
-            alert.state,
-            alert.is_known,
-            labels.get("alertname", ""),
-            labels.get("sla_objective", ""),
-            labels.get("service", ""),
-            labels.get("sla_segment", ""),
-            labels.get("severity", ""),
-            " and ".join(filter(None, windows)),
-            dict(alert.annotations).get("summary", ""),
-            alert.started_unix_nano,
-            alert.ended_unix_nano,
-        )
-
-
 def alerts(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the alerts of objectives: those that fire, those that may, and those that did."""
     del reader
-    every = [] if site.alerts is None else [ShownAlert.of(one) for one in site.alerts()]
+    every = [] if site.alerts is None else [(one, dict(one.labels), dict(one.annotations)) for one in site.alerts()]
     # One that says that there is no data is of an objective, and of no service.
-    found = [one for one in every if asked.selection.service in (None, one.service) or not one.service]
-    shown = found[:_ALERTS]
-    return Part("board_alerts.html", {"alerts": shown, "all_alerts": len(found)})
+    services = (asked.selection.service, "")
+    found = [one for one in every if services[0] is None or one[1].get("service", "") in services]
+    return Part("board_alerts.html", {"alerts": found[:_ALERTS], "all_alerts": len(found)})
 
 
 def _by(asked: Asked) -> str:
@@ -314,15 +279,13 @@ class Row(NamedTuple):
         return f"objective-{crc32(key.encode()):08x}"
 
     @property
-    def attained(self) -> Attained | None:
+    def attained(self) -> Attainment | None:
         """Return which share of the window's requests met it, as `slo` has it of another window."""
         known = None if self.route is None else self.route.attainment
-        if known is None or self.route is None:
-            return None
-        if known.low < known.high:
-            return Attained(*known, is_estimate=True)
-        judged = self.route.judged
-        return Attained(known.value, *exact_interval(judged - self.route.breaches, judged), is_estimate=False)
+        if known is None or self.route is None or known.low < known.high:
+            return known
+        low, high = exact_interval(self.route.judged - self.route.breaches, self.route.judged)
+        return known._replace(low=low, high=high)
 
     @property
     def missed(self) -> bool | None:
