@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from math import inf, nan, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from stagetrace.analysis.capacity import fit_usl
-from stagetrace.analysis.usl import LIMIT, USL, fit
+from stagetrace.analysis.usl import LIMIT, USL, Fit, fit
 
 # Cisco's benchmark of Schwartz, Practical Scalability Analysis with the Universal Scalability Law, as usl4j tests it.
 CISCO = (
@@ -20,6 +20,10 @@ CISCO = (
 LOADS = (1, 5, 10, 15, 20, 25, 30)
 
 
+def usl_of(load: Any, rate: Any) -> Fit:
+    return fit(load, rate, laws=(USL,))
+
+
 def usl(load: np.ndarray, scale: float, sigma: float, kappa: float) -> np.ndarray:
     made: np.ndarray = scale * load / (1 + sigma * (load - 1) + kappa * load * (load - 1))
     return made
@@ -27,7 +31,7 @@ def usl(load: np.ndarray, scale: float, sigma: float, kappa: float) -> np.ndarra
 
 def test_the_book_s_figures() -> None:
     """Lambda, sigma and kappa as the book and usl4j have them, to the digits given."""
-    found = fit_usl(range(1, 33), CISCO)
+    found = usl_of(range(1, 33), CISCO)
     assert found.lambda_per_s == pytest.approx(995.6486, rel=2e-4)
     assert found.sigma == pytest.approx(0.02671591, rel=2e-4)
     assert found.kappa == pytest.approx(7.690945e-4, rel=2e-4)
@@ -37,7 +41,7 @@ def test_the_book_s_figures() -> None:
 
 
 def test_seven_of_its_points() -> None:
-    found = fit_usl(LOADS, [CISCO[load - 1] for load in LOADS])
+    found = usl_of(LOADS, [CISCO[load - 1] for load in LOADS])
     assert found.knee == pytest.approx(35.5, abs=0.05)
     assert found.interval is not None
     assert found.interval.high is not None
@@ -49,7 +53,7 @@ def test_seven_of_its_points() -> None:
 
 @pytest.mark.parametrize("upto", [8, 10, 12, 16])
 def test_no_peak_is_shown_from_points_well_before_it(upto: int) -> None:
-    found = fit_usl(range(1, upto + 1), CISCO[:upto])
+    found = usl_of(range(1, upto + 1), CISCO[:upto])
     assert (found.knee, found.peak_per_s, found.interval, found.identifiable) == (None, None, None, False)
     assert f"at most {upto} in flight" in (found.reason or "")
 
@@ -63,7 +67,7 @@ def test_least_squares_as_scipy_finds_them(seed: int) -> None:
     load = chance.permutation(np.linspace(1, 1.5 * knee, 25))
     rate = usl(load, *truth) * chance.normal(1, 0.01, len(load))
     expected, _ = curve_fit(usl, load, rate, truth, bounds=((0, 0, 0), (inf, 1, inf)), x_scale=truth, xtol=1e-12)
-    found = fit_usl(load, rate)
+    found = usl_of(load, rate)
     assert (found.lambda_per_s, found.sigma, found.kappa) == pytest.approx(tuple(expected), rel=1e-3, abs=1e-5)
     assert found.knee == pytest.approx(knee, rel=0.15)
     assert found.interval is not None
@@ -79,7 +83,7 @@ def test_intervals_hold_the_truth_nineteen_times_out_of_twenty() -> None:
     truth = (100, 0.05, 1e-3)
     top = float(usl(np.array([sqrt(0.95 / 1e-3)]), *truth)[0])
     for _ in range(40):
-        found = fit_usl(load, usl(load, *truth) + chance.normal(0, 0.03 * top, len(load)))
+        found = usl_of(load, usl(load, *truth) + chance.normal(0, 0.03 * top, len(load)))
         assert found.interval is not None
         assert found.interval.high is not None
         held += found.interval.low <= top <= found.interval.high
@@ -91,7 +95,7 @@ def test_linear_growth_has_no_limit(most: int) -> None:
     chance = np.random.default_rng(most)
     load = np.linspace(1, most, 12)
     for rate in (50 * load, 50 * load * chance.normal(1, 0.03, 12)):
-        for found in (fit_usl(load, rate), fit(load, rate)):
+        for found in (usl_of(load, rate), fit(load, rate)):
             assert (found.knee, found.peak_per_s, found.identifiable) == (None, None, False)
             assert "never came near a limit" in (found.reason or "")
 
@@ -99,7 +103,7 @@ def test_linear_growth_has_no_limit(most: int) -> None:
 def test_a_queue_levels_off_and_has_no_knee() -> None:
     """The M/M/1 queue, X = mu N / (1 + N), is the USL with sigma 1/2 and kappa 0: a peak that is never reached."""
     load = np.geomspace(0.2, 40, 15)
-    found = fit_usl(load, 50 * load / (1 + load))
+    found = usl_of(load, 50 * load / (1 + load))
     assert (found.sigma, found.kappa) == pytest.approx((0.5, 0), abs=1e-4)
     assert found.peak_per_s == pytest.approx(50, rel=1e-3)
     assert found.identifiable
@@ -135,27 +139,27 @@ def test_the_usl_is_kept_where_both_laws_will_do() -> None:
     ],
 )
 def test_too_little_is_reported(load: list[float], rate: list[float], reason: str) -> None:
-    for found in (fit_usl(load, rate), fit(load, rate)):
+    for found in (usl_of(load, rate), fit(load, rate)):
         assert reason in (found.reason or "")
         assert (found.law, found.knee, found.peak_per_s, found.identifiable) == (None, None, None, False)
         assert found.throughput([1, 2]) == []
 
 
 def test_what_is_no_measurement_is_left_out_and_counted() -> None:
-    found = fit_usl([*LOADS, nan, -1, 3, 5], [*(CISCO[load - 1] for load in LOADS), 5, 5, nan, inf])
+    found = usl_of([*LOADS, nan, -1, 3, 5], [*(CISCO[load - 1] for load in LOADS), 5, 5, nan, inf])
     assert found.ignored == 4
     assert found.knee == pytest.approx(35.5, abs=0.05)
 
 
 def test_points_without_a_partner_are_refused() -> None:
     with pytest.raises(ValueError, match="2 concurrencies and 1 throughputs"):
-        fit_usl([1, 2], [1])
+        usl_of([1, 2], [1])
 
 
 def test_many_points_are_averaged_by_load() -> None:
     chance = np.random.default_rng(5)
     load = chance.uniform(1, 32, 5000)
-    found = fit_usl(load, usl(load, 995.6486, 0.02671591, 7.690945e-4) * chance.normal(1, 0.05, 5000))
+    found = usl_of(load, usl(load, 995.6486, 0.02671591, 7.690945e-4) * chance.normal(1, 0.05, 5000))
     assert len(found.points) <= 40
     assert found.knee == pytest.approx(35.57, rel=0.05)
     assert found.peak_per_s == pytest.approx(12341, rel=0.01)

@@ -93,26 +93,39 @@ def needed(percentile: str) -> int:
 def ask(source: Source, by: Sequence[str] = (), groups: int = 1) -> list[Group]:
     """Return where the time of each group goes, the largest group first; `groups`: how many there are, about."""
     most = max(4, min(100, _SAMPLED // (_BINS * groups)))
-    rows = source.reduce("stage_bins", by, most=most)
-    own = source.reduce("own_stage_bins", by, most=most) if any(row["other_ms"] for row in rows) else []
+    rows, own = _binned(source, by, most)
     own_of = by_keys(own, by)
-    found = [measured(key, some, own_of.get(key, [])) for key, some in by_keys(rows, by).items()]
+    found = [_measured(key, some, own_of.get(key, [])) for key, some in by_keys(rows, by).items()]
     found.sort(key=lambda group: (-group.requests, *map(str, group.by)))
     weights = {row[name] for row in rows for name in ("least_weight", "most_weight")}
     return _with_quantiles(source, "what_if" if len(weights) == 1 else "weighted_what_if", by, found)
 
 
-def measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> Group:
+def _binned(source: Source, by: Sequence[str], most: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of `stage_bins`, and of `own_stage_bins` where there are any."""
+    rows = source.reduce("stage_bins", by, most=most)
+    return rows, source.reduce("own_stage_bins", by, most=most) if any(row["other_ms"] for row in rows) else []
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a `Group` and a `Whole` have of the requests in rows of `stage_bins`."""
+    forwards = _forwards(rows)
+    stored = sum(row["stored"] for row in forwards)
+    return {
+        "requests": sum(row["requests"] for row in forwards),
+        "sample": sample_of(rows)._replace(rows=stored),
+        "backwards": sum(row["stored"] for row in rows) - stored,
+        "overlapping": sum(row["overlapping"] for row in forwards),
+    }
+
+
+def _measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> Group:
     """Return one group from its rows of `stage_bins` and `own_stage_bins`, without quantiles."""
-    forwards = [row for row in rows if row["bin"] != stage_bins.BACKWARDS]
-    bins = stage_bins.bins(forwards, [row for row in own if row["bin"] != stage_bins.BACKWARDS])
+    bins = stage_bins.bins(_forwards(rows), _forwards(own))
     bands = {percentile: stage_bins.band(bins, rank) for percentile, rank in PERCENTILES.items()}
     return Group(
         by=by,
-        requests=sum(row["requests"] for row in forwards),
-        sample=sample_of(rows)._replace(rows=sum(row["stored"] for row in forwards)),
-        backwards=sum(row["stored"] for row in rows) - sum(row["stored"] for row in forwards),
-        overlapping=sum(row["overlapping"] for row in forwards),
+        **_counts(rows),
         total_ms=dict.fromkeys(PERCENTILES),
         bands=bands,
         stages=_stages(bins, bands),
@@ -254,18 +267,13 @@ class Whole:
 
 def whole(source: Source, ranks: Sequence[float], sure: Sequence[float]) -> Whole | None:
     """Return where the time of all requests goes, with intervals at those of `sure`; None where there are none."""
-    rows = source.reduce("stage_bins", most=_SAMPLED_OF_BIN)
-    own = source.reduce("own_stage_bins", most=_SAMPLED_OF_BIN) if any(row["other_ms"] for row in rows) else []
+    rows, own = _binned(source, (), _SAMPLED_OF_BIN)
     forwards = _forwards(rows)
     if not forwards:
         return None
     bins = stage_bins.bins(forwards, _forwards(own))
-    stored = sum(row["stored"] for row in forwards)
     return Whole(
-        requests=sum(row["requests"] for row in forwards),
-        sample=sample_of(rows)._replace(rows=stored),
-        backwards=sum(row["stored"] for row in rows) - stored,
-        overlapping=sum(row["overlapping"] for row in forwards),
+        **_counts(rows),
         mean=_mean(bins),
         at={rank: _around(bins, rank, is_sure=rank in sure) for rank in ranks},
     )

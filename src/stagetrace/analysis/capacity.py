@@ -16,12 +16,10 @@ from stagetrace.analysis import usl
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.base import sample_of
 from stagetrace.analysis.estimates import Sample
-from stagetrace.analysis.usl import SECOND, Buckets, Fit, Interval, Level, buckets, fit_usl, levels_of, rows_of
+from stagetrace.analysis.usl import SECOND, Buckets, Fit, Interval, Level, buckets, levels_of, rows_of
 
 if TYPE_CHECKING:
     from stagetrace.analysis.base import Source
-
-__all__ = ["Capacity", "Fit", "Instance", "Interval", "Level", "Plan", "ask", "fit_usl", "plan", "throughput_law"]
 
 STAGES: Final = (*(stage.replace(".", "_") for stage in semconv.STAGES), "other")
 MOST_SERVICES: Final = 50

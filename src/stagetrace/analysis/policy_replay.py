@@ -114,9 +114,10 @@ def ask(source: Source, policy: Policy, since_ns: int, until_ns: int | None = No
     begin = max(since_ns, min((row["first_unix_nano"] for row in rows), default=since_ns))
     end = max((row["last_unix_nano"] for row in rows), default=begin) if until_ns is None else until_ns
     days = max(end - begin, 1) / _NS / _DAY_S
+    changed = [_change(key, of) for key, of in changes.items()]
     return Found(
         tuple(_outcome(one, sums[one.name], left, days) for one in policy.objectives),
-        tuple(sorted((_change(key, of) for key, of in changes.items()), key=_most_first)),
+        tuple(sorted(changed, key=lambda one: (-one.requests, one.objective or "", one.recorded or ""))),
         sum(row["requests"] for row in rows) + left,
         sum(row["stored"] for row in rows),
         unmatched,
@@ -237,10 +238,6 @@ def _change(key: _Key, rows: Sequence[Row]) -> Change:
         sum(row["stored"] for row in rows),
         tuple(row["trace_id"] for row in slowest),
     )
-
-
-def _most_first(one: Change) -> tuple[float, str, str]:
-    return (-one.requests, one.objective or "", one.recorded or "")
 
 
 def _outcome(objective: Objective, sums: _Sums, left: float, days: float) -> Outcome:

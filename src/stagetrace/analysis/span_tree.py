@@ -65,8 +65,11 @@ def span_tree(spans: Sequence[Any]) -> Tree:
     for place, parent in parents.items():
         if parent is not None:
             children.setdefault(parent, []).append(place)
-    tops = (place for place, parent in parents.items() if parent is None)
-    roots = tuple(sorted(tops, key=lambda place: _by_rank(spans[place])))
+    tops = [(spans[place], place) for place, parent in parents.items() if parent is None]
+    tops.sort(
+        key=lambda one: (bool(one[0].parent_span_id), one[0].start_unix_nano, -one[0].end_unix_nano, one[0].span_id)
+    )
+    roots = tuple(place for _, place in tops)
     starts = [span.start_unix_nano for span in spans]
     ends = [max(span.start_unix_nano, span.end_unix_nano) for span in spans]
     ordered = [place for root in roots for place in _below(children, root)]
@@ -87,10 +90,6 @@ def is_spread(span: Any) -> bool:
     if calls is None or took_ms is None or calls <= 1:
         return False
     return bool(took_ms * 1e6 < _FILLED * (span.end_unix_nano - span.start_unix_nano))
-
-
-def _by_rank(span: Any) -> tuple[bool, int, int, str]:
-    return bool(span.parent_span_id), span.start_unix_nano, -span.end_unix_nano, span.span_id
 
 
 def _below(children: Mapping[int, Sequence[int]], root: int) -> list[int]:
@@ -342,7 +341,9 @@ def unseen_times(spans: Sequence[Any]) -> dict[int, Unseen]:
             continue
         children = [child for child in below.get(span.span_id, ()) if child is not span]
         free = _free(span, children)
-        left = sum(end - start for start, end in free) - sum(map(_spread_ns, children))
+        # Of a detail span of calls with time between them it is known how long they took, and not when.
+        calls = sum(_ns(child.attributes, semconv.DETAIL_TIME_MS) or 0 for child in children if is_spread(child))
+        left = sum(end - start for start, end in free) - calls
         waits, at_most = _waits(span, stage, entries.get(span.parent_span_id), max(left, 0))
         if waits:
             drawn = _drawn(free, sum(took for _, took in waits))
@@ -359,15 +360,13 @@ def _waits(span: Any, stage: str, entry: Any, left: int) -> tuple[tuple[tuple[st
     if stage in _NETWORK:
         return _some((cause.PHRASES[_NETWORK[stage]], left)), False
     computed = _ns(attributes, semconv.CPU_TIME_MS)
-    if computed is not None:
-        rest = max(left - max(computed, _ns(attributes, semconv.DEVICE_TIME_MS) or 0), 0)
-        lacked = min(_ns(attributes, semconv.CPU_WAIT_MS) or 0, rest)
-        blocked = min(_ns(attributes, semconv.CPU_BLOCKED_MS) or 0, rest - lacked)
-        unknown = rest - lacked - blocked
-        return _some(
-            (cause.PHRASES[cause.CPU_WAIT], lacked), (_BLOCKED, blocked), ("for an unknown reason", unknown)
-        ), False
-    return _some(_blamed(stage, entry, left)), True
+    if computed is None:
+        return _some(_blamed(stage, entry, left)), True
+    rest = max(left - max(computed, _ns(attributes, semconv.DEVICE_TIME_MS) or 0), 0)
+    lacked = min(_ns(attributes, semconv.CPU_WAIT_MS) or 0, rest)
+    blocked = min(_ns(attributes, semconv.CPU_BLOCKED_MS) or 0, rest - lacked)
+    waits = [(cause.PHRASES[cause.CPU_WAIT], lacked), (_BLOCKED, blocked)]
+    return _some(*waits, ("for an unknown reason", rest - lacked - blocked)), False
 
 
 def _blamed(stage: str, entry: Any, left: int) -> tuple[str, int]:
@@ -389,11 +388,6 @@ def _ns(attributes: Any, key: str) -> int | None:
     """Return a time of an attribute in ms, by either of its names, in ns."""
     found = next((took for name in names_of(key) if (took := number(attributes, name)) is not None), None)
     return None if found is None else round(found * 1e6)
-
-
-def _spread_ns(child: Any) -> int:
-    """Return the time of a detail span of calls with time between them: how long they took, and not when."""
-    return _ns(child.attributes, semconv.DETAIL_TIME_MS) or 0 if is_spread(child) else 0
 
 
 def _free(span: Any, children: Iterable[Any]) -> list[tuple[int, int]]:

@@ -126,11 +126,6 @@ class Counts:
         shape = (-1, *(1,) * (cells.bad.ndim - 1))
         return Cells(cells.bad / self._scale.bad.reshape(shape), cells.good / self._scale.good.reshape(shape))
 
-    def p_value(self, mask: Array, within: Array) -> float:
-        """Return how likely as many breaches are among these requests by chance, of those within."""
-        table = self.table(np.where(within, mask, 2).astype(np.int64), 3)
-        return float(one_sided(table.at(slice(1, 2)), table.at(slice(0, 1)))[0])
-
     def risk(self, mask: Array, within: Array | None = None) -> Risk:
         """Return the risk of these requests relative to the others of their stratum, of all or of those within.
 

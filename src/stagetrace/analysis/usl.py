@@ -85,36 +85,20 @@ class Fit:
         return []
 
 
-def fit_usl(concurrency: Points, throughput: Points) -> Fit:
-    """Return the Universal Scalability Law of measured requests in flight and requests per second.
-
-    Points in any order; negative, infinite and NaN ones are ignored. `lambda_per_s`, `sigma` and `kappa` are those of
-    least squares wherever six loads are there, `knee` and `peak_per_s` only where the data show them.
-    """
-    return _fit(concurrency, throughput, (USL,))
-
-
 def fit(
     concurrency: Points,
     throughput: Points,
     weights: Sequence[float] | None = None,
     error: float = _NOISE,
+    laws: Sequence[str] = (USL, LIMIT),
 ) -> Fit:
     """Return the USL, or the law of a limit where that explains the points so much better that chance does not.
 
-    `error`: of a point at least, as a share of the greatest throughput. Both laws have three parameters. Where the
-    points allow for both, the interval of the peak is that of either.
+    Points in any order; negative, infinite and NaN ones are ignored. Parameters are those of least squares wherever six
+    loads are there, `knee` and `peak_per_s` only where the data show them. `error`: of a point at least, as a share of
+    the greatest throughput. Both laws have three parameters. Where the points allow for both, the interval of the peak
+    is that of either.
     """
-    return _fit(concurrency, throughput, (USL, LIMIT), weights, error)
-
-
-def _fit(
-    concurrency: Points,
-    throughput: Points,
-    laws: Sequence[str],
-    weights: Sequence[float] | None = None,
-    error: float = _NOISE,
-) -> Fit:
     load, rate = np.asarray(concurrency, float).ravel(), np.asarray(throughput, float).ravel()
     if len(load) != len(rate):
         raise ValueError(f"{len(load)} concurrencies and {len(rate)} throughputs: each point has one of both")
@@ -193,7 +177,8 @@ class _Plane:
         others = np.append(0, np.geomspace(1e-4, 1, _PLANE[1])) if law == USL else np.geomspace(1, 64, _PLANE[1])
         self._look(knees, others)
         for _ in range(2):
-            self._look(self._closer(self._knees, self._inside.any(axis=1)), self._nearer())
+            knees, others = self._inside.any(axis=1), self._inside.any(axis=0)
+            self._look(self._closer(self._knees, knees), self._closer(self._others, others))
 
     def allows(self, other: _Plane) -> bool:
         """Return whether the other law explains the points as well, but for chance."""
@@ -211,9 +196,6 @@ class _Plane:
         self._bound = max(self.least, self._floor) * self.wider
         self._inside = self._squares <= self._bound
 
-    def _nearer(self) -> Floats:
-        return self._closer(self._others, self._inside.any(axis=0))
-
     @staticmethod
     def _closer(values: Floats, inside: NDArray[np.bool_]) -> Floats:
         """Return as many values between the neighbours of those that are inside."""
@@ -227,11 +209,7 @@ class _Plane:
     def result(self, points: tuple[tuple[float, float], ...], ignored: int, allowed: Sequence[_Plane]) -> Fit:
         """Return the law, with intervals of knee and peak under all laws that the data allow."""
         scale, knee, other = self._polished(self._best())
-        known: dict[str, Any] = {
-            "law": self._law,
-            "points": points,
-            "ignored": ignored,
-        }
+        known: dict[str, Any] = {"law": self._law, "points": points, "ignored": ignored}
         if self._law == USL:
             kappa = 0.0 if np.isinf(knee) else (1 - other) / knee**2
             known |= {"lambda_per_s": scale, "sigma": other, "kappa": kappa}
@@ -278,14 +256,8 @@ class _Plane:
             gaps: Floats = self._roots * (x[0] * shape(self._load, x[1], x[2]) - self._rate)
             return gaps
 
-        found = least_squares(
-            missing,
-            start,
-            bounds=ends,
-            x_scale=(scale, knee, max(other, 1e-3)),
-            xtol=1e-12,
-            ftol=1e-12,
-        )
+        x_scale = (scale, knee, max(other, 1e-3))
+        found = least_squares(missing, start, bounds=ends, x_scale=x_scale, xtol=1e-12, ftol=1e-12)
         scale, knee, other = (float(one) for one in found.x)
         return scale, knee, other
 

@@ -113,7 +113,6 @@ def ask(source: Source, since_ns: int, until_ns: int) -> Found:
     last = min(last, first + 2 * BUCKETS)
     window = range(first, last + 1)
     shown = [row for row in rows if row["is_shown"]]  # each request once
-    of_kind = by_keys([row for row in shown if row["breaches"]], ("stage", "cause", "is_rest_kind"))
     groups = by_keys([row for row in rows if not row["is_rest"]], KEYS)
     lines = [_line(key, of, width, until_ns) for key, of in groups.items() if any(map(_count_judged, of))]
     return Found(
@@ -121,7 +120,7 @@ def ask(source: Source, since_ns: int, until_ns: int) -> Found:
         width,
         tuple(_over_time(shown, "requests", window)),
         tuple(map(round, _over_time(shown, "breaches", window))),
-        {Kind(*key): tuple(map(round, _over_time(of, "breaches", window))) for key, of in of_kind.items()},
+        {kind: tuple(map(round, _over_time(of, "breaches", window))) for kind, of in _by_kind(shown).items()},
         tuple(sorted(_losses(shown), key=lambda one: (-one.over_ms, -one.breaches, _text(one.kind)))),
         tuple(
             sorted(lines, key=lambda one: (not one.missed, -one.excess, one.service, one.route, one.objective or ""))
@@ -142,13 +141,17 @@ def _over_time(rows: Iterable[Mapping[str, Any]], column: str, window: range) ->
     return [sums[bucket] for bucket in window]
 
 
+def _by_kind(rows: Iterable[dict[str, Any]]) -> dict[Kind, list[dict[str, Any]]]:
+    """Return the rows with breaches by their kind, each request once."""
+    shown = [row for row in rows if row["is_shown"] and row["breaches"]]
+    return {Kind(*key): of for key, of in by_keys(shown, ("stage", "cause", "is_rest_kind")).items()}
+
+
 def _losses(rows: Iterable[dict[str, Any]]) -> list[Loss]:
     """Return the kinds of breaches, most breaches first."""
-    shown = [row for row in rows if row["is_shown"]]  # each request once
-    of_kind = by_keys([row for row in shown if row["breaches"]], ("stage", "cause", "is_rest_kind"))
     found = [
-        Loss(Kind(*key), round(sum(row["breaches"] for row in of)), round(sum(row["over_ms"] for row in of), 6))
-        for key, of in of_kind.items()
+        Loss(kind, round(sum(row["breaches"] for row in of)), round(sum(row["over_ms"] for row in of), 6))
+        for kind, of in _by_kind(rows).items()
     ]
     return sorted(found, key=lambda one: (-one.breaches, -one.over_ms, _text(one.kind)))
 

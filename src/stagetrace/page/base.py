@@ -11,7 +11,7 @@ import argparse
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlencode
 
@@ -199,10 +199,6 @@ class Asked:
     def time(self, ns: int, digits: int = 3) -> str:
         """Return a time in the zone asked for."""
         return written(ns, self.zone, digits)
-
-    def narrowed(self, since_ns: int, until_ns: int) -> Asked:
-        """Return the same of another window."""
-        return replace(self, selection=replace(self.selection, since_ns=since_ns, until_ns=until_ns))
 
 
 def _check(params: Mapping[str, Sequence[str]]) -> None:

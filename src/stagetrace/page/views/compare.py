@@ -28,8 +28,6 @@ _TICKS: Final = 8
 _LEAST_REACH: Final = log(1.1)  # of the axis of differences
 _MOST_REACH: Final = log(32)
 _PERCENT: Final = 100
-_SHOWN: Final = 20  # kinds of requests, the most frequent
-_COUNTED: Final = ("a_requests", "b_requests", "a_p50_ms", "b_p50_ms")  # of a kind; all else is its values
 _WHOLE: Final = 0.1  # shares from which on whole percents are shown
 
 Pairs = Sequence[str]  # KEY=VALUE, all of which hold on one side
@@ -104,7 +102,6 @@ def compared(asked: Asked, reader: Reader, site: Site) -> Part:
         "picture": picture(answer),
         "differences": list(differences(answer, reach)) if all(answer.keys[name]["stored"] for name in "ab") else [],
         "axis": [f"{_PERCENT * (exp(end) - 1):+.0f} %" for end in (-reach, reach)],
-        "kinds": list(kinds(answer.keys)),
         "tables": [part for part in answer.parts if isinstance(part, (str, Table))],
     }
     return Part("compare_answer.html", values, answer.reason)
@@ -270,36 +267,6 @@ def picture(answer: Answer) -> dict[str, Any] | None:
         "ticks": [(place(ms), number(ms)) for ms in _ticks(edges[0], edges[-1])],
         "rows": rows,
     }
-
-
-def kinds(keys: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[str], list[tuple[Any, ...]]]]:
-    """Yield id, title, heads and rows of two tables: kinds that surely got slower, and all that are compared."""
-    found = [(f"{one['route'] or 'requests'} {one['kind']}", one, "bad") for one in keys["kinds"]]
-    heads = ("kind", "requests A", "requests B", "p50 A", "p50 B", "difference")
-    yield "slower", "Requests that got slower than the rest of their route", heads, _of_kinds(found)
-    strata = [(_kind_text(one), one, "") for one in keys["strata"][:_SHOWN]] if keys["adjusted"] else []
-    yield "kinds", "Kinds of requests", heads, _of_kinds(strata)
-
-
-def _of_kinds(found: Sequence[tuple[str, Mapping[str, Any], str]]) -> list[tuple[Any, ...]]:
-    rows = []
-    for words, one, verdict in found:
-        a, b = one["a_p50_ms"], one["b_p50_ms"]
-        cells = [f"{one['a_requests']:,}", f"{one['b_requests']:,}"]
-        cells += ["-" if ms is None else milliseconds(ms) for ms in (a, b)]
-        rows.append((words, cells, f"{_signed(b / a - 1)} %" if a and b is not None else "-", verdict))
-    return rows
-
-
-def _kind_text(stratum: Mapping[str, Any]) -> str:
-    """Return the values that make a kind, in words."""
-    words = []
-    for key, value in stratum.items():
-        if key == "input_size" and value is not None:
-            words.append("no input" if value < 0 else f"input of {4**value:,} to {4 ** (value + 1) - 1:,}")
-        elif key not in _COUNTED and key != "input_size":
-            words.append(str(value) if key == "path" else f"{key} {'-' if value is None else value}")
-    return ", ".join(words)
 
 
 def _ticks(low: float, high: float) -> list[float]:
