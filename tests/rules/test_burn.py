@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.policies import PREDICT, policy
-from stagetrace.policy.alert_options import AlertOptions, BurnAlert, can_fire
+from stagetrace.policy.alert_options import AlertOptions, BurnAlert, can_fire, nearest_factor
 from stagetrace.policy.objective import Objective
 from stagetrace.rules import burn
 from stagetrace.rules.base import RulesError
@@ -39,7 +39,7 @@ def test_an_alert_that_can_never_fire_is_refused_with_one_that_can() -> None:
 
 @given(st.floats(0.0001, 0.99999))
 def test_the_factor_that_is_named_can_fire_and_hardly_a_larger_one(target: float) -> None:
-    factor = burn.nearest_factor(replace(PREDICT, target=target))
+    factor = nearest_factor(target)
     assert factor > 0
     assert can_fire(factor, target)
     assert factor >= 0.9 * (1 / (1 - target) - 0.1)

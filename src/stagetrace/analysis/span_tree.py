@@ -65,11 +65,8 @@ def span_tree(spans: Sequence[Any]) -> Tree:
     for place, parent in parents.items():
         if parent is not None:
             children.setdefault(parent, []).append(place)
-    tops = [(spans[place], place) for place, parent in parents.items() if parent is None]
-    tops.sort(
-        key=lambda one: (bool(one[0].parent_span_id), one[0].start_unix_nano, -one[0].end_unix_nano, one[0].span_id)
-    )
-    roots = tuple(place for _, place in tops)
+    tops = (place for place, parent in parents.items() if parent is None)
+    roots = tuple(sorted(tops, key=lambda place: _by_rank(spans[place])))
     starts = [span.start_unix_nano for span in spans]
     ends = [max(span.start_unix_nano, span.end_unix_nano) for span in spans]
     ordered = [place for root in roots for place in _below(children, root)]
@@ -90,6 +87,10 @@ def is_spread(span: Any) -> bool:
     if calls is None or took_ms is None or calls <= 1:
         return False
     return bool(took_ms * 1e6 < _FILLED * (span.end_unix_nano - span.start_unix_nano))
+
+
+def _by_rank(span: Any) -> tuple[bool, int, int, str]:
+    return bool(span.parent_span_id), span.start_unix_nano, -span.end_unix_nano, span.span_id
 
 
 def _below(children: Mapping[int, Sequence[int]], root: int) -> list[int]:

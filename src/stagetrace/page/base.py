@@ -216,19 +216,15 @@ def _selection(
     if since_ns >= until_ns:
         begins, ends = (f"{written(one, its_zone)} {its_zone.name}" for one in (since_ns, until_ns))
         raise BadRequest(f"`since` ({begins}) is not before `until` ({ends})\nchange one of them")
-    segments = dict(_segment(text) for text in params.get("segment", ()))
-
-    def one(name: str) -> str | None:
-        return (params.get(name) or (None,))[-1]
-
+    last_of = {name: values[-1] for name, values in params.items()}
     return Selection(
         since_ns,
         until_ns,
-        service=one("service"),
-        route=one("route"),
-        model=one("model"),
-        segments=segments,
-        judged_by=one("judged-by"),
+        service=last_of.get("service"),
+        route=last_of.get("route"),
+        model=last_of.get("model"),
+        segments=dict(_segment(text) for text in params.get("segment", ())),
+        judged_by=last_of.get("judged-by"),
         causes=tuple(dict.fromkeys(params.get("cause", ()))),
         codes=tuple(dict.fromkeys(params.get("code", ()))),
     )

@@ -72,14 +72,13 @@ def advance(
     - An alert of which a look reports nothing is unknown if its rule is one of `unknown`, else its condition does not
       hold: no request of its windows is left, or the policy no longer has its rule.
     """
-    of_labels = {labels: _unreported(alert, unknown) for labels, alert in alerts.items()}
+    of_labels = {
+        labels: Seen(one.rule, labels, None if one.rule in unknown else False, annotations=one.annotations)
+        for labels, one in alerts.items()
+    }
     of_labels.update({one.labels: one for one in seen})
     after = (_after(alerts.get(labels), one, elapsed_s, now_unix_nano) for labels, one in of_labels.items())
     return {one.labels: one for one in after if one is not None}
-
-
-def _unreported(alert: Alert, unknown: Collection[str]) -> Seen:
-    return Seen(alert.rule, alert.labels, None if alert.rule in unknown else False, annotations=alert.annotations)
 
 
 def _after(alert: Alert | None, seen: Seen, elapsed_s: float, now: int) -> Alert | None:
@@ -230,11 +229,10 @@ def expanded(template: str, labels: Mapping[str, str], value: float) -> str:
     return _TEMPLATE.sub(put, template)
 
 
-_JOB, _OBJECTIVE, _SEGMENT = "job", "sla_objective", "sla_segment"
-
 # --- What the counts of one moment say of each alert of a policy: the rules that Prometheus gets, evaluated here.
 
 _NAME: Final = "alertname"
+_JOB, _OBJECTIVE, _SEGMENT = "job", "sla_objective", "sla_segment"
 
 
 class Group(NamedTuple):

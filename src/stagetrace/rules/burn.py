@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.policy import alert_options
-from stagetrace.policy.alert_options import AlertOptions, can_fire
+from stagetrace.policy.alert_options import AlertOptions, can_fire, nearest_factor
 from stagetrace.rules.base import RulesError
 
 if TYPE_CHECKING:
@@ -117,17 +116,12 @@ def is_burning(alert: Alert, counts: Mapping[float, Counts], *, fires: bool = Fa
     return long.judged >= alert.min_requests and min(short.ratio, long.ratio) > alert.threshold
 
 
-def nearest_factor(objective: Objective) -> float:
-    """Return the largest factor, in two digits, with which an alert on an objective can fire."""
-    return alert_options.nearest_factor(objective.target)
-
-
 def _cannot_fire(objective: Objective, factor: float) -> str:
     share = f"{100 * objective.target:.12g} %"
     return (
         f"the alert at {factor:g} times the budget of {objective.name!r} can never fire: with a target of {share}, "
         f"a burn rate is at most {1 / budget(objective):.4g}, when all requests are breaches\n"
-        f"write a factor of at most {nearest_factor(objective):g} into alerts.burn of a policy file, or of "
+        f"write a factor of at most {nearest_factor(objective.target):g} into alerts.burn of a policy file, or of "
         f"this objective in it, or a target above {100 * (1 - 1 / factor):.4g} %"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from stagetrace import semconv
 from stagetrace.policy.objective import NEVER_NS
@@ -31,6 +31,28 @@ _SENT_WITHIN_S: Final = 5
 _SLOWEST: Final = 4  # times its objective: a request that is slower may be judged before its last span is there
 _LEAST_WAIT_S: Final = 10
 _MS: Final = 1_000_000
+_TAIL_SAMPLING: Final = {
+    "num_traces": 50_000,
+    # Spans that come later than that follow their trace.
+    "decision_cache": {"sampled_cache_size": 100_000, "non_sampled_cache_size": 100_000},
+    "policies": [
+        {
+            "name": "breaches",
+            "type": "boolean_attribute",
+            "boolean_attribute": {"key": semconv.SLA_BREACHED, "value": True},
+        },
+        {
+            "name": "share of the others",
+            "type": "probabilistic",
+            "probabilistic": {"sampling_percentage": KEPT_PERCENT},
+        },
+    ],
+}
+# Both receive all spans: one counts them, the other keeps some.
+_PIPELINES: Final = {
+    "traces/counted": {"receivers": ["otlp"], "processors": ["memory_limiter"], "exporters": ["spanmetrics"]},
+    "traces": {"receivers": ["otlp"], "processors": ["memory_limiter", "tail_sampling"], "exporters": ["otlp_grpc"]},
+}
 _ABOUT: Final = """
 Give it to the Collector behind your own configuration, whose lists it replaces:
 
@@ -59,9 +81,16 @@ def render(policy: Policy, options: RulesOptions) -> str:
     about = _ABOUT.format(wait=wait_s, slowest=_SLOWEST, sent=_SENT_WITHIN_S)
     return yaml_of(
         {
-            "processors": {"tail_sampling": _tail_sampling(wait_s)},
-            "connectors": {"spanmetrics": _span_metrics(policy)},
-            "service": {"pipelines": _pipelines()},
+            "processors": {"tail_sampling": {"decision_wait": f"{wait_s}s", **_TAIL_SAMPLING}},
+            "connectors": {
+                "spanmetrics": {
+                    "dimensions": [{"name": name} for name in DIMENSIONS],
+                    "histogram": {"unit": "ms", "explicit": {"buckets": buckets(policy)}},
+                    "exemplars": {"enabled": True, "max_per_data_point": 2},
+                    "aggregation_cardinality_limit": 5_000,
+                }
+            },
+            "service": {"pipelines": _PIPELINES},
         },
         f"{comment(policy)}\n{about}",
     )
@@ -90,48 +119,6 @@ def _duration(nanoseconds: int) -> str:
         return f"{nanoseconds // 1_000}us" if nanoseconds % 1_000 == 0 else f"{nanoseconds}ns"
     milliseconds = nanoseconds // _MS
     return f"{milliseconds // 1_000}s" if milliseconds % 1_000 == 0 else f"{milliseconds}ms"
-
-
-def _tail_sampling(wait_s: int) -> dict[str, Any]:
-    return {
-        "decision_wait": f"{wait_s}s",
-        "num_traces": 50_000,
-        # Spans that come later than that follow their trace.
-        "decision_cache": {"sampled_cache_size": 100_000, "non_sampled_cache_size": 100_000},
-        "policies": [
-            {
-                "name": "breaches",
-                "type": "boolean_attribute",
-                "boolean_attribute": {"key": semconv.SLA_BREACHED, "value": True},
-            },
-            {
-                "name": "share of the others",
-                "type": "probabilistic",
-                "probabilistic": {"sampling_percentage": KEPT_PERCENT},
-            },
-        ],
-    }
-
-
-def _span_metrics(policy: Policy) -> dict[str, Any]:
-    return {
-        "dimensions": [{"name": name} for name in DIMENSIONS],
-        "histogram": {"unit": "ms", "explicit": {"buckets": buckets(policy)}},
-        "exemplars": {"enabled": True, "max_per_data_point": 2},
-        "aggregation_cardinality_limit": 5_000,
-    }
-
-
-def _pipelines() -> dict[str, Any]:
-    """Return two pipelines that both receive all spans: one counts them, the other keeps some."""
-    return {
-        "traces/counted": {"receivers": ["otlp"], "processors": ["memory_limiter"], "exporters": ["spanmetrics"]},
-        "traces": {
-            "receivers": ["otlp"],
-            "processors": ["memory_limiter", "tail_sampling"],
-            "exporters": ["otlp_grpc"],
-        },
-    }
 
 
 FORMAT = Format("collector", "the Collector's section: it keeps all breaches, and counts before that", ".yaml", render)

@@ -267,6 +267,14 @@ def shorthand(seconds: float) -> Shorthand:
     return Shorthand(f"{minutes // size}{unit}", minutes == seconds)
 
 
+def nearest_text(window: str) -> str:
+    """Return the same for a window as a policy file has it; nothing where it is none."""
+    try:
+        return shorthand(quantities.window(window).length_s).text
+    except ValueError:
+        return ""
+
+
 def seconds_of(text: str) -> int:
     """Return a duration in seconds. Raise ValueError where it is none."""
     found = _SHORTHAND.fullmatch(text)

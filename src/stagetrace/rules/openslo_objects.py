@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stagetrace.policy import quantities
 from stagetrace.policy.policy_kinds import nearest
 from stagetrace.policy.yaml_nodes import At, Mapping, Node, Problem, Problems, Scalar, Sequence, mapping_of, scalar_of
-from stagetrace.rules.openslo import API, BURN, LONG_WINDOW, SHORT_WINDOW, TARGETS, URL, seconds_of, shorthand
+from stagetrace.rules.openslo import (
+    API,
+    BURN,
+    LONG_WINDOW,
+    SHORT_WINDOW,
+    TARGETS,
+    URL,
+    nearest_text,
+    seconds_of,
+    shorthand,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +64,7 @@ class Object:
         """Return what stands under a path of keys; what is needed of it is to be taken."""
         node: Node | None = self.node
         for key in path:
-            node = node.entries.get(key) if isinstance(node, Mapping) else None
+            node = entries_of(node).get(key)
         return node
 
     def took(self, node: Node) -> None:
@@ -90,26 +100,30 @@ class Object:
                     self.leaves(path, at, "stagetrace has nothing that it would change")
 
     def _left(self, path: str, node: Node) -> Iterator[tuple[str, At]]:
-        if id(node) in self._taken or (isinstance(node, (Mapping, Sequence)) and not _inside(node)):
+        inside = _inside(node)
+        if id(node) in self._taken or (not isinstance(node, Scalar) and not inside):
             return
         if not self._touched(node):
             yield path, node.at
-        elif isinstance(node, Mapping):
-            for key, value in node.entries.items():
-                yield from self._left(f"{path}.{key}", value)
-        elif isinstance(node, Sequence):
-            for place, value in enumerate(node.items):
-                yield from self._left(f"{path}[{place}]", value)
+            return
+        for ending, value in inside.items():
+            yield from self._left(f"{path}{ending}", value)
 
     def _touched(self, node: Node) -> bool:
         """Return whether anything within a node was read."""
-        return id(node) in self._taken or any(map(self._touched, _inside(node)))
+        return id(node) in self._taken or any(map(self._touched, _inside(node).values()))
 
 
-def _inside(node: Node) -> list[Node]:
+def entries_of(node: Node | None) -> dict[str, Node]:
+    """Return the entries of a mapping; of anything else none."""
+    return dict(node.entries) if isinstance(node, Mapping) else {}
+
+
+def _inside(node: Node) -> dict[str, Node]:
+    """Return what a node holds, by the end of its path."""
     if isinstance(node, Mapping):
-        return list(node.entries.values())
-    return node.items if isinstance(node, Sequence) else []
+        return {f".{key}": value for key, value in node.entries.items()}
+    return {f"[{place}]": value for place, value in enumerate(node.items)} if isinstance(node, Sequence) else {}
 
 
 class Objects:
@@ -187,7 +201,7 @@ class Alerts(NamedTuple):
     of_each: list[Sequence | None]
 
 
-def alerts(objects: Objects, slos: list[Object], shared: Mapping | None, *, own_no_data: bool) -> Alerts:
+def alerts(objects: Objects, slos: list[Object], shared: Node | None, *, own_no_data: bool) -> Alerts:
     """Return the alerts of SLOs; `shared`: what our DataSource says of them; whether SLOs say `no_data` themselves.
 
     If all SLOs have the same AlertPolicies, these are for all, unless the DataSource says which ones are.
@@ -198,7 +212,7 @@ def alerts(objects: Objects, slos: list[Object], shared: Mapping | None, *, own_
         if slos and policy not in policies:
             policy.wrong("spec", policy.at, "is of no SLO of the file", "name it in spec.alertPolicies, or remove it")
     policies = policies if slos else objects.of("AlertPolicy")
-    entries: dict[str, Node] = dict(shared.entries) if shared is not None else {}
+    entries = entries_of(shared)
     for key in TARGETS:
         if key in entries and policies:
             policies[0].wrong(key, entries[key].at, "stands in the DataSource, too", "remove it there")
@@ -283,18 +297,11 @@ def _windows(one: Object) -> dict[str, Node] | None:
     long: Node = scalar_of(lookback.at, quantities.window_text(seconds))
     exact = one.text("metadata", "annotations", LONG_WINDOW)
     if exact is not None:
-        if _shorthand(exact.text) != shorthand(seconds).text:
+        if nearest_text(exact.text) != shorthand(seconds).text:
             one.wrong(LONG_WINDOW, exact.at, f"is not the lookbackWindow, {lookback.text}", "remove the annotation")
         long = exact
     short = one.text("metadata", "annotations", SHORT_WINDOW)
     return {"long": long, "short": long if short is None else short}
-
-
-def _shorthand(window: str) -> str:
-    try:
-        return shorthand(quantities.window(window).length_s).text
-    except ValueError:
-        return ""
 
 
 def _targets(objects: Objects, policy: Object) -> dict[str, Node]:

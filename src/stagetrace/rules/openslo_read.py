@@ -28,9 +28,9 @@ from stagetrace.policy.yaml_nodes import (
     scalar_of,
 )
 from stagetrace.rules import openslo_objects
-from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, calendar_of, seconds_of, service_name, shorthand
+from stagetrace.rules.openslo import ANY_SERVICE, NEARLY_ALL, OURS, calendar_of, nearest_text, seconds_of, service_name
 from stagetrace.rules.openslo_indicator import indicator, is_ours
-from stagetrace.rules.openslo_objects import Object, Objects
+from stagetrace.rules.openslo_objects import Object, Objects, entries_of
 
 if TYPE_CHECKING:
     from stagetrace.rules.openslo_indicator import Indicator
@@ -98,13 +98,10 @@ def _policy_node(objects: Objects, problems: Problems) -> Mapping:
     slos = objects.of("SLO")
     ours = _details(objects)
     of_each = [_rules_of(slo, objects) for slo in slos]
-    if not slos and not (ours is not None and ours.entries.get("excluded")) and not problems.count:
+    if not slos and not entries_of(ours).get("excluded") and not problems.count:
         problems.add(Problem(At(1, 1), "there is no SLO in the file", "add a document of kind: SLO"))
-    shared = ours.entries.get("alerts") if ours is not None else None
-    own_no_data = any("no_data" in _alerts_of(rule) for rules in of_each for rule in rules)
-    alerts = openslo_objects.alerts(
-        objects, slos, shared if isinstance(shared, Mapping) else None, own_no_data=own_no_data
-    )
+    own_no_data = any("no_data" in entries_of(rule.node.entries.get("alerts")) for rules in of_each for rule in rules)
+    alerts = openslo_objects.alerts(objects, slos, entries_of(ours).get("alerts"), own_no_data=own_no_data)
     rules = [_with_burn(rule, burn) for found, burn in zip(of_each, alerts.of_each, strict=True) for rule in found]
     rules = _with_excluded(rules, ours, problems)
     for one in objects.all:
@@ -117,16 +114,10 @@ def _policy_node(objects: Objects, problems: Problems) -> Mapping:
     return mapping_of(at, {**entries, **({"alerts": alerts.of_all} if alerts.of_all is not None else {})})
 
 
-def _alerts_of(rule: _Rule) -> dict[str, Node]:
-    """Return what an objective says of its alerts itself."""
-    found = rule.node.entries.get("alerts")
-    return dict(found.entries) if isinstance(found, Mapping) else {}
-
-
 def _with_burn(rule: _Rule, burn: Sequence | None) -> _Rule:
     if burn is None:
         return rule
-    alerts = mapping_of(burn.at, {**_alerts_of(rule), "burn": burn})
+    alerts = mapping_of(burn.at, {**entries_of(rule.node.entries.get("alerts")), "burn": burn})
     return rule._replace(node=mapping_of(rule.node.at, {**rule.node.entries, "alerts": alerts}))
 
 
@@ -154,17 +145,17 @@ def _rules_of(slo: Object, objects: Objects) -> list[_Rule]:
         slo.wrong("spec.budgetingMethod", method.at, what, "write Occurrences")
     elif method is None:
         slo.leaves("spec.budgetingMethod", slo.at, "it is missing: read as Occurrences")
-    common = {**_described(slo), **_window(slo, said)}
+    about = slo.text("spec", "description")
+    common = {**({} if about is None else {"description": about}), **_window(slo, said)}
     listed = slo.take("spec", "objectives")
     if not isinstance(listed, Sequence) or not listed.items:
         slo.wrong("spec.objectives", slo.at if listed is None else listed.at, "is no list", "write - target: 0.99")
         return []
-    if said is None:
-        for place, node in enumerate(listed.items):
-            _check_objective(slo, node, place)
-        return []
     rules = []
     for place, node in enumerate(listed.items):
+        _check_objective(slo, node, place)
+        if said is None:
+            continue
         entries = _objective(slo, said, node, place)
         is_last = place == len(listed.items) - 1
         name = _name(slo, said, node, place if len(listed.items) > 1 else None)
@@ -196,7 +187,7 @@ def _name(slo: Object, said: Indicator, node: Node, place: int | None) -> Scalar
     if isinstance(own, Scalar) and isinstance(shown, Scalar) and said.is_ours and own.text in (shown.text, ""):
         slo.took(shown)
     name = own if isinstance(own, Scalar) else scalar_of(slo.at, slo.name)
-    display = node.entries.get("displayName") if isinstance(node, Mapping) else None
+    display = entries_of(node).get("displayName")
     if place is None:
         if display is not None:
             slo.leaves("spec.objectives[0].displayName", display.at, "the objective has the name of its SLO")
@@ -204,11 +195,6 @@ def _name(slo: Object, said: Indicator, node: Node, place: int | None) -> Scalar
     name = name if name.text else scalar_of(slo.at, slo.name)
     ending = display.text if isinstance(display, Scalar) else str(place + 1)
     return scalar_of(name.at, f"{name.text} {ending}")
-
-
-def _described(slo: Object) -> dict[str, Node]:
-    found = slo.text("spec", "description")
-    return {} if found is None else {"description": found}
 
 
 def _match(slo: Object, said: Indicator) -> dict[str, Node]:
@@ -225,24 +211,19 @@ def _match(slo: Object, said: Indicator) -> dict[str, Node]:
                 what = f"is {service.text[:80]!r}, and the match of its indicator names {named.text[:80]!r}"
                 slo.wrong("spec.service", service.at, what, "remove the service from the match")
         elif service.text != ANY_SERVICE:
-            before = dict(match.entries) if isinstance(match, Mapping) else {}
-            entries["match"] = mapping_of(service.at, {**before, "service": service})
+            entries["match"] = mapping_of(service.at, {**entries_of(match), "service": service})
     return entries
 
 
 def _service_of(match: Node | None) -> Scalar | None:
     """Return the service that a match names."""
-    if not isinstance(match, Mapping):
-        return None
-    attributes = match.entries.get("attributes")
-    of_attributes = attributes.entries.get(SERVICE_KEY) if isinstance(attributes, Mapping) else None
-    found = match.entries.get("service", of_attributes)
+    entries = entries_of(match)
+    found = entries.get("service", entries_of(entries.get("attributes")).get(SERVICE_KEY))
     return found if isinstance(found, Scalar) else None
 
 
 def _objective(slo: Object, said: Indicator, node: Node, place: int) -> dict[str, Node]:
     """Return the target of an objective, and its bound where the indicator is a threshold."""
-    _check_objective(slo, node, place)
     if not isinstance(node, Mapping):
         return {}
     field = f"spec.objectives[{place}]"
@@ -321,7 +302,7 @@ def _window(slo: Object, said: Indicator | None) -> dict[str, Node]:
         return {}
     calendar = one.entries.get("calendar")
     for node, known in ((one, _OF_WINDOW), (calendar, _OF_CALENDAR)):
-        for key, value in node.entries.items() if isinstance(node, Mapping) else ():
+        for key, value in entries_of(node).items():
             if key not in known:
                 slo.wrong(f"spec.timeWindow.{key}", value.at, "is not known", nearest(key, known))
     try:
@@ -330,9 +311,9 @@ def _window(slo: Object, said: Indicator | None) -> dict[str, Node]:
         what, _, fix = str(error).partition(": ")
         slo.wrong("spec.timeWindow", length.at, what, fix)
         return {}
-    exact = said.entries.get("window") if said is not None else None
+    exact = None if said is None else said.entries.get("window")
     if isinstance(exact, Scalar):
-        if _nearest(exact.text) != length.text:
+        if nearest_text(exact.text) != length.text:
             slo.wrong("spec.timeWindow", length.at, "is not the window of the indicator", "remove one of the two")
         return {}
     return {"window": scalar_of(length.at, text)}
@@ -346,24 +327,15 @@ def _window_text(one: Mapping, length: Scalar) -> str:
         return quantities.window_text(seconds_of(length.text))
     if isinstance(rolling, Scalar) and rolling.value is True:
         raise ValueError("a rolling window has a calendar: remove one of the two")
-    start, zone = (
-        calendar.entries.get(key) if isinstance(calendar, Mapping) else None for key in ("startTime", "timeZone")
-    )
+    start, zone = (entries_of(calendar).get(key) for key in _OF_CALENDAR)
     if isinstance(start, Scalar) and isinstance(zone, Scalar):
         return calendar_of(length.text, start.text, zone.text)
     raise ValueError("the calendar has no startTime or timeZone: write both")
 
 
-def _nearest(window: str) -> str:
-    try:
-        return shorthand(quantities.window(window).length_s).text
-    except ValueError:
-        return ""
-
-
 def _with_excluded(rules: list[_Rule], ours: Mapping | None, problems: Problems) -> list[_Rule]:
     """Return all rules in order: what our DataSource excludes stands before the objectives that it names."""
-    listed = ours.entries.get("excluded") if ours is not None else None
+    listed = entries_of(ours).get("excluded")
     found = list(rules)
     for node in listed.items if isinstance(listed, Sequence) else ():
         if not isinstance(node, Mapping):
@@ -394,10 +366,10 @@ def _nested(rules: list[_Rule], problems: Problems) -> list[Node]:
                 what = f"the SLO {one.name} overrides {rule.name}, and is about another service"
                 problems.add(Problem(one.node.at, what, f"write service: {rule.service}"))
         waiting = [one for one in waiting if one not in own]
-        overrides: dict[str, Node] = {}
+        entries = dict(rule.node.entries)
         if own:
-            overrides["overrides"] = Sequence(own[0].node.at, [one.node for one in own])
-        found.append(mapping_of(rule.node.at, {**rule.node.entries, **overrides}))
+            entries["overrides"] = Sequence(own[0].node.at, [one.node for one in own])
+        found.append(mapping_of(rule.node.at, entries))
     for one in waiting:
         at = one.node.at if one.base is None else one.base.at
         problems.add(Problem(at, "no later SLO has the name that this one overrides", "put that SLO behind it"))

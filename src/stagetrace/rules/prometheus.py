@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # --- Links from an alert to the breaches that it is about: in stagetrace's page, or in Jaeger's search.
 
 _JAEGER_PORT: Final = 16_686
+_HOUR_S: Final = 3_600
 
 
 def breaches_url(policy: Policy, objective: Objective, service: str, window_s: float) -> str:
@@ -41,7 +42,8 @@ def breaches_url(policy: Policy, objective: Objective, service: str, window_s: f
     if is_jaeger(base):
         wanted = {SLA_BREACHED: "true", **({SLA_OBJECTIVE: objective.name} if _is_shown(policy, objective) else {})}
         tags = quote(json.dumps(wanted, separators=(",", ":")), safe="")
-        return f"{base.removesuffix('/search')}/search?service={service}&tags={tags}&lookback={_lookback(window_s)}"
+        lookback = f"{max(1, -(-window_s // _HOUR_S)):.0f}h"  # that Jaeger's page offers
+        return f"{base.removesuffix('/search')}/search?service={service}&tags={tags}&lookback={lookback}"
     since = duration(max(60, window_s))
     missed = quote(objective.name, safe="")
     return f"{base.removesuffix('/breaches')}/breaches?service={service}&judged-by={missed}&since={since}"
@@ -58,14 +60,6 @@ def is_jaeger(base: str) -> bool:
     parts = urlsplit(base)
     return parts.path.endswith("/search") or f":{_JAEGER_PORT}" in parts.netloc or "jaeger" in parts.netloc
 
-
-def _lookback(window_s: float) -> str:
-    """Return a time that Jaeger's page offers: an hour at least."""
-    hours = -(-window_s // 3_600)
-    return f"{max(1, hours):.0f}h"
-
-
-# --- The alerts of one objective as rules of Prometheus.
 
 # --- What is recorded of an objective: requests by verdict in each window, the share of breaches, the rest of the
 # budget.
@@ -139,12 +133,13 @@ def _rule(objective: Objective, name: str, expr: str) -> Rule:
     return {"record": name, "expr": expr, "labels": {"sla_objective": objective.name}}
 
 
+# --- The alerts of one objective as rules of Prometheus.
+
 BURN: Final = "SlaErrorBudgetBurn"
 BREACH: Final = "SlaBreach"  # of an objective that allows none
 SEGMENT_BURN: Final = "SlaSegmentErrorBudgetBurn"
 SEGMENT_BREACH: Final = "SlaSegmentBreach"
 NO_DATA: Final = "SlaNoData"
-_HOUR_S: Final = 3_600
 SILENT_S: Final = 86_400  # a service that has been silent for longer is no longer named by an alert
 _OWN_LABELS: Final = (
     *("alertname", "alertstate", "job", "sla_objective", "sla_segment", "service", "severity"),
@@ -270,9 +265,6 @@ Group = dict[str, Any]
 BUDGET_INTERVAL_S: Final = 240
 
 
-# --- Unit tests of the rules of `prometheus.py`, which promtool runs: each alert fires when it has to, and only then.
-
-
 def render(policy: Policy, options: RulesOptions) -> str:
     """Return a rule file."""
     return yaml_of({"groups": groups(policy, options)}, comment(policy))
@@ -336,6 +328,8 @@ def render_prometheusrule(policy: Policy, options: RulesOptions) -> str:
 
 PROMETHEUSRULE = Format("prometheusrule", "the same as a PrometheusRule of Kubernetes", ".yaml", render_prometheusrule)
 
+
+# --- Unit tests of these rules, which promtool runs: each alert fires when it has to, and only then.
 
 Test = dict[str, Any]
 RULES: Final = "rules.yaml"

@@ -332,7 +332,10 @@ def _facet(kind: _Kind, rows: Sequence[Mapping[str, Any]], asked: Asked, own: Ow
             round(_BAR * row["breaches"] / most, 2),
             round(_BAR * row["matching"] / most, 2),
             row["value"] in chosen,
-            _toggled(kind, row["value"], asked, own) if _fits(kind, row["value"]) else None,
+            # What has no value, or one that no URL takes, cannot be filtered by.
+            _toggled(kind, row["value"], asked, own)
+            if row["value"] and len(f"{kind.attribute or ''}={row['value']}") <= LONGEST
+            else None,
         )
         for row in sorted(rows, key=lambda row: (row["value"] not in chosen, -row["matching"], -row["breaches"]))
     ]
@@ -345,10 +348,6 @@ def _chosen(kind: _Kind, wanted: Selection) -> list[str]:
         return list(getattr(wanted, kind.condition))
     value = wanted.segments.get(kind.attribute) if kind.attribute else getattr(wanted, kind.name)
     return [] if value is None else [value]
-
-
-def _fits(kind: _Kind, text: str | None) -> bool:
-    return bool(text) and len(f"{kind.attribute or ''}={text}") <= LONGEST
 
 
 def _toggled(kind: _Kind, text: str, asked: Asked, own: Own) -> str:
