@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from analysis.test_bottleneck import Requests, tails  # noqa: E402
-from analysis.test_critical_path import Span  # noqa: E402
+from analysis.test_span_tree import Span  # noqa: E402
 from benchmarks.measure import progress  # noqa: E402
 from stagetrace.analysis.bottleneck import (  # noqa: E402
     PERCENTILES,

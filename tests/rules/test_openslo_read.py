@@ -11,9 +11,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.policies import OTHERS, PREDICT, policy
+from rules import openslo_rules
+from rules.policies import OTHERS, PREDICT, policies, policy
+from stagetrace.policy import policy_file
 from stagetrace.policy.alert_options import SRE_WORKBOOK, AlertOptions, BurnAlert
 from stagetrace.policy.objective import NEVER_NS, SERVICE_KEY, Calendar, Condition, Objective
+from stagetrace.policy.policy import Policy
 from stagetrace.policy.policy_file import PolicyFileError
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.openslo import render
@@ -374,3 +377,17 @@ def test_any_broken_file_is_refused_by_line_and_column(text: str, data: st.DataO
         refused = str(error)
     assert len(refused.splitlines()) <= 3
     assert refused == "" or refused.startswith("cannot read the policy slo.yaml:")
+
+
+# --- A policy as OpenSLO v1: the documents keep to the standard, and read back as the same policy.
+
+
+@pytest.mark.thorough
+@given(policies())
+def test_any_policy_reads_back_the_same_from_documents_that_keep_to_the_rules(given: Policy) -> None:
+    text = render(given, RulesOptions())
+    openslo_rules.check(list(yaml.safe_load_all(text)))
+    found = read(text, "slo.yaml")
+    assert found.policy == given
+    assert found.notes == ()
+    assert Policy.read(policy_file.write(found.policy), "sla.yaml") == given

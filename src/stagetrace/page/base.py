@@ -201,6 +201,11 @@ class Asked:
         return written(ns, self.zone, digits)
 
 
+def url_time(ns: int, digits: int = 9) -> str:
+    """Return a moment as a URL has it, in UTC."""
+    return f"{written(ns, UTC, digits).replace(' ', 'T')}Z"
+
+
 def _check(params: Mapping[str, Sequence[str]]) -> None:
     for name, values in params.items():
         if len(values) > _MOST or any(len(value) > LONGEST for value in values):

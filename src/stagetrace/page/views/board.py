@@ -13,9 +13,8 @@ from stagetrace.analysis.attainment import Target, exact_interval, is_missed
 from stagetrace.analysis.slo import SHOWN
 from stagetrace.causes.cause import CAUSES
 from stagetrace.output import objectives
-from stagetrace.output import objectives as texts
-from stagetrace.output.units import milliseconds, utc
-from stagetrace.page.base import BadRequest, Part, View
+from stagetrace.output.units import milliseconds
+from stagetrace.page.base import BadRequest, Part, View, url_time
 from stagetrace.semconv import SLA_BREACH_STAGE, STAGES
 from stagetrace.store.answers import requests_of
 from stagetrace.store.base import COUNTS, Selection
@@ -70,8 +69,8 @@ def now(asked: Asked, reader: Reader, site: Site) -> Part:
         "lost_ms": sum(one.over_ms for one in losses),
         "kind_url": lambda kind: _kind_url(asked, kind),
         "colour": _colour,
-        "share": texts.percent,
-        "wanted": texts.wanted,
+        "share": objectives.percent,
+        "wanted": objectives.wanted,
         "seconds": _seconds,
     }
     return Part("board_now.html", values, reason)
@@ -79,7 +78,6 @@ def now(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def alerts(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the alerts of objectives: those that fire, those that may, and those that did."""
-    del reader
     every = [] if site.alerts is None else [(one, dict(one.labels), dict(one.annotations)) for one in site.alerts()]
     # One that says that there is no data is of an objective, and of no service.
     services = (asked.selection.service, "")
@@ -106,7 +104,7 @@ def _nothing(asked: Asked, reader: Reader, site: Site, reason: str | None) -> Pa
 
 def _narrowed(asked: Asked, start_ns: int, width_ns: int) -> str:
     """Return the link to the board of a part of the time."""
-    since, until = (f"{utc(ns, 0).replace(' ', 'T')}Z" for ns in (start_ns, start_ns + width_ns))
+    since, until = (url_time(ns, 0) for ns in (start_ns, start_ns + width_ns))
     return asked.url("/board", since=since, until=until, by=asked.one("by"))
 
 
@@ -221,7 +219,6 @@ def objectives_part(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def newest(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the newest breaches."""
-    del site
     found = reader.breaches(replace(asked.selection, limit=_NEWEST))
     # That there are older ones is no lack: the tally has their number.
     reasons = [one for one in (found.reason or "").split("; ") if one and not one.startswith(f"limit {_NEWEST} ")]
@@ -232,7 +229,6 @@ def newest(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def names(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return names for the fields of the selection: those with most requests in its time, of its service."""
-    del site
     wanted = asked.selection
     with reader.relations(Selection(wanted.since_ns, wanted.until_ns)) as relations:
         rows = relations.reduce("largest_groups", ("service", "path", "model"), most=_NAMES)

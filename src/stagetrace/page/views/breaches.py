@@ -13,8 +13,8 @@ from stagetrace.analysis import breach_details
 from stagetrace.causes.cause import DOWNSTREAM
 from stagetrace.output import breaches
 from stagetrace.output.breaches import as_json, blamed, owners_of
-from stagetrace.output.units import UTC, milliseconds, shown, threshold
-from stagetrace.page.base import LONGEST, REPEATED, SHARED, BadRequest, File, Part, View
+from stagetrace.output.units import milliseconds, threshold
+from stagetrace.page.base import LONGEST, REPEATED, SHARED, BadRequest, File, Part, View, url_time
 from stagetrace.page.templates import stage_class
 from stagetrace.semconv import SLA_BREACH_MISSED, SLA_BREACH_STAGE
 from stagetrace.store import answers, entries
@@ -51,7 +51,6 @@ def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
 
 def facets(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return each property's values, with how many breaches have them: of all, and of those that the filters select."""
-    del site
     window = windowed(asked.selection)
     with reader.relations(window) as relations:
         rows = relations.reduce("facets", most=MOST, **conditions(asked.selection))
@@ -62,7 +61,6 @@ def facets(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def listed(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return a page of the list: the rows behind a place in it, and where the next ones are."""
-    del site
     found, total, reason = _page(asked, reader)
     at = _at(asked)
     more = None
@@ -85,7 +83,6 @@ def listed(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def groups(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the groups of breaches that are alike, the largest ones."""
-    del site
     with reader.relations(replace(asked.selection, breached=True)) as relations:
         found = breach_details.ask(relations, GROUPS)
         reason = relations.reason
@@ -109,7 +106,6 @@ def _group_url(asked: Asked, group: Group) -> str:
 
 def owners(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return who owns the time of the rows of a page that waited for another service."""
-    del site
     found, _, _ = _page(asked, reader)
     entries = [answers.entry(row) for row in found[:ROWS]]
     known = list(enumerate(zip(entries, owners_of(reader, entries), strict=True), _at(asked) + 1))
@@ -120,7 +116,6 @@ def owners(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def export(asked: Asked, reader: Reader, site: Site) -> File:
     """Return what `stagetrace breaches --json` prints, of at most `EXPORTED` breaches."""
-    del site
     answer = reader.breaches(replace(asked.selection, limit=EXPORTED))
     text = json.dumps(as_json(answer, owners_of(reader, answer.breaches)), ensure_ascii=False, indent=1)
     return File(text.encode("utf-8", "backslashreplace"), "application/json", "breaches.json")
@@ -188,10 +183,8 @@ def _url(asked: Asked, **changes: str | Sequence[str] | None) -> str:
 
 def _fixed(asked: Asked, part: str, after: str | None, at: int) -> str:
     """Return the URL of a part that goes on with this list: in the window as it was when the list began."""
-    first, last = (
-        f"{shown(ns, UTC, 9).replace(' ', 'T')}Z" for ns in (asked.selection.since_ns, asked.selection.until_ns)
-    )
-    own = {**_own(asked), "since": first, "until": last, "after": after, "at": str(at)}
+    window = {"since": url_time(asked.selection.since_ns), "until": url_time(asked.selection.until_ns)}
+    own = {**_own(asked), **window, "after": after, "at": str(at)}
     return asked.url(f"/breaches/{part}", **own)
 
 

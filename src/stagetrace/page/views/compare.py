@@ -11,8 +11,8 @@ from stagetrace import semconv
 from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.chart import number
 from stagetrace.output.table import Table
-from stagetrace.output.units import milliseconds, utc
-from stagetrace.page.base import BadRequest, Part, View
+from stagetrace.output.units import milliseconds
+from stagetrace.page.base import BadRequest, Part, View, url_time
 
 if TYPE_CHECKING:
     from stagetrace.output.answer import Answer
@@ -57,7 +57,6 @@ class Difference(NamedTuple):
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
     """Return the sides that the form has."""
-    del site
     a, b = sides(asked)
     return {"a": a, "b": b, "swapped": _url(asked, b, a), "newest": asked.url(VIEW.path)}
 
@@ -109,7 +108,6 @@ def compared(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def suggested(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return which sides there may be: versions and models that requests have, and parts of the window."""
-    del site
     with reader.relations(asked.selection) as relations:
         models = relations.reduce("versions", ["service", "model", "model_version"])
         services = relations.reduce("versions", ["service", SERVICE_VERSION])
@@ -190,7 +188,7 @@ def _halves(asked: Asked) -> Preset:
 
 
 def _period(start: int, end: int) -> str:
-    return f"period={'..'.join(f'{utc(max(0, at), 0)}Z'.replace(' ', 'T') for at in (start, end))}"
+    return f"period={'..'.join(url_time(max(0, at), 0) for at in (start, end))}"
 
 
 def _url(asked: Asked, a: Pairs, b: Pairs) -> str:
@@ -204,7 +202,7 @@ def _side(asked: Asked, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     for field in ("since", "until"):
         ns = chosen[f"{field}_unix_nano"]
         if ns is not None:
-            wanted.append((field, f"{utc(ns, 9)}Z".replace(" ", "T")))
+            wanted.append((field, url_time(ns)))
         elif field in asked.params:
             wanted.append((field, asked.params[field][-1]))
     wanted += [(field, chosen[field]) for field in ("service", "route", "model") if chosen[field]]

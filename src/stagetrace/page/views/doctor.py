@@ -45,7 +45,6 @@ class Process(NamedTuple):
 
 def traced(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the traced processes of this machine, out of their status files."""
-    del reader, site
     found: list[files.Found] = []
     reasons: list[str] = []
     folders = files.folders()
@@ -107,7 +106,6 @@ def _ago(seconds: Any, now_s: float) -> str:
 
 def stored(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return what the store holds of each service, of any time."""
-    del site
     if RELATIONS not in reader.capabilities:
         return Part("doctor_stored.html", {"services": [], "names": reader.services()})
     window = Selection(0, _EVER_NS) if asked.one("since") is None else asked.selection
@@ -132,7 +130,6 @@ _BAD: Final = ("rejected_spans", "refused_requests", "failed_queries", "closed_c
 
 def counted(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return what the back end has counted since it was started."""
-    del asked, reader
     made: dict[str, Family] = {}
     for one in site.figures():
         known = made.get(one.name, Family(one.name, one.meaning, (), is_bad=False))

@@ -36,7 +36,6 @@ _S: Final = 10**9
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
     """Return the values of the form; what it asks for is checked here, too."""
-    del site
     box_of(asked)
     selection = [(name, value) for name in SHARED for value in asked.params.get(name, ())]
     return {"selection": selection, "box_fields": {name: asked.one(name, "") for name in BOX}}
@@ -80,7 +79,6 @@ def _duration(asked: Asked, name: str, default: float) -> float:
 
 def cells(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the heat map."""
-    del site
     with reader.relations(asked.selection) as relations:
         found = latency_map.ask(relations, *asked.window_ns)
         reason = relations.reason
@@ -182,7 +180,6 @@ class _Side:
 
 def box(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return what distinguishes the requests in the box from the others."""
-    del site
     with reader.relations(asked.selection) as relations:
         side = _side(asked, relations)
         longest = cases.longest(relations, side.box, _LONGEST)

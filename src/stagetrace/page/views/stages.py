@@ -11,8 +11,8 @@ from stagetrace import semconv
 from stagetrace.analysis import bottleneck, routes_and_stages, stage_bins
 from stagetrace.analysis.stage_bins import NO_STAGE
 from stagetrace.output import units
-from stagetrace.output.units import milliseconds, utc
-from stagetrace.page.base import BadRequest, Part, View
+from stagetrace.output.units import milliseconds
+from stagetrace.page.base import BadRequest, Part, View, url_time
 from stagetrace.page.templates import stage_class
 from stagetrace.semconv import as_text
 from stagetrace.store.reductions import PATH, REQUESTS, TYPED
@@ -63,7 +63,6 @@ class Bit(NamedTuple):
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
     """Return what the controls show."""
-    del site
     chosen, (by, _) = percentile(asked), grouping(asked)
     return {
         "percentile": chosen,
@@ -95,7 +94,6 @@ def grouping(asked: Asked) -> tuple[str, str]:
 
 def whole(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return where the time of the whole selection goes: on average, at the usual percentiles and at the one chosen."""
-    del site
     chosen = percentile(asked)
     every = {
         one.name: one for one in sorted({Percentile(p, float(p) / _PERCENT) for p in PRESETS} | {chosen}, key=_rank)
@@ -125,7 +123,6 @@ def whole(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def groups(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return where the time of the largest groups goes."""
-    del site
     chosen, (by, column) = percentile(asked), grouping(asked)
     with reader.relations(asked.selection) as relations:
         found = bottleneck.by_key(relations, column, chosen.rank, GROUPS)
@@ -144,7 +141,6 @@ def groups(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def times(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return how long each stage takes, exactly."""
-    del site
     with reader.relations(asked.selection) as relations:
         found = routes_and_stages.of_all(relations)
     if found is None:
@@ -158,7 +154,6 @@ def times(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def course(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return where the time goes over time."""
-    del site
     chosen = percentile(asked)
     with reader.relations(asked.selection) as relations:
         found = bottleneck.over_time(relations, chosen.rank, *asked.window_ns)
@@ -253,7 +248,7 @@ def _columns(asked: Asked, found: Course, top: float | None, names: Sequence[str
             "total_ms": group.shares.total_ms,
             "is_mean": group.shares.rank is None,
             "shares": [group.shares.share.get(name, 0.0) for name in names],
-            "zoom": _url(asked, since=f"{_utc(start)}", until=f"{_utc(start + found.width_ns)}"),
+            "zoom": _url(asked, since=url_time(start), until=url_time(start + found.width_ns)),
         }
 
 
@@ -351,11 +346,6 @@ def _span(ns: int) -> str:
         if ns >= size and ns % size == 0:
             return f"{ns // size} {unit}"
     return f"{ns / 1e6:g} ms"
-
-
-def _utc(ns: int) -> str:
-    """Return a moment as a URL has it, to the nanosecond."""
-    return f"{utc(ns, 9).replace(' ', 'T')}Z"
 
 
 VIEW: Final = View(

@@ -45,13 +45,11 @@ _EVER_NS: Final = 2**63 - 1
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
     """Return where the stream is, and how many rows are kept."""
-    del site
     return {"stream": asked.part_url("/tail/events"), "kept_rows": WAITING}
 
 
 def newest(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the newest requests of the selection, whose names the store need not know yet."""
-    del site
     found: list[dict[str, Any]] = []
     try:
         with reader.relations(_selected(asked)) as relations:

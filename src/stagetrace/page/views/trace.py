@@ -15,8 +15,8 @@ from stagetrace.errors import UnknownTrace
 from stagetrace.output import breaches, units
 from stagetrace.output.breaches import BREACH, Verdict, verdict_of
 from stagetrace.output.trace import as_json, by_time
-from stagetrace.output.units import UTC, milliseconds, shown
-from stagetrace.page.base import BadRequest, File, Part, View
+from stagetrace.output.units import milliseconds
+from stagetrace.page.base import BadRequest, File, Part, View, url_time
 from stagetrace.page.trace_picture import Stood, key_of, picture, spans_by_key, stood_of
 from stagetrace.semconv import as_text
 from stagetrace.store.base import CANDIDATES, SERVER, Selection
@@ -78,14 +78,12 @@ def _given(asked: Asked) -> str:
 
 def shell(asked: Asked, site: Site) -> Mapping[str, Any]:
     """Return whether a whole id is asked for."""
-    del site
     given = _given(asked)
     return {"trace_id": given, "is_whole": len(given) == _DIGITS}
 
 
 def find(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return the trace that `latest` or the first digits of an id mean, or those that they may."""
-    del site
     given, service = _given(asked), asked.one("service")
     if given == LATEST:
         return Part(
@@ -127,7 +125,6 @@ def body(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return how its requests and their stages rank among others of their kind."""
-    del site
     trace = _trace(asked, reader)
     entries = _entries(trace)
     found: list[dict[str, Any]] = []
@@ -159,7 +156,6 @@ def ranks(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def span(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return all of one span."""
-    del site
     trace = _trace(asked, reader)
     key = asked.one("span", "") or ""
     found = spans_by_key(trace.spans).get(key)
@@ -182,7 +178,6 @@ def span(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def json_file(asked: Asked, reader: Reader, site: Site) -> File:
     """Return the trace as `stagetrace trace --json` prints it."""
-    del site
     trace = _trace(asked, reader)
     text = json.dumps(as_json(trace), allow_nan=False, ensure_ascii=False)
     return File(f"{printable_json(text)}\n".encode(), "application/json", f"trace-{trace.trace_id}.json")
@@ -221,7 +216,7 @@ def _links(asked: Asked, entries: Sequence[SpanRow]) -> Iterator[tuple[str, str]
     for entry in entries[:1]:
         took = entry.duration_ns / 1e6
         wanted = {**_near(entry), "route": _route(entry)}
-        near = (_moment(entry.start_unix_nano + by) for by in (-_NEAR_NS, _NEAR_NS))
+        near = (url_time(entry.start_unix_nano + by, 0) for by in (-_NEAR_NS, _NEAR_NS))
         box = dict(
             zip(("from", "to", "least_ms", "most_ms"), (*near, f"{0.8 * took:.4g}", f"{1.25 * took:.4g}"), strict=True)
         )
@@ -241,12 +236,8 @@ def _around(entry: SpanRow) -> tuple[int, int]:
 
 def _near(entry: SpanRow) -> dict[str, str]:
     """Return the parameters that select the requests of its service around it."""
-    since, until = (_moment(at) for at in _around(entry))
+    since, until = (url_time(at, 0) for at in _around(entry))
     return {"since": since, "until": until, "service": entry.service}
-
-
-def _moment(at_ns: int) -> str:
-    return f"{shown(at_ns, UTC, 0).replace(' ', 'T')}Z"
 
 
 def _kind(asked: Asked, entry: SpanRow, model: str | None) -> Selection:

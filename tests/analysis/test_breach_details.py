@@ -1,4 +1,4 @@
-"""Who owns the time of a breach, on literal traces."""
+"""Who owns the time of a breach, and what its evidence is, on literal traces."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cli.running import printed
 from cli.test_waterfall import span
 from messages import of_rows
 from stagetrace import semconv
-from stagetrace.analysis.breach_details import Hop, owner_of
+from stagetrace.analysis.breach_details import Hop, evidence_of, owner_of, places_of_bound
 from stagetrace.otlp.decode.json import encode
+from stagetrace.store.base import SpanRow
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stagetrace.analysis.breach_details import Owner
-    from stagetrace.store import SpanRow
 
 BLAMED: dict[str, Any] = {semconv.SLA_BREACH_STAGE: "handler"}
 GATE = span(1, "GET /", 0, 100, service="gate", kind="SERVER", **BLAMED)
@@ -141,3 +141,47 @@ def test_people_see_who_owns_the_time_or_that_a_trace_is_missing(tmp_path: Path)
 def test_a_circle_ends() -> None:
     spans = call(4, 0, 90), served(5, 1, 89, 4), stage(6, "handler", 1, 89, 5, "down")
     assert owner(*spans, call(7, 1, 88, 6), span(1, "GET /", 1, 88, 7, service="gate", kind="SERVER")).reason
+
+
+# --- The evidence of a breach: its numbers, and the spans that it is about.
+
+BREACH = {
+    "sla.breach.cause": "downstream",
+    "sla.breach.stage": "handler",
+    "sla.breach.peer": "db:5432",
+    "sla.breach.peer.queue_ms": 7.0,
+    "sla.breach.part.compute_ms": 60.0,
+    "sla.breach.part.downstream_ms": 40.0,
+    "sla.breach.part.gc_ms": 0.0004,
+}
+
+
+def literal_span(number: int, parent: int, name: str, kind: str = "INTERNAL", **attributes: Any) -> SpanRow:
+    return SpanRow("t", str(number), str(parent) if parent else None, name, "svc", kind, 0, 100, attributes)
+
+
+SPANS = (
+    literal_span(1, 0, "POST /", "SERVER", **BREACH),
+    literal_span(2, 1, "handler", **{"ml.stage": "handler"}),
+    literal_span(3, 1, "network.send", **{"ml.stage": "network.send"}),
+    literal_span(4, 2, "SELECT", "CLIENT", **{"peer.service": "db:5432"}),
+    literal_span(5, 2, "GET", "CLIENT", **{"peer.service": "cache"}),
+    literal_span(6, 9, "handler", **{"ml.stage": "handler"}),  # of another request
+)
+
+
+def test_the_part_of_the_cause_comes_first() -> None:
+    """Then the longest; one that is shown as no time is left out."""
+    found = evidence_of(0, SPANS)
+    assert [(one.word, one.took_ms) for one in found.times] == [("downstream", 40.0), ("compute", 60.0)]
+    assert found.peer == "db:5432"
+    assert found.peer_times == (("queued there", 7.0),)
+
+
+def test_it_is_about_the_stage_and_the_calls_to_the_peer() -> None:
+    assert evidence_of(0, SPANS).places == (1, 3)
+
+
+def test_a_bound_is_about_the_stage_that_has_its_time() -> None:
+    assert places_of_bound(0, SPANS, "first_chunk") == [2]
+    assert places_of_bound(0, SPANS, "first_token") == [0]  # there is no inference: the request itself
