@@ -44,9 +44,7 @@ def browser() -> Iterator[Browser]:
     installed = chromium.installed()
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
-            executable_path=installed.executable,
-            args=list(chromium.FLAGS),
-            env={**installed.environment},
+            executable_path=installed.executable, args=list(chromium.FLAGS), env={**installed.environment}
         )
         yield running
         running.close()

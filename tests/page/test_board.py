@@ -255,11 +255,7 @@ def test_asking_again_moves_nothing(open_page: OpenPage) -> None:
     page.evaluate("document.body.dispatchEvent(new Event('refresh'))")
     expect(page.locator("#now .took")).not_to_have_text(first)
     settle(page)
-    assert (
-        row.inner_text(),
-        page.evaluate("scrollY"),
-        page.evaluate("document.activeElement.outerHTML"),
-    ) == before
+    assert (row.inner_text(), page.evaluate("scrollY"), page.evaluate("document.activeElement.outerHTML")) == before
     expect(page.locator("#now details")).to_have_attribute("open", "")
     assert page.evaluate("window.canvas === document.querySelector('#board-bars canvas')")
 

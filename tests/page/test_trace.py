@@ -93,10 +93,7 @@ def test_stacks_stand_on_a_card_the_most_frequent_first(opened: Callable[..., Pa
     """Of the request before those of what was in its way; each with its place, samples, stage and whole stack."""
     page = opened(traces.TWO)
     card = page.locator(".card.stood")
-    assert card.locator("h3").all_inner_texts() == [
-        "The request",
-        "A thread that computed meanwhile",
-    ]
+    assert card.locator("h3").all_inner_texts() == ["The request", "A thread that computed meanwhile"]
     texts = [list(filter(None, one.inner_text().split("\n"))) for one in card.locator("li").all()]
     assert [text[0] for text in texts] == [
         "app.py:41 in search 7 of 8 samples",

@@ -185,13 +185,7 @@ def test_a_breach_is_paged_and_resolved(course: Course) -> None:
     assert fired["fingerprint"] == resolved["fingerprint"]
     assert fired["startsAt"] < resolved["endsAt"]
     labels = {"job": SERVICE, "service": SERVICE, "sla_objective": "predict", "severity": "page", "team": "ml"}
-    assert fired["labels"] == {
-        **labels,
-        "alertname": BURN,
-        "burn_rate": "3",
-        "long_window": "8s",
-        "short_window": "3s",
-    }
+    assert fired["labels"] == {**labels, "alertname": BURN, "burn_rate": "3", "long_window": "8s", "short_window": "3s"}
     annotations = fired["annotations"]
     assert annotations["summary"].startswith(f"{SERVICE}: ")
     assert "missed predict; 10% may (90% over 28d)" in annotations["summary"]

@@ -125,10 +125,7 @@ def test_the_examples_together_are_a_policy_where_the_slo_asks_prometheus_for_fa
             "64:17: AlertCondition cpu-usage-breach: spec.condition.alertAfter",
             "an alert fires at once; its short window ends it",
         ),
-        (
-            f"72:11: {MAIL}: spec.target",
-            POSTS,
-        ),
+        (f"72:11: {MAIL}: spec.target", POSTS),
     ]
     again = read(render(found.policy, RulesOptions()), "again.yaml")
     assert (again.policy, again.notes) == (found.policy, ())
@@ -209,12 +206,7 @@ def test_values_of_a_threshold_are_bounds_in_milliseconds_and_each_objective_jud
         ("duration: 1M", "duration: 90s", 15, "a calendar window of '90s' cannot be expressed"),
         ("Europe/Berlin", "Europe/Bärlin", 15, "'Europe/Bärlin' is no time zone"),
         ("type: stagetrace", "type: Prometheus", None, ""),
-        (
-            "type: stagetrace",
-            "type: Redshift",
-            12,
-            "reads values from Redshift, of which it is unknown",
-        ),
+        ("type: stagetrace", "type: Redshift", 12, "reads values from Redshift, of which it is unknown"),
         ("openslo/v1", "openslo/v1alpha", 1, "apiVersion is 'openslo/v1alpha', which is not read: write openslo/v1"),
         ("kind: SLO", "kind: slo", 2, "kind is 'slo': write one of DataSource, SLO"),
         ("route: POST /predict", "path: /predict", 13, "'path' is no key of a match: write route"),
@@ -241,17 +233,9 @@ def test_what_cannot_be_expressed_is_named_with_its_line_and_field(
     [
         ("histogram_quantile(0.99, rate(x_seconds_bucket[5m]))", "vector(1)", "is no sum of one series or its rate"),
         (GOOD.replace("/predict", "/other"), TOTAL, "good and total select different series"),
-        (
-            GOOD.replace('route="', 'route=~"'),
-            TOTAL,
-            "the label http_route is compared by =~, and only =",
-        ),
+        (GOOD.replace('route="', 'route=~"'), TOTAL, "the label http_route is compared by =~, and only ="),
         (GOOD.replace("http_route", "pod"), TOTAL.replace("http_route", "pod"), "the label pod is no part of a match"),
-        (
-            GOOD.replace("_seconds_", "_"),
-            TOTAL.replace("_seconds_", "_"),
-            "the unit of http_server_request_duration",
-        ),
+        (GOOD.replace("_seconds_", "_"), TOTAL.replace("_seconds_", "_"), "the unit of http_server_request_duration"),
         (GOOD.replace('"0.25"', '"+Inf"'), TOTAL, "the bucket of le='+Inf' holds all requests"),
         (GOOD.replace(', le="0.25"', ""), TOTAL, "the bucket has no bound"),
         ('sla_requests_total{sla_verdict="good"}', "sla_requests_total", "is no bucket of a histogram over its count"),
@@ -325,11 +309,7 @@ OURS: Final = render(
         ("service: churn-api\n", "service: shop\n", "is 'shop', and the match of its indicator names 'Churn API'"),
         ("service: any-service\n", "service: shop\n", "the SLO gold overrides rest, and is about another service"),
         ("override_of: rest", "override_of: other", "no later SLO has the name that this one overrides"),
-        (
-            "    version: 1\n",
-            "    version: 1\n    exclude: []\n",
-            "connectionDetails.exclude is not known",
-        ),
+        ("    version: 1\n", "    version: 1\n    exclude: []\n", "connectionDetails.exclude is not known"),
         ("      no_data: 10m", "      webhook: http://x/\n      no_data: 10m", "webhook stands in the DataSource, too"),
         ("    isRolling: true", "    isrolling: true", "spec.timeWindow.isrolling is not known: write isRolling"),
         ("- targetRef: webhook", "- targetRef: webhook\n    name: x", "name stands beside targetRef"),

@@ -403,10 +403,7 @@ class Excess:
 
 
 def parts_of(
-    latency_ms: Floats,
-    late_ms: Floats,
-    server_ms: Floats,
-    stages_ms: Mapping[str, Floats],
+    latency_ms: Floats, late_ms: Floats, server_ms: Floats, stages_ms: Mapping[str, Floats]
 ) -> dict[str, Floats]:
     """Return each part of the latencies, in ms. Stages that a request lacks are 0, as are negative parts."""
     outside = np.maximum(0.0, latency_ms - late_ms - server_ms)

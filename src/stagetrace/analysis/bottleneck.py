@@ -123,13 +123,7 @@ def _measured(by: By, rows: Sequence[dict[str, Any]], own: Sequence[dict[str, An
     """Return one group from its rows of `stage_bins` and `own_stage_bins`, without quantiles."""
     bins = stage_bins.bins(_forwards(rows), _forwards(own))
     bands = {percentile: stage_bins.band(bins, rank) for percentile, rank in PERCENTILES.items()}
-    return Group(
-        by=by,
-        **_counts(rows),
-        total_ms=dict.fromkeys(PERCENTILES),
-        bands=bands,
-        stages=_stages(bins, bands),
-    )
+    return Group(by=by, **_counts(rows), total_ms=dict.fromkeys(PERCENTILES), bands=bands, stages=_stages(bins, bands))
 
 
 def _stages(bins: Bins, bands: Mapping[str, Band | None]) -> tuple[Stage, ...]:
@@ -273,9 +267,7 @@ def whole(source: Source, ranks: Sequence[float], sure: Sequence[float]) -> Whol
         return None
     bins = stage_bins.bins(forwards, _forwards(own))
     return Whole(
-        **_counts(rows),
-        mean=_mean(bins),
-        at={rank: _around(bins, rank, is_sure=rank in sure) for rank in ranks},
+        **_counts(rows), mean=_mean(bins), at={rank: _around(bins, rank, is_sure=rank in sure) for rank in ranks}
     )
 
 

@@ -183,10 +183,7 @@ def _capacity(source: Source, service: str, work: list[dict[str, Any]], within_m
         stages={key: _mean_in(f"{key}_ms", work, seconds) for key in STAGES},
         levels=levels,
         law=throughput_law(
-            levels,
-            _noise(sums, levels, width),
-            busiest.per_s / busiest.instances,
-            unknown=sample.is_unknown,
+            levels, _noise(sums, levels, width), busiest.per_s / busiest.instances, unknown=sample.is_unknown
         ),
         batch=sum(row["batched"] or 0 for row in work) / batched if batched else None,
         cpus=_mean_in("cpu_ms", work, seconds),

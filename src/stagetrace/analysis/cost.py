@@ -388,9 +388,7 @@ def _by_stage(
         (
             stage,
             _Cell(
-                requests=cell.requests,
-                busy=cell.busy * time / whole,
-                amount=None if cell.amount is None else amount,
+                requests=cell.requests, busy=cell.busy * time / whole, amount=None if cell.amount is None else amount
             ),
         )
         for (stage, time), amount in zip(took.items(), amounts, strict=True)

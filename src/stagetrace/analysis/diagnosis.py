@@ -95,11 +95,7 @@ def diagnose(cases: Cases, releases: Sequence[Release] = ()) -> Diagnosis:
     stages, whole = _stages(cases, strata)
     return Diagnosis(
         tuple(
-            Finding(
-                one,
-                evidence(cases, one.rows, baseline),
-                since_of(one.requests, cases.rows, breached, releases),
-            )
+            Finding(one, evidence(cases, one.rows, baseline), since_of(one.requests, cases.rows, breached, releases))
             for one in found.contrasts
         ),
         stages,

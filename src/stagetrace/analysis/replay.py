@@ -411,11 +411,7 @@ def explain(policy: Policy, request: Request, stages: Mapping[str, float]) -> Ex
 
 
 def _judging(
-    objective: Objective,
-    judged: Judged,
-    looked: tuple[Looked, ...],
-    request: Request,
-    stages: Mapping[str, float],
+    objective: Objective, judged: Judged, looked: tuple[Looked, ...], request: Request, stages: Mapping[str, float]
 ) -> Step:
     bounds, over = tuple(_bounds(objective, judged, request)), tuple(_over(objective, stages))
     if judged.word == UNKNOWN:

@@ -124,11 +124,7 @@ def _fitness(parent: Any, child: Any) -> tuple[bool, bool, int]:
 
 
 def _corrected(
-    spans: Sequence[Any],
-    parents: Mapping[int, int | None],
-    ordered: Sequence[int],
-    starts: list[int],
-    ends: list[int],
+    spans: Sequence[Any], parents: Mapping[int, int | None], ordered: Sequence[int], starts: list[int], ends: list[int]
 ) -> dict[int, int]:
     """Move `starts` and `ends` to the clock of the root, each parent before its children; return by how much."""
     clocks = [_clock(span) for span in spans]

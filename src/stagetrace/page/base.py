@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -195,6 +195,13 @@ class Asked:
         """Return a link with all parameters of this request."""
         query = urlencode(self.params, doseq=True)
         return f"{path}?{query}" if query else path
+
+    def selected(self, since: str) -> Iterator[tuple[str, str]]:
+        """Yield the options and values by which a command selects the same; `since`: where no start is named."""
+        for name in SHARED:
+            values = self.params.get(name, (since,) if name == "since" else ())
+            for value in values if name in REPEATED else values[-1:]:
+                yield name, value
 
     def time(self, ns: int, digits: int = 3) -> str:
         """Return a time in the zone asked for."""

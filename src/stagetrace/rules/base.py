@@ -10,7 +10,7 @@ from stagetrace.errors import StagetraceError
 from stagetrace.policy.yaml_nodes import resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from stagetrace.policy.policy import Policy
 
@@ -56,13 +56,8 @@ _STRING: Final = "tag:yaml.org,2002:str"
 WIDTH: Final = 1_000  # PromQL and sentences stay on their line
 
 
-def yaml_of(document: Any, comment: str = "") -> str:
-    """Return a document of dicts, lists and scalars as YAML, behind a comment of any number of lines."""
-    return yaml_of_all([document], comment)
-
-
-def yaml_of_all(documents: Sequence[Any], comment: str = "") -> str:
-    """Return documents as one text of YAML, behind a comment of any number of lines."""
+def yaml_of(*documents: Any, comment: str = "") -> str:
+    """Return documents of dicts, lists and scalars as one text of YAML, behind a comment of any number of lines."""
     import yaml
 
     base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where PyYAML was built with libyaml

@@ -92,7 +92,7 @@ def render(policy: Policy, options: RulesOptions) -> str:
             },
             "service": {"pipelines": _PIPELINES},
         },
-        f"{comment(policy)}\n{about}",
+        comment=f"{comment(policy)}\n{about}",
     )
 
 

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stagetrace.policy import policy_file
 from stagetrace.rules import collector, grafana, openslo, prometheus
-from stagetrace.rules.base import Format, RulesOptions
-
-if TYPE_CHECKING:
-    from stagetrace.policy.policy import Policy
-
-
-def render(policy: Policy, options: RulesOptions) -> str:
-    """Return the file; no option concerns it."""
-    del options
-    return policy_file.write(policy)
-
-
-POLICY_YAML = Format("policy", "a policy file, such as sla.yaml", ".yaml", render)
-
+from stagetrace.rules.base import Format
 
 FORMATS: Final[dict[str, Format]] = {
     one.name: one
@@ -30,6 +17,6 @@ FORMATS: Final[dict[str, Format]] = {
         collector.FORMAT,
         grafana.FORMAT,
         openslo.FORMAT,
-        POLICY_YAML,
+        Format("policy", "a policy file, such as sla.yaml", ".yaml", lambda policy, _: policy_file.write(policy)),
     )
 }

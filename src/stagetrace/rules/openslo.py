@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.policy import policy_file, quantities
 from stagetrace.policy.policy_keys import burns
 from stagetrace.rules import base, burn
-from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of_all
+from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of
 from stagetrace.rules.prometheus import comment
 from stagetrace.rules.promql import labels, service_of
 
@@ -47,7 +47,7 @@ def render(policy: Policy, options: RulesOptions) -> str:
         raise RulesError("OpenSLO has no windows below a minute\nremove --scale")
     for one in burn.judged(policy):
         burn.alerts(one, policy.alerts_of(one))  # raises where one could never fire
-    return yaml_of_all(list(_documents(policy, options)), comment(policy))
+    return yaml_of(*_documents(policy, options), comment=comment(policy))
 
 
 def _documents(policy: Policy, options: RulesOptions) -> Iterator[Document]:

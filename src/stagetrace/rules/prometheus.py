@@ -267,7 +267,7 @@ BUDGET_INTERVAL_S: Final = 240
 
 def render(policy: Policy, options: RulesOptions) -> str:
     """Return a rule file."""
-    return yaml_of({"groups": groups(policy, options)}, comment(policy))
+    return yaml_of({"groups": groups(policy, options)}, comment=comment(policy))
 
 
 def comment(policy: Policy) -> str:
@@ -323,7 +323,7 @@ def render_prometheusrule(policy: Policy, options: RulesOptions) -> str:
         "metadata": {"name": name[:_MOST].rstrip("-"), "labels": {"app.kubernetes.io/managed-by": "stagetrace"}},
         "spec": {"groups": groups(policy, options)},
     }
-    return yaml_of(resource, comment(policy))
+    return yaml_of(resource, comment=comment(policy))
 
 
 PROMETHEUSRULE = Format("prometheusrule", "the same as a PrometheusRule of Kubernetes", ".yaml", render_prometheusrule)
@@ -364,7 +364,7 @@ def render_promtool(policy: Policy, options: RulesOptions) -> str:
         silent = (f'ALERTS{{alertname="{NO_DATA}", sla_objective={quoted(one.name)}}}' for one in watched)
         tests.append(_test("no request at all", step, [], length_s, silent, fires=True))
     how = f"{comment(policy)}\nThe rules are in {RULES}, beside this file: promtool test rules FILE"
-    return yaml_of({"rule_files": [RULES], "evaluation_interval": step, "tests": tests}, how)
+    return yaml_of({"rule_files": [RULES], "evaluation_interval": step, "tests": tests}, comment=how)
 
 
 def _firing(alert: Alert, options: RulesOptions) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.answer import Answer, as_json
 from stagetrace.output.table import Table
-from stagetrace.page.base import REPEATED, SHARED, Asked, BadRequest, File, Part, View
+from stagetrace.page.base import SHARED, Asked, BadRequest, File, Part, View
 from stagetrace.page.queries import TookTooLong
 
 if TYPE_CHECKING:
@@ -68,19 +68,8 @@ def given(site: Site, verb: str, asked: Asked) -> list[str]:
 def command(site: Site, verb: str, asked: Asked, words: Sequence[str]) -> str:
     """Return the command line that gives the same answer."""
     taken = {one.flag for one in site.options(verb)}
-    selected = {"since": (site.since,), **asked.params}
-    line = ["stagetrace", verb, f"--store={site.store}"]
-    line += [
-        f"--{name}={value}"
-        for name in SHARED
-        if f"--{name}" in taken
-        for value in _values(name, selected.get(name, ()))
-    ]
-    return shlex.join([*line, *words])
-
-
-def _values(name: str, values: Sequence[str]) -> Sequence[str]:
-    return values if name in REPEATED else values[-1:]
+    chosen = [f"--{name}={value}" for name, value in asked.selected(site.since) if f"--{name}" in taken]
+    return shlex.join(["stagetrace", verb, f"--store={site.store}", *chosen, *words])
 
 
 def _check(flag: str, value: str) -> None:
@@ -106,8 +95,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "slo": Question("quality of service", "Is each objective met, and how long does its error budget last?"),
     "report": Question("compliance", "What was met in a period, what is excluded, which incidents were there?"),
     "bottleneck": Question(
-        "performance",
-        "Where does the time go, at the median and in the tail, and what would a faster stage bring?",
+        "performance", "Where does the time go, at the median and in the tail, and what would a faster stage bring?"
     ),
     "causes": Question(
         "troubleshooting", "What distinguishes breaches from good requests, and which service is to blame?"

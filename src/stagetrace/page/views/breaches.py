@@ -14,7 +14,7 @@ from stagetrace.causes.cause import DOWNSTREAM
 from stagetrace.output import breaches
 from stagetrace.output.breaches import as_json, blamed, owners_of
 from stagetrace.output.units import milliseconds, threshold
-from stagetrace.page.base import LONGEST, REPEATED, SHARED, BadRequest, File, Part, View, url_time
+from stagetrace.page.base import LONGEST, REPEATED, BadRequest, File, Part, View, url_time
 from stagetrace.page.templates import stage_class
 from stagetrace.semconv import SLA_BREACH_MISSED, SLA_BREACH_STAGE
 from stagetrace.store import answers, entries
@@ -191,11 +191,8 @@ def _fixed(asked: Asked, part: str, after: str | None, at: int) -> str:
 def _command(asked: Asked, site: Site) -> str:
     """Return the command that gives the same list."""
     words = ["stagetrace", "requests" if _is_of_all(asked) else "breaches", "--store", site.store]
-    since = asked.one("since", site.since) or site.since
-    for name in SHARED:
-        values = (since,) if name == "since" else asked.params.get(name, ())
-        for value in values if name in REPEATED else values[-1:]:
-            words += [f"--{name}", value]
+    for name, value in asked.selected(site.since):
+        words += [f"--{name}", value]
     if _is_of_all(asked) and _sort(asked) != "start":
         words += ["--sort", _sort(asked)]
     if _is_grouped(asked):

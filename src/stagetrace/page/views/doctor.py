@@ -144,10 +144,5 @@ def _shell(_asked: Asked, site: Site) -> Mapping[str, Any]:
 
 
 VIEW: Final = View(
-    "doctor",
-    "Doctor",
-    "/doctor",
-    "doctor.html",
-    {"traced": traced, "stored": stored, "counted": counted},
-    shell=_shell,
+    "doctor", "Doctor", "/doctor", "doctor.html", {"traced": traced, "stored": stored, "counted": counted}, shell=_shell
 )

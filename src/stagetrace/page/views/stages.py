@@ -165,10 +165,7 @@ def course(asked: Asked, reader: Reader, site: Site) -> Part:
     names = _order(one.shares for one in shown)
     values = {
         "percentile": chosen,
-        "shows": [
-            ("time", _url(asked, show=()), not is_share),
-            ("share", _url(asked, show="share"), is_share),
-        ],
+        "shows": [("time", _url(asked, show=()), not is_share), ("share", _url(asked, show="share"), is_share)],
         "course": found,
         "top": top,
         "stages": [(label(name), style(name)) for name in names],

@@ -106,14 +106,7 @@ def _row(found: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
 
 
 VIEW: Final = View(
-    "tail",
-    "Live tail",
-    "/tail",
-    "tail.html",
-    {"newest": newest},
-    shell,
-    routes=routes,
-    keeps=("breached",),
+    "tail", "Live tail", "/tail", "tail.html", {"newest": newest}, shell, routes=routes, keeps=("breached",)
 )
 
 
