@@ -13,7 +13,7 @@ from stagetrace.analysis import breach_details
 from stagetrace.causes.cause import DOWNSTREAM
 from stagetrace.output import breaches
 from stagetrace.output.breaches import as_json, blamed, owners_of
-from stagetrace.output.units import milliseconds, threshold
+from stagetrace.output.units import milliseconds
 from stagetrace.page.base import LONGEST, REPEATED, BadRequest, File, Part, View, url_time
 from stagetrace.page.templates import stage_class
 from stagetrace.semconv import SLA_BREACH_MISSED, SLA_BREACH_STAGE
@@ -24,7 +24,7 @@ from stagetrace.store.entries import request_text
 if TYPE_CHECKING:
     from stagetrace.analysis.breach_details import Group
     from stagetrace.page.base import Asked, Site
-    from stagetrace.store.base import Reader, Selection
+    from stagetrace.store.base import Entry, Reader, Selection
 
 ROWS: Final = 100  # of one page of the list
 GROUPS: Final = 100
@@ -68,7 +68,7 @@ def listed(asked: Asked, reader: Reader, site: Site) -> Part:
         found = found[:ROWS]
         more = _fixed(asked, "list", _after(found[-1], _sort(asked)), at + ROWS)
     rows = rows_of(found, at, asked)
-    followed = any(row.cause == DOWNSTREAM for row in rows)
+    followed = any(row.entry.cause == DOWNSTREAM for row in rows)
     values = {
         "rows": rows,
         "at": at,
@@ -362,33 +362,17 @@ def _without_segment(key: str, asked: Asked, own: Own, added: Sequence[str] = ()
 _WIDE: Final = 100.0  # a bar of stages, in its own units
 
 
-class Slice(NamedTuple):
-    """One stage in the bar of a request."""
-
-    stage: str
-    colour: str  # the class of its colour
-    at: float
-    width: float
-
-
 class Row(NamedTuple):
     """One request, as it is shown."""
 
     number: int
     time: str
-    service: str
+    entry: Entry
     request: str
     took: str
-    allowed: str
-    over: str
     verdict: str  # empty of a breach
     stage: str | None
-    colour: str
-    cause: str | None
-    code: str | None
-    severity: str | None
-    evidence: str | None
-    bar: Sequence[Slice]
+    bar: Sequence[tuple[str, float, float]]  # the class of a stage's colour, where it begins and how wide it is
     stages: str  # the bar in words
     url: str
 
@@ -400,34 +384,26 @@ def rows_of(found: Sequence[Mapping[str, Any]], at: int, asked: Asked) -> list[R
 
 def _row(number: int, found: Mapping[str, Any], asked: Asked) -> Row:
     made = entry(found)
-    stage = slowest_stage(found)
     return Row(
         number,
         asked.time(made.start_unix_nano),
-        made.service,
+        made,
         request_text(made.name, found["url_path"] if made.route is None else made.route),
         breaches.column(made),
-        "-" if made.threshold_ms is None else threshold(made.threshold_ms),
-        "-" if made.overrun_ms is None else milliseconds(made.overrun_ms),
         "" if found["breached"] else found["verdict"] or "not judged",
-        stage,
-        stage_class(stage),
-        made.cause,
-        made.code,
-        made.severity,
-        made.evidence,
+        slowest_stage(found),
         _bar(made.stages),
         ", ".join(f"{name} {milliseconds(took)}" for name, took in made.stages.items()),
         asked.url(f"/trace/{made.trace_id}"),
     )
 
 
-def _bar(stages: Mapping[str, float]) -> list[Slice]:
+def _bar(stages: Mapping[str, float]) -> list[tuple[str, float, float]]:
     """Return the stages side by side, each as wide as its share."""
     kept = {name: took for name, took in stages.items() if took > 0}
     whole, at, bar = sum(kept.values()), 0.0, []
     for name, took in kept.items():
         width = _WIDE * took / whole
-        bar.append(Slice(name, stage_class(name), round(at, 2), round(width, 2)))
+        bar.append((stage_class(name), round(at, 2), round(width, 2)))
         at += width
     return bar
