@@ -22,7 +22,7 @@ from stagetrace.analysis.cases import Cases, coded
 from stagetrace.analysis.drift import LEAST, RATE, STEP, Change, Looked
 from stagetrace.analysis.onset import Release, least_lasting, undecided
 from stagetrace.analysis.series import Track, Tracks, group_of, nice
-from stagetrace.analysis.statistics import benjamini_hochberg
+from stagetrace.analysis.statistics import benjamini_hochberg, weighted_median
 
 LEAST_REQUESTS: Final = 40  # of a kind
 FACTOR: Final = 1.2  # by which a kind got slower, and by how much more than the others of its route
@@ -316,9 +316,7 @@ class Sample:
 
     def median(self, places: Array) -> float:
         """Return the median duration of some requests, by weight, ms."""
-        order = places[np.argsort(self.took[places], kind="stable")]
-        upto = np.cumsum(self.weights[order])
-        return float(self.took[order[np.searchsorted(upto, upto[-1] / 2)]])
+        return weighted_median(self.took[places], self.weights[places])
 
     def count(self, places: Array) -> float:
         """Return how many requests some stand for."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from stagetrace.analysis.arrays import Array
 from stagetrace.analysis.cases import Cases
-from stagetrace.analysis.statistics import Cells, benjamini_hochberg, one_sided
+from stagetrace.analysis.statistics import Cells, benjamini_hochberg, one_sided, weighted_median
 from stagetrace.semconv import STAGES
 
 ALPHA: Final = 0.05
@@ -384,7 +384,7 @@ def remedies(cases: Cases, names: Sequence[str | None]) -> dict[str | None, Reme
             continue
         best: Remedy | None = None
         for stage, took in columns.items():
-            median = _median(took[~mine], cases.weights[~mine])
+            median = weighted_median(took[~mine], cases.weights[~mine])
             less = np.maximum(0.0, took[mine] - median)
             gain = float(np.average(less, weights=cases.weights[mine]))
             if gain > (best.gain_ms if best is not None else 0.0):
@@ -405,9 +405,3 @@ def _stage_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
                 columns[stage] = np.zeros(len(rows))
             columns[stage][place] = took
     return columns
-
-
-def _median(values: Array, weights: Array) -> float:
-    order = np.argsort(values)
-    below = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(below, below[-1] / 2)])

@@ -165,6 +165,13 @@ def relative_risk(with_it: Cells, without: Cells, weighted: Cells, others: Cells
     return Risk(total_bad, total_good, float(up / down), (exp(middle - width), exp(middle + width)))
 
 
+def weighted_median(values: Array, weights: Array) -> float:
+    """Return the least value up to which half of the weight is."""
+    order = np.argsort(values, kind="stable")
+    upto = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(upto, upto[-1] / 2)]])
+
+
 def benjamini_hochberg(p_values: Any) -> Array:
     """Return q-values (Benjamini and Hochberg, JRSS B 57, 1995).
 
