@@ -24,7 +24,8 @@ from stagetrace.store import open_store
 from stagetrace.text import printable
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.capacity import Capacity, Interval, Level, Plan
+    from stagetrace.analysis.capacity import Capacity, Plan
+    from stagetrace.analysis.usl import Interval, Level
     from stagetrace.store.base import Reader, Relations, Selection
 
 # --- Utilisation of a service's resources, as far as its spans show it: time averages, and capacity where known.
