@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact, hypergeom
 
+from stagetrace.analysis.base import rank, rank_of
 from stagetrace.analysis.causes import Contrast, search
 from stagetrace.analysis.statistics import Cells, benjamini_hochberg, one_sided
 
@@ -297,3 +298,37 @@ def test_columns_of_other_lengths_are_refused() -> None:
 def test_a_test_without_a_p_value_shows_nothing_and_one_just_over_1_is_1() -> None:
     assert list(benjamini_hochberg([0.001, float("nan"), np.nextafter(1, 2)])) == pytest.approx([0.003, 1.0, 1.0])
     assert list(benjamini_hochberg([])) == []
+
+
+# --- Which names a person knows: the order of the kinds of attributes.
+
+IN_ORDER = (
+    "service.version",
+    "tenant.id",
+    "ml.model.name",
+    "app.lang",
+    "http.route",
+    "ml.batch.size",
+    "http.request.body.size",
+    "http.response.body.size",
+    "service.instance.id",
+    "host.name",
+    "process.runtime.version",
+    "server.port",
+)
+
+
+def test_kinds_of_attributes_are_in_the_order_in_which_a_person_knows_them() -> None:
+    assert [rank(key) for key in IN_ORDER] == sorted({rank(key) for key in IN_ORDER})
+
+
+def test_what_an_application_recorded_is_known_as_well_as_what_its_name_says() -> None:
+    assert rank("http.request.header.x_tenant") == rank("tenant.id")
+    assert rank("ml.model.version") == rank("service.version")
+    assert rank("cache.outcome") == rank("app.lang") < rank("http.route")
+
+
+def test_a_name_is_known_as_well_as_its_least_known_part() -> None:
+    assert rank_of({"app.lang": "tr", "service.version": "2"}) < rank_of({"app.lang": "tr", "host.name": "h"})
+    assert rank_of({"tenant.id": "a"}) < rank_of({"tenant.id": None})
+    assert rank_of({"tenant.id": "a"}) < rank_of({"tenant.id": "a", "service.version": "2"})

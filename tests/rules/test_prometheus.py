@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rules import policies
 from rules.policies import policy
 from rules.promtool import INTERVAL_S, Case, check, evaluate, run_tests
+from stagetrace.page.app import target
 from stagetrace.policy.alert_options import BurnAlert, changed
-from stagetrace.policy.objective import Calendar, Condition, Objective
+from stagetrace.policy.objective import CALENDAR, Calendar, Condition, Objective
 from stagetrace.rules import prometheus, promql
-from stagetrace.rules.base import RulesOptions
+from stagetrace.rules.base import RulesOptions, yaml_of
 from stagetrace.rules.formats import FORMATS
+from stagetrace.rules.prometheus import breaches_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -316,3 +325,89 @@ def test_the_tests_that_are_written_for_promtool_pass_and_find_a_wrong_rule(tmp_
         (tmp_path / "rules.yaml").write_text(written.replace(right, wrong), "utf-8")
         with pytest.raises(AssertionError, match="FAILED"):
             run_tests(tmp_path / "tests.yaml")
+
+
+# --- Links from alerts to breaches: none hides a breach of the objective that the alert is about.
+
+
+def tags(objective: Objective, *objectives: Objective) -> dict[str, str]:
+    """Return by what Jaeger is asked for the breaches of an objective."""
+    url = breaches_url(policies.policy(*objectives, traces="http://jaeger:80/ui"), objective, "shop", 7_200)
+    query = parse_qs(urlsplit(url).query)
+    assert (query["service"], query["lookback"]) == (["shop"], ["2h"])
+    found: dict[str, str] = json.loads(query["tags"][0])
+    return found
+
+
+def test_jaeger_is_asked_for_the_objective_only_where_each_of_its_breaches_shows_it() -> None:
+    first, gold = replace(policies.PREDICT, continues=True), Condition("tier", "gold")
+    override = replace(first, name="gold", conditions=(*first.conditions, gold), base="predict")
+    alone = {"sla.breached": "true", "sla.objective": "every request"}
+    assert tags(policies.OTHERS, policies.PREDICT, policies.OTHERS) == alone
+    assert tags(policies.OTHERS, first, policies.OTHERS) == {"sla.breached": "true"}
+    assert tags(first, override, first, policies.OTHERS) == {"sla.breached": "true", "sla.objective": "predict"}
+    assert tags(override, override, first, policies.OTHERS) == {"sla.breached": "true", "sla.objective": "gold"}
+
+
+@pytest.mark.parametrize("address", ["http://page:80", "http://page:80/", "http://page:80/breaches"])
+def test_the_page_is_asked_for_what_the_objective_judged(address: str) -> None:
+    whole = policies.policy(replace(policies.PREDICT, continues=True), policies.OTHERS, traces=address)
+    url = breaches_url(whole, replace(policies.OTHERS, name="a&b c"), "shop", 30)
+    assert url == "http://page:80/breaches?service=shop&judged-by=a%26b%20c&since=1m"
+
+
+def test_a_link_to_jaegers_search_leads_to_the_breaches_on_the_page() -> None:
+    """As `up` serves both at the address of the documented example, whose port is Jaeger's."""
+    url = breaches_url(
+        policies.policy(policies.PREDICT, traces="http://127.0.0.1:16686"), policies.PREDICT, "shop", 7_200
+    )
+    assert url.startswith("http://127.0.0.1:16686/search?")
+    found = urlsplit(target(dict(parse_qsl(urlsplit(url).query))))
+    assert found.path == "/breaches"
+    assert parse_qs(found.query) == {"service": ["shop"], "judged-by": [policies.PREDICT.name], "since": ["2h"]}
+    odd = target({"service": "a&b", "tags": '{"tenant":"x"', "lookback": "custom"})
+    assert odd == "/breaches?service=a%26b"
+    assert target({"tags": '{"tenant": "x=y"}'}) == "/breaches?segment=tenant%3Dx%3Dy"
+
+
+# --- Which day, week, month, quarter and year it is in a time zone, as the real promtool computes it.
+
+ZONES = ("UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Australia/Lord_Howe")
+EPOCH_MONDAY = datetime(1969, 12, 29)  # noqa: DTZ001 -- a day of any zone
+
+
+def _period(unit: str, local: datetime) -> str:
+    """Return the number of the period, by Python's calendar."""
+    return {
+        "day": str((local - datetime(1970, 1, 1)).days),  # noqa: DTZ001
+        "week": str((local - EPOCH_MONDAY).days // 7),
+        "month": f"{local:%Y%m}",
+        "quarter": f"{local.year}{(local.month + 2) // 3}",
+        "year": str(local.year),
+    }[unit]
+
+
+@pytest.mark.usefixtures("promtool")
+def test_periods_change_with_the_clocks_of_their_zone(tmp_path: Path) -> None:
+    used = [Calendar(unit, zone) for unit in CALENDAR for zone in ZONES]
+    rules = yaml_of({"groups": [{"name": "sla calendars", "rules": promql.rules(used)}]})
+    midnights = [datetime(*day, tzinfo=ZoneInfo(zone)) for zone in ZONES for day in ((2027, 1, 1), (2028, 3, 27))]
+    changes = [datetime(2026, 10, 25, 1), datetime(2031, 4, 5, 15), datetime(2036, 11, 2, 4, 30)]  # noqa: DTZ001
+    cases = []
+    for change in [*midnights, *(one.replace(tzinfo=timezone.utc) for one in changes)]:
+        start = change.astimezone(timezone.utc) - timedelta(minutes=1)
+        values: dict[tuple[int, str], float | None] = {}
+        for at_s in (0, 60, 120):
+            for one in used:
+                local = (start + timedelta(seconds=at_s)).astimezone(ZoneInfo(one.timezone)).replace(tzinfo=None)
+                own = f'calendar="{one.text}", {promql.PERIOD}="{_period(one.unit, local)}"'
+                values[at_s, f"{promql.CURRENT}{{{own}}}"] = 1.0
+        cases.append(Case(str(change), {"up": [1.0] * 3}, values, start=f"{start:%Y-%m-%dT%H:%M:%SZ}"))
+    evaluate(tmp_path, rules, cases, interval_s=60)
+
+
+@given(st.sampled_from(ZONES), st.datetimes(datetime(2026, 1, 2), datetime(2040, 12, 31)))  # noqa: DTZ001
+def test_the_offset_of_a_zone_is_that_of_its_clocks(zone: str, moment: datetime) -> None:
+    at = moment.replace(tzinfo=timezone.utc)
+    known = [offset for since, offset in promql._offsets(zone) if since <= at.timestamp()]
+    assert known[-1] == at.astimezone(ZoneInfo(zone)).utcoffset().total_seconds()  # type: ignore[union-attr]
