@@ -103,10 +103,10 @@ def _case(number: int) -> Case:
     for at_s in ASKED_S:
         for window_s in WINDOWS_S:
             counts = _counts(requests, at_s, window_s)
-            values[at_s, f"{promql.ratio(window_s)}{own}"] = counts.ratio
-            values[at_s, f"{promql.counts(window_s)}{own} > 0"] = counts.judged or None
+            values[at_s, f"{promql.WHOLE.ratio(window_s)}{own}"] = counts.ratio
+            values[at_s, f"{promql.WHOLE.counts(window_s)}{own} > 0"] = counts.judged or None
         left = _counts(requests, at_s, OBJECTIVE.window_s).ratio
-        values[at_s, promql.budget_left() + own] = None if left is None else 1 - left / 0.05
+        values[at_s, promql.WHOLE.budget_left + own] = None if left is None else 1 - left / 0.05
     for alert in alerts(OBJECTIVE, OPTIONS):
         firing = _firing(alert, requests)
         for at_s in range(0, LENGTH_S + 1, 300):

@@ -132,7 +132,7 @@ def test_an_alert_stays_while_no_request_shows_that_the_fault_is_over(tmp_path: 
     """For as long as the long window has one: no value becomes NaN or 0 by a lack of requests. Silence is an alert."""
     rules = policy(PREDICT, burns=(QUICK,), no_data_s=600)
     gone = [*counted((40, 10)), *["stale"] * (50 * 60 // INTERVAL_S)]
-    short = f'{promql.ratio(300)}{{sla_objective="predict"}}'
+    short = f'{promql.WHOLE.ratio(300)}{{sla_objective="predict"}}'
     cases = [
         Case(
             "the counter stands still",
@@ -161,7 +161,7 @@ def test_an_alert_stays_while_no_request_shows_that_the_fault_is_over(tmp_path: 
 
 def test_counters_may_be_reset_and_begin_at_any_number(tmp_path: Path) -> None:
     """Prometheus' `increase` is what counts over a reset; the first value of a new series is counted whole."""
-    ratio = f'{promql.ratio(1_800)}{{sla_objective="predict"}}'
+    ratio = f'{promql.WHOLE.ratio(1_800)}{{sla_objective="predict"}}'
     reset = [*counted((30, 10)), *counted((40, 20))]
     cases = [
         Case(
@@ -169,15 +169,15 @@ def test_counters_may_be_reset_and_begin_at_any_number(tmp_path: Path) -> None:
             {counter("good"): reset, counter("breach"): [value and float(value) / 9 for value in reset]},
             {(minute * 60, ratio): 0.1 for minute in (10, 29, 31, 45, 70)}
             # 490 good ones and 54 breaches, extrapolated. The difference of the ends is 211.
-            | {(50 * 60, f"abs(sum({promql.counts(1_800)}) - 544) < bool 20"): 1.0},
+            | {(50 * 60, f"abs(sum({promql.WHOLE.counts(1_800)}) - 544) < bool 20"): 1.0},
         ),
         Case(
             "a first breach of a stage",
             {counter("good"): counted((70, 10)), counter("breach", sla_breach_stage="queue"): [None] * 120 + [3] * 40},
             {
                 (61 * 60, ratio): 3 / 303,
-                (61 * 60, f"{promql.ratio(300)} > 0"): 3 / 53,
-                (66 * 60, f"{promql.ratio(300)} > 0"): None,
+                (61 * 60, f"{promql.WHOLE.ratio(300)} > 0"): 3 / 53,
+                (66 * 60, f"{promql.WHOLE.ratio(300)} > 0"): None,
             },
         ),
     ]
@@ -188,7 +188,7 @@ def test_an_objective_of_all_requests_alerts_on_any_breach(tmp_path: Path) -> No
     breach: list[float | str | None] = [*[None] * 60, *[1.0] * 60]
     series = {counter("good", "strict"): counted((60, 100)), counter("breach", "strict"): breach}
     case = Case(
-        "one breach", series, firing("SlaBreach", [30, 34], [29, 35, 60]) | {(1_800, promql.budget_left()): None}
+        "one breach", series, firing("SlaBreach", [30, 34], [29, 35, 60]) | {(1_800, promql.WHOLE.budget_left): None}
     )
     evaluated(tmp_path, policy(STRICT), case)
 
@@ -202,7 +202,7 @@ def test_each_segment_and_all_together_have_alerts_of_their_own(tmp_path: Path) 
     }
     gold = firing("SlaSegmentErrorBudgetBurn", [50, 59], [40], ', sla_segment="gold"')
     others = firing("SlaSegmentErrorBudgetBurn", [], [50, 59], ', sla_segment!="gold"')
-    left = {(3_600, f'{promql.budget_left(segmented=True)}{{sla_segment="gold"}}'): 1 - 20 / 60 / 0.01}
+    left = {(3_600, f'{promql.SEGMENTS.budget_left}{{sla_segment="gold"}}'): 1 - 20 / 60 / 0.01}
     evaluated(tmp_path, rules, Case("gold", series, gold | others | left | firing(BURN, [], [50, 59])))
 
 
@@ -213,13 +213,13 @@ def test_the_month_of_a_time_zone_begins_there(tmp_path: Path) -> None:
         counter("good"): counted((180, 10), interval_s=300),
         counter("breach"): counted((60, 10), (120, 0), interval_s=300),
     }
-    good = f'{promql.counts_since("month")}{{sla_verdict="good"}}'
+    good = f'{promql.WHOLE.counts_since("month")}{{sla_verdict="good"}}'
     values: dict[tuple[int, str], float | None] = {
-        (55 * 60, promql.ratio_since("month")): 0.5,
+        (55 * 60, promql.WHOLE.ratio_since("month")): 0.5,
         (55 * 60, good): 550,
-        (65 * 60, promql.ratio_since("month")): 50 / 150,
+        (65 * 60, promql.WHOLE.ratio_since("month")): 50 / 150,
         (170 * 60, good): 23 * 50,
-        (170 * 60, promql.budget_left()): 1 - 50 / 1_200 / 0.01,
+        (170 * 60, promql.WHOLE.budget_left): 1 - 50 / 1_200 / 0.01,
     }
     case = Case("October to November", series, values, start="2026-10-31T22:00:00Z")
     evaluate(tmp_path, prometheus.render(rules, RulesOptions()), [case], interval_s=300)

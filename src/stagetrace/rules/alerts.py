@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote_plus
 
 from stagetrace.policy.objective import SERVICE_KEY
-from stagetrace.rules import burn
+from stagetrace.rules import burn, promql
 from stagetrace.rules.base import RulesOptions
 from stagetrace.rules.prometheus import SILENT_S, alert_rules
 
@@ -275,14 +275,14 @@ def watched(policy: Policy) -> list[Watched]:
     for objective in burn.judged(policy):
         no_data_s = policy.alerts_of(objective).no_data_s
         alerts = burn.alerts(objective, policy.alerts_of(objective))
-        levels = (False, True) if objective.segment_by else (False,)
-        kinds: list[tuple[burn.Alert | None, bool]] = [(alert, level) for alert in alerts for level in levels]
+        levels = promql.levels(objective)
+        kinds: list[tuple[burn.Alert | None, bool]] = [(one, at is promql.SEGMENTS) for one in alerts for at in levels]
         kinds += [(None, False)] if no_data_s else []
         rules = alert_rules(objective, alerts, policy, RulesOptions())
-        for (alert, level), rule in zip(kinds, rules, strict=True):
+        for (alert, is_segmented), rule in zip(kinds, rules, strict=True):
             # All that its labels follow from: after a change of the policy the alerts of the rule before it end.
-            name = json.dumps([objective.name, level, rule["alert"], rule["labels"]])
-            found.append(Watched(name, objective, alert, level, rule, no_data_s))
+            name = json.dumps([objective.name, is_segmented, rule["alert"], rule["labels"]])
+            found.append(Watched(name, objective, alert, is_segmented, rule, no_data_s))
     return found
 
 

@@ -80,8 +80,8 @@ def _attainment(policy: Policy, options: RulesOptions) -> list[Piece]:
 def _ratio(objective: Objective, options: RulesOptions) -> str:
     """Return the name of the share of breaches in an objective's own window."""
     if objective.calendar is not None and options.scale == 1:
-        return promql.ratio_since(objective.calendar.unit)
-    return promql.ratio(objective.window_s * options.scale)
+        return promql.WHOLE.ratio_since(objective.calendar.unit)
+    return promql.WHOLE.ratio(objective.window_s * options.scale)
 
 
 def _set_burn_rates(panel: Piece, policy: Policy, options: RulesOptions) -> None:
@@ -92,7 +92,7 @@ def _set_burn_rates(panel: Piece, policy: Policy, options: RulesOptions) -> None
     allowed = f"(1 - max by (job, sla_objective) (sla_target_ratio{{{_OWN}}}) > 0)"
     panel["targets"] = _targets(
         (
-            f"{promql.ratio(window)}{{{_OWN}}} / on (job, sla_objective) group_left () {allowed}",
+            f"{promql.WHOLE.ratio(window)}{{{_OWN}}} / on (job, sla_objective) group_left () {allowed}",
             f"{{{{sla_objective}}}}, {duration(window)}",
         )
         for window in windows

@@ -12,7 +12,7 @@ from stagetrace.policy.alert_options import TICKET
 from stagetrace.policy.objective import SERVICE_KEY
 from stagetrace.rules import burn, promql
 from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of
-from stagetrace.rules.promql import YOUNG_S, counted, duration, labels, number, quoted, template
+from stagetrace.rules.promql import SEGMENTS, WHOLE, YOUNG_S, Level, counted, duration, labels, number, quoted, template
 from stagetrace.semconv import SLA_BREACHED, SLA_OBJECTIVE
 
 if TYPE_CHECKING:
@@ -71,53 +71,49 @@ Rule = dict[str, Any]
 STEP_S: Final = burn.STANDARD_WINDOWS[0]  # of calendar windows
 
 
-def window_rules(
-    objective: Objective, options: RulesOptions, window_s: float, *, segmented: bool = False
-) -> Iterator[Rule]:
+def window_rules(objective: Objective, options: RulesOptions, window_s: float, level: Level = WHOLE) -> Iterator[Rule]:
     """Yield the rules of one window: requests by verdict, then the share of breaches, which stands on them."""
     series = f'{options.requests}{{{labels(objective, options.service)}, sla_verdict=~"good|breach"}}'
     each = counted(series, duration(window_s), duration(YOUNG_S * options.scale))
-    counts = promql.counts(window_s, segmented=segmented)
-    yield _rule(objective, counts, f"sum by ({promql.by(segmented=segmented)}, sla_verdict) (\n{each}\n)")
-    yield _ratio(objective, options, counts, promql.ratio(window_s, segmented=segmented))
+    counts = level.counts(window_s)
+    yield _rule(objective, counts, f"sum by ({level.by}, sla_verdict) (\n{each}\n)")
+    yield _ratio(objective, options, counts, level.ratio(window_s))
 
 
 def budget_rules(
-    objective: Objective, options: RulesOptions, windows: AbstractSet[float], *, segmented: bool = False
+    objective: Objective, options: RulesOptions, windows: AbstractSet[float], level: Level = WHOLE
 ) -> list[Rule]:
     """Return the rules of the objective's own window, and of its error budget; `windows` are recorded already."""
     if objective.calendar is not None and options.scale == 1:
-        ratio = promql.ratio_since(objective.calendar.unit, segmented=segmented)
-        rules = list(_calendar_rules(objective, objective.calendar, options, segmented=segmented))
+        ratio = level.ratio_since(objective.calendar.unit)
+        rules = list(_calendar_rules(objective, objective.calendar, options, level))
     else:
         window_s = objective.window_s * options.scale
-        ratio = promql.ratio(window_s, segmented=segmented)
+        ratio = level.ratio(window_s)
         is_recorded = window_s in windows
-        rules = [] if is_recorded else list(window_rules(objective, options, window_s, segmented=segmented))
+        rules = [] if is_recorded else list(window_rules(objective, options, window_s, level))
     allowed = burn.budget(objective)
     if allowed > 0:
         left = f"1 - {ratio}{{{labels(objective, options.service)}}} / {number(allowed)}"
-        rules.append(_rule(objective, promql.budget_left(segmented=segmented), left))
+        rules.append(_rule(objective, level.budget_left, left))
     return rules
 
 
-def step_rules(objective: Objective, options: RulesOptions, *, segmented: bool = False) -> Iterator[Rule]:
+def step_rules(objective: Objective, options: RulesOptions, level: Level = WHOLE) -> Iterator[Rule]:
     """Yield the rule of what a calendar window is the sum of: `STEP_S` each, to be recorded once in that time."""
     if objective.calendar is not None and options.scale == 1:
-        counts = f"{promql.counts(STEP_S, segmented=segmented)}{{{labels(objective, options.service)}}}"
+        counts = f"{level.counts(STEP_S)}{{{labels(objective, options.service)}}}"
         period = f"* on () group_left ({promql.PERIOD}) {promql.current(objective.calendar)}"
-        yield _rule(objective, promql.step(segmented=segmented), f"{counts} {period}")
+        yield _rule(objective, level.step, f"{counts} {period}")
 
 
-def _calendar_rules(
-    objective: Objective, calendar: Calendar, options: RulesOptions, *, segmented: bool
-) -> Iterator[Rule]:
-    by, step = promql.by(segmented=segmented), promql.step(segmented=segmented)
+def _calendar_rules(objective: Objective, calendar: Calendar, options: RulesOptions, level: Level) -> Iterator[Rule]:
+    by, step = level.by, level.step
     steps = f"sum_over_time({step}{{{labels(objective, options.service)}}}[{duration(objective.window_s)}])"
     in_period = f"and on ({promql.PERIOD}) {promql.current(calendar)}"
-    whole = promql.counts_since(calendar.unit, segmented=segmented)
+    whole = level.counts_since(calendar.unit)
     yield _rule(objective, whole, f"sum by ({by}, sla_verdict) (\n  {steps}\n  {in_period}\n)")
-    yield _ratio(objective, options, whole, promql.ratio_since(calendar.unit, segmented=segmented))
+    yield _ratio(objective, options, whole, level.ratio_since(calendar.unit))
 
 
 def _ratio(objective: Objective, options: RulesOptions, counts: str, name: str) -> Rule:
@@ -153,21 +149,20 @@ _SERVICE_IN_URL: Final = '{{ reReplaceAll "^.*/" "" $labels.job | urlquery }}'
 
 def alert_rules(objective: Objective, alerts: Iterable[Alert], policy: Policy, options: RulesOptions) -> Iterator[Rule]:
     """Yield the rules of an objective's alerts, those of its segments, and the one for no data."""
-    levels = (False, True) if objective.segment_by else (False,)
     for alert in alerts:
-        for segmented in levels:
-            yield _burn_rule(alert, policy, options, segmented=segmented)
+        for level in promql.levels(objective):
+            yield _burn_rule(alert, policy, options, level)
     if policy.alerts_of(objective).no_data_s:
         yield _no_data_rule(objective, policy, options)
 
 
-def _burn_rule(alert: Alert, policy: Policy, options: RulesOptions, *, segmented: bool) -> Rule:
+def _burn_rule(alert: Alert, policy: Policy, options: RulesOptions, level: Level) -> Rule:
     names = (BREACH, SEGMENT_BREACH) if alert.factor is None else (BURN, SEGMENT_BURN)
-    name = names[segmented]
+    name = names[level is SEGMENTS]
     own = {"severity": alert.severity, **_windows(alert)}
     return {
         "alert": name,
-        "expr": _burn_expr(alert, name, own, options, segmented=segmented),
+        "expr": _burn_expr(alert, name, own, options, level),
         "labels": _labels(alert.objective, policy, own),
         "annotations": _annotations(alert.objective, policy, _text(alert), alert.long_s),
     }
@@ -178,11 +173,11 @@ def _windows(alert: Alert) -> dict[str, str]:
     return windows if alert.factor is None else {"burn_rate": number(alert.factor), **windows}
 
 
-def _burn_expr(alert: Alert, name: str, own: dict[str, str], options: RulesOptions, *, segmented: bool) -> str:
+def _burn_expr(alert: Alert, name: str, own: dict[str, str], options: RulesOptions, level: Level) -> str:
     """Return what `burn.is_burning` computes: both windows exceed, or nothing shows that an alert is over."""
     matchers = labels(alert.objective, options.service)
-    long, short = (f"{promql.ratio(one, segmented=segmented)}{{{matchers}}}" for one in (alert.long_s, alert.short_s))
-    count = f"sum without (sla_verdict) ({promql.counts(alert.long_s, segmented=segmented)}{{{matchers}}})"
+    long, short = (f"{level.ratio(one)}{{{matchers}}}" for one in (alert.long_s, alert.short_s))
+    count = f"sum without (sla_verdict) ({level.counts(alert.long_s)}{{{matchers}}})"
     above = f"> {number(alert.threshold)}"
     lines = [f"{long} {above}"]
     lines += [f"and {short} {above}"] if short != long else []
@@ -191,7 +186,7 @@ def _burn_expr(alert: Alert, name: str, own: dict[str, str], options: RulesOptio
         return "\n".join(lines)
     matched = [f"{key}={quoted(value)}" for key, value in own.items()]
     fires = ", ".join([f"alertname={quoted(name)}", 'alertstate="firing"', matchers, *matched])
-    on = promql.by(segmented=segmented)
+    on = level.by
     return "\n".join([*lines, "or", long, f"and on ({on}) ALERTS{{{fires}}}", f"unless {short}"])
 
 
@@ -219,7 +214,7 @@ def _no_data_rule(objective: Objective, policy: Policy, options: RulesOptions) -
     half, silent = duration(length_s / 2), duration(SILENT_S * options.scale)
     matchers = labels(objective, options.service)
     series = f'{options.requests}{{{matchers}, sla_verdict=~"good|breach"}}'
-    by, whole = promql.by(), duration(length_s)
+    by, whole = WHOLE.by, duration(length_s)
     recent = counted(series, half, duration(YOUNG_S * options.scale))
     expr = (
         f"group by ({by}) (present_over_time({series}[{silent}]))\nunless sum by ({by}) (\n{recent}\n) > 0\n"
@@ -291,16 +286,15 @@ def _of(objective: Objective, policy: Policy, options: RulesOptions) -> Iterator
     windows = needed | {one * options.scale for one in burn.STANDARD_WINDOWS}
     rules = [rule for one in sorted(windows) for rule in window_rules(objective, options, one)]
     if objective.segment_by:
-        rules += [rule for one in sorted(needed) for rule in window_rules(objective, options, one, segmented=True)]
+        rules += [rule for one in sorted(needed) for rule in window_rules(objective, options, one, SEGMENTS)]
     rules += alert_rules(objective, alerts, policy, options)
     yield {"name": f"sla windows and alerts: {objective.name}", "rules": rules}
-    levels = (False, True) if objective.segment_by else (False,)
-    steps = [rule for segmented in levels for rule in step_rules(objective, options, segmented=segmented)]
+    steps = [rule for level in promql.levels(objective) for rule in step_rules(objective, options, level)]
     if steps:
         yield {"name": f"sla steps: {objective.name}", "interval": duration(STEP_S), "rules": steps}
     rules = budget_rules(objective, options, windows)
     if objective.segment_by:
-        rules += budget_rules(objective, options, needed, segmented=True)
+        rules += budget_rules(objective, options, needed, SEGMENTS)
     interval = duration(max(1, BUDGET_INTERVAL_S * options.scale))
     yield {"name": f"sla error budget: {objective.name}", "interval": interval, "rules": rules}
 

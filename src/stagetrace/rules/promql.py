@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from stagetrace.policy.objective import SERVICE_KEY, Objective
@@ -90,47 +90,52 @@ def template(text: str) -> str:
 
 # --- The names of what the recording rules record: level, metric and operations, as Prometheus' conventions have it.
 
-LABELS: Final = ("job", "sla_objective")
-SEGMENT: Final = "sla_segment"
+
+class Level(NamedTuple):
+    """What series are recorded by: the objective, or each of its segments."""
+
+    prefix: str
+    labels: tuple[str, ...]
+
+    @property
+    def by(self) -> str:
+        """Return the labels, as they stand in `by (...)`."""
+        return ", ".join(self.labels)
+
+    def counts(self, window_s: float) -> str:
+        """Return the name of the number of requests in a window, by their verdict: `good` or `breach`."""
+        return f"{self.prefix}_verdict:sla_requests:increase{duration(window_s)}"
+
+    def ratio(self, window_s: float) -> str:
+        """Return the name of the share of breaches among the judged requests of a window; it is absent without any."""
+        return f"{self.prefix}:sla_breaches:ratio_increase{duration(window_s)}"
+
+    def counts_since(self, unit: str) -> str:
+        """Return the name of the number of requests by verdict since the begin of the day, week, month ..."""
+        return f"{self.prefix}_verdict:sla_requests:increase_{unit}"
+
+    def ratio_since(self, unit: str) -> str:
+        """Return the name of the share of breaches since then."""
+        return f"{self.prefix}:sla_breaches:ratio_increase_{unit}"
+
+    @property
+    def step(self) -> str:
+        """Return the name of the number of requests in five minutes by verdict, with the period of the calendar."""
+        return f"{self.prefix}_verdict_period:sla_requests:increase5m"
+
+    @property
+    def budget_left(self) -> str:
+        """Return the name of the share of the error budget left of the objective's window; negative: overspent."""
+        return f"{self.prefix}:sla_error_budget_remaining:ratio"
 
 
-def by(*, segmented: bool = False) -> str:
-    """Return the labels of a level, as they stand in `by (...)`."""
-    return ", ".join((*LABELS, SEGMENT) if segmented else LABELS)
+WHOLE: Final = Level("job_objective", ("job", "sla_objective"))
+SEGMENTS: Final = Level("job_objective_segment", (*WHOLE.labels, "sla_segment"))
 
 
-def counts(window_s: float, *, segmented: bool = False) -> str:
-    """Return the name of the number of requests in a window, by their verdict: `good` or `breach`."""
-    return f"{_level(segmented)}_verdict:sla_requests:increase{duration(window_s)}"
-
-
-def ratio(window_s: float, *, segmented: bool = False) -> str:
-    """Return the name of the share of breaches among the judged requests of a window; it is absent without any."""
-    return f"{_level(segmented)}:sla_breaches:ratio_increase{duration(window_s)}"
-
-
-def counts_since(unit: str, *, segmented: bool = False) -> str:
-    """Return the name of the number of requests by verdict since the begin of the calendar's day, week, month ..."""
-    return f"{_level(segmented)}_verdict:sla_requests:increase_{unit}"
-
-
-def ratio_since(unit: str, *, segmented: bool = False) -> str:
-    """Return the name of the share of breaches since then."""
-    return f"{_level(segmented)}:sla_breaches:ratio_increase_{unit}"
-
-
-def step(*, segmented: bool = False) -> str:
-    """Return the name of the number of requests in five minutes by verdict, with the period of the calendar."""
-    return f"{_level(segmented)}_verdict_period:sla_requests:increase5m"
-
-
-def budget_left(*, segmented: bool = False) -> str:
-    """Return the name of the share of the error budget that is left of the objective's window; negative: overspent."""
-    return f"{_level(segmented)}:sla_error_budget_remaining:ratio"
-
-
-def _level(segmented: bool) -> str:
-    return "job_objective_segment" if segmented else "job_objective"
+def levels(objective: Objective) -> tuple[Level, ...]:
+    """Return the levels of an objective."""
+    return (WHOLE, SEGMENTS) if objective.segment_by else (WHOLE,)
 
 
 # --- Which day, week, month, quarter or year it is in a time zone, as PromQL: it knows UTC alone.
