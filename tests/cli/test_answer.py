@@ -12,8 +12,8 @@ import pytest
 
 import stagetrace
 from stagetrace import semconv
-from stagetrace.cli.ask import add_format, print_answer
-from stagetrace.cli.registry import UsageError
+from stagetrace.cli.ask import format_option, print_answer
+from stagetrace.cli.registry import Option, UsageError, add_options
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
 from stagetrace.output.html import STAGES, chart_table, svg
@@ -34,8 +34,7 @@ ANSWER = Answer("A & B", "p99 is <fine>.", {"stages": [1.5, None]}, ("A line.", 
 
 def arguments(*given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", action="store_true")
-    add_format(parser, "keda")
+    add_options(parser, [Option("--json", "JSON"), format_option("keda")])
     return parser.parse_args(given)
 
 

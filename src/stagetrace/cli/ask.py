@@ -8,27 +8,30 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from stagetrace.cli import output
-from stagetrace.cli.arguments.options import selection, store_url
+from stagetrace.cli.arguments import POLICY, selection, selection_options, store_url
 from stagetrace.cli.output import show, show_json, warn, watched
-from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD, NO_ANSWER, UsageError, load
+from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD, NO_ANSWER, Option, UsageError, add_options, load
 from stagetrace.errors import StagetraceError
 from stagetrace.output import chart
 from stagetrace.output.answer import Answer, as_json, completeness, markdown
 from stagetrace.output.chart import Bars, Chart
 from stagetrace.output.html import page
-from stagetrace.output.table import Column, Table
+from stagetrace.output.table import Column, Table, numbers
 from stagetrace.output.units import UTC, Moment, Zone, milliseconds, shown
 from stagetrace.store import open_store
 from stagetrace.store.base import Reader, Selection
 
 if TYPE_CHECKING:
-    from stagetrace.page.base import Option
-    from stagetrace.policy.policy import Policy
+    from stagetrace.page.base import Option as PageOption
+    from stagetrace.sla.policy import Policy
+
+    Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
 
 # --- The forms in which an answer is printed: text with pictures, JSON, Markdown, a page of HTML.
 
@@ -37,18 +40,19 @@ MARKDOWN: Final = "markdown"
 HTML: Final = "html"
 
 
-def add_format(parser: argparse.ArgumentParser, *more: str) -> None:
-    """Add `--format`, with the forms that every answer has and `more` of this verb's own."""
+def format_option(*more: str) -> Option:
+    """Return `--format`, with the forms that every answer has and `more` of this verb's own."""
     forms = (TEXT, MARKDOWN, HTML, *more)
-    parser.add_argument(
-        "--format", choices=forms, default=TEXT, help=f"how to print the answer: {', '.join(forms)}; default: {TEXT}"
-    )
+    about = f"how to print the answer: {', '.join(forms)}; default: {TEXT}"
+    return Option("--format", about, default=TEXT, choices=forms)
+
+
+FORMAT: Final = format_option()
 
 
 def print_answer(args: argparse.Namespace, answer: Answer) -> int:
     """Print an answer in the form asked for and return the exit code. Raise UsageError if two forms are asked for."""
-    if args.json and args.format != TEXT:
-        raise UsageError(f"--json and --format {args.format} are two forms\ngive one of them")
+    check_form(args)
     zone = getattr(args, "tz", UTC)
     if args.json:
         show_json(as_json(answer))
@@ -58,6 +62,12 @@ def print_answer(args: argparse.Namespace, answer: Answer) -> int:
         show_answer(answer, args.format, zone)
     warn(answer.reason)
     return BAD if answer.is_bad else NO_ANSWER if answer.is_undecided else ANSWERED
+
+
+def check_form(args: argparse.Namespace) -> None:
+    """Raise UsageError if two forms are asked for."""
+    if args.json and args.format != TEXT:
+        raise UsageError(f"--json and --format {args.format} are two forms\ngive one of them")
 
 
 def show_answer(answer: Answer, form: str, zone: Zone) -> None:
@@ -75,27 +85,30 @@ def _drawn(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
     return chart.lines(part, output.terminal_width(), chart.BLOCKS if output.shows_blocks() else chart.ASCII, zone)
 
 
-if TYPE_CHECKING:
-    Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
-
 # --- Run the query of a verb: on the store that the command line names, to print the answer, or for another form of it.
 
-# Options that all verbs with an answer share.
-_SHARED: Final = (
-    "store",
-    "service",
-    "route",
-    "model",
-    "segment",
-    "cause",
-    "code",
-    "since",
-    "until",
-    "tz",
-    "limit",
-    "json",
-    "policy",
-)
+# Options that all verbs with an answer share, by the names of their values.
+_SHARED: Final = frozenset(one.flags[0][2:].replace("-", "_") for one in (*selection_options(), POLICY))
+
+
+@contextmanager
+def reading(
+    args: argparse.Namespace, *, url: str | None = None, since: Moment | None = None, breached: bool | None = None
+) -> Iterator[tuple[Reader, Selection]]:
+    """Open the store that the command line names, unless it is at `url`; give its reader and what is selected.
+
+    `since`: the verb's default of `--since`, where it is not an hour.
+    """
+    url = store_url(args) if url is None else url
+    wanted = selection(args, url, since=since, breached=breached)
+    with open_store(url) as reader, watched(reader):
+        yield reader, wanted
+
+
+def ask(args: argparse.Namespace, answer: Question, *, url: str | None = None, since: Moment | None = None) -> int:
+    """Run `answer` on the selected requests of a store, as `reading` opens it; print it, and return the exit code."""
+    with reading(args, url=url, since=since) as (reader, wanted):
+        return print_answer(args, answer(reader, wanted, args))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,21 +117,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(f"{self.prog}: {message}\ntry: stagetrace {self.prog} --help")
-
-
-def ask_store(args: argparse.Namespace, answer: Question, since: Moment | None = None) -> int:
-    """Run `answer` on the selected requests of the store, print the result, and return the exit code.
-
-    `since`: the default of `--since`, where it is not an hour.
-    """
-    url = store_url(args)
-    return ask(args, answer, url, selection(args, url, since=since))
-
-
-def ask(args: argparse.Namespace, answer: Question, url: str, wanted: Selection) -> int:
-    """Run `answer` on requests of the store at `url`, print the result, and return the exit code."""
-    with open_store(url) as reader, watched(reader):
-        return print_answer(args, answer(reader, wanted, args))
 
 
 def answer_of(
@@ -141,39 +139,35 @@ def answer_of(
     since = None if start == getattr(module, "SINCE", None) else start
     until = None if wanted.until_ns > time.time_ns() else Moment(wanted.until_ns, ago=False)  # no end is meant
     shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until}
-    own = arguments_of(verb, module, options, {**shared, "tz": zone, "store": store, "policy": policy()})
+    own = arguments_of(verb, options, {**shared, "tz": zone, "store": store, "policy": policy()})
     answer: Answer = module.answer(reader, wanted, own)
     return answer
 
 
-def options_of(verb: str) -> list[Option]:
+def options_of(verb: str) -> list[PageOption]:
     """Return the options of a verb, as its help has them."""
-    from stagetrace.page.base import Option
+    from stagetrace.page.base import Option as PageOption
 
-    parser = _Parser(prog=verb, add_help=False)
-    load(verb).configure(parser)
     return [
-        Option(
-            action.option_strings[-1],
-            None if action.nargs == 0 else str(action.metavar or action.dest.upper()),
-            (action.help or "") % {"default": action.default, "prog": verb},
-            repeats=isinstance(action, argparse._AppendAction),  # noqa: SLF001 -- argparse names it nowhere else
+        PageOption(
+            one.flags[-1],
+            (one.metavar or one.flags[-1][2:].upper()) if one.takes_value else None,
+            one.about,
+            repeats=one.repeats,
         )
-        for action in parser._actions  # noqa: SLF001 -- likewise
-        if action.option_strings
+        for one in load(verb).OPTIONS
+        if one.flags
     ]
 
 
-def arguments_of(verb: str, module: Any, given: Sequence[str], shared: Mapping[str, Any]) -> argparse.Namespace:
+def arguments_of(verb: str, given: Sequence[str], shared: Mapping[str, Any]) -> argparse.Namespace:
     """Return a verb's options, as given or at their defaults, and those that all verbs share as `shared` has them."""
     parser = _Parser(prog=verb, add_help=False, allow_abbrev=False)
-    module.configure(parser)
-    for action in parser._actions:  # noqa: SLF001 -- argparse gives defaults only where nothing is missing
-        action.required = False
+    # argparse gives defaults only where nothing is missing.
+    add_options(parser, [one._replace(required=False, many=one.many or "?") for one in load(verb).OPTIONS])
     own = parser.parse_args(given)
-    for name in _SHARED:
-        if hasattr(own, name) and name in shared:
-            setattr(own, name, shared[name])
+    for name in _SHARED & vars(own).keys() & shared.keys():
+        setattr(own, name, shared[name])
     return own
 
 
@@ -183,48 +177,40 @@ BENCH: Final = "bench"
 TITLE: Final = "Latency: the ten answers"
 
 
-def add_all(parser: argparse.ArgumentParser) -> None:
-    """Add the options that ask for all answers."""
-    parser.add_argument(
+ALL: Final = (
+    Option(
         "--all",
-        action="store_true",
-        help="the answers of all ten verbs to this selection (default: the last hour), with --format html on one page",
-    )
-    parser.add_argument(
-        "--with",
-        dest="options",
-        metavar="'VERB OPTIONS'",
-        action="append",
-        default=[],
-        help="of --all: ask a verb with options, as 'segments --by tenant.id'; may be repeated",
-    )
-    parser.add_argument(
-        "--bench", metavar="FILE", type=Path, help="of --all: the benchmark is what `bench --json` printed to a file"
-    )
+        "the answers of all ten verbs to this selection (default: the last hour), with --format html on one page",
+    ),
+    Option(
+        "--with 'VERB OPTIONS'",
+        "of --all: ask a verb with options, as 'segments --by tenant.id'; may be repeated",
+        repeats=True,
+        key="options",
+    ),
+    Option("--bench FILE", "of --all: the benchmark is what `bench --json` printed to a file", Path),
+)
 
 
-def run_all(args: argparse.Namespace, url: str, wanted: Selection) -> int:
+def run_all(args: argparse.Namespace) -> int:
     """Print all answers and return the exit code: bad if one of them is."""
-    if args.json and args.format != TEXT:
-        raise UsageError(f"--json and --format {args.format} are two forms\ngive one of them")
+    check_form(args)
     if args.period or args.exclude or args.credits:
         raise UsageError("--period, --exclude and --credits are of the report alone\nleave them or --all out")
     asked, bench = _asked(args), _of_bench(args.bench)
-    window = argparse.Namespace(**{**vars(args), "since": Moment(wanted.since_ns, ago=False)})
-    if args.policy is None:  # that of `--with` counts
-        del window.policy
-    with open_store(url) as reader, watched(reader):
+    with reading(args) as (reader, wanted):
+        window = {**vars(args), "since": Moment(wanted.since_ns, ago=False)}
+        if args.policy is None:  # that of `--with` counts
+            del window["policy"]
         answers = dict(_answers(reader, wanted, window, asked))
     answers[BENCH] = bench
-    since = f"Requests since {shown(wanted.since_ns, args.tz, 0)} {args.tz.name}, of {url}"
+    since = f"Requests since {shown(wanted.since_ns, args.tz, 0)} {args.tz.name}, of {store_url(args)}"
     reason = "; ".join(f"{verb}: {one.reason}" for verb, one in answers.items() if not one.complete) or None
     if args.json:
         keys = {verb: as_json(one) for verb, one in answers.items()}
         first = next(iter(answers.values())).sentence
         show_json({**completeness(reason), "sentence": first, "answers": keys})
     elif args.format == HTML:
-        from stagetrace.output.html import page
-
         sys.stdout.write(page(TITLE, list(answers.values()), args.tz, [since]))
     else:
         show(since)
@@ -250,12 +236,12 @@ def _asked(args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _answers(
-    reader: Reader, wanted: Selection, args: argparse.Namespace, asked: Mapping[str, Sequence[str]]
+    reader: Reader, wanted: Selection, shared: Mapping[str, Any], asked: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Answer]]:
     """Yield each verb's answer; the error of one is its sentence."""
     for verb in ANSWERS:
         module: Any = load(verb)
-        own = arguments_of(verb, module, asked.get(verb, ()), vars(args))
+        own = arguments_of(verb, asked.get(verb, ()), shared)
         try:
             yield verb, module.answer(reader, wanted, own)
         except StagetraceError as error:
@@ -273,19 +259,16 @@ def _of_bench(path: Path | None) -> Answer:
         found = json.loads(path.read_text("utf-8"))
         stages, quantiles = found["stages"], found["quantiles"]
         rows = [
-            (name, *(_ms(one.get(q)) for q in quantiles)) for name, one in {"(request)": quantiles, **stages}.items()
+            (name, *(milliseconds(one.get(q)) for q in quantiles))
+            for name, one in {"(request)": quantiles, **stages}.items()
         ]
-        bars = [(name, one.get("p99"), _ms(one.get("p99"))) for name, one in stages.items()]
+        bars = [(name, one.get("p99"), milliseconds(one.get("p99"))) for name, one in stages.items()]
         complete, reason = found.pop("complete"), found.pop("reason", None) or ""
         answer = Answer("Benchmark", found.pop("sentence"), found, reason=None if complete else reason)
         broken = (found.get("objective") or {}).get("verdict") == BROKEN
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = f"cannot read a benchmark in {path}: {error!r}"
         raise UsageError(f"{wrong}\nmake it: stagetrace bench URL --json > {path}") from None
-    columns = (Column("stage"), *(Column(q, is_number=True) for q in quantiles))
+    columns = (Column("stage"), *numbers(*quantiles))
     pictures = [Bars("p99 of the server's stages", bars)] if bars else []
     return replace(answer, parts=[Table(columns, rows), *pictures], is_bad=broken or found.get("valid") is False)
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else milliseconds(value)

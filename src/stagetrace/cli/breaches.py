@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments.options import NEWEST, add_selection, selection, shown, store_url
-from stagetrace.cli.output import show, show_json, warn, watched
-from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER
+from stagetrace.cli.arguments import NEWEST, selection_options, shown, store_url
+from stagetrace.cli.ask import reading
+from stagetrace.cli.output import show, show_json, warn
+from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER, Option
 from stagetrace.output import breaches, units
+from stagetrace.output.answer import joined
 from stagetrace.output.breaches import as_json, blamed, groups_as_json, owners_of, summary, with_cause
 from stagetrace.output.table import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.units import Zone, milliseconds, threshold
-from stagetrace.store import open_store
 from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
 from stagetrace.store.entries import request_text
 
@@ -31,25 +32,20 @@ DESCRIPTION: Final = (
 )
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, limit=NEWEST)
-    parser.add_argument(
+OPTIONS: Final = (
+    *selection_options(limit=NEWEST),
+    Option(
         "--group",
-        action="store_true",
-        help="list groups of breaches that are alike in place of each one; --limit is then of groups, largest first",
-    )
-    parser.add_argument(
-        "--fail", action="store_true", help="exit with 1 if there is a breach, and with 2 if no request was judged"
-    )
+        "list groups of breaches that are alike in place of each one; --limit is then of groups, largest first",
+    ),
+    Option("--fail", "exit with 1 if there is a breach, and with 2 if no request was judged"),
+)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
-    url = store_url(args)
-    wanted = replace(selection(args, url), limit=shown(args))
-    with open_store(url) as reader, watched(reader):
+    with reading(args) as (reader, selected):
+        wanted = replace(selected, limit=shown(args))
         services = (wanted.service,) if wanted.service is not None else reader.services()
         print_breaches = _print_groups if args.group else _print_list
         tally, is_complete = print_breaches(args, reader, wanted, services)
@@ -74,7 +70,7 @@ def _print_list(
         show(*parts)
         # A list that ends with the limit has its own line for that.
         cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
-    warn("; ".join(cuts) or None)
+    warn(joined(cuts))
     return answer.tally, answer.complete
 
 
@@ -97,7 +93,7 @@ def _print_groups(
         if found.groups:
             parts += ["", _group_table(found.groups, args.tz), "", *_group_steps(found, store_url(args))]
         show(*parts)
-    warn("; ".join(cuts) or None)
+    warn(joined(cuts))
     return tally, relations.complete
 
 
@@ -121,9 +117,9 @@ def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
             (numeric("took"), lambda one: breaches.column(one[0])),
             (
                 Column("allowed", is_number=True, kind=COMMON, leaves=4),
-                lambda one: "-" if one[0].threshold_ms is None else threshold(one[0].threshold_ms),
+                lambda one: threshold(one[0].threshold_ms),
             ),
-            (numeric("over by", 1), lambda one: _over(one[0].overrun_ms)),
+            (numeric("over by", 1), lambda one: milliseconds(one[0].overrun_ms)),
             (Column("stage"), lambda one: blamed(*one)),
             (Column("line of code", kind=COMMON), lambda one: one[0].code or "-"),
             (Column("severity", kind=COMMON, leaves=2), lambda one: one[0].severity or "-"),
@@ -141,8 +137,8 @@ def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
             (Column("request"), lambda one: one.route),
             (Column("stage"), lambda one: with_cause(one.stage, one.cause)),
             (Column("line of code", kind=COMMON), lambda one: one.code or "-"),
-            (numeric("median over"), lambda one: _over(one.median_overrun_ms)),
-            (numeric("worst over", 1), lambda one: _over(one.worst_overrun_ms)),
+            (numeric("median over"), lambda one: milliseconds(one.median_overrun_ms)),
+            (numeric("worst over", 1), lambda one: milliseconds(one.worst_overrun_ms)),
             (
                 Column(f"first ({zone.name})", kind=TIME, leaves=2),
                 lambda one: units.shown(one.first_unix_nano, zone, 0),
@@ -151,10 +147,6 @@ def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
             (Column("worst", kind=TRACE), lambda one: one.worst_trace_id),
         ),
     )
-
-
-def _over(overrun_ms: float | None) -> str:
-    return "-" if overrun_ms is None else milliseconds(overrun_ms)
 
 
 def _steps(answer: Breaches, url: str) -> list[str]:

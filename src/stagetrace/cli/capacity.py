@@ -10,23 +10,64 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.attainment import target_of
-from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.ask import add_format, print_answer
-from stagetrace.cli.output import warn, watched
-from stagetrace.cli.registry import ANSWERED, UsageError
+from stagetrace.cli.arguments import ABOVE_0, number_between, selection_options
+from stagetrace.cli.ask import format_option, print_answer, reading
+from stagetrace.cli.output import warn
+from stagetrace.cli.registry import ANSWERED, Option, UsageError
 from stagetrace.errors import StagetraceError
 from stagetrace.output import autoscaler, units
-from stagetrace.output.answer import Answer
+from stagetrace.output.answer import Answer, joined, no_requests
 from stagetrace.output.chart import Chart, Points, number
-from stagetrace.output.table import Column, Table, numeric, table_of
-from stagetrace.output.units import threshold, window
-from stagetrace.store import open_store
+from stagetrace.output.table import Column, Table, numbers, numeric, table_of
+from stagetrace.output.units import rounded_percent, threshold
 from stagetrace.text import printable
 
 if TYPE_CHECKING:
     from stagetrace.analysis.capacity import Capacity, Plan
     from stagetrace.analysis.usl import Interval, Level
     from stagetrace.store.base import Reader, Relations, Selection
+
+DESCRIPTION: Final = (
+    "Tell how much a service takes: requests in flight by Little's law, the throughput beyond which more of them\n"
+    "only wait (Universal Scalability Law), what the busiest minute left of it, and how many replicas a rate needs.\n"
+    "Where the load never came near a limit, it reports no number. Exit code 1 where less than 10 % is left,\n"
+    "or where a rate needs more replicas than were at work."
+)
+EXAMPLE: Final = "stagetrace capacity --service churn --since 24h --rate 500 --objective p99:50ms"
+_UNIT_MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+_OBJECTIVE: Final = re.compile(r"p(\d{1,2}(?:\.\d+)?):(\d+(?:\.\d+)?)(us|ms|s|m)", re.ASCII)
+
+
+class Objective(NamedTuple):
+    """A share of requests, and how long they may take at most."""
+
+    share: float
+    within_ms: float
+    text: str
+
+
+def objective(text: str) -> Objective:
+    """Return share and time of `p99:50ms`."""
+    found = _OBJECTIVE.fullmatch(text)
+    if not found or not 0 < float(found[1]) < 100 or float(found[2]) <= 0:  # noqa: PLR2004 -- percent
+        raise ValueError(f"{text!r} is no objective; write p99:50ms, with us, ms, s or m")
+    return Objective(round(float(found[1]) / 100, 12), float(found[2]) * _UNIT_MS[found[3]], text)
+
+
+OPTIONS: Final = (
+    *selection_options(cause=False),
+    Option(
+        "--rate N",
+        "requests per second to find the replicas for",
+        number_between(ABOVE_0, 1e12, "is no rate; write requests per second, as 500"),
+    ),
+    Option(
+        "--objective P:TIME",
+        "what an instance is to keep at its load: p99:50ms; default: the objectives of its requests, for 99 %",
+        objective,
+    ),
+    format_option(*autoscaler.FORMS),
+)
 
 # --- Utilisation of a service's resources, as far as its spans show it: time averages, and capacity where known.
 
@@ -105,6 +146,8 @@ def _pool(relations: Relations, one: Capacity) -> dict[str, Any] | None:
     return next((row for row in pools(relations, one.service, *_sample(one)) if row["pool_size"]), None)
 
 
+# --- The command that would find a capacity which is not known.
+
 _KEYS: Final = ("path", "method", "objective", "target", "threshold_ms")
 _WITHOUT_BODY: Final = ("GET", "HEAD", "DELETE")
 
@@ -127,50 +170,17 @@ def command(relations: Relations, one: Capacity) -> str:
     return printable(f"stagetrace bench {url}{named}{body} --find {limit}")
 
 
-DESCRIPTION: Final = (
-    "Tell how much a service takes: requests in flight by Little's law, the throughput beyond which more of them\n"
-    "only wait (Universal Scalability Law), what the busiest minute left of it, and how many replicas a rate needs.\n"
-    "Where the load never came near a limit, it reports no number. Exit code 1 where less than 10 % is left,\n"
-    "or where a rate needs more replicas than were at work."
-)
-EXAMPLE: Final = "stagetrace capacity --service churn --since 24h --rate 500 --objective p99:50ms"
-_TITLE: Final = "Capacity"
 _LEAST_HEADROOM: Final = 0.1
 _MOST_PICTURES: Final = 5
 _MOST_INSTANCES: Final = 20
 _SHOWN: Final = 6  # times the knee that a picture goes to
 _NOTHING: Final = 0.005  # head-room below this is none
-_UNIT_MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
-_OBJECTIVE: Final = re.compile(r"p(\d{1,2}(?:\.\d+)?):(\d+(?:\.\d+)?)(us|ms|s|m)", re.ASCII)
-_USES: Final = (Column("resource"), *(Column(name, is_number=True) for name in ("mean", "busiest", "of", "used")))
-
-
-class Objective(NamedTuple):
-    """A share of requests, and how long they may take at most."""
-
-    share: float
-    within_ms: float
-    text: str
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add its options."""
-    add_selection(parser, cause=False)
-    parser.add_argument("--rate", metavar="N", type=_rate, help="requests per second to find the replicas for")
-    parser.add_argument(
-        "--objective",
-        metavar="P:TIME",
-        type=objective,
-        help="what an instance is to keep at its load: p99:50ms; default: the objectives of its requests, for 99 %%",
-    )
-    add_format(parser, *autoscaler.FORMS)
+_USES: Final = (Column("resource"), *numbers("mean", "busiest", "of", "used"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer, and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader):
+    with reading(args) as (reader, wanted):
         if args.format in autoscaler.FORMS and not args.json:
             sys.stdout.write(_manifest(reader, wanted, args))
             return ANSWERED
@@ -187,24 +197,24 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         of_all = not replace(wanted, service=None).is_filtered
         uses = [utilisation(relations, one, of_all=of_all) for one in found]
         tests = [None if one.law.identifiable else command(relations, one) for one in found]
-    reason = relations.reason
+    reasons = [relations.reason]
     if len(found) > capacity.MOST_SERVICES:
         found = found[: capacity.MOST_SERVICES]
-        more = f"only the {capacity.MOST_SERVICES} services with most requests are here; --service NAME names another"
-        reason = f"{reason}; {more}" if reason else more
+        most = f"only the {capacity.MOST_SERVICES} services with most requests are here"
+        reasons.append(f"{most}; --service NAME names another")
     plans = [capacity.plan(one, args.rate, kept.share if kept else None) for one in found]
     made = list(zip(found, plans, uses, tests, strict=False))
     services = [_keys(one, given, used, args) | {"load_test": test} for one, given, used, test in made]
     keys = {**_HEAD, **(services[0] if len(services) == 1 else {}), "services": services}
     return Answer(
-        _TITLE,
+        "Capacity",
         _sentence(found, plans, tests, args)
         if found
-        else f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}: no capacity to show.",
+        else f"{no_requests(wanted, args.tz).rstrip('.')}: no capacity to show.",
         keys,
         [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
         is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),
-        reason=reason,
+        reason=joined(reasons),
     )
 
 
@@ -215,24 +225,6 @@ _HEAD: Final[Mapping[str, Any]] = {
     "identifiable": False,
     "why_not": "not one service",
 }
-
-
-def objective(text: str) -> Objective:
-    """Return share and time of `p99:50ms`."""
-    found = _OBJECTIVE.fullmatch(text)
-    if not found or not 0 < float(found[1]) < 100 or float(found[2]) <= 0:  # noqa: PLR2004 -- percent
-        raise argparse.ArgumentTypeError(f"{text!r} is no objective; write p99:50ms, with us, ms, s or m")
-    return Objective(round(float(found[1]) / 100, 12), float(found[2]) * _UNIT_MS[found[3]], text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < 1e12:  # noqa: PLR2004 -- none is as high
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate; write requests per second, as 500")
-    return rate
 
 
 def _is_bad(one: Capacity, given: Plan, args: argparse.Namespace) -> bool:
@@ -436,8 +428,7 @@ def _uses(one: Capacity, used: Mapping[str, Any]) -> Table:
             unknown.append(f"{name}: {use['why_not']}")
             continue
         cells = ("-" if use[key] is None else number(use[key]) for key in ("mean", "busiest", "of"))
-        share = use["utilisation"]
-        rows.append((f"{name}, {use['unit']}", *cells, "-" if share is None else f"{100 * share:.0f} %"))
+        rows.append((f"{name}, {use['unit']}", *cells, rounded_percent(use["utilisation"])))
     rows += [f"not known: {text}" for text in unknown]
     return Table(_USES, rows, f"What {one.service} used")
 

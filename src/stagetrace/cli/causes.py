@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments.options import add_selection, window
-from stagetrace.cli.ask import add_format
+from stagetrace.cli.arguments import selection_options, window
+from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
@@ -29,25 +30,19 @@ DESCRIPTION: Final = (
     "nothing distinguishes them."
 )
 EXAMPLE: Final = "stagetrace causes --since 10m --against 70m..10m"
+OPTIONS: Final = (
+    *selection_options(cause=False),
+    Option(
+        "--against SINCE..UNTIL",
+        "a window in which all was normal, to compare the traces of this one with; default: breaches are compared with "
+        "the good requests of the same window",
+        between,
+    ),
+    FORMAT,
+)
 _TRACES: Final = 600  # of each side
 _SPANS: Final = 60_000  # of each side
 _MANY: Final = 20  # requests that a trace may have here, for enough traces to be in the sample
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, cause=False)
-    parser.add_argument(
-        "--against",
-        metavar="SINCE..UNTIL",
-        type=between,
-        help="a window in which all was normal, to compare the traces of this one with; default: breaches are compared "
-        "with the good requests of the same window",
-    )
-    add_format(parser)
-
-
-# --- The output of `stagetrace causes`: the sentence, tables, a picture, and the keys of JSON.
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -62,15 +57,23 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         if args.against is None:
             services = _breached_against_good(reader, relations, cases)
         else:
-            since, until = args.against
-            since_ns, until_ns = window(since, until, args.tz)
+            since_ns, until_ns = window(*args.against, args.tz)
             with reader.relations(replace(wanted, since_ns=since_ns, until_ns=until_ns)) as normal:
                 if not cases.rows:
                     cases = ask_slow(relations, normal)
                 services = _window_against(reader, relations, normal)
                 reason = reason or normal.reason
         released = onset.ask(relations, cases.stored, cases)
-    return answer_of(cases, diagnose(cases, released), services, args, reason)
+    if services is not None and len(services.services) <= 1 and not args.against:
+        services = None  # a single one is explained by its stages
+    found = diagnose(cases, released)
+    return Answer(
+        "Causes of breaches",
+        _sentence(cases, found, services, args.tz),
+        _keys(cases, found, services),
+        _parts(cases, found, services, args.tz),
+        reason=reason,
+    )
 
 
 def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -> Localised | None:
@@ -79,12 +82,8 @@ def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -
 
     if not cases.breaches or not cases.good:
         return None
-    ids = [
-        _sampled(relations, verdict, count)
-        for verdict, count in ((BREACH, cases.breaches), (GOOD, cases.stored - cases.breaches))
-    ]
-    bad = set(ids[0])
-    return _localised(reader, ids[0], [one for one in ids[1] if one not in bad])
+    breached = _sampled(relations, BREACH, cases.breaches)
+    return _localised(reader, breached, _sampled(relations, GOOD, cases.stored - cases.breaches))
 
 
 def _window_against(reader: Reader, relations: Relations, normal: Relations) -> Localised:
@@ -96,8 +95,7 @@ def _window_against(reader: Reader, relations: Relations, normal: Relations) -> 
         (total,) = one.reduce("counts") or [{}]
         stored = total.get("stored") or 0
         ids.append(_sampled(one, ANY, stored) if stored else _of_spans(one))
-    bad = set(ids[0])
-    return _localised(reader, ids[0], [one for one in ids[1] if one not in bad])
+    return _localised(reader, *ids)
 
 
 def _sampled(relations: Relations, verdict: int, count: float) -> list[str]:
@@ -120,45 +118,23 @@ def _of_spans(relations: Relations) -> list[str]:
 def _localised(reader: Reader, slow: Sequence[str], normal: Sequence[str]) -> Localised:
     from stagetrace.analysis.localise import localise
 
-    return localise(_traces(reader, slow), _traces(reader, normal))
+    found: tuple[list[Any], list[Any]] = ([], [])
+    bad = set(slow)
+    for traces, ids in zip(found, (slow, [one for one in normal if one not in bad]), strict=True):
+        spans = 0
+        for trace in reader.traces(ids):
+            traces.append(trace.spans)
+            spans += len(trace.spans)
+            if spans > _SPANS:
+                break
+    return localise(*found)
 
 
-def _traces(reader: Reader, ids: Sequence[str]) -> list[Any]:
-    """Return the spans of these traces, until there are very many."""
-    found: list[Any] = []
-    spans = 0
-    for trace in reader.traces(ids):
-        found.append(trace.spans)
-        spans += len(trace.spans)
-        if spans > _SPANS:
-            break
-    return found
-
+# --- The output of `stagetrace causes`: the sentence, tables, a picture, and the keys of JSON.
 
 LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
 _SHOWN: Final = 10  # rows of a table
-_TITLE: Final = "Causes of breaches"
 _FEWER: Final = "How many fewer breaches there would be, at least, if these requests did as well as the others"
-
-
-def answer_of(
-    cases: Cases, found: Diagnosis, services: Localised | None, args: argparse.Namespace, reason: str | None
-) -> Answer:
-    """Return the answer as every form of output has it."""
-    if services is not None and not _is_downstream(services):
-        services = None if not args.against else services
-    return Answer(
-        _TITLE,
-        _sentence(cases, found, services, args.tz),
-        _keys(cases, found, services),
-        _parts(cases, found, services, args.tz),
-        reason=reason,
-    )
-
-
-def _is_downstream(services: Localised) -> bool:
-    """Return whether traces have more than one service: a single one is explained by its stages."""
-    return len(services.services) > 1
 
 
 def named(values: Mapping[str, str | None]) -> str:
@@ -170,7 +146,7 @@ def _sentence(cases: Cases, found: Diagnosis, services: Localised | None, zone: 
     if not cases.rows:
         return _of_traces(services)
     culprit = services.culprits[0] if services is not None and services.culprits else None
-    lost = "" if culprit is None else f"{culprit.service} ({_of_culprit(culprit)})"
+    lost = "" if culprit is None else _of_culprit(culprit)
     stopped = "" if services is None or not services.stopped else f"; {_of_stopped(services.stopped[0])}"
     what = "slow requests" if cases.by_time else "breaches"
     those = f"the {cases.breaches:,.0f} {what} from the {cases.good:,.0f} good requests"
@@ -201,8 +177,7 @@ def _of_traces(services: Localised | None) -> str:
         return f"Not enough data: {there}; {LEAST} of each are needed."
     stopped = _of_stopped(services.stopped[0]) if services.stopped else ""
     if services.culprits:
-        lost = f"{services.culprits[0].service} ({_of_culprit(services.culprits[0])})"
-        return f"Traces lose their time in {lost}{f'; {stopped}' if stopped else ''}."
+        return f"Traces lose their time in {_of_culprit(services.culprits[0])}{f'; {stopped}' if stopped else ''}."
     if stopped:
         return _sentenced(stopped)
     return f"Nothing distinguishes the {services.slow} traces here from the {services.normal} normal ones."
@@ -220,8 +195,9 @@ def _sentenced(text: str) -> str:
 
 def _of_culprit(one: Any) -> str:
     if one.errors > 0 and one.excess_ms <= 0:
-        return f"fails first in {100 * one.errors:.0f} % more of them"
-    return f"{_plus(one.excess_ms)}{f', first to fail in {100 * one.errors:.0f} % more' if one.errors > 0 else ''}"
+        return f"{one.service} (fails first in {100 * one.errors:.0f} % more of them)"
+    failing = f", first to fail in {100 * one.errors:.0f} % more" if one.errors > 0 else ""
+    return f"{one.service} ({_plus(one.excess_ms)}{failing})"
 
 
 def having(values: Mapping[str, str | None]) -> str:
@@ -284,11 +260,14 @@ def _attribute(one: Finding) -> dict[str, Any]:
 def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> list[Any]:
     parts: list[Any] = []
     if found.findings:
+        contrasts = [one.contrast for one in found.findings[:_SHOWN]]
         parts.append(_attributes(found, zone))
-        rows = [(named(one.contrast.values), one.contrast.explained, f"{one.contrast.explained:,.0f}")
-                for one in found.findings[:_SHOWN]]  # fmt: skip
-        parts.append(Bars(_FEWER, rows))
-        parts += _names(found)
+        parts.append(Bars(_FEWER, [(named(one.values), one.explained, f"{one.explained:,.0f}") for one in contrasts]))
+        for one in contrasts:
+            if one.also:
+                parts.append(f"{named(one.values)}: about the same requests as {'; '.join(map(named, one.also))}")
+            if one.along:
+                parts.append(f"{named(one.values)}: explains {'; '.join(map(named, one.along))}")
     if services is not None and services.culprits:
         parts.append(_services(services))
     parts += [_sentenced(_of_stopped(one)) for one in (services.stopped[:_SHOWN] if services is not None else ())]
@@ -325,17 +304,6 @@ def _attributes(found: Diagnosis, zone: Zone) -> Table:
 
 def _begins(one: Finding) -> int:
     return one.evidence.first_unix_nano if one.since is None else one.since.at_unix_nano
-
-
-def _names(found: Diagnosis) -> list[str]:
-    made = []
-    for one in found.findings[:_SHOWN]:
-        also, along = one.contrast.also, one.contrast.along
-        if also:
-            made.append(f"{named(one.contrast.values)}: about the same requests as {'; '.join(map(named, also))}")
-        if along:
-            made.append(f"{named(one.contrast.values)}: explains {'; '.join(map(named, along))}")
-    return made
 
 
 def _services(services: Localised) -> Table:

@@ -10,13 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments.options import add_selection, utf8
-from stagetrace.cli.ask import add_format
-from stagetrace.cli.registry import UsageError
-from stagetrace.output.answer import Answer, keys_of
+from stagetrace.cli.arguments import selection_options, utf8
+from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.registry import Option, UsageError
+from stagetrace.output.answer import Answer, keys_of, no_requests
 from stagetrace.output.chart import Bars
-from stagetrace.output.table import Column, Table
-from stagetrace.output.units import window
+from stagetrace.output.table import Column, Table, numbers
+from stagetrace.output.units import rounded_percent
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cost import Costs, Line
@@ -29,43 +29,49 @@ DESCRIPTION: Final = (
     "Without prices, shares of busy time."
 )
 EXAMPLE: Final = "stagetrace cost --prices prices.toml --by model --by tenant.id --since 1d"
-TITLE: Final = "Cost"
 _SHOWN: Final = 20  # lines, to people
-_BY: Final = ("model", "model_version")
-_WORDS: Final = {"version": "model_version", "route": "path"}
+_COLUMNS: Final = {"version": "model_version", "route": "path"}  # by the words of --by
+_WORDS: Final = {column: word for word, column in _COLUMNS.items()}
 _PER: Final = 1000  # requests, in the sentence
 _WHOLE_PERCENT: Final = 10
 _LARGEST: Final = 1 << 20  # bytes of a price file
 _PRICE: Final = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument(
-        "--prices",
-        metavar="FILE",
-        type=Path,
-        help="TOML or JSON with per_hour, gpu_per_hour, per_1k_tokens or per_token, by service, model or "
-        "instance_type, or a bill to divide, and a currency (docs/answers/cost.md)",
-    )
-    parser.add_argument(
-        "--price",
-        metavar="KEY=VALUE",
-        type=_price,
-        action="append",
-        help="one line of such a file in place of it: per_hour=1.20, per_1k_tokens=0.002, bill=900, currency=EUR; may "
-        "be repeated",
-    )
-    parser.add_argument(
-        "--by",
-        metavar="KEY",
-        type=utf8,
-        action="append",
-        help="what to divide by: model, version, service, route, stage, or any attribute; may be repeated; default: "
-        "model and version",
-    )
-    add_selection(parser, cause=False)
-    add_format(parser)
+def _price(text: str) -> tuple[str, Any]:
+    """Return a key and its value: a number where it is one."""
+    key, equals, value = utf8(text).partition("=")
+    if not key or not equals:
+        raise ValueError(f"{text!r} is not KEY=VALUE, as per_hour=1.20")
+    if not _PRICE.fullmatch(value):
+        return key, value
+    return key, Decimal(value) if "." in value else int(value)
+
+
+OPTIONS: Final = (
+    Option(
+        "--prices FILE",
+        "TOML or JSON with per_hour, gpu_per_hour, per_1k_tokens or per_token, by service, model or instance_type, or "
+        "a bill to divide, and a currency (docs/answers/cost.md)",
+        Path,
+    ),
+    Option(
+        "--price KEY=VALUE",
+        "one line of such a file in place of it: per_hour=1.20, per_1k_tokens=0.002, bill=900, currency=EUR; may be "
+        "repeated",
+        _price,
+        repeats=True,
+    ),
+    Option(
+        "--by KEY",
+        "what to divide by: model, version, service, route, stage, or any attribute; may be repeated; default: model "
+        "and version",
+        utf8,
+        repeats=True,
+    ),
+    *selection_options(cause=False),
+    FORMAT,
+)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -73,41 +79,29 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     from stagetrace.analysis.cost import ask
     from stagetrace.analysis.prices import PriceError
 
-    by = tuple(dict.fromkeys(_WORDS.get(one, one) for one in args.by)) if args.by else _BY
+    by = tuple(dict.fromkeys(_COLUMNS.get(one, one) for one in args.by)) or ("model", "model_version")
     try:
         given = _prices(args)
         with reader.relations(wanted) as relations:
             length_ns = wanted.until_ns - wanted.since_ns if args.since and getattr(args, "until", None) else None
             found = ask(relations, by, given, length_ns)
-            sampled = _is_sampled(relations.reduce("counts"))
+            sampled = any(row["sampled"] for row in relations.reduce("counts"))
     except PriceError as error:
         where = "--price" if args.prices is None else f"--prices {args.prices}"
         raise UsageError(f"{where}: {error}") from None
     if found.stored == 0:
-        sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
-        return Answer(TITLE, sentence, _keys(found), reason=relations.reason)
-    sentence = _sentence(found, given)
+        return Answer("Cost", no_requests(wanted, args.tz), _keys(found), reason=relations.reason)
     parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]
-    return Answer(TITLE, sentence, _keys(found), parts, reason=relations.reason)
-
-
-def _price(text: str) -> tuple[str, Any]:
-    """Return a key and its value: a number where it is one."""
-    key, equals, value = utf8(text).partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as per_hour=1.20")
-    if not _PRICE.fullmatch(value):
-        return key, value
-    return key, Decimal(value) if "." in value else int(value)
+    return Answer("Cost", _sentence(found, given), _keys(found), parts, reason=relations.reason)
 
 
 def _prices(args: argparse.Namespace) -> Prices | None:
     """Return the prices of the file, or those of the command line. Raise UsageError or PriceError for unusable ones."""
     from stagetrace.analysis.prices import prices
 
-    if args.prices is None and args.price is None:
+    if args.prices is None and not args.price:
         return None
-    if args.prices is not None and args.price is not None:
+    if args.prices is not None and args.price:
         raise UsageError("--prices and --price give two sets of prices\nleave one out")
     if args.prices is not None:
         return prices(_read(args.prices))
@@ -139,10 +133,6 @@ def _read(path: Path) -> Any:
         return tomllib.loads(content.decode())
     except ValueError as error:
         raise UsageError(f"--prices {path} is no TOML: {error}\nJSON needs a name that ends with .json") from None
-
-
-def _is_sampled(rows: list[dict[str, Any]]) -> bool:
-    return any(row["sampled"] for row in rows)
 
 
 def _amount(micros: int | None) -> float | None:
@@ -185,9 +175,8 @@ def _share(part: float, whole: float) -> str:
 
 def _what(line: Line) -> str:
     """Return the name of a line: `model churn version 3`."""
-    words = {"model_version": "version", "path": "route"}
-    named = [f"{words.get(key, key)} {value}" for key, value in line.by.items() if value is not None]
-    without = [words.get(key, key) for key, value in line.by.items() if value is None]
+    named = [f"{_WORDS.get(key, key)} {value}" for key, value in line.by.items() if value is not None]
+    without = [_WORDS.get(key, key) for key, value in line.by.items() if value is None]
     return " ".join(named) or (f"no {' and no '.join(without)}" if without else "any kind")
 
 
@@ -195,10 +184,13 @@ def _sentence(found: Costs, given: Prices | None) -> str:
     line = found.lines[0]
     if given is None or found.total is None:
         part = f"{_share(line.busy_s, found.busy_s)} of the busy time" if found.busy_s else "no time"
-        idle = (
-            "" if found.idle_share is None else f"; {100 * found.idle_share:.0f} % of the time no request was in flight"
-        )
-        return f"{_capital(_what(line))} took {part}{idle}; give --price or --prices for amounts."
+        idle = rounded_percent(found.idle_share)
+        idle = "" if found.idle_share is None else f"; {idle} of the time no request was in flight"
+        what = _what(line)
+        what = (
+            what if "." in what.partition(" ")[0] else what[:1].upper() + what[1:]
+        )  # an attribute is as it is written
+        return f"{what} took {part}{idle}; give --price or --prices for amounts."
     currency = found.currency
     text = f"{_PER:,} requests of {_what(line)} cost {_money((line.per_request or 0) * _PER * 10**6, currency)}"
     if not found.total:
@@ -210,17 +202,13 @@ def _sentence(found: Costs, given: Prices | None) -> str:
     return f"{text}; {idle}{missed} went into requests that missed their objective."
 
 
-def _capital(text: str) -> str:
-    return text if "." in text.partition(" ")[0] else text[:1].upper() + text[1:]
-
-
 def _table(found: Costs, by: tuple[str, ...]) -> Table:
     names = ("requests", "busy", "met or unjudged", "missed", f"{_PER:,} requests")
     rows = []
     for line in found.lines[:_SHOWN]:
         per = None if line.per_request is None else line.per_request * _PER * 10**6
         cells = [_money(one, found.currency) for one in (line.amount, line.breach_amount, per)]
-        share = "-" if line.share is None else f"{100 * line.share:.1f} %"
+        share = rounded_percent(line.share, 1)
         named = ["-" if line.by.get(key) is None else str(line.by[key]) for key in by]
         rows.append([*named, f"{round(line.requests):,}", share, *cells])
     rest = found.lines[_SHOWN:]
@@ -232,14 +220,12 @@ def _table(found: Costs, by: tuple[str, ...]) -> Table:
         ends += [("(idle)", found.idle, None), ("(all)", found.total - (found.breach or 0), found.breach)]
     blank = [""] * (len(by) - 1)
     rows += [[name, *blank, "", "", *(_money(one, found.currency) for one in amounts), ""] for name, *amounts in ends]
-    shown = {"model_version": "version", "path": "route"}
-    columns = [Column(shown.get(key, key)) for key in by]
-    return Table([*columns, *(Column(name, is_number=True) for name in names)], rows)
+    return Table([*(Column(_WORDS.get(key, key)) for key in by), *numbers(*names)], rows)
 
 
 def _bars(found: Costs) -> Bars:
     if found.total is None:
-        rows = [(_what(line), line.share, f"{100 * (line.share or 0):.1f} %") for line in found.lines[:_SHOWN]]
+        rows = [(_what(line), line.share, rounded_percent(line.share or 0, 1)) for line in found.lines[:_SHOWN]]
         return Bars("Share of the busy time", rows)
     rows = []
     for line in found.lines[: _SHOWN // 2]:

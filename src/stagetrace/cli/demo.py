@@ -167,6 +167,7 @@ DESCRIPTION: Final = """Start the embedded back end and a ticket router (FastAPI
 in it), send it traffic with a few real faults, and show what stagetrace reports. Then let it live through a day in
 a minute, and run the ten answers on the recorded requests. Takes about two minutes, and leaves the report behind."""
 EXAMPLE: Final = "stagetrace demo"
+OPTIONS: Final = ()
 OBJECTIVES: Final = "POST /predict within 50ms for 99%; * within 250ms"
 # Release -> the model that it serves.
 _RELEASES: Final = {"2026.10": "v1", "2026.11": "v3"}
@@ -192,11 +193,6 @@ the service with
 
 Then ask: stagetrace breaches, stagetrace stages, stagetrace requests, stagetrace tail -f, stagetrace query "SELECT ..."
 """
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the demo has no options."""
-    del parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Final
 
-from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.output import Progress, show_result, watched
-from stagetrace.cli.registry import UsageError
-from stagetrace.output.units import Moment
-from stagetrace.store import open_store
+from stagetrace.cli.arguments import EVER, selection_options
+from stagetrace.cli.ask import reading
+from stagetrace.cli.output import Progress, show_result
+from stagetrace.cli.registry import Option, UsageError
+from stagetrace.output.answer import joined
 from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = """Write the selected spans to FILE, in the form that its suffix names:
@@ -23,19 +23,17 @@ DESCRIPTION: Final = """Write the selected spans to FILE, in the form that its s
 
 FILE is there whole or not at all; one that exists is replaced."""
 EXAMPLE: Final = "stagetrace export slow.parquet --route /predict --since 7d"
-_SUFFIXES: Final = (".parquet", ".jsonl", ".pb", ".csv")
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="where to write; its suffix gives the form")
-    add_selection(parser, since="all")
-    parser.add_argument(
+OPTIONS: Final = (
+    Option("FILE", "where to write; its suffix gives the form", Path),
+    *selection_options(since="all"),
+    Option(
         "--relation",
-        choices=("spans", "requests"),
+        "the rows of a .csv: spans (default) or requests",
         default="spans",
-        help="the rows of a .csv: spans (default) or requests",
-    )
+        choices=("spans", "requests"),
+    ),
+)
+_SUFFIXES: Final = (".parquet", ".jsonl", ".pb", ".csv")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,20 +47,17 @@ def run(args: argparse.Namespace) -> int:
         )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}\nmake it, or name another")
-    url = store_url(args)
-    wanted = selection(args, url, since=Moment(0, ago=False))
     cuts: list[str] = []
     progress = Progress("spans" if args.relation == "spans" else "requests")
     try:
-        with open_store(url) as reader, watched(reader):
+        with reading(args, since=EVER) as (reader, wanted):
             count = _written(reader, wanted, path, args.relation, cuts, progress)
     finally:
         progress.end()
-    reason = "; ".join(cuts) or None
     size = path.stat().st_size
     what = args.relation if path.suffix == ".csv" else "spans"
     keys = {"file": os.fspath(path), what: count, "bytes": size}
-    return show_result(args, keys, [f"{count:,} {what} written to {path}, {size:,} bytes."], reason)
+    return show_result(args, keys, [f"{count:,} {what} written to {path}, {size:,} bytes."], joined(cuts))
 
 
 def _written(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:

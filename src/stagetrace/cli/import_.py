@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments.options import add_json, add_store, local_folder
+from stagetrace.cli.arguments import JSON, local_folder, store_option
 from stagetrace.cli.output import Progress, show_result
+from stagetrace.cli.registry import Option
 from stagetrace.store.base import Selection
 from stagetrace.store.file.reader import open_path
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    from stagetrace.backend.control import Running
-    from stagetrace.store.local import LocalStore
 
 DESCRIPTION: Final = """Store the spans of files in a local store, which is created if it does not exist: OTLP JSON
 lines, OTLP protobuf, Jaeger's JSON (which its UI downloads), and files of `stagetrace export`. Spans that are stored
@@ -24,15 +22,13 @@ already count once, so an import can be repeated.
 
 If `stagetrace up` has the store open, the spans go through it."""
 EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"
+OPTIONS: Final = (
+    Option("FILE", "a file, or a folder of files of one kind", Path, many="+", key="files"),
+    store_option("a local one, which takes the spans"),
+    JSON,
+)
 _BATCH_BYTES: Final = 4 << 20
 _ALL: Final = Selection(0, 2**64)  # of any time: each span is stored or counted as refused
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument("files", metavar="FILE", type=Path, nargs="+", help="a file, or a folder of files of one kind")
-    add_store(parser, "a local one, which takes the spans")
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,8 +43,10 @@ def run(args: argparse.Namespace) -> int:
     store = open_writer(folder)
     try:
         for reader in readers:
-            for taken, refused in _taken(store, reader.iter_otlp(_ALL, cuts), cuts):
-                accepted, rejected = accepted + taken, rejected + refused
+            for content in _batches(reader.iter_otlp(_ALL, cuts)):
+                answer = store.append(content)
+                accepted, rejected = accepted + answer.accepted, rejected + answer.rejected
+                cuts += [answer.reason] if answer.reason else []
                 progress(accepted)
     finally:
         progress.end()
@@ -58,17 +56,6 @@ def run(args: argparse.Namespace) -> int:
     reason = "; ".join(dict.fromkeys(cuts)) or None
     keys = {"store": str(folder), "accepted": accepted, "rejected": rejected}
     return show_result(args, keys, [f"{accepted:,} spans taken into {folder}."], reason)
-
-
-def _taken(
-    store: LocalStore | Running, messages: Iterator[ExportTraceServiceRequest], cuts: list[str]
-) -> Iterator[tuple[int, int]]:
-    """Yield, for each batch, how many spans were accepted and rejected; each is on disk by then."""
-    for content in _batches(messages):
-        answer = store.append(content)
-        if answer.reason:
-            cuts.append(answer.reason)
-        yield answer.accepted, answer.rejected
 
 
 def _batches(messages: Iterator[ExportTraceServiceRequest]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from stagetrace import __version__, settings
 from stagetrace.cli.console import INTERRUPTED, noted, printable_streams, unescaped
-from stagetrace.cli.registry import NO_ANSWER, VERBS, load
+from stagetrace.cli.registry import NO_ANSWER, VERBS, add_options, load
 from stagetrace.errors import StagetraceError
 from stagetrace.system import setting_problems
 from stagetrace.text import TRACEBACK, bounded
@@ -136,7 +136,7 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stagetrace {__version__}")
     commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, title="commands")
-    for name, (_, summary) in VERBS.items():
+    for name, summary in VERBS.items():
         if name != verb:
             commands.add_parser(name, help=summary)
             continue
@@ -149,7 +149,7 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module.configure(command)
+        add_options(command, module.OPTIONS)
     return parser
 
 
@@ -182,9 +182,9 @@ def _run(given: list[str]) -> int:
     module: Any = load(args.verb)
     if hasattr(module, "run"):
         return int(module.run(args))
-    from stagetrace.cli.ask import ask_store
+    from stagetrace.cli.ask import ask
 
-    return ask_store(args, module.answer, getattr(module, "SINCE", None))
+    return ask(args, module.answer, since=getattr(module, "SINCE", None))
 
 
 def _with_whole_verb(given: list[str]) -> list[str]:

@@ -11,22 +11,12 @@ from typing import Any, Final
 
 from stagetrace import log
 from stagetrace.backend.options import Listening, check, risks
-from stagetrace.cli.arguments.listening import (
-    ACCESS,
-    HOST,
-    PAGE,
-    add_flags,
-    add_ready,
-    jaeger_ui,
-    listening,
-    port,
-    require,
-)
-from stagetrace.cli.arguments.options import add_store, is_file, store_url
+from stagetrace.cli.arguments import STORE, is_file, store_url
 from stagetrace.cli.ask import answer_of, options_of
 from stagetrace.cli.console import leave
+from stagetrace.cli.listening import ACCESS, HOST, PAGE, READY, jaeger_ui, listening, port, require
 from stagetrace.cli.output import show_json
-from stagetrace.cli.registry import ANSWERED
+from stagetrace.cli.registry import ANSWERED, Option
 from stagetrace.store import open_store
 
 DESCRIPTION: Final = """Serve the page that people look at in a browser, as `stagetrace up` does, over any store.
@@ -37,18 +27,14 @@ EXAMPLE: Final = "stagetrace page --store jaeger://localhost:16685"
 PORT: Final = 16_688  # those before it are Jaeger's, and of `stagetrace up`
 _NEEDED: Final = ("uvicorn", "starlette", "jinja2", "duckdb", "numpy", "pyarrow")
 _EVER: Final = "1970-01-01"
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_store(parser)
-    add_flags(parser, HOST)
-    parser.add_argument(
-        "--port", metavar="PORT", type=_port, default=PORT, help=f"HTTP; 0 takes a free port; default: {PORT}"
-    )
-    add_flags(parser, PAGE)
-    add_flags(parser, ACCESS)
-    add_ready(parser)
+OPTIONS: Final = (
+    STORE,
+    HOST,
+    Option("--port PORT", f"HTTP; 0 takes a free port; default: {PORT}", port, PORT),
+    PAGE,
+    *ACCESS,
+    READY,
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,13 +52,6 @@ def run(args: argparse.Namespace) -> int:
         site = replace(site, since=_EVER)
     serve(site, options, args.port, lambda port: _report_ready(url, options, port, as_json=args.json))
     leave(ANSWERED)  # a thread may still read a file, and would be waited for
-
-
-def _port(text: str) -> int:
-    try:
-        return port(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def ready(url: str, options: Listening, port: int) -> dict[str, Any]:

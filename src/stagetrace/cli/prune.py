@@ -6,8 +6,9 @@ import argparse
 import time
 from typing import Final
 
-from stagetrace.cli.arguments.options import add_json, add_store, local_folder
+from stagetrace.cli.arguments import JSON, local_folder, store_option
 from stagetrace.cli.output import show_result
+from stagetrace.cli.registry import Option
 from stagetrace.errors import StoreError
 from stagetrace.output.units import FORMS, moment, utc
 
@@ -16,20 +17,12 @@ DESCRIPTION: Final = """Delete the spans that started before a time from a local
 If `stagetrace up` has the store open, it is asked to do so; its --retention drops spans by itself, by
 when they were received."""
 EXAMPLE: Final = "stagetrace prune --before 30d --store ./traces"
+OPTIONS: Final = (
+    Option("--before WHEN", f"{FORMS}; a time without an offset is UTC", moment, required=True),
+    store_option("the local one to prune"),
+    JSON,
+)
 _LATEST_NS: Final = 2**63 - 1  # the store's times end in the year 2262, and its spans with them
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument(
-        "--before",
-        metavar="WHEN",
-        type=moment,
-        required=True,
-        help=f"{FORMS}; a time without an offset is UTC",
-    )
-    add_store(parser, "the local one to prune")
-    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:

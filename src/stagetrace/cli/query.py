@@ -10,14 +10,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from stagetrace.cli.arguments.options import add_selection, count, selection, store_url, utf8
+from stagetrace.cli.arguments import count, number_between, selection_options, utf8
+from stagetrace.cli.ask import reading
 from stagetrace.cli.console import time_limit
-from stagetrace.cli.output import show, show_json, warn, watched
-from stagetrace.cli.registry import ANSWERED, UsageError
-from stagetrace.output.answer import completeness
+from stagetrace.cli.output import show_result, warn
+from stagetrace.cli.registry import ANSWERED, Option, UsageError
+from stagetrace.output.answer import joined
 from stagetrace.output.table import Column, Table
 from stagetrace.semconv import json_value
-from stagetrace.store import open_store
 from stagetrace.store.base import Relations
 from stagetrace.text import spreadsheet_cell
 
@@ -40,6 +40,23 @@ _NUMBERS: Final = (int, float, Decimal)
 _LINES: Final = 3
 # What a SELECT can be under another name: EXPLAIN, and PIVOT, which DuckDB runs as several statements.
 _READING: Final = ("SELECT", "EXPLAIN")
+OPTIONS: Final = (
+    Option("SQL", "one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement", utf8),
+    *selection_options(),
+    Option("--csv", "print comma-separated values with a header"),
+    Option(
+        "--timeout SECONDS",
+        f"end the query, without an answer, after this time; 0: never; default: {_TIMEOUT_S:g}",
+        number_between(0, _LONGEST_S, f"is not a number of seconds from 0 to {_LONGEST_S}"),
+        _TIMEOUT_S,
+    ),
+    Option(
+        "--rows N",
+        f"print the first N rows of the result, {_MOST_BYTES >> 20} MiB of text at most; default: {_ROWS:,}",
+        count,
+        _ROWS,
+    ),
+)
 
 
 class Found(NamedTuple):
@@ -50,66 +67,28 @@ class Found(NamedTuple):
     reason: str | None
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
-    parser.add_argument("sql", metavar="SQL", type=utf8, help="one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement")
-    add_selection(parser)
-    parser.add_argument("--csv", action="store_true", help="print comma-separated values with a header")
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_timeout,
-        default=_TIMEOUT_S,
-        help=f"end the query, without an answer, after this time; 0: never; default: {_TIMEOUT_S:g}",
-    )
-    parser.add_argument(
-        "--rows",
-        metavar="N",
-        type=count,
-        default=_ROWS,
-        help=f"print the first N rows of the result, {_MOST_BYTES >> 20} MiB of text at most; default: {_ROWS:,}",
-    )
-
-
-def _timeout(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= _LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {_LONGEST_S}")
-    return found
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the result and return the exit code."""
     if args.csv and args.json:
         raise UsageError("--csv and --json are two forms of one answer\ngive one of them")
-    url = store_url(args)
-    with open_store(url) as reader, watched(reader), reader.relations(selection(args, url)) as relations:
-        found = _run_query(relations, args)
-    reason = "; ".join(one for one in (relations.reason, found.reason) if one) or None
-    names, rows = found.names, found.rows
-    if args.json:
-        values = [[_json(value) for value in row] for row in rows]
-        show_json({**completeness(reason), "columns": names, "rows": values})
-    elif args.csv:
+    with reading(args) as (reader, wanted), reader.relations(wanted) as relations:
+        if args.timeout:
+            late = f"the query took longer than {args.timeout:g} s, and was ended"
+            remedy = "ask for less, or give it more time: --timeout SECONDS, 0 for any"
+            with time_limit(args.timeout, f"{late}\n{remedy}"):
+                found = ask(relations, args.sql, args.rows)
+        else:
+            found = ask(relations, args.sql, args.rows)
+    reason, names, rows = joined((relations.reason, found.reason)), found.names, found.rows
+    if args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(spreadsheet_cell, names))
         writer.writerows([[_cell(value) for value in row] for row in rows])
-    else:
-        show(_table(names, rows))
-    warn(reason)
-    return ANSWERED
-
-
-def _run_query(relations: Relations, args: argparse.Namespace) -> Found:
-    """Return the result within the time and size allowed."""
-    if not args.timeout:
-        return ask(relations, args.sql, args.rows)
-    late = f"the query took longer than {args.timeout:g} s, and was ended"
-    with time_limit(args.timeout, f"{late}\nask for less, or give it more time: --timeout SECONDS, 0 for any"):
-        return ask(relations, args.sql, args.rows)
+        warn(reason)
+        return ANSWERED
+    values = [[_json(value) for value in row] for row in rows] if args.json else []
+    parts = [] if args.json else [_table(names, rows)]
+    return show_result(args, {"columns": names, "rows": values}, parts, reason)
 
 
 def ask(relations: Relations, sql: str, most: int) -> Found:

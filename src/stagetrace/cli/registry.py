@@ -1,10 +1,12 @@
-"""The contract of a verb: one module of this folder with these four names, and one line in `registry.VERBS`."""
+"""The contract of a verb: one module of this folder, which declares it, and one line in `VERBS`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
-from typing import Final, NamedTuple, Protocol, cast
+from keyword import iskeyword
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from stagetrace.errors import StagetraceError
 
@@ -18,6 +20,72 @@ class UsageError(StagetraceError):
     """The options of a command are wrong; the message names the remedy."""
 
 
+class Option(NamedTuple):
+    """An option of a verb or, where its name begins with no hyphen, an argument."""
+
+    names: str  # `--by KEY`; a switch has no word behind it: `-f --follow`
+    about: str  # for the help, with its default
+    read: Callable[[str], Any] = str  # raises ValueError or ArgumentTypeError with what can be written instead
+    default: Any = None
+    repeats: bool = False  # its value is a list
+    choices: Collection[str] | None = None
+    required: bool = False
+    many: str | None = None  # of an argument: `?`, `+` or the rest, as argparse has it
+    alone: str = ""  # of all options with the same word here, one can be given
+    key: str | None = None  # of its value in the arguments, where it is not its name
+
+    @property
+    def flags(self) -> list[str]:
+        """Return its names with hyphens."""
+        return [word for word in self.names.split() if word.startswith("-") and word != "--"]
+
+    @property
+    def metavar(self) -> str | None:
+        """Return how its value is named; None of a switch, or where its choices stand for it."""
+        return self.names.removeprefix(" ".join(self.flags)).strip() or None
+
+    @property
+    def takes_value(self) -> bool:
+        """Return whether it is more than a switch."""
+        return self.metavar is not None or self.choices is not None
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Add it to a parser."""
+        more: dict[str, Any] = {"help": self.about.replace("%", "%%")}
+        if self.takes_value:
+            more |= {"metavar": self.metavar, "choices": self.choices, "type": _readable(self.read)}
+            more |= {"action": "append", "default": []} if self.repeats else {"default": self.default}
+        else:
+            more["action"] = "store_true"
+        if not self.flags:
+            parser.add_argument(self.key or self.names.lower(), nargs=self.many, **more)
+            return
+        if self.key is not None:
+            more["dest"] = self.key
+        parser.add_argument(*self.flags, required=self.required, **more)
+
+
+def _readable(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader whose errors argparse shows as they are."""
+
+    def value(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read if isinstance(read, type) else value
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
+    """Add all options of a verb."""
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    for one in options:
+        if one.alone not in groups:
+            groups[one.alone] = parser.add_mutually_exclusive_group()
+        one.add_to(groups[one.alone])
+
+
 class Verb(Protocol):
     """A module that is one command. It is imported only when its command is given, so it may import freely."""
 
@@ -27,9 +95,8 @@ class Verb(Protocol):
     EXAMPLE: str
     """One command line, which ends the help."""
 
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add options and arguments."""
-        ...
+    OPTIONS: tuple[Option, ...]
+    """Its options and arguments, in the order of the help; those that verbs share are in `arguments` and `ask`."""
 
     def run(self, args: argparse.Namespace) -> int:
         """Run it and return the exit code: data to stdout, messages to stderr. A StagetraceError means exit code 2.
@@ -40,55 +107,41 @@ class Verb(Protocol):
         ...
 
 
-# --- All verbs. A new one is a module `cli/NAME.py`, or `cli/NAME/command.py` (see `base.Verb`), and a line here.
-#
-# A verb may have two words: `sla check` is `cli/sla/check.py`.
-
-
-class Command(NamedTuple):
-    """A verb: its module in `stagetrace.cli`, imported on use, and its line in the list of commands."""
-
-    module: str
-    summary: str
-
-
-VERBS: Final[dict[str, Command]] = {
-    "bench": Command("bench.command", "put load on a service: what latency it keeps, and up to which rate"),
-    "bottleneck": Command("bottleneck.command", "show where the time of requests goes, at the median and in the tail"),
-    "breaches": Command("breaches", "list the requests that missed their latency objective"),
-    "capacity": Command("capacity", "show how much load a service takes, how much is left, and when to scale"),
-    "causes": Command("causes", "find what distinguishes breaches from good requests, and which service is to blame"),
-    "compare": Command(
-        "compare.command", "show whether a version of a model is slower than another, and how sure that is"
-    ),
-    "completion": Command("completion", "print a script with which a shell completes commands and options"),
-    "cost": Command("cost", "divide what instances and tokens cost among requests"),
-    "demo": Command("demo", "run a service with real faults, and what the commands report of them"),
-    "doctor": Command(
-        "doctor.command", "check the installation, the settings, the delivery of spans, and running services"
-    ),
-    "drift": Command("drift.command", "show which latencies have changed: steps and slopes over time, alarms"),
-    "export": Command("export", "write spans to a file: Parquet, CSV, OTLP"),
-    "import": Command("import_", "store the spans of files in a local store"),
-    "page": Command("page", "serve the page, which shows any store in a browser"),
-    "prune": Command("prune", "delete old spans from a local store"),
-    "query": Command("query", "query requests and spans in SQL"),
-    "report": Command("report", "report on a period: objectives met, exclusions, incidents, credits"),
-    "requests": Command("requests", "list requests: the newest, the slowest"),
-    "run": Command("run", "start a service with recording on, for installs that read no .pth file"),
-    "segments": Command("segments", "show how tenants, tiers, regions or input sizes fare, against the rest"),
-    "services": Command("services", "list the services that have spans"),
-    "sla explain": Command("sla.explain", "show why a request has its verdict, and which one a policy gives it"),
-    "sla replay": Command("sla.replay", "show what a policy would have said of stored requests"),
-    "sla check": Command("sla.check", "check a policy: errors and warnings by line and column, and what it says"),
-    "sla rules": Command("sla.rules", "print what follows from a policy: alerts for Prometheus, and others"),
-    "sla suggest": Command("sla.suggest", "suggest objectives that observed traffic could keep"),
-    "slo": Command("slo", "show whether each objective is kept, and how long its error budget lasts"),
-    "stages": Command("stages", "show how long each stage takes, by route and model"),
-    "tail": Command("tail", "show the newest requests, and new ones as they arrive"),
-    "trace": Command("trace", "draw one trace: which stage took the time"),
-    "up": Command("up", "run the embedded back end: OTLP in, a local store, answers out"),
-    "watch": Command("watch", "show objectives, routes and stages, refreshed"),
+# All verbs, each with its line in the list of commands. The module of `sla check` is `sla_check`, that of `import` is
+# `import_`, since the word is Python's.
+VERBS: Final = {
+    "bench": "put load on a service: what latency it keeps, and up to which rate",
+    "bottleneck": "show where the time of requests goes, at the median and in the tail",
+    "breaches": "list the requests that missed their latency objective",
+    "capacity": "show how much load a service takes, how much is left, and when to scale",
+    "causes": "find what distinguishes breaches from good requests, and which service is to blame",
+    "compare": "show whether a version of a model is slower than another, and how sure that is",
+    "completion": "print a script with which a shell completes commands and options",
+    "cost": "divide what instances and tokens cost among requests",
+    "demo": "run a service with real faults, and what the commands report of them",
+    "doctor": "check the installation, the settings, the delivery of spans, and running services",
+    "drift": "show which latencies have changed: steps and slopes over time, alarms",
+    "export": "write spans to a file: Parquet, CSV, OTLP",
+    "import": "store the spans of files in a local store",
+    "page": "serve the page, which shows any store in a browser",
+    "prune": "delete old spans from a local store",
+    "query": "query requests and spans in SQL",
+    "report": "report on a period: objectives met, exclusions, incidents, credits",
+    "requests": "list requests: the newest, the slowest",
+    "run": "start a service with recording on, for installs that read no .pth file",
+    "segments": "show how tenants, tiers, regions or input sizes fare, against the rest",
+    "services": "list the services that have spans",
+    "sla explain": "show why a request has its verdict, and which one a policy gives it",
+    "sla replay": "show what a policy would have said of stored requests",
+    "sla check": "check a policy: errors and warnings by line and column, and what it says",
+    "sla rules": "print what follows from a policy: alerts for Prometheus, and others",
+    "sla suggest": "suggest objectives that observed traffic could keep",
+    "slo": "show whether each objective is kept, and how long its error budget lasts",
+    "stages": "show how long each stage takes, by route and model",
+    "tail": "show the newest requests, and new ones as they arrive",
+    "trace": "draw one trace: which stage took the time",
+    "up": "run the embedded back end: OTLP in, a local store, answers out",
+    "watch": "show objectives, routes and stages, refreshed",
 }
 
 # The verbs that answer a question of one selection, in the order in which they are asked of a service.
@@ -97,4 +150,5 @@ ANSWERS: Final = ("slo", "report", "bottleneck", "causes", "segments", "compare"
 
 def load(name: str) -> Verb:
     """Return the module of a verb."""
-    return cast("Verb", import_module(f"stagetrace.cli.{VERBS[name].module}"))
+    module = f"{name}_" if iskeyword(name) else name.replace(" ", "_")
+    return cast("Verb", import_module(f"stagetrace.cli.{module}"))

@@ -9,18 +9,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from fractions import Fraction
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.report import LEAST, MOST_SHARE, Cause, Found, Incident, Line, Options, digest_of
-from stagetrace.cli.arguments.options import add_selection, selection, store_url, utf8
-from stagetrace.cli.arguments.policy import add_policy, policy_if_any
-from stagetrace.cli.ask import add_all, add_format, ask_store, run_all
-from stagetrace.cli.registry import UsageError
+from stagetrace.cli.arguments import (
+    ABOVE_0,
+    EVER,
+    FINITE,
+    POLICY,
+    number_between,
+    policy_if_any,
+    selection_options,
+    utf8,
+)
+from stagetrace.cli.ask import ALL, FORMAT, ask, run_all
+from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, keys_of
+from stagetrace.output.answer import Answer, joined, keys_of
 from stagetrace.output.chart import Bars
-from stagetrace.output.table import COMMON, TIME, Column, Table, numeric, table_of
+from stagetrace.output.table import COMMON, TIME, Column, Table, numbers, numeric, table_of
 from stagetrace.output.units import Moment, Zone, between, moment, shown
 from stagetrace.store.base import Selection
 
@@ -42,57 +49,134 @@ EXAMPLE: Final = "stagetrace report --period 2026-10 --tz Europe/Berlin --credit
 _NS: Final = 10**9
 _ALL: Final = 100
 _PERCENT: Final = re.compile(r"\d{1,3}(\.\d{1,9})?|\.\d{1,9}", re.ASCII)
-_EVER: Final = Moment(0, ago=False)
+FORMS: Final = "a year (2026), quarter (2026-Q4), month (2026-10), ISO week (2026-W48) or day (2026-11-26)"
+_MONTHS: Final = 12
+_IN_QUARTER: Final = 3
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, "the period", cause=False)
-    parser.add_argument(
-        "--period", metavar="NAME", type=period, help=f"{FORMS}, of the zone --tz; default: the last full month"
-    )
-    parser.add_argument(
-        "--exclude",
-        metavar="SINCE..UNTIL=REASON",
-        type=_excluded,
-        action="append",
-        default=[],
-        help="time that does not count, such as maintenance; may be repeated, and where some overlap, the first has it",
-    )
-    parser.add_argument(
-        "--credits",
-        metavar="BELOW:CREDIT,...",
-        type=_tiers,
-        default=(),
-        help="credits by attainment: 99.9:10%%,99:25%% is 10 %% below 99.9 %%, and 25 %% below 99 %%",
-    )
-    parser.add_argument(
-        "--incident-burn",
-        metavar="RATE",
-        type=_rate,
-        default=10.0,
-        help="burn rate from which on a minute is part of an incident; default: 10",
-    )
-    parser.add_argument(
-        "--incident-gap",
-        metavar="DURATION",
-        type=_gap,
-        default=300.0,
-        help="such minutes that are no further apart are one incident; default: 5m",
-    )
-    add_policy(parser)
-    add_all(parser)
-    add_format(parser)
+class Period(NamedTuple):
+    """Days from `first` up to `after`, which is not one of them."""
+
+    name: str
+    first: date
+    after: date
+
+    def at(self, zone: Zone) -> tuple[int, int]:
+        """Return when it begins and ends in a zone, in ns since 1970: its days are as long as they were there."""
+        midnights = (datetime.combine(day, datetime.min.time()) for day in (self.first, self.after))
+        begin, end = map(zone.seconds, midnights)
+        return max(0, begin) * _NS, max(0, end) * _NS
+
+
+def period(text: str) -> Period:
+    """Return the period of this name. Raise ValueError with the accepted forms."""
+    try:
+        if re.fullmatch(r"\d{4}", text, re.ASCII):
+            return Period(text, date(int(text), 1, 1), date(int(text) + 1, 1, 1))
+        if found := re.fullmatch(r"(\d{4})-[Qq]([1-4])", text, re.ASCII):
+            first = date(int(found[1]), _IN_QUARTER * (int(found[2]) - 1) + 1, 1)
+            return Period(f"{found[1]}-Q{found[2]}", first, _later(first, _IN_QUARTER))
+        if found := re.fullmatch(r"(\d{4})-(\d\d)", text, re.ASCII):
+            first = date(int(found[1]), int(found[2]), 1)
+            return Period(text, first, _later(first, 1))
+        if found := re.fullmatch(r"(\d{4})-[Ww](\d\d)", text, re.ASCII):
+            first = date.fromisocalendar(int(found[1]), int(found[2]), 1)
+            return Period(f"{found[1]}-W{found[2]}", first, first + timedelta(days=7))
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+            first = date.fromisoformat(text)
+            return Period(text, first, first + timedelta(days=1))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"there is no period {text!r}: {error}") from None
+    raise ValueError(f"cannot read the period {text!r}: write {FORMS}")
+
+
+def last_month(now_ns: int, zone: Zone) -> Period:
+    """Return the calendar month before the one that it is now."""
+    today = zone.wall(now_ns // _NS).date()
+    first = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
+    return Period(f"{first:%Y-%m}", first, today.replace(day=1))
+
+
+def _later(first: date, months: int) -> date:
+    """Return the first day of the month so many months later."""
+    years, month = divmod(first.month - 1 + months, _MONTHS)
+    return date(first.year + years, month + 1, 1)
+
+
+# --- The options.
+
+
+def _excluded(text: str) -> tuple[Moment, Moment, str]:
+    """Return begin, end and reason of `SINCE..UNTIL=REASON`."""
+    times, _, reason = utf8(text).partition("=")
+    if not reason.strip():
+        raise ValueError(f"{text!r} is not SINCE..UNTIL=REASON")
+    return (*between(times), reason.strip())
+
+
+def _tiers(text: str) -> tuple[Tier, ...]:
+    """Return the tiers of `99.9:10%,99:25%`."""
+    from stagetrace.analysis.report import Tier
+
+    tiers = []
+    for one in text.split(","):
+        below, colon, credit = one.replace("%", "").partition(":")
+        # Of `1e999999999` a fraction has as many digits.
+        is_short = all(_PERCENT.fullmatch(number.strip()) for number in (below, credit))
+        tier = Tier(*(Fraction(number.strip()) if is_short else Fraction(-1) for number in (below, credit)))
+        if not colon or not all(0 <= number <= _ALL for number in tier):
+            raise ValueError(f"{one!r} is not BELOW:CREDIT, both in percent, as 99.9:10%")
+        tiers.append(tier)
+    if len({tier.below for tier in tiers}) < len(tiers):
+        raise ValueError(f"{text!r} names one attainment twice")
+    return tuple(sorted(tiers, reverse=True))
+
+
+def _gap(text: str) -> float:
+    """Return a length of time in seconds."""
+    found = moment(text)
+    if not found.ago:
+        raise ValueError(f"{text!r} is not a length of time, as 5m")
+    return found.ns / _NS
+
+
+OPTIONS: Final = (
+    *selection_options("the period", cause=False),
+    Option("--period NAME", f"{FORMS}, of the zone --tz; default: the last full month", period),
+    Option(
+        "--exclude SINCE..UNTIL=REASON",
+        "time that does not count, such as maintenance; may be repeated, and where some overlap, the first has it",
+        _excluded,
+        repeats=True,
+    ),
+    Option(
+        "--credits BELOW:CREDIT,...",
+        "credits by attainment: 99.9:10%,99:25% is 10 % below 99.9 %, and 25 % below 99 %",
+        _tiers,
+        (),
+    ),
+    Option(
+        "--incident-burn RATE",
+        "burn rate from which on a minute is part of an incident; default: 10",
+        number_between(ABOVE_0, FINITE, "is not a number above 0"),
+        10.0,
+    ),
+    Option(
+        "--incident-gap DURATION", "such minutes that are no further apart are one incident; default: 5m", _gap, 300.0
+    ),
+    POLICY,
+    *ALL,
+    FORMAT,
+)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
     if args.all:
-        url = store_url(args)
-        return run_all(args, url, selection(args, url))
+        return run_all(args)
     if args.options or args.bench:
         raise UsageError("--with and --bench go with --all\nadd it")
-    return ask_store(args, answer, _EVER)
+    return ask(args, answer, since=EVER)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -105,14 +189,14 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     policy, unread = policy_if_any(args)
     with reader.relations(wanted) as relations:
         found = report.ask(relations, options, policy)
-        reasons = [one for one in (relations.reason, unread) if one is not None]
+        reasons = [relations.reason, unread]
     if options.until_ns > now:
         reasons.append(f"the period ends at {shown(options.until_ns, args.tz, 0)} {args.tz.name}, which is to come")
     if found.lines_left:
         reasons.append(f"{found.lines_left:,} objectives and routes with fewer breaches are not listed")
     if found.incidents_left:
         reasons.append(f"{found.incidents_left:,} incidents with fewer breaches are not listed")
-    reason = "; ".join(reasons) or None
+    reason = joined(reasons)
     keys = json_keys(found, options, wanted, name, args.tz, policy)
     return Answer(
         f"Report of service levels: {name} ({args.tz.name})",
@@ -149,51 +233,6 @@ def _options(args: argparse.Namespace, wanted: Selection, now: int) -> tuple[str
             raise UsageError(f"--exclude of {reason!r} ends before it begins\nwrite SINCE..UNTIL=REASON")
         windows.append(Window(first, last, reason))
     return name, Options(since, until, tuple(windows), tuple(args.credits), args.incident_burn, args.incident_gap)
-
-
-def _excluded(text: str) -> tuple[Moment, Moment, str]:
-    """Return begin, end and reason of `SINCE..UNTIL=REASON`."""
-    times, _, reason = utf8(text).partition("=")
-    if not reason.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not SINCE..UNTIL=REASON")
-    return (*between(times), reason.strip())
-
-
-def _tiers(text: str) -> tuple[Tier, ...]:
-    """Return the tiers of `99.9:10%,99:25%`."""
-    from stagetrace.analysis.report import Tier
-
-    tiers = []
-    for one in text.split(","):
-        below, colon, credit = one.replace("%", "").partition(":")
-        # Of `1e999999999` a fraction has as many digits.
-        is_short = all(_PERCENT.fullmatch(number.strip()) for number in (below, credit))
-        tier = Tier(*(Fraction(number.strip()) if is_short else Fraction(-1) for number in (below, credit)))
-        if not colon or not all(0 <= number <= _ALL for number in tier):
-            raise argparse.ArgumentTypeError(f"{one!r} is not BELOW:CREDIT, both in percent, as 99.9:10%")
-        tiers.append(tier)
-    if len({tier.below for tier in tiers}) < len(tiers):
-        raise argparse.ArgumentTypeError(f"{text!r} names one attainment twice")
-    return tuple(sorted(tiers, reverse=True))
-
-
-def _rate(text: str) -> float:
-    """Return a number above 0."""
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not isfinite(rate) or rate <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return rate
-
-
-def _gap(text: str) -> float:
-    """Return a length of time in seconds."""
-    found = moment(text)
-    if not found.ago:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time, as 5m")
-    return found.ns / _NS
 
 
 # --- The output of `stagetrace report`: a sentence, tables, digests, keys of `--json`. Nothing in it depends on now.
@@ -307,7 +346,7 @@ def parts(
     counted = [(reason, count) for listed in (found.excluded, found.unjudged) for reason, count in listed.items()]
     if counted:
         rows = [(why, f"{count:,.0f}") for why, count in counted]
-        yield Table((Column("requests that do not count"), Column("requests", is_number=True)), rows)
+        yield Table((Column("requests that do not count"), numeric("requests")), rows)
     if found.incidents:
         yield _incidents(found.incidents[:_LISTED], zone)
         yield from _definition(found, options)
@@ -331,10 +370,13 @@ def _caveats(found: Found, reason: str | None) -> Iterator[str]:
 
 def _objectives(found: Found, options: Options) -> Table:
     heads = [Column("service", kind=COMMON), Column("route", leaves=3), Column("objective")]
-    heads += [Column(name, is_number=True) for name in ("wanted", "judged", "breaches", "attainment")]
-    heads += [Column("95 %", leaves=2), Column("met")]
-    heads += [Column("credit", is_number=True)] if options.tiers else []
-    return Table(heads, [(*_cells(one), *([_credit(one.credit)] if options.tiers else [])) for one in found.lines])
+    heads += [*numbers("wanted", "judged", "breaches", "attainment"), Column("95 %", leaves=2), Column("met")]
+    heads += numbers("credit") if options.tiers else []
+    amounts = ["?" if one.credit is None else f"{float(one.credit):g} %" for one in found.lines]
+    rows = [
+        (*_cells(one), *([credit] if options.tiers else [])) for one, credit in zip(found.lines, amounts, strict=True)
+    ]
+    return Table(heads, rows)
 
 
 def _of_policy(found: Found) -> Iterator[str]:
@@ -377,10 +419,6 @@ def _cells(one: Line) -> tuple[str, ...]:
     )
 
 
-def _credit(credit: Fraction | None) -> str:
-    return "?" if credit is None else f"{float(credit):g} %"
-
-
 def _incidents(listed: tuple[Incident, ...], zone: Zone) -> Table:
     return table_of(
         listed,
@@ -413,57 +451,3 @@ def _definition(found: Found, options: Options) -> Iterator[str]:
     )
     if len(found.incidents) > _LISTED:
         yield f"These are the first {_LISTED} of {len(found.incidents):,} incidents; --json has all."
-
-
-FORMS: Final = "a year (2026), quarter (2026-Q4), month (2026-10), ISO week (2026-W48) or day (2026-11-26)"
-_MONTHS: Final = 12
-_IN_QUARTER: Final = 3
-
-
-class Period(NamedTuple):
-    """Days from `first` up to `after`, which is not one of them."""
-
-    name: str
-    first: date
-    after: date
-
-    def at(self, zone: Zone) -> tuple[int, int]:
-        """Return when it begins and ends in a zone, in ns since 1970: its days are as long as they were there."""
-        midnights = (datetime.combine(day, datetime.min.time()) for day in (self.first, self.after))
-        begin, end = map(zone.seconds, midnights)
-        return max(0, begin) * _NS, max(0, end) * _NS
-
-
-def period(text: str) -> Period:
-    """Return the period of this name. Raise ArgumentTypeError with the accepted forms."""
-    try:
-        if re.fullmatch(r"\d{4}", text, re.ASCII):
-            return Period(text, date(int(text), 1, 1), date(int(text) + 1, 1, 1))
-        if found := re.fullmatch(r"(\d{4})-[Qq]([1-4])", text, re.ASCII):
-            first = date(int(found[1]), _IN_QUARTER * (int(found[2]) - 1) + 1, 1)
-            return Period(f"{found[1]}-Q{found[2]}", first, _later(first, _IN_QUARTER))
-        if found := re.fullmatch(r"(\d{4})-(\d\d)", text, re.ASCII):
-            first = date(int(found[1]), int(found[2]), 1)
-            return Period(text, first, _later(first, 1))
-        if found := re.fullmatch(r"(\d{4})-[Ww](\d\d)", text, re.ASCII):
-            first = date.fromisocalendar(int(found[1]), int(found[2]), 1)
-            return Period(f"{found[1]}-W{found[2]}", first, first + timedelta(days=7))
-        if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-            first = date.fromisoformat(text)
-            return Period(text, first, first + timedelta(days=1))
-    except (ValueError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"there is no period {text!r}: {error}") from None
-    raise argparse.ArgumentTypeError(f"cannot read the period {text!r}: write {FORMS}")
-
-
-def last_month(now_ns: int, zone: Zone) -> Period:
-    """Return the calendar month before the one that it is now."""
-    today = zone.wall(now_ns // _NS).date()
-    first = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
-    return Period(f"{first:%Y-%m}", first, today.replace(day=1))
-
-
-def _later(first: date, months: int) -> date:
-    """Return the first day of the month so many months later."""
-    years, month = divmod(first.month - 1 + months, _MONTHS)
-    return date(first.year + years, month + 1, 1)

@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from stagetrace.cli.arguments.options import Suggested, add_selection, count, selection, shown, store_url, utf8
-from stagetrace.cli.output import remark, show, show_json, warn, watched
-from stagetrace.cli.registry import ANSWERED, UsageError
-from stagetrace.output.answer import completeness
-from stagetrace.output.table import Column, Table
+from stagetrace.cli.arguments import Suggested, count, selection_options, shown, utf8
+from stagetrace.cli.ask import reading
+from stagetrace.cli.output import remark, show_result
+from stagetrace.cli.registry import Option, UsageError
+from stagetrace.output.answer import no_requests
+from stagetrace.output.table import Table, numeric
 from stagetrace.output.table_rows import cells, columns
-from stagetrace.output.units import Zone, milliseconds, window
-from stagetrace.store import open_store
+from stagetrace.output.units import Zone, milliseconds
 from stagetrace.store.follow import newest_root
 from stagetrace.store.reductions import STAGE_COLUMNS
 from stagetrace.text import printable
@@ -23,36 +23,32 @@ EXAMPLE: Final = "stagetrace requests --slowest 10 --route /predict"
 _LAST: Final = 9  # where there is a column for one stage, the one that names the slowest may leave
 _ORDERS: Final = ("start", "duration", "overrun")
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser)
-    parser.add_argument(
-        "--sort",
-        metavar="BY",
-        type=utf8,
-        choices=Suggested((*_ORDERS, *STAGE_COLUMNS, "other")),
-        help=f"greatest first by one of {', '.join(_ORDERS)}, or by the time in a stage, by its name ("
+_VERDICT: Final = "verdict"
+OPTIONS: Final = (
+    *selection_options(),
+    Option(
+        "--sort BY",
+        f"greatest first by one of {', '.join(_ORDERS)}, or by the time in a stage, by its name ("
         f"{', '.join(STAGE_COLUMNS)}, or one of your own; other: all of those); default: start",
-    )
-    first = "show only the first N of that order; default: 20, with --json or --limit all"
-    parser.add_argument("--top", metavar="N", type=count, help=first)
-    parser.add_argument("--slowest", metavar="N", type=count, help="short for --sort duration --top N")
-    verdict = parser.add_mutually_exclusive_group()
-    verdict.add_argument("--breached", action="store_true", help="only those that missed their objective")
-    verdict.add_argument("--kept", action="store_true", help="only those that did not, judged or not")
+        utf8,
+        choices=Suggested((*_ORDERS, *STAGE_COLUMNS, "other")),
+    ),
+    Option("--top N", "show only the first N of that order; default: 20, with --json or --limit all", count),
+    Option("--slowest N", "short for --sort duration --top N", count),
+    Option("--breached", "only those that missed their objective", alone=_VERDICT),
+    Option("--kept", "only those that did not, judged or not", alone=_VERDICT),
+)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the requests and return the exit code."""
     if args.top and args.slowest:
         raise UsageError("--slowest N is a --top already\ngive one of them")
-    url = store_url(args)
-    wanted = selection(args, url, breached=True if args.breached else False if args.kept else None)
     sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest or shown(args)
     if args.limit is not None and not (args.top or args.slowest):
         top = None  # all of those that are meant
-    with open_store(url) as reader, watched(reader), reader.relations(wanted) as relations:
+    breached = True if args.breached else False if args.kept else None
+    with reading(args, breached=breached) as (reader, wanted), reader.relations(wanted) as relations:
         from stagetrace.store import answers
 
         found = answers.requests(relations, sort, top)
@@ -61,17 +57,12 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"cannot sort by {sort!r}: no request here has a stage of this name\nthere are {names}")
         root = None if found else newest_root(reader, wanted)
         total = len(found) if top is None or len(found) < top else answers.count(relations)
-    if args.json:
-        show_json({**completeness(relations.reason), "total": total, "requests": found})
-    elif found:
-        more = [f"{len(found)} of {total:,} requests shown; more: --top N"] if total > len(found) else []
-        show(_table(found, sort, args.tz), *more)
-    else:
-        show(f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}.")
+    more = [f"{len(found)} of {total:,} requests shown; more: --top N"] if total > len(found) else []
+    parts = [_table(found, sort, args.tz), *more] if found else [no_requests(wanted, args.tz)]
+    code = show_result(args, {"total": total, "requests": found}, parts, relations.reason)
     if root is not None:
         remark(f"{root.note}: stagetrace trace {root.trace_id}")
-    warn(relations.reason)
-    return ANSWERED
+    return code
 
 
 def _table(found: Sequence[dict[str, Any]], sort: str, zone: Zone) -> Table:
@@ -82,7 +73,6 @@ def _table(found: Sequence[dict[str, Any]], sort: str, zone: Zone) -> Table:
     if sort in _ORDERS:
         return Table(heads, rows)
     totals = [one[SORTS[sort]] if sort in SORTS else one["stages"].get(sort) for one in found]
-    times = ["-" if total is None else milliseconds(total) for total in totals]
-    rows = [(*row[:-1], total, row[-1]) for row, total in zip(rows, times, strict=True)]
+    rows = [(*row[:-1], milliseconds(total), row[-1]) for row, total in zip(rows, totals, strict=True)]
     *first, stage, trace = heads
-    return Table((*first, stage._replace(leaves=_LAST), Column(sort, is_number=True), trace), rows)
+    return Table((*first, stage._replace(leaves=_LAST), numeric(sort), trace), rows)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from stagetrace import settings
+from stagetrace.cli.registry import Option
 from stagetrace.errors import StagetraceError
 
 DESCRIPTION = """Start COMMAND with STAGETRACE=1 and make every Python process under it activate.
@@ -21,10 +22,7 @@ PYTHON = re.compile(r"(python|pypy)[\d.]*[dt]*(\.exe)?", re.IGNORECASE)
 OPTIONS = re.compile(r"-(?!-|$)([^cmWX]*)([cmWX]?)(.*)", re.DOTALL)
 EXAMPLE = 'STAGETRACE_SLA="POST /predict within 50ms" stagetrace run -- uvicorn app:app'
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this verb."""
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+OPTIONS = (Option("-- COMMAND", "the command and its arguments", many=argparse.REMAINDER, key="command"),)
 
 
 def run(arguments: argparse.Namespace) -> int:

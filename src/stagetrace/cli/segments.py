@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis.base import rank
-from stagetrace.cli.arguments.options import add_selection, count, utf8
-from stagetrace.cli.ask import add_format
+from stagetrace.cli.arguments import count, selection_options, utf8
+from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars, Stacked
+from stagetrace.output.objectives import requests
 from stagetrace.output.table import Column, Table, numeric, table_of
 from stagetrace.output.units import chance, milliseconds, percent
 
@@ -34,28 +36,18 @@ _ATTRIBUTES: Final = (
     semconv.ML_MODEL_VERSION, "service.version",
 )  # fmt: skip
 KNOWN: Final = tuple(sorted(_ATTRIBUTES, key=rank))  # those that a person knows best first
-_NUMBERS: Final = (
-    0.5  # of the values named, and of the requests: more are numbers, and fewer are in the largest segments
+OPTIONS: Final = (
+    *selection_options(cause=False),
+    Option(
+        "--by ATTRIBUTE",
+        "attribute of the entry span or its resource, or a column of `requests`; numbers of many values become ranges; "
+        f"default: the first of these that differs between requests: {', '.join(KNOWN)}",
+        utf8,
+    ),
+    Option("--top N", "how many segments; default: 20, at most 200", count, 20),
+    FORMAT,
 )
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, cause=False)
-    parser.add_argument(
-        "--by",
-        metavar="ATTRIBUTE",
-        type=utf8,
-        help="attribute of the entry span or its resource, or a column of `requests`; numbers of many values become "
-        f"ranges; default: the first of these that differs between requests: {', '.join(KNOWN)}",
-    )
-    parser.add_argument(
-        "--top", metavar="N", type=count, default=20, help="how many segments; default: 20, at most 200"
-    )
-    add_format(parser)
-
-
-# --- The output of `stagetrace segments`: the sentence, tables, pictures, and the keys of JSON.
+_NUMBERS: Final = 0.5  # of the values named, and of the requests: more are numbers, fewer are in the largest segments
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -77,10 +69,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
             names = _names(found, by)
             if _are_numbers(rows):
                 names, rows, ranges = _ranges(found, names, most)
-    fares = segments(rows)
-    fixed = remedies(found, names) if names else {}
-    shown = Shown(by, fares, fixed, found, is_ranges=ranges)
-    return answer_of(shown, relations.reason)
+    shown = Shown(by, segments(rows), remedies(found, names) if names else {}, found, is_ranges=ranges)
+    return Answer("Segments", _sentence(shown), _keys(shown), _parts(shown), reason=relations.reason)
 
 
 def _default(cases: Cases) -> str | None:
@@ -123,7 +113,8 @@ def _ranges(cases: Cases, names: list[str | None], most: int) -> tuple[list[str 
     return ranges, of_cases(cases, ranges, most), True
 
 
-_TITLE: Final = "Segments"
+# --- The output of `stagetrace segments`: the sentence, tables, pictures, and the keys of JSON.
+
 _ALPHA: Final = 0.05
 _SURE_DIGITS: Final = 2  # times, from which on one decimal is enough
 _OTHERS: Final = "(other segments)"
@@ -152,11 +143,6 @@ def _low(one: Segment) -> tuple[bool, float]:
     return one.segment is None, float(text or 0)
 
 
-def answer_of(shown: Shown, reason: str | None) -> Answer:
-    """Return the answer as every form of output has it."""
-    return Answer(_TITLE, _sentence(shown), _keys(shown), _parts(shown), reason=reason)
-
-
 def _sentence(shown: Shown) -> str:
     found, by = shown.found, shown.by
     if by is None:
@@ -170,21 +156,14 @@ def _sentence(shown: Shown) -> str:
     if not different:
         compared = "breaches" if found.share is not None else "latency"
         return (
-            f"No segment by {by} differs from the others in {compared} ({_counted(count)}, {_about(found)} requests)."
+            f"No segment by {by} differs from the others in {compared} ({requests(count, 'segment')}, "
+            f"{'~' if found.is_estimate else ''}{found.requests:,.0f} requests)."
         )
     # Worse ones first; where none is, the best one.
     worse = [one for one in different if _is_worse(one)]
     first = (worse or list(different))[0]
     verb = "differs" if len(different) == 1 else "differ"
-    return f"{_sentence_of(by, first)}; {len(different)} of {_counted(count)} {verb}."
-
-
-def _counted(count: int) -> str:
-    return f"{count:,} segment{'' if count == 1 else 's'}"
-
-
-def _about(found: Segments) -> str:
-    return f"{'~' if found.is_estimate else ''}{found.requests:,.0f}"
+    return f"{_sentence_of(by, first)}; {len(different)} of {requests(count, 'segment')} {verb}."
 
 
 def _is_worse(one: Segment) -> bool:
@@ -273,7 +252,7 @@ def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> T
             (numeric("share"), lambda one: percent(one.breach_share)),
             (numeric("95 %", 3), lambda one: " to ".join(map(percent, one.interval or (None,)))),
             (numeric("estimate", 2), lambda one: percent(one.shrunk)),
-            (numeric("p50"), lambda one: "-" if one.p50_ms is None else milliseconds(one.p50_ms)),
+            (numeric("p50"), lambda one: milliseconds(one.p50_ms)),
             (
                 numeric("p99"),
                 lambda one: f"< {one.needed} requests" if one.p99_ms is None else milliseconds(one.p99_ms),
@@ -305,7 +284,9 @@ def _notes(shown: Shown) -> list[str]:
     found, cases = shown.found, shown.cases
     notes = []
     if found.other_segments:
-        notes.append(f"{_OTHERS}: {_counted(found.other_segments)} beyond the largest {len(found.segments)}.")
+        notes.append(
+            f"{_OTHERS}: {requests(found.other_segments, 'segment')} beyond the largest {len(found.segments)}."
+        )
     if shown.is_ranges and len(cases.rows) < cases.stored:
         notes.append(f"Ranges are of a sample: {len(cases.rows):,} of {cases.stored:,} requests, weighed to all.")
     if found.is_unknown:

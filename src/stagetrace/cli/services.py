@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from stagetrace.cli.arguments.options import add_json, add_store, store_url
+from stagetrace.cli.arguments import JSON, STORE, store_url
 from stagetrace.cli.output import show_result
 from stagetrace.store import open_store
 
 DESCRIPTION: Final = "List the services that have spans in the store, whatever their age."
 EXAMPLE: Final = "stagetrace services --store jaeger://localhost:16685"
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_store(parser)
-    add_json(parser)
+OPTIONS: Final = (STORE, JSON)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,16 +11,16 @@ from typing import Any, Final
 
 from stagetrace.analysis.attainment import COLUMNS, Counts, Exact
 from stagetrace.analysis.slo import SHOWN, Found, Objective
-from stagetrace.cli.arguments.options import add_selection, is_file, store_url, utf8
-from stagetrace.cli.arguments.policy import add_policy, policy_if_any
-from stagetrace.cli.ask import add_format
+from stagetrace.cli.arguments import EVER, POLICY, is_file, policy_if_any, selection_options, store_url, utf8
+from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.registry import Option
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, keys_of
+from stagetrace.output.answer import Answer, joined, keys_of
 from stagetrace.output.chart import Bars
-from stagetrace.output.table import COMMON, Column, Table
-from stagetrace.output.units import Moment, Zone, shown
-from stagetrace.policy.objective import DEFAULT_WINDOW_S
-from stagetrace.store.base import COUNTS, Reader, Relations, Selection
+from stagetrace.output.table import COMMON, Column, Table, numbers, numeric
+from stagetrace.output.units import Zone, rounded_percent, shown
+from stagetrace.sla.objective import DEFAULT_WINDOW_S
+from stagetrace.store.base import COUNTS, Reader, Selection
 
 TITLE: Final = "Service level objectives"
 DESCRIPTION: Final = (
@@ -33,32 +33,28 @@ DESCRIPTION: Final = (
 )
 EXAMPLE: Final = "stagetrace slo --service api --by tenant.id"
 _NS: Final = 10**9
-SINCE: Final = Moment(0, ago=False)  # each objective has its own window
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, "the window of each objective", cause=False)
-    parser.add_argument(
-        "--by",
-        metavar="ATTRIBUTE",
-        type=_attribute,
-        help="each value of this attribute, or column of `requests`, by itself",
-    )
-    add_policy(parser)
-    add_format(parser)
 
 
 def _attribute(text: str) -> str:
     """Return the key to group by."""
     if not text or text in (*COLUMNS, "attributes", "stages"):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be grouped by: name an attribute, as tenant.id")
+        raise ValueError(f"{text!r} cannot be grouped by: name an attribute, as tenant.id")
     return utf8(text)
+
+
+OPTIONS: Final = (
+    *selection_options("the window of each objective", cause=False),
+    Option("--by ATTRIBUTE", "each value of this attribute, or column of `requests`, by itself", _attribute),
+    POLICY,
+    FORMAT,
+)
+SINCE: Final = EVER  # each objective has its own window
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return the answer: of each objective's own window, or, where `--since` is given, from then on."""
     from stagetrace.analysis import slo
+    from stagetrace.store import answers
 
     policy, unread = policy_if_any(args)
     since = wanted.since_ns if args.since else None
@@ -71,14 +67,13 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         until = wanted.until_ns if is_recording else end
         with reader.relations(replace(wanted, since_ns=start, until_ns=until)) as relations:
             if is_recording:
-                end = _newest(relations, end)
+                newest = answers.newest(relations)
+                end = end if newest is None else newest + 1
             found = slo.ask(relations, end, since, args.by, _exact(reader, wanted, end, args.by), policy)
-            reasons = [] if relations.reason is None else [relations.reason]
+            reasons = [relations.reason, unread]
         if start == 0 or since is not None or found.longest_s <= read:
             break
         read = found.longest_s
-    if unread is not None:
-        reasons.append(unread)
     if found.left:
         reasons.append(f"{found.left:,} groups with fewer breaches are not listed: select fewer, or drop --by")
     is_told = bool(found.objectives) and not found.undetermined
@@ -97,7 +92,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         list(parts(found, args.by, args.tz)) if found.objectives else (),
         is_bad=bool(found.missed),
         is_undecided=not is_told,
-        reason="; ".join(reasons) or None,
+        reason=joined(reasons),
     )
 
 
@@ -128,14 +123,6 @@ def _exact(reader: Reader, wanted: Selection, end: int, by: str | None) -> Exact
     return counted
 
 
-def _newest(relations: Relations, otherwise: int) -> int:
-    """Return the end of the time of a file's requests."""
-    from stagetrace.store import answers
-
-    newest = answers.newest(relations)
-    return otherwise if newest is None else newest + 1
-
-
 def _nothing(found: Found, reader: Reader, wanted: Selection, end: int, zone: Zone) -> str:
     """Return why there is no answer, and the remedy."""
     window = f"up to {shown(end, zone, 0)} {zone.name}"
@@ -157,11 +144,10 @@ _ROWS: Final = 50  # of the table
 _BARS: Final = 12
 _COLUMNS: Final = (
     Column("objective", kind=COMMON),
-    *(Column(name, is_number=True) for name in ("judged", "breaches", "attainment")),
+    *numbers("judged", "breaches", "attainment"),
     Column("95 %", leaves=1),
-    Column("wanted", is_number=True),
-    Column("budget left", is_number=True),
-    *(Column(f"burn {name}", is_number=True, leaves=leaves) for name, leaves in zip(SHOWN, (3, 6, 2, 5), strict=True)),
+    *numbers("wanted", "budget left"),
+    *(numeric(f"burn {name}", leaves) for name, leaves in zip(SHOWN, (3, 6, 2, 5), strict=True)),
     Column("lasts", leaves=4),
 )
 
@@ -266,7 +252,7 @@ def _cells(one: Objective, *, is_segment: bool) -> tuple[str, ...]:
         "-" if known is None else f"{'~' if known.is_estimate else ''}{objectives.percent(known.value)}",
         "-" if known is None else objectives.interval(known),
         objectives.wanted(one.target.share),
-        "-" if one.budget_left is None else f"{100 * one.budget_left:.0f} %",
+        rounded_percent(one.budget_left),
         *("-" if rate is None else f"{rate:.3g}" for rate in burns),
         "-" if one.lasts_s is None else "spent" if one.lasts_s <= 0 else objectives.length(one.lasts_s),
     )

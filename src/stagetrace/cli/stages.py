@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments.options import add_selection, selection, store_url
-from stagetrace.cli.output import show_result, watched
+from stagetrace.cli.arguments import selection_options
+from stagetrace.cli.ask import reading
+from stagetrace.cli.output import show_result
 from stagetrace.output import units
-from stagetrace.output.table import Column, Table
+from stagetrace.output.answer import no_requests
+from stagetrace.output.table import Column, Table, numbers
 from stagetrace.output.table_rows import as_json, heading
-from stagetrace.output.units import milliseconds, window
-from stagetrace.store import open_store
+from stagetrace.output.units import milliseconds, rounded_percent
 
 if TYPE_CHECKING:
     from stagetrace.analysis.estimates import Sample
@@ -24,42 +25,29 @@ DESCRIPTION: Final = (
     "request counts for as many as it stands for, marked by ~."
 )
 EXAMPLE: Final = "stagetrace stages --route /predict --since 15m"
-_INDENT: Final = "  "
-_NUMBERS: Final = ("count", "p50", "p95", "p99", "max", "share")
-_COLUMNS: Final = (Column("stage"), *(Column(name, is_number=True) for name in _NUMBERS))
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser)
+OPTIONS: Final = selection_options()
+_COLUMNS: Final = (Column("stage"), *numbers("count", "p50", "p95", "p99", "max", "share"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the stages and return the exit code."""
-    url = store_url(args)
-    wanted = selection(args, url)
-    with open_store(url) as reader, watched(reader), reader.relations(wanted) as relations:
+    with reading(args) as (reader, wanted), reader.relations(wanted) as relations:
         from stagetrace.analysis import routes_and_stages
 
         groups = routes_and_stages.ask_stages(relations)
     notes = [units.note(f"{group.service} {group.route}", group.sample) for group in groups]
     table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
-    nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
-    parts: list[Table | str] = [table, *filter(None, notes)] if groups else [nothing]
+    parts: list[Table | str] = [table, *filter(None, notes)] if groups else [no_requests(wanted, args.tz)]
     return show_result(args, {"groups": [as_json(group) for group in groups]}, parts, relations.reason)
 
 
 def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:
     yield heading(group)
-    yield (f"{_INDENT}(request)", *_numbers(group.whole, group.sample))
+    yield ("  (request)", *_numbers(group.whole, group.sample))
     for stage in group.stages:
-        yield (f"{_INDENT}{stage.stage}", *_numbers(stage, group.sample))
+        yield (f"  {stage.stage}", *_numbers(stage, group.sample))
 
 
 def _numbers(stage: Stage, sample: Sample) -> tuple[str, ...]:
-    quantiles = (milliseconds(value) for value in (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.max_ms))
-    return (
-        units.about(stage.count, sample),
-        *quantiles,
-        "-" if stage.share is None else f"{100 * stage.share:.1f} %",
-    )
+    quantiles = map(milliseconds, (stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.max_ms))
+    return units.about(stage.count, sample), *quantiles, rounded_percent(stage.share, 1)

@@ -11,13 +11,13 @@ from itertools import chain
 from typing import Final
 
 from stagetrace.cli import output
-from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
-from stagetrace.cli.output import show, show_json, warn
-from stagetrace.cli.registry import ANSWERED
-from stagetrace.output.answer import completeness
+from stagetrace.cli.arguments import seconds, selection, selection_options, store_url
+from stagetrace.cli.output import show_json, show_result, warn
+from stagetrace.cli.registry import ANSWERED, Option
+from stagetrace.output.answer import joined, no_requests
 from stagetrace.output.table import Table
 from stagetrace.output.table_rows import cells, columns
-from stagetrace.output.units import Zone, window
+from stagetrace.output.units import Zone
 from stagetrace.store import open_store
 from stagetrace.store.answers import request_of
 from stagetrace.store.base import SpanRow
@@ -33,14 +33,11 @@ _NEWEST: Final = 10
 _REMEMBERED: Final = 10_000
 _WIDTHS: Final = (12, 10, 22, 10, 6, 9, 7, 7, 10, 8)  # of `columns`
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, until=False)
-    parser.add_argument("-f", "--follow", action="store_true", help="go on; with --json, one object on each line")
-    parser.add_argument(
-        "--interval", metavar="SECONDS", type=seconds, default=1.0, help="how often -f asks the store; default: 1"
-    )
+OPTIONS: Final = (
+    *selection_options(until=False),
+    Option("-f --follow", "go on; with --json, one object on each line"),
+    Option("--interval SECONDS", "how often -f asks the store; default: 1", seconds, 1.0),
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,16 +50,13 @@ def run(args: argparse.Namespace) -> int:
             next(comes)  # from here on nothing new is missed
         cuts: list[str] = []
         found = newest(reader, replace(wanted, limit=args.limit or _NEWEST), cuts)
-        if args.json and comes is None:
+        if comes is None:
             requests = [request_of(span) for span in found]
-            show_json({**completeness("; ".join(cuts) or None), "requests": requests})
-        elif comes is None:
-            nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
-            rows = [cells(request_of(span), args.tz) for span in found]
-            show(Table(columns(args.tz), rows) if found else nothing)
-        warn("; ".join(cuts) or None)
-        if comes is not None:
-            _go_on(found, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
+            table = Table(columns(args.tz), [cells(one, args.tz) for one in requests])
+            parts = [table if found else no_requests(wanted, args.tz)]
+            return show_result(args, {"requests": requests}, parts, joined(cuts))
+        warn(joined(cuts))
+        _go_on(found, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
     return ANSWERED
 
 

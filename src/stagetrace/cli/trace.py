@@ -7,10 +7,9 @@ import sys
 from typing import Final
 
 from stagetrace.cli import output
-from stagetrace.cli.arguments.options import add_json, add_store, add_zone, store_url, utf8
-from stagetrace.cli.arguments.trace_id import LATEST, add_trace_id, whole_id
+from stagetrace.cli.arguments import BREACHED, JSON, LATEST, STORE, TRACE, ZONE, store_url, utf8, whole_id
 from stagetrace.cli.output import remark, show_json, warn
-from stagetrace.cli.registry import ANSWERED, UsageError
+from stagetrace.cli.registry import ANSWERED, Option, UsageError
 from stagetrace.output.trace import ASCII, BLOCKS, as_json, render
 from stagetrace.store import open_store
 
@@ -19,16 +18,14 @@ DESCRIPTION: Final = (
     "and whether it is on the critical path."
 )
 EXAMPLE: Final = "stagetrace trace 4bf92f35 --store jaeger://localhost:16685"
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_trace_id(parser)
-    add_store(parser)
-    parser.add_argument("--breached", action="store_true", help="with latest: the newest breach")
-    parser.add_argument("--service", metavar="NAME", type=utf8, help="with latest: only requests of this service")
-    add_zone(parser)
-    add_json(parser)
+OPTIONS: Final = (
+    TRACE,
+    STORE,
+    BREACHED,
+    Option("--service NAME", "with latest: only requests of this service", utf8),
+    ZONE,
+    JSON,
+)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,19 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import log, settings
 from stagetrace.backend.alerts import notify
 from stagetrace.backend.options import Alerting, Limits, Options, Ports, check_back_end, risks, seconds, size
-from stagetrace.cli.arguments.listening import (
-    ACCESS,
-    HOST,
-    PAGE,
-    Flags,
-    add_flags,
-    add_ready,
-    jaeger_ui,
-    listening,
-    parsed,
-    port,
-    require,
-)
+from stagetrace.cli.listening import ACCESS, HOST, PAGE, READY, jaeger_ui, listening, of_setting, parsed, port, require
 from stagetrace.cli.output import show_json
 from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.policy.followed_file import FollowedFile
@@ -48,11 +36,11 @@ if TYPE_CHECKING:
 
 # --- The options of `stagetrace up` by which it evaluates the alerts of a policy, and posts them.
 
-ALERTING: Final[Flags] = {
-    "--sla": (settings.SLA_ALERTS, "TEXT|FILE"),
-    "--webhook": (settings.WEBHOOK, "URL"),
-    "--alertmanager": (settings.ALERTMANAGER, "URL"),
-}
+ALERTING: Final = (
+    of_setting("--sla TEXT|FILE", settings.SLA_ALERTS),
+    of_setting("--webhook URL", settings.WEBHOOK),
+    of_setting("--alertmanager URL", settings.ALERTMANAGER),
+)
 
 
 def alerting(args: argparse.Namespace) -> Alerting | None:
@@ -120,30 +108,25 @@ EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _NEEDED: Final = ("uvicorn", "starlette", "jinja2", "zstandard", "duckdb", "numpy", "pyarrow")
 
-_PORTS: Final[dict[str, tuple[settings.Verbatim, str]]] = {
-    "--grpc-port": (settings.GRPC_PORT, "PORT"),
-    "--http-port": (settings.HTTP_PORT, "PORT"),
-    "--query-grpc-port": (settings.QUERY_GRPC_PORT, "PORT"),
-    "--query-http-port": (settings.QUERY_HTTP_PORT, "PORT"),
+_PORTS: Final = {
+    "--grpc-port": settings.GRPC_PORT,
+    "--http-port": settings.HTTP_PORT,
+    "--query-grpc-port": settings.QUERY_GRPC_PORT,
+    "--query-http-port": settings.QUERY_HTTP_PORT,
 }
-_FLAGS: Final[Flags] = {
-    "--data": (settings.DATA, "DIR"),
-    **HOST,
-    **_PORTS,
-    **PAGE,
-    **ACCESS,
-    "--retention": (settings.RETENTION, "AGE"),
-    "--retention-size": (settings.RETENTION_SIZE, "SIZE"),
-    "--max-request": (settings.MAX_REQUEST, "SIZE"),
-    "--max-in-flight": (settings.MAX_IN_FLIGHT, "SIZE"),
-    **ALERTING,
-}
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_flags(parser, _FLAGS)
-    add_ready(parser)
+OPTIONS: Final = (
+    of_setting("--data DIR", settings.DATA),
+    HOST,
+    *(of_setting(f"{flag} PORT", setting) for flag, setting in _PORTS.items()),
+    PAGE,
+    *ACCESS,
+    of_setting("--retention AGE", settings.RETENTION),
+    of_setting("--retention-size SIZE", settings.RETENTION_SIZE),
+    of_setting("--max-request SIZE", settings.MAX_REQUEST),
+    of_setting("--max-in-flight SIZE", settings.MAX_IN_FLIGHT),
+    *ALERTING,
+    READY,
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -198,7 +181,7 @@ def _options(args: argparse.Namespace) -> Options:
 
     return Options(
         data=given("--data", settings.DATA, Path) or default_folder(),
-        ports=Ports(*(given(flag, setting, port) for flag, (setting, _) in _PORTS.items())),
+        ports=Ports(*(given(flag, setting, port) for flag, setting in _PORTS.items())),
         retention_s=given("--retention", settings.RETENTION, seconds),
         retention_bytes=given("--retention-size", settings.RETENTION_SIZE, size),
         limits=Limits(

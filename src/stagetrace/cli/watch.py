@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli import output
-from stagetrace.cli.arguments.options import add_selection, seconds, selection, store_url
+from stagetrace.cli.arguments import seconds, selection, selection_options, store_url
 from stagetrace.cli.console import unescaped
 from stagetrace.cli.output import clipped, drawn, show_result
+from stagetrace.cli.registry import Option
 from stagetrace.output import table_rows, units
-from stagetrace.output.answer import keys_of
-from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
+from stagetrace.output.answer import keys_of, no_requests
+from stagetrace.output.table import COMMON, Column, Table, numbers, numeric, table_of
 from stagetrace.output.table_rows import cells, columns
 from stagetrace.output.units import Moment, Zone, milliseconds, shown, window
 from stagetrace.store import open_store
@@ -28,9 +29,14 @@ DESCRIPTION: Final = """Show how each objective, route and stage does, and the n
 
 Where stdout is no terminal, with --once and with --json it is one snapshot."""
 EXAMPLE: Final = "stagetrace watch --since 5m"
+OPTIONS: Final = (
+    *selection_options(since="15m", until=False, cause=False),  # of breaches alone, none would seem kept
+    Option("--interval SECONDS", "how often the store is asked; default: 2", seconds, 2.0),
+    Option("--once", "show one snapshot"),
+)
 _QUARTER: Final = Moment(900 * 10**9, ago=True)
 _NEWEST: Final = 5
-_STAGES: Final = (Column("stage"), *(Column(name, is_number=True) for name in ("p50", "p99", "share")))
+_STAGES: Final = (Column("stage"), *numbers("p50", "p99", "share"))
 
 
 class Board(NamedTuple):
@@ -40,15 +46,6 @@ class Board(NamedTuple):
     groups: list[Group]
     newest: list[dict[str, Any]]
     reason: str | None
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_selection(parser, since="15m", until=False, cause=False)  # of breaches alone, none would seem kept
-    parser.add_argument(
-        "--interval", metavar="SECONDS", type=seconds, default=2.0, help="how often the store is asked; default: 2"
-    )
-    parser.add_argument("--once", action="store_true", help="show one snapshot")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,14 +67,11 @@ def look(reader: Reader, wanted: Selection) -> Board:
     with reader.relations(wanted) as relations:
         newest = answers.requests(relations, top=_NEWEST, breached=True)
         found = routes_and_stages.ask(relations)
-        if COUNTS in reader.capabilities and not _is_by_more(wanted) and any(one.sample.is_estimate for one in found):
+        # Services do not count by other keys.
+        is_counted = COUNTS in reader.capabilities and not replace(wanted, service=None, route=None).is_filtered
+        if is_counted and any(one.sample.is_estimate for one in found):
             found = routes_and_stages.exactly(relations, found, reader.counted(wanted))  # type: ignore[attr-defined]
         return Board(found, routes_and_stages.ask_stages(relations), newest, relations.reason)
-
-
-def _is_by_more(wanted: Selection) -> bool:
-    """Return whether a selection filters by keys that services do not count by."""
-    return replace(wanted, service=None, route=None).is_filtered
 
 
 def keys(board: Board) -> dict[str, Any]:
@@ -103,7 +97,7 @@ def _route_json(route: Route) -> dict[str, Any]:
 def tables(board: Board, wanted: Selection, zone: Zone) -> list[Table | str]:
     """Return the tables: routes, the stages that take most of each, the newest breaches."""
     if not board.routes:
-        return [f"No requests{window(wanted.since_ns, wanted.until_ns, zone)}."]
+        return [no_requests(wanted, zone)]
     parts: list[Table | str] = [_routes(board.routes)]
     notes = (units.note(f"{one.service} {one.route}", one.sample, one.attainment) for one in board.routes)
     parts += [text for text in notes if text]
@@ -135,8 +129,8 @@ def _routes(routes: Sequence[Route]) -> Table:
 def _stages(group: Group) -> list[tuple[str, ...] | str]:
     rows: list[tuple[str, ...] | str] = [table_rows.heading(group)] if group.stages else []
     for stage in group.stages:
-        share = "-" if stage.share is None else f"{100 * stage.share:.1f} %"
-        rows.append((f"  {stage.stage}", milliseconds(stage.p50_ms), milliseconds(stage.p99_ms), share))
+        times = (milliseconds(stage.p50_ms), milliseconds(stage.p99_ms))
+        rows.append((f"  {stage.stage}", *times, units.rounded_percent(stage.share, 1)))
     return rows
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from stagetrace.output import chart
 from stagetrace.output.chart import Chart
 from stagetrace.output.table import Table
-from stagetrace.output.units import UTC, Zone
-from stagetrace.store.base import Partial
+from stagetrace.output.units import UTC, Zone, window
+from stagetrace.store.base import Partial, Selection
 from stagetrace.text import printable
 
 
@@ -42,6 +42,16 @@ def keys_of(record: Any, *without: str, **others: Any) -> dict[str, Any]:
 def completeness(reason: str | None = None) -> dict[str, Any]:
     """Return the keys with which each JSON answer begins; `reason`: what is missing, if anything is."""
     return {"complete": True} if reason is None else {"complete": False, "reason": reason}
+
+
+def joined(reasons: Iterable[str | None]) -> str | None:
+    """Return in one text what is missing, None if nothing is."""
+    return "; ".join(filter(None, reasons)) or None
+
+
+def no_requests(wanted: Selection, zone: Zone) -> str:
+    """Return the sentence where nothing is selected."""
+    return f"No requests{window(wanted.since_ns, wanted.until_ns, zone)}."
 
 
 # --- An answer as Markdown: tables as tables, pictures as blocks of text. Pure.

@@ -51,6 +51,11 @@ def numeric(name: str, leaves: int = 0) -> Column:
     return Column(name, is_number=True, leaves=leaves)
 
 
+def numbers(*names: str) -> list[Column]:
+    """Return columns of numbers."""
+    return [numeric(name) for name in names]
+
+
 def table_of(
     rows: Iterable[Row], columns: Sequence[tuple[Column, Callable[[Row], str]]], title: str | None = None
 ) -> Table:

@@ -151,13 +151,17 @@ def between(text: str) -> tuple[Moment, Moment]:
     return moment(since), moment(until)
 
 
-def milliseconds(value: float) -> str:
-    """Return a duration with its unit, always ms so that a column compares at a glance."""
+def milliseconds(value: float | None) -> str:
+    """Return a duration with its unit, always ms so that a column compares at a glance; `-` where it is not known."""
+    if value is None:
+        return "-"
     return f"{value:.3f} ms" if abs(value) < 1 else f"{value:.2f} ms"
 
 
-def threshold(value: float) -> str:
-    """Return a threshold with its unit in the form of a policy: `50 ms`, not `50.00 ms`."""
+def threshold(value: float | None) -> str:
+    """Return a threshold with its unit in the form of a policy, `50 ms` and not `50.00 ms`; `-` where there is none."""
+    if value is None:
+        return "-"
     return f"{f'{value:.3f}'.rstrip('0').rstrip('.')} ms"
 
 
@@ -169,6 +173,11 @@ def percent(share: float | None) -> str:
     if share is None:
         return "-"
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"  # noqa: PLR2004 -- 10 %
+
+
+def rounded_percent(share: float | None, digits: int = 0) -> str:
+    """Return a share in percent with so many decimals, `-` where it is not known."""
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def chance(value: float | None) -> str:

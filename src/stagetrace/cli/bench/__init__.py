@@ -1,1 +1,151 @@
-"""`stagetrace bench`: load on a service, and the latency that it keeps under it."""
+"""`stagetrace bench`: put load on a service, and report what latency it keeps and where the time goes above it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from stagetrace.cli.arguments import selection, store_url
+from stagetrace.cli.ask import print_answer
+from stagetrace.cli.bench import options
+from stagetrace.cli.output import Progress
+from stagetrace.cli.registry import UsageError
+from stagetrace.errors import StagetraceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stagetrace.cli.bench.baseline import Baseline
+    from stagetrace.cli.bench.load_run import Result
+    from stagetrace.output.answer import Answer
+    from stagetrace.store.base import Reader, Selection
+
+DESCRIPTION: Final = """Send requests to a service, each when it is due whether or not earlier ones were answered, and
+report the latency from when they were due, whether they were enough for that, and in which of the server's stages the
+time lies (out of the store that gets its spans). Only a service on this machine is loaded, unless --i-own-this.
+
+Exit code 0: valid, and the objective is kept. 1: the objective is broken, the gate failed, or the run is not valid (too
+few requests, or the load generator was late). 2: wrong usage, or nothing answers there."""
+EXAMPLE: Final = "stagetrace bench http://localhost:8000/predict --body @request.json --find p99:50ms"
+OPTIONS: Final = options.OPTIONS
+_MOST_REPLAYED: Final = 1_000_000
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the load, join the server's spans, print the answer and return the exit code."""
+    options.check(args)
+    options.check_installed()
+    rate = args.rate or (options.RATE if args.find is None else options.START)
+    url = _store(args)
+    notes: list[str] = []
+    due_s = _recorded(args, url, notes) if args.replay else None
+    kept = _baseline(args, rate, due_s)
+    progress = Progress("requests")
+    try:
+        return print_answer(args, _answer(args, rate, url, due_s, kept, notes, progress))
+    finally:
+        progress.end()
+
+
+def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Answer:
+    """Return what was measured before: the baselines of this machine. Asking alone puts no load on anything."""
+    from stagetrace.cli.bench import baseline
+
+    return baseline.answer(args.tz)
+
+
+def _answer(
+    args: argparse.Namespace,
+    rate: float,
+    url: str | None,
+    due_s: NDArray[np.float64] | None,
+    kept: Baseline | None,
+    notes: list[str],
+    progress: Progress,
+) -> Answer:
+    from stagetrace.cli.bench import answer, baseline
+    from stagetrace.cli.bench.load_run import Bench, busy, join, queue_reasons
+
+    result = Bench(args, options.sender(args), progress, due_s).run(rate)
+    if not result.steps:
+        raise StagetraceError("interrupted before a request was sent")
+    joined = join(url, result, args.wait, progress)
+    report = answer.Report(result, args.find or args.objective, joined)
+    if url is not None and report.excess is not None and "queue" in report.excess.shares:
+        report.queue_ms = queue_reasons(url, report.over())
+    notes += [note for note in (busy(result.steps), joined.note) if note]
+    comparison = None
+    if kept is not None:
+        comparison = baseline.compare(kept, report.main.latency_ms, args.gate)
+    if args.save:
+        notes.append(f"saved as baseline {args.save}: {_saved(args, result)}")
+    progress.end()
+    about = {"url": args.url, "arrivals": "replay" if args.replay else args.arrivals}
+    return answer.answer(report, about, comparison, notes)
+
+
+def _store(args: argparse.Namespace) -> str | None:
+    """Return the store that the server's spans come to; None where there is none and none is named."""
+    from stagetrace.store import open_store
+
+    try:
+        url = store_url(args)
+    except UsageError:
+        if args.store is not None or args.replay:
+            raise
+        return None
+    if args.store is not None:  # what is named must be there; another one's lack is a note
+        with open_store(url) as reader:
+            reader.services()
+    return url
+
+
+def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> NDArray[np.float64]:
+    """Return the recorded starts that --replay replays, in seconds from the first."""
+    import numpy as np
+
+    from stagetrace.load import generator
+    from stagetrace.store import open_store
+
+    assert url is not None  # noqa: S101 -- `_store` has raised
+    with open_store(url) as reader, reader.relations(selection(args, url)) as relations:
+        rows = relations.reduce("starts", most=_MOST_REPLAYED + 1)
+    if not rows:
+        raise UsageError("there is no request to replay\nselect others: --since, --service, --route")
+    if len(rows) > _MOST_REPLAYED:
+        raise UsageError(f"there are more than {_MOST_REPLAYED:,} requests to replay\nselect fewer: --since, --until")
+    due_s = generator.replayed([row["start_unix_nano"] for row in rows], args.speed or 1.0)
+    if args.duration is not None:
+        due_s = due_s[: max(1, int(np.searchsorted(due_s, args.duration)))]
+    if any(row["weight"] != 1 for row in rows):
+        notes.append("the store holds a sample of the recorded requests: fewer come here than came then")
+    if not relations.complete:
+        notes.append(f"not all recorded requests are replayed: {relations.reason}")
+    return due_s
+
+
+def _baseline(args: argparse.Namespace, rate: float, due_s: Any) -> Baseline | None:
+    """Return the baseline to compare with, before anything is sent."""
+    from stagetrace.cli.bench import baseline
+    from stagetrace.cli.bench.load_run import rate_of
+
+    if not args.against:
+        return None
+    kept = baseline.load(args.against)
+    replayed = due_s is not None
+    baseline.check(kept, rate_of(due_s) if replayed else rate, "replay" if replayed else args.arrivals)
+    return kept
+
+
+def _saved(args: argparse.Namespace, result: Result) -> str:
+    from math import isfinite
+
+    from stagetrace.cli.bench import baseline
+
+    one = result.steps[-1]
+    latencies = [round(value, 6) if isfinite(value) else None for value in one.latency_ms.tolist()]
+    arrivals = "replay" if args.replay else args.arrivals
+    made = baseline.Baseline(args.save, args.url, one.step.rate, arrivals, time.time_ns(), latencies)
+    return str(baseline.save(made))

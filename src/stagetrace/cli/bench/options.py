@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import __version__
-from stagetrace.cli.arguments.options import add_selection, count
-from stagetrace.cli.ask import add_format
-from stagetrace.cli.registry import UsageError
+from stagetrace.cli.arguments import count, selection_options
+from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.registry import Option, UsageError
 from stagetrace.errors import StagetraceError
 from stagetrace.system.packages import requirement
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MOST_RATE: Final = 1e6
-_REPLAYED: Final = ("service", "route", "model", "since", "until", "limit")
+_REPLAYED: Final = ("service", "route", "model", "since", "until", "limit", "segment")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _GATE: Final = re.compile(r"p(\d+(?:\.\d+)?):\+(\d+(?:\.\d+)?)%")
@@ -41,96 +41,140 @@ class Gate(NamedTuple):
     slower: float
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add all options."""
-    parser.add_argument(
-        "url", metavar="URL", help="http(s)://HOST:PORT/PATH, or grpc(s)://HOST:PORT/pkg.Service/Method"
-    )
-    _add_load(parser)
-    _add_request(parser)
-    parser.add_argument("--objective", metavar="P:LIMIT", type=objective, help="what must be kept: p99:50ms")
-    parser.add_argument(
-        "--save", metavar="NAME", type=_name, help="keep the latencies as a baseline of this name, for --against"
-    )
-    parser.add_argument("--against", metavar="NAME", type=_name, help="compare with the baseline of this name")
-    parser.add_argument(
-        "--gate", metavar="P:+N%", type=gate, help="exit code 1 if surely slower than --against by more: p99:+10%%"
-    )
-    parser.add_argument(
-        "--i-own-this", action="store_true", help="the target is beyond this machine, is yours, and may be loaded"
-    )
-    parser.add_argument(
-        "--wait", metavar="TIME", type=duration, default=15.0, help="longest wait for the server's spans; default: 15s"
-    )
-    add_selection(parser, since="1h; what --replay replays", cause=False)
-    add_format(parser)
+def objective(text: str) -> Objective:
+    """Return the objective of `p99:50ms`."""
+    from stagetrace.analysis.bench_objective import Objective
+
+    match = _OBJECTIVE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no objective: write p99:50ms")
+    return Objective(_percentile(match[1]), duration(match[2]) * 1e3)
 
 
-def _add_load(parser: argparse.ArgumentParser) -> None:
-    rates = parser.add_mutually_exclusive_group()
-    rates.add_argument(
-        "--rate",
-        metavar="N",
-        type=rate,
-        help=f"requests per second; default: {RATE:g}; of --find the first that is tried",
-    )
-    rates.add_argument("--rates", metavar="N,N", type=_rates, help="several rates, one after the other")
-    rates.add_argument(
-        "--replay", action="store_true", help="start requests as far apart as those selected in the store did"
-    )
-    parser.add_argument(
-        "--find", metavar="P:LIMIT", type=objective, help="find the highest rate that keeps an objective: p99:50ms"
-    )
-    parser.add_argument("--max-rate", metavar="N", type=rate, help="of --find: try no higher rate")
-    parser.add_argument(
-        "--max-time", metavar="TIME", type=duration, default=300.0, help="of --find: end after this; default: 5m"
-    )
-    parser.add_argument("--speed", metavar="X", type=rate, help="of --replay: so many times as fast; default: 1")
-    parser.add_argument(
+def gate(text: str) -> Gate:
+    """Return the gate of `p99:+10%`."""
+    match = _GATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no gate: write p99:+10%")
+    return Gate(_percentile(match[1]), float(match[2]) / 100)
+
+
+def _percentile(text: str) -> float:
+    share = round(float(text) / 100, 12)
+    if not 0 < share < 1:
+        raise ValueError(f"p{text} is no percentile: it lies between p0 and p100")
+    return share
+
+
+def duration(text: str) -> float:
+    """Return a duration in seconds, more than 0."""
+    seconds = warmup(text)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} must be more than zero")
+    return seconds
+
+
+def warmup(text: str) -> float:
+    """Return a duration in seconds, 0 or more; without a unit it is of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.ASCII)
+    if match is None or (match[2] or "s") not in _UNITS:
+        raise ValueError(f"{text!r} is no duration: write 50ms, 30s or 2m")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def rate(text: str) -> float:
+    """Return a positive number."""
+    match = re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII)
+    if match is None or not 0 < float(text) <= _MOST_RATE:
+        raise ValueError(f"{text!r} is not a number above 0, 1000000 at most")
+    return float(text)
+
+
+def _rates(text: str) -> list[float]:
+    return [rate(one.strip()) for one in text.split(",")]
+
+
+def header(text: str) -> tuple[str, str]:
+    """Return name and value of a header."""
+    name, colon, value = text.partition(":")
+    value = value.strip()
+    if not colon or not _TOKEN.fullmatch(name):
+        raise ValueError(f"{text!r} is no header: write 'name: value'")
+    if not all(c == "\t" or " " <= c <= "~" or "\x80" <= c <= "\xff" for c in value):
+        raise ValueError(f"the value of the header {name} has characters that none may have")
+    if name.lower() in ("traceparent", "content-length", "transfer-encoding", "connection", "upgrade"):
+        raise ValueError(f"the header {name} is set by bench itself")
+    return name, value
+
+
+def _method(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{text!r} is no HTTP method")
+    if text.upper() in ("HEAD", "CONNECT"):
+        raise ValueError(f"{text.upper()} is not sent by bench: its responses end otherwise")
+    return text.upper()
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no name of a baseline: letters, digits, . _ and - make one")
+    return text
+
+
+def _statuses(text: str) -> frozenset[int]:
+    if not re.fullmatch(r"\d{3}(,\d{3})*", text, re.ASCII):
+        raise ValueError(f"{text!r} are no statuses: write 200,404")
+    return frozenset(map(int, text.split(",")))
+
+
+_RATES, _BODY = "rates", "body"  # of which one can be given
+OPTIONS: Final = (
+    Option("URL", "http(s)://HOST:PORT/PATH, or grpc(s)://HOST:PORT/pkg.Service/Method"),
+    Option(
+        "--rate N",
+        f"requests per second; default: {RATE:g}; of --find the first that is tried",
+        rate,
+        alone=_RATES,
+    ),
+    Option("--rates N,N", "several rates, one after the other", _rates, alone=_RATES),
+    Option("--replay", "start requests as far apart as those selected in the store did", alone=_RATES),
+    Option("--find P:LIMIT", "find the highest rate that keeps an objective: p99:50ms", objective),
+    Option("--max-rate N", "of --find: try no higher rate", rate),
+    Option("--max-time TIME", "of --find: end after this; default: 5m", duration, 300.0),
+    Option("--speed X", "of --replay: so many times as fast; default: 1", rate),
+    Option(
         "--arrivals",
-        choices=("constant", "poisson"),
+        "at equal distances (default), or at random as independent users come",
         default="constant",
-        help="at equal distances (default), or at random as independent users come",
-    )
-    parser.add_argument("--seed", metavar="N", type=int, default=1, help="of --arrivals poisson; default: 1")
-    parser.add_argument(
-        "--duration",
-        metavar="TIME",
-        type=duration,
-        help="how long to send at each rate: 30s, 2m; default: as long as the percentile needs, 10s to 2m",
-    )
-    parser.add_argument(
-        "--warmup", metavar="TIME", type=warmup, default=1.0, help="sent before and not measured; default: 1s; 0s: none"
-    )
-    parser.add_argument(
-        "--timeout", metavar="TIME", type=duration, default=30.0, help="when a request has failed; default: 30s"
-    )
-    parser.add_argument(
-        "--connections", metavar="N", type=count, default=1000, help="HTTP connections at most; default: 1000"
-    )
-
-
-def _add_request(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", metavar="NAME", type=_method, help="of HTTP; default: GET, with a body POST")
-    parser.add_argument(
-        "-H",
-        "--header",
-        metavar="NAME:VALUE",
-        type=header,
-        action="append",
-        default=[],
-        help="a header, or metadata of gRPC; may be repeated",
-    )
-    body = parser.add_mutually_exclusive_group()
-    body.add_argument("--body", metavar="TEXT", help="what to send, or @FILE; of gRPC the message as JSON")
-    body.add_argument("--body-file", metavar="FILE", help="a file with what to send")
-    body.add_argument("--bodies", metavar="FILE", help="a file with a body on each line, such as JSON, sent in turn")
-    body.add_argument("--message-file", metavar="FILE", help="of gRPC: the serialised message")
-    parser.add_argument(
-        "--expect", metavar="STATUS", type=_statuses, help="statuses that are no failure: 200,404; default: 200 to 299"
-    )
-    parser.add_argument("--ca", metavar="FILE", help="trust these certificates (PEM) in place of the system's")
-    parser.add_argument("--insecure", action="store_true", help="of HTTPS: check no certificate")
+        choices=("constant", "poisson"),
+    ),
+    Option("--seed N", "of --arrivals poisson; default: 1", int, 1),
+    Option(
+        "--duration TIME",
+        "how long to send at each rate: 30s, 2m; default: as long as the percentile needs, 10s to 2m",
+        duration,
+    ),
+    Option("--warmup TIME", "sent before and not measured; default: 1s; 0s: none", warmup, 1.0),
+    Option("--timeout TIME", "when a request has failed; default: 30s", duration, 30.0),
+    Option("--connections N", "HTTP connections at most; default: 1000", count, 1000),
+    Option("--method NAME", "of HTTP; default: GET, with a body POST", _method),
+    Option("-H --header NAME:VALUE", "a header, or metadata of gRPC; may be repeated", header, repeats=True),
+    Option("--body TEXT", "what to send, or @FILE; of gRPC the message as JSON", alone=_BODY),
+    Option("--body-file FILE", "a file with what to send", alone=_BODY),
+    Option("--bodies FILE", "a file with a body on each line, such as JSON, sent in turn", alone=_BODY),
+    Option("--message-file FILE", "of gRPC: the serialised message", alone=_BODY),
+    Option("--expect STATUS", "statuses that are no failure: 200,404; default: 200 to 299", _statuses),
+    Option("--ca FILE", "trust these certificates (PEM) in place of the system's"),
+    Option("--insecure", "of HTTPS: check no certificate"),
+    Option("--objective P:LIMIT", "what must be kept: p99:50ms", objective),
+    Option("--save NAME", "keep the latencies as a baseline of this name, for --against", _name),
+    Option("--against NAME", "compare with the baseline of this name", _name),
+    Option("--gate P:+N%", "exit code 1 if surely slower than --against by more: p99:+10%", gate),
+    Option("--i-own-this", "the target is beyond this machine, is yours, and may be loaded"),
+    Option("--wait TIME", "longest wait for the server's spans; default: 15s", duration, 15.0),
+    *selection_options(since="1h; what --replay replays", cause=False),
+    FORMAT,
+)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -150,97 +194,9 @@ def check(args: argparse.Namespace) -> None:
         if given:
             raise UsageError(f"{what}\ngive one or the other")
     if not args.replay:
-        used = [f"--{name}" for name in _REPLAYED if getattr(args, name) is not None] + ["--segment"] * bool(
-            args.segment
-        )
+        used = [f"--{name}" for name in _REPLAYED if getattr(args, name) not in (None, [])]
         if used:
             raise UsageError(f"{', '.join(used)} selects the requests of --replay\nadd --replay, or drop it")
-
-
-def objective(text: str) -> Objective:
-    """Return the objective of `p99:50ms`."""
-    from stagetrace.analysis.bench_objective import Objective
-
-    match = _OBJECTIVE.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no objective: write p99:50ms")
-    return Objective(_percentile(match[1]), duration(match[2]) * 1e3)
-
-
-def gate(text: str) -> Gate:
-    """Return the gate of `p99:+10%`."""
-    match = _GATE.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no gate: write p99:+10%")
-    return Gate(_percentile(match[1]), float(match[2]) / 100)
-
-
-def _percentile(text: str) -> float:
-    share = round(float(text) / 100, 12)
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"p{text} is no percentile: it lies between p0 and p100")
-    return share
-
-
-def duration(text: str) -> float:
-    """Return a duration in seconds, more than 0."""
-    seconds = warmup(text)
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be more than zero")
-    return seconds
-
-
-def warmup(text: str) -> float:
-    """Return a duration in seconds, 0 or more; without a unit it is of seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.ASCII)
-    if match is None or (match[2] or "s") not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 50ms, 30s or 2m")
-    return float(match[1]) * _UNITS[match[2] or "s"]
-
-
-def rate(text: str) -> float:
-    """Return a positive number."""
-    match = re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII)
-    if match is None or not 0 < float(text) <= _MOST_RATE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, 1000000 at most")
-    return float(text)
-
-
-def _rates(text: str) -> list[float]:
-    return [rate(one.strip()) for one in text.split(",")]
-
-
-def header(text: str) -> tuple[str, str]:
-    """Return name and value of a header."""
-    name, colon, value = text.partition(":")
-    value = value.strip()
-    if not colon or not _TOKEN.fullmatch(name):
-        raise argparse.ArgumentTypeError(f"{text!r} is no header: write 'name: value'")
-    if not all(c == "\t" or " " <= c <= "~" or "\x80" <= c <= "\xff" for c in value):
-        raise argparse.ArgumentTypeError(f"the value of the header {name} has characters that none may have")
-    if name.lower() in ("traceparent", "content-length", "transfer-encoding", "connection", "upgrade"):
-        raise argparse.ArgumentTypeError(f"the header {name} is set by bench itself")
-    return name, value
-
-
-def _method(text: str) -> str:
-    if not _TOKEN.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no HTTP method")
-    if text.upper() in ("HEAD", "CONNECT"):
-        raise argparse.ArgumentTypeError(f"{text.upper()} is not sent by bench: its responses end otherwise")
-    return text.upper()
-
-
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a baseline: letters, digits, . _ and - make one")
-    return text
-
-
-def _statuses(text: str) -> frozenset[int]:
-    if not re.fullmatch(r"\d{3}(,\d{3})*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} are no statuses: write 200,404")
-    return frozenset(map(int, text.split(",")))
 
 
 # --- Makes the sender of `stagetrace bench` out of its options: protocol, address, and the bytes of the requests.

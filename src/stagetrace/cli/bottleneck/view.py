@@ -10,17 +10,16 @@ from stagetrace.analysis.stage_bins import NO_STAGE, Band
 from stagetrace.output import units
 from stagetrace.output.answer import keys_of
 from stagetrace.output.chart import Chart, Stacked
-from stagetrace.output.table import Column, Table
-from stagetrace.output.units import milliseconds
+from stagetrace.output.table import Column, Table, numbers, numeric
+from stagetrace.output.units import milliseconds, rounded_percent
 
 if TYPE_CHECKING:
     from stagetrace.analysis.span_tree import Portion
 
 _NONE: Final = "(no stage)"
-_NONE_GIVEN: Final = "-"  # a request that lacks what groups are made by
-_UNKNOWN: Final = "-"
 _ON_PATH: Final = 10  # lines of the critical paths
-_NUMBERS: Final = tuple(Column(percentile, is_number=True) for percentile in PERCENTILES)
+_SHOWN: Final = 20  # groups, to people
+_NUMBERS: Final = numbers(*PERCENTILES)
 
 
 class Paths(NamedTuple):
@@ -46,27 +45,24 @@ def sentence(group: Group) -> str:
         )
     which = "Of the stored requests, sampled in a way that is not known, at" if group.sample.is_unknown else "At"
     text = f"{which} {last} ({_took(group, last)}) {_words(slowest)} takes {_share(slowest, last)} of the time"
-    rivals = [one for one in group.stages if one is not slowest and _may_exceed(one, slowest, last)]
+    # Their intervals overlap.
+    others = [(one, one.interval[last]) for one in group.stages if one is not slowest]
+    least = slowest.interval[last]
+    rivals = [one for one, most in others if most is not None and least is not None and most[1] > least[0]]
     if rivals:
         second = max(rivals, key=lambda one: one.share[last] or 0.0)
         text += f" and {_words(second)} {_share(second, last)}, too few requests to know which takes more"
     if last != "p50":
         median = max(group.stages, key=lambda one: one.share["p50"] or 0.0)
         same = "it is" if median is slowest else _words(median)
-        text += f"{';' if rivals else ','} at p50 ({_took(group, 'p50')}) {same} {_percent(median.share['p50'])}"
+        text += f"{';' if rivals else ','} at p50 ({_took(group, 'p50')}) {same} {rounded_percent(median.share['p50'])}"
     best = max(group.stages, key=lambda one: one.what_if[last] or 0.0)
     if best.what_if[last] is not None:
-        brings = _percent(best.what_if[last], 1)
+        brings = rounded_percent(best.what_if[last], 1)
         text += f"; {100 * CUT:g} % off {_words(best)} would bring {last} down by {brings}"
     if last != "p99":
         text += f"; not enough requests for p99 ({_requests(group)}, {_enough(known)})"
     return f"{text}."
-
-
-def _may_exceed(one: Stage, other: Stage, percentile: str) -> bool:
-    """Return whether a stage may in truth take more than another one: their intervals overlap."""
-    mine, its = one.interval[percentile], other.interval[percentile]
-    return mine is not None and its is not None and mine[1] > its[0]
 
 
 def parts(group: Group) -> list[str | Table | Chart]:
@@ -76,7 +72,7 @@ def parts(group: Group) -> list[str | Table | Chart]:
     known = [percentile for percentile, band in group.bands.items() if band is not None]
     rows = [(_name(one), *(_share(one, percentile) for percentile in PERCENTILES)) for one in group.stages]
     kinds = [
-        (name, *(_percent(shares[percentile]) for percentile in PERCENTILES))
+        (name, *(rounded_percent(shares[percentile]) for percentile in PERCENTILES))
         for name, shares in (
             ("waiting (queue)", group.queue_share),
             ("network", group.network_share),
@@ -85,31 +81,33 @@ def parts(group: Group) -> list[str | Table | Chart]:
         )
     ]
     cuts = [
-        (_name(one), *(_less(one.what_if[percentile]) for percentile in PERCENTILES))
+        (_name(one), *("-" if part is None else f"{rounded_percent(part, 1)} less" for part in one.what_if.values()))
         for one in group.stages
-        if any(brings is not None for brings in one.what_if.values())
+        if any(part is not None for part in one.what_if.values())
     ]
     drawn = [
         (f"{percentile} {_took(group, percentile)}", {_name(one): one.share[percentile] or 0.0 for one in group.stages})
         for percentile in known
     ]
-    stage = Column("stage")
+    columns = (Column("stage"), *_NUMBERS)
+    less = Table(columns, cuts, f"If a stage took {100 * CUT:g} % less, the total would take")
     return [
         Stacked("Share of the time, by percentile of the total", drawn),
-        Table((stage, *_NUMBERS), rows, "Share of the time, with 95 % intervals"),
+        Table(columns, rows, "Share of the time, with 95 % intervals"),
         Table((Column("time"), *_NUMBERS), kinds, "Waiting against service"),
-        *(
-            [Table((stage, *_NUMBERS), cuts, f"If a stage took {100 * CUT:g} % less, the total would take")]
-            if cuts
-            else []
-        ),
+        *([less] if cuts else []),
         *_notes(group),
     ]
 
 
 def _notes(group: Group) -> Iterator[str]:
     """Yield notes on the numbers, and on missing ones."""
-    bands = [f"{percentile}: {_band(band)}" for percentile, band in group.bands.items() if band is not None]
+    bands = [
+        f"{percentile}: {band.requests:,} of {milliseconds(band.low_ms)} to {milliseconds(band.high_ms)} "
+        f"(ranks {100 * band.low:.3g} to {100 * band.high:.3g} %)"
+        for percentile, band in group.bands.items()
+        if band is not None
+    ]
     if bands:
         yield f"Requests around {'; '.join(bands)}; {_requests(group)} in all."
     lacking = [percentile for percentile, band in group.bands.items() if band is None]
@@ -124,11 +122,6 @@ def _notes(group: Group) -> Iterator[str]:
         yield note
 
 
-def _band(band: Band) -> str:
-    ranks = f"ranks {100 * band.low:.3g} to {100 * band.high:.3g} %"
-    return f"{band.requests:,} of {milliseconds(band.low_ms)} to {milliseconds(band.high_ms)} ({ranks})"
-
-
 def path_parts(paths: Mapping[str, Paths]) -> list[str | Table | Chart]:
     """Return the table of the spans on the critical paths."""
     shares: dict[tuple[str, str], dict[str, float]] = {}
@@ -139,11 +132,7 @@ def path_parts(paths: Mapping[str, Paths]) -> list[str | Table | Chart]:
         return []
     ordered = sorted(shares.items(), key=lambda item: [-item[1].get(one, 0.0) for one in reversed(PERCENTILES)])
     rows = [
-        (
-            service,
-            name,
-            *(_percent(share.get(percentile, 0.0 if percentile in paths else None)) for percentile in PERCENTILES),
-        )
+        (service, name, *(rounded_percent(share.get(at, 0.0 if at in paths else None)) for at in PERCENTILES))
         for (service, name), share in ordered[:_ON_PATH]
     ]
     counts = ", ".join(f"{found.requests} at {percentile}" for percentile, found in paths.items())
@@ -153,41 +142,40 @@ def path_parts(paths: Mapping[str, Paths]) -> list[str | Table | Chart]:
     return [Table(columns, rows, title), f"Critical paths of {counts}{more}."]
 
 
-def group_parts(groups: Sequence[Group], by: Sequence[str], most: int) -> list[str | Table | Chart]:
+def group_parts(groups: Sequence[Group], by: Sequence[str]) -> list[str | Table | Chart]:
     """Return a table with a line for each group."""
     if not groups:
         return []
     rows = [
         (
-            *(_NONE_GIVEN if value is None else str(value) for value in group.by),
+            *("-" if value is None else str(value) for value in group.by),
             units.about(round(group.requests), group.sample),
             *(_slowest(group, percentile) for percentile in PERCENTILES),
         )
-        for group in groups[:most]
+        for group in groups[:_SHOWN]
     ]
     columns = (
         *(Column(key) for key in by),
-        Column("requests", is_number=True),
+        numeric("requests"),
         *(Column(f"{percentile}: most time") for percentile in PERCENTILES),
     )
     made: list[str | Table | Chart] = [Table(columns, rows, f"By {', '.join(by)}")]
-    if len(groups) > most:
-        made.append(f"{len(groups) - most} more groups have fewer requests: --json has them all.")
+    if len(groups) > _SHOWN:
+        made.append(f"{len(groups) - _SHOWN} more groups have fewer requests: --json has them all.")
     return made
 
 
 def _slowest(group: Group, percentile: str) -> str:
     if not group.stages or group.bands[percentile] is None:
-        return _UNKNOWN
+        return "-"
     one = max(group.stages, key=lambda stage: stage.share[percentile] or 0.0)
     return f"{_took(group, percentile)}, {_name(one)} {_share(one, percentile)}"
 
 
 def keys(group: Group, by: Sequence[str]) -> dict[str, Any]:
     """Return the keys of `--json` for one group."""
-    made: dict[str, Any] = {"by": dict(zip(by, group.by, strict=True))} if group.by else {}
     return {
-        **made,
+        **({"by": dict(zip(by, group.by, strict=True))} if group.by else {}),
         "requests": round(group.requests),
         **units.keys(group.sample),
         "negative_durations": group.backwards,
@@ -211,20 +199,17 @@ def _band_keys(band: Band | None) -> dict[str, Any] | None:
 
 def path_keys(paths: Mapping[str, Paths]) -> dict[str, Any]:
     """Return the keys of `--json` for the critical paths, by percentile."""
-    return {
-        "critical_paths": {
-            percentile: None
-            if percentile not in paths
-            else {
-                "requests": paths[percentile].requests,
-                "spans": [
-                    {"service": one.service, "name": one.name, "share": one.share, "ms": one.duration_ns / 1e6}
-                    for one in paths[percentile].portions
-                ],
-            }
-            for percentile in PERCENTILES
+    made = {
+        percentile: {
+            "requests": found.requests,
+            "spans": [
+                {"service": one.service, "name": one.name, "share": one.share, "ms": one.duration_ns / 1e6}
+                for one in found.portions
+            ],
         }
+        for percentile, found in paths.items()
     }
+    return {"critical_paths": {percentile: made.get(percentile) for percentile in PERCENTILES}}
 
 
 def _name(one: Stage) -> str:
@@ -246,20 +231,11 @@ def _enough(known: Sequence[str] | set[str] = ()) -> str:
 
 
 def _took(group: Group, percentile: str) -> str:
-    total = group.total_ms[percentile]
-    return _UNKNOWN if total is None else milliseconds(total)
+    return milliseconds(group.total_ms[percentile])
 
 
 def _share(one: Stage, percentile: str) -> str:
     """Return `71 % [66, 75]`."""
-    share, interval = one.share[percentile], one.interval[percentile]
+    interval = one.interval[percentile]
     around = "" if interval is None else f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
-    return f"{_percent(share)}{around}"
-
-
-def _percent(share: float | None, digits: int = 0) -> str:
-    return _UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
-
-
-def _less(brings: float | None) -> str:
-    return _UNKNOWN if brings is None else f"{_percent(brings, 1)} less"
+    return f"{rounded_percent(one.share[percentile])}{around}"

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.cli.arguments.options import segment, window
+from stagetrace.cli.arguments import segment, window
 from stagetrace.cli.registry import UsageError
 from stagetrace.output.units import between, shown
 from stagetrace.store.base import Reader, Selection
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison
-
-# --- Which requests `stagetrace compare` compares: those of --a and --b, or the two newest versions of a model.
 
 VERSION: Final = "version"
 SERVICE_VERSION: Final = "service.version"
@@ -39,7 +37,7 @@ def side_part(text: str) -> tuple[str, str]:
     """Return key and value of `KEY=VALUE`, as --a and --b take it."""
     key, value = segment(text)
     if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} has no value")
+        raise ValueError(f"{text!r} has no value")
     if key == _PERIOD:
         between(value)
     return key, value

@@ -11,13 +11,13 @@ from stagetrace.cli.compare.sentence import kind_text, percentile, sentence, siz
 from stagetrace.cli.compare.sides import Gate, gate_keys
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Chart, Histogram
-from stagetrace.output.table import Column, Table
-from stagetrace.output.units import milliseconds, window
+from stagetrace.output.table import Column, Table, numbers
+from stagetrace.output.units import Zone, milliseconds, window
 
 if TYPE_CHECKING:
     from stagetrace.analysis.comparison import Comparison, Part, Quantile
     from stagetrace.analysis.comparison_kinds import Kinds, SlowerKind
-    from stagetrace.analysis.quantiles import Binned
+    from stagetrace.analysis.quantiles import Binned, QuantileDifference
     from stagetrace.cli.compare.sides import Side
     from stagetrace.store.base import Selection
 
@@ -25,26 +25,20 @@ TITLE: Final = "Comparison"
 _SHOWN: Final = 20  # kinds of requests, to people
 _BARS: Final = 12
 _WHOLE_PERCENT: Final = 0.1
-_NUMBERS: Final = tuple(Column(name, is_number=True) for name in ("a", "b", "difference", "interval"))
+_NUMBERS: Final = numbers("a", "b", "difference", "interval")
 _HOW: Final = {True: "however often one looks", False: "for one look, at a number of requests that was set before"}
 
 
-def nothing(wanted: Selection, args: argparse.Namespace) -> Answer:
+def nothing(wanted: Selection, zone: Zone) -> Answer:
     """Return the answer where no two versions are there."""
     text = (
-        f"No two versions of one model or service{window(wanted.since_ns, wanted.until_ns, args.tz)}; name two sides, "
-        "as --a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
+        f"No two versions of one model or service{window(wanted.since_ns, wanted.until_ns, zone)}; name two sides, as "
+        "--a version=2 --b version=3 or --a period=2h..1h --b period=1h..1s."
     )
-    keys: dict[str, Any] = {
-        "quantiles": [],
-        "enough_data": False,
-        "needed": None,
-        "a": None,
-        "b": None,
-        "histogram": None,
-    }
+    keys: dict[str, Any] = {"quantiles": [], "enough_data": False}
+    keys |= dict.fromkeys(("needed", "a", "b", "histogram")) | gate_keys([])
     lists: dict[str, Any] = {"stages": [], "strata": [], "routes": [], "kinds": [], "kinds_sampled": False}
-    return Answer(TITLE, text, {**keys, **gate_keys([]), **lists}, is_undecided=True)
+    return Answer(TITLE, text, {**keys, **lists}, is_undecided=True)
 
 
 def answer(
@@ -58,16 +52,12 @@ def answer(
     """Return a comparison in all its forms."""
     lacking = [one.needed for one in found.whole.quantiles if one.needed is not None]
     shares = [sum(one.requests[side] for one in found.strata) for side in (0, 1)]
+    named = {
+        name: {"name": one.name, "requests": round(count), "stored": stored, "selection": _selection_keys(one)}
+        for name, one, count, stored in zip("ab", sides, shares, found.stored, strict=True)
+    }
     keys = {
-        **{
-            name: {
-                "name": one.name,
-                "requests": round(count),
-                "stored": stored,
-                "selection": _selection_keys(one),
-            }
-            for name, one, count, stored in zip("ab", sides, shares, found.stored, strict=True)
-        },
+        **named,
         "quantiles": _quantile_keys(found.whole),
         "enough_data": not lacking,
         "needed": max(lacking, default=None),
@@ -75,23 +65,11 @@ def answer(
         "adjusted": found.is_adjusted,
         "mix_differs": any(one.is_of_mix for one in found.whole.quantiles),
         "strata": [
-            {
-                **one.kind,
-                "a_requests": round(one.requests[0]),
-                "b_requests": round(one.requests[1]),
-                "a_p50_ms": one.medians[0],
-                "b_p50_ms": one.medians[1],
-            }
+            {**one.kind, **_counts(one.requests), "a_p50_ms": one.medians[0], "b_p50_ms": one.medians[1]}
             for one in found.strata
         ],
         "routes": [
-            {
-                "route": one.path,
-                "a_requests": round(one.requests[0]),
-                "b_requests": round(one.requests[1]),
-                "quantiles": _quantile_keys(one.whole),
-            }
-            for one in found.routes
+            {"route": one.path, **_counts(one.requests), "quantiles": _quantile_keys(one.whole)} for one in found.routes
         ],
         "kinds": [_kind_keys(one, kinds) for one in kinds.slower],
         "kinds_sampled": kinds.is_part,
@@ -115,8 +93,11 @@ def _gate_text(gate: Gate, state: str, routes: int) -> str:
         "pass": "passes",
         "undecided": "is undecided: there are not enough requests",
     }
-    over = f" (over all {routes} routes together)" if routes else ""
-    return f"; gate {gate.text} {texts[state]}{over}"
+    return f"; gate {gate.text} {texts[state]}{f' (over all {routes} routes together)' if routes else ''}"
+
+
+def _counts(requests: tuple[float, float]) -> dict[str, int]:
+    return {"a_requests": round(requests[0]), "b_requests": round(requests[1])}
 
 
 def _interval(found: tuple[float, float]) -> list[float | None] | None:
@@ -128,22 +109,18 @@ def _quantile_keys(part: Part) -> list[dict[str, Any]]:
     return [
         {
             "q": one.adjusted.q,
-            "a_ms": one.adjusted.a,
-            "b_ms": one.adjusted.b,
-            "difference": one.adjusted.difference,
-            "interval": _interval(one.adjusted.interval),
+            **_difference_keys(one.adjusted),
             "shift_ms": _interval(one.adjusted.shift),
-            "raw": {
-                "a_ms": one.raw.a,
-                "b_ms": one.raw.b,
-                "difference": one.raw.difference,
-                "interval": _interval(one.raw.interval),
-            },
+            "raw": _difference_keys(one.raw),
             "enough_data": one.enough_data,
             "needed": one.needed,
         }
         for one in part.quantiles
     ]
+
+
+def _difference_keys(one: QuantileDifference) -> dict[str, Any]:
+    return {"a_ms": one.a, "b_ms": one.b, "difference": one.difference, "interval": _interval(one.interval)}
 
 
 def _selection_keys(side: Side) -> dict[str, Any]:
@@ -159,8 +136,7 @@ def _kind_keys(one: SlowerKind, kinds: Kinds) -> dict[str, Any]:
         "route": one.path,
         "key": one.key,
         "value": one.value,
-        "a_requests": round(one.requests[0]),
-        "b_requests": round(one.requests[1]),
+        **_counts(one.requests),
         "of_b_requests": round(one.route_requests[1]),
         "a_p50_ms": one.p50.a,
         "b_p50_ms": one.p50.b,
@@ -176,7 +152,7 @@ def _kind_keys(one: SlowerKind, kinds: Kinds) -> dict[str, Any]:
 def _tables(sides: tuple[Side, Side], found: Comparison, kinds: Kinds) -> list[Table | Chart]:
     if min(found.stored) == 0:
         return []
-    unadjusted = [Column("unweighted", is_number=True)] if found.is_adjusted else []
+    unadjusted = numbers("unweighted") if found.is_adjusted else []
     head = f"a: {sides[0].name} ({found.stored[0]:,} requests), b: {sides[1].name} ({found.stored[1]:,} requests)"
     routes = f"; all {len(found.routes)} routes together, each as frequent as in a" if found.routes else ""
     rows = [
@@ -188,7 +164,13 @@ def _tables(sides: tuple[Side, Side], found: Comparison, kinds: Kinds) -> list[T
     if kinds.slower:
         made.append(_slower(kinds))
     if found.routes:
-        made.append(_routes(found, head))
+        columns = [Column("route"), *numbers("a requests", "b requests"), Column("at"), *_NUMBERS]
+        of_routes = [
+            [one.path, *(f"{round(count):,}" for count in one.requests), *_cells(at)]
+            for one in found.routes[:_SHOWN]
+            for at in one.whole.quantiles
+        ]
+        made.append(Table(columns, of_routes, head))
     made.append(Table([Column("stage"), Column("at"), *_NUMBERS, *unadjusted], rows, head + routes))
     if found.is_adjusted:
         made.append(_kinds(found))
@@ -203,8 +185,8 @@ def _tables(sides: tuple[Side, Side], found: Comparison, kinds: Kinds) -> list[T
 def _slower(kinds: Kinds) -> Table:
     """Return the kinds that got slower than the rest of their route did."""
     several = len(kinds.routes) > 1
-    columns = [*([Column("route")] if several else []), Column("requests"), Column("a", is_number=True)]
-    columns += [Column(name, is_number=True) for name in ("b", "a p50", "b p50", "difference", "the rest")]
+    columns = [*([Column("route")] if several else []), Column("requests")]
+    columns += numbers("a", "b", "a p50", "b p50", "difference", "the rest")
     rows = [
         [
             *([one.path or "(all)"] if several else []),
@@ -219,21 +201,16 @@ def _slower(kinds: Kinds) -> Table:
     return Table(columns, rows, "Requests that got slower than the rest of their route")
 
 
-def _routes(found: Comparison, head: str) -> Table:
-    rows = [
-        [one.path, *(f"{round(count):,}" for count in one.requests), *_cells(at)]
-        for one in found.routes[:_SHOWN]
-        for at in one.whole.quantiles
-    ]
-    counts = [Column(name, is_number=True) for name in ("a requests", "b requests")]
-    return Table([Column("route"), *counts, Column("at"), *_NUMBERS], rows, head)
-
-
 def _cells(one: Quantile) -> list[str]:
     found = one.adjusted
     ends = [_relative(end) if isfinite(end) else "?" for end in found.interval]
-    values = ["-" if value is None else milliseconds(value) for value in (found.a, found.b)]
-    return [percentile(one), *values, _relative(found.difference), f"[{ends[0]}, {ends[1]}]"]
+    return [
+        percentile(one),
+        milliseconds(found.a),
+        milliseconds(found.b),
+        _relative(found.difference),
+        f"[{ends[0]}, {ends[1]}]",
+    ]
 
 
 def _relative(share: float | None) -> str:
@@ -241,40 +218,27 @@ def _relative(share: float | None) -> str:
 
 
 def _kinds(found: Comparison) -> Table:
-    names = list(found.strata[0].kind)
-    columns = [*(Column(name) for name in names)]
-    columns += [Column(name, is_number=True) for name in ("a requests", "b requests", "a p50", "b p50", "difference")]
-    rows = [
-        [
-            *(_value(key, value) for key, value in one.kind.items()),
-            *(f"{round(count):,}" for count in one.requests),
-            *("-" if value is None else milliseconds(value) for value in one.medians),
-            _relative(_change(*one.medians)),
+    columns = [*map(Column, found.strata[0].kind)]
+    columns += numbers("a requests", "b requests", "a p50", "b p50", "difference")
+    rows = []
+    for one in sorted(found.strata, key=lambda one: -one.lost_ms)[:_SHOWN]:
+        a, b = one.medians
+        named = [
+            "-" if value is None else size_text(value) if key == "input_size" else str(value)
+            for key, value in one.kind.items()
         ]
-        for one in sorted(found.strata, key=lambda one: -one.lost_ms)[:_SHOWN]
-    ]
+        counts = [f"{round(count):,}" for count in one.requests]
+        change = None if not a or b is None else b / a - 1
+        rows.append([*named, *counts, milliseconds(a), milliseconds(b), _relative(change)])
     more = f"; {_SHOWN} of {len(found.strata)}" if len(found.strata) > _SHOWN else ""
     return Table(columns, rows, f"Kinds of requests, most time lost first{more}")
-
-
-def _change(a: float | None, b: float | None) -> float | None:
-    return None if not a or b is None else b / a - 1
-
-
-def _value(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    return size_text(value) if key == "input_size" else str(value)
 
 
 def _histogram(name: str, bins: Binned, both: tuple[Binned, Binned]) -> Chart | None:
     """Return how long requests of one side took, over the range that both take but for the slowest."""
     ends = [(one.quantile(0.001), one.quantile(0.999)) for one in both]
-    lows, highs = ([end[place] for end in ends if end[place] is not None] for place in (0, 1))
-    low, high = (
-        min((end for end in lows if end is not None), default=0),
-        max((end for end in highs if end is not None), default=0),
-    )
+    low = min((end for end, _ in ends if end is not None), default=0)
+    high = max((end for _, end in ends if end is not None), default=0)
     if not low < high or not bins.weight.size:
         return None
     edges = [low + (high - low) * step / _BARS for step in range(_BARS + 1)]
@@ -289,11 +253,8 @@ def _histogram(name: str, bins: Binned, both: tuple[Binned, Binned]) -> Chart | 
 
 def _notes(found: Comparison, args: argparse.Namespace) -> list[str]:
     count = len(found.whole.quantiles)
-    held = (
-        f"Intervals hold with 95 % for all {count} percentiles of the whole request together, and again for those of "
-        f"all stages, {_HOW[not args.once]}; if requests are independent."
-    )
-    notes = [held]
+    those = f"all {count} percentiles of the whole request together, and again for those of all stages"
+    notes = [f"Intervals hold with 95 % for {those}, {_HOW[not args.once]}; if requests are independent."]
     if found.is_adjusted:
         notes.append(
             "Requests of b are weighted so that each kind is as frequent as in a. Kinds that only one side has are "

@@ -4,59 +4,56 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from stagetrace import settings
 from stagetrace.backend import options
 from stagetrace.backend.options import BackendError, host_names
-from stagetrace.cli.registry import UsageError
+from stagetrace.cli.registry import Option, UsageError
 from stagetrace.system.packages import requirement
 
-# flag -> what holds it where it is not given, and how its value is named in the help.
-Flags: TypeAlias = "Mapping[str, tuple[settings.Switch | settings.Text, str | None]]"
-HOST: Final[Flags] = {"--host": (settings.HOST, "HOST")}
-PAGE: Final[Flags] = {"--jaeger-ui": (settings.JAEGER_UI, "URL")}
-ACCESS: Final[Flags] = {
-    "--allow-host": (settings.ALLOW_HOST, "NAMES"),
-    "--token": (settings.TOKEN, "SECRET"),
-    "--token-file": (settings.TOKEN_FILE, "FILE"),
-    "--insecure": (settings.INSECURE, None),
-    "--tls-cert": (settings.TLS_CERT, "FILE"),
-    "--tls-key": (settings.TLS_KEY, "FILE"),
-}
+
+def of_setting(names: str, setting: settings.Switch | settings.Text) -> Option:
+    """Return an option that has a variable."""
+    about = f"{setting.about}; default: {setting.default}" if setting.default else setting.about
+    return Option(names, f"{about} (${setting.name})")
 
 
-def add_flags(parser: argparse.ArgumentParser, flags: Flags) -> None:
-    """Add options that have variables."""
-    for flag, (setting, metavar) in flags.items():
-        shown = f"{setting.about}; default: {setting.default}" if setting.default else setting.about
-        form: dict[str, Any] = {"action": "store_true"} if metavar is None else {"metavar": metavar}
-        parser.add_argument(flag, help=f"{shown} (${setting.name})", **form)
-
-
-def add_ready(parser: argparse.ArgumentParser) -> None:
-    """Add `--json` of a verb that serves."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object, on one line, once ready")
+HOST: Final = of_setting("--host HOST", settings.HOST)
+PAGE: Final = of_setting("--jaeger-ui URL", settings.JAEGER_UI)
+ACCESS: Final = (
+    of_setting("--allow-host NAMES", settings.ALLOW_HOST),
+    of_setting("--token SECRET", settings.TOKEN),
+    of_setting("--token-file FILE", settings.TOKEN_FILE),
+    of_setting("--insecure", settings.INSECURE),
+    of_setting("--tls-cert FILE", settings.TLS_CERT),
+    of_setting("--tls-key FILE", settings.TLS_KEY),
+)
+READY: Final = Option("--json", "print one JSON object, on one line, once ready")
 
 
 def parsed(args: argparse.Namespace, flag: str, setting: settings.Text, parse: Callable[[str], Any]) -> Any:
     """Return the value of a flag, or of its variable; None where both are empty. Raise UsageError."""
     given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
-    found = given if given is not None else str(setting.read())
+    text = given if given is not None else str(setting.read())
     try:
-        return parse(found) if found else None
+        return parse(text) if text else None
     except ValueError as error:
         raise UsageError(f"{flag}: {error}") from None
 
 
 def listening(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of `Listening` that the flags of `HOST` and `ACCESS` give. Raise UsageError."""
+    token: str | None = args.token if args.token is not None else settings.TOKEN.read() or None
+    file: str | None = args.token_file if args.token_file is not None else settings.TOKEN_FILE.read() or None
+    if token is not None and file is not None:
+        raise UsageError("both a token and a file of one are given\ngive one: --token-file, or STAGETRACE_TOKEN")
     return {
         "host": args.host if args.host is not None else settings.HOST.read(),
-        "token": _token(args),
+        "token": token if file is None else options.read(Path(file)),
         "insecure": args.insecure or settings.INSECURE.read(),
         "tls_cert": parsed(args, "--tls-cert", settings.TLS_CERT, Path),
         "tls_key": parsed(args, "--tls-key", settings.TLS_KEY, Path),
@@ -88,11 +85,3 @@ def require(what: str, *libraries: str) -> None:
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise BackendError(f"{what} needs {', '.join(missing)}\npip install {requirement('backend')}")
-
-
-def _token(args: argparse.Namespace) -> str | None:
-    token: str | None = args.token if args.token is not None else settings.TOKEN.read() or None
-    file: str | None = args.token_file if args.token_file is not None else settings.TOKEN_FILE.read() or None
-    if token is not None and file is not None:
-        raise UsageError("both a token and a file of one are given\ngive one: --token-file, or STAGETRACE_TOKEN")
-    return token if file is None else options.read(Path(file))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli.registry import ANSWERED, NO_ANSWER, UsageError
+from stagetrace.cli.registry import ANSWERED, NO_ANSWER, Option, UsageError
 from stagetrace.output import objectives as policy_text
 from stagetrace.policy import policy_keys
 from stagetrace.policy.alert_options import AlertOptions
@@ -27,6 +27,11 @@ DESCRIPTION: Final = (
     "The exit code is 2 if there is an error; warnings do not count."
 )
 EXAMPLE: Final = "stagetrace sla check sla.yaml"
+OPTIONS: Final = (
+    Option("FILE", "a policy file, an OpenSLO file, or an inline policy", many="?", key="policy"),
+    Option("--schema", "print the JSON Schema of policy files, for editors"),
+    Option("--json", "print one JSON object, on one line"),
+)
 _INLINE: Final = "policy"  # stands for the file of an inline policy
 
 
@@ -36,13 +41,6 @@ class _Checked(NamedTuple):
     alerts: AlertOptions
     findings: list[Finding]
     more: int  # findings beyond those
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("policy", metavar="FILE", nargs="?", help="a policy file, an OpenSLO file, or an inline policy")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of policy files, for editors")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, on one line")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments.options import add_selection, is_file, store_url
-from stagetrace.cli.arguments.policy import add_policy, policy_of
-from stagetrace.cli.ask import add_format
+from stagetrace.cli.arguments import POLICY, is_file, policy_of, selection_options, store_url
+from stagetrace.cli.ask import FORMAT
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, keys_of
+from stagetrace.output.answer import Answer, joined, keys_of, no_requests
 from stagetrace.output.table import COMMON, TRACE, Column, Table, numeric, table_of
-from stagetrace.output.units import window
+from stagetrace.output.units import rounded_percent
 
 if TYPE_CHECKING:
     import argparse
@@ -29,13 +28,7 @@ DESCRIPTION: Final = (
     "is judged."
 )
 EXAMPLE: Final = "stagetrace sla replay --policy sla.yaml --since 7d --service api"
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_policy(parser)
-    add_selection(parser, cause=False)
-    add_format(parser)
+OPTIONS: Final = (POLICY, *selection_options(cause=False), FORMAT)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -47,19 +40,18 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     until = None if is_recording else min(wanted.until_ns, time.time_ns())
     with reader.relations(wanted) as relations:
         found = policy_replay.ask(relations, policy, wanted.since_ns, until)
-        reasons = [] if relations.reason is None else [relations.reason]
+        reasons = [relations.reason]
     if found.left >= 1:
         reasons.append(f"{objectives.requests(found.left)} beyond the largest groups are not replayed: select fewer")
     is_told = any(one.judged for one in found.outcomes)
-    nothing = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
     return Answer(
         TITLE,
-        sentence(found) if found.requests else nothing,
+        sentence(found) if found.requests else no_requests(wanted, args.tz),
         keys(found),
         list(parts(found)) if found.requests else (),
         is_bad=any(one.missed for one in found.outcomes),
         is_undecided=not is_told,
-        reason="; ".join([*reasons, *policy.problems]) or None,
+        reason=joined([*reasons, *policy.problems]),
     )
 
 
@@ -133,7 +125,7 @@ def parts(found: Found) -> Iterator[str | Table]:
             ),
             (Column("95 %", leaves=1), lambda one: "-" if one.attained is None else objectives.interval(one.attained)),
             (numeric("wanted"), lambda one: objectives.wanted(one.target.share)),
-            (numeric("budget left"), lambda one: "-" if one.budget_left is None else f"{100 * one.budget_left:.0f} %"),
+            (numeric("budget left"), lambda one: rounded_percent(one.budget_left)),
             (numeric("unknown", 4), lambda one: f"{sum(one.unknown.values()):,.0f}"),
         ),
     )

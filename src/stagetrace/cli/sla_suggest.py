@@ -7,23 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments.options import add_selection
-from stagetrace.cli.ask import add_format
-from stagetrace.cli.registry import UsageError
+from stagetrace.cli.arguments import selection_options
+from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, keys_of
-from stagetrace.output.table import COMMON, Column, Table
-from stagetrace.output.units import milliseconds, threshold, window
-from stagetrace.policy import quantities
-from stagetrace.policy.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
-from stagetrace.policy.quantities import duration_text
+from stagetrace.output.answer import Answer, keys_of, no_requests
+from stagetrace.output.table import COMMON, Column, Table, numbers, numeric
+from stagetrace.output.units import milliseconds, threshold
+from stagetrace.sla import quantities
+from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
+from stagetrace.sla.quantities import duration_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stagetrace.analysis.suggest import Suggested, Suggestion
-    from stagetrace.policy.objective import Objective
-    from stagetrace.policy.policy import Policy
+    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.policy import Policy
     from stagetrace.store.base import Reader, Selection
 
 TITLE: Final = "Suggested objectives"
@@ -35,39 +33,29 @@ DESCRIPTION: Final = (
 )
 EXAMPLE: Final = "stagetrace sla suggest --since 7d --target 99.5% --output sla.yaml"
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument(
-        "--target",
-        metavar="PERCENT",
-        type=_read(quantities.share),
-        help=f"the share of requests that is to be good; default: {100 * DEFAULT_TARGET:g}%%",
-    )
-    parser.add_argument(
-        "--within",
-        metavar="DURATION",
-        type=_read(quantities.duration_ns),
-        help="the threshold, as 250ms; asks for its target",
-    )
-    parser.add_argument(
-        "--window",
-        metavar="WINDOW",
-        type=_read(quantities.window),
-        default=quantities.Window(DEFAULT_WINDOW_S),
-        help="the window of the objectives; default: 28d",
-    )
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="write the policy to this file, which must not exist"
-    )
-    add_selection(parser, cause=False)
-    add_format(parser)
+OPTIONS: Final = (
+    Option(
+        "--target PERCENT",
+        f"the share of requests that is to be good; default: {100 * DEFAULT_TARGET:g}%",
+        quantities.share,
+    ),
+    Option("--within DURATION", "the threshold, as 250ms; asks for its target", quantities.duration_ns),
+    Option(
+        "--window WINDOW",
+        "the window of the objectives; default: 28d",
+        quantities.window,
+        quantities.Window(DEFAULT_WINDOW_S),
+    ),
+    Option("--output FILE", "write the policy to this file, which must not exist", Path),
+    *selection_options(cause=False),
+    FORMAT,
+)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return what is suggested for the selected requests; write it to a file if one is named."""
     from stagetrace.analysis import suggest
-    from stagetrace.policy import policy_file
+    from stagetrace.sla import policy_file
 
     if args.target is not None and args.within is not None:
         raise UsageError("--target asks for a threshold, and --within for a target\ngive one of them")
@@ -83,8 +71,9 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if args.output is not None and text:
         _write(args.output, text)
     if not found.suggestions:
-        sentence = f"No requests{window(wanted.since_ns, wanted.until_ns, args.tz)}."
-        return Answer(TITLE, sentence, {"suggestions": [], "policy": None}, is_undecided=True, reason=reason)
+        return Answer(
+            TITLE, no_requests(wanted, args.tz), {"suggestions": [], "policy": None}, is_undecided=True, reason=reason
+        )
     return Answer(
         TITLE,
         sentence_of(found, args.output if text else None),
@@ -93,18 +82,6 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         is_undecided=not text,
         reason=reason or reason_of(found),
     )
-
-
-def _read(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a reader of an option: argparse shows what is wrong."""
-
-    def value(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return value
 
 
 def _write(path: Path, text: str) -> None:
@@ -179,7 +156,7 @@ def parts(found: Suggested, policy: Policy | None) -> Iterator[str | Table]:
     """Yield the tables, lines, and the policy, as far as it fits into one line."""
     heads = (
         *(Column(name, kind=COMMON) for name in ("service", "requests of")),
-        *(Column(name, is_number=True) for name in ("requests", "observed for", "within", "target")),
+        *numbers("requests", "observed for", "within", "target"),
     )
     yield Table(heads, [_cells(one) for one in found.suggestions])
     for one in found.suggestions[:_SHOWN]:
@@ -204,7 +181,7 @@ def _cells(one: Suggestion) -> tuple[str, ...]:
         one.name,
         f"{'~' if one.sample.is_estimate else ''}{one.requests:,.0f}",
         objectives.length(one.days * _DAY_S),
-        "-" if one.within_ms is None else threshold(one.within_ms),
+        threshold(one.within_ms),
         "-" if one.target is None else objectives.wanted(one.target),
     )
 
@@ -215,8 +192,7 @@ def _steps(one: Suggestion) -> Table:
         (place for place, step in enumerate(one.steps) if step.within_ms == one.within_ms), len(one.steps) - 1
     )
     first = max(0, min(chosen - _STEPS // 2, len(one.steps) - _STEPS))
-    heads = [Column(f"{one.name} within", is_number=True)]
-    heads += [Column(name, is_number=True) for name in ("good", "95 %", "keeps", "breaches a day")]
+    heads = [numeric(f"{one.name} within"), *numbers("good", "95 %", "keeps", "breaches a day")]
     rows = []
     for step in one.steps[first : first + _STEPS]:
         low, high = (objectives.percent(share).removesuffix(" %") for share in (step.low, step.high))

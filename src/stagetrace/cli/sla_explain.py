@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv, settings
 from stagetrace.analysis.replay import JUDGES, NO_MATCH, NOT_ASKED, UNKNOWN, Bound, Explained, Step
-from stagetrace.cli.arguments.options import add_json, add_store, add_zone, store_url
-from stagetrace.cli.arguments.policy import add_policy, policy_of
-from stagetrace.cli.arguments.trace_id import LATEST, add_trace_id, whole_id
-from stagetrace.cli.output import show, show_json, warn
-from stagetrace.cli.registry import ANSWERED, UsageError
-from stagetrace.output.answer import completeness, keys_of
+from stagetrace.cli.arguments import BREACHED, JSON, LATEST, POLICY, STORE, TRACE, ZONE, policy_of, store_url, whole_id
+from stagetrace.cli.output import show_result
+from stagetrace.cli.registry import UsageError
+from stagetrace.output.answer import keys_of
 from stagetrace.output.units import milliseconds, shown, threshold
 from stagetrace.semconv import text
 from stagetrace.store import open_store
@@ -33,15 +31,7 @@ DESCRIPTION: Final = (
 )
 EXAMPLE: Final = "stagetrace sla explain 4bf92f35 --policy sla.yaml"
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_trace_id(parser)
-    add_policy(parser)
-    add_store(parser)
-    parser.add_argument("--breached", action="store_true", help="with latest: the newest breach")
-    add_zone(parser)
-    add_json(parser)
+OPTIONS: Final = (TRACE, POLICY, STORE, BREACHED, ZONE, JSON)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
     found = [_request(one, trace, policy) for one in trace.spans if one.kind == SERVER]
     if not found:
         raise UsageError(f"trace {trace.trace_id} holds no request: no span of kind SERVER\nname another trace")
-    if args.json:
-        show_json(as_json(trace, policy, found))
-    else:
-        show(*parts(policy, found, args.tz))
-    warn(trace.reason)
-    return ANSWERED
+    keys = {
+        "trace_id": trace.trace_id,
+        "policy": None if policy is None else policy.source or "inline",
+        "requests": [_request_json(one) for one in found],
+    }
+    return show_result(args, keys, parts(policy, found, args.tz), trace.reason)
 
 
 def _request(span: SpanRow, trace: Trace, policy: Policy | None) -> Request:
@@ -175,16 +165,6 @@ def _bound(bound: Bound) -> str:
     took = "not known" if bound.took_ms is None else milliseconds(bound.took_ms)
     word = {None: "", True: ", missed", False: ", met"}[bound.is_missed]
     return f"         {bound.name}: {took} of {threshold(bound.allowed_ms)} that {bound.source} allows{word}"
-
-
-def as_json(trace: Trace, policy: Policy | None, found: Sequence[Request]) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
-    return {
-        **completeness(trace.reason),
-        "trace_id": trace.trace_id,
-        "policy": None if policy is None else policy.source or "inline",
-        "requests": [_request_json(one) for one in found],
-    }
 
 
 def _request_json(one: Request) -> dict[str, Any]:

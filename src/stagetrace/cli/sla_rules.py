@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from stagetrace.cli.arguments.policy import add_policy, policy_of
-from stagetrace.cli.registry import ANSWERED, UsageError
+from stagetrace.cli.arguments import POLICY, policy_of
+from stagetrace.cli.registry import ANSWERED, Option, UsageError
 from stagetrace.rules.base import REQUESTS, RulesOptions
 from stagetrace.rules.formats import FORMATS
 
@@ -20,33 +20,27 @@ DESCRIPTION: Final = "Print what follows from a policy for another program:\n\n"
 _METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 EXAMPLE: Final = "stagetrace sla rules --policy sla.yaml --format prometheus --output rules.yaml"
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    add_policy(parser)
-    parser.add_argument(
-        "--format", choices=FORMATS, default="prometheus", help="what to print (above); default: prometheus"
-    )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write to FILE in place of stdout")
-    parser.add_argument(
-        "--service",
-        metavar="NAME",
+OPTIONS: Final = (
+    POLICY,
+    Option("--format", "what to print (above); default: prometheus", default="prometheus", choices=FORMATS),
+    Option("--output FILE", "write to FILE in place of stdout", Path),
+    Option(
+        "--service NAME",
+        "the objectives are those of this service alone; default: of each service whose requests have them",
         default="",
-        help="the objectives are those of this service alone; default: of each service whose requests have them",
-    )
-    parser.add_argument(
-        "--requests-metric",
-        metavar="NAME",
+    ),
+    Option(
+        "--requests-metric NAME",
+        f"the counter of judged requests, as Prometheus has it; default: {REQUESTS}",
         default=REQUESTS,
-        help=f"the counter of judged requests, as Prometheus has it; default: {REQUESTS}",
-    )
-    parser.add_argument(
-        "--scale",
-        metavar="FACTOR",
-        type=float,
-        default=1.0,
-        help="multiply all windows by FACTOR, for a trial in minutes (0.001 makes 1h 3.6s); default: 1",
-    )
+    ),
+    Option(
+        "--scale FACTOR",
+        "multiply all windows by FACTOR, for a trial in minutes (0.001 makes 1h 3.6s); default: 1",
+        float,
+        1.0,
+    ),
+)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,1 +1,0 @@
-"""Arguments on command lines: the options that verbs share, times, trace ids."""

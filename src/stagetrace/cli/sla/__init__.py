@@ -1,1 +1,0 @@
-"""`stagetrace sla ...`: commands about the policy itself."""
