@@ -57,7 +57,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         if args.against is None:
             services = _breached_against_good(reader, relations, cases)
         else:
-            since_ns, until_ns = window(*args.against, args.tz)
+            since, until = args.against
+            since_ns, until_ns = window(since, until, args.tz)
             with reader.relations(replace(wanted, since_ns=since_ns, until_ns=until_ns)) as normal:
                 if not cases.rows:
                     cases = ask_slow(relations, normal)

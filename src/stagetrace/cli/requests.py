@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         root = None if found else newest_root(reader, wanted)
         total = len(found) if top is None or len(found) < top else answers.count(relations)
     more = [f"{len(found)} of {total:,} requests shown; more: --top N"] if total > len(found) else []
-    parts = [_table(found, sort, args.tz), *more] if found else [no_requests(wanted, args.tz)]
+    parts: list[Table | str] = [_table(found, sort, args.tz), *more] if found else [no_requests(wanted, args.tz)]
     code = show_result(args, {"total": total, "requests": found}, parts, relations.reason)
     if root is not None:
         remark(f"{root.note}: stagetrace trace {root.trace_id}")

@@ -19,7 +19,7 @@ vendored install. Elsewhere the variable alone does the same. Python with -S rea
 this adds, and is refused; with -E or -I it reads the file alone."""
 PYTHON = re.compile(r"(python|pypy)[\d.]*[dt]*(\.exe)?", re.IGNORECASE)
 # Options of Python's in one word: letters alone, then one that what follows belongs to, and that.
-OPTIONS = re.compile(r"-(?!-|$)([^cmWX]*)([cmWX]?)(.*)", re.DOTALL)
+WORDS = re.compile(r"-(?!-|$)([^cmWX]*)([cmWX]?)(.*)", re.DOTALL)
 EXAMPLE = 'STAGETRACE_SLA="POST /predict within 50ms" stagetrace run -- uvicorn app:app'
 
 OPTIONS = (Option("-- COMMAND", "the command and its arguments", many=argparse.REMAINDER, key="command"),)
@@ -66,7 +66,7 @@ def _is_without_site(command: list[str]) -> bool:
         if word == "--check-hash-based-pycs":
             next(words, None)
             continue
-        options = OPTIONS.fullmatch(word)
+        options = WORDS.fullmatch(word)
         if options is None:  # the program, or what ends the options
             return False
         letters, takes, value = options.groups()
