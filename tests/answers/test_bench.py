@@ -14,15 +14,14 @@ import pytest
 
 from answers.loaded import watched, worker
 from answers.made import MS, NOON, Made, lines, store
-from backends import free_port
 from cli.running import COMMAND, answered, cli, environment, printed, refused, time_of
 from stagetrace.analysis import bench
 from stagetrace.analysis.bench_objective import Objective
 from stagetrace.cli.bench import load_run
 from stagetrace.cli.bench import options as target
-from stagetrace.cli.bench.answer import Report, answer
 from stagetrace.cli.bench.load_run import Bench, join
 from stagetrace.cli.bench.options import sender
+from stagetrace.cli.bench.view import Report, answer
 from stagetrace.cli.main import parser_for
 
 if TYPE_CHECKING:
@@ -239,16 +238,16 @@ def test_what_is_not_installed_is_reported_with_how_to_install_it(monkeypatch: p
     assert "[bench]" in said
 
 
+def test_a_header_cannot_begin_another_one() -> None:
+    assert "none may have" in refused("bench", "http://localhost:1/", "-H", "a: b\r\nc: d")
+
+
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
 def test_each_form_begins_with_the_sentence(form: str) -> None:
     with worker() as url:
         shown = printed("bench", url, "--rate", "50", *QUICK, "--format", form, code=1)
     assert "At 50 requests/s p50 is" in shown
     assert "latency from the intended start" in shown
-
-
-def test_nothing_there_is_no_answer() -> None:
-    assert "start the service, or check the URL" in refused("bench", f"http://localhost:{free_port()}/x")
 
 
 def test_ctrl_c_stops_sending_and_gives_what_there_is() -> None:

@@ -201,12 +201,6 @@ def test_two_stages_that_few_requests_do_not_distinguish_are_both_named(tmp_path
     assert rest.endswith(f"; 10 % off {best['stage']} would bring p99 down by {100 * best['what_if']['p99']:.1f} %.")
 
 
-def test_an_empty_window_has_no_requests(folder: Path) -> None:
-    found = asked(folder, "--since", "2020-01-01", "--until", "2020-01-02")
-    assert found["sentence"] == "No requests between 2020-01-01 00:00:00 and 2020-01-02 00:00:00 UTC."
-    assert (found["requests"], found["stages"]) == (0, [])
-
-
 def test_time_without_stages_is_a_row_of_its_own(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     some = [replace(one, duration_ms=one.took_ms + float(random.exponential(5))) for one in ALL[:400]]

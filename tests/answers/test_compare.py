@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from answers.made import EVER, MS, NOON, Made, lines, store
-from cli.running import answered, printed, time_of
+from cli.running import answered, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,10 +224,3 @@ def test_versions_of_services_are_versions_too(tmp_path: Path) -> None:
     folder = store(tmp_path / "store", made)
     assert [ask(folder)[side]["name"] for side in "ab"] == ["version v1", "version v2"]
     assert ask(folder, "--a", "version=v2", "--b", "version=v1")["b"]["stored"] == 200
-
-
-def test_people_see_tables_and_pictures(slower: tuple[Path, list[Made]]) -> None:
-    shown = printed("compare", "--store", slower[0], *EVER)
-    assert shown.startswith("Model churn version 3 is ")
-    assert "Durations of version 3" in shown
-    assert "<svg" in printed("compare", "--store", slower[0], *EVER, "--format", "html")

@@ -286,39 +286,6 @@ SMALL = ("--period", "2026-03", "--tz", "Europe/Berlin", "--credits", "99:10%")
 WINDOW = ("--exclude", "2026-03-01T13:05..2026-03-01T13:06=deploy | v3")
 
 
-def test_the_report_as_text(small: Path) -> None:
-    lines = printed("report", "--store", small, *SMALL, *WINDOW, code=1).splitlines()
-    shown = "\n".join(line for line in lines if not line.startswith("Digest"))
-    bar = "█" * 69
-    trace = "00000000000000000000000000000015"
-    assert (
-        shown.rstrip()
-        == f"""\
-0 of 1 objective was met in 2026-03 (Europe/Berlin): 90 requests judged, 4 breaches, 1 incident.
-
-From 2026-03-01 00:00:00 Europe/Berlin up to 2026-04-01 00:00:00 Europe/Berlin, by the start of each request.
-
-The store holds 100 requests of this period, from 2026-03-01 13:00:06 to 2026-03-01 13:10:00 Europe/Berlin.
-
-service shop
-route     objective                  wanted  judged  breaches  attainment  95 %          met  credit
-/predict  POST /predict within 50ms    99 %      90         4      95.6 %  [89.0, 98.8]  no     10 %
-
-Error budget of the period that was spent
-  POST /predict of shop  {bar} 444 %
-
-requests that do not count  requests
-deploy | v3                       10
-
-2026-03-01; service shop
-incident from (Europe/Berlin)  minutes  route     judged  breaches  stage: cause         traces
-13:02:00                             1  /predict      10         4  inference: gc 100 %  {trace}
-
-An incident is a run of minutes, 5 minutes apart at most, each with 2 breaches or more and a burn rate of 10 or more \
-(or 50 % breaches, where that is less)."""
-    )
-
-
 def test_the_report_as_markdown_and_as_a_page(small: Path) -> None:
     command = ("report", "--store", small, *SMALL, *WINDOW, "--format")
     markdown = printed(*command, "markdown", code=1)

@@ -115,8 +115,3 @@ def test_sampled_requests_count_for_all_they_stand_for(tmp_path: Path) -> None:
         share = sum(each.word == "breach" for each in mine) / len(mine)
         assert one["interval"][0] < share < one["interval"][1]
         assert one["breaches"] == sum(each.word == "breach" for each in mine)
-
-
-def test_an_attribute_that_is_not_there_is_reported(planted: Path) -> None:
-    shown = printed("segments", "--store", planted, *EVER, "--by", "nope")
-    assert shown == "No request here has nope: name another attribute with --by.\n"

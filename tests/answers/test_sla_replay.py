@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from answers.made import EVER, NOON, Made, lines, store
-from cli.running import answered, printed, refused
+from cli.running import answered, printed
 from stagetrace.analysis import policy_replay
 from stagetrace.analysis.replay import UNKNOWN, replay, stored
 from stagetrace.policy.objective import Condition, Deadline, Objective
@@ -248,8 +248,3 @@ def test_a_recording_ends_with_its_last_request(tmp_path: Path) -> None:
     path = lines(tmp_path / "spans.jsonl", made[1:])
     (one,) = asked("--store", path, "--policy", "* within 50ms for 1%", code=1)["objectives"]
     assert one["breaches_a_day"] == pytest.approx(100, rel=0.02)
-
-
-def test_what_it_refuses(folder: Path) -> None:
-    assert "add --policy" in refused("sla", "replay", "--store", folder)
-    assert "POST /predict within" in refused("sla", "replay", "--store", folder, "--policy", "POST /predict within 50")

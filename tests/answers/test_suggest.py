@@ -84,21 +84,6 @@ def test_people_read_thresholds_budgets_and_the_policy(folder: Path) -> None:
     assert objective.target_text == "95% over month@Europe/Berlin"
 
 
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        (["--target", "99%", "--within", "50ms"], "give one of them"),
-        (["--target", "100%"], "no traffic can show"),
-        (["--target", "0.99"], "is not a percentage"),
-        (["--within", "50"], "has no unit"),
-        (["--window", "28"], "has no unit"),
-        (["--output", "/nowhere/sla.yaml"], "cannot write"),
-    ],
-)
-def test_wrong_options_say_what_is_meant(folder: Path, options: list[str], what: str) -> None:
-    assert what in refused("sla", "suggest", *EVER, "--store", folder, *options)
-
-
 def test_too_little_is_no_answer(tmp_path: Path) -> None:
     few = store(tmp_path / "few", ALL[:50])
     found = asked(few, "--json", code=2)

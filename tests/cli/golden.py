@@ -1,8 +1,8 @@
 """What verbs print, whole: each file of `golden/` has command lines, and below each one its output.
 
-The lines of stderr begin with `! `, and an exit code other than 0 with `? `. JSON has a key on each line. Commands run in
-a folder with the stores of `STORES`, at noon of the day after the requests. `PYTHONPATH=src python tests/cli/golden.py`
-writes the outputs anew: look at what has changed before it is committed.
+The lines of stderr begin with `! `, and an exit code other than 0 with `? `. JSON has a key on each line. Commands run
+in a folder with the stores of `STORES`, at noon of the day after the requests.
+`PYTHONPATH=src python tests/cli/golden.py` writes the outputs anew: look at what has changed before it is committed.
 """
 
 from __future__ import annotations

@@ -200,34 +200,15 @@ def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaege
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["nonsense"], "invalid choice: 'nonsense'"),
-        (["breeches"], "\ndid you mean breaches?\n"),
-        (["completion", "bsh"], "\ndid you mean bash?\n"),
-        (["--store", "x", "breaches"], "options stand behind the command\nwrite: stagetrace breaches --store ...\n"),
-        (["trace", "ab" * 16, "--store", "x", "--tz", "Berlin"], "there is no time zone 'Berlin': write local"),
-        (["breaches"], "no store to read from\ngive --store jaeger://localhost:16685, or set STAGETRACE_STORE\n"),
-        (["breaches", "--store", "http://x"], "cannot open store 'http://x': there is no kind of store called 'http'"),
-        (["breaches", "--store", "x", "--since", "15"], "argument --since: '15' has no unit: write a duration"),
-        (["breaches", "--store", "jaeger://x", "--since", "soon"], "argument --since: cannot read 'soon': write"),
-        (["breaches", "--store", "jaeger://x", "--since", "1h", "--until", "2h"], "is not before --until"),
-        (["breaches", "--store", "x", "--limit", "0"], "argument --limit: '0' is not a whole number from 1 on"),
         (["breaches", "--store", "jaeger://\udcff"], "no host has such a name"),
         *(
             (["requests", "--store", "x", option, "a=\udcff"], f"argument {option}: 'a=\\udcff' is not UTF-8")
             for option in ("--service", "--route", "--model", "--segment")
         ),
-        (["requests", "--store", "x", "--top", "5", "--slowest", "3"], "--slowest N is a --top already"),
-        (["export", "x.pb", "--store", "x", "--relation", "requests"], "a .pb holds whole spans, and no relation"),
         (["query", "SELECT '\udcff'", "--store", "x"], "is not UTF-8"),
-        (["breaches", "--store", "jaeger://x", "--serv", "y"], "unrecognized arguments: --serv y"),
-        (["trace", "--store", "jaeger://x"], "the following arguments are required: ID"),
-        (["trace", "4bf", "--store", "jaeger://x"], "'4bf' is neither latest nor a trace id: 32 hex digits"),
-        (["trace", "0" * 32, "--store", "jaeger://x"], f"'{'0' * 32}' is neither latest nor a trace id"),
-        (["trace", "g" * 32, "--store", "jaeger://x"], f"'{'g' * 32}' is neither latest nor a trace id"),
     ],
 )
-def test_wrong_usage_is_exit_code_two_and_at_most_three_lines(arguments: list[str], expected: str) -> None:
+def test_arguments_that_are_not_utf8_are_refused(arguments: list[str], expected: str) -> None:
     assert expected in refused(*arguments)
 
 
@@ -267,14 +248,6 @@ def test_no_answer_is_exit_code_two_with_a_remedy(jaeger: Jaeger, made: list[Mad
         assert said.startswith("stagetrace: jaeger://"), arguments
         assert expected in said
         assert len(said.splitlines()) == 2, said
-
-
-def test_help_of_every_command_ends_with_its_example() -> None:
-    for verb in VERBS:
-        heading, example = printed(verb, "--help").splitlines()[-2:]
-        assert heading == "example:"
-        assert f"stagetrace {verb}" in example
-    assert "breaches" in printed("--help")
 
 
 def test_a_process_ends_with_the_exit_code_and_keeps_stdout_for_the_answer() -> None:

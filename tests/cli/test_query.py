@@ -12,31 +12,6 @@ from stagetrace.cli import query
 if TYPE_CHECKING:
     from pathlib import Path
 
-QUERY = (
-    "SELECT model, count(*) AS n, max(inference_ms) AS most, bool_or(breached) AS b FROM requests "
-    "GROUP BY 1 ORDER BY 2 DESC, 1"
-)
-
-
-def test_query(spans: Path) -> None:
-    assert (
-        printed("query", QUERY, "--store", spans)
-        == """\
-model   n  most  b
-Ranker  3  70.0  true
-Tagger  1  16.0  false
--       1     -  -
-"""
-    )
-    assert printed("query", QUERY, "--store", spans, "--csv") == (
-        "model,n,most,b\nRanker,3,70.0,true\nTagger,1,16.0,false\n,1,,\n"
-    )
-    assert answered("query", QUERY, "--store", spans) == {
-        "complete": True,
-        "columns": ["model", "n", "most", "b"],
-        "rows": [["Ranker", 3, 70.0, True], ["Tagger", 1, 16.0, False], [None, 1, None, None]],
-    }
-
 
 def test_query_gives_every_type_as_json_has_it(spans: Path) -> None:
     sql = (
@@ -60,19 +35,9 @@ def test_query_gives_every_type_as_json_has_it(spans: Path) -> None:
         ("SELECT nope FROM requests", 'Referenced column "nope" not found'),
         ("SELECT * FROM reqests", "Table with name reqests does not exist"),
         ("SELEC 1", 'syntax error at or near "SELEC"'),
-        ("", "query takes one statement, and this is none"),
-        ("SELECT 1; SELECT 2", "query takes one statement, and this is 2"),
-        ("DROP VIEW requests", "query only reads, and this is DROP"),
-        ("INSERT INTO requests VALUES (1)", "query only reads, and this is INSERT"),
-        ("CREATE TABLE t AS SELECT 1", "query only reads, and this is CREATE"),
-        ("UPDATE requests SET name = 'x'", "query only reads, and this is UPDATE"),
         ("ATTACH '/tmp/x.db'", "query only reads, and this is ATTACH"),
         ("COPY requests TO '/tmp/x.csv'", "query only reads, and this is COPY"),
         ("EXPORT DATABASE '/tmp/x'", "query only reads, and this is EXPORT"),
-        ("INSTALL httpfs", "query only reads, and this is LOAD"),
-        ("SET enable_external_access = true", "query only reads, and this is SET"),
-        ("SET VARIABLE since_ns = 0", "query only reads, and this is SET"),
-        ("PRAGMA enable_profiling", "query only reads, and this is PRAGMA"),
         ("EXPLAIN ANALYZE COPY requests TO '/tmp/x.csv'", "Cannot access file"),
         ("FROM read_csv('/etc/passwd')", "file system operations are disabled"),
         ("FROM read_text('/etc/passwd')", "file system operations are disabled"),
@@ -94,8 +59,6 @@ def test_a_query_that_takes_too_long_is_ended(spans: Path) -> None:
         assert said.startswith("stagetrace: the query took longer than 0.2 s, and was ended\n")
     assert printed("query", "SELECT 1 AS one", "--timeout", "60", "--csv", "--store", spans) == "one\n1\n"
     assert printed("query", "SELECT 1 AS one", "--timeout", "0", "--csv", "--store", spans) == "one\n1\n"
-    for wrong in ("-1", "nan", "1e9", "soon"):
-        assert "is not a number of seconds" in refused("query", "SELECT 1", "--timeout", wrong, "--store", spans)
 
 
 def test_a_result_has_a_limit_of_rows_and_of_bytes(spans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +70,3 @@ def test_a_result_has_a_limit_of_rows_and_of_bytes(spans: Path, monkeypatch: pyt
     found = answered("query", "SELECT repeat('x', 1000) FROM range(1000000000)", "--store", spans)
     assert found["reason"] == f"the first {len(found['rows']):,} rows have 1 MiB, and there are more"
     assert 1000 < len(found["rows"]) < 1100
-
-
-def test_describe_lists_the_columns(spans: Path) -> None:
-    assert "network_send_ms" in printed("query", "DESCRIBE requests", "--store", spans)

@@ -174,6 +174,7 @@ _LEAST_HEADROOM: Final = 0.1
 _MOST_PICTURES: Final = 5
 _MOST_INSTANCES: Final = 20
 _SHOWN: Final = 6  # times the knee that a picture goes to
+_MINUTE_S: Final = 60
 _NOTHING: Final = 0.005  # head-room below this is none
 _USES: Final = (Column("resource"), *numbers("mean", "busiest", "of", "used"))
 
@@ -277,7 +278,8 @@ def _how_to_find(test: str) -> str:
 
 def _sentence_of(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
     """Return one service's capacity, in one or two sentences."""
-    busiest = f"the busiest {_long(one.busiest.seconds)} took {number(one.busiest.per_s)}/s"
+    long = "minute" if round(one.busiest.seconds) == _MINUTE_S else f"{number(one.busiest.seconds)} s"
+    busiest = f"the busiest {long} took {number(one.busiest.per_s)}/s"
     if one.peak_per_s is None or one.headroom is None:
         sentence = f"The capacity of {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
     else:
@@ -300,10 +302,6 @@ def replicas(given: Plan, args: argparse.Namespace) -> str:
     most = " at most" if given.at_most else ""
     plural = "" if given.replicas == 1 else "s"
     return f"{rate} needs {given.replicas} replica{plural}{most}, {number(given.per_s or 0)}/s each ({given.reason})."
-
-
-def _long(seconds: float) -> str:
-    return "minute" if round(seconds) == 60 else f"{number(seconds)} s"  # noqa: PLR2004
 
 
 def between(interval: Interval | None) -> str:

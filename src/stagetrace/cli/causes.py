@@ -13,7 +13,7 @@ from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
-from stagetrace.output.units import Zone, between, chance, milliseconds, percent, release_keys, shown, since_text
+from stagetrace.output.units import Zone, between, chance, milliseconds, percent, shown, since_text
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
@@ -231,7 +231,7 @@ def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[st
         ],
         "stages": [keys_of(one, "interval_ms", interval=one.interval_ms) for one in found.stages],
         "causes": [keys_of(one, "evidence", **keys_of(one.evidence)) for one in found.causes],
-        "changes": [keys_of(one, release=release_keys(one.release)) for one in found.changes],
+        "changes": [keys_of(one, release=one.release and one.release.keys()) for one in found.changes],
         "breaches": cases.breaches if cases.rows else None,
         "good": cases.good if cases.rows else None,
         "by_time": cases.by_time,
@@ -249,10 +249,8 @@ def _keys(cases: Cases, found: Diagnosis, services: Localised | None) -> dict[st
 def _attribute(one: Finding) -> dict[str, Any]:
     found = one.contrast
     interval = [found.interval[0], found.interval[1] if found.interval[1] < float("inf") else None]
-    since = {
-        "since_unix_nano": None if one.since is None else one.since.at_unix_nano,
-        "since_release": None if one.since is None else release_keys(one.since.release),
-    }
+    at, release = (None, None) if one.since is None else one.since
+    since = {"since_unix_nano": at, "since_release": release and release.keys()}
     return keys_of(
         found, "rows", "requests", interval=interval, explained=found.explained, **keys_of(one.evidence), **since
     )

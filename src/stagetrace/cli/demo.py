@@ -9,6 +9,7 @@ import json
 import random
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD
@@ -139,9 +139,11 @@ def _together(work: Callable[[int], None], count: int) -> None:
 
 
 def _post(address: str, path: str, body: Mapping[str, object], headers: Mapping[str, str] | None = None) -> None:
-    request = urllib.request.Request(  # noqa: S310 -- our own service on loopback
-        address + path, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}
-    )
+    headers = {"content-type": "application/json", **(headers or {})}
+    _read(urllib.request.Request(address + path, json.dumps(body).encode(), headers))  # noqa: S310 -- our own service
+
+
+def _read(request: urllib.request.Request | str) -> None:
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=_PATIENCE_S) as response:
         response.read()
 
@@ -285,19 +287,11 @@ def _release(version: str) -> dict[str, str]:
 def _asked(*arguments: str) -> str:
     """Return the output of one command, whether its answer is good or bad."""
     done = subprocess.run([*_STAGETRACE, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode not in (ANSWERED, BAD) or not _is_answer(done.stdout, is_json="--json" in arguments):
+    is_answer = done.stdout.startswith("{") if "--json" in arguments else bool(done.stdout.strip())
+    if done.returncode not in (ANSWERED, BAD) or not is_answer:
         why = f"ended with {done.returncode} and gave no answer:\n{done.stderr.strip()}"
         raise StagetraceError(f"`stagetrace {arguments[0]}` {why}")
     return done.stdout
-
-
-def _is_answer(text: str, *, is_json: bool) -> bool:
-    if not is_json:
-        return bool(text.strip())
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
 
 
 @contextmanager
@@ -389,15 +383,13 @@ def _plain() -> dict[str, str]:
 
 def _is_up(address: str) -> bool:
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/health", timeout=5):
-            return True
-    except (URLError, OSError):
+        _read(f"{address}/health")
+    except OSError:  # those of urllib are, too
         return False
+    return True
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from stagetrace import settings
+from stagetrace import log, settings
 from stagetrace.backend import options
-from stagetrace.backend.options import BackendError, host_names
+from stagetrace.backend.options import BackendError, Listening, host_names, risks
+from stagetrace.cli.output import show_json
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.system.packages import requirement
 
@@ -71,6 +73,17 @@ def _web_address(text: str) -> str:
     if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).netloc:
         raise ValueError(f"{text!r} is no address of a web page: write http://jaeger:16686")
     return text
+
+
+def report_ready(options: Listening, ready: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Log what is risky, and print that the server is ready: as JSON, or as lines."""
+    for risk in risks(options):
+        log.warning(risk)
+    if as_json:
+        show_json(ready)
+    else:
+        sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()
 
 
 def port(text: str) -> int:

@@ -42,8 +42,10 @@ class _Parser(argparse.ArgumentParser):
         """Print the error, the likely meaning and the command for help, then exit."""
         wrong = _WRONG_CHOICE.match(message)
         if wrong is not None:
-            choices = (action.choices for action in self._actions if action.choices and wrong[1] == _name_of(action))
-            message += _meant(wrong[2], (str(one) for some in choices for one in some))
+            named = (
+                ("/".join(one.option_strings) or str(one.metavar or one.dest), one.choices) for one in self._actions
+            )
+            message += _meant(wrong[2], (str(one) for name, known in named if name == wrong[1] for one in known or ()))
         message += f"\ntry: {self.prog} --help"
         self.exit(NO_ANSWER, f"stagetrace: {bounded(message)}\n")
 
@@ -56,10 +58,6 @@ class _Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         given = next((one.partition("=")[0] for one in arguments if one.startswith("-")), "")
         self.error(f"unrecognized arguments: {' '.join(arguments)}{_meant(given, flags)}")
-
-
-def _name_of(action: argparse.Action) -> str:
-    return "/".join(action.option_strings) or str(action.metavar or action.dest)
 
 
 def _meant(given: str, known: Iterable[str]) -> str:
@@ -162,7 +160,8 @@ def parser_of(parser: argparse.ArgumentParser, verb: str) -> _Parser:
 
 def _run(given: list[str]) -> int:
     """Parse and run; argparse's own ways out (--help, --version, an error) become exit codes."""
-    given = _with_whole_verb(given)
+    if " ".join(given[:2]) in VERBS:  # a verb of two words: `sla check`
+        given = [" ".join(given[:2]), *given[2:]]
     # Only --help and --version may stand before the verb, and both end there.
     verb = given[0] if given and given[0] in VERBS else None
     later = next((one for one in given if one in VERBS), None)
@@ -175,7 +174,9 @@ def _run(given: list[str]) -> int:
             parser_of(parser, args.verb).unknown(rest)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else NO_ANSWER
-    _warn_of_misspelt(args.verb)
+    misspelt = [one for one in setting_problems.misspelt(settings.environment()) if one[1] is not None]
+    if misspelt and args.verb not in _SILENT:  # they would change the answer unnoticed; `doctor` lists all of them
+        sys.stderr.write(f"stagetrace: {setting_problems.misspelt_text(misspelt)}\n")
     if "store" in args:
         # gRPC would write lines of its own to stderr, above our error for the same fault.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -185,19 +186,6 @@ def _run(given: list[str]) -> int:
     from stagetrace.cli.ask import ask
 
     return ask(args, module.answer, since=getattr(module, "SINCE", None))
-
-
-def _with_whole_verb(given: list[str]) -> list[str]:
-    """Return the command line with the verb as one word, where it has two: `sla check`."""
-    whole = " ".join(given[:2])
-    return [whole, *given[2:]] if whole in VERBS else given
-
-
-def _warn_of_misspelt(verb: str) -> None:
-    """Warn of misspelt variables, which would change the answer unnoticed. `doctor` lists all of them."""
-    found = [(name, meant) for name, meant in setting_problems.misspelt(settings.environment()) if meant is not None]
-    if found and verb not in _SILENT:
-        sys.stderr.write(f"stagetrace: {setting_problems.misspelt_text(found)}\n")
 
 
 if __name__ == "__main__":

@@ -113,19 +113,20 @@ _STYLES = {
 
 def show_json(answer: dict[str, Any]) -> None:
     """Print one JSON object on one line."""
-    text = json.dumps(answer, allow_nan=False, ensure_ascii=not shows_blocks(), default=_plain)
+    # Numbers of NumPy become those of Python.
+    text = json.dumps(answer, allow_nan=False, ensure_ascii=not shows_blocks(), default=lambda value: value.item())
     sys.stdout.write(printable_json(text) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """Return a number of NumPy's as one of Python's."""
-    return value.item()
 
 
 def show(*parts: Table | str) -> None:
     """Print tables and lines, in this order."""
     width = terminal_width() if is_bounded() else None
-    lines = [line for part in parts for block in _blocks(part, width) for line in block]
+    lines: list[Line] = []
+    for part in parts:
+        if isinstance(part, str):
+            lines.append([Cell(printable(part))])
+        else:
+            lines += [line for block in blocks(part, width) for line in block]
     if sys.stdout.isatty() and has_rich():
         from rich.console import Console
 
@@ -158,10 +159,6 @@ def _clipped(part: list[list[Line]], height: int) -> list[Line]:
             return [*lines, [Cell(f"{GAP}... {sum(map(len, rows[number:]))} more lines")]]
         lines += row
     return lines
-
-
-def _blocks(part: Table | str, width: int | None) -> list[list[Line]]:
-    return [[[Cell(printable(part))]]] if isinstance(part, str) else blocks(part, width)
 
 
 def drawn(lines: list[Line]) -> Any:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from stagetrace import log
-from stagetrace.backend.options import Listening, check, risks
+from stagetrace.backend.options import Listening, check
 from stagetrace.cli.arguments import STORE, is_file, store_url
 from stagetrace.cli.ask import answer_of, options_of
 from stagetrace.cli.console import leave
-from stagetrace.cli.listening import ACCESS, HOST, PAGE, READY, jaeger_ui, listening, port, require
-from stagetrace.cli.output import show_json
+from stagetrace.cli.listening import ACCESS, HOST, PAGE, READY, jaeger_ui, listening, port, report_ready, require
 from stagetrace.cli.registry import ANSWERED, Option
 from stagetrace.store import open_store
 
@@ -50,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
     site = Site(url, partial(open_store, url), partial(answer_of, url), options=options_of, jaeger_ui=jaeger_ui(args))
     if is_file(url):  # a recording, to which the last hour means nothing
         site = replace(site, since=_EVER)
-    serve(site, options, args.port, lambda port: _report_ready(url, options, port, as_json=args.json))
+
+    def report(port: int) -> None:
+        lines = (f"stagetrace shows {url}", f"  {options.url(port)}/")
+        report_ready(options, ready(url, options, port), lines, as_json=args.json)
+
+    serve(site, options, args.port, report)
     leave(ANSWERED)  # a thread may still read a file, and would be waited for
 
 
@@ -66,13 +68,3 @@ def ready(url: str, options: Listening, port: int) -> dict[str, Any]:
         "tls": options.tls_cert is not None,
         "token": options.token is not None,
     }
-
-
-def _report_ready(url: str, options: Listening, port: int, *, as_json: bool) -> None:
-    for risk in risks(options):
-        log.warning(risk)
-    if as_json:
-        show_json(ready(url, options, port))
-    else:
-        sys.stdout.write(f"stagetrace shows {url}\n  {options.url(port)}/\n")
-    sys.stdout.flush()

@@ -6,21 +6,22 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.cli.registry import ANSWERED, NO_ANSWER, Option, UsageError
 from stagetrace.output import objectives as policy_text
-from stagetrace.policy import policy_keys
-from stagetrace.policy.alert_options import AlertOptions
-from stagetrace.policy.policy import Policy, file_named
-from stagetrace.policy.policy_file import Document, PolicyFileError, content, decoded, document, is_openslo
-from stagetrace.policy.policy_lint import ERROR, WARNING, Finding, inline_places, lint
+from stagetrace.output.answer import completeness
 from stagetrace.rules import openslo_read
+from stagetrace.sla import policy_keys
+from stagetrace.sla.alert_options import AlertOptions
+from stagetrace.sla.policy import Policy, file_named
+from stagetrace.sla.policy_file import Document, PolicyFileError, content, decoded, document, is_openslo
+from stagetrace.sla.policy_lint import ERROR, WARNING, Finding, inline_places, lint
 from stagetrace.text import printable
 
 if TYPE_CHECKING:
-    from stagetrace.policy.objective import Objective
-    from stagetrace.policy.yaml_nodes import Problem
+    from stagetrace.sla.objective import Objective
+    from stagetrace.sla.yaml_nodes import Problem
 
 DESCRIPTION: Final = (
     "Check a policy: whether it can be read, and what is probably not meant as it stands there. "
@@ -53,12 +54,25 @@ def run(args: argparse.Namespace) -> int:
     found = _check(args.policy.strip())
     is_wrong = any(one.level == ERROR for one in found.findings)
     if args.json:
-        print(json.dumps(_keys(found, is_wrong=is_wrong)))
+        keys = {
+            "ok": not is_wrong,
+            "file": found.where,
+            "objectives": [{"name": one.name, "says": list(policy_text.lines(one))} for one in found.objectives],
+            "alerts": policy_text.alerts(found.alerts) if found.objectives else None,
+            "findings": [
+                {**one.at._asdict(), "level": one.level, "what": one.what, "fix": one.fix} for one in found.findings
+            ],
+        }
+        reason = f"{found.more} more findings are left off" if found.more else None
+        print(json.dumps({**completeness(reason), **keys}))
     else:
-        for line in _texts(found):
-            print(line)
-        for one in found.findings:
-            print(printable(one.text(found.where)), file=sys.stderr)
+        for one in found.objectives:
+            first, *others = policy_text.lines(one)
+            print(printable(f"{one.name}: {first}"), *(printable(f"    {line}") for line in others), sep="\n")
+        if any(not one.excludes for one in found.objectives):
+            print(policy_text.alerts(found.alerts))
+        for finding in found.findings:
+            print(printable(finding.text(found.where)), file=sys.stderr)
         if found.more:
             print(f"{found.where}: and {found.more} more", file=sys.stderr)
     return NO_ANSWER if is_wrong else ANSWERED
@@ -85,27 +99,3 @@ def _check(text: str) -> _Checked:
 def _document(text: str, path: str) -> tuple[Document, Iterable[Problem]]:
     """Return what a file says, and what of an OpenSLO file a policy does not express."""
     return openslo_read.documents(text, path) if is_openslo(text) else (document(text, path), ())
-
-
-def _texts(found: _Checked) -> Iterable[str]:
-    for one in found.objectives:
-        first, *others = policy_text.lines(one)
-        yield printable(f"{one.name}: {first}")
-        yield from (printable(f"    {line}") for line in others)
-    if any(not one.excludes for one in found.objectives):
-        yield policy_text.alerts(found.alerts)
-
-
-def _keys(found: _Checked, *, is_wrong: bool) -> dict[str, Any]:
-    return {
-        "complete": not found.more,
-        **({"reason": f"{found.more} more findings are left off"} if found.more else {}),
-        "ok": not is_wrong,
-        "file": found.where,
-        "objectives": [{"name": one.name, "says": list(policy_text.lines(one))} for one in found.objectives],
-        "alerts": policy_text.alerts(found.alerts) if found.objectives else None,
-        "findings": [
-            {"line": one.at.line, "column": one.at.column, "level": one.level, "what": one.what, "fix": one.fix}
-            for one in found.findings
-        ],
-    }

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv, settings
-from stagetrace.analysis.replay import JUDGES, NO_MATCH, NOT_ASKED, UNKNOWN, Bound, Explained, Step
+from stagetrace.analysis.replay import JUDGES, NO_MATCH, NOT_ASKED, UNKNOWN, Explained, Step
 from stagetrace.cli.arguments import BREACHED, JSON, LATEST, POLICY, STORE, TRACE, ZONE, policy_of, store_url, whole_id
 from stagetrace.cli.output import show_result
 from stagetrace.cli.registry import UsageError
@@ -96,29 +96,16 @@ def parts(policy: Policy | None, found: Sequence[Request], zone: Zone) -> Iterat
             yield ""
         at = f"{shown(one.span.start_unix_nano, zone)} {zone.name}"
         yield f"{one.recorded.sentence} ({at}, trace {one.span.trace_id})"
-        yield f"  recorded: {one.recorded.word.lower()}{_under(one)}"
-        for name, value in _details(one):
-            yield f"    {name}: {value}"
+        under = one.stored.recorded.objective
+        yield f"  recorded: {one.recorded.word.lower()}{'' if under is None else f' by `{under}`'}"
+        details = ((name, text(one.span.attributes, attribute)) for name, attribute in _RECORDED)
+        reasons = ((name, value) for name, value in one.recorded.reasons if name != "objective")
+        yield from (f"    {name}: {value}" for name, value in (*details, *reasons) if value is not None)
         if policy is None or one.explained is None:
             yield "  Give --policy to see which objectives are about it, and why."
             continue
         yield f"  by {policy.source or 'the policy given'}: {_now(one)}"
         yield from _steps(one.explained.steps)
-
-
-def _under(one: Request) -> str:
-    name = one.stored.recorded.objective
-    return "" if name is None else f" by `{name}`"
-
-
-def _details(one: Request) -> Iterator[tuple[str, str]]:
-    for name, attribute in _RECORDED:
-        value = text(one.span.attributes, attribute)
-        if value is not None:
-            yield name, value
-    for name, value in one.recorded.reasons:
-        if name != "objective":
-            yield name, value
 
 
 def _now(one: Request) -> str:
@@ -143,28 +130,22 @@ def _steps(steps: Sequence[Step]) -> Iterator[str]:
         if id(step) in left:
             continue
         kind = f" (override of {step.objective.base})" if step.objective.base is not None else ""
-        yield f"    {place}. {step.objective.name}{kind}: {step.outcome}, {_reason(step)}"
+        reason = step.why
+        if step.outcome == JUDGES and step.judged is not None:
+            missed = step.judged.missed
+            reason += f"{'' if missed is None else f': {missed.text}'}{_why(step.judged.excluded)}"
+        yield f"    {place}. {step.objective.name}{kind}: {step.outcome}, {reason}"
         for looked in step.conditions:
             value = "not stored" if looked.holds is None else "absent" if looked.value is None else looked.value
             yield f"         {looked.key} is to be {looked.glob}: {value}"
-        yield from map(_bound, step.bounds)
+        for bound in step.bounds:
+            took = "not known" if bound.took_ms is None else milliseconds(bound.took_ms)
+            word = {None: "", True: ", missed", False: ", met"}[bound.is_missed]
+            yield f"         {bound.name}: {took} of {threshold(bound.allowed_ms)} that {bound.source} allows{word}"
         for stage, took, allowed in step.over_budget:
             yield f"         stage {stage}: {milliseconds(took)}, over its budget of {threshold(allowed)}"
     if left:
         yield f"    {len(left):,} more objectives are not about it; --json has all."
-
-
-def _reason(step: Step) -> str:
-    if step.outcome != JUDGES or step.judged is None:
-        return step.why
-    missed = step.judged.missed
-    return f"{step.why}{'' if missed is None else f': {missed.text}'}{_why(step.judged.excluded)}"
-
-
-def _bound(bound: Bound) -> str:
-    took = "not known" if bound.took_ms is None else milliseconds(bound.took_ms)
-    word = {None: "", True: ", missed", False: ", met"}[bound.is_missed]
-    return f"         {bound.name}: {took} of {threshold(bound.allowed_ms)} that {bound.source} allows{word}"
 
 
 def _request_json(one: Request) -> dict[str, Any]:

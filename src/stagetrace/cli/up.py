@@ -12,16 +12,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace import log, settings
+from stagetrace import settings
 from stagetrace.backend.alerts import notify
-from stagetrace.backend.options import Alerting, Limits, Options, Ports, check_back_end, risks, seconds, size
-from stagetrace.cli.listening import ACCESS, HOST, PAGE, READY, jaeger_ui, listening, of_setting, parsed, port, require
-from stagetrace.cli.output import show_json
+from stagetrace.backend.options import Alerting, Limits, Options, Ports, check_back_end, seconds, size
+from stagetrace.cli.listening import (
+    ACCESS,
+    HOST,
+    PAGE,
+    READY,
+    jaeger_ui,
+    listening,
+    of_setting,
+    parsed,
+    port,
+    report_ready,
+    require,
+)
 from stagetrace.cli.registry import ANSWERED, UsageError
-from stagetrace.policy.followed_file import FollowedFile
-from stagetrace.policy.policy import Policy, file_named
+from stagetrace.output.objectives import requests
 from stagetrace.rules.alerts import watched
 from stagetrace.rules.burn import judged
+from stagetrace.sla.followed_file import FollowedFile
+from stagetrace.sla.policy import Policy, file_named
 from stagetrace.store.base import default_folder
 from stagetrace.system import setting_problems
 from stagetrace.system.access import is_loopback
@@ -140,7 +152,11 @@ def run(args: argparse.Namespace) -> int:
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
     page = partial(_page, options, jaeger_ui(args))
-    serve(options, lambda ports: _report_ready(options, ports, as_json=args.json), page)
+
+    def report(ports: Ports) -> None:
+        report_ready(options, ready(options, ports), _ready_lines(options, ports), as_json=args.json)
+
+    serve(options, report, page)
     return ANSWERED
 
 
@@ -256,36 +272,16 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
         "store": options.store(ports),
         "tls": options.tls_cert is not None,
         "token": options.token is not None,
-        **_watched(options),
+        "objectives": 0 if options.alerting is None else len(judged(options.alerting.policy)),
+        "alerts_to": [] if options.alerting is None else posted_to(options.alerting),
     }
 
 
-def _watched(options: Options) -> dict[str, Any]:
-    """Return which alerts are evaluated, for the object that `--json` prints."""
-    if options.alerting is None:
-        return {"objectives": 0, "alerts_to": []}
-    return {"objectives": len(judged(options.alerting.policy)), "alerts_to": posted_to(options.alerting)}
-
-
-def _alerts_line(options: Options) -> Iterator[str]:
+def _ready_lines(options: Options, ports: Ports) -> Iterator[str]:
+    yield f"stagetrace is ready; spans go to {options.data.absolute()}"
+    yield from (f"  {name:<16} {address}" for name, address in addresses(options, ports))
     if options.alerting is not None:
-        count = len(judged(options.alerting.policy))
         to = posted_to(options.alerting)
         where = f"are posted to {' and '.join(to)}" if to else "are shown on the page, and posted nowhere (--webhook)"
-        yield f"Alerts of {count} {'objective' if count == 1 else 'objectives'} {where}"
-
-
-def _report_ready(options: Options, ports: Ports, *, as_json: bool) -> None:
-    for risk in risks(options):
-        log.warning(risk)
-    if as_json:
-        show_json(ready(options, ports))
-    else:
-        lines = [
-            f"stagetrace is ready; spans go to {options.data.absolute()}",
-            *(f"  {name:<16} {address}" for name, address in addresses(options, ports)),
-            *_alerts_line(options),
-            f"Ask it: stagetrace breaches --store {options.data.absolute()}",
-        ]
-        sys.stdout.write("\n".join([*lines, ""]))
-    sys.stdout.flush()
+        yield f"Alerts of {requests(len(judged(options.alerting.policy)), 'objective')} {where}"
+    yield f"Ask it: stagetrace breaches --store {options.data.absolute()}"

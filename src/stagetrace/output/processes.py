@@ -76,7 +76,11 @@ def checks(one: files.Found) -> Iterator[Check]:
         yield Check(name, WARN, f"{one.path} cannot be read", "run the same version of stagetrace as it does")
         return
     container = "" if one.alive else ", of another container: whether it still runs is unknown"
-    yield Check(name, OK, f"{_about(status)}; {_verdicts_text(status)}; {_spans(status)}{container}")
+    command, judged = str(status.get("command")), count_verdicts(status)
+    short = command if len(command) <= _LONGEST else f"{command[: _LONGEST - 3]}..."
+    about = f"{status.get('service')} ({short}), since {time_text(status.get('started_unix'))}"
+    counts = f"{judged.requests} requests judged, {judged.breaches} breaches, {judged.unmatched} not in the policy"
+    yield Check(name, OK, f"{about}; {counts}; {_spans(status)}{container}")
     silent = ", ".join(f"{title} ({why})" for title, why in _dict(status, "silent_sources").items())
     if silent:
         yield Check(name, OK, f"not measured for some requests: {silent}")
@@ -177,17 +181,6 @@ def count_verdicts(status: dict[str, Any]) -> Judged:
         sum(_number(one, "excluded") for one in counts),
         _number(status, "unmatched"),
     )
-
-
-def _about(status: dict[str, Any]) -> str:
-    command = str(status.get("command"))
-    short = command if len(command) <= _LONGEST else f"{command[: _LONGEST - 3]}..."
-    return f"{status.get('service')} ({short}), since {time_text(status.get('started_unix'))}"
-
-
-def _verdicts_text(status: dict[str, Any]) -> str:
-    found = count_verdicts(status)
-    return f"{found.requests} requests judged, {found.breaches} breaches, {found.unmatched} not in the policy"
 
 
 def _spans(status: dict[str, Any]) -> str:

@@ -96,7 +96,9 @@ def _bars(lines: Sequence[Line], bounds: tuple[int, int], width: int, look: Look
         bar = _bar(line.span, bounds, bar_width, look)
         took = milliseconds(line.span.duration_ns / 1e6)
         marks = f"{_CRITICAL if line.is_critical else '  '}{_MARK if mark else ''}"
-        yield f"{shown:<{label_width}} {bar:<{bar_width}} {took:>12} {_share(line):>7}{marks}".rstrip()
+        part = share(line)
+        of_entry = "" if part is None else f"{100 * part:.1f} %"
+        yield f"{shown:<{label_width}} {bar:<{bar_width}} {took:>12} {of_entry:>7}{marks}".rstrip()
 
 
 def _label(line: Line) -> str:
@@ -119,12 +121,6 @@ def _bar(span: SpanRow, bounds: tuple[int, int], cells: int, look: Look) -> str:
         return " " * min(left, cells - 1) + look.sliver
     mark = look.entry if span.kind == SERVER else look.stage if semconv.ML_STAGE in span.attributes else look.other
     return " " * left + mark * (right - left)
-
-
-def _share(line: Line) -> str:
-    """Return the part of the entry span's time that this span takes."""
-    found = share(line)
-    return "" if found is None else f"{100 * found:.1f} %"
 
 
 # --- The spans of one trace as lines, depth first: what a picture of it draws, as text or on the page. Pure.
@@ -322,19 +318,15 @@ def notes(tree: Tree, path: Path) -> Iterator[str]:
         most = max(path.shifted_ns.values(), key=abs)
         services = sorted({tree.spans[place].service for place in path.shifted_ns})
         yield (
-            f"{_spans(len(path.shifted_ns))} of {', '.join(services)} moved by up to {milliseconds(most / 1e6)}: "
-            "a clock was skewed."
+            f"{_many(len(path.shifted_ns), 'span')} of {', '.join(services)} moved by up to "
+            f"{milliseconds(most / 1e6)}: a clock was skewed."
         )
     if path.negative:
-        yield f"{_spans(path.negative)} ended before they started, and count as of no duration."
+        yield f"{_many(path.negative, 'span')} ended before they started, and count as of no duration."
     if path.other_roots:
-        yield f"{_spans(path.other_roots)} have no parent here either, and this is not their path."
+        yield f"{_many(path.other_roots, 'span')} have no parent here either, and this is not their path."
     if path.circular:
-        yield f"The parents of {_spans(path.circular)} form a circle: they are on no path."
-
-
-def _spans(count: int) -> str:
-    return f"{count} span" if count == 1 else f"{count} spans"
+        yield f"The parents of {_many(path.circular, 'span')} form a circle: they are on no path."
 
 
 def as_json(trace: Trace) -> dict[str, Any]:

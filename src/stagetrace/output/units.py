@@ -205,11 +205,6 @@ def since_text(at_unix_nano: int, release: Release | None, zone: Zone) -> str:
     return time if release is None else f"{release_name(release)} at {time}"
 
 
-def release_keys(release: Release | None) -> dict[str, Any] | None:
-    """Return a release as JSON has it."""
-    return None if release is None else release.keys()
-
-
 def mark(sample: Sample) -> str:
     """Return the mark before a count: `~` for an estimate, `>=` for a lower bound."""
     return ">=" if sample.is_unknown else "~" if sample.is_estimate else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING, Any, Final
+from math import isfinite
+from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments import selection, store_url
 from stagetrace.cli.ask import print_answer
@@ -12,13 +13,12 @@ from stagetrace.cli.bench import options
 from stagetrace.cli.output import Progress
 from stagetrace.cli.registry import UsageError
 from stagetrace.errors import StagetraceError
+from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stagetrace.cli.bench.baseline import Baseline
-    from stagetrace.cli.bench.load_run import Result
     from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Selection
 
@@ -37,16 +37,36 @@ def run(args: argparse.Namespace) -> int:
     """Send the load, join the server's spans, print the answer and return the exit code."""
     options.check(args)
     options.check_installed()
+    from stagetrace.cli.bench import baseline, view
+    from stagetrace.cli.bench.load_run import Bench, busy, join, queue_reasons, rate_of
+
     rate = args.rate or (options.RATE if args.find is None else options.START)
+    arrivals = "replay" if args.replay else args.arrivals
     url = _store(args)
     notes: list[str] = []
     due_s = _recorded(args, url, notes) if args.replay else None
-    kept = _baseline(args, rate, due_s)
+    kept = baseline.load(args.against) if args.against else None
+    if kept is not None:
+        baseline.check(kept, rate if due_s is None else rate_of(due_s), arrivals)
     progress = Progress("requests")
     try:
-        return print_answer(args, _answer(args, rate, url, due_s, kept, notes, progress))
+        result = Bench(args, options.sender(args), progress, due_s).run(rate)
+        if not result.steps:
+            raise StagetraceError("interrupted before a request was sent")
+        joined = join(url, result, args.wait, progress)
+        report = view.Report(result, args.find or args.objective, joined)
+        if url is not None and report.excess is not None and "queue" in report.excess.shares:
+            report.queue_ms = queue_reasons(url, report.over())
     finally:
         progress.end()
+    notes += [note for note in (busy(result.steps), joined.note) if note]
+    comparison = None if kept is None else baseline.compare(kept, report.main.latency_ms, args.gate)
+    if args.save:
+        last = result.steps[-1]
+        latency_ms = [round(value, 6) if isfinite(value) else None for value in last.latency_ms.tolist()]
+        made = baseline.Baseline(args.save, args.url, last.step.rate, arrivals, time.time_ns(), latency_ms)
+        notes.append(f"saved as baseline {args.save}: {baseline.save(made)}")
+    return print_answer(args, view.answer(report, {"url": args.url, "arrivals": arrivals}, comparison, notes))
 
 
 def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Answer:
@@ -56,40 +76,8 @@ def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Ans
     return baseline.answer(args.tz)
 
 
-def _answer(
-    args: argparse.Namespace,
-    rate: float,
-    url: str | None,
-    due_s: NDArray[np.float64] | None,
-    kept: Baseline | None,
-    notes: list[str],
-    progress: Progress,
-) -> Answer:
-    from stagetrace.cli.bench import answer, baseline
-    from stagetrace.cli.bench.load_run import Bench, busy, join, queue_reasons
-
-    result = Bench(args, options.sender(args), progress, due_s).run(rate)
-    if not result.steps:
-        raise StagetraceError("interrupted before a request was sent")
-    joined = join(url, result, args.wait, progress)
-    report = answer.Report(result, args.find or args.objective, joined)
-    if url is not None and report.excess is not None and "queue" in report.excess.shares:
-        report.queue_ms = queue_reasons(url, report.over())
-    notes += [note for note in (busy(result.steps), joined.note) if note]
-    comparison = None
-    if kept is not None:
-        comparison = baseline.compare(kept, report.main.latency_ms, args.gate)
-    if args.save:
-        notes.append(f"saved as baseline {args.save}: {_saved(args, result)}")
-    progress.end()
-    about = {"url": args.url, "arrivals": "replay" if args.replay else args.arrivals}
-    return answer.answer(report, about, comparison, notes)
-
-
 def _store(args: argparse.Namespace) -> str | None:
     """Return the store that the server's spans come to; None where there is none and none is named."""
-    from stagetrace.store import open_store
-
     try:
         url = store_url(args)
     except UsageError:
@@ -107,7 +95,6 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
     import numpy as np
 
     from stagetrace.load import generator
-    from stagetrace.store import open_store
 
     assert url is not None  # noqa: S101 -- `_store` has raised
     with open_store(url) as reader, reader.relations(selection(args, url)) as relations:
@@ -124,28 +111,3 @@ def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> ND
     if not relations.complete:
         notes.append(f"not all recorded requests are replayed: {relations.reason}")
     return due_s
-
-
-def _baseline(args: argparse.Namespace, rate: float, due_s: Any) -> Baseline | None:
-    """Return the baseline to compare with, before anything is sent."""
-    from stagetrace.cli.bench import baseline
-    from stagetrace.cli.bench.load_run import rate_of
-
-    if not args.against:
-        return None
-    kept = baseline.load(args.against)
-    replayed = due_s is not None
-    baseline.check(kept, rate_of(due_s) if replayed else rate, "replay" if replayed else args.arrivals)
-    return kept
-
-
-def _saved(args: argparse.Namespace, result: Result) -> str:
-    from math import isfinite
-
-    from stagetrace.cli.bench import baseline
-
-    one = result.steps[-1]
-    latencies = [round(value, 6) if isfinite(value) else None for value in one.latency_ms.tolist()]
-    arrivals = "replay" if args.replay else args.arrivals
-    made = baseline.Baseline(args.save, args.url, one.step.rate, arrivals, time.time_ns(), latencies)
-    return str(baseline.save(made))

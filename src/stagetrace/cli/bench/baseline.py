@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.registry import UsageError
-from stagetrace.output.answer import Answer
+from stagetrace.output.answer import Answer, joined
 from stagetrace.output.chart import Bars
-from stagetrace.output.table import Column, Table, numeric
+from stagetrace.output.table import Column, Table, numbers
 from stagetrace.output.units import Zone, milliseconds, shown
 from stagetrace.text import redacted
 
@@ -133,36 +133,23 @@ def answer(zone: Zone) -> Answer:
     rows: list[dict[str, Any]] = []
     reasons: list[str] = []
     for path in paths[:_MOST]:
-        _add(path.stem, rows, reasons)
+        try:
+            rows.append(_row(load(path.stem)))
+        except UsageError as error:  # noqa: PERF203 -- each file for itself
+            reasons.append(str(error).partition("\n")[0])
     if len(paths) > _MOST:
         reasons.append(f"the newest {_MOST} of {len(paths)} baselines are shown")
     if not rows:
         remedy = "stagetrace bench http://localhost:8000/predict --save NAME keeps the result here"
-        return Answer(
-            _TITLE,
-            f"No load was put on a service from this machine: {remedy}.",
-            {"baselines": []},
-            reason="; ".join(reasons) or None,
-        )
+        sentence = f"No load was put on a service from this machine: {remedy}."
+        return Answer(_TITLE, sentence, {"baselines": []}, reason=joined(reasons))
     newest = rows[0]
     at = f"{shown(newest['saved_unix_nano'], zone, 0)} {zone.name}"
-    p99 = _ms(newest["quantiles"]["p99"])
+    p99 = milliseconds(newest["quantiles"]["p99"])
     sentence = f"{newest['url']} had a p99 of {p99} at {newest['rate']:g} requests/s ({newest['name']}, {at})."
-    bars = [
-        (f"{one['name']}, {one['rate']:g}/s", one["quantiles"]["p99"], _ms(one["quantiles"]["p99"])) for one in rows
-    ]
-    return Answer(
-        _TITLE, sentence, {"baselines": rows}, [Bars("p99 of each baseline", bars), _table(rows, zone)],
-        reason="; ".join(reasons) or None,
-    )  # fmt: skip
-
-
-def _add(name: str, rows: list[dict[str, Any]], reasons: list[str]) -> None:
-    """Add a baseline, or the reason why it is missing."""
-    try:
-        rows.append(_row(load(name)))
-    except UsageError as error:
-        reasons.append(str(error).partition("\n")[0])
+    tails = [(f"{one['name']}, {one['rate']:g}/s", one["quantiles"]["p99"]) for one in rows]
+    bars = Bars("p99 of each baseline", [(name, tail, milliseconds(tail)) for name, tail in tails])
+    return Answer(_TITLE, sentence, {"baselines": rows}, [bars, _table(rows, zone)], reason=joined(reasons))
 
 
 def _row(kept: Baseline) -> dict[str, Any]:
@@ -184,20 +171,10 @@ def _row(kept: Baseline) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]], zone: Zone) -> Table:
-    columns = [
-        Column("baseline"),
-        Column("URL"),
-        *(numeric(one) for one in ("requests/s", "requests", "failed", *_SAVED_QUANTILES)),
-    ]
-    cells = [
-        [
-            one["name"], one["url"], f"{one['rate']:g}", f"{one['requests']:,}", f"{one['failed']:,}",
-            *(_ms(one["quantiles"][name]) for name in _SAVED_QUANTILES), shown(one["saved_unix_nano"], zone, 0),
-        ]
-        for one in rows
-    ]  # fmt: skip
+    columns = [Column("baseline"), Column("URL"), *numbers("requests/s", "requests", "failed", *_SAVED_QUANTILES)]
+    cells = []
+    for one in rows:
+        counts = [f"{one['rate']:g}", f"{one['requests']:,}", f"{one['failed']:,}"]
+        quantiles = [milliseconds(one["quantiles"][name]) for name in _SAVED_QUANTILES]
+        cells.append([one["name"], one["url"], *counts, *quantiles, shown(one["saved_unix_nano"], zone, 0)])
     return Table([*columns, Column(f"saved ({zone.name})")], cells)
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else milliseconds(value)

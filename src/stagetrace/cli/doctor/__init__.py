@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from stagetrace import settings
 from stagetrace.cli.arguments import JSON, count
 from stagetrace.cli.doctor import checks
 from stagetrace.cli.doctor.checks import living
-from stagetrace.cli.output import show, show_json
+from stagetrace.cli.output import show_result
 from stagetrace.cli.registry import ANSWERED, BAD, Option
 from stagetrace.output import processes
-from stagetrace.output.answer import completeness
 from stagetrace.output.processes import FAIL, OK, WARN, Check
 from stagetrace.output.table import Column, Table
 from stagetrace.store import open_store
@@ -53,12 +52,17 @@ def run(args: argparse.Namespace) -> int:
     for one in running:
         found += processes.checks(one)
     fails = any(check.state == FAIL for check in found)
-    if args.json:
-        show_json(as_json(found, running))
-    else:
-        show(table(found), *(processes.table(running[0].status) if args.pid and running and running[0].status else ()))
-        if args.pid is None:
-            show("", summary(found))
+    keys = {
+        "ok": not fails,
+        "checks": [{"name": one.name, "state": one.state, "found": one.found, "mend": one.fix} for one in found],
+        "processes": [one.status for one in running if one.status is not None],
+    }
+    parts: list[Table | str] = [table(found)]
+    if args.pid is None:
+        parts += ["", summary(found)]
+    elif running and running[0].status:
+        parts += processes.table(running[0].status)
+    show_result(args, keys, parts)
     return BAD if fails else ANSWERED
 
 
@@ -69,16 +73,6 @@ def spools(running: list[files.Found]) -> list[Check]:
     return [
         checks.spool_check(folder) for folder in sorted(folders - {own}, key=str) if isinstance(folder, str) and folder
     ]
-
-
-def as_json(found: list[Check], running: list[files.Found]) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
-    return {
-        **completeness(),
-        "ok": all(check.state != FAIL for check in found),
-        "checks": [{"name": one.name, "state": one.state, "found": one.found, "mend": one.fix} for one in found],
-        "processes": [one.status for one in running if one.status is not None],
-    }
 
 
 def table(found: list[Check]) -> Table:

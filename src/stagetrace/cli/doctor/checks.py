@@ -95,17 +95,11 @@ def packages(here: dict[str, str | None]) -> Check:
     return Check("packages", OK, shown)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def activation() -> Check:
     """Start this interpreter as a service would, and check that the activation file is read."""
     plain, isolated = _activates(), _activates("-I")
-    file = next(_activation_files(), None)
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    file = next((path for folder in folders for name in _FILES if (path := Path(folder, name)).is_file()), None)
     if plain and isolated:
         return Check("activation", OK, f"{file or _FILES[0]} is read, with `python -I` too")
     if plain:
@@ -126,11 +120,6 @@ def _activates(*flags: str) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout.strip() == "True"
-
-
-def _activation_files() -> Iterator[Path]:
-    folders = [*site.getsitepackages(), site.getusersitepackages()]
-    yield from (file for folder in folders for name in _FILES if (file := Path(folder, name)).is_file())
 
 
 def switch(*, records: bool) -> Check:
@@ -202,7 +191,10 @@ def libraries(patches: Iterable[str]) -> Check:
 
 
 def _named(name: str) -> str:
-    return f"{name} {_version(_DISTRIBUTIONS.get(name, name)) or ''}".strip()
+    try:
+        return f"{name} {version(_DISTRIBUTIONS.get(name, name))}"
+    except PackageNotFoundError:
+        return name
 
 
 def native(*, built: bool) -> Check:
@@ -241,17 +233,14 @@ def living(pid: int | None) -> tuple[list[files.Found], list[Check]]:
         if gone:
             status = f"{gone} of a process that was killed" if gone == 1 else f"{gone} of ended processes"
             checks.append(Check("processes", OK, f"deleted files: {status}"))
-    if not alive:
-        checks.append(_none(pid))
-    return alive, checks
-
-
-def _none(pid: int | None) -> Check:
-    if pid is None:
+    if not alive and pid is None:
         shown = ", ".join(map(str, files.folders())) or "STAGETRACE_STATUS=0"
-        return Check("processes", OK, f"no traced process of this user serves here (looked in {shown})")
-    fix = "without --pid all are shown; a process reports once it serves with STAGETRACE=1, to its own user and to root"
-    return Check("processes", FAIL, f"there is no traced process {pid}", fix)
+        checks.append(Check("processes", OK, f"no traced process of this user serves here (looked in {shown})"))
+    elif not alive:
+        reports = "a process reports once it serves with STAGETRACE=1, to its own user and to root"
+        fix = f"without --pid all are shown; {reports}"
+        checks.append(Check("processes", FAIL, f"there is no traced process {pid}", fix))
+    return alive, checks
 
 
 # --- Checks of `stagetrace doctor`: do spans get from here to where they are to be kept?

@@ -23,7 +23,7 @@ from stagetrace.errors import StagetraceError
 from stagetrace.output.answer import keys_of
 from stagetrace.output.chart import Chart, Series
 from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
-from stagetrace.output.units import Zone, milliseconds, release_keys, release_name, shown, threshold
+from stagetrace.output.units import Zone, milliseconds, release_name, shown, threshold
 from stagetrace.store import open_store
 from stagetrace.text import printable
 
@@ -56,7 +56,9 @@ def sentence(found: Tracks, looked: Sequence[Looked], zone: Zone) -> str:
     first = main(looked)
     among = f"; {len(changed)} of {len(looked)} series changed."
     if first.is_small:
-        return f"No change that matters: {_small_sentence(first, looked, zone)}{among}"
+        within = first.track.within_ms
+        against = "the request" if within is None else f"the request and its objective of {threshold(within)}"
+        return f"No change that matters: {change_sentence(first, looked, zone)} is small against {against}{among}"
     return f"{change_sentence(first, looked, zone)}{_culprit(first, looked)}{among}"
 
 
@@ -108,15 +110,17 @@ def change_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str
     span = f"from {milliseconds(change.before_ms)} to {milliseconds(change.after_ms)} ({by(change)})"
     if change.kind == SLOPE:
         verb = "has grown" if change.relative > 0 else "has fallen"
-        at = _clock(change.at_unix_nano, track, zone)
-        return f"{of} {verb} {span} since {at}, by {_rate(abs(change.slope_ms_per_h or 0.0), change)}"
+        at, ms_per_h = _clock(change.at_unix_nano, track, zone), abs(change.slope_ms_per_h or 0.0)
+        is_short = abs(change.after_ms - change.before_ms) < ms_per_h  # it lasted less than an hour
+        rate = f"{milliseconds(ms_per_h / _MINUTES)} a minute" if is_short else f"{milliseconds(ms_per_h)} an hour"
+        return f"{of} {verb} {span} since {at}, by {rate}"
     return f"{of} stepped {'up' if change.relative > 0 else 'down'} {span} {_moment(change, zone)}"
 
 
 def _kind_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
     """Return the change of a kind of requests in words: which, how many, by how much, since when."""
-    having = " and ".join(f"without {key}" if value is None else f"with {key} {value}" for key, value in
-                          change.track.having)  # fmt: skip
+    values = change.track.having
+    having = " and ".join(f"without {key}" if value is None else f"with {key} {value}" for key, value in values)
     factor = change.relative + 1
     longer = f"{factor:.1f} times as long" if factor >= _TIMES else f"{100 * change.relative:.0f} % longer"
     return (
@@ -124,13 +128,6 @@ def _kind_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
         f"({milliseconds(change.before_ms)} before, {milliseconds(change.after_ms)} after, at the median) "
         f"{_moment(change, zone)}: {change.requests or 0:,.0f} of {change.of or 0:,.0f} requests"
     )
-
-
-def _small_sentence(change: Change, looked: Sequence[Looked], zone: Zone) -> str:
-    """Return a change that is too small to matter, and what it is small against."""
-    within = change.track.within_ms
-    against = "the request" if within is None else f"the request and its objective of {threshold(within)}"
-    return f"{change_sentence(change, looked, zone)} is small against {against}"
 
 
 def _route(track: Track, looked: Sequence[Looked]) -> str:
@@ -148,12 +145,6 @@ def _moment(change: Change, zone: Zone) -> str:
         return f"{word} {release_name(change.release)} at {_clock(change.at_unix_nano, change.track, zone, to_s=True)}"
     word = "at" if not change.track.having else "since" if change.ongoing else "from"
     return f"{word} {_clock(change.at_unix_nano, change.track, zone)}"
-
-
-def _rate(ms_per_h: float, change: Change) -> str:
-    """Return a growth by the hour or, where it lasted less than one, by the minute."""
-    is_short = abs(change.after_ms - change.before_ms) < ms_per_h
-    return f"{milliseconds(ms_per_h / _MINUTES)} a minute" if is_short else f"{milliseconds(ms_per_h)} an hour"
 
 
 def by(change: Change) -> str:
@@ -206,7 +197,7 @@ def duration(length_ns: int) -> str:
 
 def change_keys(change: Change) -> dict[str, Any]:
     """Return one change as `--json` and webhooks have it."""
-    release = release_keys(change.release)
+    release = None if change.release is None else change.release.keys()
     return {**_track_keys(change.track), **keys_of(change, "track", relative=change.relative, release=release)}
 
 

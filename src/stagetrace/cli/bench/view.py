@@ -23,7 +23,7 @@ from stagetrace.analysis.bench import (
 from stagetrace.analysis.bench_objective import Objective, name_of
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars, Chart, Histogram
-from stagetrace.output.table import Column, Table
+from stagetrace.output.table import Column, Table, numbers, numeric
 from stagetrace.output.units import milliseconds, threshold
 
 if TYPE_CHECKING:
@@ -115,19 +115,22 @@ def _first_broken(result: Result) -> Measured | None:
 def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, Any] | None, notes: list[str]) -> Answer:
     """Return the answer; `about` are the keys of the run's settings."""
     step, result = report.main.step, report.result
-    found = result.found
+    found, stages = result.found, report.stages()
     valid = step.valid if found is None else found.low is not None
+    text = _sentence(report)
     return Answer(
         "Benchmark",
-        _written(_sentence(report)),
+        f"{text if re.match(r'p[0-9]', text) else text[:1].upper() + text[1:]}.",  # a percentile keeps its small letter
         {
             **_keys(report.main),
             "valid": valid,
-            "stages": {name: one for name, one in report.stages().items() if name != "(request)"},
-            "server": report.stages().get("(request)"),
+            "stages": {name: one for name, one in stages.items() if name != "(request)"},
+            "server": stages.get("(request)"),
             "joined": sum(one in report.joined.found for one in report.main.trace_ids),
             "excess": _excess_keys(report),
-            "objective": None if report.objective is None else _objective_keys(report.objective, step),
+            "objective": None
+            if report.objective is None
+            else {"objective": str(report.objective), **report.objective._asdict(), "verdict": step.verdict},
             "found": None if found is None else {"rate": found.rate, "interval": [found.low, found.high]},
             "steps": [{**_keys(one), "full": one.full} for one in result.steps],
             "comparison": comparison,
@@ -157,15 +160,6 @@ def _keys(measured: Measured) -> dict[str, Any]:
     )
 
 
-def _objective_keys(objective: Objective, step: Step) -> dict[str, Any]:
-    return {
-        "objective": str(objective),
-        "percentile": objective.percentile,
-        "limit_ms": objective.limit_ms,
-        "verdict": step.verdict,
-    }
-
-
 def _excess_keys(report: Report) -> dict[str, Any] | None:
     if report.excess is None:
         return None
@@ -176,11 +170,6 @@ def _excess_keys(report: Report) -> dict[str, Any] | None:
         "shares": dict(report.excess.shares),
         "queue_ms": dict(report.queue_ms),
     }
-
-
-def _written(text: str) -> str:
-    """Return a sentence as one is written; a percentile keeps its small letter."""
-    return f"{text if re.match(r'p[0-9]', text) else text[:1].upper() + text[1:]}."
 
 
 def _sentence(report: Report) -> str:
@@ -196,22 +185,16 @@ def _sentence(report: Report) -> str:
         return _broken(report, report.main, objective)
     if not step.valid:
         return f"not enough requests to know whether {p} keeps {limit} at {_rate(step.rate)}: {'; '.join(step.reasons)}"
-    surely = step.at_most_ms[p]
-    sure = "" if surely is None else f", {_at_most(surely)}"
-    return f"at {_rate(step.rate)} {p} keeps the objective of {limit}: {_ms(step.quantiles_ms[p])}{sure}"
+    surely = _at_most(step.at_most_ms[p])
+    return f"at {_rate(step.rate)} {p} keeps the objective of {limit}: {_ms(step.quantiles_ms[p])}{surely}"
 
 
 def _measured(step: Step) -> str:
     p50, p99 = step.quantiles_ms["p50"], step.quantiles_ms["p99"]
     text = f"at {_rate(step.rate)} p50 is {_ms(p50)} and p99 {_ms(p99)}"
-    surely = step.at_most_ms["p99"]
-    if step.valid:
-        return (
-            text
-            if surely is None
-            else f"{text}, at most {milliseconds(surely)} with {100 * CONFIDENCE:.0f} % confidence"
-        )
-    return f"{text}, which is not established: {'; '.join(step.reasons)}"
+    if not step.valid:
+        return f"{text}, which is not established: {'; '.join(step.reasons)}"
+    return text + _at_most(step.at_most_ms["p99"])
 
 
 def _broken(report: Report, measured: Measured, objective: Objective) -> str:
@@ -244,8 +227,8 @@ def _search_sentence(report: Report, p: str, limit: str) -> str:
     return f"{text}; above, {_where(report)}" if report.excess is not None else text
 
 
-def _at_most(value: float) -> str:
-    return f"at most {milliseconds(value)} with {100 * CONFIDENCE:.0f} % confidence"
+def _at_most(value: float | None) -> str:
+    return "" if value is None else f", at most {milliseconds(value)} with {100 * CONFIDENCE:.0f} % confidence"
 
 
 def _rate(rate: float) -> str:
@@ -279,16 +262,14 @@ def _parts(report: Report, comparison: Mapping[str, Any] | None) -> Iterator[str
 def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Table:
     asked = list(dict.fromkeys(["p50", "p95", "p99", *([name_of(objective.percentile)] if objective else [])]))
     names = ["rate/s", "achieved/s", "requests", "failed", *asked, "max", "late (p99)"]
-    columns = [Column(name, is_number=True, leaves=5 if name in ("max", "p95") else 0) for name in names]
+    columns = [numeric(name, 5 if name in ("max", "p95") else 0) for name in names]
     rows = []
     for measured in steps:
         one = measured.step
-        quantiles = ["-" if one.quantiles_ms[q] is None else milliseconds(one.quantiles_ms[q] or 0.0) for q in asked]
-        ends = ["-" if value is None else milliseconds(value) for value in (one.max_ms, one.late_ms)]
+        times = map(milliseconds, (*(one.quantiles_ms[q] for q in asked), one.max_ms, one.late_ms))
         achieved = "-" if one.achieved_rate is None or measured.stopped_early else f"{one.achieved_rate:.4g}"
-        verdict = _verdict(one)
-        verdict += ", ended early" if measured.stopped_early else ""
-        rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *quantiles, *ends, verdict])
+        verdict = f"{_verdict(one)}{', ended early' if measured.stopped_early else ''}"
+        rows.append([f"{one.rate:.4g}", achieved, f"{one.requests:,}", f"{one.failed:,}", *times, verdict])
     return Table([*columns, Column("verdict")], rows)
 
 
@@ -318,7 +299,7 @@ def _histogram(report: Report) -> Iterator[Chart]:
 def _stage_parts(report: Report) -> Iterator[str | Table | Chart]:
     stages = report.stages()
     if stages:
-        columns = [Column("stage"), *(Column(name_of(q), is_number=True) for q in _SHOWN)]
+        columns = [Column("stage"), *numbers(*map(name_of, _SHOWN))]
         rows = [[name, *(_ms(one[name_of(q)]) for q in _SHOWN)] for name, one in stages.items()]
         yield Table(columns, rows, f"the server's stages at {_rate(report.main.step.rate)}")
     if report.excess is not None:
@@ -330,10 +311,10 @@ def _stage_parts(report: Report) -> Iterator[str | Table | Chart]:
 
 
 def _comparison_table(comparison: Mapping[str, Any]) -> Table:
-    columns = [Column("", is_number=False), *(Column(name, is_number=True) for name in ("before", "now", "difference"))]
+    columns = [Column(""), *numbers("before", "now", "difference")]
     rows = []
     for one in comparison["quantiles"]:
         low, high = ("?" if end is None else f"{100 * end:+.1f}" for end in one["interval"])
         difference = "-" if one["difference"] is None else f"{100 * one['difference']:+.1f} % [{low}, {high}]"
         rows.append([one["q"], _ms(one["a_ms"]), _ms(one["b_ms"]), difference])
-    return Table([*columns], rows, f"against the baseline {comparison['baseline']}")
+    return Table(columns, rows, f"against the baseline {comparison['baseline']}")
