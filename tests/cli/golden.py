@@ -195,9 +195,7 @@ def rendered(text: str) -> str:
     """Return a file of `golden/` with the outputs as they are now, of commands in the present folder."""
     made = []
     for line in text.splitlines():
-        if line.startswith("# "):
-            made.append(line)
-        elif line.startswith("$ "):
+        if line.startswith("$ "):
             made += [line, *_output(line[2:])]
     return "\n".join([*made, ""])
 
@@ -208,11 +206,12 @@ def _output(command: str) -> Iterator[str]:
     arguments = words[words.index("stagetrace") + 1 :]
     with patch("time.time_ns", lambda: _NOW), patch("time.time", lambda: _NOW / 1e9):
         done = cli(*arguments, **variables)
-    output = _FLOAT.sub(lambda found: f"{float(found[0]):.7g}", done.stdout)
+    output, errors = (text.replace(str(Path.cwd()), "FOLDER") for text in (done.stdout, done.stderr))
+    output = _FLOAT.sub(lambda found: f"{float(found[0]):.7g}", output)
     if output.startswith('{"'):
         output = _indented(json.loads(output))
     yield from output.splitlines()
-    yield from (f"! {line}" for line in done.stderr.splitlines())
+    yield from (f"! {line}" for line in errors.splitlines())
     if done.returncode:
         yield f"? {done.returncode}"
 

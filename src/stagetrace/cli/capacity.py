@@ -93,8 +93,11 @@ def utilisation(relations: Relations, one: Capacity, *, of_all: bool) -> dict[st
 
     `of_all`: the requests are all that the service had in that time.
     """
+    from stagetrace.store.answers import pools
+
     working = max(0.0, one.in_flight - (one.stages["queue"] or 0))
-    pool = _pool(relations, one)
+    # The one that was waited for most in the busiest minute, of those whose size is known.
+    pool = next((row for row in pools(relations, one.service, *_sample(one)) if row["pool_size"]), None)
     threads = None if pool is None else pool["pool_size"] * one.busiest.instances
     batched = _use("requests in a batch", one.batch) if one.batch else _unknown("no request carries ml.batch.size")
     return {
@@ -137,13 +140,6 @@ def _cpu(one: Capacity, *, of_all: bool) -> dict[str, Any]:
 def _unknown(why: str) -> dict[str, Any]:
     nothing = dict.fromkeys(("mean", "busiest", "of", "utilisation", "busiest_utilisation", "unit"))
     return {**nothing, "why_not": why}
-
-
-def _pool(relations: Relations, one: Capacity) -> dict[str, Any] | None:
-    """Return the pool that was waited for most in the busiest minute, of those whose size is known."""
-    from stagetrace.store.answers import pools
-
-    return next((row for row in pools(relations, one.service, *_sample(one)) if row["pool_size"]), None)
 
 
 # --- The command that would find a capacity which is not known.

@@ -286,7 +286,10 @@ def json_keys(
         "unjudged": _reasons(found.unjudged),
         "objectives": [_line(one, options) for one in found.lines],
         **({} if policy is None else {"unused": list(found.unused)}),
-        "incidents": [_incident(one) for one in found.incidents],
+        "incidents": [
+            keys_of(one, "target_text", judged=round(one.judged), causes=[cause._asdict() for cause in one.causes])
+            for one in found.incidents
+        ],
         "stored": found.stored,
         "first_unix_nano": found.first_unix_nano,
         "last_unix_nano": found.last_unix_nano,
@@ -323,10 +326,6 @@ def _line(one: Line, options: Options) -> dict[str, Any]:
         estimated=known is not None and known.is_estimate,
         sampling_known=not one.counts.is_unknown,
     )
-
-
-def _incident(one: Incident) -> dict[str, Any]:
-    return keys_of(one, "target_text", judged=round(one.judged), causes=[cause._asdict() for cause in one.causes])
 
 
 def parts(

@@ -139,9 +139,9 @@ def _steps(steps: Sequence[Step]) -> Iterator[str]:
             value = "not stored" if looked.holds is None else "absent" if looked.value is None else looked.value
             yield f"         {looked.key} is to be {looked.glob}: {value}"
         for bound in step.bounds:
-            took = "not known" if bound.took_ms is None else milliseconds(bound.took_ms)
+            known = "not known" if bound.took_ms is None else milliseconds(bound.took_ms)
             word = {None: "", True: ", missed", False: ", met"}[bound.is_missed]
-            yield f"         {bound.name}: {took} of {threshold(bound.allowed_ms)} that {bound.source} allows{word}"
+            yield f"         {bound.name}: {known} of {threshold(bound.allowed_ms)} that {bound.source} allows{word}"
         for stage, took, allowed in step.over_budget:
             yield f"         stage {stage}: {milliseconds(took)}, over its budget of {threshold(allowed)}"
     if left:

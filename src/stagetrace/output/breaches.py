@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.breach_details import WIRE, Hop, Owner, owner_of
-from stagetrace.causes.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.errors import StoreError
 from stagetrace.output import units
 from stagetrace.output.answer import completeness, keys_of
+from stagetrace.output.objectives import requests
 from stagetrace.output.units import UTC, Zone, milliseconds, shown, threshold, window
 from stagetrace.semconv import text
-from stagetrace.store.base import Breaches, Entry, Lost, Missed, Reader, Selection, SpanRow, Tally, Trace
+from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
+from stagetrace.store.base import Breaches, Entry, Missed, Reader, Selection, SpanRow, Tally, Trace
 from stagetrace.store.entries import entry_of
 from stagetrace.text import printable
 
@@ -138,23 +139,22 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     if not services:
         return ["The store holds no spans of any service yet."]
     is_narrowed = replace(wanted, service=None, judged_by=None, limit=None, causes=(), codes=()).is_filtered
-    of = f"{_listed(tally.services or services)}{window(wanted.since_ns, wanted.until_ns, zone)}"
+    names = tally.services or services
+    more = f" and {len(names) - _SERVICES} more" if len(names) > _SERVICES else ""
+    of = f"{', '.join(map(printable, names[:_SERVICES]))}{more}{window(wanted.since_ns, wanted.until_ns, zone)}"
     about = f"{'The selected' if is_narrowed else 'All'} requests of {of}"
     if not tally.requests:
         return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
     if not tally.judged:
-        return [
-            f"{tally.requests:,} request{'' if tally.requests == 1 else 's'}, none judged: {_why(tally)}.",
-            f"{about}.",
-        ]
+        return [f"{requests(tally.requests)}, none judged: {_why(tally)}.", f"{about}."]
     missed, of_how_many = _missed(tally)
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     at = f" at {printable(' or '.join(wanted.codes))}" if wanted.codes else ""
     what = "their objective" if wanted.judged_by is None else printable(wanted.judged_by)
     rest = tally.requests - tally.judged - tally.excluded
-    more = [f"{tally.excluded:,} excluded"] if tally.excluded else []
-    more += [f"{rest:,} that no objective matches"] if rest else []
-    unjudged = f"; not judged: {', '.join(more)}" if more else ""
+    others = [f"{tally.excluded:,} excluded"] if tally.excluded else []
+    others += [f"{rest:,} that no objective matches"] if rest else []
+    unjudged = f"; not judged: {', '.join(others)}" if others else ""
     note = units.note("the count", tally.sample)
     return [
         f"{missed} missed {what}{because}{at}{_over(tally)}{of_how_many}.",
@@ -165,11 +165,11 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
 
 def _missed(tally: Tally) -> tuple[str, str]:
     """Return how many requests are breaches, and the end of the sentence: `of` a bound would read as a share."""
-    judged = f"{units.mark(tally.sample)}{tally.judged:,} judged request{'' if tally.judged == 1 else 's'}"
+    mark = units.mark(tally.sample)
     if tally.reason is None:
-        return f"{tally.missed:,} of {units.mark(tally.sample)}{tally.judged:,} judged requests", ""
-    missed = f"{tally.missed:,} request{'' if tally.missed == 1 else 's'}"
-    return f"{'' if tally.all_missed else 'at least '}{missed}", f"; of how many is not known: only {judged} were read"
+        return f"{tally.missed:,} of {mark}{tally.judged:,} judged requests", ""
+    read = f"; of how many is not known: only {mark}{requests(tally.judged, 'judged request')} were read"
+    return f"{'' if tally.all_missed else 'at least '}{requests(tally.missed)}", read
 
 
 def _over(tally: Tally) -> str:
@@ -180,17 +180,12 @@ def _over(tally: Tally) -> str:
     lost = f"{whole / _SECOND_MS:.1f} s" if whole >= _SECOND_MS else f"{whole:.1f} ms"
     if whole <= 0:
         return ""
-    named = [f"{_kind(one)} {100 * one.overrun_ms / whole:.0f} %" for one in tally.lost[:_CAUSES]]
+    kinds = [(f"{one.stage or '(no stage)'}/{one.cause or 'unknown'}", one.overrun_ms) for one in tally.lost[:_CAUSES]]
+    named = [f"{printable(kind)} {100 * over_ms / whole:.0f} %" for kind, over_ms in kinds]
     rest = tally.lost[_CAUSES:]
     if rest:
-        named.append(
-            f"{len(rest)} other{'s' if len(rest) > 1 else ''} {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %"
-        )
+        named.append(f"{requests(len(rest), 'other')} {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %")
     return f", {lost} over in all: {', '.join(named)}"
-
-
-def _kind(one: Lost) -> str:
-    return printable(f"{one.stage or '(no stage)'}/{one.cause or 'unknown'}")
 
 
 def _why(tally: Tally) -> str:
@@ -214,11 +209,6 @@ def _last(tally: Tally, zone: Zone) -> str:
         return f", the last one at {at}"
     size, unit = next((one for one in _AGO if seconds >= _FROM * one[0]), _AGO[-1])
     return f", the last one {seconds // size} {unit} ago, at {at}"
-
-
-def _listed(services: Sequence[str]) -> str:
-    more = f" and {len(services) - _SERVICES} more" if len(services) > _SERVICES else ""
-    return f"{', '.join(map(printable, services[:_SERVICES]))}{more}"
 
 
 WITHIN: Final = "within"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import ceil, log10
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.policy.objective import BAD, EXCLUDED, IGNORED, MODEL_KEY, SERVICE_KEY, TIGHTEN
-from stagetrace.policy.quantities import duration_text as duration
-from stagetrace.policy.quantities import window_text as window
+from stagetrace.sla.objective import BAD, EXCLUDED, IGNORED, MODEL_KEY, SERVICE_KEY, TIGHTEN
+from stagetrace.sla.quantities import duration_text as duration
+from stagetrace.sla.quantities import window_text as window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stagetrace.analysis.attainment import Counts
     from stagetrace.analysis.estimates import Attainment
     from stagetrace.policy.alert_options import AlertOptions
-    from stagetrace.policy.objective import Condition, Objective
+    from stagetrace.policy.objective import Objective
 
 # --- Text forms for objectives: shares, counts, lengths of time, and estimates.
 
@@ -131,9 +131,6 @@ def _rules(one: Objective) -> Iterator[str]:
 def _requests(one: Objective) -> str:
     place = " ".join(filter(None, (one.method, one.route)))
     of = f"requests of {place}" if place != "*" else "all requests"
-    return " ".join([of, *filter(None, [", ".join(map(_condition, one.conditions))])])
-
-
-def _condition(condition: Condition) -> str:
-    key = {SERVICE_KEY: "service", MODEL_KEY: "model"}.get(condition.key, condition.key)
-    return f"with {key} {condition.glob}"
+    names = {SERVICE_KEY: "service", MODEL_KEY: "model"}
+    conditions = [f"with {names.get(condition.key, condition.key)} {condition.glob}" for condition in one.conditions]
+    return f"{of} {', '.join(conditions)}".rstrip()

@@ -169,7 +169,10 @@ class _layout:  # noqa: N801 -- called like a function
     def __call__(self, row: Sequence[str]) -> list[Line]:
         lines: list[Line] = []
         for number, band in enumerate(self._bands):
-            parts = [_folded(row[place], self._widths[place]) for place in band]
+            cells = [(row[place], self._widths[place]) for place in band]
+            parts = [
+                [cell] if len(cell) <= width else wrap(cell, width, break_on_hyphens=False) for cell, width in cells
+            ]
             for parts_of_row in zip_longest(*parts, fillvalue=""):
                 line = list(self._line(band, row, parts_of_row))
                 if text_of(line).strip() or len(self._bands) == 1:
@@ -182,10 +185,6 @@ class _layout:  # noqa: N801 -- called like a function
             if at:
                 yield Cell(GAP)
             yield Cell(part.rjust(width) if self._columns[place].is_number else part.ljust(width), row[place])
-
-
-def _folded(cell: str, width: int) -> list[str]:
-    return [cell] if len(cell) <= width else wrap(cell, width, break_on_hyphens=False)
 
 
 def _stripped(line: Line) -> Line:

@@ -21,7 +21,7 @@ from stagetrace.load import generator
 from stagetrace.load.generator import HOPELESS, Generator, Ids, Limit, Run
 from stagetrace.semconv import QUEUE_REASON
 from stagetrace.store import open_store
-from stagetrace.store.base import Reader, Selection
+from stagetrace.store.base import Selection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -331,7 +331,8 @@ def queue_reasons(url: str, trace_ids: Sequence[str]) -> dict[str, float]:
     waits: Counter[str] = Counter()  # ns
     try:
         with open_store(url) as reader:
-            for trace in _some(reader, trace_ids):
+            step = max(1, len(trace_ids) // _LOOKED_AT)
+            for trace in reader.traces(trace_ids[::step][:_LOOKED_AT]):
                 for span in trace.spans:
                     reason = span.attributes.get(QUEUE_REASON)
                     if isinstance(reason, str):
@@ -339,8 +340,3 @@ def queue_reasons(url: str, trace_ids: Sequence[str]) -> dict[str, float]:
     except StoreError:
         return {}
     return {reason: ns / 1e6 for reason, ns in waits.most_common()}
-
-
-def _some(reader: Reader, trace_ids: Sequence[str]) -> Any:
-    step = max(1, len(trace_ids) // _LOOKED_AT)
-    return reader.traces(trace_ids[::step][:_LOOKED_AT])

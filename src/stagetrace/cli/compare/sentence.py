@@ -115,7 +115,9 @@ def _of(scope: _Scope, subject: str, a: str, b: str, kinds: Kinds) -> str:
         return text + _of_a_stage(scope) + _light(scope, kinds)
     else:
         last = scope.whole.quantiles[-1]
-        text = f"{subject}{b} is as fast as {a}, as far as these requests show: at {percentile(last)} {_between(last)}"
+        low, high = (f"{_number(abs(end))} % {'slower' if end > 0 else 'faster'}" for end in last.adjusted.interval)
+        shown = f"at {percentile(last)} between {low} and {high}"
+        text = f"{subject}{b} is as fast as {a}, as far as these requests show: {shown}"
     return text + _light(scope, kinds) + _lacking(lacking)
 
 
@@ -268,12 +270,6 @@ def _percents(difference: float | None, interval: tuple[float, float]) -> str:
     sign = -1 if (difference or 0) < 0 else 1
     low, high = sorted(sign * end for end in interval)
     return f"{_number(abs(difference or 0))} % [{_number(low)}, {_number(high)}]"
-
-
-def _between(one: Quantile) -> str:
-    low, high = one.adjusted.interval
-    ends = [f"{_number(abs(end))} % {'slower' if end > 0 else 'faster'}" for end in (low, high)]
-    return f"between {ends[0]} and {ends[1]}"
 
 
 def _number(share: float) -> str:
