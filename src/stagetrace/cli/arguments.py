@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from stagetrace import settings
+from stagetrace.causes.cause import CAUSES
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.columns import SCHEMA
 from stagetrace.errors import PolicyError, UnknownTrace
 from stagetrace.output import units
 from stagetrace.output.units import FORMS, UTC, Moment, Zone, moment, zone
-from stagetrace.sla.cause import CAUSES
 from stagetrace.store.base import CANDIDATES, SCHEMES, Reader, Selection, default_folder
 
 if TYPE_CHECKING:
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
     from stagetrace.store.follow import Latest
 
 # Without --until there is no upper end: clocks of traced machines run ahead of ours, and their newest spans count.
@@ -323,9 +323,9 @@ def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool)
 
 def policy_of(args: argparse.Namespace) -> Policy:
     """Return the policy that a command line names. Raise UsageError without one, PolicyError for an unreadable one."""
+    from stagetrace.policy.policy import Policy, file_named
+    from stagetrace.policy.policy_file import content, decoded, is_openslo
     from stagetrace.rules import openslo_read
-    from stagetrace.sla.policy import Policy, file_named
-    from stagetrace.sla.policy_file import content, decoded, is_openslo
 
     if isinstance(args.policy, Policy):  # that of `up`, whose page asks
         return args.policy

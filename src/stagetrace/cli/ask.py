@@ -29,7 +29,7 @@ from stagetrace.store.base import Reader, Selection
 
 if TYPE_CHECKING:
     from stagetrace.page.base import Option as PageOption
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.policy import Policy
 
     Question: TypeAlias = Callable[[Reader, Selection, argparse.Namespace], Answer]
 

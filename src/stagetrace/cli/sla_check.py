@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stagetrace.cli.registry import ANSWERED, NO_ANSWER, Option, UsageError
 from stagetrace.output import objectives as policy_text
 from stagetrace.output.answer import completeness
+from stagetrace.policy import policy_keys
+from stagetrace.policy.alert_options import AlertOptions
+from stagetrace.policy.policy import Policy, file_named
+from stagetrace.policy.policy_file import Document, PolicyFileError, content, decoded, document, is_openslo
+from stagetrace.policy.policy_lint import ERROR, WARNING, Finding, inline_places, lint
 from stagetrace.rules import openslo_read
-from stagetrace.sla import policy_keys
-from stagetrace.sla.alert_options import AlertOptions
-from stagetrace.sla.policy import Policy, file_named
-from stagetrace.sla.policy_file import Document, PolicyFileError, content, decoded, document, is_openslo
-from stagetrace.sla.policy_lint import ERROR, WARNING, Finding, inline_places, lint
 from stagetrace.text import printable
 
 if TYPE_CHECKING:
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.yaml_nodes import Problem
+    from stagetrace.policy.objective import Objective
+    from stagetrace.policy.yaml_nodes import Problem
 
 DESCRIPTION: Final = (
     "Check a policy: whether it can be read, and what is probably not meant as it stands there. "

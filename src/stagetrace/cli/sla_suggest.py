@@ -14,14 +14,14 @@ from stagetrace.output import objectives
 from stagetrace.output.answer import Answer, keys_of, no_requests
 from stagetrace.output.table import COMMON, Column, Table, numbers, numeric
 from stagetrace.output.units import milliseconds, threshold
-from stagetrace.sla import quantities
-from stagetrace.sla.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
-from stagetrace.sla.quantities import duration_text
+from stagetrace.policy import quantities
+from stagetrace.policy.objective import DEFAULT_TARGET, DEFAULT_WINDOW_S
+from stagetrace.policy.quantities import duration_text
 
 if TYPE_CHECKING:
     from stagetrace.analysis.suggest import Suggested, Suggestion
-    from stagetrace.sla.objective import Objective
-    from stagetrace.sla.policy import Policy
+    from stagetrace.policy.objective import Objective
+    from stagetrace.policy.policy import Policy
     from stagetrace.store.base import Reader, Selection
 
 TITLE: Final = "Suggested objectives"
@@ -55,7 +55,7 @@ OPTIONS: Final = (
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
     """Return what is suggested for the selected requests; write it to a file if one is named."""
     from stagetrace.analysis import suggest
-    from stagetrace.sla import policy_file
+    from stagetrace.policy import policy_file
 
     if args.target is not None and args.within is not None:
         raise UsageError("--target asks for a threshold, and --within for a target\ngive one of them")

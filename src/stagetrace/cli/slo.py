@@ -19,7 +19,7 @@ from stagetrace.output.answer import Answer, joined, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, Column, Table, numbers, numeric
 from stagetrace.output.units import Zone, rounded_percent, shown
-from stagetrace.sla.objective import DEFAULT_WINDOW_S
+from stagetrace.policy.objective import DEFAULT_WINDOW_S
 from stagetrace.store.base import COUNTS, Reader, Selection
 
 TITLE: Final = "Service level objectives"

@@ -30,10 +30,10 @@ from stagetrace.cli.listening import (
 )
 from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.output.objectives import requests
+from stagetrace.policy.followed_file import FollowedFile
+from stagetrace.policy.policy import Policy, file_named
 from stagetrace.rules.alerts import watched
 from stagetrace.rules.burn import judged
-from stagetrace.sla.followed_file import FollowedFile
-from stagetrace.sla.policy import Policy, file_named
 from stagetrace.store.base import default_folder
 from stagetrace.system import setting_problems
 from stagetrace.system.access import is_loopback

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.analysis.breach_details import WIRE, Hop, Owner, owner_of
+from stagetrace.causes.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.errors import StoreError
 from stagetrace.output import units
 from stagetrace.output.answer import completeness, keys_of
 from stagetrace.output.objectives import requests
 from stagetrace.output.units import UTC, Zone, milliseconds, shown, threshold, window
 from stagetrace.semconv import text
-from stagetrace.sla.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.store.base import Breaches, Entry, Missed, Reader, Selection, SpanRow, Tally, Trace
 from stagetrace.store.entries import entry_of
 from stagetrace.text import printable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import ceil, log10
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.sla.objective import BAD, EXCLUDED, IGNORED, MODEL_KEY, SERVICE_KEY, TIGHTEN
-from stagetrace.sla.quantities import duration_text as duration
-from stagetrace.sla.quantities import window_text as window
+from stagetrace.policy.objective import BAD, EXCLUDED, IGNORED, MODEL_KEY, SERVICE_KEY, TIGHTEN
+from stagetrace.policy.quantities import duration_text as duration
+from stagetrace.policy.quantities import window_text as window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
