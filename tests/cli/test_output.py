@@ -118,7 +118,7 @@ def numbered(count: int, title: str) -> Table:
 
 
 def clipped(parts: list[Table | str], height: int) -> list[str]:
-    return [text_of(line) for line in output.clipped(parts, 80, height)]
+    return [text_of(line) for line in output.clip(parts, 80, height)]
 
 
 def test_each_part_of_a_screen_has_its_share_of_the_height() -> None:

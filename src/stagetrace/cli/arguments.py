@@ -33,7 +33,7 @@ _MOST: Final = 10**18
 ABOVE_0, FINITE = sys.float_info.min, sys.float_info.max  # ends for `number_between`
 _SHOWN: Final = 20
 EVER: Final = Moment(0, ago=False)
-NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `shown` does: `selection_options(limit=NEWEST)`
+NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `list_size` does: `selection_options(limit=NEWEST)`
 
 # --- Readers of values, for options of any verb.
 
@@ -185,7 +185,7 @@ def selection_options(
 # --- The store and the selection that a command line names.
 
 
-def shown(args: argparse.Namespace) -> int | None:
+def list_size(args: argparse.Namespace) -> int | None:
     """Return how many requests a list shows: `--limit`, else 20 to people, and all in JSON (None)."""
     limit: int | None = args.limit
     return limit if limit is not None or args.json else _SHOWN
@@ -193,7 +193,7 @@ def shown(args: argparse.Namespace) -> int | None:
 
 def store_url(args: argparse.Namespace) -> str:
     """Return the URL from the option, the environment, or the local data folder. Raise UsageError if there is none."""
-    url = _named(args)
+    url = _url(args)
     if url:
         return url
     folder = default_folder()
@@ -207,7 +207,7 @@ def store_url(args: argparse.Namespace) -> str:
 
 def local_folder(args: argparse.Namespace) -> Path:
     """Return the folder of the local store that is meant, there or not. Raise UsageError for another kind of store."""
-    url = _named(args)
+    url = _url(args)
     if not url:
         return default_folder()
     scheme, has_scheme, path = url.partition("://")
@@ -218,7 +218,7 @@ def local_folder(args: argparse.Namespace) -> Path:
     return Path(unquote(path))
 
 
-def _named(args: argparse.Namespace) -> str | None:
+def _url(args: argparse.Namespace) -> str | None:
     """Return the URL that the option or the environment names, if one does.
 
     Raise UsageError for an empty option: a script's variable that is not set must not stand for the default store.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from stagetrace.cli import output
 from stagetrace.cli.arguments import POLICY, selection, selection_options, store_url
-from stagetrace.cli.output import show, show_json, warn, watched
+from stagetrace.cli.output import show, show_json, show_progress, warn
 from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD, NO_ANSWER, Option, UsageError, add_options, load
 from stagetrace.errors import StagetraceError
 from stagetrace.output import chart
@@ -75,10 +75,10 @@ def show_answer(answer: Answer, form: str, zone: Zone) -> None:
     if form == MARKDOWN:
         sys.stdout.write(markdown(answer, zone))
     else:
-        show(answer.sentence, *(one for part in answer.parts for one in ("", *_drawn(part, zone))))
+        show(answer.sentence, *(one for part in answer.parts for one in ("", *_draw(part, zone))))
 
 
-def _drawn(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
+def _draw(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
     """Return a part for a terminal: pictures as lines."""
     if isinstance(part, (str, Table)):
         return (part,)
@@ -101,7 +101,7 @@ def reading(
     """
     url = store_url(args) if url is None else url
     wanted = selection(args, url, since=since, breached=breached)
-    with open_store(url) as reader, watched(reader):
+    with open_store(url) as reader, show_progress(reader):
         yield reader, wanted
 
 
@@ -197,7 +197,7 @@ def run_all(args: argparse.Namespace) -> int:
     check_form(args)
     if args.period or args.exclude or args.credits:
         raise UsageError("--period, --exclude and --credits are of the report alone\nleave them or --all out")
-    asked, bench = _asked(args), _of_bench(args.bench)
+    asked, bench = _options_by_verb(args), _of_bench(args.bench)
     with reading(args) as (reader, wanted):
         window = {**vars(args), "since": Moment(wanted.since_ns, ago=False)}
         if args.policy is None:  # that of `--with` counts
@@ -221,7 +221,7 @@ def run_all(args: argparse.Namespace) -> int:
     return BAD if any(one.is_bad for one in answers.values()) else ANSWERED
 
 
-def _asked(args: argparse.Namespace) -> dict[str, list[str]]:
+def _options_by_verb(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return verb -> its options, of those that `--with` names. Raise UsageError for an unknown verb."""
     asked: dict[str, list[str]] = {}
     for text in args.options:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments import NEWEST, selection_options, shown, store_url
+from stagetrace.cli.arguments import NEWEST, list_size, selection_options, store_url
 from stagetrace.cli.ask import reading
 from stagetrace.cli.output import show, show_json, warn
 from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER, Option
 from stagetrace.output import breaches, units
-from stagetrace.output.answer import joined
-from stagetrace.output.breaches import as_json, blamed, groups_as_json, owners_of, summary, with_cause
+from stagetrace.output.answer import join_reasons
+from stagetrace.output.breaches import as_json, blame_text, groups_as_json, owners_of, summary, with_cause
 from stagetrace.output.table import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.units import Zone, milliseconds, threshold
 from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
@@ -45,11 +45,11 @@ OPTIONS: Final = (
 def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
     with reading(args) as (reader, selected):
-        wanted = replace(selected, limit=shown(args))
+        wanted = replace(selected, limit=list_size(args))
         services = (wanted.service,) if wanted.service is not None else reader.services()
         print_breaches = _print_groups if args.group else _print_list
         tally, is_complete = print_breaches(args, reader, wanted, services)
-    return _failed(tally, is_complete=is_complete) if args.fail else ANSWERED
+    return _fail_code(tally, is_complete=is_complete) if args.fail else ANSWERED
 
 
 def _print_list(
@@ -70,7 +70,7 @@ def _print_list(
         show(*parts)
         # A list that ends with the limit has its own line for that.
         cuts = [cut for reason in cuts for cut in reason.split("; ") if not cut.startswith("limit ")]
-    warn(joined(cuts))
+    warn(join_reasons(cuts))
     return answer.tally, answer.complete
 
 
@@ -93,11 +93,11 @@ def _print_groups(
         if found.groups:
             parts += ["", _group_table(found.groups, args.tz), "", *_group_steps(found, store_url(args))]
         show(*parts)
-    warn(joined(cuts))
+    warn(join_reasons(cuts))
     return tally, relations.complete
 
 
-def _failed(tally: Tally, *, is_complete: bool) -> int:
+def _fail_code(tally: Tally, *, is_complete: bool) -> int:
     """Return the exit code of `--fail`, and report why there is no answer where the output does not."""
     if tally.missed:
         return BAD
@@ -120,7 +120,7 @@ def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
                 lambda one: threshold(one[0].threshold_ms),
             ),
             (numeric("over by", 1), lambda one: milliseconds(one[0].overrun_ms)),
-            (Column("stage"), lambda one: blamed(*one)),
+            (Column("stage"), lambda one: blame_text(*one)),
             (Column("line of code", kind=COMMON), lambda one: one[0].code or "-"),
             (Column("severity", kind=COMMON, leaves=2), lambda one: one[0].severity or "-"),
             (Column("trace", kind=TRACE), lambda one: one[0].trace_id),

@@ -16,7 +16,7 @@ from stagetrace.cli.output import warn
 from stagetrace.cli.registry import ANSWERED, Option, UsageError
 from stagetrace.errors import StagetraceError
 from stagetrace.output import autoscaler, units
-from stagetrace.output.answer import Answer, joined, no_requests
+from stagetrace.output.answer import Answer, join_reasons, no_requests
 from stagetrace.output.chart import Chart, Points, number
 from stagetrace.output.table import Column, Table, numbers, numeric, table_of
 from stagetrace.output.units import rounded_percent, threshold
@@ -211,7 +211,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         keys,
         [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
         is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),
-        reason=joined(reasons),
+        reason=join_reasons(reasons),
     )
 
 

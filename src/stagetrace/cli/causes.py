@@ -83,8 +83,8 @@ def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -
 
     if not cases.breaches or not cases.good:
         return None
-    breached = _sampled(relations, BREACH, cases.breaches)
-    return _localised(reader, breached, _sampled(relations, GOOD, cases.stored - cases.breaches))
+    breached = _sample_ids(relations, BREACH, cases.breaches)
+    return _localise(reader, breached, _sample_ids(relations, GOOD, cases.stored - cases.breaches))
 
 
 def _window_against(reader: Reader, relations: Relations, normal: Relations) -> Localised:
@@ -95,11 +95,11 @@ def _window_against(reader: Reader, relations: Relations, normal: Relations) -> 
     for one in (relations, normal):
         (total,) = one.reduce("counts") or [{}]
         stored = total.get("stored") or 0
-        ids.append(_sampled(one, ANY, stored) if stored else _of_spans(one))
-    return _localised(reader, *ids)
+        ids.append(_sample_ids(one, ANY, stored) if stored else _of_spans(one))
+    return _localise(reader, *ids)
 
 
-def _sampled(relations: Relations, verdict: int, count: float) -> list[str]:
+def _sample_ids(relations: Relations, verdict: int, count: float) -> list[str]:
     from stagetrace.analysis.cases import part
 
     found = relations.reduce("traces", verdict=verdict, below=part(_TRACES * _MANY, count), most=_TRACES * _MANY)
@@ -116,7 +116,7 @@ def _of_spans(relations: Relations) -> list[str]:
     return [trace_id for (trace_id,) in found]
 
 
-def _localised(reader: Reader, slow: Sequence[str], normal: Sequence[str]) -> Localised:
+def _localise(reader: Reader, slow: Sequence[str], normal: Sequence[str]) -> Localised:
     from stagetrace.analysis.localise import localise
 
     found: tuple[list[Any], list[Any]] = ([], [])
@@ -138,7 +138,7 @@ _SHOWN: Final = 10  # rows of a table
 _FEWER: Final = "How many fewer breaches there would be, at least, if these requests did as well as the others"
 
 
-def named(values: Mapping[str, str | None]) -> str:
+def values_text(values: Mapping[str, str | None]) -> str:
     """Return values of attributes in words."""
     return " and ".join(f"without {key}" if value is None else f"{key} {value}" for key, value in values.items())
 
@@ -261,12 +261,16 @@ def _parts(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zon
     if found.findings:
         contrasts = [one.contrast for one in found.findings[:_SHOWN]]
         parts.append(_attributes(found, zone))
-        parts.append(Bars(_FEWER, [(named(one.values), one.explained, f"{one.explained:,.0f}") for one in contrasts]))
+        parts.append(
+            Bars(_FEWER, [(values_text(one.values), one.explained, f"{one.explained:,.0f}") for one in contrasts])
+        )
         for one in contrasts:
             if one.also:
-                parts.append(f"{named(one.values)}: about the same requests as {'; '.join(map(named, one.also))}")
+                parts.append(
+                    f"{values_text(one.values)}: about the same requests as {'; '.join(map(values_text, one.also))}"
+                )
             if one.along:
-                parts.append(f"{named(one.values)}: explains {'; '.join(map(named, one.along))}")
+                parts.append(f"{values_text(one.values)}: explains {'; '.join(map(values_text, one.along))}")
     if services is not None and services.culprits:
         parts.append(_services(services))
     parts += [_sentenced(_of_stopped(one)) for one in (services.stopped[:_SHOWN] if services is not None else ())]
@@ -286,7 +290,7 @@ def _attributes(found: Diagnosis, zone: Zone) -> Table:
     return table_of(
         found.findings[:_SHOWN],
         (
-            (Column("attributes"), lambda one: named(one.contrast.values)),
+            (Column("attributes"), lambda one: values_text(one.contrast.values)),
             (numeric("breaches"), lambda one: f"{one.contrast.breached:,.0f}"),
             (numeric("of"), lambda one: f"{one.contrast.breached + one.contrast.good:,.0f}"),
             (numeric("risk"), lambda one: f"{one.contrast.relative_risk:.1f} x"),

@@ -48,14 +48,14 @@ def unescaped(stream: TextIO) -> TextIO:
 def printable_streams() -> Iterator[None]:
     """Escape what is written to stdout and stderr; these may be closed (`>&-`) or lack characters."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_prepared, streams)
+    sys.stdout, sys.stderr = map(_prepare, streams)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
 
 
-def _prepared(stream: TextIO | None) -> TextIO:
+def _prepare(stream: TextIO | None) -> TextIO:
     stream = stream or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- as long as the process
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
@@ -71,7 +71,7 @@ _AGAIN_S: Final = 0.05  # an interrupt between two queries ends neither
 
 
 @contextmanager
-def noted(*, hurry: bool) -> Iterator[list[int]]:
+def note_interrupts(*, hurry: bool) -> Iterator[list[int]]:
     """Yield a list that is no longer empty after Ctrl-C, which raises KeyboardInterrupt as always.
 
     That alone is not enough: DuckDB looks for signals between queries only and makes other errors of the exception, and
@@ -118,7 +118,7 @@ def _ending() -> Iterator[None]:
 def _end(reading: int, over: threading.Event) -> None:
     with open(reading, "rb", buffering=0) as signals:
         while number := signals.read(1):
-            if number[0] == signal.SIGINT and not _interrupted(over):
+            if number[0] == signal.SIGINT and not _interrupt(over):
                 leave(INTERRUPTED)
 
 
@@ -130,7 +130,7 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
     def watch() -> None:
         if not over.wait(seconds):
             late.set()
-            if not _interrupted(over):
+            if not _interrupt(over):
                 sys.stderr.write(f"stagetrace: {message}\n")
                 sys.stderr.flush()
                 leave(NO_ANSWER)
@@ -148,7 +148,7 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
         watching.join()
 
 
-def _interrupted(over: threading.Event) -> bool:
+def _interrupt(over: threading.Event) -> bool:
     """Interrupt DuckDB until what it runs is over; return False if that takes too long."""
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:

@@ -259,7 +259,7 @@ def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
         _print("  and a benchmark of it")
         message = json.dumps({"text": MESSAGE.format(123_456)})
         load = [f"{address}/predict", "--rate", "40", "--body", message, "--objective", "p99:50ms"]
-        bench = _asked("bench", *load, *since[:2], "--json")
+        bench = _ask("bench", *load, *since[:2], "--json")
     (folder / "bench.json").write_text(bench, "utf-8")
     (folder / "prices.json").write_text(json.dumps(_PRICES), "utf-8")
     options = {
@@ -269,14 +269,14 @@ def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
         "segments": ["--by", TENANT],
     }
     given = [one for verb, some in options.items() for one in ("--with", shlex.join([verb, *some]))]
-    page = _asked("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
+    page = _ask("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=_REPORT, suffix=".html", delete=False) as report:
         report.write(page)
     _print(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
     for verb in ANSWERS:
         command = [verb, *options.get(verb, [])]
         _print(f"$ stagetrace {shlex.join(command)}")
-        _print(f"  {json.loads(_asked(*command, *since, '--json'))['sentence']}")
+        _print(f"  {json.loads(_ask(*command, *since, '--json'))['sentence']}")
     _print(f"$ stagetrace {shlex.join(['bench', *load])}\n  {json.loads(bench)['sentence']}")
 
 
@@ -284,7 +284,7 @@ def _release(version: str) -> dict[str, str]:
     return {"OTEL_RESOURCE_ATTRIBUTES": f"service.version={version}", "ROUTER_MODEL": _RELEASES[version]}
 
 
-def _asked(*arguments: str) -> str:
+def _ask(*arguments: str) -> str:
     """Return the output of one command, whether its answer is good or bad."""
     done = subprocess.run([*_STAGETRACE, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
     is_answer = done.stdout.startswith("{") if "--json" in arguments else bool(done.stdout.strip())

@@ -11,7 +11,7 @@ from stagetrace.cli.arguments import EVER, selection_options
 from stagetrace.cli.ask import reading
 from stagetrace.cli.output import Progress, show_result
 from stagetrace.cli.registry import Option, UsageError
-from stagetrace.output.answer import joined
+from stagetrace.output.answer import join_reasons
 from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = """Write the selected spans to FILE, in the form that its suffix names:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     size = path.stat().st_size
     what = args.relation if path.suffix == ".csv" else "spans"
     keys = {"file": os.fspath(path), what: count, "bytes": size}
-    return show_result(args, keys, [f"{count:,} {what} written to {path}, {size:,} bytes."], joined(cuts))
+    return show_result(args, keys, [f"{count:,} {what} written to {path}, {size:,} bytes."], join_reasons(cuts))
 
 
 def _written(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:

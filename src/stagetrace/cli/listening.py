@@ -37,7 +37,7 @@ ACCESS: Final = (
 READY: Final = Option("--json", "print one JSON object, on one line, once ready")
 
 
-def parsed(args: argparse.Namespace, flag: str, setting: settings.Text, parse: Callable[[str], Any]) -> Any:
+def parse_flag(args: argparse.Namespace, flag: str, setting: settings.Text, parse: Callable[[str], Any]) -> Any:
     """Return the value of a flag, or of its variable; None where both are empty. Raise UsageError."""
     given: str | None = getattr(args, flag.removeprefix("--").replace("-", "_"))
     text = given if given is not None else str(setting.read())
@@ -57,15 +57,15 @@ def listening(args: argparse.Namespace) -> dict[str, Any]:
         "host": args.host if args.host is not None else settings.HOST.read(),
         "token": token if file is None else options.read(Path(file)),
         "insecure": args.insecure or settings.INSECURE.read(),
-        "tls_cert": parsed(args, "--tls-cert", settings.TLS_CERT, Path),
-        "tls_key": parsed(args, "--tls-key", settings.TLS_KEY, Path),
-        "allowed_hosts": parsed(args, "--allow-host", settings.ALLOW_HOST, host_names) or (),
+        "tls_cert": parse_flag(args, "--tls-cert", settings.TLS_CERT, Path),
+        "tls_key": parse_flag(args, "--tls-key", settings.TLS_KEY, Path),
+        "allowed_hosts": parse_flag(args, "--allow-host", settings.ALLOW_HOST, host_names) or (),
     }
 
 
 def jaeger_ui(args: argparse.Namespace) -> str:
     """Return what `--jaeger-ui` or its variable gives; empty where neither does. Raise UsageError."""
-    return parsed(args, "--jaeger-ui", settings.JAEGER_UI, _web_address) or ""
+    return parse_flag(args, "--jaeger-ui", settings.JAEGER_UI, _web_address) or ""
 
 
 def _web_address(text: str) -> str:

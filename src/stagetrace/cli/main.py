@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 from stagetrace import __version__, settings
-from stagetrace.cli.console import INTERRUPTED, noted, printable_streams, unescaped
+from stagetrace.cli.console import INTERRUPTED, note_interrupts, printable_streams, unescaped
 from stagetrace.cli.registry import NO_ANSWER, VERBS, add_options, load
 from stagetrace.errors import StagetraceError
 from stagetrace.system import setting_problems
@@ -71,7 +71,7 @@ def _meant(given: str, known: Iterable[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    with printable_streams(), noted(hurry=not given or given[0] not in _AT_LEISURE) as interrupts:
+    with printable_streams(), note_interrupts(hurry=not given or given[0] not in _AT_LEISURE) as interrupts:
         try:
             code = _run(given)
             sys.stdout.flush()

@@ -86,7 +86,7 @@ class Progress:
 
 
 @contextmanager
-def watched(reader: Reader) -> Iterator[Reader]:
+def show_progress(reader: Reader) -> Iterator[Reader]:
     """Show the progress of a reader until the block ends."""
     reader.progress = progress = Progress("spans")
     try:
@@ -130,12 +130,12 @@ def show(*parts: Table | str) -> None:
     if sys.stdout.isatty() and has_rich():
         from rich.console import Console
 
-        Console(file=unescaped(sys.stdout), highlight=False).print(drawn(lines), markup=False, soft_wrap=True)
+        Console(file=unescaped(sys.stdout), highlight=False).print(styled_text(lines), markup=False, soft_wrap=True)
         return
     sys.stdout.write("\n".join([*map(text_of, lines), ""]))
 
 
-def clipped(parts: Sequence[Table | str], width: int, height: int) -> list[Line]:
+def clip(parts: Sequence[Table | str], width: int, height: int) -> list[Line]:
     """Return the lines of all parts within a height: each has its share of it, and counts the rows it lacks."""
     shown = [blocks(Table((), [part]), width) if isinstance(part, str) else blocks(part, width) for part in parts]
     needs = [sum(map(len, part)) for part in shown]
@@ -143,12 +143,12 @@ def clipped(parts: Sequence[Table | str], width: int, height: int) -> list[Line]
     lines: dict[int, list[Line]] = {}
     # The smallest first: what it does not need of its share is for the others.
     for number, place in enumerate(sorted(range(len(shown)), key=needs.__getitem__)):
-        lines[place] = _clipped(shown[place], room // (len(shown) - number))
+        lines[place] = _clip(shown[place], room // (len(shown) - number))
         room -= len(lines[place])
     return [line for place in range(len(shown)) for line in lines[place]]
 
 
-def _clipped(part: list[list[Line]], height: int) -> list[Line]:
+def _clip(part: list[list[Line]], height: int) -> list[Line]:
     """Return the lines of the first rows, and in the last line how many more there are, if not all have room."""
     if sum(map(len, part)) <= height:
         return [line for block in part for line in block]
@@ -161,7 +161,7 @@ def _clipped(part: list[list[Line]], height: int) -> list[Line]:
     return lines
 
 
-def drawn(lines: list[Line]) -> Any:
+def styled_text(lines: list[Line]) -> Any:
     """Return lines as `rich` prints them; a Text and not a str, or a name in square brackets would be markup."""
     from rich.text import Text
 

@@ -15,7 +15,7 @@ from stagetrace.cli.ask import reading
 from stagetrace.cli.console import time_limit
 from stagetrace.cli.output import show_result, warn
 from stagetrace.cli.registry import ANSWERED, Option, UsageError
-from stagetrace.output.answer import joined
+from stagetrace.output.answer import join_reasons
 from stagetrace.output.table import Column, Table
 from stagetrace.semconv import json_value
 from stagetrace.store.base import Relations
@@ -59,7 +59,7 @@ OPTIONS: Final = (
 )
 
 
-class Found(NamedTuple):
+class Result(NamedTuple):
     """The result of a statement; `reason` explains what was cut off, if anything was."""
 
     names: list[str]
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 found = ask(relations, args.sql, args.rows)
         else:
             found = ask(relations, args.sql, args.rows)
-    reason, names, rows = joined((relations.reason, found.reason)), found.names, found.rows
+    reason, names, rows = join_reasons((relations.reason, found.reason)), found.names, found.rows
     if args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(map(spreadsheet_cell, names))
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return show_result(args, {"columns": names, "rows": values}, parts, reason)
 
 
-def ask(relations: Relations, sql: str, most: int) -> Found:
+def ask(relations: Relations, sql: str, most: int) -> Result:
     """Return the first rows of one reading statement. Raise UsageError for any other, and if DuckDB refuses it."""
     import duckdb
 
@@ -103,7 +103,7 @@ def ask(relations: Relations, sql: str, most: int) -> Found:
             raise UsageError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
         answer = relations.connection.execute(statements[0])
         names = [name for name, *_ in answer.description or ()]
-        return Found(names, *_rows(answer, most))
+        return Result(names, *_rows(answer, most))
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
         raise UsageError("\n".join(lines[:_LINES])) from None

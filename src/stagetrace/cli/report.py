@@ -25,7 +25,7 @@ from stagetrace.cli.arguments import (
 from stagetrace.cli.ask import ALL, FORMAT, ask, run_all
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, joined, keys_of
+from stagetrace.output.answer import Answer, join_reasons, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, TIME, Column, Table, numbers, numeric, table_of
 from stagetrace.output.units import Moment, Zone, between, moment, shown
@@ -106,7 +106,7 @@ def _later(first: date, months: int) -> date:
 # --- The options.
 
 
-def _excluded(text: str) -> tuple[Moment, Moment, str]:
+def _exclusion(text: str) -> tuple[Moment, Moment, str]:
     """Return begin, end and reason of `SINCE..UNTIL=REASON`."""
     times, _, reason = utf8(text).partition("=")
     if not reason.strip():
@@ -146,7 +146,7 @@ OPTIONS: Final = (
     Option(
         "--exclude SINCE..UNTIL=REASON",
         "time that does not count, such as maintenance; may be repeated, and where some overlap, the first has it",
-        _excluded,
+        _exclusion,
         repeats=True,
     ),
     Option(
@@ -196,7 +196,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         reasons.append(f"{found.lines_left:,} objectives and routes with fewer breaches are not listed")
     if found.incidents_left:
         reasons.append(f"{found.incidents_left:,} incidents with fewer breaches are not listed")
-    reason = joined(reasons)
+    reason = join_reasons(reasons)
     keys = json_keys(found, options, wanted, name, args.tz, policy)
     return Answer(
         f"Report of service levels: {name} ({args.tz.name})",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from stagetrace.cli.arguments import Suggested, count, selection_options, shown, utf8
+from stagetrace.cli.arguments import Suggested, count, list_size, selection_options, utf8
 from stagetrace.cli.ask import reading
 from stagetrace.cli.output import remark, show_result
 from stagetrace.cli.registry import Option, UsageError
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the requests and return the exit code."""
     if args.top and args.slowest:
         raise UsageError("--slowest N is a --top already\ngive one of them")
-    sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest or shown(args)
+    sort, top = args.sort or ("duration" if args.slowest else "start"), args.top or args.slowest or list_size(args)
     if args.limit is not None and not (args.top or args.slowest):
         top = None  # all of those that are meant
     breached = True if args.breached else False if args.kept else None

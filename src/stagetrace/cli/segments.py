@@ -69,7 +69,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
             names = _names(found, by)
             if _are_numbers(rows):
                 names, rows, ranges = _ranges(found, names, most)
-    shown = Shown(by, segments(rows), remedies(found, names) if names else {}, found, is_ranges=ranges)
+    shown = View(by, segments(rows), remedies(found, names) if names else {}, found, is_ranges=ranges)
     return Answer("Segments", _sentence(shown), _keys(shown), _parts(shown), reason=relations.reason)
 
 
@@ -122,7 +122,7 @@ _NONE: Final = "(none)"
 
 
 @dataclass(frozen=True)
-class Shown:
+class View:
     """All that is shown. `by` None: no known attribute is there."""
 
     by: str | None
@@ -143,7 +143,7 @@ def _low(one: Segment) -> tuple[bool, float]:
     return one.segment is None, float(text or 0)
 
 
-def _sentence(shown: Shown) -> str:
+def _sentence(shown: View) -> str:
     found, by = shown.found, shown.by
     if by is None:
         return "No request here." if not shown.cases.rows else "No attribute known for segments is here: give --by."
@@ -189,7 +189,7 @@ def label(by: str, segment: str | None) -> str:
     return f"without {by}" if segment is None else f"with {by} {segment}"
 
 
-def _keys(shown: Shown) -> dict[str, Any]:
+def _keys(shown: View) -> dict[str, Any]:
     found = shown.found
     return {
         "by": shown.by,
@@ -212,7 +212,7 @@ def _segment(one: Segment, fixed: Remedy | None) -> dict[str, Any]:
     return keys_of(one, "is_longer", longer=one.is_longer, fixed=remedy)
 
 
-def _parts(shown: Shown) -> list[Any]:
+def _parts(shown: View) -> list[Any]:
     found = shown.found
     if shown.by is None or not found.segments:
         return []
@@ -231,7 +231,7 @@ def _parts(shown: Shown) -> list[Any]:
         parts.append(Stacked("Where the time goes", stacked))
     fixed = [one for one in found.segments if shown.fixed.get(one.segment) is not None and _may_gain(one)]
     if fixed:
-        parts.append(_fixed(shown, fixed, names))
+        parts.append(_remedy_table(shown, fixed, names))
     return [*parts, *_notes(shown)]
 
 
@@ -241,7 +241,7 @@ def _may_gain(one: Segment) -> bool:
     return bool(tests) and min(tests) <= _ALPHA and (_is_worse(one) or one.is_longer)
 
 
-def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> Table:
+def _table(shown: View, everyone: list[Segment], names: Mapping[int, str]) -> Table:
     mark = "~" if shown.found.is_estimate else ""
     return table_of(
         everyone,
@@ -266,7 +266,7 @@ def _table(shown: Shown, everyone: list[Segment], names: Mapping[int, str]) -> T
     )
 
 
-def _fixed(shown: Shown, fixed: list[Segment], names: Mapping[int, str]) -> Table:
+def _remedy_table(shown: View, fixed: list[Segment], names: Mapping[int, str]) -> Table:
     return table_of(
         [(names[id(one)], shown.fixed[one.segment]) for one in fixed],
         (
@@ -280,7 +280,7 @@ def _fixed(shown: Shown, fixed: list[Segment], names: Mapping[int, str]) -> Tabl
     )
 
 
-def _notes(shown: Shown) -> list[str]:
+def _notes(shown: View) -> list[str]:
     found, cases = shown.found, shown.cases
     notes = []
     if found.other_segments:

@@ -36,7 +36,7 @@ OPTIONS: Final = (
 _INLINE: Final = "policy"  # stands for the file of an inline policy
 
 
-class _Checked(NamedTuple):
+class _Check(NamedTuple):
     where: str
     objectives: tuple[Objective, ...]
     alerts: AlertOptions
@@ -78,22 +78,22 @@ def run(args: argparse.Namespace) -> int:
     return NO_ANSWER if is_wrong else ANSWERED
 
 
-def _check(text: str) -> _Checked:
+def _check(text: str) -> _Check:
     """Return what a policy says and what is wrong. Raise PolicyError where there is no text to point at."""
     path = file_named(text)
     if path is None:
         policy = Policy.parse(text)
         rules, alerts = policy.objectives, policy.alerts
-        return _Checked(_INLINE, rules, alerts, *lint(rules, alerts, inline_places(text)))
+        return _Check(_INLINE, rules, alerts, *lint(rules, alerts, inline_places(text)))
     data = content(path)
     try:
         found, notes = _document(decoded(data, path), path)
     except PolicyFileError as error:
         problems = [Finding(one.at, ERROR, one.what, one.fix) for one in error.problems]
-        return _Checked(path, (), AlertOptions(), problems, error.more)
+        return _Check(path, (), AlertOptions(), problems, error.more)
     findings, more = lint(*found)
     noted = [Finding(one.at, WARNING, one.what, one.fix) for one in notes]
-    return _Checked(path, found.objectives, found.alerts, [*findings, *noted], more)
+    return _Check(path, found.objectives, found.alerts, [*findings, *noted], more)
 
 
 def _document(text: str, path: str) -> tuple[Document, Iterable[Problem]]:

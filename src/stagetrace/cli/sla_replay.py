@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.cli.arguments import POLICY, is_file, policy_of, selection_options, store_url
 from stagetrace.cli.ask import FORMAT
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, joined, keys_of, no_requests
+from stagetrace.output.answer import Answer, join_reasons, keys_of, no_requests
 from stagetrace.output.table import COMMON, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.units import rounded_percent
 
@@ -51,7 +51,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         list(parts(found)) if found.requests else (),
         is_bad=any(one.missed for one in found.outcomes),
         is_undecided=not is_told,
-        reason=joined([*reasons, *policy.problems]),
+        reason=join_reasons([*reasons, *policy.problems]),
     )
 
 

@@ -15,7 +15,7 @@ from stagetrace.cli.arguments import EVER, POLICY, is_file, policy_if_any, selec
 from stagetrace.cli.ask import FORMAT
 from stagetrace.cli.registry import Option
 from stagetrace.output import objectives
-from stagetrace.output.answer import Answer, joined, keys_of
+from stagetrace.output.answer import Answer, join_reasons, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, Column, Table, numbers, numeric
 from stagetrace.output.units import Zone, rounded_percent, shown
@@ -92,7 +92,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         list(parts(found, args.by, args.tz)) if found.objectives else (),
         is_bad=bool(found.missed),
         is_undecided=not is_told,
-        reason=joined(reasons),
+        reason=join_reasons(reasons),
     )
 
 
@@ -161,16 +161,18 @@ def sentence(found: Found) -> str:
         rest.append(f"{missed or 'none'} of {many} {of} missed")
     if found.undetermined:
         rest.append(f"the result of {len(found.undetermined)} is unknown")
-    return f"{'; '.join([_kept(worst, many), *rest])}."
+    return f"{'; '.join([_attainment_text(worst, many), *rest])}."
 
 
-def _kept(one: Objective, many: int) -> str:
+def _attainment_text(one: Objective, many: int) -> str:
     known, name = one.attained, _name(one, alone=many == 1)
     if known is None:
         return f"{name}: {_why_undetermined(one)}"
     about = "about " if known.is_estimate else ""
     share = f"{about}{objectives.percent(known.value)} {objectives.interval(known)}"
-    return f"{name}: {share} of its requests met it, {objectives.wanted(one.target.share)} are wanted; {_left(one)}"
+    return (
+        f"{name}: {share} of its requests met it, {objectives.wanted(one.target.share)} are wanted; {_budget_text(one)}"
+    )
 
 
 def _name(one: Objective, *, alone: bool = False) -> str:
@@ -179,8 +181,8 @@ def _name(one: Objective, *, alone: bool = False) -> str:
     return f"{name}{'' if alone else f' of service {one.service}'}{'' if one.segment is None else f', {one.segment}'}"
 
 
-def _left(one: Objective) -> str:
-    left, held = one.budget_left, "" if one.is_held else f" ({_held(one)})"
+def _budget_text(one: Objective) -> str:
+    left, held = one.budget_left, "" if one.is_held else f" ({_held_text(one)})"
     if left is None:
         return f"no breach is allowed, and there {objectives.breaches(one.counts.breaches)}{held}"
     if left < 0:
@@ -191,7 +193,7 @@ def _left(one: Objective) -> str:
     return f"{100 * left:.0f} % of its error budget is left{lasts}{held}"
 
 
-def _held(one: Objective) -> str:
+def _held_text(one: Objective) -> str:
     return f"the store holds {objectives.length(one.held_s)} of {objectives.length(one.window_s)}"
 
 
@@ -292,7 +294,7 @@ def _notes(one: Objective) -> Iterator[str]:
             rate = "too fast" if alert.factor == 1 else f"over {alert.factor:g} times too fast"
             yield f"Alert: {name} spent its error budget {rate} {windows}."
     if not one.is_held:
-        yield f"{name}: {_held(one)}; share and budget are of these."
+        yield f"{name}: {_held_text(one)}; share and budget are of these."
     if not one.target.is_from_policy:
         yield f"{name}: its target is not recorded; 99 % over 28 days are taken."
     if one.counts.is_counted:

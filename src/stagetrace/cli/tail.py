@@ -14,7 +14,7 @@ from stagetrace.cli import output
 from stagetrace.cli.arguments import seconds, selection, selection_options, store_url
 from stagetrace.cli.output import show_json, show_result, warn
 from stagetrace.cli.registry import ANSWERED, Option
-from stagetrace.output.answer import joined, no_requests
+from stagetrace.output.answer import join_reasons, no_requests
 from stagetrace.output.table import Table
 from stagetrace.output.table_rows import cells, columns
 from stagetrace.output.units import Zone
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
             requests = [request_of(span) for span in found]
             table = Table(columns(args.tz), [cells(one, args.tz) for one in requests])
             parts = [table if found else no_requests(wanted, args.tz)]
-            return show_result(args, {"requests": requests}, parts, joined(cuts))
-        warn(joined(cuts))
+            return show_result(args, {"requests": requests}, parts, join_reasons(cuts))
+        warn(join_reasons(cuts))
         _go_on(found, comes, None if args.json else Lines(args.tz, only_one=wanted.service is not None))
     return ANSWERED
 

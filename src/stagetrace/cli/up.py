@@ -23,7 +23,7 @@ from stagetrace.cli.listening import (
     jaeger_ui,
     listening,
     of_setting,
-    parsed,
+    parse_flag,
     port,
     report_ready,
     require,
@@ -180,7 +180,11 @@ def _page(
         url,
         store.reader,
         partial(answer_of, url, policy=lambda: None if watcher is None else watcher.policy),
-        [*addresses(options, ports), ("health, metrics", "/health and /metrics of both HTTP ports"), *_kept(options)],
+        [
+            *addresses(options, ports),
+            ("health, metrics", "/health and /metrics of both HTTP ports"),
+            *_store_facts(options),
+        ],
         options=options_of,
         jaeger_ui=jaeger,
         figures=lambda: counters.figures({f"store_{name}": value for name, value in store.stats().items()}),
@@ -193,7 +197,7 @@ def _page(
 
 def _options(args: argparse.Namespace) -> Options:
     def given(flag: str, setting: settings.Verbatim, parse: Callable[[str], Any]) -> Any:
-        return parsed(args, flag, setting, parse)
+        return parse_flag(args, flag, setting, parse)
 
     return Options(
         data=given("--data", settings.DATA, Path) or default_folder(),
@@ -219,7 +223,7 @@ def addresses(options: Options, ports: Ports) -> list[tuple[str, str]]:
     ]
 
 
-def _kept(options: Options) -> Iterator[tuple[str, str]]:
+def _store_facts(options: Options) -> Iterator[tuple[str, str]]:
     age = "" if options.retention_s is None else f"spans received up to {options.retention_s / 3600:g} hours ago"
     most = "" if options.retention_bytes is None else f"at most {options.retention_bytes:,} bytes"
     yield "local store", str(options.data.absolute())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.cli import output
 from stagetrace.cli.arguments import seconds, selection, selection_options, store_url
 from stagetrace.cli.console import unescaped
-from stagetrace.cli.output import clipped, drawn, show_result
+from stagetrace.cli.output import clip, show_result, styled_text
 from stagetrace.cli.registry import Option
 from stagetrace.output import table_rows, units
 from stagetrace.output.answer import keys_of, no_requests
@@ -147,6 +147,6 @@ def _refresh(reader: Reader, args: argparse.Namespace, url: str) -> None:
             head = [f"{url}{window(wanted.since_ns, wanted.until_ns, args.tz)}, at {at}; Ctrl-C ends"]
             head += [] if board.reason is None else [f"INCOMPLETE: {board.reason}"]
             parts = tables(board, wanted, args.tz)
-            lines = clipped([*head, "", *parts], *live.console.size)
-            live.update(drawn(lines), refresh=True)
+            lines = clip([*head, "", *parts], *live.console.size)
+            live.update(styled_text(lines), refresh=True)
             time.sleep(args.interval)

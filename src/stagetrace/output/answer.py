@@ -44,7 +44,7 @@ def completeness(reason: str | None = None) -> dict[str, Any]:
     return {"complete": True} if reason is None else {"complete": False, "reason": reason}
 
 
-def joined(reasons: Iterable[str | None]) -> str | None:
+def join_reasons(reasons: Iterable[str | None]) -> str | None:
     """Return in one text what is missing, None if nothing is."""
     return "; ".join(filter(None, reasons)) or None
 

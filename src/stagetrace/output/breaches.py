@@ -106,7 +106,7 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
     )
 
 
-def blamed(entry: Entry, owner: Owner) -> str:
+def blame_text(entry: Entry, owner: Owner) -> str:
     """Return the slowest stage and its cause, or the way down to the owner of the time."""
     stage = entry.stage or "-"
     if owner.last.stage == WIRE:
@@ -147,7 +147,7 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
         return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
     if not tally.judged:
         return [f"{requests(tally.requests)}, none judged: {_why(tally)}.", f"{about}."]
-    missed, of_how_many = _missed(tally)
+    missed, of_how_many = _missed_text(tally)
     because = f" because of {' or '.join(wanted.causes)}" if wanted.causes else ""
     at = f" at {printable(' or '.join(wanted.codes))}" if wanted.codes else ""
     what = "their objective" if wanted.judged_by is None else printable(wanted.judged_by)
@@ -163,7 +163,7 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     ]
 
 
-def _missed(tally: Tally) -> tuple[str, str]:
+def _missed_text(tally: Tally) -> tuple[str, str]:
     """Return how many requests are breaches, and the end of the sentence: `of` a bound would read as a share."""
     mark = units.mark(tally.sample)
     if tally.reason is None:

@@ -84,7 +84,7 @@ def lines(chart: Chart, width: int, ink: Ink = BLOCKS, zone: Zone = UTC) -> list
     if isinstance(chart, Bars):
         made = _bars([(label, value, text) for label, value, text in chart.rows], width, ink)
     elif isinstance(chart, Stacked):
-        made = _stacked(chart, width, ink)
+        made = _stacked_lines(chart, width, ink)
     elif isinstance(chart, Histogram):
         made = _bars(list(_bins(chart)), width, ink)
     elif isinstance(chart, Points):
@@ -94,7 +94,7 @@ def lines(chart: Chart, width: int, ink: Ink = BLOCKS, zone: Zone = UTC) -> list
     return [printable(chart.title)[:width], *made]
 
 
-def merged(chart: Histogram) -> Histogram:
+def merge_bins(chart: Histogram) -> Histogram:
     """Return a histogram of at most `MOST_ROWS` bins, neighbours taken together."""
     step = -(-len(chart.counts) // MOST_ROWS) if chart.counts else 1
     starts = range(0, len(chart.counts), step)
@@ -109,7 +109,7 @@ def number(value: float) -> str:
 
 
 def _bins(chart: Histogram) -> list[tuple[str, float, str]]:
-    small = merged(chart)
+    small = merge_bins(chart)
     last = len(small.counts) - 1
     rows = []
     for place, ((low, high), count) in enumerate(zip(pairwise(small.edges), small.counts, strict=True)):
@@ -133,7 +133,7 @@ def _bars(rows: Sequence[tuple[str, float | None, str]], width: int, ink: Ink) -
     return made
 
 
-def _stacked(chart: Stacked, width: int, ink: Ink) -> list[str]:
+def _stacked_lines(chart: Stacked, width: int, ink: Ink) -> list[str]:
     parts = list(dict.fromkeys(part for _, shares in chart.rows for part in shares))
     inks = dict(zip(parts, cycle(ink.parts), strict=False))
     labels = [_short(label) for label, _ in chart.rows]
@@ -175,7 +175,7 @@ def _series(chart: Series, width: int, ink: Ink, zone: Zone) -> list[str]:
     length = chart.step_ns * len(chart.values)
     for at, name in chart.marks:
         place = min(room - 1, max(0, (at - chart.start_unix_nano) * room // max(1, length)))
-        made.append(_pointed(place, name, width, ink))
+        made.append(_pointer_line(place, name, width, ink))
     both = (shown(at, zone, 0) for at in (chart.start_unix_nano, chart.start_unix_nano + length))
     made.append(f"{'':14}{' to '.join(both)} {zone.name}"[:width])
     return made
@@ -195,7 +195,7 @@ def _points(chart: Points, width: int, ink: Ink) -> list[str]:
     made = [f"{labels.get(row, ''):>12}  {''.join(line)}".rstrip() for row, line in enumerate(cells)]
     for at, name in chart.marks:
         if 0 <= at <= right:
-            made.append(_pointed(round(at / right * (room - 1)), name, width, ink))
+            made.append(_pointer_line(round(at / right * (room - 1)), name, width, ink))
     last = f"{number(right)} {printable(chart.x_unit)}"
     made.append(f"{'':14}0{last:>{max(1, room - 1)}}"[:width])
     return made
@@ -207,7 +207,7 @@ def ends(chart: Points) -> tuple[float, float]:
     return max((x for x, _ in every), default=0), max((y for _, y in every), default=0)
 
 
-def _pointed(place: int, name: str, width: int, ink: Ink) -> str:
+def _pointer_line(place: int, name: str, width: int, ink: Ink) -> str:
     """Return the line that points at a column of a picture, its name on the side that has room."""
     text = printable(name)
     pointed = f"{'':14}{' ' * place}{ink.mark} {text}"

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Final
 
 from stagetrace.output.answer import Answer
-from stagetrace.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merged, number
+from stagetrace.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merge_bins, number
 from stagetrace.output.table import Column, Table, numeric
 from stagetrace.output.units import UTC, Zone, shown
 from stagetrace.text import printable
@@ -118,10 +118,10 @@ def svg(chart: Chart, zone: Zone = UTC) -> str:
         return _whole(chart.title, _bars(chart.rows), len(chart.rows) * (_LINE + _BAR + _GAP))
     if isinstance(chart, Stacked):
         names = -(-len(_parts(chart)) // 2)
-        return _whole(chart.title, _stacked(chart), len(chart.rows) * (_LINE + _BAR + _GAP) + names * _LINE)
+        return _whole(chart.title, _stacked_bars(chart), len(chart.rows) * (_LINE + _BAR + _GAP) + names * _LINE)
     height = _LINE + _PLOT + _LINE + min(_ROWS_OF_MARKS, len(chart.marks)) * _LINE
     if isinstance(chart, Histogram):
-        return _whole(chart.title, _columns(merged(chart)), height)
+        return _whole(chart.title, _columns(merge_bins(chart)), height)
     return _whole(chart.title, _points(chart) if isinstance(chart, Points) else _series(chart, zone), height)
 
 
@@ -148,7 +148,7 @@ def _bars(rows: Sequence[tuple[str, float | None, str]]) -> Iterator[str]:
         yield f'<rect width="{100 * share:.2f}%" y="{y + _LINE}" height="{_BAR}" rx="2" {_FIRST}/>\n'
 
 
-def _stacked(chart: Stacked) -> Iterator[str]:
+def _stacked_bars(chart: Stacked) -> Iterator[str]:
     parts = _parts(chart)
     for place, (label, shares) in enumerate(chart.rows):
         y, x = place * (_LINE + _BAR + _GAP), 0.0
@@ -277,7 +277,7 @@ def chart_table(chart: Chart, zone: Zone = UTC) -> Table:
         rows = [(label, *(f"{100 * shares.get(part, 0):.1f} %" for part in parts)) for label, shares in chart.rows]
         return Table([Column("of"), *map(numeric, parts)], rows)
     if isinstance(chart, Histogram):
-        small = merged(chart)
+        small = merge_bins(chart)
         bins = [f"{number(low)} to {number(high)}" for low, high in pairwise(small.edges)]
         counts = list(zip(bins, map(number, small.counts), strict=True))
         return Table(

@@ -76,7 +76,7 @@ Line = list[Cell]
 
 def blocks(table: Table, width: int | None = None) -> list[list[Line]]:
     """Return the lines above the rows, then those of each row; no line is wider than `width` if it is given."""
-    columns, rows, notes = _said_once(table)
+    columns, rows, notes = _take_common(table)
     if width is not None:
         columns, rows, left = _fitting(columns, rows, width)
         notes += [f"no room for {', '.join(left)}"] if left else []
@@ -102,7 +102,7 @@ def _text(text: str, width: int | None) -> list[Line]:
     return [[Cell(line, HEAD)] for line in lines]
 
 
-def _said_once(table: Table) -> tuple[list[Column], list[list[str] | str], list[str]]:
+def _take_common(table: Table) -> tuple[list[Column], list[list[str] | str], list[str]]:
     """Return columns and rows without the values that all rows share, and these values."""
     rows: list[list[str] | str] = [
         printable(row) if isinstance(row, str) else [printable(cell) for cell in row] for row in table.rows
@@ -176,7 +176,7 @@ class _layout:  # noqa: N801 -- called like a function
             for parts_of_row in zip_longest(*parts, fillvalue=""):
                 line = list(self._line(band, row, parts_of_row))
                 if text_of(line).strip() or len(self._bands) == 1:
-                    lines.append([*([Cell(GAP)] if number else []), *_stripped(line)])
+                    lines.append([*([Cell(GAP)] if number else []), *_strip(line)])
         return lines
 
     def _line(self, band: Sequence[int], row: Sequence[str], parts_of_row: Sequence[str]) -> Iterator[Cell]:
@@ -187,7 +187,7 @@ class _layout:  # noqa: N801 -- called like a function
             yield Cell(part.rjust(width) if self._columns[place].is_number else part.ljust(width), row[place])
 
 
-def _stripped(line: Line) -> Line:
+def _strip(line: Line) -> Line:
     """Return a line without spaces at its end."""
     line = list(line)
     while line:

@@ -60,11 +60,11 @@ def render(trace: Trace, width: int, look: Look, zone: Zone = UTC, *, wrapped: b
     legend[:0] = [""] if legend else []
     texts = [head, *map(printable, verdicts)]
     if wrapped:
-        texts = [line for text in texts for line in _wrapped(text, width)]
+        texts = [line for text in texts for line in _wrap_text(text, width)]
     return [*texts, "", *_bars(tree, (start, end), width, look), *legend]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrap_text(text: str, width: int) -> list[str]:
     """Return a text in lines, those after the first indented; a number stays with its unit, and a long word whole."""
     indent = " " * (len(text) - len(text.lstrip()) + 2)
     kept = _UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", text)

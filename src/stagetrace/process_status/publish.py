@@ -39,7 +39,7 @@ class Publisher:
     def _begin(self) -> files.Identity:
         """Begin as the process that this is: the first time, and in a forked child."""
         self._me = files.myself()
-        self._fixed = _fixed(self._me)
+        self._fixed = _fixed_facts(self._me)
         self._last: dict[str, Any] = {}
         self._written = False
         return self._me
@@ -79,7 +79,7 @@ class Publisher:
 def rehearse(target: str) -> None:
     """Do what a Publisher does, without writing anything."""
     collect(target)
-    _fixed(files.myself())
+    _fixed_facts(files.myself())
 
 
 def collect(target: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def collect(target: str) -> dict[str, Any]:
     }
 
 
-def _fixed(me: files.Identity) -> dict[str, Any]:
+def _fixed_facts(me: files.Identity) -> dict[str, Any]:
     from stagetrace import __version__
     from stagetrace.otlp import encode
 

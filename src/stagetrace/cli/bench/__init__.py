@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     arrivals = "replay" if args.replay else args.arrivals
     url = _store(args)
     notes: list[str] = []
-    due_s = _recorded(args, url, notes) if args.replay else None
+    due_s = _replayed_starts(args, url, notes) if args.replay else None
     kept = baseline.load(args.against) if args.against else None
     if kept is not None:
         baseline.check(kept, rate if due_s is None else rate_of(due_s), arrivals)
@@ -90,7 +90,7 @@ def _store(args: argparse.Namespace) -> str | None:
     return url
 
 
-def _recorded(args: argparse.Namespace, url: str | None, notes: list[str]) -> NDArray[np.float64]:
+def _replayed_starts(args: argparse.Namespace, url: str | None, notes: list[str]) -> NDArray[np.float64]:
     """Return the recorded starts that --replay replays, in seconds from the first."""
     import numpy as np
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.registry import UsageError
-from stagetrace.output.answer import Answer, joined
+from stagetrace.output.answer import Answer, join_reasons
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import Column, Table, numbers
 from stagetrace.output.units import Zone, milliseconds, shown
@@ -106,7 +106,7 @@ def compare(kept: Baseline, latency_ms: NDArray[np.float64], gate: Gate | None) 
     rows, is_slower = [], None
     for q in sorted({*_QUANTILES, *([gate.percentile] if gate else [])}):
         a, b = quantile(np.sort(before), q), quantile(np.sort(latency_ms), q)
-        found = quantile_difference(_finite(before), _finite(latency_ms), q, alpha=_ALPHA, sequential=False)
+        found = quantile_difference(_make_finite(before), _make_finite(latency_ms), q, alpha=_ALPHA, sequential=False)
         difference = None if not a or b is None else b / a - 1
         interval = [one if abs(one) < _UNKNOWN else None for one in found.interval]
         rows.append({"q": name_of(q), "a_ms": a, "b_ms": b, "difference": difference, "interval": interval})
@@ -115,7 +115,7 @@ def compare(kept: Baseline, latency_ms: NDArray[np.float64], gate: Gate | None) 
     return {"baseline": kept.name, "saved_unix_nano": kept.saved_unix_nano, "quantiles": rows, "is_slower": is_slower}
 
 
-def _finite(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+def _make_finite(latency_ms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return latencies with those of failed requests far above all others, in place of infinite."""
     import numpy as np
 
@@ -142,14 +142,14 @@ def answer(zone: Zone) -> Answer:
     if not rows:
         remedy = "stagetrace bench http://localhost:8000/predict --save NAME keeps the result here"
         sentence = f"No load was put on a service from this machine: {remedy}."
-        return Answer(_TITLE, sentence, {"baselines": []}, reason=joined(reasons))
+        return Answer(_TITLE, sentence, {"baselines": []}, reason=join_reasons(reasons))
     newest = rows[0]
     at = f"{shown(newest['saved_unix_nano'], zone, 0)} {zone.name}"
     p99 = milliseconds(newest["quantiles"]["p99"])
     sentence = f"{newest['url']} had a p99 of {p99} at {newest['rate']:g} requests/s ({newest['name']}, {at})."
     tails = [(f"{one['name']}, {one['rate']:g}/s", one["quantiles"]["p99"]) for one in rows]
     bars = Bars("p99 of each baseline", [(name, tail, milliseconds(tail)) for name, tail in tails])
-    return Answer(_TITLE, sentence, {"baselines": rows}, [bars, _table(rows, zone)], reason=joined(reasons))
+    return Answer(_TITLE, sentence, {"baselines": rows}, [bars, _table(rows, zone)], reason=join_reasons(reasons))
 
 
 def _row(kept: Baseline) -> dict[str, Any]:

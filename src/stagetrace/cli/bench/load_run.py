@@ -44,7 +44,7 @@ _BUSY: Final = 0.8  # of a CPU core
 
 
 @dataclass(frozen=True)
-class Measured:
+class RateRun:
     """One rate: its result, and the requests themselves, those of the warm-up excluded."""
 
     step: Step
@@ -79,7 +79,7 @@ class Result:
     """All that was measured."""
 
     ids: Ids = field(default_factory=Ids)
-    steps: list[Measured] = field(default_factory=list)
+    steps: list[RateRun] = field(default_factory=list)
     found: Found | None = None
     cut: str | None = None  # why there is less than was asked for
     since_unix_nano: int = 0
@@ -151,7 +151,7 @@ class Bench:
 
     async def _measure(
         self, rate: float, due_s: NDArray[np.float64], *, warmup_s: float | None = None, full: bool = True
-    ) -> Measured:
+    ) -> RateRun:
         """Send at one rate, after a warm-up at it, and record the result."""
         import numpy as np
 
@@ -175,7 +175,7 @@ class Bench:
         ran = await self._generator.run()
         share = (time.process_time() - cpu) / max(1e-9, time.perf_counter() - clock)
         sends = Sends(ran.due_s[first:], ran.latency_s[first:] * 1e3, ran.late_s[first:] * 1e3, ran.failures(first))
-        made = Measured(step(sends, rate, objective, self._percentile), ran, first, full, share)
+        made = RateRun(step(sends, rate, objective, self._percentile), ran, first, full, share)
         self._result.steps.append(made)
         if ran.stopped == INTERRUPTED:
             self._result.cut = f"interrupted after {len(made.trace_ids)} of {len(due_s)} requests at {rate:g}/s"
@@ -254,7 +254,7 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def busy(steps: Sequence[Measured]) -> str | None:
+def busy(steps: Sequence[RateRun]) -> str | None:
     """Return a warning where this process used most of a CPU core, and so may have been the bottleneck."""
     most = max((one.cpu_share for one in steps), default=0.0)
     if most < _BUSY:
@@ -272,17 +272,21 @@ _LOOKED_AT: Final = 100  # traces, for what their queue stages waited for
 
 
 @dataclass(frozen=True)
-class Joined:
+class ServerSide:
     """The server's side: by trace id how long its entry span was and its stages, in ms; `note`: what is missing."""
 
     found: Mapping[str, tuple[float, Mapping[str, float]]] = field(default_factory=dict)
     note: str | None = None
 
 
-def join(url: str | None, result: Result, wait_s: float, progress: Callable[[int, str, float | None], None]) -> Joined:
+def join(
+    url: str | None, result: Result, wait_s: float, progress: Callable[[int, str, float | None], None]
+) -> ServerSide:
     """Return the spans of the requests, once the store has all of them or no more arrive."""
     if url is None:
-        return Joined(note="no store was named, so that the server's stages are not known: --store, or `stagetrace up`")
+        return ServerSide(
+            note="no store was named, so that the server's stages are not known: --store, or `stagetrace up`"
+        )
     asked = [one for step in result.steps for one in step.trace_ids]
     wanted = Selection(result.since_unix_nano - _BESIDE_NS, result.until_unix_nano + _BESIDE_NS)
     found: dict[str, tuple[float, Mapping[str, float]]] = {}
@@ -300,9 +304,9 @@ def join(url: str | None, result: Result, wait_s: float, progress: Callable[[int
             progress(len(own), "requests found in the store", len(own) / max(1, len(asked)))
             time.sleep(min(next(pause, _PAUSES_S[-1]), max(0.05, end - now)))
     except StoreError as error:
-        return Joined(note=f"the server's stages are not known: {error}")
+        return ServerSide(note=f"the server's stages are not known: {error}")
     kept = {one: found[one] for one in own}
-    return Joined(kept, _note(len(kept), len(asked), url))
+    return ServerSide(kept, _note(len(kept), len(asked), url))
 
 
 def _read_spans(url: str, wanted: Selection, prefix: str) -> dict[str, tuple[float, Mapping[str, float]]]:

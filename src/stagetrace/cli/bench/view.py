@@ -29,7 +29,7 @@ from stagetrace.output.units import milliseconds, threshold
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stagetrace.cli.bench.load_run import Joined, Measured, Result
+    from stagetrace.cli.bench.load_run import RateRun, Result, ServerSide
 
 _BINS: Final = 20
 _SHOWN: Final = (0.5, 0.95, 0.99)
@@ -42,7 +42,7 @@ _WORDS: Final = {
 class Report:
     """One result, with the server's side of it; `reasons_of_queue` gives the reasons of the queue stages of traces."""
 
-    def __init__(self, result: Result, objective: Objective | None, joined: Joined) -> None:
+    def __init__(self, result: Result, objective: Objective | None, joined: ServerSide) -> None:
         """Take the measurement; of several rates `main` is the one that the answer is about."""
         self.result = result
         self.objective = objective
@@ -62,7 +62,7 @@ class Report:
         ids = zip(of.trace_ids, of.latency_ms, strict=True)
         return [one for one, latency in ids if latency > limit and one in self.joined.found]
 
-    def _excess(self, of: Measured, limit_ms: float) -> Excess | None:
+    def _excess(self, of: RateRun, limit_ms: float) -> Excess | None:
         """Return where the excess lies; the baseline is taken from all rates up to this one."""
         steps = [one for one in self.result.steps if one.step.rate <= of.step.rate]
         latency = np.concatenate([one.latency_ms for one in steps])
@@ -98,7 +98,7 @@ def _columns(server: Sequence[tuple[float, Mapping[str, float]]]) -> tuple[NDArr
     return took, {name: np.array([stages.get(name, 0.0) for _, stages in server]) for name in names}
 
 
-def _main(result: Result) -> Measured:
+def _main(result: Result) -> RateRun:
     """Return the rate that the answer is about: the one that was found, or the highest that was kept, or the last."""
     steps = result.steps
     if result.found is not None and result.found.rate is not None:
@@ -107,7 +107,7 @@ def _main(result: Result) -> Measured:
     return max(kept, key=lambda one: one.step.rate, default=steps[-1])
 
 
-def _first_broken(result: Result) -> Measured | None:
+def _first_broken(result: Result) -> RateRun | None:
     broken = [one for one in result.steps if one.step.verdict == BROKEN and not one.step.is_late]
     return min(broken, key=lambda one: one.step.rate, default=None)
 
@@ -144,7 +144,7 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
     )
 
 
-def _keys(measured: Measured) -> dict[str, Any]:
+def _keys(measured: RateRun) -> dict[str, Any]:
     step = measured.step
     return keys_of(
         step,
@@ -197,7 +197,7 @@ def _measured(step: Step) -> str:
     return text + _at_most(step.at_most_ms["p99"])
 
 
-def _broken(report: Report, measured: Measured, objective: Objective) -> str:
+def _broken(report: Report, measured: RateRun, objective: Objective) -> str:
     step, p = measured.step, name_of(objective.percentile)
     text = f"at {_rate(step.rate)} {p} breaks the objective of {threshold(objective.limit_ms)}: "
     at = step.quantiles_ms[p]
@@ -259,7 +259,7 @@ def _parts(report: Report, comparison: Mapping[str, Any] | None) -> Iterator[str
         yield _comparison_table(comparison)
 
 
-def _steps_table(steps: Sequence[Measured], objective: Objective | None) -> Table:
+def _steps_table(steps: Sequence[RateRun], objective: Objective | None) -> Table:
     asked = list(dict.fromkeys(["p50", "p95", "p99", *([name_of(objective.percentile)] if objective else [])]))
     names = ["rate/s", "achieved/s", "requests", "failed", *asked, "max", "late (p99)"]
     columns = [numeric(name, 5 if name in ("max", "p95") else 0) for name in names]

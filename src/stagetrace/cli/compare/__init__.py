@@ -12,7 +12,7 @@ from stagetrace.cli.arguments import selection_options, utf8
 from stagetrace.cli.ask import FORMAT, ask
 from stagetrace.cli.compare.sides import Gate, check, newest_two, side, side_part, state_of, store_of
 from stagetrace.cli.registry import Option, UsageError
-from stagetrace.output.answer import joined
+from stagetrace.output.answer import join_reasons
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
@@ -121,13 +121,13 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         is_one_route = sides[0].wanted.route == sides[1].wanted.route
         keys = args.stratify or (["path"] if is_one_route else [])
         both = relations[0], relations[1]
-        compared, kinds = _compared(both, keys, args), _kinds(both, keys, args)
+        compared, kinds = _compare(both, keys, args), _kinds(both, keys, args)
         reasons = [f"{name}: {one.reason}" for name, one in zip("ab", relations, strict=True) if one.reason]
     gates = [(gate, state_of(gate, compared)) for gate in args.gate]
-    return view.answer(sides, compared, kinds, gates, args, joined(reasons))
+    return view.answer(sides, compared, kinds, gates, args, join_reasons(reasons))
 
 
-def _compared(relations: tuple[Relations, Relations], keys: Sequence[str], args: argparse.Namespace) -> Comparison:
+def _compare(relations: tuple[Relations, Relations], keys: Sequence[str], args: argparse.Namespace) -> Comparison:
     from stagetrace.analysis.comparison import TooManyKindsError, compare
 
     asked = sorted({*args.quantiles, *(gate.q for gate in args.gate)})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace import settings
 from stagetrace.cli.arguments import JSON, count
 from stagetrace.cli.doctor import checks
-from stagetrace.cli.doctor.checks import living
+from stagetrace.cli.doctor.checks import living_processes
 from stagetrace.cli.output import show_result
 from stagetrace.cli.registry import ANSWERED, BAD, Option
 from stagetrace.output import processes
@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> int:
             open_store(args.round_trip).close()  # an invalid URL is wrong usage, and reported before anything is done
         sent = [secrets.token_hex(16)] if args.round_trip is not None else []
         probe = checks.Probe(*sent)
-        running, about = living(None)
+        running, about = living_processes(None)
         asked, why = probe.answer()
         found += [*checks.installation_checks(asked), *checks.delivery_checks(asked, why), *spools(running)]
         found += [checks.arrival(one, args.round_trip, asked) for one in sent]
     else:
-        running, about = living(args.pid)
+        running, about = living_processes(args.pid)
     found += about
     for one in running:
         found += processes.checks(one)

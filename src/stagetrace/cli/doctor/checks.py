@@ -178,7 +178,7 @@ def libraries(patches: Iterable[str]) -> Check:
     patched = {name.partition(".")[0] for name in patches} - {"opentelemetry"} - sys.stdlib_module_names
     here = sorted(name for name in patched if find_spec(name) is not None)
     bare = sorted(name for name in _KNOWN if name not in patched and find_spec(name) is not None)
-    without = f"; without a patch: {', '.join(map(_named, bare))}" if bare else ""
+    without = f"; without a patch: {', '.join(map(_with_version, bare))}" if bare else ""
     unseen_here = [name for name in _UNSEEN if find_spec(name) is not None]
     if unseen_here:
         without += f"; requests that {', '.join(unseen_here)} serves are not recorded"
@@ -187,10 +187,10 @@ def libraries(patches: Iterable[str]) -> Check:
         return Check("libraries", WARN, f"no library that has a patch is installed here{without}", fix)
     models = [name for name in bare if name in unrecognised_models.MODELS]
     fix = f"model calls of {', '.join(models)}: {unrecognised_models.REMEDY}" if models else ""
-    return Check("libraries", OK, f"patched when imported: {', '.join(map(_named, here))}{without}", fix)
+    return Check("libraries", OK, f"patched when imported: {', '.join(map(_with_version, here))}{without}", fix)
 
 
-def _named(name: str) -> str:
+def _with_version(name: str) -> str:
     try:
         return f"{name} {version(_DISTRIBUTIONS.get(name, name))}"
     except PackageNotFoundError:
@@ -218,8 +218,8 @@ def unseen(sources: dict[str, str | None]) -> Check:
     return Check("unseen time", OK, found + (f"; not measured: {', '.join(silent)}" if silent else ""))
 
 
-def living(pid: int | None) -> tuple[list[files.Found], list[Check]]:
-    """Return the living processes, all or that one, and checks of the rest; delete the files of dead ones."""
+def living_processes(pid: int | None) -> tuple[list[files.Found], list[Check]]:
+    """Return the living_processes processes, all or that one, and checks of the rest; delete the files of dead ones."""
     alive: list[files.Found] = []
     checks: list[Check] = []
     for folder in files.folders():

@@ -12,7 +12,7 @@ from stagetrace import semconv
 from stagetrace.analysis import breach_details
 from stagetrace.causes.cause import DOWNSTREAM
 from stagetrace.output import breaches
-from stagetrace.output.breaches import as_json, blamed, owners_of
+from stagetrace.output.breaches import as_json, blame_text, owners_of
 from stagetrace.output.units import milliseconds
 from stagetrace.page.base import LONGEST, REPEATED, BadRequest, File, Part, View, url_time
 from stagetrace.page.templates import stage_class
@@ -109,7 +109,7 @@ def owners(asked: Asked, reader: Reader, site: Site) -> Part:
     found, _, _ = _page(asked, reader)
     entries = [answers.entry(row) for row in found[:ROWS]]
     known = list(enumerate(zip(entries, owners_of(reader, entries), strict=True), _at(asked) + 1))
-    followed = [(at, blamed(entry, owner)) for at, (entry, owner) in known if entry.cause == DOWNSTREAM]
+    followed = [(at, blame_text(entry, owner)) for at, (entry, owner) in known if entry.cause == DOWNSTREAM]
     reasons = sorted({owner.reason for _, (_, owner) in known if owner.reason})
     return Part("breaches_owners.html", {"owners": followed, "reasons": reasons})
 
