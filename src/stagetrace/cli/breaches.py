@@ -65,7 +65,7 @@ def _print_list(
         parts: list[Table | str] = [*summary(answer.tally, wanted, services, args.tz)]
         if answer.breaches:
             listed = list(zip(answer.breaches, owners, strict=True))
-            parts += ["", _table(listed, args.tz), "", *_steps(answer, store_url(args))]
+            parts += ["", _table(listed, args.tz), "", *_list_steps(answer, store_url(args))]
         parts += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
         show(*parts)
         # A list that ends with the limit has its own line for that.
@@ -149,19 +149,18 @@ def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
     )
 
 
-def _steps(answer: Breaches, url: str) -> list[str]:
-    """Return how to see more than the list has."""
-    steps = []
-    if len(answer.breaches) < answer.tally.missed:
-        of = f"the newest {len(answer.breaches)} of {answer.tally.missed:,}"
-        steps.append(f"These are {of}; --limit {answer.tally.missed} shows all.")
-    return [*steps, f"See the newest: stagetrace trace {answer.breaches[0].trace_id} --store {shlex.quote(url)}"]
+def _list_steps(answer: Breaches, url: str) -> list[str]:
+    newest, count = answer.breaches[0], len(answer.breaches)
+    more = _more(count, answer.tally.missed, f"newest {count} of {answer.tally.missed:,}")
+    return [*more, f"See the newest: stagetrace trace {newest.trace_id} --store {shlex.quote(url)}"]
 
 
 def _group_steps(found: Groups, url: str) -> list[str]:
-    steps = []
-    if len(found.groups) < found.different:
-        of = f"the largest {len(found.groups)} of {found.different:,} groups"
-        steps.append(f"These are {of}; --limit {found.different} shows all.")
-    worst = f"stagetrace trace {found.groups[0].worst_trace_id} --store {shlex.quote(url)}"
-    return [*steps, f"See the worst of the largest group: {worst}"]
+    worst, count = found.groups[0].worst_trace_id, len(found.groups)
+    more = _more(count, found.different, f"largest {count} of {found.different:,} groups")
+    return [*more, f"See the worst of the largest group: stagetrace trace {worst} --store {shlex.quote(url)}"]
+
+
+def _more(count: int, total: int, which: str) -> list[str]:
+    """Return how to see more than the list has."""
+    return [f"These are the {which}; --limit {total} shows all."] if count < total else []

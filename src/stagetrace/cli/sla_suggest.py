@@ -112,11 +112,8 @@ def sentence_of(found: Suggested, output: Path | None) -> str:
     first, many = usable[0], len(usable)
     where = f"; {output} has the policy" if output is not None else ""
     rest = f", and {many - 1} more" if many > 1 else ""
-    return f"{first.name}: {_wanted(first)}{rest}{where}."
-
-
-def _wanted(one: Suggestion) -> str:
-    return f"{objectives.wanted(one.target or 0)} within {threshold(one.within_ms or 0)}"
+    wanted = f"{objectives.wanted(first.target or 0)} within {threshold(first.within_ms or 0)}"
+    return f"{first.name}: {wanted}{rest}{where}."
 
 
 def _why_not(one: Suggestion) -> str:

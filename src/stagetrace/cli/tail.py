@@ -108,10 +108,6 @@ class Lines:
         return self._line([column.name for column in self._columns])
 
     def _line(self, row: Sequence[str]) -> str:
-        padded = (
-            printable(row[place]).rjust(_WIDTHS[place])
-            if self._columns[place].is_number
-            else printable(row[place]).ljust(_WIDTHS[place])
-            for place in self._keep
-        )
+        cells = ((printable(row[place]), _WIDTHS[place], self._columns[place].is_number) for place in self._keep)
+        padded = (text.rjust(width) if is_number else text.ljust(width) for text, width, is_number in cells)
         return "  ".join(padded).rstrip() + "\n"

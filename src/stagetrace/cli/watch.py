@@ -56,7 +56,12 @@ def run(args: argparse.Namespace) -> int:
             _refresh(reader, args, url)
         wanted = selection(args, url, since=_QUARTER)
         board = look(reader, wanted)
-    return show_result(args, keys(board), tables(board, wanted, args.tz), board.reason)
+    keys = {
+        "routes": [_route_json(route) for route in board.routes],
+        "groups": [table_rows.as_json(group) for group in board.groups],
+        "breaches": board.newest,
+    }
+    return show_result(args, keys, tables(board, wanted, args.tz), board.reason)
 
 
 def look(reader: Reader, wanted: Selection) -> Board:
@@ -72,15 +77,6 @@ def look(reader: Reader, wanted: Selection) -> Board:
         if is_counted and any(one.sample.is_estimate for one in found):
             found = routes_and_stages.exactly(relations, found, reader.counted(wanted))  # type: ignore[attr-defined]
         return Board(found, routes_and_stages.ask_stages(relations), newest, relations.reason)
-
-
-def keys(board: Board) -> dict[str, Any]:
-    """Return the keys that `--json` prints."""
-    return {
-        "routes": [_route_json(route) for route in board.routes],
-        "groups": [table_rows.as_json(group) for group in board.groups],
-        "breaches": board.newest,
-    }
 
 
 def _route_json(route: Route) -> dict[str, Any]:

@@ -51,12 +51,12 @@ def _answer(answer: Answer, number: int, zone: Zone, *, alone: bool) -> str:
     made = f'<section id="a{number}">\n{head}<p class="{word}">{_text(answer.sentence)}</p>\n'
     if not answer.complete:
         made += f'<p class="incomplete">Incomplete: {_text(answer.reason or "")}</p>\n'
-    return made + "".join(_part(part, zone) for part in answer.parts) + "</section>\n"
+    return made + "".join(_part(part, zone) for part in answer.parts if part) + "</section>\n"
 
 
 def _part(part: str | Table | Chart, zone: Zone) -> str:
     if isinstance(part, str):
-        return f"<p>{_text(part)}</p>\n" if part else ""
+        return f"<p>{_text(part)}</p>\n"
     return table(part) if isinstance(part, Table) else svg(part, zone)
 
 
