@@ -146,9 +146,3 @@ def test_a_sentence_whatever_the_data(verb: str, name: str, folder: Callable[[st
 def test_a_selection_of_what_is_not_there(verb: str, folder: Callable[[str], Path]) -> None:
     """An unknown route is an error that lists the known ones, as in each verb that selects."""
     assert "/predict" in refused(verb, *ANSWERS[verb], *EVER, "--store", folder("sampled"), "--route", "/nowhere")
-
-
-@pytest.mark.parametrize("verb", ANSWERS)
-def test_two_forms_at_once(verb: str, folder: Callable[[str], Path]) -> None:
-    command = (verb, *ANSWERS[verb], *EVER, "--store", folder("sampled"), "--json", "--format", "html")
-    assert "two forms" in refused(*command)

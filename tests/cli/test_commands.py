@@ -100,14 +100,6 @@ def test_breaches_for_people_is_a_table_with_ids_that_trace_takes(jaeger: Jaeger
     assert step == f"See the newest: stagetrace trace {made[0].trace_id} --store {jaeger.url}"
 
 
-def test_a_narrow_terminal_has_a_line_for_each_breach(jaeger: Jaeger, made: list[Made]) -> None:
-    lines = printed("breaches", "--store", jaeger.url, "--service", SERVICE, COLUMNS="80").splitlines()[3:8]
-    assert max(map(len, lines)) <= 80
-    assert [line.split()[1:] for line in lines[2:]] == [
-        ["POST", "/predict", "80.25", "ms", "30.25", "ms", "inference", one.trace_id[:8]] for one in made
-    ]
-
-
 def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -> None:
     listed = printed("breaches", "--store", jaeger.url, "--service", SERVICE)
     step = listed.splitlines()[-1].partition(": stagetrace ")[2]

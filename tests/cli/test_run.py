@@ -40,14 +40,6 @@ def test_arguments_of_the_command_are_its_own() -> None:
     assert done.stdout == "['--help', '--', '-x']\n"
 
 
-def test_nothing_to_run_and_no_such_program() -> None:
-    for argv, text in ((["--"], "run what?"), (["--", "no-such-program"], "there is no such program on PATH")):
-        done = run(*argv)
-        assert done.returncode == 2
-        assert text in done.stderr
-        assert len(done.stderr.splitlines()) <= 3
-
-
 CODE = "import sys; print(sys.flags.no_site)"
 WITHOUT_SITE = (
     "-S APP; -uS APP; -IS APP; -Sm app; -Sc CODE; -bSE -c CODE; -X dev -S APP; -Xdev -W error -S APP; -WS -S APP"
