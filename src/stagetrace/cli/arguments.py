@@ -362,7 +362,7 @@ def policy_if_any(args: argparse.Namespace) -> tuple[Policy | None, str | None]:
         from stagetrace.backend.alerts import saved
 
         try:
-            evaluated = saved.kept(folder)
+            evaluated = saved.read_policy(folder)
         except PolicyError as error:
             return None, f"the policy that `up` evaluates is not used: {str(error).splitlines()[0]}"
     if evaluated is not None or not settings.SLA.read().strip():

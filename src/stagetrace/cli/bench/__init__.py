@@ -103,7 +103,7 @@ def _replayed_starts(args: argparse.Namespace, url: str | None, notes: list[str]
         raise UsageError("there is no request to replay\nselect others: --since, --service, --route")
     if len(rows) > _MOST_REPLAYED:
         raise UsageError(f"there are more than {_MOST_REPLAYED:,} requests to replay\nselect fewer: --since, --until")
-    due_s = generator.replayed([row["start_unix_nano"] for row in rows], args.speed or 1.0)
+    due_s = generator.replay([row["start_unix_nano"] for row in rows], args.speed or 1.0)
     if args.duration is not None:
         due_s = due_s[: max(1, int(np.searchsorted(due_s, args.duration)))]
     if any(row["weight"] != 1 for row in rows):
