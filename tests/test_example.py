@@ -37,7 +37,7 @@ def test_what_is_no_answer_ends_the_demo_and_is_shown(
     script = f"import sys; print('what went wrong', file=sys.stderr); print({output!r}, end=''); sys.exit({code})"
     monkeypatch.setattr(demo, "_STAGETRACE", (PYTHON, "-c", script))
     with pytest.raises(StagetraceError, match=rf"`stagetrace {verb}` ended with {code} .*:\nwhat went wrong"):
-        demo._asked(verb, "--json")
+        demo._ask(verb, "--json")
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ STARTING = [
 # pauses after a failure.
 PARTS = parts("""
     patches.sklearn: description
-    sla.policy: Policy.candidates Policy.applying
+    policy.policy: Policy.candidates Policy.applying
     causes.bounds: ShortestBounds.of Shortest.for_request may_judge
     sources.socket_wait: waited_ms tcp_info
     request.loop_blockers: get_ident
@@ -73,8 +73,8 @@ PARTS = parts("""
     causes.in_the_way: waited_behind of_threads
     causes.stall_sampler: StallSampler.look StallSampler._watched Look
     request.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
-    sla.code: code_of events_of short_path printable
-    sla.code: order_of
+    causes.code: code_of events_of short_path printable
+    causes.code: order_of
     protocols.asgi: _url
     protocols.asgi_request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
     protocols.asgi_request: OwnSpan.end_request OwnSpan.release RequestRecord.release AsgiRequest._finish
@@ -156,7 +156,7 @@ PARTS_OF_POLICY = parts("""
     protocols.asgi_request: AsgiRequest.header AsgiRequest.deadline_ns
     causes.bounds: deadline_ns
     sla.finish: _over_budget
-    sla.objective: Objective.bounded_by Condition.holds
+    policy.objective: Objective.bounded_by Condition.holds
     causes.bounds: Shortest.for_request
     sla.verdict_counter: VerdictCounter.add_segment_overflow
 """)

@@ -82,7 +82,7 @@ ANYWHERE = """
     request.record: RequestRecord.enter RequestRecord.leave RequestRecord.close RequestRecord.abandon
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._send EntryRecorder._rest
     sla.entry_recorder: encode_request finish entry_rest
-    sla.policy: Policy.candidates Policy.applying
+    policy.policy: Policy.candidates Policy.applying
     otlp.export.batch_processor: EncodingSpanProcessor.put
 """
 FAULTS = {
