@@ -71,7 +71,7 @@ PARTS = parts("""
     sla.decision: judge decide Decided.block Decided.with_culprit
     causes.breakdown: overlap
     causes.in_the_way: waited_behind of_threads
-    causes.stall_sampler: StallSampler.look StallSampler._watched Look
+    causes.stall_sampler: StallSampler.look StallSampler._watch Look
     request.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
     causes.code: code_of events_of short_path printable
     causes.code: order_of

@@ -1,4 +1,4 @@
-"""What would a policy have decided on a stored request? By `sla.verdict.decide`, as the process itself does.
+"""What would a policy have decided on a stored request? By `policy.verdict.decide`, as the process itself does.
 
 Of a stored request less is known than of one in its process: no headers, no baggage, not how long the process had run.
 What depends on that is tried both ways: where the verdict is the same it is known, else `UNKNOWN` with the reasons.

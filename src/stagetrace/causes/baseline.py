@@ -185,7 +185,7 @@ class Baselines:
             return found  # the verdict has the cause
         # Learned is what whole requests take, not a wait for a chunk.
         baselines = self.of(route, breakdown.size) if missed.end_ns is None else (None, None)
-        stage, cause, text = _placed(verdict, missed, breakdown, baselines)
+        stage, cause, text = _blame_stage(verdict, missed, breakdown, baselines)
         verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
         text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE] + text
         text += connection_evidence(cause, attributes or {}) + host_evidence(cause)
@@ -197,7 +197,7 @@ class Baselines:
         return found
 
 
-def _placed(
+def _blame_stage(
     verdict: Verdict, missed: Missed, breakdown: Breakdown, baselines: tuple[Baseline | None, Baseline | None]
 ) -> tuple[str, Cause, str]:
     """Return the stage to blame, the cause, and the evidence for it: all three from the breakdown of that stage.

@@ -12,7 +12,7 @@ from stagetrace.causes.breakdown_by_stage import (
     Section,
     add,
     at_most,
-    fitted,
+    fit,
     queue_part,
     remote_stages,
     sections_of,
@@ -373,7 +373,7 @@ def breakdown_of(
     runs = sorted((begin, end) for begin, end, _ in gc_pauses.pauses(own[0][0], own[-1][1])) if own else []
     near = at_most(waits.own, with_marked(sections, measured.computed), remote, calls, runs)
     totals = {stage: sum(end - begin for begin, end in own) for stage, own in waits.own.items()}
-    cells = fitted(near, found, totals)
+    cells = fit(near, found, totals)
     for part, by_stage in waits.cells.items():
         for stage, ns in by_stage.items():
             add(cells, part, stage, ns)
@@ -405,7 +405,7 @@ def _own_parts(
     suspended = waits.loop_in(_without(own, [*calls, *covered, *elsewhere]))
     reported = [(one.start, one.end) for one in remote if CPU_TIME_MS in one.attributes]
     reported += [(one.start, one.end) for one in sections if one.thread.thread == NOT_HERE]
-    runs = _collected(_without(own, [*calls, *reported]), [one for one in sections if one.share is not None])
+    runs = _collect_runs(_without(own, [*calls, *reported]), [one for one in sections if one.share is not None])
     found = divided.collect(runs)
     awaited = min(runs.awaited + runs.here, max(rest - suspended.idle, 0))
     in_queue = [divided.add_wake_up(took, lacked) for took, lacked in waits.wake_ups]
@@ -438,7 +438,7 @@ class _Collected(NamedTuple):
     awaited: int  # in no section
 
 
-def _collected(times: Sequence[Interval], sections: Collection[Section]) -> _Collected:
+def _collect_runs(times: Sequence[Interval], sections: Collection[Section]) -> _Collected:
     here = elsewhere = awaited = 0
     for begin, end, thread in gc_pauses.pauses(times[0][0], times[-1][1]) if times else ():
         within = [(max(since, begin), min(until, end)) for since, until in times if since < end and begin < until]

@@ -116,7 +116,7 @@ def at_most(
     calls: Sequence[Interval],
     collected: Sequence[Interval],
 ) -> Cells:
-    """Return part -> stage -> nanoseconds, of the times in which the request itself works: estimates, for `fitted`.
+    """Return part -> stage -> nanoseconds, of the times in which the request itself works: estimates, for `fit`.
 
     `own` are these times by stage, `calls` those to other services, `collected` the runs of the garbage collector.
     """
@@ -140,7 +140,7 @@ def add(cells: Cells, part: str, stage: str, took: float) -> None:
         stages[stage] = stages.get(stage, 0) + took
 
 
-def fitted(near: Cells, times: Mapping[str, float], stages: Mapping[str, float]) -> Cells:
+def fit(near: Cells, times: Mapping[str, float], stages: Mapping[str, float]) -> Cells:
     """Return part -> stage -> nanoseconds, in about the proportions of `near`: iterative proportional fitting.
 
     The sums by stage are those of `stages`; by part those of `times`, as far as the two agree.

@@ -84,7 +84,7 @@ def code_of(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str, word
         return None
     rival = _most(within, (RIVAL,), end) if word == cause.LOCK_WAIT else None
     more = early + (evidence(rival) if rival is not None and rival != found else "")
-    return found._replace(more=more + _held(within))
+    return found._replace(more=more + _held_text(within))
 
 
 def _within(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str) -> list[Stall]:
@@ -105,7 +105,7 @@ def is_over(stalls: Sequence[Stall], visits: Sequence[Segment], stage: str | Non
     return bool(own) and all(contradicts(one, word) for one in own)
 
 
-def _held(stalls: Sequence[Stall]) -> str:
+def _held_text(stalls: Sequence[Stall]) -> str:
     """Return for how long the GIL was held at most, and where, if that was in another thread."""
     longest = max(stalls, key=lambda one: one.gil_ns)
     if longest.gil_ns < SHOWN_GIL_NS:

@@ -137,7 +137,7 @@ class Look:
         """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
         found = []
         on_thread = self.note_thread(record)
-        if self._blocked(record):
+        if self._is_blocked(record):
             found.append(Stall(self.held_at, BLOCKER, self._held_work))
         if on_thread and not runs and record.work is not None:
             found.append(Stall(self.now, BLOCKER, on_thread, self.gil_ns))
@@ -149,7 +149,7 @@ class Look:
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found
 
-    def _blocked(self, record: RequestRecord) -> bool:
+    def _is_blocked(self, record: RequestRecord) -> bool:
         """Return whether other work on a request's event loop held the GIL."""
         if self.held is None or not self._held_work or record.work is None or record.started > self.held_at:
             return False

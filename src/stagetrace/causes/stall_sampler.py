@@ -187,7 +187,8 @@ class StallSampler:
         """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
         self._budget.begin()
         try:
-            self._late = self._sampled([*self._late, *self._new(now)], lambda: Look(now, gil_ns, computed, holder), now)
+            late = [*self._late, *self._new(now)]
+            self._late = self._sample_late(late, lambda: Look(now, gil_ns, computed, holder), now)
         finally:
             in_flight.rest_until = self._budget.end()
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
@@ -203,7 +204,7 @@ class StallSampler:
                 self.skip(record, 1)
                 continue
             try:
-                found.append(self._watched(record))
+                found.append(self._watch(record))
             except Exception as error:  # noqa: BLE001 -- the tenth switches all off
                 SOURCE.failed(error)
         return found
@@ -213,7 +214,7 @@ class StallSampler:
         record.skipped_stalls += times
         self.skipped += times
 
-    def _sampled(self, late: list[Late], look: Callable[[], Look], now: int) -> list[Late]:
+    def _sample_late(self, late: list[Late], look: Callable[[], Look], now: int) -> list[Late]:
         """Sample requests; return those that are to be sampled again, first those for which there was no time now."""
         seen: Look | None = None  # let go of with this call
         stacks = RequestStacks()  # and this
@@ -250,7 +251,7 @@ class StallSampler:
             self._bound_ns, self._bound_at = min(map(_shortest, self._judges), default=NEVER), now
         return self._bound_ns
 
-    def _watched(self, record: RequestRecord) -> Late:
+    def _watch(self, record: RequestRecord) -> Late:
         """Return when to sample a request, or what is done for one; never where no objective is about it."""
         if record.is_part:
             return Late(record, () if record.bounds is None else _times_of_part(record.bounds, record.started))

@@ -103,7 +103,7 @@ def _rule(rule: str) -> Objective:
     lower = [word.lower() for word in words]
     if lower[-1] == EXCLUDED and "within" not in lower:
         method, route = _target(rule, words[:-1])
-        return Objective(f"{_named(method, route)} {EXCLUDED}", method, route, NEVER_NS, excludes=True)
+        return Objective(f"{_rule_name(method, route)} {EXCLUDED}", method, route, NEVER_NS, excludes=True)
     if "within" not in lower:
         raise _error(rule, "the word `within` is missing")
     split = lower.index("within")
@@ -119,7 +119,7 @@ def _rule(rule: str) -> Objective:
         _read(rule, quantities.window, clauses["over"]) if "over" in clauses else quantities.Window(DEFAULT_WINDOW_S)
     )
     return Objective(
-        name=" ".join([_named(method, route), *(f"{name} {clauses[name]}" for name in IN_NAME if name in clauses)]),
+        name=" ".join([_rule_name(method, route), *(f"{name} {clauses[name]}" for name in IN_NAME if name in clauses)]),
         method=method,
         route=route,
         **bounds,
@@ -130,7 +130,7 @@ def _rule(rule: str) -> Objective:
     )
 
 
-def _named(method: str | None, route: str) -> str:
+def _rule_name(method: str | None, route: str) -> str:
     return f"{method} {route}" if method else route
 
 
@@ -159,7 +159,7 @@ def _route(rule: str, word: str) -> str:
 
 def _clauses(rule: str, words: list[str]) -> dict[str, str]:
     clauses: dict[str, str] = {}
-    words = _joined(words)
+    words = _join_units(words)
     for keyword, value in zip(words[::2], [*words[1::2], ""], strict=False):
         name = keyword.lower()
         if name not in _KEYWORDS:
@@ -173,7 +173,7 @@ def _clauses(rule: str, words: list[str]) -> dict[str, str]:
     return clauses
 
 
-def _joined(words: list[str]) -> list[str]:
+def _join_units(words: list[str]) -> list[str]:
     """Return the words with each number and the unit that stands apart from it as one: `50 ms`, `99.9 %`."""
     joined: list[str] = []
     for word in words:

@@ -129,7 +129,7 @@ class Policy:
         values = tuple(map(value, of_route.keys))
         found = of_route.by_values.get(values)
         if found is None:
-            held = of_route.fulfilled(dict(zip(of_route.keys, values, strict=True)))
+            held = of_route.holding(dict(zip(of_route.keys, values, strict=True)))
             found = of_route.by_values[values] = _chain(held)
         return found
 
@@ -154,7 +154,7 @@ class _OfRoute(NamedTuple):
     by_value: Mapping[tuple[str, str | None], Sequence[int]]
     others: Sequence[int]
 
-    def fulfilled(self, values: Mapping[str, str | None]) -> Iterator[Objective]:
+    def holding(self, values: Mapping[str, str | None]) -> Iterator[Objective]:
         """Yield the rules whose conditions hold, in order."""
         named = (place for pair in values.items() for place in self.by_value.get(pair, ()))
         for place in sorted((*self.others, *named)):

@@ -175,7 +175,7 @@ class _Objectives:
         bare = Objective("", base.method, base.route, NEVER_NS, excludes=True, continues=base.continues)
         made = replace(
             bare if found.get("excluded") else base,
-            name=found.get("name", f"{base.name}{_shown(found['when'])}"),
+            name=found.get("name", f"{base.name}{_conditions_text(found['when'])}"),
             conditions=(*base.conditions, *found["when"]),
             base=base.name,
             **{"description": "", **self._changes(OVERRIDE, found, base.alerts)},
@@ -241,7 +241,7 @@ def default_name(method: str | None, route: str, conditions: tuple[Condition, ..
     """Return the name of an objective that is given none, by the texts of its keys: what it is inline, if it can be."""
     match = f"{method} {route}" if method else route
     bounds = [EXCLUDED] if said.get("excluded") else [f"{key} {said[key]}" for key in IN_NAME if key in said]
-    return " ".join([match + _shown(conditions), *bounds])
+    return " ".join([match + _conditions_text(conditions), *bounds])
 
 
 def _texts(node: Node) -> dict[str, str]:
@@ -251,7 +251,7 @@ def _texts(node: Node) -> dict[str, str]:
     return {_IN_NAMES[key]: text.replace(" ", "") for key, text in texts.items()}
 
 
-def _shown(conditions: tuple[Condition, ...]) -> str:
+def _conditions_text(conditions: tuple[Condition, ...]) -> str:
     return f"[{', '.join(f'{key}={glob}' for key, glob in conditions)}]" if conditions else ""
 
 

@@ -62,7 +62,7 @@ def lint(
     """
     found: list[Finding] = []
     checks: Iterable[Callable[[Sequence[Objective], Places], Iterator[Finding]]] = (
-        _same_names, _unreachable, _implied, _budgets, _bounds, _overrides, _keys, _segments
+        _same_names, _unreachable, _find_implied, _budgets, _bounds, _overrides, _keys, _segments
     )  # fmt: skip
     for check in checks:
         found += check(objectives, places)
@@ -162,7 +162,7 @@ def excludes_each_other(one: str, other: str) -> bool:
     return not (all(text.startswith(begin) for text in begins) and all(text.endswith(end) for text in ends))
 
 
-def _implied(objectives: Sequence[Objective], places: Places) -> Iterator[Finding]:
+def _find_implied(objectives: Sequence[Objective], places: Places) -> Iterator[Finding]:
     """Find pairs that judge the same requests, of which one asks for less than the other and so says nothing."""
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for place, one in enumerate(objectives):

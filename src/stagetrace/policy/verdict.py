@@ -79,10 +79,10 @@ def callee_of(
         most = max(float(one.get(name, 0.0)) for one in claimed for name in READ[:4])
         return Callee({}, f" ({which} reported up to {most:.1f} ms, which cannot be and is not used{load})")
     attributes = {
-        to: took for _, name, to in (*PARTS, NETWORK, RESPONSE) if (took := _added(reported, name)) is not None
+        to: took for _, name, to in (*PARTS, NETWORK, RESPONSE) if (took := _sum_reported(reported, name)) is not None
     }
     took_ns = sum(calls[place][2] - calls[place][1] for place in places if place in reports)
-    phrases = _phrases(attributes, _added(reported, semconv.CALLEE_TOTAL_MS), took_ns / 1e6)
+    phrases = _phrases(attributes, _sum_reported(reported, semconv.CALLEE_TOTAL_MS), took_ns / 1e6)
     text = f"{which} reported {', '.join(phrases)}{load}" if phrases else load.lstrip("; ")
     return Callee(attributes, f" ({text})" if text else "")
 
@@ -111,7 +111,7 @@ def _chosen(places: list[int], calls: Sequence[Call]) -> tuple[str, list[int]]:
     return f"{len(places)} calls", places
 
 
-def _added(reported: Sequence[Report], name: str) -> float | None:
+def _sum_reported(reported: Sequence[Report], name: str) -> float | None:
     """Return the sum of an attribute over reports; None unless each of them has it."""
     known = [one[name] for one in reported if name in one]
     return float(sum(known)) if len(known) == len(reported) else None
@@ -318,7 +318,7 @@ def decide(
     """
     if why_excluded(objective, disconnected=disconnected, failed=failed, age_s=age_s) is not None:
         return EXCLUDED, None
-    missed = _missed(objective, duration_ns, streamed, tokens)
+    missed = _find_missed(objective, duration_ns, streamed, tokens)
     if missed is not None:
         return BREACH, missed
     if failed and objective.errors == BAD:
@@ -361,7 +361,9 @@ def _has_following(tokens: Tokens | None) -> bool:
     return tokens is not None and tokens.following is not None
 
 
-def _missed(objective: Objective, duration_ns: int, streamed: Streamed | None, tokens: Tokens | None) -> Missed | None:
+def _find_missed(
+    objective: Objective, duration_ns: int, streamed: Streamed | None, tokens: Tokens | None
+) -> Missed | None:
     missed = [Missed(WITHIN, duration_ns, objective.within_ns)] if exceeds(objective, duration_ns) else []
     first_ns, per_ns = objective.first_chunk_ns, objective.per_chunk_ns
     if objective.first_token_ns is not None:
