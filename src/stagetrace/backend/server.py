@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.backend import query_grpc, receivers
 from stagetrace.backend.alerts import saved
 from stagetrace.backend.alerts.watcher import watch
-from stagetrace.backend.control import command_server
+from stagetrace.backend.commands import command_server
 from stagetrace.backend.counters import HTTP_PORTS, Counters
 from stagetrace.backend.grpc_port import GrpcPort, grpc_server
 from stagetrace.backend.http_limits import Threads
