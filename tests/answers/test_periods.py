@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from argparse import ArgumentTypeError
 from datetime import date, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -51,7 +50,7 @@ def test_what_a_period_is(text: str, first: date, after: date) -> None:
     ],
 )
 def test_what_is_no_period(text: str, words: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=words):
+    with pytest.raises(ValueError, match=words):
         period(text)
 
 
