@@ -20,7 +20,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end, report
-from stagetrace.instrumentation.base import before, patching, then
+from stagetrace.instrumentation.base import patching, then
 from stagetrace.protocols.base import request_in
 from stagetrace.protocols.scope import adapter_of
 from stagetrace.request.context import RequestSpan, StandIn
@@ -77,13 +77,23 @@ NAME = "_start_internal_or_server_span"
 def patch_asgi(module: ModuleType) -> None:
     """Wrap the ASGI middleware, whose argument `excluded_urls` holds for our entry spans, too."""
 
-    def exclude(middleware: Any, scope: Any, *_: Any) -> None:
+    @guarded
+    def exclude(middleware: Any, scope: Any) -> None:
         request = request_in(scope)
         urls = middleware.excluded_urls
         if hasattr(request, "exclude") and urls and urls.url_disabled(module.get_host_port_url_tuple(scope)[2]):
             request.exclude()
 
-    patching({"OpenTelemetryMiddleware.__call__": before(exclude)})(module)
+    def excluding(original: Any) -> Any:
+        # Not by `before`, which takes any arguments: uvicorn calls an application without any, to see if that fails.
+        @functools.wraps(original)
+        async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:
+            exclude(self, scope)
+            await original(self, scope, receive, send)
+
+        return __call__
+
+    patching({"OpenTelemetryMiddleware.__call__": excluding})(module)
 
 
 def patch_utils(module: ModuleType) -> None:
