@@ -62,15 +62,11 @@ def causes(running: tuple[Service, Sink], path: str, count: int = 10, at_once: i
     return Counter(map(str, filter(None, found)))
 
 
-def assert_named(named: Counter[str], *words: str, if_busy: tuple[str, ...] = ("cpu_wait",)) -> None:
-    """Check that most have one of these causes, or skip where the machine has too few CPUs for its load.
-
-    `if_busy` are the causes of requests whose threads lack a CPU.
-    """
+def assert_named(named: Counter[str], *words: str) -> None:
+    """Check that most have one of these causes, or skip where the machine has too few CPUs for its load."""
     right = sum(named[word] for word in words)
     assert named.total() >= 8
-    of_load = sum(named[word] for word in if_busy)
-    if right < MOST * named.total() <= right + of_load and os.getloadavg()[0] > (os.cpu_count() or 1):
+    if right < MOST * named.total() <= right + named["cpu_wait"] and os.getloadavg()[0] > (os.cpu_count() or 1):
         pytest.skip(f"the machine has too few CPUs for its load: {named}")
     assert right >= MOST * named.total(), named
 
@@ -119,11 +115,15 @@ def test_an_asynchronous_handler_computes(running: tuple[Service, Sink], path: s
 def test_a_burst_that_computes_waits_for_the_gil_each_time(running: tuple[Service, Sink]) -> None:
     """In the sockets, too: there the event loop does, which is held by nobody.
 
-    Where its thread lacks a CPU instead, requests wait in their sockets.
+    Where other load takes the CPU of the loop's thread, requests wait in their sockets for that: such a burst is
+    repeated.
     """
     for _ in range(3):
-        named = causes(running, "/compute?cpu_s=0.01", 60, at_once=60)
-        assert_named(named, "lock_wait", if_busy=("cpu_wait", "socket_wait"))
+        for _ in range(6):
+            named = causes(running, "/compute?cpu_s=0.01", 60, at_once=60)
+            if named["socket_wait"] < (1 - MOST) * named.total():
+                break
+        assert_named(named, "lock_wait")
 
 
 def test_a_burst_that_sleeps_waits_for_threads_beyond_the_pools_each_time(running: tuple[Service, Sink]) -> None:
