@@ -30,7 +30,8 @@ SECTIONS = {
     "verb": "## Add a verb",
 }
 PACKAGE = "src/stagetrace/"
-# What is edited for each by hand. What `tests/cli/reference.py` writes comes on top.
+# What is edited for each by hand. What these write comes on top.
+WRITING = ("tests/cli/reference.py", "tests/cli/golden.py")
 FILES = {
     "attribute": {
         "CHANGELOG.md",
@@ -59,6 +60,8 @@ BLOCK = re.compile(r"`([\w./]+)`(?:, (before|after) `([^`\n]+)`)?:\n\n```\w+\n(.
 # The tests that compare the parts of the tree, and those of the examples.
 COMPARING = (
     "tests/answers/test_failures.py",
+    "tests/cli/test_golden.py::test_each_verb_has_a_file",
+    "tests/cli/test_golden.py::test_each_output_is_the_one_that_is_kept[failures]",
     "tests/cli/test_reference.py",
     "tests/instrumentation/test_load_test.py",
     "tests/page/test_board_parts.py::test_each_cause_has_its_own_colour_in_both_themes",
@@ -119,8 +122,9 @@ def edits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, set
     for kind, title in SECTIONS.items():
         section = CONTRIBUTING.partition(f"\n{title}\n")[2].partition("\n#")[0]
         found[kind] = {edit(copy, *block) for block in BLOCK.findall(section)} | {"CHANGELOG.md"}
-    done = run_in(copy, "tests/cli/reference.py")
-    assert done.returncode == 0, done.stderr
+    for script in WRITING:
+        done = run_in(copy, script)
+        assert done.returncode == 0, done.stderr
     return copy, found
 
 

@@ -2,7 +2,8 @@
 
 The lines of stderr begin with `! `, and an exit code other than 0 with `? `. JSON has a key on each line. Commands run
 in a folder with the stores of `STORES`, at noon of the day after the requests.
-`PYTHONPATH=src python tests/cli/golden.py` writes the outputs anew: look at what has changed before it is committed.
+`PYTHONPATH=src python tests/cli/golden.py` writes the outputs anew, and for a new verb a file with its help: look at
+what has changed before it is committed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cli import literal
 from cli.running import cli
 from messages import leaves
 from stagetrace import semconv
+from stagetrace.cli.registry import VERBS
 from stagetrace.otlp.decode.json import encode
 
 FOLDER: Final = Path(__file__).parent / "golden"
@@ -234,5 +236,9 @@ if __name__ == "__main__":
     with TemporaryDirectory() as temporary:
         make_stores(Path(temporary))
         os.chdir(temporary)
+        for verb in VERBS:
+            file = FOLDER / f"{verb.replace(' ', '_')}.txt"
+            if not file.exists():
+                file.write_text(f"$ COLUMNS=100 stagetrace {verb} --help\n", "utf-8")
         for file in sorted(FOLDER.glob("*.txt")):
             file.write_text(rendered(file.read_text("utf-8")), "utf-8")
