@@ -54,6 +54,9 @@ def seen_of(run: Callable[[Callable[[], object]], in_flight.Late], function: Cal
     raise AssertionError("the holder was never seen")
 
 
+re.compile(r"(a+)+$")  # once: a thread that loses its CPU in that would be seen there
+
+
 def backtrack() -> None:
     re.match(r"(a+)+$", BACKTRACKS)
 

@@ -40,7 +40,9 @@ SECOND = 10**9
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sampler that samples nothing by itself; requests are late after one second, slow after half of one."""
     monkeypatch.setattr(in_flight, "is_watched", True)
+    monkeypatch.setattr(in_flight, "records", set())  # none of other tests; so below
     monkeypatch.setattr(in_flight, "parts", {})
+    monkeypatch.setattr(in_flight, "due", NEVER)
     monkeypatch.setattr(in_flight, "timer", None)
     monkeypatch.setattr(in_flight, "ends_at", NEVER)
     monkeypatch.setattr(in_flight, "_start", lambda _: None)
