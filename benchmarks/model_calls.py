@@ -167,11 +167,11 @@ def _outside(call: Call, calls: int) -> float:
 
 def _within(call: Call, calls: int) -> float:
     from stagetrace.request.current import current
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
     taken = []
     for _ in range(calls):
-        record = RequestRecord(start=1)
+        record = Request(start=1)
         record.bound = True
         token = current.set(record)
         began = perf_counter_ns()

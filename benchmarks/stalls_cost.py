@@ -56,12 +56,12 @@ def measure(rounds: int, seconds: float) -> StallsCost:
 def known_ns(rounds: int) -> list[float]:
     """Return how many nanoseconds of CPU a record takes more that the sampler knows of, one figure for each block."""
     from stagetrace.request.in_flight import in_flight
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
     def block() -> float:
         began = time.thread_time_ns()
         for _ in range(BLOCK):
-            RequestRecord().abandon()
+            Request().abandon()
         return (time.thread_time_ns() - began) / BLOCK
 
     added = []

@@ -24,8 +24,7 @@ from opentelemetry.trace import SpanContext
 from benchmarks.measure import Spread, Table, parser, show
 from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.otlp.encode import Block
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import NO_STAGES, RequestRecord
+from stagetrace.request.request import NO_STAGES, Request
 from stagetrace.sla import verdict_counter
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sla.metric_points import NUMBERS, TIMES
@@ -60,14 +59,11 @@ class Nothing(VerdictCounter):
         """Do nothing."""
 
 
-class Adapter:
-    """Describes a request as the adapters of protocols do."""
+class Described(Request):
+    """A request that describes itself as those of protocols do."""
 
+    method, route = "GET", "/predict"
     block, client = Block({"http.request.method": "GET"}), Block({})
-
-    def known_attributes(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return what is the same for each request."""
@@ -81,9 +77,9 @@ class Sender:
         """Do nothing."""
 
 
-def _record() -> RequestRecord:
+def _record() -> Request:
     start = time.time_ns() - 30_000_000
-    record = RequestRecord(start=start)
+    record = Described(start=start)
     for number, stage in enumerate(("network.receive", "queue", "inference")):
         record.enter(stage, at=start + 10_000_000 * number + 1_000)
         record.leave(stage, at=start + 10_000_000 * number + 9_000_000)
@@ -97,8 +93,9 @@ def _ending(counted: VerdictCounter) -> Callable[[], None]:
     recorder = EntryRecorder(provider, processor, [Sender()])  # type: ignore[list-item]
 
     def end() -> None:
-        entry = OwnSpan(_record(), Adapter(), "GET /predict", recorder, Context())
-        recorder.end(entry, time.time_ns(), "GET", "/predict")
+        request = _record()
+        request.open_entry("GET /predict", Context(), recorder)
+        request.end_entry(time.time_ns())
 
     return end
 

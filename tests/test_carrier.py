@@ -15,13 +15,13 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 import stagetrace
 from stagetrace import guard
 from stagetrace.request.current import current, recording
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 
-def in_request(number: int) -> tuple[RequestRecord, dict[str, str]]:
+def in_request(number: int) -> tuple[Request, dict[str, str]]:
     """Return a request and its carrier, from a context of its own."""
     entry = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(1))
-    record = RequestRecord()
+    record = Request()
     record.bind(entry, record.started)
 
     def carry() -> dict[str, str]:

@@ -76,29 +76,31 @@ PARTS = parts("""
     causes.code: code_of events_of short_path printable
     causes.code: order_of
     protocols.asgi: _url
-    protocols.asgi_request: with_span template_of AsgiRequest.__init__ OwnSpan.__init__ OwnSpan.rename
-    protocols.asgi_request: OwnSpan.end_request OwnSpan.release RequestRecord.release AsgiRequest._finish
-    protocols.asgi_request: AsgiRequest._template AsgiRequest._requested AsgiRequest.accept
-    protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.enter_mount
-    protocols.asgi_request: AsgiRequest.add_chunk AsgiRequest._is_disconnected AsgiRequest.transfer_attributes
+    protocols.asgi_request: Context template_of AsgiRequest.__init__ AsgiRequest._finish AsgiRequest._sent
+    protocols.asgi_request: AsgiRequest.end_bytes
+    request.request: OwnSpan Request.__init__ Request.open_entry Request.rename Request.end_entry Request.release
+    protocols.asgi_request: AsgiRequest._template AsgiRequest._requested
+    protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.enter_mount
+    protocols.asgi_request: AsgiRequest.add_bytes AsgiRequest._is_disconnected AsgiRequest.transfer_attributes
     protocols.asgi_request: AsgiRequest.connection_attributes AsgiRequest.add_received
-    protocols.http_request: HttpRequest.describe HttpRequest._result HttpRequest._add_rest HttpRequest._failed
-    protocols.http_request: HttpRequest._end HttpRequest.set_route HttpRequest._rename HttpRequest._short_agent
-    protocols.http_request: HttpRequest.count_in longest shorten
+    protocols.http_request: HttpRequest.describe HttpRequest._add_rest HttpRequest._failed
+    protocols.http_request: HttpRequest._end HttpRequest.set_route HttpRequest._rename
+    protocols.http_request: HttpRequest.count_in shorten
     protocols.http: known request_block client_block route_block span_name read_headers excluded
     protocols.http: asked_for _fields _carrier decoded shared AskedFor.attributes
     protocols.http: HttpMetrics.__init__ _only
-    request.own_span: OwnSpan._draw OwnSpan.identity OwnSpan.status _tracer
-    request.record: SpanContext RequestRecord.close RequestRecord.freeze RequestRecord.stage_context _child
-    request.record: RequestRecord._catch_up RequestRecord._confirm_tentative RequestRecord.abandon RequestRecord.cuts
+    request.own_span: Entry._draw Entry.identity Entry.status Entry.note _tracer
+    request.request: SpanContext Request.close Request.freeze Request.stage_context _child
+    request.request: Request._catch_up Request._confirm_tentative Request.abandon Request.cuts
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
     sla.entry_recorder: EntryRecorder._finish EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way
     sla.entry_recorder: _given _without encode_notes entry_rest bounded
     sla.entry_recorder: HeadSampler.identify HeadSampler.draw
+    sla.plan: Plans.end Plans.make entry_rest encode_request
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
     sources.loops: _set
-    request.limits: plain cut
+    request.limits: plain cut longest
     request.limits: record name_of
     protocols.http_request: redacted_path
     otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
@@ -132,16 +134,14 @@ PARTS_IN_PYTHON = parts("""
     request.marks: _Marks.open_context _Marks.tile _Marks._work_out Tiler
     request.tiler: Segment Tiler.close Tiler.take _tiles Stages
     request.stages: Stages.totals Stages.segments
-    protocols.asgi_channels: Send._sent
-    protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.end_response AsgiRequest.__init__
-    protocols.asgi_request: AsgiRequest._come_in
+    protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.end_bytes AsgiRequest.__init__ AsgiRequest._sent
     otlp.encode: encode_stages
     protocols.http_request: HttpRequest.describe
-    request.working: PoolTask.__init__ PoolTask._begin PoolTask._leave
+    request.working: PoolTask.__init__ PoolTask._leave
 """)
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = parts("""
-    request.own_span: OwnSpan.readable FinishedSpan OwnSpan.attributes
+    request.own_span: Entry.readable FinishedSpan Entry.attributes
     sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on request_spans mark_breach
     request.spans: SpanContext
     sla.finish: FinishedSpan sampled stage_span

@@ -26,7 +26,7 @@ from stagetrace.request.current import current
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME
 
 if TYPE_CHECKING:
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.worker import Batch
 
 METHOD = "_stagetrace_method"  # on a dispatcher: its Method
@@ -42,7 +42,7 @@ class Method(NamedTuple):
 class Wait(served_batches.Wait):
     """The wait of a request for its batch, since its job is being made."""
 
-    def __init__(self, record: RequestRecord) -> None:
+    def __init__(self, record: Request) -> None:
         from stagetrace.request.remote_stages import hand_on
 
         super().__init__(record)

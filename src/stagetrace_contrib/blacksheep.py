@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.instrumentation.base import after, patching
-from stagetrace.protocols.scope import adapter_of
 from stagetrace.request.current import current
 
 if TYPE_CHECKING:
@@ -26,13 +25,13 @@ def patch_routing(module: ModuleType) -> None:
 
 
 def _note(match: Any, *_: Any, **__: Any) -> None:
-    request: Any = adapter_of(current.get())
+    request: Any = current.get()
     if match is not None and match.pattern != FALLBACK and hasattr(request, "set_route"):
         request.set_route(match.pattern.decode())
 
 
 def _note_mount(_: Any, _mixin: Any, _scope: Any, match: Any) -> None:
-    request: Any = adapter_of(current.get())
+    request: Any = current.get()
     if hasattr(request, "enter_mount"):
         request.enter_mount(match.pattern.decode().removesuffix("/*"))
 

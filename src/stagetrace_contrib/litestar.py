@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 from stagetrace.protocols.asgi import task_in_span
-from stagetrace.protocols.scope import adapter_of
 from stagetrace.request.current import current
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def _noting(original: Any) -> Any:
 
 @guarded
 def _note(router: Any, path: str, found: Any) -> None:
-    request: Any = adapter_of(current.get())
+    request: Any = current.get()
     if not hasattr(request, "set_route"):
         return
     template = found[-1]

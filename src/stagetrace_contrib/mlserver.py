@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import ModuleType
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.worker import Batch, Work
 
 
@@ -255,7 +255,7 @@ def _wrap(cls: type) -> None:
 class Predicting:
     """One call of a model's `predict`, for the current request or batch."""
 
-    def __init__(self, record: RequestRecord, model: Any) -> None:
+    def __init__(self, record: Request, model: Any) -> None:
         self._record = record
         self._attributes = {ML_MODEL_NAME: model.name}
         if model.version:

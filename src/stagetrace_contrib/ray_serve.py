@@ -196,7 +196,7 @@ def _note_arrival(method: Any, scope: Any, receive: Any) -> None:
         return
     _, since = _read(metadata)
     if since is not None:
-        request.record.wait_since(since, time.time_ns(), REASON)
+        request.wait_since(since, time.time_ns(), REASON)
     mounted = scope.get("root_path") or ""
     if method.is_asgi_app:
         request.enter_mount(mounted)

@@ -113,7 +113,7 @@ class Exchange:
         """Note that the body is waited for, if there is one."""
         if self._has_body:
             self._receives_since = time_ns()
-            self.one.record.enter(NETWORK_RECEIVE, at=self._receives_since)
+            self.one.enter(NETWORK_RECEIVE, at=self._receives_since)
 
     @guarded
     def receive(self, size: int, began: int) -> None:
@@ -121,7 +121,7 @@ class Exchange:
         self._received += size
         now = time_ns()
         if self._receives_since is not None and now - began > LONG_NS:
-            record = self.one.record
+            record = self.one
             record.is_unsorted = True
             record.leave(NETWORK_RECEIVE, began)
             record.enter(NETWORK_RECEIVE, at=now)
@@ -131,21 +131,21 @@ class Exchange:
         """Note that there is no more of the body."""
         since, self._receives_since = self._receives_since, None
         if since is not None:
-            self.one.record.waited_for_peer(NETWORK_RECEIVE, since)
-            self.one.record.leave(NETWORK_RECEIVE)
+            self.one.waited_for_peer(NETWORK_RECEIVE, since)
+            self.one.leave(NETWORK_RECEIVE)
 
     @guarded
     def begin_sending(self) -> None:
         """Note that a chunk is being sent."""
-        self.one.record.enter(NETWORK_SEND)
+        self.one.enter(NETWORK_SEND)
 
     @guarded_end
     def end_sending(self, size: int, since: int | None = None) -> None:
         """Note that a chunk was sent, for which the client was waited for since then."""
         now = time_ns()
         if since is not None:
-            self.one.record.waited_for_peer(NETWORK_SEND, since)
-        self.one.record.leave(NETWORK_SEND, now)
+            self.one.waited_for_peer(NETWORK_SEND, since)
+        self.one.leave(NETWORK_SEND, now)
         self.add_chunk(now, size)
 
     def add_chunk(self, now: int, size: int) -> None:

@@ -100,9 +100,10 @@ def forget_failures() -> None:
     recorder = loaded.runtime.recorder if loaded is not None else None
     if recorder is not None:
         recorder._rests.clear()
-        forget_verdicts(recorder._processor)
-        recorder._processor.learned._seen = Seen()
-        sampler, processor = sys.modules["stagetrace.causes.stall_sampler"].stall_sampler, recorder._processor
+        recorder._plans._plans.clear()
+        forget_verdicts(recorder.processor)
+        recorder.processor.learned._seen = Seen()
+        sampler, processor = sys.modules["stagetrace.causes.stall_sampler"].stall_sampler, recorder.processor
         sampler.remove(processor.learned)
         if processor.policy is not None:
             sampler.add(processor.policy, processor.learned)

@@ -168,7 +168,7 @@ def count_left() -> bytes:
 
     def ours(objects: list[Any]) -> list[str]:
         names = (type(one).__qualname__ for one in objects if str(type(one).__module__).startswith("stagetrace."))
-        kinds = ("Rpc", "Requests", "Answers", "Handler", "PooledContext", "RequestRecord", "OwnSpan", "RequestSpan")
+        kinds = ("Rpc", "Requests", "Answers", "Handler", "PooledContext", "Request", "OwnSpan", "RequestSpan")
         return [name for name in names if name.endswith(kinds)]
 
     gc.set_debug(gc.DEBUG_SAVEALL)

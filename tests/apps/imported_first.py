@@ -53,12 +53,12 @@ imported = [name for name in sys.modules if name.startswith("opentelemetry.")]
 after = {name: call() for name, call in CALLS.items()}
 
 from stagetrace.request.current import current  # noqa: E402
-from stagetrace.request.record import RequestRecord  # noqa: E402
+from stagetrace.request.request import Request  # noqa: E402
 
 
 def recorded(call: Callable[[], Any]) -> list[str]:
     """Return the frameworks of the inferences of a request that makes a call."""
-    record = RequestRecord(start=1)
+    record = Request(start=1)
     record.bound = True
     token = current.set(record)
     call()

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext
 from at_once import in_a_thread
 from stagetrace.causes.breakdown import breakdown_of
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.record import MAX_CALLS, RequestRecord
+from stagetrace.request.request import MAX_CALLS, Request
 from stagetrace.request.stages import Segment
 from stagetrace.sla.finish import Within, clipped
 from stagetrace.sources import gc_pauses, loops
@@ -88,8 +88,8 @@ def segment(stage: str, start: int, end: int, attributes: dict[str, Any] | None 
     return made
 
 
-def noted(cpu_samples: Any = (), handed: Any = ()) -> RequestRecord:
-    record = RequestRecord()
+def noted(cpu_samples: Any = (), handed: Any = ()) -> Request:
+    record = Request()
     record.cpu_samples = cpu_samples
     record.wakeups = [
         (since * MS, until * MS, lacked if lacked < 0 else lacked * MS) for since, until, lacked in handed
@@ -500,7 +500,7 @@ def test_without_a_gil_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_longest_gap_of_a_long_stream_has_its_readings() -> None:
     """Though the lists of its record were full before, and much was noted after."""
-    record = RequestRecord(start=0)
+    record = Request(start=0)
     record.stream = Stream()
 
     def chunk(since: int, until: int, computed: int) -> None:

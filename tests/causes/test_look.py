@@ -13,7 +13,7 @@ import pytest
 
 from stagetrace.causes import in_the_way
 from stagetrace.causes.in_the_way import Look, collected_in, waited_behind
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.stages import Segment
 from stagetrace.request.stalls import BLOCKER, POOL, RIVAL
 from stagetrace.semconv import QUEUE, QUEUE_REASON
@@ -68,13 +68,13 @@ def functions(stalls: Sequence[Stall], of: str) -> list[set[str]]:
     return [{code.co_name for code, _ in one.stack} for one in stalls if one.of == of]
 
 
-def look_at(record: RequestRecord) -> list[Stall]:
+def look_at(record: Request) -> list[Stall]:
     return Look(time.time_ns(), 0).in_the_way_of(record, runs=True)
 
 
 def test_threads_that_compute_at_one_line_are_one_rival() -> None:
     """They share the GIL, and none of them has it for half of the time."""
-    record = RequestRecord()
+    record = Request()
     threads = [threading.Thread(target=spin) for _ in range(THREADS)]
     for one in threads:
         one.start()
@@ -89,11 +89,11 @@ def test_threads_that_compute_at_one_line_are_one_rival() -> None:
         for one in threads:
             one.join()
     assert any("spin" in names for names in found)
-    assert "rival" not in {one.of for one in look_at(RequestRecord())}, "since a look before it began"
+    assert "rival" not in {one.of for one in look_at(Request())}, "since a look before it began"
 
 
 def test_all_threads_of_a_pool_are_counted_by_line() -> None:
-    record = RequestRecord()
+    record = Request()
     with busy_pool() as pool:
         record.pools = (pool._threads,)
         (stall,) = (one for one in look_at(record) if one.of == POOL)
@@ -109,7 +109,7 @@ def wait_of(reason: str, start: int, end: int) -> list[Segment]:
 
 def test_what_threads_did_is_kept_for_requests_that_waited_for_them() -> None:
     """For a socket only what its own thread did, for a server's threads what any did, and only while it waited."""
-    late, other = RequestRecord(), RequestRecord()
+    late, other = Request(), Request()
     with busy_pool() as pool:
         late.thread, other.thread = (one.ident or 0 for one in list(pool._threads)[:2])
         at = time.time_ns()
@@ -118,16 +118,16 @@ def test_what_threads_did_is_kept_for_requests_that_waited_for_them() -> None:
         assert look.has_its_thread(other)
         look.has_its_thread(late)
     assert functions(waited_behind(late, wait_of("socket", at - 5, at + 5)), BLOCKER) == [{"run", "serve", "wait"}]
-    (stall,) = waited_behind(RequestRecord(), wait_of("server_threads", at - 5, at + 5))
+    (stall,) = waited_behind(Request(), wait_of("server_threads", at - 5, at + 5))
     assert (stall.of, stall.threads, stall.out_of) == (POOL, 2, 2)
-    assert waited_behind(RequestRecord(), wait_of("socket", at - 5, at + 5)) == []
+    assert waited_behind(Request(), wait_of("socket", at - 5, at + 5)) == []
     assert waited_behind(late, wait_of("socket", at - 5, at)) == []
     assert waited_behind(late, wait_of("socket", at + 1, at + 5)) == []
     assert waited_behind(late, wait_of("batch", at - 5, at + 5)) == []
 
 
 def test_a_thread_that_waits_for_work_is_in_nobodys_way() -> None:
-    record = RequestRecord()
+    record = Request()
     with ThreadPoolExecutor(1) as pool:
         record.thread = pool.submit(threading.get_ident).result()
         deadline = time.monotonic() + WITHIN_S
@@ -153,7 +153,7 @@ def test_a_long_run_of_the_garbage_collector_keeps_where_it_was_triggered(monkey
         start, end = trigger()
     finally:
         gc.enable()
-    (run,) = collected_in(RequestRecord(), start, end + 1)
+    (run,) = collected_in(Request(), start, end + 1)
     assert run.stack[0][0].co_name == "trigger"
-    assert collected_in(RequestRecord(), start - 10, start) == []
+    assert collected_in(Request(), start - 10, start) == []
     assert run.of == RIVAL, "of no section of this request's"

@@ -15,7 +15,7 @@ import pytest
 from stagetrace.causes.in_the_way import RequestStacks
 from stagetrace.instrumentation.batching.gathered_batch import GatheredBatch
 from stagetrace.instrumentation.batching.queued_items import Item, queued
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.working import put_down, take_up, workers_of, working
 from stagetrace.semconv import INFERENCE
 from stagetrace.sources.stacks import of_greenlet, of_request, waits_for_thread
@@ -96,12 +96,12 @@ def _stands_in(ident: int, name: str) -> bool:
     return name in names and (name != "asks" or "wait" in names)
 
 
-def of(record: RequestRecord) -> list[str]:
+def of(record: Request) -> list[str]:
     return [code.co_name for code, _ in RequestStacks().of(record)[0]]
 
 
-def made(thread: int) -> RequestRecord:
-    record = RequestRecord()
+def made(thread: int) -> Request:
+    record = Request()
     record.thread = thread
     return record
 
@@ -194,7 +194,7 @@ def test_with_an_adapter_of_ours_a_stack_begins_with_it() -> None:
     with standing("computes") as (thread,):
         record = made(thread)
         assert "computes" in of(record)
-        record.exchange = object()  # type: ignore[assignment]
+        record.protocol = "asgi"
         assert of(record) == []
 
 
@@ -205,11 +205,11 @@ def test_a_greenlet_that_is_suspended_has_a_stack_of_its_own() -> None:
     def inner() -> None:
         greenlet.getcurrent().parent.switch()
 
-    record = RequestRecord()
+    record = Request()
     record.bound = True
     one = greenlet.greenlet(Job(inner, record, None))
     one.switch()
-    record.greenlet, record.exchange = one, object()  # type: ignore[assignment]
+    record.greenlet, record.protocol = one, "wsgi"
     assert of(record)[0] == "inner"
     assert of_greenlet(one, sys._getframe()) == of_request(one.gr_frame)
     one.switch()

@@ -22,7 +22,7 @@ from stagetrace.causes.stall_sampler import (
 )
 from stagetrace.policy.policy import Policy
 from stagetrace.request.in_flight import InFlight
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.stalls import MOST_KEPT, REQUEST, Stall
 from stagetrace.sources import gc_pauses
 
@@ -137,9 +137,9 @@ def thread() -> Iterator[int]:
     made.join()
 
 
-def late(in_flight: InFlight, thread: int, count: int, now: int) -> list[RequestRecord]:
+def late(in_flight: InFlight, thread: int, count: int, now: int) -> list[Request]:
     """Return requests that have just become late, of a thread that waits."""
-    records = [RequestRecord(start=now - 10 * MS) for _ in range(count)]
+    records = [Request(start=now - 10 * MS) for _ in range(count)]
     for one in records:
         one.thread = thread
     in_flight.records.update(records)
@@ -189,7 +189,7 @@ def test_requests_beyond_the_most_are_counted(sampler: StallSampler, in_flight: 
 
 
 def test_equal_stacks_of_a_request_are_kept_once_and_only_so_many_are() -> None:
-    record = RequestRecord()
+    record = Request()
     code = test_equal_stacks_of_a_request_are_kept_once_and_only_so_many_are.__code__
 
     def stack(line: int) -> Stack:

@@ -10,7 +10,7 @@ import pytest
 from stagetrace import Policy
 from stagetrace.causes.bounds import Shortest, ShortestBounds
 from stagetrace.policy.objective import GRPC_TIMEOUT, NEVER_NS, Condition, Deadline, Objective
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 GOLD = (Condition("tenant.tier", "gold"),)
 
@@ -53,6 +53,6 @@ def test_a_deadline_that_the_request_has_brought_along_is_a_bound() -> None:
     shortest = bounds.of("GET", "/a")
     assert shortest is not None
     for text, bound in (("5m", 5 * 10**6), ("5S", 10**9), ("soon", 10**9), (None, 10**9)):
-        record = RequestRecord()
-        record.exchange = SimpleNamespace(header=lambda _, text=text: text, deadline_ns=lambda: None)
+        record = Request()
+        record.caller = SimpleNamespace(header=lambda _, text=text: text, deadline_ns=lambda: None)
         assert shortest.for_request(record) == bound

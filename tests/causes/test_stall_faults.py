@@ -16,7 +16,7 @@ from stagetrace.causes.baseline import Baselines
 from stagetrace.causes.stall_sampler import Budget, StallSampler
 from stagetrace.request import in_flight as timer
 from stagetrace.request.in_flight import NEVER, in_flight
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sources import stacks
 from stagetrace.sources.registry import FAILED, silent, states
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 AGO = 10**9  # nanoseconds: requests began so long ago, and are late
 
 
-class Adapter:
+class Failing(Request):
     """One that cannot say what was asked for."""
+
+    protocol = "test"
 
     def method_and_route(self) -> tuple[str | None, str]:
         raise ValueError("injected fault")
@@ -71,14 +73,13 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> StallSampler:
 
 
 @contextmanager
-def waiting(exchange: Any = None, work: Any = None) -> Iterator[RequestRecord]:
+def waiting(work: Any = None, kind: type[Request] = Request) -> Iterator[Request]:
     """Have a late request wait in a thread of its own."""
-    made: list[RequestRecord] = []
+    made: list[Request] = []
     begun, go = threading.Event(), threading.Event()
 
     def handler() -> None:
-        record = RequestRecord(start=time.time_ns() - AGO)
-        record.exchange = exchange
+        record = kind(start=time.time_ns() - AGO)
         record.work = work
         made.append(record)
         begun.set()
@@ -99,7 +100,7 @@ def failures() -> dict[str, int]:
 
 
 def test_a_request_that_cannot_be_judged_costs_the_others_nothing(sampler: StallSampler) -> None:
-    with waiting(Adapter()) as bad, waiting() as good:
+    with waiting(kind=Failing) as bad, waiting() as good:
         sampler.look(time.time_ns())
     assert (len(bad.stalls), len(good.stalls)) == (0, 1)
     assert failures() == {stacks.__name__: 1}
@@ -153,7 +154,7 @@ def test_a_request_is_recorded_and_ends_where_it_cannot_be_kept(
     part: str, sampler: StallSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_flight, part, fails)
-    record = RequestRecord()
+    record = Request()
     record.enter("queue")
     assert [one.stage for one in record.so_far()][-1] == "queue"
     try:
@@ -171,10 +172,10 @@ def recurse(depth: int, then: Callable[[], None]) -> None:
 
 def test_a_deep_recursion_is_walked_to_a_bound_and_its_innermost_frames_are_kept(sampler: StallSampler) -> None:
     begun, go = threading.Event(), threading.Event()
-    made: list[RequestRecord] = []
+    made: list[Request] = []
 
     def handler() -> None:
-        made.append(RequestRecord(start=time.time_ns() - AGO))
+        made.append(Request(start=time.time_ns() - AGO))
         recurse(10_000, wait)
 
     def wait() -> None:

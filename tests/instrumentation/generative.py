@@ -15,8 +15,8 @@ from stagetrace.instrumentation.models import generation, marked
 from stagetrace.patches import sglang, vllm
 from stagetrace.policy.policy import Policy
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
-from stagetrace.sla.decision import Request, decided
+from stagetrace.request.request import Request
+from stagetrace.sla.decision import decided
 from stagetrace.sla.processor import _conclude_generation
 from stagetrace_contrib import llama_cpp
 
@@ -108,7 +108,7 @@ class Ran:
     """What became of a request."""
 
     clock: Clock
-    record: RequestRecord
+    record: Request
     stages: list[tuple[str, float, dict[str, Any]]] = field(default_factory=list)  # with their length in ms
     details: list[tuple[str, float, float]] = field(default_factory=list)  # from, to, in ms from its start
     entry: dict[str, Any] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Ran:
 @contextmanager
 def request(clock: Clock, rule: str = "* within 10s") -> Iterator[Ran]:
     """Be within a request; what is yielded is filled as it ends."""
-    record = RequestRecord(start=clock.now)
+    record = Request(start=clock.now)
     record.clock = clock.time_ns
     record.bound = True
     ran = Ran(clock, record)
@@ -137,10 +137,10 @@ def request(clock: Clock, rule: str = "* within 10s") -> Iterator[Ran]:
 def end(ran: Ran, rule: str) -> None:
     """End the request as its entry span's recorder does."""
     record, now = ran.record, ran.clock.now
-    asked = Request(record.started, now, "POST", "/generate", record)
+    record.end, record.method, record.route = now, "POST", "/generate"
     if record.generation is not None:
-        _conclude_generation(record, asked)
-    ran.judged = decided(Policy.parse(rule), asked)
+        _conclude_generation(record)
+    ran.judged = decided(Policy.parse(rule), record)
     stages = record.close(record.started, now)
     ran.stages = [(one.stage, (one.end - one.start) / MS, dict(one.attributes or {})) for one in stages.segments()]
     ran.entry = dict(stages.model)

@@ -33,7 +33,7 @@ PARTS = {
     ("any_starlette", "daphne"): "protocols.asgi_request: AsgiRequest.__init__",
     ("any_starlette", "uvicorn"): """
         request.chunk_times: Stream.add Stream.attributes
-        protocols.asgi_request: current_task Messages.counts
+        protocols.asgi_channels: current_task Messages.counts
         sla.decision: decide
     """,
     ("any_litestar", "uvicorn"): """

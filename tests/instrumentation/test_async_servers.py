@@ -311,7 +311,7 @@ PARTS = {
         {EACH}.request: ServerRequest.begin ServerRequest.note_error ServerRequest.transfer_attributes
         {EACH}.request: ServerRequest._template ServerRequest.finish ServerRequest._is_disconnected
         {EACH}.request: ServerRequest.add_bytes ServerRequest.end_bytes ServerRequest.begin_response
-        request.record: RequestRecord.enter RequestRecord.leave
+        request.request: Request.enter Request.leave
     """,
     "tornado": f"""
         stagetrace_contrib.tornado: copy_context template Exchange._begin Exchange.add_chunk

@@ -159,7 +159,7 @@ def test_what_a_callee_reports_is_not_handed_on(service: Service, downstream: Se
 FAULTS = parts("""
     protocols.http_headers: timing_of _name
     protocols.asgi_request: AsgiRequest._with_timing
-    request.record: RequestRecord.totals_until
+    request.request: Request.totals_until
 """)
 
 

@@ -29,8 +29,8 @@ from stagetrace.policy.verdict import NO_CALLEE, callee_of, report_in
 from stagetrace.protocols import http_headers
 from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.request.marks import Mark
-from stagetrace.request.record import RequestRecord
 from stagetrace.request.remote_stages import hand_on, report_stages
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -308,10 +308,10 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             monkeypatch.delenv("STAGETRACE_SERVER_TIMING", raising=False)
         else:
             monkeypatch.setenv("STAGETRACE_SERVER_TIMING", value)
-        http_headers._wanted.cache_clear()
+        http_headers.wanted.cache_clear()
 
     yield put
-    http_headers._wanted.cache_clear()
+    http_headers.wanted.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -326,8 +326,8 @@ def test_who_gets_a_report(setting: Any, value: str | None, to_ours: bool, to_ot
     assert (http_headers.is_for(b"1"), http_headers.is_for(None), http_headers.asks()) == (to_ours, to_others, asks)
 
 
-def record_at(now: list[int]) -> RequestRecord:
-    return RequestRecord(clock=lambda: now[0], start=now[0])
+def record_at(now: list[int]) -> Request:
+    return Request(clock=lambda: now[0], start=now[0])
 
 
 def test_stages_until_now_are_named_as_if_the_request_ended_now() -> None:
@@ -376,7 +376,7 @@ def test_nothing_is_worked_out_while_a_part_may_come_in() -> None:
 def test_a_report_is_short_and_has_one_total(setting: Any) -> None:
     setting("1")
     begun = time.time_ns() - 100 * MS
-    record = RequestRecord(start=begun)
+    record = Request(start=begun)
     for number in range(40):
         mark = Mark("total" if number == 1 else f"stage {number} ü,;")
         record.begin_mark(mark, begun + number * MS + 1)
@@ -408,8 +408,8 @@ def test_what_was_meant_for_this_process_is_not_handed_on(value: str, expected: 
 
 def test_headers_that_can_be_read_once_are_left_to_the_server() -> None:
     """As a message is left as it came, and may be sent again: its own list gets nothing added."""
-    request: Any = object.__new__(AsgiRequest)
-    request.record, request._caller = RequestRecord(), b"1"
+    request: Any = AsgiRequest.__new__(AsgiRequest)
+    request._caller = b"1"
     once = iter([(b"a", b"b")])
     assert request._with_timing({"type": "http.response.start", "headers": once}) is None
     assert next(once) == (b"a", b"b")

@@ -14,11 +14,10 @@ import pytest
 
 from services import run_python
 from stagetrace import guard
-from stagetrace.protocols.asgi_channels import Receive, Send
+from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.request import loop_blockers
 from stagetrace.request.context import attach, get_current, with_span
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
 from stagetrace.sources import thread_cpu
 
 if TYPE_CHECKING:
@@ -39,11 +38,15 @@ def _nothing_fails() -> Iterator[None]:
     assert not guard.failures
 
 
-class Request(RequestRecord):
-    """A record that notes what is reported of the response."""
+def scope() -> dict[str, Any]:
+    return {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+
+
+class Passed(AsgiRequest):
+    """A request that notes what is reported of the response."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(scope(), None, (into([]), into([])), time.time_ns(), None)
         self.heads: list[Any] = []
         self.ends: list[int] = []
         self.pieces: list[Any] = []
@@ -61,18 +64,14 @@ class Request(RequestRecord):
         self.noted.append((at, 1, activity))
         super().leave(activity, at)
 
-    @property
-    def record(self) -> RequestRecord:
-        return self
-
     def begin_response(self, message: Any) -> None:
         self.heads.append(message)
+        self._has_trailers = bool(message.get("trailers"))
 
-    def add_chunk(self, now: int, message: Any) -> None:
-        self.pieces.append((now, message))
+    def add_bytes(self, now: int, size: int) -> None:
+        self.pieces.append((now, size))
 
-    def end_response(self, now: int, message: Any) -> None:
-        assert message["type"] != HEAD["type"]
+    def end_bytes(self, now: int, size: int) -> None:  # noqa: ARG002
         self.ends.append(now)
 
     def add_received(self, message: Any) -> None:
@@ -84,6 +83,23 @@ class Request(RequestRecord):
     @property
     def events(self) -> list[tuple[int, str]]:
         return [(kind, what) for _, kind, what in self.noted]
+
+
+def made() -> Passed:
+    """Return a request that is not the current one."""
+    return copy_context().run(Passed)
+
+
+def receiving(request: Passed, receive: Any) -> Any:
+    """Return the `receive` of a request, of whose body nothing was received, by that of a server."""
+    request._receive, request._has_body = receive, False
+    return request.receive
+
+
+def sending(request: Passed, send: Any) -> Any:
+    """Return the `send` of a request by that of a server."""
+    request._send = send
+    return request.send
 
 
 def into(sent: list[Any]) -> Any:
@@ -109,9 +125,9 @@ def test_a_body_in_two_parts_and_then_the_wait_for_the_client_to_go(slow: bool) 
         await asyncio.sleep(0.001 if slow else 0)
         return next(left)
 
-    async def main() -> tuple[list[Any], Request]:
-        request = Request()
-        passed = Receive(request, receive)
+    async def main() -> tuple[list[Any], Passed]:
+        request = made()
+        passed = receiving(request, receive)
         # Some middleware gives them to a task.
         return [await passed(), await asyncio.wait_for(passed(), 10), await asyncio.create_task(passed())], request
 
@@ -140,11 +156,11 @@ def test_an_answer_is_whole_with_its_last_byte(messages: list[Any], ends: int) -
         await asyncio.sleep(0)
         sent.append((message, current.get() is not None, bool(get_current())))
 
-    async def main() -> Request:
-        request = Request()
+    async def main() -> Passed:
+        request = made()
         current.set(request)
         attach(with_span(None, {}))  # type: ignore[arg-type]
-        passed = Send(request, send)
+        passed = sending(request, send)
         for message in messages:
             await passed(message)
             assert current.get() is request  # taken up again
@@ -175,21 +191,21 @@ def test_a_wait_of_the_servers_own_is_noted_and_only_that(which: int, how: str) 
             raise LookupError
         return {}
 
-    async def main() -> Request:
-        request = Request()
-        passed = (Receive, Send)[which](request, pass_on)
+    async def main() -> Passed:
+        request = made()
+        passed = (receiving, sending)[which](request, pass_on)
         for _ in range(2):
             with suppress(LookupError):
                 await passed(*[BODY][:which])
             if how == "failing":
                 break
             if not which:
-                passed = (Receive, Send)[which](request, pass_on)
+                passed = (receiving, sending)[which](request, pass_on)
         return request
 
     request = run(main)
     if how == "at once":
-        assert request.peer_waits is None
+        assert request.peer_waits == ()
         return
     times = [time for time, *_ in request.noted]
     stages = list(zip(times[::2], times[1::2], strict=True))
@@ -200,10 +216,10 @@ def test_a_wait_of_the_servers_own_is_noted_and_only_that(which: int, how: str) 
 
 
 def test_a_message_can_be_given_by_name() -> None:
-    request = Request()
+    request = made()
 
     async def main() -> None:
-        passed = Send(request, into([]))
+        passed = sending(request, into([]))
         await passed(HEAD)
         await passed(message=BODY)
 
@@ -225,11 +241,11 @@ def test_what_the_server_raises_comes_through_as_it_is(when: str) -> None:
             await asyncio.sleep(0)
         raise error
 
-    request = Request()
+    request = made()
 
     async def main() -> None:
         current.set(request)
-        for call in (Receive(request, fails), lambda: Send(request, fails)(BODY)):
+        for call in (receiving(request, fails), lambda: sending(request, fails)(BODY)):
             with pytest.raises(Gone) as caught:
                 await call()
             assert caught.value is error
@@ -253,9 +269,9 @@ def test_a_request_that_is_cancelled_while_it_waits() -> None:
             waiting.append("out")
             raise
 
-    async def main() -> Request:
-        request = Request()
-        for call in (Receive(request, never), lambda: Send(request, never)(BODY)):
+    async def main() -> Passed:
+        request = made()
+        for call in (receiving(request, never), lambda: sending(request, never)(BODY)):
 
             async def wait(call: Any = call) -> None:
                 await call()
@@ -278,17 +294,17 @@ def test_other_awaitables_of_a_server_are_awaited() -> None:
             return {"body": b"later"}
 
     async def main() -> None:
-        request = Request()
+        request = made()
         future = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(0.001, future.set_result, {"more_body": True})
-        assert await Receive(request, lambda: future)() == {"more_body": True}
-        assert await Receive(request, Later)() == {"body": b"later"}
+        assert await receiving(request, lambda: future)() == {"more_body": True}
+        assert await receiving(request, Later)() == {"body": b"later"}
         gone = asyncio.get_running_loop().create_future()
         gone.set_exception(Gone())
         with pytest.raises(Gone):
-            await Receive(request, lambda: gone)()
+            await receiving(request, lambda: gone)()
         with pytest.raises((TypeError, AttributeError)):
-            await Receive(request, lambda: None)()  # type: ignore[arg-type,return-value]
+            await receiving(request, lambda: None)()
         assert [kind for kind, _ in request.events] == [0, 1] * 4
 
     run(main)
@@ -304,8 +320,8 @@ def test_a_call_may_be_closed_begun_or_not_and_is_not_awaited_twice() -> None:
             closed.append("closed")
 
     async def main() -> None:
-        request = Request()
-        passed = Receive(request, receive)
+        request = made()
+        passed = receiving(request, receive)
         passed().close()
         begun = passed()
         begun.send(None)
@@ -338,43 +354,43 @@ def test_who_wants_to_know_is_told_of_pieces_of_bodies_and_of_clients_that_go() 
         if message.get("body") == b"other":
             raise ValueError
 
-    async def main() -> Request:
-        request = Request()
-        receiving, sending = Receive(request, receive), Send(request, send)
+    async def main() -> Passed:
+        request = made()
+        receive_one, send_one = receiving(request, receive), sending(request, send)
         for _ in range(5):
-            await receiving()
+            await receive_one()
         for message in (HEAD, PART, PART, BODY):
-            await sending(message)
+            await send_one(message)
         with pytest.raises(ConnectionResetError):
-            await sending({**BODY, "body": b"nobody"})
+            await send_one({**BODY, "body": b"nobody"})
         with pytest.raises(ValueError):  # noqa: PT011 -- it is the server's
-            await sending({**BODY, "body": b"other"})
+            await send_one({**BODY, "body": b"other"})
         return request
 
     request = run(main)
     assert request.taken_in == [part, part, gone]
-    assert [message for _, message in request.pieces] == [PART, PART]
+    assert [size for _, size in request.pieces] == [1, 1]
     assert [at for at, kind, what in request.noted if (kind, what) == (1, "network.send")][1] == request.pieces[0][0]
     assert (len(request.heads), len(request.ends), request.gone) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("broken", ["enter", "leave", "begin_response", "end_response"])
+@pytest.mark.parametrize("broken", ["enter", "leave", "begin_response", "end_bytes"])
 def test_a_fault_of_ours_is_reported_and_the_message_passes(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise ValueError("ours")
 
-    monkeypatch.setattr(Request, broken, fails)
+    monkeypatch.setattr(Passed, broken, fails)
     sent: list[Any] = []
 
     async def receive() -> Any:
         return BODY
 
     async def main() -> None:
-        request = Request()
-        passed = Send(request, into(sent))
+        request = made()
+        passed = sending(request, into(sent))
         await passed(HEAD)
         await passed(BODY)
-        assert await Receive(request, receive)() == BODY
+        assert await receiving(request, receive)() == BODY
 
     run(main)
     assert sent == [HEAD, BODY]
@@ -385,7 +401,7 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
     """What comes back, comes through and is thrown in are the work's own."""
     monkeypatch.setattr(thread_cpu, "_own", threading.local())  # another test may have closed this thread's descriptor
     loop_blockers._blocked.clear()
-    error, request = Gone("away"), RequestRecord()
+    error, request = Gone("away"), made()
 
     async def work() -> int:
         time.sleep(0.006)  # noqa: ASYNC251 -- it holds the thread
@@ -430,8 +446,8 @@ def test_long_steps_of_a_requests_work_are_noted(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("message", [{}, {"type": 1}, {"type": None}, {"type": "http.response.body", "more_body": []}])
 def test_odd_messages_pass(message: Any) -> None:
     sent: list[Any] = []
-    request = Request()
-    run(lambda: Send(request, into(sent))(message))
+    request = made()
+    run(lambda: sending(request, into(sent))(message))
     assert sent == [message]
     guard.failures.clear()
 
@@ -442,15 +458,16 @@ def test_calls_leave_nothing_behind() -> None:
 
     async def main() -> int:
         for _ in range(50):
-            request = Request()
+            request = made()
             current.set(request)
-            receive, send = Receive(request, pass_on), Send(request, pass_on)
+            receive, send = receiving(request, pass_on), sending(request, pass_on)
             await receive()
             await send(HEAD)
             await send(BODY)
+            request.finish()
         current.set(None)
         del request, receive, send
-        return sum(isinstance(one, Request) for one in gc.get_objects())
+        return sum(isinstance(one, Passed) for one in gc.get_objects())
 
     gc.collect()  # what other tests have left
     gc.disable()
@@ -462,18 +479,10 @@ def test_calls_leave_nothing_behind() -> None:
 
 LEAKS = """
 import asyncio, resource
-from stagetrace.protocols.asgi_channels import Receive, Send
-from stagetrace.request.record import RequestRecord
+import time
+from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.request.stage import stage
 from stagetrace.request.current import current
-
-class Request(RequestRecord):
-    record = property(lambda self: self)
-    def begin_response(self, message): pass
-    def add_chunk(self, now, message): pass
-    def end_response(self, now, message): pass
-    def add_received(self, message): pass
-    def note_disconnect(self): pass
 
 async def pass_on(*_):
     return {"type": "http.response.body", "body": b"x"}
@@ -483,19 +492,20 @@ async def fails(*_):
 
 async def requests(number):
     for _ in range(number):
-        request = Request()
-        request.bound = True
-        current.set(request)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+        request = AsgiRequest(scope, None, (pass_on, pass_on), time.time_ns(), None)
         with stage("a"), stage("b", k=1):
-            await Receive(request, pass_on)()
-        await Send(request, pass_on)({"type": "http.response.start", "trailers": True})
-        await Send(request, pass_on)({"type": "http.response.body", "more_body": True})
-        await Send(request, pass_on)({"type": "http.response.body"})
+            await request.receive()
+        await request.send({"type": "http.response.start", "status": 200, "trailers": True})
+        await request.send({"type": "http.response.body", "more_body": True})
+        await request.send({"type": "http.response.body"})
+        request._receive, request._has_body = fails, False
         try:
-            await Receive(request, fails)()
+            await request.receive()
         except ValueError:
             pass
-        Receive(request, pass_on)().close()
+        request.receive().close()
+        request.finish()
 
 def rss(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -92,7 +92,7 @@ def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Si
     [
         ("silent middleware", "patches.opentelemetry:is_silent"),
         ("silent middleware", "patches.opentelemetry:StandIn"),
-        ("silent FastAPI's telemetry", "request.own_span:OwnSpan.take_ids"),
+        ("silent FastAPI's telemetry", "request.own_span:Entry.take_ids"),
         ("silent provider", "sla.process:joined"),
         ("silent provider", "sla.processor:exports"),
     ],

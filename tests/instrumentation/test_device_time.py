@@ -19,7 +19,7 @@ from stagetrace.instrumentation.models import device_time, marked
 from stagetrace.instrumentation.models.device_time import MAX_UNREAD, begin_on_device
 from stagetrace.patches import torch
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,12 +116,12 @@ def _device(monkeypatch: pytest.MonkeyPatch, skew: float = 0) -> Iterator[Device
         switch.off = False
 
 
-class Request:
+class Asked:
     """A request of a service, on the device's clock."""
 
     def __init__(self, device: Device, where: str = "cuda:0", during: Callable[[], object] = lambda: None) -> None:
         self.device = device
-        self.record = RequestRecord(device.time, device.now)
+        self.record = Request(device.time, device.now)
         self.record.bound = True
         self.record._entry = _context(1)
         self.start = device.now
@@ -167,7 +167,7 @@ def _context(span_id: int) -> SpanContext:
 
 
 def test_the_wait_for_the_device_is_the_inference_and_not_postprocessing(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     device.host(3)
     request.call(1, 40)
     device.wait()
@@ -180,14 +180,14 @@ def test_the_wait_for_the_device_is_the_inference_and_not_postprocessing(device:
 
 
 def test_a_device_that_is_done_before_the_call_returns_changes_no_stage(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(4, 1)
     device.host(2)
     assert request.stages() == [("inference", 4, {"time_ms": 4.0}), ("postprocess", 2, {})]
 
 
 def test_what_the_host_does_while_the_device_works_is_part_of_the_inference(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 9.5)
     device.host(6)
     device.wait()
@@ -196,12 +196,12 @@ def test_what_the_host_does_while_the_device_works_is_part_of_the_inference(devi
 
 
 def test_where_the_device_is_not_done_at_the_end_that_is_marked(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 40)
     device.host(2)
     assert request.stages() == [("inference", 1, {"pending": True}), ("postprocess", 2, {})]
     device.wait()
-    later = Request(device)
+    later = Asked(device)
     later.call(1, 2)
     device.wait()
     assert later.stages() == [("inference", 2.5, {"time_ms": 2.5})]
@@ -209,7 +209,7 @@ def test_where_the_device_is_not_done_at_the_end_that_is_marked(device: Device) 
 
 
 def test_a_model_on_the_cpu_is_not_timed(device: Device) -> None:
-    request = Request(device, "cpu")
+    request = Asked(device, "cpu")
     request.call(1, 0)
     assert request.stages() == [("inference", 1, {})]
     assert device.made == []
@@ -217,7 +217,7 @@ def test_a_model_on_the_cpu_is_not_timed(device: Device) -> None:
 
 def test_a_process_that_has_not_initialised_cuda_is_not_made_to(device: Device) -> None:
     device.is_initialized = False
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 0)
     assert request.stages() == [("inference", 1, {})]
     assert device.made == []
@@ -225,14 +225,14 @@ def test_a_process_that_has_not_initialised_cuda_is_not_made_to(device: Device) 
 
 def test_a_call_whose_stream_is_captured_is_not_timed(device: Device) -> None:
     device.is_recorded = True
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 0)
     assert request.stages() == [("inference", 1, {})]
     assert device.made == []
 
 
 def test_calls_before_the_device_is_done_are_one_inference(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 10)
     device.host(0.5)
     request.call(1, 10)
@@ -247,7 +247,7 @@ def test_calls_before_the_device_is_done_are_one_inference(device: Device) -> No
 
 
 def test_a_call_is_read_though_one_in_another_stream_is_not_done(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 0.5)
     device.made[1].at += 1_000 * MS
     device.host(2)
@@ -261,14 +261,14 @@ def test_a_call_is_read_though_one_in_another_stream_is_not_done(device: Device)
 
 
 def test_the_wait_behind_the_work_of_other_requests_is_the_inference_too(device: Device) -> None:
-    before = Request(device)
+    before = Asked(device)
     before.call(1, 1)
     device.wait()
     before.stages()
     device.host(100)
-    other = Request(device)
+    other = Asked(device)
     other.call(1, 30)
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 10)
     device.wait()
     device.host(2)
@@ -280,14 +280,14 @@ def test_the_wait_behind_the_work_of_other_requests_is_the_inference_too(device:
 
 def test_without_an_earlier_call_that_wait_is_not_known(device: Device) -> None:
     device.queue(30)
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 10)
     device.wait()
     assert request.stages() == [("inference", 10, {"time_ms": 10.0}), ("postprocess", 30, {})]
 
 
 def test_a_clock_that_stepped_back_makes_no_stage_longer_than_its_request(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 1)
     device.wait()
     request.stages()
@@ -298,7 +298,7 @@ def test_a_clock_that_stepped_back_makes_no_stage_longer_than_its_request(device
         if event.at is not None:
             event.at -= 5_000 * MS  # the device's own clock goes on
     for _ in range(2):
-        request = Request(device)
+        request = Asked(device)
         request.call(1, 2)
         device.wait()
         device.host(1)
@@ -307,7 +307,7 @@ def test_a_clock_that_stepped_back_makes_no_stage_longer_than_its_request(device
 
 
 def test_a_span_that_starts_after_the_wait_is_below_the_postprocessing(device: Device) -> None:
-    request = Request(device)
+    request = Asked(device)
     request.call(1, 40)
     device.wait()
     device.host(1)
@@ -319,7 +319,7 @@ def test_a_span_that_starts_after_the_wait_is_below_the_postprocessing(device: D
 
 
 def test_pairs_are_bounded_and_used_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = Request(device)
+    request = Asked(device)
     device.queue(1_000)
     for _ in range(MAX_UNREAD + 3):
         request.call(0.01, 1)
@@ -333,7 +333,7 @@ def test_pairs_are_bounded_and_used_again(device: Device, monkeypatch: pytest.Mo
     device.made.clear()
     requests = []
     for _ in range(3):
-        requests.append(Request(device))
+        requests.append(Asked(device))
         requests[-1].call(1, 5)
     device.wait()
     firsts = [one.stages()[0][2] for one in requests]
@@ -343,7 +343,7 @@ def test_pairs_are_bounded_and_used_again(device: Device, monkeypatch: pytest.Mo
 
 def test_an_abandoned_request_gives_its_events_back(device: Device) -> None:
     for _ in range(50):
-        request = Request(device)
+        request = Asked(device)
         request.call(1, 5)
         device.wait()
         request.record.abandon()
@@ -369,15 +369,15 @@ def test_while_any_thread_captures_a_graph_no_event_is_touched(device: Device) -
     graphs = SimpleNamespace(CUDAGraph=type("CUDAGraph", (Graph,), {**vars(Graph), "device": device}))
     torch.patch_graphs(graphs)  # type: ignore[arg-type]
     graph = graphs.CUDAGraph()
-    before = Request(device)
+    before = Asked(device)
     before.call(1, 5)
     device.wait()
-    across = Request(device)
+    across = Asked(device)
     with pytest.raises(RuntimeError, match="wrong"):
         graph.capture_begin(pool="wrong")
     across.call(1, 5)
     graph.capture_begin()
-    within = Request(device)
+    within = Asked(device)
     within.call(1, 5)
     assert within.stages() == [("inference", 1, {"pending": True})]
     assert across.stages()[0] == ("inference", 1, {"pending": True})
@@ -390,7 +390,7 @@ def test_while_any_thread_captures_a_graph_no_event_is_touched(device: Device) -
 
 
 def test_a_call_during_which_a_capture_begins_is_marked(device: Device) -> None:
-    request = Request(device, during=lambda: device_time._captures.add(1))
+    request = Asked(device, during=lambda: device_time._captures.add(1))
     request.call(1, 5)
     device_time._captures.clear()
     assert request.stages() == [("inference", 1, {"pending": True})]
@@ -405,7 +405,7 @@ def test_an_injected_fault_is_counted_and_changes_no_result(
 
     monkeypatch.setattr(device.cuda.Event, part, fails)
     for _ in range(12):
-        request = Request(device)
+        request = Asked(device)
         request.call(1, 5)
         device.wait()
         device.host(1)
@@ -415,8 +415,8 @@ def test_an_injected_fault_is_counted_and_changes_no_result(
     assert sum(guard.failures.values()) >= 10
 
 
-ACTIONS: dict[str, Callable[[Device, list[Request], float], Any]] = {
-    "request": lambda device, requests, _: requests.append(Request(device)),
+ACTIONS: dict[str, Callable[[Device, list[Asked], float], Any]] = {
+    "request": lambda device, requests, _: requests.append(Asked(device)),
     "call": lambda _, requests, ms: requests[-1].call(0.1, ms) if requests else None,
     "host": lambda device, _, ms: device.host(ms),
     "long": lambda device, _, ms: device.host(1_000 * ms),
@@ -432,7 +432,7 @@ ACTIONS: dict[str, Callable[[Device, list[Request], float], Any]] = {
 def test_the_inference_never_ends_after_the_device(skew: float, steps: list[tuple[str, float]]) -> None:
     with pytest.MonkeyPatch.context() as patched:
         for device in _device(patched, skew):
-            requests: list[Request] = []
+            requests: list[Asked] = []
             done_at: dict[int, int] = {}
             for action, ms in steps:
                 ACTIONS[action](device, requests, ms)

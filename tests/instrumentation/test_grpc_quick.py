@@ -6,16 +6,16 @@ import pytest
 
 from stagetrace.protocols.grpc_request import LEAST_BUFFER, Rpc
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 
 class Served(Rpc):
     def __init__(self, sent: int, received: int, messages: int = 0, streamed: int = 0) -> None:
+        Request.__init__(self)
         self.sent_bytes, self.received_bytes, self.received = sent, received, messages
-        self.record = RequestRecord()
         if streamed:
-            self.record.stream = Stream()
-            self.record.stream.add(1, streamed)
+            self.stream = Stream()
+            self.stream.add(1, streamed)
 
 
 @pytest.mark.parametrize(

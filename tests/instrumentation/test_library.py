@@ -20,7 +20,7 @@ from stagetrace import guard
 from stagetrace.instrumentation.models import base, marked
 from stagetrace.instrumentation.models.base import TRAIN, Calls, Library, description
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -107,7 +107,7 @@ def library() -> Any:
 @contextmanager
 def request() -> Iterator[list[Any]]:
     """Be within a request; yield its stages, each as its name and attributes, once it has ended."""
-    record = RequestRecord(start=1)
+    record = Request(start=1)
     record.bound = True
     token = current.set(record)
     stages: list[Any] = []

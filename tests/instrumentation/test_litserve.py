@@ -240,7 +240,7 @@ HERE = parts("""
     request.remote_stages: _add_stages _note _context _RemoteWork.note RemoteStages.add RemoteStages.add_report
     request.remote_stages: RemoteStages.conclude RemoteStages.read_reports
     request.remote_socket: Listener.read Listener._read
-    request.record: RequestRecord.visit Mark
+    request.request: Request.visit Mark
 """)
 THERE = parts("""
     request.worker: Work.__init__ Work.report_begin Work.finish Batch.__init__ Batch.finish Batch._send _come_in

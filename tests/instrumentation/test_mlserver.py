@@ -57,8 +57,8 @@ COMPUTE = 6  # an order to compute for 400 ms
 OUTLASTING: list[list[float]] = [[0.5, 4]]  # a client that goes after 50 ms may be kept by its machine from going then
 WORKERS = {"here": 0, "there": 2}
 TIMELINE = """
-    request.record: RequestRecord.begin_tentative RequestRecord.cancel_tentative RequestRecord.end_tentative
-    request.record: RequestRecord._confirm_tentative
+    request.request: Request.begin_tentative Request.cancel_tentative Request.end_tentative
+    request.request: Request._confirm_tentative
 """
 PARTS = {
     "here": parts(

@@ -14,7 +14,7 @@ from stagetrace.instrumentation.models.base import Calls, Library
 from stagetrace.instrumentation.models.signature import recorded
 from stagetrace.instrumentation.models.subclasses import wrap_in_subclasses
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.semconv import POSTPROCESS
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(marked, "time_ns", clock)
     monkeypatch.setattr(preparing, "time_ns", clock)
     monkeypatch.setattr(marked, "sample", lambda _: None)
-    monkeypatch.setattr(RequestRecord, "clock", staticmethod(clock), raising=False)
+    monkeypatch.setattr(Request, "clock", staticmethod(clock), raising=False)
 
 
 @contextmanager
 def request() -> Iterator[list[str]]:
     """Be within a request; yield its stages once it has ended."""
-    record = RequestRecord(RequestRecord.clock)  # type: ignore[arg-type]
+    record = Request(Request.clock)  # type: ignore[arg-type]
     record.bound = True
     token = current.set(record)
     stages: list[str] = []
@@ -55,7 +55,7 @@ def request() -> Iterator[list[str]]:
         yield stages
     finally:
         current.reset(token)
-        stages += [one.stage for one in record.close(record.started, RequestRecord.clock()).segments()]  # type: ignore[misc]
+        stages += [one.stage for one in record.close(record.started, Request.clock()).segments()]  # type: ignore[misc]
 
 
 class Model:

@@ -26,7 +26,7 @@ from stagetrace.instrumentation.models.base import description
 from stagetrace.instrumentation.models.marked import marked
 from stagetrace.patches import queues
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request as Recorded
 from trees import assert_true, batch_of, tree
 
 if TYPE_CHECKING:
@@ -164,9 +164,9 @@ def patched(module: Any) -> Any:
 
 
 @pytest.fixture
-def request_() -> Iterator[RequestRecord]:
+def request_() -> Iterator[Recorded]:
     """Run the test as a request's code."""
-    record = RequestRecord()
+    record = Recorded()
     record.bind(SpanContext(1, 2, is_remote=False), record.started)
     token = current.set(record)
     yield record
@@ -248,7 +248,7 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
                 future.set_result(output)
 
     async def serve(waiting: asyncio.Queue[Any], number: int) -> list[str]:
-        record = RequestRecord()
+        record = Recorded()
         record.bind(SpanContext(1, number, is_remote=False), record.started)
         current.set(record)
         future = asyncio.get_running_loop().create_future()
@@ -268,7 +268,7 @@ def test_items_served_in_the_same_turn_of_the_loop_have_their_batch() -> None:
     assert asyncio.run(run()) == [["preprocess", "queue", "inference", "postprocess"]] * 3
 
 
-def test_two_calls_for_a_part_before_any_result_are_uncertain(request_: RequestRecord) -> None:
+def test_two_calls_for_a_part_before_any_result_are_uncertain(request_: Recorded) -> None:
     """The second may be for the items of the first, or for the rest, if results come from another thread."""
     futures: list[Future[int]] = [Future() for _ in range(3)]
     items = [queued_items.Item(request_, ("row", future), future) for future in futures]

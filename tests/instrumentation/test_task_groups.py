@@ -13,7 +13,7 @@ from anyio._backends import _asyncio
 
 from stagetrace.patches.anyio import _following
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def run(begin: Callable[[Any], Any], kind: Any = Followed) -> None:
     """Start tasks in a group, for a request."""
 
     async def main() -> None:
-        current.set(RequestRecord())
+        current.set(Request())
         async with kind() as group:
             begin(group)
 
@@ -97,7 +97,7 @@ def test_a_task_that_is_cancelled_before_it_begins_warns_of_what_it_would_withou
 def test_each_task_of_a_request_is_followed() -> None:
     steps: list[bool] = []
 
-    async def work(record: RequestRecord) -> None:
+    async def work(record: Request) -> None:
         steps.append(record.step is not None and record.work is not None and record.work.cr_code is work.__code__)
         await asyncio.sleep(0)
         steps.append(record.step is not None)

@@ -13,7 +13,7 @@ from stagetrace import log
 from stagetrace.instrumentation.models import unrecorded_calls
 from stagetrace.patches import torch
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def _inferences(model: Any) -> list[Any]:
-    record = RequestRecord()
+    record = Request()
     record.bound = True
     current.set(record)
     assert model([1, 2, 3]) == [1, 2, 3]

@@ -12,7 +12,7 @@ import pytest
 from stagetrace import guard
 from stagetrace.patches import transformers
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def library() -> Any:
 @contextmanager
 def request(stages: list[Any] | None = None) -> Iterator[list[dict[str, Any]]]:
     """Be within a request; yield the attributes of its inferences once it has ended, and add its stages."""
-    record = RequestRecord(start=1)
+    record = Request(start=1)
     record.bound = True
     token = current.set(record)
     inferences: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def test_a_streamer_brings_the_request_into_a_thread(library: Any) -> None:
 
 def test_a_stream_of_transformers_serve_has_waited_for_its_thread(library: Any) -> None:
     """Whose context may still have the batch that it has worked for before."""
-    batch = RequestRecord(start=1)
+    batch = Request(start=1)
     batch.is_batch = True
     found: list[Any] = []
 

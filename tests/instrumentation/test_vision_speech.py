@@ -12,7 +12,7 @@ import pytest
 from stagetrace import guard
 from stagetrace.instrumentation.models import marked
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace_contrib import ctranslate2, diffusers, faster_whisper, ultralytics
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def request() -> Iterator[list[Any]]:
     """Be within a request; yield what each of its inferences says once it has ended, and its other stages' names."""
-    record = RequestRecord(start=1)
+    record = Request(start=1)
     record.bound = True
     token = current.set(record)
     stages: list[Any] = []

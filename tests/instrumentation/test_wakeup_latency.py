@@ -18,7 +18,7 @@ from stagetrace.causes.breakdown import breakdown_of
 from stagetrace.patches import anyio
 from stagetrace.request import working
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
 from trees import at_its_best
@@ -38,8 +38,8 @@ anyio.patch_to_thread(patched)
 
 
 @contextmanager
-def request() -> Iterator[RequestRecord]:
-    record = RequestRecord()
+def request() -> Iterator[Request]:
+    record = Request()
     record.bind(SpanContext(1, 1, is_remote=False), time.time_ns())
     entered = current.set(record)
     try:
@@ -56,7 +56,7 @@ def _each_wait_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     guard.failures.clear()
 
 
-async def run_in_pool(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, RequestRecord]:
+async def run_in_pool(work: Callable[[], Any], limiter: CapacityLimiter) -> tuple[int, Request]:
     """Run `work` in the pool; return when a thread was requested, and the record of the request."""
     with request() as record:
         asked = time.time_ns()
@@ -76,7 +76,7 @@ def sleep() -> str:
 
 
 def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
-    async def main() -> tuple[int, RequestRecord]:
+    async def main() -> tuple[int, Request]:
         return await run_in_pool(lambda: "answer", CapacityLimiter(2))
 
     def look() -> bool:
@@ -96,7 +96,7 @@ def test_with_a_free_thread_the_whole_wait_is_wakeup_latency() -> None:
 def test_without_a_free_thread_only_the_time_after_the_work_before_is_wakeup_latency() -> None:
     ended = []
 
-    async def main() -> tuple[tuple[int, RequestRecord], tuple[int, RequestRecord]]:
+    async def main() -> tuple[tuple[int, Request], tuple[int, Request]]:
         limiter = CapacityLimiter(1)
 
         def first() -> str:
@@ -122,7 +122,7 @@ def test_a_blocked_event_loop_resumes_a_request_late() -> None:
         held.wait()
         return "answer"
 
-    async def main() -> tuple[int, RequestRecord]:
+    async def main() -> tuple[int, Request]:
         task = asyncio.create_task(run_in_pool(work, CapacityLimiter(1)))
         await wait_until(begun.is_set)
         held.set()
@@ -153,7 +153,7 @@ def test_an_exception_of_the_function_passes_and_ends_the_task() -> None:
     def raises() -> None:
         raise Cancelled
 
-    async def main() -> RequestRecord:
+    async def main() -> Request:
         with request() as record:
             with pytest.raises(Cancelled):
                 await patched.run_sync(raises)

@@ -18,7 +18,6 @@ from services import APPS, Service, run_python, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled
 from stagetrace.protocols.wsgi_response import Transfer
 from stagetrace.request.context import NO_CONTEXT
-from stagetrace.request.record import RequestRecord
 from trees import at_its_best
 
 if TYPE_CHECKING:
@@ -431,7 +430,7 @@ all_of_them()
 gc.collect()
 gc.disable()
 all_of_them()
-names = ("WsgiRequest", "OwnSpan", "RequestRecord", "Response", "Input")
+names = ("WsgiRequest", "OwnSpan", "Request", "Response", "Input")
 print([type(one).__name__ for one in gc.get_objects() if type(one).__name__ in names])
 """
 
@@ -448,17 +447,14 @@ def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
 def test_an_answer_in_one_piece_is_no_stream(pieces: list[bytes], said: int | None) -> None:
     """Of a stream the end of the request is worked out in Python, of all others in C."""
 
-    class Request(Transfer):
+    class Passed(Transfer):
         _context = NO_CONTEXT
 
-        def __init__(self) -> None:
-            self.record = RequestRecord()
-
-    request = Request()
+    request = Passed()
     answer = request.run(lambda _environ, _start: pieces, {}, lambda *_: None)
     assert list(answer) == pieces
     answer.close()
-    assert (request.record.stream is None) == (said is None)
-    attributes = request.transfer_attributes(request.record.started)
+    assert (request.stream is None) == (said is None)
+    attributes = request.transfer_attributes(request.started)
     assert attributes["http.response.body.size"] == 5
     assert attributes.get("stagetrace.network.chunks") == said

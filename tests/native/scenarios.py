@@ -45,7 +45,7 @@ def fresh(text: str) -> str:
 @scenario
 def collected_while_stages_are_freed() -> None:
     """A finaliser of an attribute runs the garbage collector, which then looks at what is being freed."""
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
     class Value:
         def __del__(self) -> None:
@@ -53,7 +53,7 @@ def collected_while_stages_are_freed() -> None:
 
     gc.freeze()  # what was imported would be looked at 760 times
     for is_closed in (True, False) * 20:
-        record = RequestRecord(start=1)
+        record = Request(start=1)
         for at in range(10, 200, 10):
             record.enter("inference", {"value": Value()}, at=at)
             record.leave("inference", at=at + 2)
@@ -66,7 +66,7 @@ def collected_while_stages_are_freed() -> None:
 def attributes_replaced_by_the_clock() -> None:
     """A record's clock gives a mark other attributes, and the record another clock."""
     from stagetrace.request.marks import Mark
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
     class Attributes(dict[str, int]):
         """Freed at once, where a dict is kept for the next one."""
@@ -77,7 +77,7 @@ def attributes_replaced_by_the_clock() -> None:
             mark.attributes = None
             return 10**18
 
-    record, mark = RequestRecord(Clock(), start=1), Mark("mark", Attributes(rows=3))
+    record, mark = Request(Clock(), start=1), Mark("mark", Attributes(rows=3))
     record.begin_mark(mark)
     assert [one.attributes for one in record.so_far()] == [{}, {"rows": 3}]
 
@@ -86,11 +86,11 @@ def attributes_replaced_by_the_clock() -> None:
 def stage_initialized_again() -> None:
     """A garbage collection in the middle of `stage.__enter__` gives the stage another name."""
     from stagetrace.request.current import current
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.stage import stage
 
     times = itertools.count(1)
-    record = RequestRecord(lambda: next(times), start=1)
+    record = Request(lambda: next(times), start=1)
     record.bound = True
     current.set(record)
     count = [0]

@@ -30,8 +30,8 @@ from stagetrace.instrumentation.detail import detailed, record_detail
 from stagetrace.otlp.encode import encode_details, encode_spans
 from stagetrace.request.current import current
 from stagetrace.request.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, detail_span, take_details
-from stagetrace.request.record import RequestRecord
 from stagetrace.request.remote_stages import RequestRef, hand_on
+from stagetrace.request.request import Request
 from stagetrace.request.worker import Batch, Work
 from stagetrace.semconv import INFERENCE, SLA_UPGRADED
 
@@ -47,24 +47,24 @@ PATCH = "tests.recording.test_details"
 Tree = dict[str, list[tuple[Any, ...]]]
 
 
-def call(record: RequestRecord, name: str, begin: float, end: float, library: str = "") -> None:
+def call(record: Request, name: str, begin: float, end: float, library: str = "") -> None:
     """Note a call from and to, in ms since the request began."""
     details = record.details = record.details or Details()
     first, last = START + int(begin * MS), START + int(end * MS)
     details.add(record, (name, library), (first, last, 1, last - first, 0))
 
 
-def calls(*times: float) -> Callable[[RequestRecord], None]:
+def calls(*times: float) -> Callable[[Request], None]:
     """Return a step that notes calls of half a millisecond."""
 
-    def note(record: RequestRecord) -> None:
+    def note(record: Request) -> None:
         for at in times:
             call(record, "tokenize", at, at + 0.5)
 
     return note
 
 
-def inferred(record: RequestRecord, begin: float, end: float) -> None:
+def inferred(record: Request, begin: float, end: float) -> None:
     record.enter(INFERENCE, None, START + int(begin * MS))
     record.leave(INFERENCE, START + int(end * MS))
 
@@ -87,12 +87,12 @@ def tree(spans: list[Span]) -> Tree:
     return found
 
 
-def recorded(*steps: Callable[[RequestRecord], None], end: float = 10, objective: str = "* within 1s") -> list[Span]:
+def recorded(*steps: Callable[[Request], None], end: float = 10, objective: str = "* within 1s") -> list[Span]:
     recorder, _, sender = recorder_of(ALWAYS_ON, objective)
     entry = begun(recorder, "/a")
     for step in steps:
-        step(entry.record)
-    entry.end_request(START + int(end * MS), "GET", "/a", failed=False)
+        step(entry)
+    entry.end_entry(START + int(end * MS))
     return spans_of(sender)
 
 
@@ -118,7 +118,7 @@ def test_calls_of_a_kind_are_one_span_within_each_visit_to_a_stage() -> None:
 
 
 def test_stages_are_the_same_with_and_without_details() -> None:
-    def steps(record: RequestRecord) -> None:
+    def steps(record: Request) -> None:
         inferred(record, 3, 6)
         inferred(record, 6.5, 7)
 
@@ -136,7 +136,7 @@ def test_stages_are_the_same_with_and_without_details() -> None:
 
 
 def test_a_call_with_attributes_is_a_span_of_its_own() -> None:
-    def steps(record: RequestRecord) -> None:
+    def steps(record: Request) -> None:
         for at in (1, 2):
             record_detail(record, "prefill", START + at * MS, START + (at + 1) * MS, {"other": at})
         record_detail(record, "decode", START + 3 * MS, START + 4 * MS)
@@ -147,7 +147,7 @@ def test_a_call_with_attributes_is_a_span_of_its_own() -> None:
 
 
 def test_a_request_keeps_its_longest_details_and_counts_the_others() -> None:
-    def steps(record: RequestRecord) -> None:
+    def steps(record: Request) -> None:
         for at in range(100):
             inferred(record, at * 10, at * 10 + 5)
             call(record, "tokenize", at * 10 + 6, at * 10 + 6 + at / 100)
@@ -160,7 +160,7 @@ def test_a_request_keeps_its_longest_details_and_counts_the_others() -> None:
 
 
 def test_memory_is_bounded_and_nothing_is_lost_of_calls_in_few_stages() -> None:
-    def steps(record: RequestRecord) -> None:
+    def steps(record: Request) -> None:
         inferred(record, 500, 600)
         for at in range(1_000):
             call(record, "tokenize", at, at + 0.5)
@@ -179,8 +179,8 @@ def test_a_dropped_request_sends_no_details_and_a_breach_all_of_them_marked() ->
     def request(objective: str) -> list[Span]:
         recorder, _, sender = recorder_of(ALWAYS_OFF, objective)
         entry = begun(recorder, "/a")
-        call(entry.record, "tokenize", 1, 2)
-        entry.end_request(START + 10 * MS, "GET", "/a", failed=False)
+        call(entry, "tokenize", 1, 2)
+        entry.end_entry(START + 10 * MS)
         return spans_of(sender)
 
     assert request("* within 1s") == []
@@ -195,8 +195,8 @@ def test_processors_of_others_see_details_as_spans() -> None:
     processor.has_others = True
     processor.hand_on = seen.append  # type: ignore[method-assign,assignment]
     entry = begun(recorder, "/a")
-    call(entry.record, "tokenize", 1, 2, "tokenizers")
-    entry.end_request(START + 10 * MS, "GET", "/a", failed=False)
+    call(entry, "tokenize", 1, 2, "tokenizers")
+    entry.end_entry(START + 10 * MS)
     detail, handler, server = seen
     assert (detail.name, detail.kind, detail.parent, handler.parent) == (
         *("tokenize", SpanKind.INTERNAL),
@@ -240,9 +240,9 @@ def test_a_visit_that_has_ended_can_be_given_a_context(how: Implementation) -> N
 
 
 def test_what_another_process_reports_is_as_if_it_were_here() -> None:
-    def steps(record: RequestRecord) -> None:
+    def steps(record: Request) -> None:
         inferred(record, 3, 6)
-        elsewhere = RequestRecord(start=START)
+        elsewhere = Request(start=START)
         call(elsewhere, "tokenize", 1, 2, "tokenizers")
         call(elsewhere, "tokenize", 4, 5, "tokenizers")
         inferred(elsewhere, 3, 6)
@@ -259,7 +259,7 @@ def test_what_another_process_reports_is_as_if_it_were_here() -> None:
 
 
 def test_work_that_was_taken_from_a_queue_reports_its_details() -> None:
-    def steps(record: RequestRecord) -> None:
+    def steps(record: Request) -> None:
         key = hand_on(record, at=START + MS, conclude=lambda: None)
         assert record.entry is not None
         work = Work(RequestRef(key, record.entry), start=START + 2 * MS)
@@ -291,21 +291,21 @@ tokenize = detailed(tokenize, "tokenize", "ours", PATCH)
 
 
 @pytest.fixture
-def record() -> Iterator[RequestRecord]:
-    made = RequestRecord()
+def record() -> Iterator[Request]:
+    made = Request()
     made.bound = True
     token = current.set(made)
     yield made
     current.reset(token)
 
 
-def noted(record: RequestRecord) -> dict[Any, tuple[int, int]]:
+def noted(record: Request) -> dict[Any, tuple[int, int]]:
     """Return how many calls are noted of each kind, and how many of them raised."""
     kinds = {} if record.details is None else record.details._kinds
     return {kind: (sum(one[2] for one in calls), sum(one[4] for one in calls)) for kind, calls in kinds.items()}
 
 
-def test_a_wrapped_function_is_as_before(record: RequestRecord) -> None:
+def test_a_wrapped_function_is_as_before(record: Request) -> None:
     assert tokenize("a b c", limit=2) == ["a", "b"]
     with pytest.raises(LookupError, match="empty"):
         tokenize("")
@@ -319,7 +319,7 @@ def test_outside_a_request_nothing_is_noted() -> None:
     assert contextvars.Context().run(tokenize, "a") == ["a"]
 
 
-def test_of_calls_within_each_other_the_outermost_of_a_name_counts(record: RequestRecord) -> None:
+def test_of_calls_within_each_other_the_outermost_of_a_name_counts(record: Request) -> None:
     decode = detailed(lambda: None, "decode", "inner", PATCH)
     outer = detailed(lambda: (tokenize("a"), decode()), "tokenize", "outer", PATCH)
     outer()
@@ -327,7 +327,7 @@ def test_of_calls_within_each_other_the_outermost_of_a_name_counts(record: Reque
     assert noted(record) == {("tokenize", "outer"): (1, 0), ("decode", "inner"): (1, 0), ("tokenize", "ours"): (1, 0)}
 
 
-def test_coroutine_functions_stay_so_and_may_overlap(record: RequestRecord) -> None:
+def test_coroutine_functions_stay_so_and_may_overlap(record: Request) -> None:
     async def fetch(fails: bool) -> int:
         await asyncio.sleep(0)
         if fails:
@@ -345,7 +345,7 @@ def test_coroutine_functions_stay_so_and_may_overlap(record: RequestRecord) -> N
     assert noted(record) == {("fetch", "ours"): (3, 1)}
 
 
-def test_a_coroutine_that_is_closed_in_another_context_is_noted(record: RequestRecord) -> None:
+def test_a_coroutine_that_is_closed_in_another_context_is_noted(record: Request) -> None:
     class Waits:
         def __await__(self) -> Generator[None]:
             yield
@@ -359,7 +359,7 @@ def test_a_coroutine_that_is_closed_in_another_context_is_noted(record: RequestR
     assert noted(record) == {("fetch", "ours"): (1, 1)}
 
 
-def test_many_threads_lose_no_call(record: RequestRecord) -> None:
+def test_many_threads_lose_no_call(record: Request) -> None:
     def work() -> None:
         for _ in range(1_000):
             tokenize("a")
@@ -373,15 +373,13 @@ def test_many_threads_lose_no_call(record: RequestRecord) -> None:
     assert noted(record) == {("tokenize", "ours"): (4_000, 0)}
 
 
-def test_a_call_that_outlasts_the_request_is_left_out(record: RequestRecord) -> None:
+def test_a_call_that_outlasts_the_request_is_left_out(record: Request) -> None:
     outlasting = detailed(record.abandon, "fetch", "ours", PATCH)
     outlasting()
     assert record.details is None
 
 
-def test_a_fault_of_ours_is_logged_and_changes_no_result(
-    record: RequestRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_ours_is_logged_and_changes_no_result(record: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise RuntimeError("injected fault")
 

@@ -14,7 +14,7 @@ import pytest
 from stagetrace.request import in_flight as module
 from stagetrace.request import in_flight as timers
 from stagetrace.request.in_flight import CLEARS, NEVER, InFlight, Late, PythonTimer
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -235,7 +235,7 @@ def test_the_thread_is_there_before_the_first_request_where_any_is_watched() -> 
     in_flight.watch(lambda _: BOUND, started.append, lambda _: None)
     in_flight.prepare()
     assert started == [in_flight.timer]
-    in_flight.begin(RequestRecord())
+    in_flight.begin(Request())
     in_flight.prepare()
     assert started == [in_flight.timer]
     in_flight.stop()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stagetrace.request import loop_blockers
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 MS = 1_000_000
 
@@ -27,7 +27,7 @@ def blocked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def behind(start: int, end: int) -> list[tuple[int, int, str]]:
-    record = RequestRecord(start=0)
+    record = Request(start=0)
     loop_blockers.note_behind(start * MS, end * MS, record)
     return [(since // MS, until // MS, other) for since, until, other in record.behind]
 

@@ -11,7 +11,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, SpanKin
 
 from stagetrace import guard
 from stagetrace.request.own_span import Identity, OwnSpan
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,28 +32,21 @@ def _no_failures() -> Iterator[None]:
 class Recorder:
     """Draws one identity, after doing what a test wants done meanwhile."""
 
-    def __init__(self, meanwhile: Callable[[OwnSpan], Any] = lambda _: None) -> None:
+    has_others = False
+
+    def __init__(self, meanwhile: Callable[[Request], Any] = lambda _: None) -> None:
         self.calls = 0
         self._meanwhile = meanwhile
 
-    def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:  # noqa: ARG002
+    def identify(self, request: Request) -> Identity:
         self.calls += 1
-        self._meanwhile(entry)
+        self._meanwhile(request)
         return Identity(OWN, None, is_sampled=True)
 
 
-class Adapter:
-    """Knows nothing of the request."""
-
-    def known_attributes(self) -> dict[str, Any]:
-        return {}
-
-    def describe(self) -> Any:
-        return [], None, {}
-
-
 def entry_of(recorder: Recorder) -> OwnSpan:
-    return OwnSpan(RequestRecord(start=START), Adapter(), "GET", recorder, Context())  # type: ignore[arg-type]
+    seen: OwnSpan = Request(start=START).open_entry("GET", Context(), recorder)  # type: ignore[arg-type]
+    return seen
 
 
 def test_ids_are_drawn_when_somebody_asks_and_once() -> None:
@@ -61,9 +54,9 @@ def test_ids_are_drawn_when_somebody_asks_and_once() -> None:
     entry = entry_of(recorder)
     entry.set_attribute("k", "v")
     entry.update_name("GET /x")
-    assert (recorder.calls, entry.has_identity) == (0, False)
-    assert entry.context == entry.record.entry == OWN
-    assert (recorder.calls, entry.has_identity, entry.parent) == (1, True, None)
+    assert (recorder.calls, entry.request.ids is not None) == (0, False)
+    assert entry.context == entry.request.entry == OWN
+    assert (recorder.calls, entry.request.ids is not None, entry.parent) == (1, True, None)
 
 
 def test_many_threads_that_ask_at_once_get_the_same_ids() -> None:
@@ -87,7 +80,7 @@ def test_many_threads_that_ask_at_once_get_the_same_ids() -> None:
 
 def test_a_sampler_that_looks_at_the_span_it_decides_on_sees_nobody() -> None:
     seen: list[SpanContext] = []
-    recorder = Recorder(lambda entry: seen.extend([entry.get_span_context(), entry.context]))
+    recorder = Recorder(lambda request: seen.extend([OwnSpan(request).get_span_context(), request.identity.context]))
     entry = entry_of(recorder)
     assert entry.get_span_context().trace_id == 1
     assert seen == [INVALID_SPAN_CONTEXT] * 2
@@ -95,25 +88,25 @@ def test_a_sampler_that_looks_at_the_span_it_decides_on_sees_nobody() -> None:
 
 
 def test_a_sampler_that_fails_costs_its_decision_alone() -> None:
-    def fail(_: OwnSpan) -> None:
+    def fail(_: Request) -> None:
         raise ValueError("no rules")
 
     entry = entry_of(Recorder(fail))
     context = entry.get_span_context()
     assert context.is_valid
-    assert not entry.identity.is_sampled
+    assert not entry.request.identity.is_sampled
     assert entry.context.trace_id == context.trace_id
     assert guard.failures.pop("stagetrace.request.own_span") == 1
 
 
 def test_children_hang_under_the_open_stage_and_after_the_end_under_the_entry() -> None:
     entry = entry_of(Recorder())
-    entry.record.enter("inference")
+    entry.request.enter("inference")
     stage = entry.get_span_context()
     assert (stage.trace_id, stage.trace_flags) == (OWN.trace_id, OWN.trace_flags)
     assert stage.span_id not in (OWN.span_id, 0)
     assert entry.get_span_context() == stage
-    entry.record.close(START, START + 10**6)
+    entry.request.close(START, START + 10**6)
     assert entry.get_span_context() == OWN
 
 
@@ -126,15 +119,15 @@ def test_what_is_set_is_there_to_be_read() -> None:
     entry.record_exception(ValueError("noticed"), timestamp=6)
     entry.set_status(StatusCode.ERROR, "why")
     assert dict(entry.attributes) == {"a": 1, "b": (1, 2)}
-    assert entry.notes is not None
-    assert [event.name for event in entry.notes.events] == ["event", "exception"]
-    assert [link.context for link in entry.notes.links] == [OWN]
+    assert entry.request.notes is not None
+    assert [event.name for event in entry.request.notes.events] == ["event", "exception"]
+    assert [link.context for link in entry.request.notes.links] == [OWN]
     assert (entry.status.status_code, entry.status.description) == (StatusCode.ERROR, "why")
 
 
 def test_the_answers_failure_shows_where_nobody_has_said_otherwise() -> None:
     entry = entry_of(Recorder())
-    entry.failed = True
+    entry.request.failed = True
     assert entry.status.status_code == StatusCode.ERROR
     entry.set_status(StatusCode.OK)
     assert entry.status.is_ok
@@ -151,7 +144,7 @@ def test_ending_it_is_the_servers_business() -> None:
 def test_what_comes_after_the_end_is_ignored() -> None:
     entry = entry_of(Recorder())
     entry.set_attribute("before", 1)
-    entry.end_time = START + 1
+    entry.request.is_over = True
     entry.set_attribute("after", 1)
     entry.add_event("after")
     entry.set_status(StatusCode.ERROR)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext
 
 from stagetrace.request.marks import Mark
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.stages import Segment, coalesced
 from stagetrace.request.tiler import PRIORITY
 from stagetrace.semconv import PREPARE, TRANSFORM
@@ -37,8 +37,8 @@ class Clock:
         return self.now
 
 
-def bound(clock: Clock, limit: int = 1_000) -> RequestRecord:
-    record = RequestRecord(clock)
+def bound(clock: Clock, limit: int = 1_000) -> Request:
+    record = Request(clock)
     record.limit = limit
     record.bind(ENTRY, clock.now)
     return record
@@ -387,7 +387,7 @@ def test_any_entry_interval_is_tiled(events: list[tuple[int, str]], start: int, 
 
 def test_threads_of_one_request_never_break_the_tiling() -> None:
     """Eight threads mark at once, on the real clock."""
-    record = RequestRecord()
+    record = Request()
     start = record.started
     record.bind(ENTRY, start)
     barrier = threading.Barrier(8)

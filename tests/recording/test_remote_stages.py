@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from stagetrace import log
 from stagetrace.request import remote_socket as channel
 from stagetrace.request import remote_stages as elsewhere
-from stagetrace.request.record import RequestRecord
 from stagetrace.request.remote_socket import Line, Listener
 from stagetrace.request.remote_stages import RequestRef, hand_on, is_here, report_stages
+from stagetrace.request.request import Request
 from stagetrace.request.worker import Batch, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 from stagetrace.system.access import credentials
@@ -30,8 +30,8 @@ ENTRY = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 LINK = (7, 8, 1)
 
 
-def request(start: int) -> RequestRecord:
-    record = RequestRecord(start=start)
+def request(start: int) -> Request:
+    record = Request(start=start)
     record.bind(ENTRY, start)
     return record
 
@@ -66,7 +66,7 @@ def test_a_request_that_ends_before_its_batch_has_been_in_it_until_then() -> Non
 
 
 def test_a_request_that_was_handed_on_begins_with_its_wait() -> None:
-    record = RequestRecord(start=2_000)
+    record = Request(start=2_000)
     record.bound = True
     record.wait_since(1_000, 2_500, {"queue.reason": "worker"})
     assert record.started == 1_000

@@ -13,8 +13,8 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.request import remote_socket, remote_stages
 from stagetrace.request.in_flight import NEVER, Bounds, in_flight
-from stagetrace.request.record import RequestRecord
 from stagetrace.request.remote_stages import MAX_KEYS, RequestRef, bounds_of, entry_of, hand_on, report_stages
+from stagetrace.request.request import Request
 from stagetrace.request.stalls import (
     BLOCKER,
     MOST_BYTES,
@@ -57,8 +57,8 @@ def stall(at: int, line: int, of: str = REQUEST) -> Stall:
     return Stall(at, of, (place(line), place(1, "/srv/main.py", "main")))
 
 
-def request(start: int) -> RequestRecord:
-    record = RequestRecord(start=start)
+def request(start: int) -> Request:
+    record = Request(start=start)
     in_flight.end(record)
     record.bind(ENTRY, start)
     return record
@@ -87,7 +87,7 @@ def in_a_fork(work: Callable[[], None]) -> Iterator[None]:
             os.close(one)
 
 
-def lines(record: RequestRecord) -> list[tuple[str, int]]:
+def lines(record: Request) -> list[tuple[str, int]]:
     """Return whose the stalls of a request are, and the line that each is at."""
     return [(one.of, one.stack[0][1]) for one in record.stalls]
 

@@ -13,29 +13,19 @@ from stagetrace import guard
 from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.protocols.wsgi_request import AdoptedRequest
 from stagetrace.request.context import SdkSpan
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     import pytest
 
 
-class Adapter:
-    """Knows nothing of the request."""
-
-    def known_attributes(self) -> dict[str, Any]:
-        return {}
-
-    def late_attributes(self) -> dict[str, Any]:
-        return {}
-
-
 def test_the_span_of_an_excluded_request_can_be_set_after_its_end() -> None:
     """A middleware may hold the current span that it has never looked at."""
-    backend = SdkSpan(RequestRecord(), Adapter(), "GET", Context(), late=True)
-    seen = backend.seen
-    backend.discard()
-    backend.release()
-    assert backend.entry is INVALID_SPAN
+    request = Request()
+    seen = request.open_entry("GET", Context(), None, late=True)
+    request.discard()
+    request.release()
+    assert request.entry_span is INVALID_SPAN
     seen.set_attribute("k", "v")
     assert not seen.get_span_context().is_valid
 
@@ -46,8 +36,7 @@ def test_a_span_that_cannot_be_started_lets_a_scope_be_pickled(monkeypatch: pyte
 
     monkeypatch.setattr(SdkSpan, "_start", fail)
     request = AsgiRequest.__new__(AsgiRequest)
-    request.record = RequestRecord()
-    request.span = SdkSpan(request.record, Adapter(), "GET", Context(), late=True)
+    request.open_entry("GET", Context(), None, late=True)
     guard.failures.clear()
     assert request.__reduce__() == (str, ("",))
     assert sum(guard.failures.values()) == 1
@@ -57,7 +46,7 @@ def test_a_span_that_cannot_be_started_lets_a_scope_be_pickled(monkeypatch: pyte
 def test_an_adopted_request_is_no_work_for_the_garbage_collector() -> None:
     environ: dict[str, Any] = {"REQUEST_METHOD": "GET"}
     request = AdoptedRequest(environ, Context())
-    left = weakref.ref(request.record)
+    left = weakref.ref(request)
     response = request.run(lambda _environ, _start: [b"x"], environ, lambda *_: None)
     assert list(response) == [b"x"]
     response.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.working import put_down, take_up, worker_here, workers_of, working
 
 greenlet: Any = pytest.importorskip("greenlet")
@@ -24,7 +24,7 @@ async def work() -> None:
 
 
 def test_a_worker_works_for_one_request_at_a_time_and_then_for_the_one_before() -> None:
-    outer, inner = RequestRecord(), RequestRecord()
+    outer, inner = Request(), Request()
     coroutine = work()
     for worker in (threading.get_ident(), greenlet.greenlet(), coroutine):
         assert take_up(outer, worker) is None
@@ -40,7 +40,7 @@ def test_a_worker_works_for_one_request_at_a_time_and_then_for_the_one_before() 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.parametrize("make", [work, greenlet.greenlet])
 def test_what_is_discarded_in_the_middle_of_its_work_is_not_kept(make: Any) -> None:
-    record, worker = RequestRecord(), make()
+    record, worker = Request(), make()
     take_up(record, worker)
     assert workers_of(record) == [worker]
     del worker
@@ -54,7 +54,7 @@ class Awaitable:
 
 
 def test_what_has_no_weak_reference_is_a_worker_too() -> None:
-    record, worker = RequestRecord(), Awaitable()
+    record, worker = Request(), Awaitable()
     assert take_up(record, worker) is None
     assert workers_of(record) == [worker]
     put_down(worker, None)

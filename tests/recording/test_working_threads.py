@@ -14,7 +14,7 @@ import pytest
 from stagetrace.api.carrier import carry, resume
 from stagetrace.patches.concurrent_futures import Job
 from stagetrace.request.current import current
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.working import (
     PoolTask,
     put_down,
@@ -40,14 +40,14 @@ def _all_are_put_down() -> Iterator[None]:
     assert working == {}
 
 
-def opened() -> RequestRecord:
-    record = RequestRecord()
+def opened() -> Request:
+    record = Request()
     record.bound = True
     return record
 
 
 def test_many_threads_may_begin_and_end_at_once() -> None:
-    record, together = RequestRecord(), threading.Barrier(AT_ONCE)
+    record, together = Request(), threading.Barrier(AT_ONCE)
     seen: list[bool] = []
 
     def work() -> None:
@@ -70,7 +70,7 @@ def test_many_threads_may_begin_and_end_at_once() -> None:
 
 
 def test_the_one_that_began_first_is_the_first() -> None:
-    record = RequestRecord()
+    record = Request()
     for worker in (3, 1, 2):
         take_up(record, worker)
     put_down(3, None)
@@ -80,13 +80,13 @@ def test_the_one_that_began_first_is_the_first() -> None:
         put_down(worker, None)
 
 
-def raising(found: list[Any], record: RequestRecord) -> None:
+def raising(found: list[Any], record: Request) -> None:
     found.append(threads_of(record))
     raise RuntimeError
 
 
 def test_a_task_of_anyio_is_known_until_it_ends() -> None:
-    record, found = RequestRecord(), []
+    record, found = Request(), []
     limiter = SimpleNamespace(available_tokens=1)
     task = PoolTask(record, lambda: found.append(threads_of(record)), {}, limiter)
     with ThreadPoolExecutor(1) as pool:
@@ -118,7 +118,7 @@ def test_a_job_whose_request_has_ended_works_for_none() -> None:
     assert found == [[]]
 
 
-def carried(record: RequestRecord) -> dict[str, str]:
+def carried(record: Request) -> dict[str, str]:
     token = current.set(record)
     try:
         return carry()
@@ -162,9 +162,9 @@ def test_a_greenlet_is_a_worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     """Where gevent or eventlet has put its own `sleep` in the place of that of threads."""
     greenlet = pytest.importorskip("greenlet")
     monkeypatch.setattr("stagetrace.request.working.sleep", None)
-    record, other = RequestRecord(), RequestRecord()
+    record, other = Request(), Request()
 
-    def work(mine: RequestRecord) -> None:
+    def work(mine: Request) -> None:
         worker = this_worker()
         assert worker is greenlet.getcurrent()
         before = take_up(mine, worker)
@@ -183,7 +183,7 @@ def test_a_greenlet_is_a_worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_has_no_workers_of_its_parent() -> None:
-    record = RequestRecord()
+    record = Request()
     take_up(record, 1)
     pid = os.fork()
     if pid == 0:

@@ -10,8 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.otlp.encode import Block
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:
@@ -22,11 +21,10 @@ if TYPE_CHECKING:
 START = 10**18
 
 
-class Adapter:
-    """Describes a request as the adapters of protocols do."""
+class Described(Request):
+    """A request that describes itself as those of protocols do."""
 
-    def known_attributes(self) -> dict[str, Any]:
-        return {}
+    protocol = "test"
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         return [Block({"http.request.method": "GET"})], Block({"client.address": "::1"}), {"url.path": "/a"}
@@ -52,6 +50,9 @@ def recorder_of(
     return EntryRecorder(provider, processor, [sender]), processor, sender  # type: ignore[list-item]
 
 
-def begun(recorder: EntryRecorder, route: str) -> OwnSpan:
-    """Return the entry span of a GET request that began at `START`."""
-    return OwnSpan(RequestRecord(start=START), Adapter(), f"GET {route}", recorder, Context())
+def begun(recorder: EntryRecorder, route: str) -> Described:
+    """Return a GET request that began at `START`."""
+    request = Described(start=START)
+    request.open_entry(f"GET {route}", Context(), recorder)
+    request.method, request.route = "GET", route
+    return request

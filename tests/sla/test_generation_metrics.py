@@ -10,9 +10,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from stagetrace import guard, semconv
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sla import generation_metrics
-from stagetrace.sla.decision import Request
 from stagetrace.sla.processor import SLASpanProcessor
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def points(reader: InMemoryMetricReader) -> dict[str, Any]:
     return {one.name: list(one.data.data_points) for one in found}
 
 
-def generated(record: RequestRecord, first_ms: int, gaps_ms: tuple[int, ...], error: str | None = None) -> None:
+def generated(record: Request, first_ms: int, gaps_ms: tuple[int, ...], error: str | None = None) -> None:
     from stagetrace.request import generation
 
     call = generation.begin(record, {**MODEL, "ml.model.name": "m"}, START + 5 * MS)
@@ -62,15 +61,15 @@ def generated(record: RequestRecord, first_ms: int, gaps_ms: tuple[int, ...], er
     call.end(now, error)
 
 
-def judge(record: RequestRecord, policy: str | None, took_ms: int) -> Decided | None:
+def judge(record: Request, policy: str | None, took_ms: int) -> Decided | None:
     """Judge as for every entry span, kept by the sampler or not."""
-    end = START + took_ms * MS
-    return SLASpanProcessor(policy, None).judge(Request(START, end, "POST", "/a", record))  # type: ignore[arg-type]
+    record.end, record.method, record.route = START + took_ms * MS, "POST", "/a"
+    return SLASpanProcessor(policy, None).judge(record)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", [None, "* within 1s"])
 def test_a_request_is_measured_from_its_arrival(reader: InMemoryMetricReader, policy: str | None) -> None:
-    record = RequestRecord(start=START)
+    record = Request(start=START)
     generated(record, 50, (10, 30))
     judge(record, policy, 200)
     found = points(reader)
@@ -90,7 +89,7 @@ def test_a_request_is_measured_from_its_arrival(reader: InMemoryMetricReader, po
 
 
 def test_of_a_failed_call_only_the_duration_is_measured(reader: InMemoryMetricReader) -> None:
-    record = RequestRecord(start=START)
+    record = Request(start=START)
     generated(record, 50, (10,), "ValueError")
     judge(record, None, 100)
     ((name, (point,)),) = points(reader).items()
@@ -99,21 +98,21 @@ def test_of_a_failed_call_only_the_duration_is_measured(reader: InMemoryMetricRe
 
 
 def test_one_token_has_no_time_for_each_token_after_it(reader: InMemoryMetricReader) -> None:
-    record = RequestRecord(start=START)
+    record = Request(start=START)
     generated(record, 50, ())
     judge(record, None, 100)
     assert set(points(reader)) == {semconv.METRIC_REQUEST_DURATION, semconv.METRIC_TTFT}
 
 
 def test_requests_that_generate_nothing_are_not_measured(reader: InMemoryMetricReader) -> None:
-    judge(RequestRecord(start=START), None, 100)
+    judge(Request(start=START), None, 100)
     assert points(reader) == {}
 
 
 def test_without_a_meter_provider_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "get_meter_provider", type("NoOpMeterProvider", (), {}))
     generation_metrics.wanted.cache_clear()
-    record = RequestRecord(start=START)
+    record = Request(start=START)
     generated(record, 50, (10,))
     judge(record, None, 100)
     assert generation_metrics.wanted() is None
@@ -129,7 +128,7 @@ def test_a_fault_of_ours_costs_no_verdict(
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(f"stagetrace.sla.{fault}", broken)
-    record = RequestRecord(start=START)
+    record = Request(start=START)
     generated(record, 50, (10,))
     judged = judge(record, "* within 1s first_token 1ms", 100)
     assert judged is not None

@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 
-from stagetrace.request.record import NO_STAGES, RequestRecord
+from stagetrace.request.request import NO_STAGES, Request
 from stagetrace.sla import verdict_counter
 from stagetrace.sla.verdict_counter import EXEMPLARS, MAX_BUCKETS, MAX_SCALE, Collected
 
@@ -102,7 +102,7 @@ def test_a_series_counts_and_returns_the_stages_that_have_no_histogram(kind: Any
     (histogram,) = {one for one in kinds("Histogram") if one.__module__ == kind.__module__}
     whole, inference = histogram(), histogram()
     series = kind(whole, {"inference": inference}, BREACH)
-    record = RequestRecord(start=START)
+    record = Request(start=START)
     record.enter("inference", at=START + 100)
     record.leave("inference", at=START + 400)
     stages = record.close(START, START + 1_000)

@@ -13,8 +13,7 @@ from stagetrace import SLASpanProcessor
 from stagetrace.causes.baseline import ENOUGH
 from stagetrace.otlp.encode import Block
 from stagetrace.request.current import current
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:
@@ -39,39 +38,20 @@ class Spans(SpanProcessor):
             self.attributes.append(span.attributes)
 
 
-class Adapter:
-    """An exchange whose connection is read at the end."""
+KNOWN = {"http.request.method": "GET", "http.route": "/x"}
 
-    def __init__(self, record: RequestRecord) -> None:
-        record.exchange = self
-        self.known = {"http.request.method": "GET", "http.route": "/x"}
 
-    def method_and_route(self) -> tuple[str | None, str]:
-        return "GET", "/x"
+class Connected(Request):
+    """A request whose connection is read at the end."""
 
-    def time_in_kernel_ns(self) -> int:
-        return 0
-
-    def fits_buffer(self, activity: str) -> bool:  # noqa: ARG002
-        return True
-
-    def has_unacked(self) -> bool:
-        return False
-
-    def header(self, name: str) -> str | None:  # noqa: ARG002
-        return None
-
-    def deadline_ns(self) -> int | None:
-        return None
+    protocol = "test"
+    method, route = "GET", "/x"
 
     def known_attributes(self) -> dict[str, Any]:
-        return self.known
+        return KNOWN
 
     def describe(self) -> Any:
-        return [], Block({}), dict(self.known)
-
-    def transfer_attributes(self, start: int) -> dict[str, Any]:  # noqa: ARG002
-        return {}
+        return [], Block({}), dict(KNOWN)
 
     def connection_attributes(self) -> dict[str, Any]:
         return {"stagetrace.network.rtt_ms": 1.5}
@@ -85,27 +65,20 @@ def ended(policy: str | None, durations_ms: list[int], end: Callable[..., None])
     provider.add_span_processor(processor)
     for number, duration_ms in enumerate(durations_ms):
         start = START + number * 1_000 * MS
-        record = RequestRecord(start=start)
-        end(provider, processor, record, Adapter(record), start + duration_ms * MS)
+        end(provider, processor, Connected(start=start), start + duration_ms * MS)
     return ["stagetrace.network.rtt_ms" in attributes for attributes in spans.attributes]
 
 
-def own(
-    provider: TracerProvider, processor: SLASpanProcessor, record: RequestRecord, adapter: Adapter, end: int
-) -> None:
+def own(provider: TracerProvider, processor: SLASpanProcessor, request: Request, end: int) -> None:
     """End an entry span of ours."""
-    recorder = EntryRecorder(provider, processor, [])
-    OwnSpan(record, adapter, "GET /x", recorder, Context()).end_request(end, "GET", "/x", failed=False)
+    request.open_entry("GET /x", Context(), EntryRecorder(provider, processor, []))
+    request.end_entry(end)
 
 
-def theirs(
-    provider: TracerProvider, _processor: SLASpanProcessor, record: RequestRecord, adapter: Adapter, end: int
-) -> None:
+def theirs(provider: TracerProvider, _processor: SLASpanProcessor, request: Request, end: int) -> None:
     """End an entry span of the service's own provider."""
-    current.set(record)
-    span = provider.get_tracer("t").start_span(
-        "GET /x", Context(), SpanKind.SERVER, adapter.known, start_time=record.started
-    )
+    current.set(request)
+    span = provider.get_tracer("t").start_span("GET /x", Context(), SpanKind.SERVER, KNOWN, start_time=request.started)
     current.set(None)
     span.end(end)
 

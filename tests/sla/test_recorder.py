@@ -247,7 +247,6 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
         patch.setattr(serve_module, "time_ns", now)
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
-        patch.setattr(serve_module, "Send", passing.Send)
         patch.setattr(serve_module, "AsgiRequest", clocked(now))
         patch.setattr(entry_module, "_tracer", lambda: notes)
         patch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
@@ -264,7 +263,7 @@ def clocked(now: Callable[[], int]) -> type[asgi.AsgiRequest]:
     class Clocked(asgi.AsgiRequest):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.record.clock = now
+            self.clock = now
 
     return Clocked
 

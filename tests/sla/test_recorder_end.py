@@ -14,36 +14,33 @@ from sla.recording import START, begun, recorder_of
 from stagetrace import Policy
 from stagetrace.causes import code
 from stagetrace.causes.baseline import Baselines
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.stalls import REQUEST, Stall
 from stagetrace.sla import entry_recorder
-from stagetrace.sla.decision import Decided, Request, decided
+from stagetrace.sla.decision import Decided, decided
 from stagetrace.sla.finish import finish
 from stagetrace.sla.verdict_counter import MAX_POINTS, Counted
 
 if TYPE_CHECKING:
-    from stagetrace.request.own_span import OwnSpan
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 OBJECTIVE = "* within 1ms"
 
 
-def end(recorder: EntryRecorder, route: str, *, took: int = 1_000) -> OwnSpan:
-    entry = begun(recorder, route)
-    entry.record.enter("queue", at=START + 10)
-    entry.record.leave("queue", at=START + 20)
-    recorder.end(entry, START + took, "GET", route)
-    return entry
+def end(recorder: EntryRecorder, route: str, *, took: int = 1_000) -> Request:
+    request = begun(recorder, route)
+    request.enter("queue", at=START + 10)
+    request.leave("queue", at=START + 20)
+    request.end_entry(START + took)
+    return request
 
 
 def test_what_the_head_sampler_drops_is_counted_and_let_go() -> None:
     recorder, processor, sender = recorder_of(ParentBased(TraceIdRatioBased(0.0)), OBJECTIVE)
     for _ in range(3):
-        entry = end(recorder, "/a")
-        record = entry.record
-        assert (entry.has_identity, entry.end_time, record.closed, len(record.so_far())) == (
-            *(False, START + 1000, True, 1),
-        )
+        request = end(recorder, "/a")
+        assert (request.ids is not None, request.is_over, request.end) == (False, True, START + 1000)
+        assert (request.closed, len(request.so_far())) == (True, 1)
     assert sender.sent == []
     assert processor.counter.counts() == {(OBJECTIVE, "good"): 3}
 
@@ -87,7 +84,7 @@ def test_if_bytes_cannot_be_made_the_request_goes_on_whole_as_spans(part: str, m
 
 def test_a_verdict_is_counted_and_sent_though_tiling_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, processor, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
-    monkeypatch.setattr(RequestRecord, "close", failing)
+    monkeypatch.setattr(Request, "close", failing)
     end(recorder, "/a")
     (span,) = ScopeSpans.FromString(sender.sent[0]).spans
     assert (span.name, span.end_time_unix_nano - span.start_time_unix_nano) == ("GET /a", 1_000)
@@ -133,9 +130,9 @@ def test_a_breach_whose_line_of_code_cannot_be_told_keeps_verdict_cause_and_evid
 ) -> None:
     recorder, _, sender = recorder_of(DEFAULT_ON, OBJECTIVE)
     monkeypatch.setattr(code, part, failing)
-    entry = begun(recorder, "/a")
-    entry.record.stalls = [Stall(START + 1_500_000, REQUEST, ((failing.__code__, 1),))]
-    recorder.end(entry, START + 2_000_000, "GET", "/a")
+    request = begun(recorder, "/a")
+    request.stalls = [Stall(START + 1_500_000, REQUEST, ((failing.__code__, 1),))]
+    request.end_entry(START + 2_000_000)
     span = ScopeSpans.FromString(sender.sent[0]).spans[-1]
     found = {pair.key: pair.value for pair in span.attributes}
     assert found["sla.breached"].bool_value
@@ -146,10 +143,10 @@ def test_a_breach_whose_line_of_code_cannot_be_told_keeps_verdict_cause_and_evid
 
 @pytest.mark.parametrize("took", [1_000, 2_000_000])
 def test_finishing_a_request_has_no_side_effect(took: int) -> None:
-    policy, learned, record = Policy.parse(OBJECTIVE), Baselines(), RequestRecord(start=START)
-    record.enter("queue", at=START + 10)
-    record.leave("queue", at=START + 20)
-    request = Request(START, START + took, "GET", "/a", record)
+    policy, learned, request = Policy.parse(OBJECTIVE), Baselines(), Request(start=START)
+    request.enter("queue", at=START + 10)
+    request.leave("queue", at=START + 20)
+    request.end, request.method, request.route, request.bound = START + took, "GET", "/a", True
     judged = decided(policy, request)
     finished = [
         finish(request, judged, learned, {}, lambda stages, block, breach, _: (stages.totals(), block, breach))

@@ -18,13 +18,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from sla.recording import START, Adapter, recorder_of
+from sla.recording import START, Described, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard, log
 from stagetrace.causes.bounds import LONGEST_NS, deadline_ns
 from stagetrace.otlp.encode import Block
 from stagetrace.policy.objective import DEADLINES, GRPC_TIMEOUT, REPLACE, Condition, Deadline, Objective
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import RequestRecord
 from stagetrace.request.serving_process import Serving
 from stagetrace.semconv import INFERENCE
 from stagetrace.sla import decision
@@ -39,10 +37,11 @@ MS = 1_000_000
 METHOD, CLIENT = Block({"http.request.method": "GET"}), Block({"client.address": "::1"})  # shared, as by adapters
 
 
-class Asked(Adapter):
-    """Describes a request that has headers and perhaps a deadline."""
+class Asked(Described):
+    """A request that has headers and perhaps a deadline."""
 
     def __init__(self, headers: dict[str, str], remaining_ns: int | None = None) -> None:
+        super().__init__(start=START)
         self.headers = headers
         self.remaining_ns = remaining_ns
 
@@ -55,15 +54,6 @@ class Asked(Adapter):
     def deadline_ns(self) -> int | None:
         return self.remaining_ns
 
-    def method_and_route(self) -> tuple[str | None, str]:
-        return "GET", "/a"
-
-    def transfer_attributes(self, _start: int) -> dict[str, Any]:
-        return {}
-
-    def connection_attributes(self) -> dict[str, Any]:
-        return {}
-
 
 def objective(name: str, within_ms: float = 10, **more: Any) -> Objective:
     return Objective(name, None, "*", int(within_ms * MS), **more)
@@ -72,14 +62,15 @@ def objective(name: str, within_ms: float = 10, **more: Any) -> Objective:
 def ended(
     recorder: EntryRecorder,
     took_ms: float = 1,
-    adapter: Any = None,
+    request: Asked | None = None,
     context: Context | None = None,
-    act: Callable[[OwnSpan], object] = lambda _: None,
+    act: Callable[[Asked], object] = lambda _: None,
 ) -> None:
-    entry = OwnSpan(RequestRecord(start=START), adapter or Asked({}), "GET /a", recorder, context or Context())
-    entry.record.exchange = adapter
-    act(entry)
-    recorder.end(entry, START + int(took_ms * MS), "GET", "/a")
+    request = request or Asked({})
+    request.open_entry("GET /a", context or Context(), recorder)
+    request.method, request.route = "GET", "/a"
+    act(request)
+    request.end_entry(START + int(took_ms * MS))
 
 
 def entry_of(sent: list[bytes]) -> dict[str, Any]:
@@ -90,9 +81,9 @@ def entry_of(sent: list[bytes]) -> dict[str, Any]:
     return found
 
 
-def infer(entry: OwnSpan) -> None:
-    entry.record.enter(INFERENCE, {"ml.model.name": "churn-7"}, at=START + 10)
-    entry.record.leave(INFERENCE, at=START + 200)
+def infer(entry: Asked) -> None:
+    entry.enter(INFERENCE, {"ml.model.name": "churn-7"}, at=START + 10)
+    entry.leave(INFERENCE, at=START + 200)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +107,8 @@ def test_a_condition_holds_for_what_the_request_has(key: str, value: str) -> Non
     policy = Policy((objective("its", conditions=(Condition(key, value),)), objective("rest")))
     recorder, processor, sender = recorder_of(DEFAULT_ON, policy, Resource({"service.name": "churn-api"}))
 
-    def act(entry: OwnSpan) -> None:
-        entry.set_attributes({"tenant.tier": "gold", "beta": True, "share": 0.5, "long": "x" * 300})
+    def act(entry: Asked) -> None:
+        entry.entry_span.set_attributes({"tenant.tier": "gold", "beta": True, "share": 0.5, "long": "x" * 300})
         infer(entry)
 
     ended(recorder, 1, Asked({"x-plan": "gold"}), baggage.set_baggage("region", "eu", Context()), act)
@@ -151,7 +142,7 @@ def test_what_the_head_sampler_drops_is_judged_by_its_model_and_its_attributes()
 def test_what_its_code_has_set_wins_over_what_the_adapter_describes() -> None:
     policy = Policy((objective("its", conditions=(Condition("url.path", "/other"),)), objective("rest")))
     recorder, _, sender = recorder_of(DEFAULT_ON, policy)
-    ended(recorder, act=lambda entry: entry.set_attribute("url.path", "/other"))
+    ended(recorder, act=lambda entry: entry.entry_span.set_attribute("url.path", "/other"))
     assert (entry_of(sender.sent)["sla.objective"], entry_of(sender.sent)["url.path"]) == ("its", "/other")
 
 
@@ -183,7 +174,7 @@ def test_a_lookup_that_fails_costs_the_condition_and_not_the_verdict(
     recorder, _, sender = recorder_of(DEFAULT_ON, Policy((its, objective("rest"))))
     monkeypatch.setattr(decision, part, failing)
     where = (Asked({"x-plan": "gold"}), baggage.set_baggage("region", "eu", Context()))
-    ended(recorder, 1, *where, lambda entry: entry.set_attribute("tenant.tier", "gold"))
+    ended(recorder, 1, *where, lambda entry: entry.entry_span.set_attribute("tenant.tier", "gold"))
     assert entry_of(sender.sent)["sla.objective"] == "rest"
     assert list(guard.failures) == ["stagetrace.sla.decision.Values"]
 
@@ -233,7 +224,7 @@ def test_segments_are_the_first_ones_that_come_and_the_rest_is_other_and_counted
     for tier, region in (("gold", "eu"), (None, "eu"), ("iron", "us"), ("gold", "eu"), ("gold", None)):
         headers = {} if region is None else {"x-region": region}
         tiers = {} if tier is None else {"tenant.tier": tier}
-        ended(recorder, 1, Asked(headers), act=lambda entry, tiers=tiers: entry.set_attributes(tiers))  # type: ignore[misc]
+        ended(recorder, 1, Asked(headers), act=lambda entry, tiers=tiers: entry.entry_span.set_attributes(tiers))  # type: ignore[misc]
         seen.append(entry_of(sender.sent)["sla.segment"])
     assert seen == ["gold, eu", "(none), eu", "other", "gold, eu", "other"]
     assert processor.counter.segment_overflow() == {"its": 2}
@@ -282,12 +273,12 @@ def test_a_deadline_of_the_first_token_bounds_that_alone() -> None:
     for first_ms, shown in ((3, ("good", 50, None)), (7, ("breach", 5, "x-slo-ttft-ms"))):
         adapter = Asked({"x-slo-ttft-ms": "5"})
 
-        def act(entry: OwnSpan, first_ms: int = first_ms) -> None:
+        def act(entry: Asked, first_ms: int = first_ms) -> None:
             from stagetrace.request.chunk_times import Stream
 
-            entry.record.stream = Stream()
-            entry.record.stream.add(START + first_ms * MS, 10)
-            entry.record.stream.add(START + first_ms * MS + 10, 10)
+            entry.stream = Stream()
+            entry.stream.add(START + first_ms * MS, 10)
+            entry.stream.add(START + first_ms * MS + 10, 10)
 
         ended(recorder, 20, adapter, act=act)
         found = entry_of(sender.sent)
@@ -396,11 +387,11 @@ def test_stages_over_their_budget_are_named_whatever_the_verdict(took_ms: int, w
     own = objective("its", stages=(("queue", 2 * MS), ("inference", MS), ("preprocess", 100 * MS), ("none", MS)))
     recorder, _, sender = recorder_of(DEFAULT_ON, Policy((own,)))
 
-    def act(entry: OwnSpan) -> None:
-        entry.record.enter("queue", at=START)
-        entry.record.leave("queue", at=START + int(2.1 * MS))
-        entry.record.enter(INFERENCE, at=START + int(2.1 * MS))
-        entry.record.leave(INFERENCE, at=START + 4 * MS)
+    def act(entry: Asked) -> None:
+        entry.enter("queue", at=START)
+        entry.leave("queue", at=START + int(2.1 * MS))
+        entry.enter(INFERENCE, at=START + int(2.1 * MS))
+        entry.leave(INFERENCE, at=START + 4 * MS)
 
     ended(recorder, took_ms, act=act)
     found = entry_of(sender.sent)

@@ -214,8 +214,8 @@ def test_our_own_entry_spans_say_it_too(asked: bool, sampler: Sampler, expected:
     for number in range(100):
         entry = begun(recorder, "/a")
         if asked:
-            assert entry.get_span_context().is_valid
-        recorder.end(entry, START + (80 if number % 4 == 0 else 10) * MS, "GET", "/a")
+            assert entry.entry_span.get_span_context().is_valid
+        entry.end_entry(START + (80 if number % 4 == 0 else 10) * MS)
     entries = [
         span for one in sender.sent for span in ScopeSpans.FromString(one).spans if span.kind == span.SPAN_KIND_SERVER
     ]

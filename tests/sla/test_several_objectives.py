@@ -17,9 +17,9 @@ from stagetrace import Policy, SLASpanProcessor, guard
 from stagetrace.policy import entry_span
 from stagetrace.policy.entry_span import Listed
 from stagetrace.policy.objective import Condition, Objective
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sla import entry_recorder, finish
-from stagetrace.sla.decision import Decided, Request, decided
+from stagetrace.sla.decision import Decided, decided
 
 if TYPE_CHECKING:
     from stagetrace.sla.entry_recorder import EntryRecorder
@@ -36,10 +36,17 @@ def several() -> Policy:
 
 
 def ended(recorder: EntryRecorder, took_ms: float) -> None:
-    entry = begun(recorder, "/a")
-    entry.record.enter("queue", at=START + 10)
-    entry.record.leave("queue", at=START + 20)
-    recorder.end(entry, START + int(took_ms * MS), "GET", "/a")
+    request = begun(recorder, "/a")
+    request.enter("queue", at=START + 10)
+    request.leave("queue", at=START + 20)
+    request.end_entry(START + int(took_ms * MS))
+
+
+def request_of(took_ms: float) -> Request:
+    """Return a request that has ended."""
+    request = Request(start=START)
+    request.end, request.method, request.route = START + int(took_ms * MS), "GET", "/a"
+    return request
 
 
 def entry_of(sent: list[bytes]) -> dict[str, Any]:
@@ -72,11 +79,11 @@ def test_the_entry_span_is_about_the_first_objective_that_was_missed_and_lists_a
 def test_an_excluded_verdict_is_shown_only_where_no_objective_judges() -> None:
     policy = Policy((objective("no", 1, excludes=True), objective("yes", 10), objective("late", 1)))
     for took_ms, shown in ((0.5, ("yes", "good", None)), (5, ("late", "breach", None))):
-        judged = decided(policy, Request(START, START + int(took_ms * MS), "GET", "/a", None))
+        judged = decided(policy, request_of(took_ms))
         assert judged is not None
         assert (judged.objective.name, judged.word, judged.reason) == shown
         assert [one.word for one in judged.all][:2] == ["excluded", "good"]
-    alone = decided(Policy((policy.objectives[0],)), Request(START, START + MS, "GET", "/a", None))
+    alone = decided(Policy((policy.objectives[0],)), request_of(1))
     assert alone is not None
     assert (alone.word, alone.reason, alone.each) == ("excluded", "rule", ())
     assert alone.attributes()["sla.excluded.reason"] == "rule"
@@ -169,7 +176,7 @@ def test_of_a_thousand_rules_a_request_looks_at_the_few_that_its_values_name() -
 
 def test_a_thousand_verdicts_are_listed_in_part_and_the_rest_is_a_number() -> None:
     policy = Policy(tuple(objective(f"o{number}", number) for number in range(1_000)))
-    judged = decided(policy, Request(START, START + 10 * MS, "GET", "/a", RequestRecord(start=START)))
+    judged = decided(policy, request_of(10))
     assert judged is not None
     text = judged.besides()["sla.verdicts"]
     listed, more = entry_span.read(text)

@@ -14,14 +14,12 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from heavy import HEAVY
 from sla import verdict_oracle
-from sla.recording import START, Adapter, recorder_of
+from sla.recording import START, Described, recorder_of
 from stagetrace import guard, semconv
 from stagetrace.policy import entry_span
 from stagetrace.policy.policy import Policy
 from stagetrace.request.chunk_times import Stream
 from stagetrace.request.generation import begin
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import RequestRecord
 
 if TYPE_CHECKING:
     from sla.verdict_oracle import Sent
@@ -43,7 +41,7 @@ class Caller:
 
 
 def send(recorder: EntryRecorder, request: Sent) -> None:
-    record = RequestRecord(start=START)
+    record = Described(start=START)
     record.caller = Caller(request.headers)
     if request.chunks:
         record.stream = Stream()
@@ -56,11 +54,11 @@ def send(recorder: EntryRecorder, request: Sent) -> None:
         call.end(START + request.duration)
     if request.disconnected:
         record.disconnect = "client"
-    entry = OwnSpan(record, Adapter(), "r", recorder, Context())
+    entry = record.open_entry("r", Context(), recorder)
     if request.tenant is not None:
         entry.set_attribute("tenant", request.tenant)
-    end = START + request.duration
-    entry.end_request(end, request.method, request.route, failed=request.failed)
+    record.method, record.route, record.failed = request.method, request.route, request.failed
+    record.end_entry(START + request.duration)
 
 
 def entry_spans(sent: list[bytes]) -> list[tuple[int, dict[str, Any]]]:

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from stagetrace.request.loop_blockers import stepped
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sources import coroutines
 from stagetrace.sources.coroutines import MAX_AWAITED, Tasks, of_coroutine
 from stagetrace.sources.stacks import MAX_KEPT
@@ -220,23 +220,17 @@ def test_the_task_that_runs_is_taken() -> None:
 
 def test_a_listener_for_the_disconnect_leaves_the_work_to_another_task_of_the_request() -> None:
     """So Starlette streams a response under uvicorn."""
-    from stagetrace.protocols.asgi_channels import Receive
-
-    class Request:
-        record: Any = None
-
-        def add_received(self, message: Any) -> None:
-            pass
+    from stagetrace.protocols.asgi_request import AsgiRequest
 
     async def listen(release: asyncio.Event) -> None:
         async def receive() -> Any:
             await release.wait()
             return {"type": "http.disconnect"}
 
-        listening: Any = Receive(Request(), receive)  # type: ignore[arg-type]
-        listening._complete = True
+        listening: Any = AsgiRequest.__new__(AsgiRequest)
+        listening._receive, listening._has_body = receive, True
         task = asyncio.create_task(child(release))
-        await listening()
+        await listening.receive()
         await task
 
     assert names(stack_of(listen, belongs=True))[:3] == ["wait", "innermost", "child"]
@@ -245,7 +239,7 @@ def test_a_listener_for_the_disconnect_leaves_the_work_to_another_task_of_the_re
 
 def test_what_takes_from_another_task_of_the_request_leaves_the_work_to_that() -> None:
     """So FastAPI makes the events of a stream, in tasks whose steps are followed; the first one has no code, either."""
-    request = RequestRecord()
+    request = Request()
 
     async def followed(work: Any) -> None:
         await stepped(work, request)

@@ -16,7 +16,7 @@ import gevent
 import pytest
 
 from at_once import in_a_thread
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.base import SLOW_NS
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, between, read_sample
@@ -317,7 +317,7 @@ def test_the_rest_of_a_request_is_divided_from_its_own_begin_on() -> None:
     """Its first sample may be an earlier one of its thread; that of another thread begins nothing here."""
     begun = thread_cpu.sample()
     assert begun is not None
-    record = RequestRecord(start=begun[thread_cpu.AT] + 1)
+    record = Request(start=begun[thread_cpu.AT] + 1)
     record.step = begun
     while time.time_ns() - record.started < 2 * thread_cpu.DIVIDED_NS:
         pass

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from stagetrace.request.record import RequestRecord
     from stagetrace.request.remote_stages import RequestRef
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Stages
     from stagetrace.request.worker import Batch
 
@@ -99,18 +99,18 @@ def _propagators() -> Any:
 class _Block:
     """The context that `resume` has set, and resets."""
 
-    def __init__(self, record: RequestRecord | None, context: Context) -> None:
+    def __init__(self, record: Request | None, context: Context) -> None:
         from opentelemetry.context import attach
 
         self._entered = current.set(record)
         self._attached = attach(context)
         self._worker: Any = None
-        self._before: RequestRecord | None = None
+        self._before: Request | None = None
         if record is not None:
             self._take_up(record)
 
     @guarded
-    def _take_up(self, record: RequestRecord) -> None:
+    def _take_up(self, record: Request) -> None:
         self._worker = worker_here()
         self._before = take_up(record, self._worker)
 

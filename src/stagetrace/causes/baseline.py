@@ -109,9 +109,13 @@ class Baselines:
         self._slow_ns: dict[Route, int] = {}
 
     def is_of_interest(self, route: Route, start: int, end: int) -> bool:
-        """Return whether a good request took much longer than the baseline of its route, or is to be learned from."""
+        """Return whether to read what only explains a good request: one that is slow, or is to be learned from."""
+        return self.is_slow(route, end - start) or self.wants(route, end)
+
+    def is_slow(self, route: Route, took_ns: int) -> bool:
+        """Return whether a request took much longer than the baseline of its route; so where that is unknown."""
         usual_ns = self._usual_ns.get(route)
-        return usual_ns is None or end - start > SLOW * usual_ns or self.wants(route, end)
+        return usual_ns is None or took_ns > SLOW * usual_ns
 
     def wants(self, route: Route, now: int) -> bool:
         """Return whether to learn from this request, which ended at `now`: the first ones of a route, then a few."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from stagetrace.policy.objective import Objective
     from stagetrace.policy.policy import Policy
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 MAX_ROUTES: Final = 4_096
 
@@ -26,7 +26,7 @@ class Shortest(NamedTuple):
     gap: int  # of the time between two chunks; 0: none
     sources: tuple[str, ...]  # from which requests may bring deadlines along
 
-    def for_request(self, record: RequestRecord) -> int:
+    def for_request(self, record: Request) -> int:
         """Return after how many nanoseconds a request is late at the soonest, as far as that is known by now."""
         bound = self.within if record.stream is not None else self.first
         if not self.sources:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
     from stagetrace.request.in_flight import Holder
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Segment
     from stagetrace.sources.stacks import NamedCode, Place, Stack
 
@@ -104,7 +104,7 @@ class Look:
             most if self.held is None or not self.held.raw else None
         )  # the thread that had the GIL, though it was not seen
 
-    def note_thread(self, record: RequestRecord) -> Stack:
+    def note_thread(self, record: Request) -> Stack:
         """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
         thread = record.thread
         stack, _ = self._work(thread)
@@ -128,12 +128,12 @@ class Look:
         """Return for how long a thread had the GIL before this look, as far as no sample was taken meanwhile."""
         return self.gil_ns if thread == self._held_unseen else 0
 
-    def has_its_thread(self, record: RequestRecord) -> bool:
+    def has_its_thread(self, record: Request) -> bool:
         """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
         is_busy, work = bool(self.note_thread(record)), record.work
         return is_busy and not threads_of(record) and (work is None or getattr(work, "cr_running", False))
 
-    def in_the_way_of(self, record: RequestRecord, *, runs: bool) -> list[Stall]:
+    def in_the_way_of(self, record: Request, *, runs: bool) -> list[Stall]:
         """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
         found = []
         on_thread = self.note_thread(record)
@@ -149,7 +149,7 @@ class Look:
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found
 
-    def _is_blocked(self, record: RequestRecord) -> bool:
+    def _is_blocked(self, record: Request) -> bool:
         """Return whether other work on a request's event loop held the GIL."""
         if self.held is None or not self._held_work or record.work is None or record.started > self.held_at:
             return False
@@ -201,7 +201,7 @@ def by_line(at: int, of: str, stacks: Sequence[Stack], gil_ns: int) -> list[Stal
     return [Stall(at, of, alike[0], gil_ns, len(alike), len(stacks)) for alike in most]
 
 
-def waited_behind(record: RequestRecord, visits: Iterable[Segment]) -> list[Stall]:
+def waited_behind(record: Request, visits: Iterable[Segment]) -> list[Stall]:
     """Return what was seen on the thread, or the threads, that a request waited for before it had a record."""
     found = []
     for visit in visits:
@@ -222,7 +222,7 @@ def waited_behind(record: RequestRecord, visits: Iterable[Segment]) -> list[Stal
     return found
 
 
-def collected_in(record: RequestRecord, start: int, end: int) -> list[Stall]:
+def collected_in(record: Request, start: int, end: int) -> list[Stall]:
     """Return where the longer runs of the garbage collector within [start, end) were triggered."""
     return [
         Stall(one.start, REQUEST if _is_own(one, record) else RIVAL, one.stack, one.end - one.start)
@@ -231,7 +231,7 @@ def collected_in(record: RequestRecord, start: int, end: int) -> list[Stall]:
     ]
 
 
-def _is_own(run: gc_pauses.LongPause, record: RequestRecord) -> bool:
+def _is_own(run: gc_pauses.LongPause, record: Request) -> bool:
     """Return whether a run of the collector lies in a section of a thread that was the request's."""
     return any(
         first[0].thread == run.thread and first[AT] <= run.start < last[AT] for first, last in record.cpu_samples
@@ -241,7 +241,7 @@ def _is_own(run: gc_pauses.LongPause, record: RequestRecord) -> bool:
 # --- Where a late request stands: on the stack of the thread, greenlet or coroutine that works for it (docs/stalls.md).
 
 
-def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> Stack:
+def of_holder(record: Request, holder: Holder, *, in_task: Any = None) -> Stack:
     """Return the stack of a request if the thread that had the GIL worked for it then; else an empty one.
 
     `in_task` is the coroutine of the task that runs now and ends the request.
@@ -257,7 +257,7 @@ def of_holder(record: RequestRecord, holder: Holder, *, in_task: Any = None) -> 
         return from_entry(places) or tuple(places[:MAX_KEPT])
     if coroutines or record.greenlet is not None or holder.thread != record.thread:
         return ()
-    return from_entry(places) or (tuple(places[:MAX_KEPT]) if record.exchange is None else ())
+    return from_entry(places) or (tuple(places[:MAX_KEPT]) if record.protocol is None else ())
 
 
 def _has_code(stack: Stack) -> bool:
@@ -270,7 +270,7 @@ class RequestStacks:
     def __init__(self) -> None:
         self._tasks = Tasks()
 
-    def of(self, record: RequestRecord) -> tuple[Stack, bool, int]:
+    def of(self, record: Request) -> tuple[Stack, bool, int]:
         """Return the stack of a request, whether its code runs (and is no coroutine that awaits), and its thread.
 
         Empty where that is unknown, as while it waits for a thread. Of several workers that is the first to have begun,
@@ -288,7 +288,7 @@ class RequestStacks:
                 thread = worker if type(worker) is int else record.thread
         return stack, runs, thread
 
-    def _own(self, record: RequestRecord, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
+    def _own(self, record: Request, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
         """Return where the code stands that the request came in on, whether it waits, and whether it runs."""
         frame = frames.get(record.thread)
         if record.work is not None:
@@ -297,12 +297,10 @@ class RequestStacks:
             stack = of_greenlet(record.greenlet, frame)
         else:
             # Without an adapter of ours no entry is on the stack: OpenTelemetry's instrumentations, by the processor.
-            stack = of_frame(frame) if record.exchange is None else of_request(frame)
+            stack = of_frame(frame) if record.protocol is None else of_request(frame)
         return stack, waits_for_thread(stack), True
 
-    def _of_worker(
-        self, worker: Any, record: RequestRecord, frames: Mapping[int, FrameType]
-    ) -> tuple[Stack, bool, bool]:
+    def _of_worker(self, worker: Any, record: Request, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
         if type(worker) is int:
             stack = of_frame(frames.get(worker))
         elif hasattr(type(worker), "gr_frame"):
@@ -311,7 +309,7 @@ class RequestStacks:
             return self._of_coroutine(worker, frames.get(record.thread), record)
         return stack, waits_for_thread(stack), True
 
-    def _of_coroutine(self, work: Any, frame: FrameType | None, record: RequestRecord) -> tuple[Stack, bool, bool]:
+    def _of_coroutine(self, work: Any, frame: FrameType | None, record: Request) -> tuple[Stack, bool, bool]:
         def belongs(context: Context) -> bool:
             return context.get(current) is record
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stagetrace.causes.baseline import Baselines
     from stagetrace.policy.policy import Policy
     from stagetrace.request.in_flight import Holder, Timer
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 # --- How much CPU the sampler of late requests may use, whatever happens in the service.
 
@@ -96,7 +96,7 @@ class Judge(NamedTuple):
 class Late(NamedTuple):
     """A request that the sampler watches. Times in nanoseconds, since the epoch unless they are bounds."""
 
-    record: RequestRecord
+    record: Request
     times: tuple[int, ...]  # at which it is to be looked at
     since: int = 0  # when it is late; earlier samples of its thread are for requests that may wait for that
     gap: int = 0  # the bound of the time between two chunks; 0: none
@@ -209,7 +209,7 @@ class StallSampler:
                 SOURCE.failed(error)
         return found
 
-    def skip(self, record: RequestRecord, times: int) -> None:
+    def skip(self, record: Request, times: int) -> None:
         """Count so many times at which a request was late and was not sampled."""
         record.skipped_stalls += times
         self.skipped += times
@@ -251,7 +251,7 @@ class StallSampler:
             self._bound_ns, self._bound_at = min(map(_shortest, self._judges), default=NEVER), now
         return self._bound_ns
 
-    def _watch(self, record: RequestRecord) -> Late:
+    def _watch(self, record: Request) -> Late:
         """Return when to sample a request, or what is done for one; never where no objective is about it."""
         if record.is_part:
             return Late(record, () if record.bounds is None else _times_of_part(record.bounds, record.started))
@@ -264,13 +264,13 @@ class StallSampler:
         return Late(record, (*(at for at in before if at < since), *times), since, gap)
 
     @guarded
-    def bounds_of(self, record: RequestRecord) -> Bounds | None:
+    def bounds_of(self, record: Request) -> Bounds | None:
         """Return when a request is late, as far as that is known by now; None for never."""
         return record.bounds if record.is_part else self._bounds(record)[0]
 
-    def _bounds(self, record: RequestRecord) -> tuple[Bounds | None, int]:
+    def _bounds(self, record: Request) -> tuple[Bounds | None, int]:
         """Return the first bounds of those of all judges, and the bound of the time between two chunks, 0 for none."""
-        method, route = record.method_and_route() if record.exchange is not None else request_of(record.adopted)
+        method, route = record.method_and_route() if record.protocol is not None else request_of(record.adopted)
         found: Bounds | None = None
         chunks = 0
         for judge in self._judges:
@@ -332,7 +332,7 @@ def _shortest(judge: Judge) -> int:
     return min(*bounds, NEVER)
 
 
-def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
+def _sample(record: Request, seen: Look, stacks: RequestStacks) -> None:
     """Note on a late request its stack, and the stacks of the work that it waits for."""
     if record.remote_stages is not None:
         record.remote_stages.read_reports()
@@ -350,7 +350,7 @@ def _sample(record: RequestRecord, seen: Look, stacks: RequestStacks) -> None:
 
 
 @guarded
-def look_back(record: RequestRecord) -> None:
+def look_back(record: Request) -> None:
     """Note the stack of a request that ends now and has held the GIL for as long as the sampler has waited for it."""
     holder = holder_meanwhile()
     if holder is None or holder.thread != get_ident() or holder.ago_ns < LONG_NS:
@@ -391,7 +391,7 @@ class Why(NamedTuple):
     evidence: str
 
 
-def why(record: RequestRecord, stalls: Sequence[Stall], late_at: int | None, end: int, *, is_over: bool) -> Why:
+def why(record: Request, stalls: Sequence[Stall], late_at: int | None, end: int, *, is_over: bool) -> Why:
     """Return why a breach that ended at `end` has no line, and count it; times in nanoseconds since the epoch.
 
     `stalls` are those of the time in which it was missed, `late_at` is when it was late, None for never; `is_over`:
@@ -403,7 +403,7 @@ def why(record: RequestRecord, stalls: Sequence[Stall], late_at: int | None, end
     return Why(word, f"; no line of code: {PHRASES[word].format(late=late_ns / 1e6)}")
 
 
-def _word(record: RequestRecord, stalls: Sequence[Stall], late_ns: int, *, is_over: bool) -> str:
+def _word(record: Request, stalls: Sequence[Stall], late_ns: int, *, is_over: bool) -> str:
     if is_over:
         return AFTER_WAIT
     if stalls:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stagetrace.guard import Switch
     from stagetrace.instrumentation.base import Patch
     from stagetrace.request.details import Kind
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 # Span names.
 TOKENIZE = "tokenize"
@@ -41,7 +41,7 @@ _inside: ContextVar[tuple[str, ...]] = ContextVar("stagetrace.inside_details", d
 
 @guarded
 def record_detail(
-    record: RequestRecord, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any] | None = None
+    record: Request, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any] | None = None
 ) -> None:
     """Record a library call that has ended as a detail of the stage in which it began.
 
@@ -125,7 +125,7 @@ def detailed(function: Any, name: str, library: str, patch: str, when: Callable[
 
 def _begin(
     name: str, patch: Switch, when: Callable[[Any], bool] | None, args: tuple[Any, ...]
-) -> tuple[RequestRecord, Token[tuple[str, ...]]] | None:
+) -> tuple[Request, Token[tuple[str, ...]]] | None:
     """Begin a detail; return the request's record, and what `_inside` was before. None if the call is none."""
     try:
         inside = _inside.get()
@@ -140,9 +140,7 @@ def _begin(
         return None
 
 
-def _end(
-    begun: tuple[RequestRecord, Token[tuple[str, ...]]], kind: Kind, began: int, failed: int, patch: Switch
-) -> None:
+def _end(begun: tuple[Request, Token[tuple[str, ...]]], kind: Kind, began: int, failed: int, patch: Switch) -> None:
     try:
         ended = time_ns()
         record, token = begun

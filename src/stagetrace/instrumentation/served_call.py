@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
     Begin = Callable[[], "ServedCall | None"]
 
@@ -54,11 +54,11 @@ class ServedCall:
     ) -> None:
         from opentelemetry import trace
 
-        from stagetrace.request.record import RequestRecord
+        from stagetrace.request.request import Request
 
         now = time.time_ns()
         self._parent = parent
-        self.record = record = RequestRecord(start=min(since or now, now))
+        self.record = record = Request(start=min(since or now, now))
         entered = current.set(record)  # SLASpanProcessor takes it from there
         try:
             kind = trace.SpanKind.SERVER
@@ -165,7 +165,7 @@ class ServedTogether:
         else:
             self._enter_batch([call.record for call in calls])
 
-    def _enter_batch(self, records: Sequence[RequestRecord]) -> None:
+    def _enter_batch(self, records: Sequence[Request]) -> None:
         from stagetrace.request.remote_stages import RequestRef, hand_on
         from stagetrace.request.worker import Batch, at_work
 

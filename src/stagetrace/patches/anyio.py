@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded, report, switch
 from stagetrace.instrumentation.base import patching
 from stagetrace.instrumentation.batching.consumer import current_work
-from stagetrace.request.current import current
+from stagetrace.instrumentation.batching.queued_items import taken
+from stagetrace.request.current import current, recording
 from stagetrace.request.working import PoolTask, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 
 def _following(original: Any) -> Any:
@@ -41,14 +42,14 @@ patch_backend = patching({"TaskGroup.start_soon": _following})  # of asyncio, or
 
 
 @guarded
-def _followed(func: Callable[..., Any], record: RequestRecord) -> Any:
+def _followed(func: Callable[..., Any], record: Request) -> Any:
     return _Followed(func, record)
 
 
 class _Followed:
     """A function of which the group starts a task: by its module and name, it names that."""
 
-    def __init__(self, func: Callable[..., Any], record: RequestRecord) -> None:
+    def __init__(self, func: Callable[..., Any], record: Request) -> None:
         self._func, self._record = func, record
         for name in ("__module__", "__qualname__"):
             if hasattr(func, name):
@@ -75,7 +76,7 @@ class _Unawaited:
         self.work.close()
 
 
-async def _task_of(one: _Unawaited, record: RequestRecord) -> Any:
+async def _task_of(one: _Unawaited, record: Request) -> Any:
     work: Any = one.work
     if record.step is None:  # else it was begun at once, within a step
         try:
@@ -105,7 +106,7 @@ def patch_to_thread(module: Any) -> None:
 
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
-        record = None if patch.off else current_work()
+        record = None if patch.off else current_work() if taken else recording()
         task = None if record is None else _begin(record, func, kwargs.get("limiter"), default)
         if task is None:
             return await original(func, *args, **kwargs)
@@ -118,7 +119,7 @@ def patch_to_thread(module: Any) -> None:
 
 
 @guarded
-def _begin(record: RequestRecord, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
+def _begin(record: Request, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
     """Return the task of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
     limiter = _default_limiter(default) if given is None else given
     has_room = limiter.available_tokens > 0

@@ -22,7 +22,7 @@ from stagetrace.semconv import QUEUE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 WHERE = "stagetrace.patches.concurrent_futures"
 REASON = "executor"
@@ -33,14 +33,14 @@ class Job:
 
     __slots__ = ("_attributes", "_context", "_function", "_open", "_threads", "is_taken", "record")
 
-    def __init__(self, function: Any, record: RequestRecord, pool: Any) -> None:
+    def __init__(self, function: Any, record: Request, pool: Any) -> None:
         self._function = function
-        self.record: RequestRecord | None = record
+        self.record: Request | None = record
         self._context = _otel_context().get_current()
         self._threads = getattr(pool, "_threads", ())  # not the pool, which ends when nobody refers to it
         work = getattr(pool, "_work_queue", None)
         self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
-        self._open: list[RequestRecord] = []  # with an open wait, which the thread that takes it out ends
+        self._open: list[Request] = []  # with an open wait, which the thread that takes it out ends
         self.is_taken = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,7 +107,7 @@ def _otel_context() -> Any:
     return sys.modules["opentelemetry.context"]  # imported, if there is a recorded request
 
 
-def _enter(record: RequestRecord | None, context: Any) -> tuple[Any, Any]:
+def _enter(record: Request | None, context: Any) -> tuple[Any, Any]:
     entered = current.set(None if record is None or record.closed else record)
     try:
         return entered, _otel_context().attach(context)
@@ -144,7 +144,7 @@ def _submitting(original: Any) -> Any:
 
 
 @guarded
-def _job(function: Any, record: RequestRecord, pool: Any) -> Job | None:
+def _job(function: Any, record: Request, pool: Any) -> Job | None:
     # A subclass from Python 3.14 on, which pickles the function: context cannot be carried over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None

@@ -29,7 +29,8 @@ def _outermost(original: Any) -> Any:
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         if patch.off:
             return await original(self, scope, receive, send)
-        if scope["type"] != "lifespan" and not _adopts(self):
+        adopts = vars(self).get(ADOPTS)
+        if not (_adopts(self) if adopts is None else adopts) and scope["type"] != "lifespan":
             scope.setdefault(NATIVE_KEY, None)
         return await pass_on(original, self, scope, receive, send)
 

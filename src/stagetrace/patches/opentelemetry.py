@@ -22,7 +22,6 @@ from opentelemetry import trace
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.instrumentation.base import patching, then
 from stagetrace.protocols.base import request_in
-from stagetrace.protocols.scope import adapter_of
 from stagetrace.request.context import RequestSpan, StandIn
 from stagetrace.request.current import current, entries, recording
 from stagetrace.sla.process import counter, follow, is_silent, policy
@@ -128,7 +127,7 @@ def _hiding_ours(original: Any) -> Any:
 @guarded
 def _stand_in(tracer: Any) -> Any:
     """Return a stand-in for a span whose tracer exports nothing, inside a recorded request; None for any other."""
-    request: Any = adapter_of(recording())
+    request: Any = recording()
     if request is None or not is_silent(tracer):
         return None
     span = trace.get_current_span()
@@ -145,7 +144,7 @@ def _stand_in(tracer: Any) -> Any:
 @guarded
 def _hide(carrier: Any) -> Any:
     """Hide our entry span of this very request, if it may give way; return the token of the context."""
-    request: Any = adapter_of(current.get())
+    request: Any = current.get()
     if request is None or carrier is None:
         return None
     if getattr(request, "carrier", None) is not carrier and request_in(carrier) is not request:

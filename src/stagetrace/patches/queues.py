@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- so that the first batch does not wait for the import
@@ -47,7 +48,9 @@ def _putting(original: Any) -> Any:
 
     def _put_threads(self: Any, item: Any) -> None:
         self.queue.append(item)
-        if _current() is not None or entries:
+        if (_current() is not None or entries) and not (
+            type(item) is tuple and item and type(item[0]) is Context  # a call for a thread of anyio: see `future_in`
+        ):
             _note_put(self, item)
 
     return _plain(original, {("_queue", "append"): _put_asyncio, ("queue", "append"): _put_threads}) or _put

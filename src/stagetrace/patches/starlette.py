@@ -73,20 +73,19 @@ def _noting(original: Any, note: Any) -> Any:
             except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
                 report(__name__, error)
         work = original(self, scope, receive, send)
-        record = getattr(request, "record", None)
-        if record is not None and record.step is None and type(work) is CoroutineType:
-            return _of_another_task(work, record)
+        if request is not None and type(work) is CoroutineType and request.step is None:
+            return _of_another_task(work, request)
         return work
 
     return handle
 
 
-def _of_another_task(work: Any, record: Any) -> Any:
+def _of_another_task(work: Any, request: Any) -> Any:
     """Return a coroutine that awaits `work` in another task of the request, such as a middleware starts."""
     try:
         from stagetrace.request.loop_blockers import stepped
 
-        return stepped(work, record)
+        return stepped(work, request)
     except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
         report(__name__, error)
         return work

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from stagetrace.request.generation import Call
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -54,7 +54,7 @@ TRANSFORMERS = Library(
     not_recognised="`init_continuous_batching`, and so `transformers serve --continuous-batching`: its thread serves"
     " many requests",
 )
-_made_in: WeakKeyDictionary[Any, RequestRecord] = WeakKeyDictionary()  # by a streamer, the request that made it
+_made_in: WeakKeyDictionary[Any, Request] = WeakKeyDictionary()  # by a streamer, the request that made it
 _waits_since: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by a streamer: since when its call waits, in ns
 
 
@@ -93,7 +93,7 @@ def _joining(generate: Callable[..., Any], original: Callable[..., Any]) -> Call
 
 
 @guarded
-def _join(streamer: Any) -> Token[RequestRecord | None] | None:
+def _join(streamer: Any) -> Token[Request | None] | None:
     mine = current.get()
     if mine is not None and not mine.closed and not mine.is_batch:  # not one that this thread has worked for before
         return None

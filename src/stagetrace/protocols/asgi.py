@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
 from stagetrace.protocols import http
-from stagetrace.protocols import http as http_metrics
-from stagetrace.protocols.asgi_channels import WHERE, Receive, Send
-from stagetrace.protocols.asgi_request import AsgiRequest, Messages
+from stagetrace.protocols.asgi_channels import WHERE, Messages
+from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.protocols.connection import show, waited_ns
 from stagetrace.protocols.scope import is_part
 from stagetrace.request import limits
-from stagetrace.request.current import SCOPE_KEY, current
+from stagetrace.request.context import get_current
+from stagetrace.request.current import SCOPE_KEY, current, entries
 from stagetrace.request.loop_blockers import stepped
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sources import loops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stagetrace.protocols.asgi_request import Channels
 
 # --- Any ASGI application, called inside an entry span of its own.
 #
@@ -36,12 +38,13 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
     request = None
     if not _patch.off:
         try:
-            waited = waited_ns(getattr(send, "__self__", None))
+            connection = getattr(send, "__self__", None)
+            waited = waited_ns(connection)
             now = time_ns()
-            request = begin_request(scope, send, now - waited)
+            request = begin_request(scope, connection, (receive, send), now - waited)
             loops.record(now)
             if waited and request is not None:
-                show(request.record, now - waited, now)
+                show(request, now - waited, now)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price; so below
             report(WHERE, error)
             request = None
@@ -49,11 +52,11 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
         return await original(app, scope, receive, send)
     try:
         if scope["type"] == "http":
-            work = original(app, scope, Receive(request, receive), Send(request, send))
+            work = original(app, scope, request.receive, request.send)
         else:
-            messages = request.messages = Messages(request.record, receive, send, request.accept)
+            messages = request.messages = Messages(request, receive, send)
             work = original(app, scope, messages.receive, messages.send)
-        return await (stepped(work, request.record) if type(work) is CoroutineType else work)
+        return await (stepped(work, request) if type(work) is CoroutineType else work)
     except Exception as error:
         request.fail(error)
         raise
@@ -67,20 +70,22 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
             report(WHERE, error)
 
 
-def begin_request(scope: Any, send: Any, started: int, kind: type[AsgiRequest] = AsgiRequest) -> AsgiRequest | None:
+def begin_request(
+    scope: Any, connection: Any, channels: Channels, started: int, kind: type[AsgiRequest] = AsgiRequest
+) -> AsgiRequest | None:
     """Return the request that begins with this scope; None if it is a part of one, or not to be recorded.
 
     Its parent is the request whose scope was pickled, else whoever the headers name. A span in the context at hand is
     not: it may be one around the whole server, or that of an earlier request, whose context asyncio keeps for later
     ones of the connection (cpython#140947).
     """
-    if is_part(scope):
+    if (SCOPE_KEY in scope or current.get() is not None or entries or get_current()) and is_part(scope):
         return None
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None
-    request = kind(scope, send, started, runtime.recorder)
-    counted = http_metrics.wanted()
+    request = kind(scope, connection, channels, started, runtime.recorder)
+    counted = http.wanted()
     if counted is not None and scope["type"] == "http":
         request.count_in(counted)
     return request

@@ -24,7 +24,7 @@ from stagetrace.sources.base import SLOW_NS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.sources.base import Source
 
 # --- Where servers keep the connection of a request.
@@ -110,10 +110,10 @@ def waited_ns(connection: Any) -> int:
 
     `connection` is the object that `send` is a method of. Never raises.
     """
-    if _is_off():
-        return 0
-    transport = transport_of(connection)
-    if transport is None:
+    if not _is_used or _source.off or _switch.off or (_read_by.paused_until > 0 and _read_by.is_paused()):
+        return 0  # `_is_off`, which each request asks
+    transport = getattr(connection, "transport", None)
+    if transport is None and (connection is None or (transport := transport_of(connection)) is None):
         return 0
     try:
         return _read_wait_ns(transport.get_extra_info("socket"))
@@ -170,7 +170,7 @@ def _read_wait_ns(connection: Any) -> int:
 
 
 @guarded
-def show(record: RequestRecord, start: int, end: int) -> None:
+def show(record: Request, start: int, end: int) -> None:
     """Mark [start, end), with which the record begins, as the wait in the socket."""
     record.enter(QUEUE, _attributes(start, end), at=start)
     record.leave(QUEUE, at=end)

@@ -75,7 +75,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             report(WHERE, error)
             wrapped = None
         if wrapped is None:
-            rpc.drop()
+            rpc.exclude()
             return handler
         return wrapped
 
@@ -129,9 +129,9 @@ class AioRpc(Rpc):
             self._shape, self._sends = ("_answers_in_pool", False) if answers else ("_answer_in_pool", True)
             self._is_pooled = True
         if not requests:
-            self.record.enter(NETWORK_RECEIVE, None, self.record.started)
+            self.enter(NETWORK_RECEIVE, None, self.started)
         elif self._is_pooled:
-            self.record.enter(QUEUE, self._server.wait(), self.record.started)
+            self.enter(QUEUE, self._server.wait(), self.started)
         return self
 
     @property
@@ -150,7 +150,7 @@ class AioRpc(Rpc):
 
     @guarded
     def _queue(self) -> None:
-        self.record.enter(QUEUE, self._server.wait())
+        self.enter(QUEUE, self._server.wait())
 
     @guarded
     def _count_sent(self, message: Any) -> None:
@@ -158,7 +158,7 @@ class AioRpc(Rpc):
         if self.response_streaming and self._shape == "_answer":
             self.end_chunk()  # the handler writes itself: when gRPC has taken it, is not seen
         if self._sends:
-            self.record.enter(NETWORK_SEND)
+            self.enter(NETWORK_SEND)
 
     async def _answer(self, request: Any, context: Any) -> Any:
         """Do as a coroutine function does."""
@@ -187,14 +187,14 @@ class AioRpc(Rpc):
     def _in_steps(self, work: Any) -> Any:
         """Return what awaits `work` and notes what its steps do."""
         is_followed = type(work) is CoroutineType or type(work).__name__ == "async_generator_asend"
-        return stepped(work, self.record) if is_followed else work
+        return stepped(work, self) if is_followed else work
 
     async def _answers(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Do as an asynchronous generator does."""
         self._begin(context)
         if self._takes_stream:
             request = self._received(request) or request
-        answers = self.record.work = self._behaviour(request, context)
+        answers = self.work = self._behaviour(request, context)
         try:
             steps = aiter(answers)
             while True:
@@ -241,15 +241,15 @@ class AioRpc(Rpc):
             self.failed_by(error)
             raise
         finally:
-            self.record.divide(first)
+            self.divide(first)
             self._leave_thread(token)
 
     @guarded
     def _enter_thread(self) -> Any:
-        self.record.leave(QUEUE)
+        self.leave(QUEUE)
         before = current.get()
-        current.set(self.record)
-        return before, attach(with_span(self.span.seen, self.parent_context))
+        current.set(self)
+        return before, attach(with_span(self.seen_span, self.parent_context))
 
     @guarded_end
     def _leave_thread(self, entered: Any) -> None:
@@ -292,18 +292,18 @@ class AioRpc(Rpc):
         if self._is_pooled:
             stream.add(now, size)
         else:
-            self.record.add_chunk_on_loop(stream, now, size)
+            self.add_chunk_on_loop(stream, now, size)
 
     @guarded
     def _sent(self) -> None:
-        self.record.leave(NETWORK_SEND)
+        self.leave(NETWORK_SEND)
         self.end_chunk()
 
     @guarded_end
     def _over(self) -> None:
         self._has_finished = True
         if self.response_streaming:
-            self.record.enter(NETWORK_SEND)  # of the status
+            self.enter(NETWORK_SEND)  # of the status
         self.response_complete()
 
     @guarded_end
@@ -329,7 +329,7 @@ class AioRpc(Rpc):
 
     def finish(self, _task: Any) -> None:
         """End: the task is done, and the response sent."""
-        if self.record.closed:  # dropped
+        if self.closed:  # dropped
             return
         try:
             if self.status_of_grpc == "UNIMPLEMENTED":

@@ -25,11 +25,10 @@ from stagetrace.protocols.base import EXCLUDED_SERVICES
 from stagetrace.protocols.http_headers import RECORDED, StageReport, header_attributes
 from stagetrace.request import limits
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.context import NO_CONTEXT, SdkSpan, attach, get_current, with_span
+from stagetrace.request.context import NO_CONTEXT, attach, get_current, with_span
 from stagetrace.request.current import current
 from stagetrace.request.limits import shorten
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.working import wait
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import (
@@ -47,7 +46,6 @@ from stagetrace.system.threads import sleep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from stagetrace.request.context import SpanBackend
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 if TYPE_CHECKING:
@@ -191,12 +189,13 @@ def peer_block(peer: str | None) -> Block:
 R = TypeVar("R", bound="Rpc")
 
 
-class Rpc:
+class Rpc(Request):
     """One RPC, from its arrival to its end, whose record and span back end it owns.
 
     It is its own handler: gRPC reads attributes that have no `_`.
     """
 
+    protocol = "grpc"
     response_streaming = False
     _takes_stream = False  # the handler, of requests
     _is_broken = False  # a message could not be deserialised or serialised
@@ -222,26 +221,18 @@ class Rpc:
         started: int,
         recorder: EntryRecorder | None,
     ) -> None:
+        super().__init__(start=started)
         self._server = server
-        self._block = block
+        self.block = block
         self._metadata = metadata
-        self.parent_context = parent_context  # what the metadata carries
-        self.record = record = RequestRecord(start=started)
-        record.exchange = self
         name: Any = block.attributes["rpc.method"]
         # The context is that of this RPC alone, by gRPC's care in threads, and as a task's in asyncio.
-        current.set(record)
-        if recorder is None:
-            self.span: SpanBackend = SdkSpan(record, self, name, parent_context)
-        else:
-            self.span = OwnSpan(record, self, name, recorder, parent_context)
-        attach(with_span(self.span.seen, parent_context))
-        if recorder is not None and recorder.has_others:
-            recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
-
-    def method_and_route(self) -> tuple[str | None, str]:
-        """Return no method and the RPC's full name, as the policy has them."""
-        return None, self._asked_for or str(self._block.attributes["rpc.method"])
+        current.set(self)
+        self.route = name
+        seen = self.open_entry(name, parent_context, recorder)
+        attach(with_span(seen, parent_context))
+        if recorder is not None and recorder.processor.has_others:
+            recorder.begin(seen, parent_context)
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
@@ -253,35 +244,19 @@ class Rpc:
 
     def known_attributes(self) -> dict[str, Any]:
         """Return all that is known as the RPC arrives."""
-        return dict(self._block.attributes)
+        return dict(self.block.attributes)
 
     def late_attributes(self) -> dict[str, Any]:
         """Return what is known when the RPC has ended, and was not before."""
         status, attributes = self._ended
-        known = self._block.attributes if self._asked_for else {}
+        known = self.block.attributes if self._asked_for else {}
         return {**known, **status.attributes, **peer_block(self._peer).attributes, **attributes}
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return the attributes of our own entry span: blocks, that of the peer, and the rest."""
         status, attributes = self._ended
-        attributes.update(self.record.response(self.record.started))
-        return [self._block, status], peer_block(self._peer), attributes
-
-    def transfer_attributes(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of its response."""
-        return self.record.response(start)
-
-    def connection_attributes(self) -> dict[str, Any]:
-        """Return nothing: the connection is gRPC's own."""
-        return {}
-
-    def time_in_kernel_ns(self) -> int:
-        """Return 0: how long data lay in the kernel is unknown."""
-        return 0
-
-    def has_unacked(self) -> bool:
-        """Return whether the caller has bytes left to acknowledge, which is unknown."""
-        return True
+        attributes.update(self.response(self.started))
+        return [self.block, status], peer_block(self._peer), attributes
 
     def _go_out(self) -> None:
         """Take this out of its context, which gRPC keeps for ever where a message could not be deserialised."""
@@ -290,7 +265,7 @@ class Rpc:
 
     def _raised(self, error: BaseException, code: Any) -> None:
         """Note an exception that the handler let through, which is no abort; `code` is what the caller is told."""
-        span = self.span.entry
+        span = self.entry_span
         limits.record(span, error)
         if CODES.get(code, "UNKNOWN") in ERRORS:
             span.set_status(limits.status_of(error))
@@ -298,18 +273,18 @@ class Rpc:
     def _aborted(self, code: Any, details: Any) -> None:
         """Note that the handler aborts."""
         if details and CODES.get(code, "UNKNOWN") in ERRORS:
-            self.span.entry.set_status(Status(StatusCode.ERROR, limits.details(details)))
+            self.entry_span.set_status(Status(StatusCode.ERROR, limits.details(details)))
 
     def _expires_in(self, left_s: float) -> None:
         """Note what is left now of the caller's deadline."""
         if left_s < FOREVER_S:
-            self._remaining_s = max(left_s + (time_ns() - self.record.started) / 1e9, 0.0)
+            self._remaining_s = max(left_s + (time_ns() - self.started) / 1e9, 0.0)
 
     def fits_buffer(self, activity: str) -> bool:
         """Return whether so few bytes passed in all sends or receives that none waited for the caller."""
         if activity == NETWORK_RECEIVE:
             return not self.received and 0 < self.received_bytes < LEAST_BUFFER  # no stream: it comes with the headers
-        stream = self.record.stream
+        stream = self.stream
         sent = self.sent_bytes + (self.chunk_size or 0) + (0 if stream is None else stream.size)
         return activity == NETWORK_SEND and sent < LEAST_BUFFER
 
@@ -321,7 +296,7 @@ class Rpc:
     @guarded_end
     def _count_received(self, message: bytes) -> None:
         """Count a message, whose arrival ends a `network.receive`."""
-        self.record.leave(NETWORK_RECEIVE)
+        self.leave(NETWORK_RECEIVE)
         self.received_bytes += len(message)
         if self._takes_stream:
             self.received += 1
@@ -356,21 +331,21 @@ class Rpc:
     @guarded
     def begin_receiving(self) -> None:
         """Note that the handler waits for a message of a stream."""
-        self.record.enter(NETWORK_RECEIVE)
+        self.enter(NETWORK_RECEIVE)
 
     @guarded_end
     def end_receiving(self) -> None:
         """Note that it waits no longer: where no deserialiser has ended this, the stream has ended."""
-        self.record.leave(NETWORK_RECEIVE)
+        self.leave(NETWORK_RECEIVE)
 
     def end_chunk(self) -> None:
         """Count the message of a stream that was on its way, if there is one: gRPC has taken it."""
         size = self.chunk_size
         if size is not None:
             self.chunk_size = None
-            if self.record.stream is None:
-                self.record.stream = Stream(NETWORK_SENT_BYTES)
-            self._add_chunk(self.record.stream, time_ns(), size)
+            if self.stream is None:
+                self.stream = Stream(NETWORK_SENT_BYTES)
+            self._add_chunk(self.stream, time_ns(), size)
 
     def _add_chunk(self, stream: Stream, now: int, size: int) -> None:
         stream.add(now, size)
@@ -394,12 +369,12 @@ class Rpc:
         if self.received:
             attributes[NETWORK_MESSAGES_RECEIVED] = self.received
         if cancelled:
-            word, self.record.disconnect = "CANCELLED", CANCELLED
+            word, self.disconnect = "CANCELLED", CANCELLED
         if remaining_s is not None:
             attributes[SLA_DEADLINE_REMAINING_MS] = remaining_s * 1e3
-            left_s = remaining_s - (ended_at - self.record.started) / 1e9
+            left_s = remaining_s - (ended_at - self.started) / 1e9
             if left_s <= (max(SLACK_S, SLACK * remaining_s) if cancelled else 0):
-                word, self.record.disconnect = "DEADLINE_EXCEEDED", CANCELLED  # as gRPC does then
+                word, self.disconnect = "DEADLINE_EXCEEDED", CANCELLED  # as gRPC does then
         if self._asked_for:
             attributes["rpc.method_original"] = self._asked_for[:MAX_NAME]
         try:
@@ -407,27 +382,28 @@ class Rpc:
                 attributes.update(header_attributes(self.header))
                 shorten(attributes)
             self._ended = status_block(word), attributes
-            route: Any = self._block.attributes["rpc.method"]
+            self.failed = word in ERRORS
             if self._asked_for:
-                self.span.entry.update_name(route)
-            self.span.end_request(ended_at, None, route, failed=word in ERRORS)
+                self.route = str(self.block.attributes["rpc.method"])
+                self.entry_span.update_name(self.route)
+            self.end_entry(ended_at)
         finally:
             on_their_way.discard(self)
             self.stage_report = None
-            self.span.release()
+            self.release()
 
     @guarded_end
-    def drop(self) -> None:
+    def exclude(self) -> None:
         """Record nothing of it; in the context that it came in to."""
         current.set(None)
         attach(self.parent_context)
-        self.span.discard()
-        self.span.release()
+        self.discard()
+        self.release()
 
     def has_no_method(self) -> None:
         """Note that the server has no such method: its name is the caller's invention."""
-        self._asked_for = str(self._block.attributes["rpc.method"])
-        self._block = self._server.other(self._block)
+        self._asked_for = str(self.block.attributes["rpc.method"])
+        self.block = self._server.other(self.block)
 
 
 def _looked_at(metadata: Metadata, fields: frozenset[str]) -> tuple[str | None, object, bool]:
@@ -466,5 +442,5 @@ def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
         return None
     rpc = kind(server, block, metadata, parent_context, started, recorder)
     if http_headers.is_for(caller):
-        rpc.stage_report = StageReport(rpc.record)
+        rpc.stage_report = StageReport(rpc)
     return rpc

@@ -20,17 +20,16 @@ from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.protocols.grpc_request import CANCELLED, FOREVER_S, Rpc, Server, arrive, metadata_value, on_their_way
-from stagetrace.protocols.scope import adapter_of
 from stagetrace.request.context import RequestSpan, attach, get_current, with_span
 from stagetrace.request.current import current, entries
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
-from stagetrace.sources.thread_cpu import sample
+from stagetrace.sources.thread_cpu import DIVIDED_NS, sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import ModuleType
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     Continuation = Callable[[Any], Any]
@@ -72,7 +71,7 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
             report(WHERE, error)
             wrapped = None
         if wrapped is None:
-            rpc.drop()
+            rpc.exclude()
             return handler
         return wrapped
 
@@ -95,13 +94,13 @@ class ThreadRpc(Rpc):
         name, make = KINDS[requests, answers]
         behaviour = self._behaviour = getattr(handler, name)
         self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
-        self.record.pools = self._server.pools
-        self.record.enter(QUEUE, self._server.wait(), self.record.started)
-        self.record.thread = NOBODY
+        self.pools = self._server.pools
+        self.enter(QUEUE, self._server.wait(), self.started)
+        self.thread = NOBODY
         if answers and getattr(behaviour, "experimental_non_blocking", False):
             return None
         if hasattr(behaviour, "experimental_thread_pool"):
-            self.record.pools = (getattr(behaviour.experimental_thread_pool, "_threads", ()),)
+            self.pools = (getattr(behaviour.experimental_thread_pool, "_threads", ()),)
             ours = _with_pool(getattr(self, name), behaviour.experimental_thread_pool)
             return make(ours, self.request_deserializer, self.response_serializer)
         return self
@@ -116,7 +115,7 @@ class ThreadRpc(Rpc):
     def _count_sent(self, message: Any) -> None:
         super()._count_sent(message)
         if self.response_streaming:
-            self.record.enter(NETWORK_SEND)
+            self.enter(NETWORK_SEND)
         else:
             on_their_way.add(self)
 
@@ -134,7 +133,7 @@ class ThreadRpc(Rpc):
             self.failed_by(error, context)
             raise
         finally:
-            self.record.divide(first)
+            self.end_section_of(first)
 
     def _answers(self, request: Any, context: Any) -> Any:
         """Do as the handler does whose response is a stream."""
@@ -166,17 +165,18 @@ class ThreadRpc(Rpc):
     def take_up(self, event: Any) -> None:
         """Note that a thread takes the RPC up; it receives the request first."""
         now = time_ns()
-        self.record.pools = ()
-        self.record.leave(QUEUE, now)
-        self.record.thread = get_ident()
+        self.pools = ()
+        self.leave(QUEUE, now)
+        self.thread = get_ident()
         if not self.request_streaming:
-            self.record.enter(NETWORK_RECEIVE, None, now)
+            self.enter(NETWORK_RECEIVE, None, now)
         self._look_at(event)
 
     def finish(self, state: Any) -> None:
         """End: the thread is done, and has handed the response over."""
         code = state.code
-        self.record.divide_rest()
+        if time_ns() - self.started >= DIVIDED_NS:
+            self.divide_rest()
         if self._is_broken:
             self._go_out()
         if code is None:
@@ -219,7 +219,7 @@ class Answers:
     def __next__(self) -> Any:
         rpc = self._rpc
         try:
-            rpc.record.leave(NETWORK_SEND)
+            rpc.leave(NETWORK_SEND)
             rpc.end_chunk()
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
@@ -233,7 +233,7 @@ class Answers:
             rpc.failed_by(error, self._context)
             raise
         finally:
-            rpc.record.divide(first)
+            rpc.end_section_of(first)
 
 
 def _with_pool(ours: Any, pool: Any) -> Any:
@@ -290,7 +290,7 @@ def _rejecting(original: Any) -> Any:
 
 @guarded_end
 def _note_rejection(event: Any, state: Any, status: int) -> None:
-    rpc = adapter_of(state.context.get(current))
+    rpc = state.context.get(current)
     if isinstance(rpc, ThreadRpc):
         state.context.run(rpc.reject, event, status)
 
@@ -455,7 +455,7 @@ def _enter(context: Any) -> Any:
 
 
 @guarded
-def _note_caller(record: RequestRecord, context: Any) -> None:
+def _note_caller(record: Request, context: Any) -> None:
     record.caller = AdoptedCaller(context, record.started)
 
 

@@ -333,11 +333,10 @@ class HttpMetrics:
         self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
 
     @guarded_end
-    def end(self, attributes: Mapping[str, Any], duration_s: float, span: Span) -> None:
-        """Count a request that has ended; `span` is its entry span, for exemplars."""
+    def end(self, attributes: Mapping[str, Any], duration_s: float, span: Span | None) -> None:
+        """Count a request that has ended; `span` is its entry span, if that is to be an exemplar."""
         self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
-        # A span without identity at its end was dropped by the sampler, and is no exemplar.
-        context = set_span_in_context(span, NOWHERE) if getattr(span, "has_identity", True) else NOWHERE
+        context = NOWHERE if span is None else set_span_in_context(span, NOWHERE)
         self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
 
 

@@ -14,7 +14,7 @@ from stagetrace.request.serving_process import ignored_headers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 # --- The header `Server-Timing`, by which a service reports the stages of a request to its caller.
 #
@@ -46,26 +46,27 @@ _NO_TOKEN: Final = re.compile(r"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")  # what no name o
 
 
 @functools.cache
-def _wanted() -> bool | None:
+def wanted() -> bool | None:
+    """Return whether every response carries the header, or none; None: each whose caller is stagetrace."""
     return settings.SERVER_TIMING.read()
 
 
 def asks() -> bool:
     """Return whether requests that we make tell that their caller is stagetrace."""
-    return _wanted() is not False
+    return wanted() is not False
 
 
 def is_for(caller: object) -> bool:
     """Return whether a response carries the header, where the request's header CALLER has this value, None: none."""
-    wanted = _wanted()
-    return caller is not None if wanted is None else wanted
+    always = wanted()
+    return caller is not None if always is None else always
 
 
 has_received = False  # whether any response to this process had ASKED
 
 
 def with_timing(
-    headers: Iterable[tuple[Any, Any]], caller: object, record: RequestRecord, name: str | bytes
+    headers: Iterable[tuple[Any, Any]], caller: object, record: Request, name: str | bytes
 ) -> list[Any] | None:
     """Return the headers of a response as they are to be sent; None: as they are.
 
@@ -102,7 +103,7 @@ def without_asked(value: str) -> str:
     return ", ".join(filter(None, (part.strip(", \t") for part in _OURS.split(value))))
 
 
-def timing_of(record: RequestRecord) -> str:
+def timing_of(record: Request) -> str:
     """Return the value of the header: the stages of a request until now, ms; only the total where others may follow."""
     now = time_ns()
     stages = record.totals_until(now)
@@ -116,7 +117,7 @@ def timing_of(record: RequestRecord) -> str:
         durations[name] = durations.get(name, 0) + took
     durations[TOTAL] = max(now - record.started, 0) if stages is None else sum(durations.values())
     metrics = ", ".join(f"{name};dur={took / 1e6:.3f}" for name, took in durations.items())
-    return metrics if _wanted() else f"{ASKED}, {metrics}"
+    return metrics if wanted() else f"{ASKED}, {metrics}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -135,7 +136,7 @@ class StageReport:
     context: Any = None  # gRPC's, once the handler has begun
     trailing: Any = None  # the handler's own metadata, where gRPC's context does not tell it
 
-    def __init__(self, record: RequestRecord) -> None:
+    def __init__(self, record: Request) -> None:
         self._record = record
 
     @guarded

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace.protocols import http
 from stagetrace.protocols.connection import transport_of
 from stagetrace.protocols.http_headers import RECORDED, header_attributes
-from stagetrace.protocols.scope import InScope
 from stagetrace.request.limits import longest, shorten
+from stagetrace.request.request import Request
 from stagetrace.semconv import QUEUE_IN_FRONT_MS
 from stagetrace.text import redacted_path
 
@@ -18,59 +18,33 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.encode import Block
     from stagetrace.protocols.http import HttpMetrics
-    from stagetrace.request.context import SpanBackend
 
 
-class HttpRequest(InScope):
+class HttpRequest(Request):
     """One HTTP request. Its protocol fills it and says how its headers are read."""
 
-    # The class's until something happens: each request makes an adapter.
-    _status: int | None = None
+    # The class's until something happens: each request makes one.
+    status_code: int | None = None
     _response_headers: Any = None
     _ended_at: int | None = None  # when the last byte was handed over
     _finished = False
-    _route = ""
     mount = ""  # what precedes the route: templates of mounts, or what a dispatching middleware took from the path
-    _long_agent: bytes | None = None
+    _long_agent: bytes | None = None  # a user agent too long to be remembered: it is recorded at the end
     _in_front_ms: float | None = None  # in the queue of a load balancer
     _counted: HttpMetrics | None = None
     is_announced = False  # an instrumentation inside the application announces the trace to the caller
-    _block: Block  # the attributes that many requests share
-    _client: Block
-    _method: str
-    _path: str | None
-    span: SpanBackend
-
-    def header(self, name: str) -> str | None:
-        """Return the value of a header of the request, its name in lower case; None if there is no such header."""
-        raise NotImplementedError
-
-    def deadline_ns(self) -> int | None:
-        """Return None: HTTP has no deadlines of its own, only headers."""
-        return None
-
-    def method_and_route(self) -> tuple[str | None, str]:
-        """Return method and route as the policy names them, as far as they are known by now."""
-        return self._method, self._route or self.mount
+    block: Block  # the attributes that many requests share
+    client: Block
+    method: str
+    path: str | None
 
     def _requested(self, asked_for: http.AskedFor) -> dict[str, Any]:
         """Return the attributes that environment variables request."""
         raise NotImplementedError
 
-    def transfer_attributes(self, start: int) -> dict[str, Any]:
-        """Return what the entry span, which begins at `start`, carries of how request and response passed."""
-        raise NotImplementedError
-
-    def _short_agent(self, agent: bytes | None) -> bytes | None:
-        """Return the user agent, None where it is too long to be remembered: it is then recorded at the end."""
-        if agent is not None and (len(agent) > http.MAX_CACHED_KEY or len(agent) > longest()):
-            self._long_agent = agent
-            return None
-        return agent
-
     def known_attributes(self) -> dict[str, Any]:
         """Return all that is known as the request comes in; name the span by its route, if that is known."""
-        attributes = {**self._block.attributes, **self._client.attributes}
+        attributes = {**self.block.attributes, **self.client.attributes}
         template = self._template()
         if template:
             attributes["http.route"] = template
@@ -79,23 +53,19 @@ class HttpRequest(InScope):
 
     def late_attributes(self) -> dict[str, Any]:
         """Return what is known when the request has ended, and was not before."""
-        attributes = dict(self._result().attributes)
+        attributes = dict(http.route_block(self.route, self.status_code).attributes)
         self._add_rest(attributes)
         return attributes
 
     def describe(self) -> tuple[list[Block], Block, dict[str, Any]]:
         """Return the attributes of our own entry span: blocks, that of the client, and the rest."""
-        attributes = self.transfer_attributes(self.record.started)
+        attributes = self.transfer_attributes(self.started)
         self._add_rest(attributes)
-        return [self._block, self._result()], self._client, attributes
-
-    def _result(self) -> Block:
-        """Return the attributes that all responses of this route with this status share."""
-        return http.route_block(self._route or self.mount, self._status)
+        return [self.block, http.route_block(self.route, self.status_code)], self.client, attributes
 
     def _add_rest(self, attributes: dict[str, Any]) -> None:
         """Add what no two requests share."""
-        path, agent, asked_for = self._path, self._long_agent, http.asked_for()
+        path, agent, asked_for = self.path, self._long_agent, http.asked_for()
         if path:
             attributes["url.path"] = path
         if self._in_front_ms is not None:
@@ -114,28 +84,29 @@ class HttpRequest(InScope):
     def set_route(self, template: str) -> None:
         """Note the route that serves the request, within the mounts that it went through."""
         route = self.mount + template
-        if route != self._route:
-            self._route = route
-            if self.record.adopted is None or not self.span.gave_way:
-                self._rename(route)
-            elif "http.route" not in (getattr(self.record.adopted, "attributes", None) or ()):
-                self.record.adopted.set_attribute("http.route", route)  # the plain ASGI middleware's has none
+        if route != self.route:
+            self.route = route
+            if self.adopted is None or not self.gave_way:
+                if not self._finished:
+                    self.rename(http.span_name(self.method, route))
+            elif "http.route" not in (getattr(self.adopted, "attributes", None) or ()):
+                self.adopted.set_attribute("http.route", route)  # the plain ASGI middleware's has none
 
     def _rename(self, route: str) -> None:
         if not self._finished:
-            self.span.rename(http.span_name(self._method, route))
+            self.rename(http.span_name(self.method, route))
 
     def _template(self) -> str:
         """Return the route, as far as it is known."""
-        return self._route or self.mount
+        return self.route
 
     def _failed(self) -> bool:
-        return (self._status or 0) >= http.SERVER_ERROR
+        return (self.status_code or 0) >= http.SERVER_ERROR
 
     def count_in(self, counted: HttpMetrics) -> None:
         """Count the request in `counted`, now and at its end."""
         self._counted = counted
-        counted.begin(self._block.attributes)
+        counted.begin(self.block.attributes)
 
     def leave_to_others(self) -> None:
         """Leave this to an instrumentation inside the application: it counts although its spans are not exported."""
@@ -145,16 +116,20 @@ class HttpRequest(InScope):
 
     def _uncount(self) -> None:
         if self._counted is not None:
-            self._counted.uncount(self._block.attributes)
+            self._counted.uncount(self.block.attributes)
 
-    def _end(self, ended_at: int, method: str) -> None:
+    def _end(self, ended_at: int) -> None:
         """End the entry span at a time in nanoseconds, and count the request."""
+        self.failed = (self.status_code or 0) >= http.SERVER_ERROR
         try:
-            self.span.end_request(ended_at, method, self._route or self._template(), failed=self._failed())
+            self.route = self.route or self._template()
+            self.end_entry(ended_at)
         finally:
             if self._counted is not None:
-                attributes = {**self._block.attributes, **self._result().attributes}
-                self._counted.end(attributes, max(ended_at - self.record.started, 0) / 1e9, self.span.entry)
+                attributes = {**self.block.attributes, **http.route_block(self.route, self.status_code).attributes}
+                # A span without identity at its end was dropped by the sampler, and is no exemplar.
+                seen = self.entry_span if self.backend is not None or self.ids is not None else None
+                self._counted.end(attributes, max(ended_at - self.started, 0) / 1e9, seen)
 
 
 # --- Whether a client has disconnected, and whether it had the whole response, as announced by its headers.

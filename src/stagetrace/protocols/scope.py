@@ -18,35 +18,6 @@ from stagetrace.request.remote_stages import find, read_reference
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from stagetrace.request.record import RequestRecord
-
-
-class InScope:
-    """A request's adapter, which its scope carries: in copies of the scope it is itself, in a pickle a text."""
-
-    record: RequestRecord
-
-    def __copy__(self) -> InScope:
-        """Return itself."""
-        return self
-
-    def __deepcopy__(self, _memo: Any) -> InScope:
-        """Do the same."""
-        return self
-
-    def reference(self) -> str | None:
-        """Return a text that names this request and the stage that it is in."""
-        return self.record.reference()
-
-    def __reduce__(self) -> Any:
-        """Be a text in a pickle of the scope, which any process can read."""
-        return str, (self.reference() or "",)
-
-
-def adapter_of(record: Any) -> Any:
-    """Return the adapter of the request with this record; the record itself where it has none."""
-    return getattr(record, "exchange", None) or record
-
 
 def goes_on(scope: Any, text: str) -> bool:
     """Return whether the request that a scope refers to still runs in this process; if so, put it into the scope."""
@@ -54,7 +25,7 @@ def goes_on(scope: Any, text: str) -> bool:
     record = find(named.key) if named is not None else None
     if record is None or record.closed:
         return False
-    scope[SCOPE_KEY] = adapter_of(record)
+    scope[SCOPE_KEY] = record
     return True
 
 

@@ -18,17 +18,16 @@ from stagetrace.protocols.base import request_in
 from stagetrace.protocols.connection import add_wsgi, arrived, arriving
 from stagetrace.protocols.http_headers import HEADERS, time_in_queue_ms
 from stagetrace.protocols.http_request import HttpRequest
-from stagetrace.protocols.scope import PROPAGATORS, adapter_of, below, is_part
+from stagetrace.protocols.scope import PROPAGATORS, below, is_part
 from stagetrace.protocols.wsgi_response import WHERE, Transfer, incomplete_reason, status_code
 from stagetrace.request import limits
-from stagetrace.request.context import NO_CONTEXT, RequestSpan, SdkSpan, get_current, with_span
-from stagetrace.request.current import SCOPE_KEY, current
+from stagetrace.request.context import NO_CONTEXT, RequestSpan, get_current, with_span
+from stagetrace.request.current import SCOPE_KEY, current, entries
 from stagetrace.request.loop_blockers import LONG_NS, note
-from stagetrace.request.own_span import OwnSpan
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.process import is_silent
-from stagetrace.sources.thread_cpu import sample
+from stagetrace.sources.thread_cpu import DIVIDED_NS, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,22 +122,18 @@ class WsgiRequest(Transfer, HttpRequest):
     _failure: BaseException | None = None
 
     def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: EntryRecorder | None) -> None:
+        super().__init__(start=started if arrival is None else arrival.start)
         parent_context = self._come_in(environ)
         self._begun = started  # when the application was called
-        self.record = record = RequestRecord(start=started if arrival is None else arrival.start)
-        record.exchange = self
         if arrival is not None:
             for activity, attributes, begin, end in arrival.waits:
-                record.enter(activity, attributes, begin)
-                record.leave(activity, end or started)
+                self.enter(activity, attributes, begin)
+                self.leave(activity, end or started)
         self.wrap_body(environ)
-        if recorder is None:
-            self.span = SdkSpan(record, self, self._span_name, parent_context)
-        else:
-            self.span = OwnSpan(record, self, self._span_name, recorder, parent_context)
-        self._context = with_span(self.span.seen, parent_context)
-        if recorder is not None and recorder.has_others:
-            recorder.begin(self.span, parent_context)  # type: ignore[arg-type]  # it is ours
+        seen = self.open_entry(self._span_name, parent_context, recorder)
+        self._context = with_span(seen, parent_context)
+        if recorder is not None and recorder.processor.has_others:
+            recorder.begin(seen, parent_context)
 
     def _come_in(self, environ: Any) -> Context:
         """Note what came in; return the context that the headers carry."""
@@ -148,11 +143,15 @@ class WsgiRequest(Transfer, HttpRequest):
         starts = [environ[key] for key in STARTS if key in environ]
         if starts:
             self._in_front_ms = time_in_queue_ms(starts, time_ns())
-        self._method = method = environ.get("REQUEST_METHOD", "")
-        self._path = path_of(environ)
-        agent = self._short_agent(None if agent is None else agent.encode("latin-1"))
-        self._block, self._client, self._span_name = known(environ, method, agent)
-        context = below(environ.get(SCOPE_KEY), _carried(environ))
+        self.method = method = environ.get("REQUEST_METHOD", "")
+        self.path = path_of(environ)
+        agent = None if agent is None else agent.encode("latin-1")
+        if agent is not None and (len(agent) > http.MAX_CACHED_KEY or len(agent) > limits.longest()):
+            agent, self._long_agent = None, agent
+        self.block, self.client, self._span_name = known(environ, method, agent)
+        context = _carried(environ)
+        if SCOPE_KEY in environ:
+            context = below(environ[SCOPE_KEY], context)
         environ[SCOPE_KEY] = self
         return context
 
@@ -181,13 +180,13 @@ class WsgiRequest(Transfer, HttpRequest):
         """Note that a framework within gets the request, perhaps mounted under a part of the path."""
         script = environ.get("SCRIPT_NAME", "")
         if script != self._script and script.startswith(self._script):
-            self.mount = decoded(script[len(self._script) :])
+            self.mount = self.route = decoded(script[len(self._script) :])
             self._rename(self.mount)
 
     def _note_headers(self, status: str, headers: Any) -> Any:
-        self._status = status_code(status)
+        self.status_code = status_code(status)
         if PROPAGATORS in sys.modules and not self.is_announced:
-            added = http.announced(self.span.entry)
+            added = http.announced(self.entry_span)
             headers = [*headers, *added] if added else headers
         if http.asked_for() is not None:
             self._response_headers = _in_bytes(headers)
@@ -199,7 +198,7 @@ class WsgiRequest(Transfer, HttpRequest):
         if self._failure is error:
             return
         self._failure = error
-        span = self.span.entry
+        span = self.entry_span
         limits.record(span, error)
         span.set_status(limits.status_of(error))
 
@@ -207,14 +206,14 @@ class WsgiRequest(Transfer, HttpRequest):
     def note_incomplete(self) -> None:
         """Note that the server closes an incomplete response, as a rule since nobody takes the rest."""
         if self._failure is None and not self._has_all():
-            self.record.disconnect = incomplete_reason()
+            self.disconnect = incomplete_reason()
 
     @guarded_end
     def note_uncaught(self, error: BaseException) -> None:
         """Note an exception that the application let through; a server that has sent nothing yet sends a 500."""
         self.fail(error)
         if not self._has_sent:
-            self._status = http.SERVER_ERROR
+            self.status_code = http.SERVER_ERROR
 
     @guarded_end
     def finish(self) -> None:
@@ -225,20 +224,21 @@ class WsgiRequest(Transfer, HttpRequest):
         ended_at = time_ns() if self._ended_at is None else self._ended_at
         try:
             if ended_at - self._begun >= LONG_NS and not self._environ.get("wsgi.multithread"):
-                note(self._begun, ended_at, self.record)  # its worker has served nobody else
-            self.record.divide_rest()
-            self._end(ended_at, self._method)
+                note(self._begun, ended_at, self)  # its worker has served nobody else
+            if time_ns() - self._begun >= DIVIDED_NS:
+                self.divide_rest()
+            self._end(ended_at)
         finally:
             # They held this, and this holds them: no work for the garbage collector.
             self._environ.pop(SCOPE_KEY, None)
             self._environ = self._start_response = self._failure = None
-            self.span.release()
+            self.release()
 
 
 @guarded
 def note_route(template: str, environ: Any = None) -> None:
     """Note by which route the request at hand is served, whichever server it came by."""
-    request = (request_in(environ) if environ is not None else None) or adapter_of(current.get())
+    request = (request_in(environ) if environ is not None else None) or current.get()
     set_route = getattr(request, "set_route", None)
     if set_route is not None:
         set_route(template)
@@ -247,7 +247,7 @@ def note_route(template: str, environ: Any = None) -> None:
 @guarded
 def note_failure(error: BaseException) -> None:
     """Note an exception that a framework has answered with a 500."""
-    fail = getattr(adapter_of(current.get()), "fail", None)
+    fail = getattr(current.get(), "fail", None)
     if fail is not None:
         fail(error)
 
@@ -266,32 +266,27 @@ INNER = ("app", "wsgi_app", "application", "wsgi", "wrapped", "_app", "__wrapped
 MOST_LAYERS = 16
 
 
-class AdoptedRequest(Transfer):
+class AdoptedRequest(Transfer, Request):
     """A request that others record: marked are the times at which body and response pass, and who went away."""
 
     _raised = False
 
     def __init__(self, environ: Any, context: Context) -> None:
-        self.record = RequestRecord()
-        self.record.exchange = self
+        super().__init__()
         self._context = context
         self._environ = environ
-        self._method = environ.get("REQUEST_METHOD", "")
+        self.method = environ.get("REQUEST_METHOD", "")
         environ[SCOPE_KEY] = self
         self.wrap_body(environ)
 
     def method_and_route(self) -> tuple[str | None, str]:
         """Return method and route as the policy names them, as far as they are known by now."""
-        span = self.record.adopted
-        return self._method, str((getattr(span, "attributes", None) or {}).get("http.route", ""))
+        span = self.adopted
+        return self.method, str((getattr(span, "attributes", None) or {}).get("http.route", ""))
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
         return None if self._environ is None else header_in(self._environ, name)
-
-    def deadline_ns(self) -> int | None:
-        """Return None: HTTP has no deadlines of its own, only headers."""
-        return None
 
     def set_route(self, template: str) -> None:
         """Note the route, where they do not: plain WSGI middleware."""
@@ -307,7 +302,7 @@ class AdoptedRequest(Transfer):
     def note_incomplete(self) -> None:
         """Note why the rest is not sent; theirs ends next, as the application closes its response."""
         if not self._raised and not self._has_all():
-            self.record.disconnect = incomplete_reason()
+            self.disconnect = incomplete_reason()
 
     @guarded_end
     def finish(self) -> None:
@@ -319,12 +314,12 @@ class AdoptedRequest(Transfer):
     def let_go(self) -> None:
         """Let go of the record, too: their span has ended as the application closed its response."""
         super().let_go()
-        self.record.release()
+        self.release()
 
 
 def adopts(app: Any) -> bool:
     """Return whether an application's entry spans are those of OpenTelemetry's instrumentation, and are sent."""
-    if not any(name in sys.modules for name in ADOPTED):
+    if sys.modules.keys().isdisjoint(ADOPTED):
         return False
     layer = app
     for _ in range(MOST_LAYERS):
@@ -374,11 +369,11 @@ def serve(app: Any, call: Callable[[Any, Any], Any], environ: Any, start_respons
         request = None
     if request is None:
         return call(environ, start_response)
-    first = request.record.step = sample(time_ns())
+    first = request.step = sample(time_ns())
     try:
         return request.run(call, environ, start_response)
     finally:
-        request.record.divide(first)
+        request.end_section_of(first)
 
 
 def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
@@ -386,7 +381,7 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
     arrival = arriving.get()
     if arrival is not None:
         arriving.set(None)
-    if is_part(environ):
+    if (SCOPE_KEY in environ or current.get() is not None or entries or get_current()) and is_part(environ):
         return None
     if not runtime.ready:
         runtime.prepare_now()

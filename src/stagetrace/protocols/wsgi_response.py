@@ -17,20 +17,19 @@ from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.protocols import http_headers
 from stagetrace.protocols.connection import socket_of, time_in_kernel_ns
 from stagetrace.protocols.http_request import announced
-from stagetrace.protocols.scope import CANCELLED, CLIENT, InScope
+from stagetrace.protocols.scope import CANCELLED, CLIENT
 from stagetrace.request.chunk_times import Stream
 from stagetrace.request.context import NO_CONTEXT, attach, get_current
 from stagetrace.request.current import current
+from stagetrace.request.request import Request
 from stagetrace.request.working import current_greenlet
 from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
-from stagetrace.sources.thread_cpu import sample
+from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.context import Context
-
-    from stagetrace.request.record import RequestRecord
 
 WHERE = "stagetrace.protocols.wsgi_request"
 CALLER_KEY = f"HTTP_{http_headers.CALLER.upper().replace('-', '_')}"  # in an environ
@@ -52,7 +51,7 @@ def status_code(status: str) -> int | None:
     return int(status[:3]) if status[:3].isdigit() else None
 
 
-class Transfer(InScope):
+class Transfer(Request):
     """What passes body and response on, and marks that on the record of the request."""
 
     _context: Context  # in which the application goes on
@@ -62,10 +61,10 @@ class Transfer(InScope):
     _has_sent = False  # any chunk of the response, and so its head
     _files: list[Any] | None = None  # responses made by a `wsgi.file_wrapper` that is no class
     _chunk_size = 0  # bytes of what the server is writing
-    _method = ""
+    protocol = "wsgi"
+    method: str
     _head: tuple[str, Any] = ("", ())  # status line and headers of the response
     _first: tuple[int, int] | None = None  # the first chunk: when it had been handed over, and its bytes
-    record: RequestRecord
     _environ: Any
 
     def fits_buffer(self, activity: str) -> bool:
@@ -74,12 +73,8 @@ class Transfer(InScope):
 
     def _sent(self) -> int:
         """Return how many bytes of the response have been written."""
-        stream = self.record.stream
+        stream = self.stream
         return stream.size if stream is not None else self._first[1] if self._first is not None else 0
-
-    def has_unacked(self) -> bool:
-        """Return whether the client has bytes left to acknowledge, which is unknown."""
-        return True
 
     def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
@@ -91,7 +86,7 @@ class Transfer(InScope):
 
     @guarded
     def _with_timing(self, headers: Any, caller: str | None) -> Any:
-        return http_headers.with_timing(headers, caller, self.record, "Server-Timing")
+        return http_headers.with_timing(headers, caller, self, "Server-Timing")
 
     def note_uncaught(self, error: BaseException) -> None:
         """Note an exception that the application let through to the server."""
@@ -103,7 +98,7 @@ class Transfer(InScope):
         """Call the application; return its response for the server."""
         self._start_response = start_response
         if "greenlet" in sys.modules:
-            self.record.greenlet = current_greenlet()
+            self.greenlet = current_greenlet()
         before = self.resume()
         try:
             answer = call(environ, self.start_response)
@@ -128,10 +123,10 @@ class Transfer(InScope):
             if self._is_sending:
                 now = time_ns()
                 self._is_sending = False
-                self.record.leave(NETWORK_SEND, now)
+                self.leave(NETWORK_SEND, now)
                 self._add_chunk(now)
             before = current.get(), get_current()
-            current.set(self.record)
+            current.set(self)
             attach(self._context)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
@@ -151,25 +146,21 @@ class Transfer(InScope):
         size, self._chunk_size = self._chunk_size, 0
         if not size:
             return
-        stream = self.record.stream
+        stream = self.stream
         if stream is None:
             if self._first is None:
                 self._first = now, size
                 return
-            stream = self.record.stream = Stream()
+            stream = self.stream = Stream()
             stream.add(*self._first)
         stream.add(now, size)
 
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how the response passed."""
-        attributes: dict[str, Any] = self.record.response(start)
-        if self._first is not None and self.record.stream is None:
+        attributes = self.response(start) if self.disconnect is not None or self.stream is not None else {}
+        if self._first is not None and self.stream is None:
             attributes[HTTP_RESPONSE_BODY_SIZE] = self._first[1]
         return attributes
-
-    def connection_attributes(self) -> dict[str, Any]:
-        """Return what the kernel reports of the connection now: nothing, where its socket is not at hand."""
-        return {}
 
     def let_go(self) -> None:
         """Let go of the context, which holds this: no work for the garbage collector."""
@@ -193,7 +184,8 @@ class Transfer(InScope):
         try:
             headers = self._note_headers(status, headers)
             caller = self._environ.get(CALLER_KEY)
-            if http_headers.is_for(caller) or http_headers.has_received:
+            wanted = http_headers.wanted()
+            if (caller is not None if wanted is None else wanted) or http_headers.has_received:
                 timed = self._with_timing(headers, caller)
                 headers = headers if timed is None else timed
             self._head = status, headers
@@ -204,7 +196,7 @@ class Transfer(InScope):
     def _write(self, write: Any, data: Any) -> Any:
         self._has_sent = True
         try:
-            self.record.enter(NETWORK_SEND)
+            self.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
@@ -214,7 +206,7 @@ class Transfer(InScope):
 
     @guarded_end
     def _leave_send(self) -> None:
-        self.record.leave(NETWORK_SEND)
+        self.leave(NETWORK_SEND)
 
     def _for_server(self, answer: Any, environ: Any) -> Any:
         """Return what the server is to send: the response as it goes by, a file as it is."""
@@ -242,14 +234,14 @@ class Transfer(InScope):
             self.let_go()
             return
         self._is_sending = True
-        self.record.enter(NETWORK_SEND)
+        self.enter(NETWORK_SEND)
 
     def begin_chunk(self, chunk: Any) -> None:
         """Note that the server has a chunk of the response to write."""
         try:
             self._is_sending = self._has_sent = True
             self._chunk_size = len(chunk)
-            self.record.enter(NETWORK_SEND)
+            self.enter(NETWORK_SEND)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
@@ -259,7 +251,7 @@ class Transfer(InScope):
     def _has_all(self) -> bool:
         """Return whether the server has written all that the status line and headers of the response announced."""
         status, headers = self._head
-        wanted = announced(self._method, status_code(status), headers)
+        wanted = announced(self.method, status_code(status), headers)
         sent = self._sent()
         if sys.exc_info()[1] is None:
             return wanted is not None and sent + self._chunk_size >= wanted
@@ -278,7 +270,7 @@ class Input:
         return operator.getitem, ((self._stream,), 0)
 
     def _wait(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        record, since = self._request.record, time_ns()
+        record, since = self._request, time_ns()
         try:
             record.enter(NETWORK_RECEIVE, at=since)
         except Exception as error:  # noqa: BLE001
@@ -351,8 +343,8 @@ class Response:
             raise
         finally:
             request.pause(before)
-            if first is not None:
-                request.record.divide(first)
+            if first is not None and time_ns() - first[AT] >= DIVIDED_NS:
+                request.divide(first)
         request.begin_chunk(chunk)
         return chunk
 

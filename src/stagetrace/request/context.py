@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -14,11 +14,11 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 from stagetrace.request.current import current, entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 NO_CONTEXT = Context()
 
@@ -49,7 +49,7 @@ class RequestSpan(Span):
     Attributes are set on the entry span; spans that start are children of the open stage.
     """
 
-    def __init__(self, entry: Span, record: RequestRecord) -> None:
+    def __init__(self, entry: Span, record: Request) -> None:
         self._entry = entry
         self._record = record
 
@@ -111,48 +111,7 @@ class StandIn(RequestSpan):
         pass
 
 
-# --- The entry span of a request for its adapter: ours (`own_span.OwnSpan`), or one at the service's own provider.
-
-
-class SpanBackend(Protocol):
-    """The entry span of one request. Its adapter names and ends it; the request's code sees `seen` as current span."""
-
-    @property
-    def entry(self) -> Span:
-        """The span itself, on which exceptions and the status are set."""
-
-    @property
-    def seen(self) -> Span:
-        """The span as the request's code sees it: what is started under it hangs under the open stage."""
-
-    @property
-    def gave_way(self) -> bool:
-        """Whether another instrumentation has made the entry span of this request."""
-
-    def hides(self) -> bool:
-        """Return whether another instrumentation may still make the entry span of this request."""
-
-    def rename(self, name: str) -> None:
-        """Name the span, unless the request's code has."""
-
-    def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:
-        """End the span at a time in nanoseconds; `failed`: the response was a server's error."""
-
-    def discard(self) -> None:
-        """Send nothing of the request, whose entry span was not seen yet."""
-
-    def release(self) -> None:
-        """Drop the references between this, the record and the adapter: no work for the garbage collector."""
-
-
-class Ended(Protocol):
-    """The adapter of a request's protocol, as far as an entry span at the service's own provider asks it."""
-
-    def known_attributes(self) -> dict[str, Any]:
-        """Return what is known when the request comes in."""
-
-    def late_attributes(self) -> Mapping[str, Any]:
-        """Return what is known when it has ended, and was not before."""
+# --- The entry span of a request at the service's own provider.
 
 
 class SdkSpan:
@@ -163,17 +122,12 @@ class SdkSpan:
     takes the record from the context as the span starts, and adds stages and verdict as it ends.
     """
 
-    def __init__(
-        self, record: RequestRecord, adapter: Ended, name: str, parent_context: Context, *, late: bool = False
-    ) -> None:
-        self._record = record
-        self._adapter: Ended | None = adapter
-        self._name = record.label = name
-        self._parent_context = parent_context
+    def __init__(self, request: Request, *, late: bool = False) -> None:
+        self._record = request
+        self.is_released = False
         self._span: Any = None
-        record.bound = True
         if not late:
-            self._start(adapter)
+            self._start()
 
     @property
     def entry(self) -> Any:
@@ -182,10 +136,9 @@ class SdkSpan:
         An invalid span once the request has ended, if it was excluded before its entry span was asked for.
         """
         if self._span is None and self._record.adopted is None:
-            adapter = self._adapter
-            if adapter is None:
+            if self.is_released:
                 return trace.INVALID_SPAN
-            self._start(adapter)
+            self._start()
         return self._record.adopted if self._span is None else self._span
 
     @property
@@ -193,15 +146,15 @@ class SdkSpan:
         """The span as the request's code sees it."""
         return _Seen(self, self._record)
 
-    def _start(self, adapter: Ended) -> None:
+    def _start(self) -> None:
         before = current.get()
         current.set(self._record)
         try:
             self._span = trace.get_tracer("stagetrace").start_span(
-                self._name,
-                self._parent_context,
+                self._record.label or "",
+                self._record.parent_context,
                 SpanKind.SERVER,
-                adapter.known_attributes(),
+                self._record.known_attributes(),
                 start_time=self._record.started,
             )
         finally:
@@ -212,43 +165,33 @@ class SdkSpan:
         """Whether another instrumentation has made the entry span of this request."""
         return self._span is None and self._record.adopted is not None
 
-    def hides(self) -> bool:
-        """Return whether the entry span was not seen yet."""
-        return self._record.adopted is None
-
     def rename(self, name: str) -> None:
         """Name the span, unless the request's code has."""
         if self._span is None:
-            self._name = self._record.label = name
-        elif getattr(self._span, "name", None) == self._name:
-            self._name = self._record.label = name
+            self._record.label = name
+        elif getattr(self._span, "name", None) == self._record.label:
+            self._record.label = name
             self._span.update_name(name)
 
-    def end_request(self, ended_at: int, method: str | None, route: str, *, failed: bool) -> None:  # noqa: ARG002
+    def end(self) -> None:
         """End the span, by whose attributes the processor knows method and route."""
         span = self.entry
-        if self._adapter is not None:
-            span.set_attributes(self._adapter.late_attributes())
-        if failed and getattr(span, "status", Status()).is_unset:
+        if not self.is_released:
+            span.set_attributes(self._record.late_attributes())
+        if self._record.failed and getattr(span, "status", Status()).is_unset:
             span.set_status(StatusCode.ERROR)
-        span.end(ended_at)
+        span.end(self._record.end)
 
-    def discard(self) -> None:
-        """Send nothing of the request, whose entry span was not seen yet."""
-        self._record.abandon()
+    def forget(self) -> None:
+        """Let nobody find the request by its span."""
         if self._span is not None:
             entries.pop(self._span.get_span_context().span_id, None)
-
-    def release(self) -> None:
-        """Drop the references to the adapter, the record's too."""
-        self._record.release()
-        self._adapter = None
 
 
 class _Seen(RequestSpan):
     """The current span of such a request: the entry span, started when it is first asked for."""
 
-    def __init__(self, backend: SdkSpan, record: RequestRecord) -> None:
+    def __init__(self, backend: SdkSpan, record: Request) -> None:
         self._backend = backend
         self._record = record
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.guard import report
 
 if TYPE_CHECKING:
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
-current: ContextVar[RequestRecord | None] = ContextVar("stagetrace.record", default=None)
+current: ContextVar[Request | None] = ContextVar("stagetrace.record", default=None)
 # Records of open entry spans that are not our own, by span id: filled when the span starts, emptied when it ends.
-entries: dict[int, RequestRecord] = {}
+entries: dict[int, Request] = {}
 
 
-def recording() -> RequestRecord | None:
+def recording() -> Request | None:
     """Return the record of the request that this code serves, if its entry span is open. Never raises."""
     record = current.get()
     if record is not None and not record.closed:
@@ -24,7 +24,7 @@ def recording() -> RequestRecord | None:
     return _of_span() if entries else None
 
 
-def _of_span() -> RequestRecord | None:
+def _of_span() -> Request | None:
     """Ask the span in context: all there is under a server without a patch, in an SDK set-up of the service."""
     try:
         trace = sys.modules["opentelemetry.trace"]  # without OpenTelemetry's context there is no entry span

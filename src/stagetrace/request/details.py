@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import SpanContext
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Segment, Stages
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Details:
         self._lock = threading.Lock()  # guards that calls are replaced by their sums
         self._left_out = 0
 
-    def add(self, record: RequestRecord, kind: Kind, calls: Calls) -> None:
+    def add(self, record: Request, kind: Kind, calls: Calls) -> None:
         """Note calls of a kind that have ended; of more than 32 kinds only the number of calls is kept."""
         noted = self._kinds.get(kind)
         if noted is None:
@@ -107,7 +107,7 @@ class Details:
         found, left_out = self.grouped(_starts(stages.segments()))
         return [one for _, one in found], left_out
 
-    def take(self, record: RequestRecord, report: Report) -> None:
+    def take(self, record: Request, report: Report) -> None:
         """Add what another process has reported."""
         found, left_out = report
         for (name, library), (first, last, count, summed, failed), attributes in found:
@@ -118,11 +118,11 @@ class Details:
         self._left_out += left_out
 
 
-def details_of(record: RequestRecord) -> Details:
+def details_of(record: Request) -> Details:
     """Return the details of a request, made when it has its first one."""
     details: Details | None = record.details
     if details is None:
-        with record._lock:  # noqa: SLF001
+        with record.lock:
             details = record.details
             if details is None:
                 details = record.details = Details()
@@ -130,7 +130,7 @@ def details_of(record: RequestRecord) -> Details:
 
 
 @guarded
-def _placed(record: RequestRecord, stages: Stages, entry: SpanContext) -> list[Detail]:
+def _placed(record: Request, stages: Stages, entry: SpanContext) -> list[Detail]:
     details = record.details
     if details is None:
         return []
@@ -152,7 +152,7 @@ def _placed(record: RequestRecord, stages: Stages, entry: SpanContext) -> list[D
     return placed
 
 
-def placed_details(record: RequestRecord | None, stages: Stages, entry: SpanContext) -> list[Detail]:
+def placed_details(record: Request | None, stages: Stages, entry: SpanContext) -> list[Detail]:
     """Return the details of a request that has ended, each under its stage; `entry` is its entry span's context.
 
     A stage that gets a child has a context from then on. Never raises.
@@ -163,13 +163,13 @@ def placed_details(record: RequestRecord | None, stages: Stages, entry: SpanCont
 
 
 @guarded
-def take_details(record: RequestRecord, report: Report) -> None:
+def take_details(record: Request, report: Report) -> None:
     """Add to a request what another process has reported."""
     details_of(record).take(record, report)
 
 
 @guarded
-def _within(batch: RequestRecord, inferences: Sequence[Segment], entry: SpanContext) -> list[Detail]:
+def _within(batch: Request, inferences: Sequence[Segment], entry: SpanContext) -> list[Detail]:
     if batch.details is None:
         return []
     found, _ = batch.details.grouped([0, inferences[0].start, inferences[-1].end])  # before it, it, after it
@@ -180,7 +180,7 @@ def _within(batch: RequestRecord, inferences: Sequence[Segment], entry: SpanCont
     ]
 
 
-def details_within(batch: RequestRecord, inferences: Sequence[Segment], entry: SpanContext) -> list[Detail]:
+def details_within(batch: Request, inferences: Sequence[Segment], entry: SpanContext) -> list[Detail]:
     """Return the details of a batch's one inference, whose context is `entry`. Never raises."""
     return _within(batch, inferences, entry) or []
 

@@ -72,14 +72,6 @@ def end_step(began: int, ended: int, request: Any) -> None:
         note(began, ended, request)
 
 
-def _end(began: int, request: Any) -> None:
-    ended = request.suspended_at = time_ns()
-    if ended - began >= DIVIDED_NS:
-        end_step(began, ended, request)
-    else:
-        request.step = None
-
-
 @types.coroutine
 def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any, Any]:
     """Await `work`, which a task does for a request, and note each step of it that is not short.
@@ -100,13 +92,21 @@ def stepped(work: Coroutine[Any, Any, Any], request: Any) -> Generator[Any, Any,
         try:
             awaited = step(value)
         except BaseException as error:
-            _end(began, request)
+            ended = request.suspended_at = time_ns()
+            if ended - began >= DIVIDED_NS:
+                end_step(began, ended, request)
+            else:
+                request.step = None
             request.work = outer if waiting is work else waiting
             if isinstance(error, StopIteration):
                 return error.value
             del outer, request, step, value, waiting  # the service may keep the exception, and with it this frame
             raise
-        _end(began, request)
+        ended = request.suspended_at = time_ns()
+        if ended - began >= DIVIDED_NS:
+            end_step(began, ended, request)
+        else:
+            request.step = None
         if request.work is work:
             request.work = waiting
         waiting = None

@@ -21,7 +21,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.request import remote_socket
 from stagetrace.request.exchange import RemoteThread
 from stagetrace.request.in_flight import NEVER, Bounds, in_flight
-from stagetrace.request.record import RequestRecord
+from stagetrace.request.request import Request
 from stagetrace.request.stalls import MOST_KEPT, RemoteStalls
 from stagetrace.semconv import INFERENCE, ML_WORKER_LOST, QUEUE, QUEUE_REASON
 from stagetrace.sources.thread_cpu import AT, UNKNOWN, Share, between
@@ -44,7 +44,7 @@ MAX_KEY = 256  # characters
 MAX_KEYS = 256  # in a message: those of a batch
 MAX_SECTIONS = 100  # of a request, in other processes
 # The requests that were handed on, by their key, as long as other code refers to them.
-_records: WeakValueDictionary[str, RequestRecord] = WeakValueDictionary()
+_records: WeakValueDictionary[str, Request] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
 _numbers = itertools.count(1)
 _starting = threading.Lock()  # guards the making of _listener
@@ -52,7 +52,7 @@ _listener: remote_socket.Listener | None = None
 
 
 def hand_on(
-    record: RequestRecord,
+    record: Request,
     reason: str = "",
     at: int | None = None,
     *,
@@ -75,7 +75,7 @@ def hand_on(
     return key
 
 
-def named(record: RequestRecord, bounds: Bounds | None = None) -> str:
+def named(record: Request, bounds: Bounds | None = None) -> str:
     """Return a key by which a request of this process is found, and which has these bounds."""
     entry = record.entry
     late = "" if bounds is None else "{:x}.{:x}.{:x}-".format(*bounds)
@@ -131,7 +131,7 @@ def is_here(key: str) -> bool:
     return key.startswith(f"{_word}-")
 
 
-def find(key: str) -> RequestRecord | None:
+def find(key: str) -> Request | None:
     """Return the request of this process that has a key, while there is one."""
     return _records.get(key)
 
@@ -217,7 +217,7 @@ def _read_stalls(keys: Sequence[str], reports: Sequence[Any], until: int | None)
 
 
 @guarded
-def section_reports(work: RequestRecord) -> list[SectionReport]:
+def section_reports(work: Request) -> list[SectionReport]:
     """Return how the time of the sections of work divides, as it is reported: those of which it is known."""
     shares = ((first, last, between(first, last)) for first, last in work.cpu_samples)
     own = [
@@ -282,7 +282,7 @@ class RemoteStages:
         return any(work.taken_at >= at for work in self._by_key.values())
 
     def add_report(
-        self, record: RequestRecord, key: str, done: tuple[str, int, Sequence[StageReport]], process: int | None
+        self, record: Request, key: str, done: tuple[str, int, Sequence[StageReport]], process: int | None
     ) -> None:
         """Note what was done; `process` still works on it, None if it is over."""
         work = self._by_key.get(key)
@@ -324,7 +324,7 @@ class RemoteStages:
         read_reports()
 
     @guarded_end
-    def conclude(self, record: RequestRecord) -> None:
+    def conclude(self, record: Request) -> None:
         """Note what is known of the work that is not over as the request ends."""
         read_reports()
         for work in list(self._by_key.values()):
@@ -343,7 +343,7 @@ class RemoteStages:
                 record.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})
 
 
-def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
+def _add_stages(record: Request, work: _RemoteWork) -> None:
     """Add the work, its stacks and the wait for it to the request's record.
 
     A mark that begins later wins over one that is open, so a wait must not begin within the inference of other work.
@@ -370,7 +370,7 @@ def _add_stages(record: RequestRecord, work: _RemoteWork) -> None:
 
 
 @guarded
-def _add_stalls(record: RequestRecord, work: _RemoteWork) -> None:
+def _add_stalls(record: Request, work: _RemoteWork) -> None:
     if work.stalls is not None:
         record.stalls = work.stalls.among(record.stalls, work.taken_at, time.time_ns())[-MOST_KEPT:]
 
@@ -407,7 +407,7 @@ class RequestRef(NamedTuple):
     is_batch: bool = False  # it stands for several, whose span is that of their inference
 
 
-def hand_on_reference(record: RequestRecord, reason: str) -> str | None:
+def hand_on_reference(record: Request, reason: str) -> str | None:
     """Return a short text that names a request which is handed on now, for `read_reference` in any process.
 
     None where it has no entry span.
@@ -419,7 +419,7 @@ def hand_on_reference(record: RequestRecord, reason: str) -> str | None:
 
 
 @guarded
-def reference_to(record: RequestRecord) -> str | None:
+def reference_to(record: Request) -> str | None:
     """Return a short text that names a request and, as its span, the stage that it is in, for `read_reference`.
 
     None where it has no entry span.
@@ -428,7 +428,7 @@ def reference_to(record: RequestRecord) -> str | None:
     return _text(named(record), record, context) if context is not None and context.is_valid else None
 
 
-def _text(key: str, record: RequestRecord, context: SpanContext) -> str:
+def _text(key: str, record: Request, context: SpanContext) -> str:
     kind = "batch" if record.is_batch else "request"
     flags = int(context.trace_flags)
     return f"{key} {kind} {context.trace_id:032x}-{context.span_id:016x}-{flags:02x} {context.trace_state.to_header()}"
@@ -444,4 +444,4 @@ def read_reference(text: str) -> RequestRef:
     return RequestRef(key, context, kind == "batch")
 
 
-RequestRecord.reference_to = staticmethod(lambda record: reference_to(record))  # noqa: PLW0108 -- looked up each time
+Request.reference_to = staticmethod(lambda record: reference_to(record))  # noqa: PLW0108 -- looked up each time

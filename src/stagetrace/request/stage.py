@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
             raise TypeError(NO_NAME)
         self._name = name
         self._attributes = attributes
-        self._open: tuple[RequestRecord, Mark, int, int, int] | None = None
+        self._open: tuple[Request, Mark, int, int, int] | None = None
 
     def __call__(self, function: F, /) -> F:
         """Return the function with each of its calls this stage."""
@@ -78,7 +78,7 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
 
 
 @guarded
-def _begin(name: str, attributes: dict[str, Any]) -> tuple[RequestRecord, Mark, int, int, int] | None:
+def _begin(name: str, attributes: dict[str, Any]) -> tuple[Request, Mark, int, int, int] | None:
     record = recording()
     if record is None:
         return None

@@ -19,7 +19,6 @@ from stagetrace.request.current import current
 from stagetrace.request.details import detail_span, details_within
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import stepped
-from stagetrace.request.record import RequestRecord
 from stagetrace.request.remote_stages import (
     MAX_SECTIONS,
     bounds_of,
@@ -29,6 +28,7 @@ from stagetrace.request.remote_stages import (
     section_reports,
     stage_report,
 )
+from stagetrace.request.request import Request
 from stagetrace.request.spans import SCOPE, UNSET
 from stagetrace.request.stages import UNNAMED, coalesced
 from stagetrace.request.stalls import REQUEST, RESUMED, StallReporter
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 GAPS = (PREPROCESS, HANDLER, POSTPROCESS)
 
 
-class Part(RequestRecord):
+class Part(Request):
     """Work for requests that begin and end elsewhere. It is late when the first of them is."""
 
     is_part = True
@@ -257,7 +257,7 @@ class Resumed(Part):
         super().pass_on_stalls([one._replace(of=RESUMED) if one.of == REQUEST else one for one in stalls])
 
 
-def give_cpu_samples(work: RequestRecord, request: RequestRecord | None) -> None:
+def give_cpu_samples(work: Request, request: Request | None) -> None:
     """Note on a request of this process the sections of the work for it: they divide the request's own time, too."""
     if request is not None:
         for first, last in work.cpu_samples:

@@ -22,12 +22,12 @@ from stagetrace.system.threads import get_ident, sleep
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.sources.thread_cpu import CpuSample
 
 # By worker: the ident of a thread, or a weak reference to a greenlet or to the coroutine of a task, which may be
 # discarded in the middle of its work. A worker changes its own entry alone.
-working: Final[dict[Any, RequestRecord]] = {}
+working: Final[dict[Any, Request]] = {}
 
 
 def this_worker() -> Any:
@@ -53,32 +53,31 @@ def current_greenlet() -> Any:
     return None if getcurrent is None else getcurrent()
 
 
-def work_here(record: RequestRecord) -> None:
+def work_here(record: Request) -> None:
     """Note that the code that runs now, in a task or outside, does the work of a record."""
     record.thread, record.work = get_ident(), task_here()
 
 
-def take_up(record: RequestRecord, worker: Any) -> RequestRecord | None:
+def take_up(record: Request, worker: Any) -> Request | None:
     """Note that a worker works for a request from now on; return what it worked for before, to be restored."""
-    key = _key(worker)
+    key = worker if type(worker) is int else _key(worker)
     before = working.get(key)
     working[key] = record
     return before
 
 
-def put_down(worker: Any, before: RequestRecord | None) -> None:
+def put_down(worker: Any, before: Request | None) -> None:
     """Note that a worker works for what it worked for before."""
-    if time.time_ns() >= in_flight.ends_at and (record := working.get(_key(worker))) is not None:
+    key = worker if type(worker) is int else _key(worker)
+    if time.time_ns() >= in_flight.ends_at and (record := working.get(key)) is not None:
         in_flight.look_back(record)
     if before is None:
-        working.pop(_key(worker), None)
+        working.pop(key, None)
     else:
-        working[_key(worker)] = before
+        working[key] = before
 
 
 def _key(worker: Any) -> Any:
-    if type(worker) is int:
-        return worker
     try:
         return ref(worker, _forget)
     except TypeError:  # this class of tasks has no weak references
@@ -89,14 +88,14 @@ def _forget(gone: Any) -> None:
     working.pop(gone, None)
 
 
-def workers_of(record: RequestRecord) -> list[Any]:
+def workers_of(record: Request) -> list[Any]:
     """Return the workers of a request, the first one that began first."""
     keys = [key for key, one in working.copy().items() if one is record]
     workers = [key() if type(key) is ref else key for key in keys]
     return [worker for worker in workers if worker is not None]
 
 
-def threads_of(record: RequestRecord) -> list[int]:
+def threads_of(record: Request) -> list[int]:
     """Return the threads of pools, by their ident, that do a request's work now, the first one that began first."""
     return [worker for worker in workers_of(record) if type(worker) is int]
 
@@ -116,7 +115,7 @@ class PoolTask:
     __slots__ = ("_asked", "_ended", "_function", "_record", "_roomy", "_waits")
 
     def __init__(
-        self, record: RequestRecord, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
+        self, record: Request, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
     ) -> None:
         """Wait with these attributes; `roomy` is the pool's limiter if it has a token left, else None."""
         self._record = record
@@ -133,7 +132,10 @@ class PoolTask:
         """Call the function."""
         first = worker = before = None
         try:
-            first = self._begin()
+            now = time_ns()
+            self._leave(now)
+            is_short = now - self._asked < DIVIDED_NS
+            first = sample(now) if is_short else wake_up(self._record, self._asked, now, self._roomy)
             worker = this_worker()
             before = take_up(self._record, worker)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
@@ -151,14 +153,6 @@ class PoolTask:
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
-    def _begin(self) -> CpuSample | None:
-        """End the wait; return the thread's CPU sample."""
-        now = time_ns()
-        self._leave(now)
-        if now - self._asked < DIVIDED_NS:
-            return sample(now)
-        return wake_up(self._record, self._asked, now, self._roomy)
-
     def _leave(self, now: int) -> None:
         if self._waits:
             try:
@@ -173,14 +167,15 @@ class PoolTask:
         """Take the request back to the event loop. Never raises."""
         try:
             now = time_ns()
-            self._leave(now)
+            if self._waits:
+                self._leave(now)
             if self._ended and now - self._ended >= DIVIDED_NS:
                 self._record.add_wakeup(self._ended, now)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
 
-def wake_up(record: RequestRecord, asked: int, now: int, roomy: Any) -> CpuSample | None:
+def wake_up(record: Request, asked: int, now: int, roomy: Any) -> CpuSample | None:
     """Return the CPU sample of the thread; note for how long it was free and could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.

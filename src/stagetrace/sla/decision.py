@@ -50,21 +50,9 @@ if TYPE_CHECKING:
     from stagetrace.policy.verdict import Missed
     from stagetrace.request.chunk_times import Stream
     from stagetrace.request.generation import Generation
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Stages
     from stagetrace.sla.verdict_counter import VerdictCounter
-
-
-class Request(NamedTuple):
-    """A request that has ended. Times in nanoseconds since the epoch; method and route as the policy names them."""
-
-    start: int
-    end: int
-    method: str | None
-    route: str
-    record: RequestRecord | None  # None: nothing is known of it but its entry span
-    failed: bool = False  # the response was a server's error
-    span: Any = None  # the entry span, ours or an SDK's
 
 
 # --- The segments of objectives in this process: the first ones that come, up to each objective's limit; then `other`.
@@ -149,47 +137,50 @@ def _is_readable(key: str) -> bool:
 
 
 def _header(request: Request, key: str) -> str | None:
-    name, record = key.removeprefix(HEADER).lower(), request.record
-    found = None if record is None else record.header(name)
-    if found is None and request.span is not None:
-        own = request.span.attributes or {}
+    name = key.removeprefix(HEADER).lower()
+    found: Any = request.header(name)
+    if found is None:
+        own = _set_on(request)
         found = next((own[prefix + name] for prefix in RECORDED_HEADERS if prefix + name in own), None)
     return ", ".join(map(str, found)) if isinstance(found, list | tuple) else found
 
 
 def _baggage(request: Request, name: str) -> Any:
-    context = getattr(request.span, "parent_context", None)
-    if context is not None:
+    if request.recorder is not None and request.adopted is None:
         from opentelemetry import baggage
 
-        return baggage.get_baggage(name, context)
-    return None if request.record is None else request.record.baggage.get(name)
+        return baggage.get_baggage(name, request.parent_context)
+    return request.baggage.get(name)
+
+
+def _set_on(request: Request) -> Mapping[str, Any]:
+    """Return what was set on the entry span, ours or that of others."""
+    return request.attributes if request.adopted is None else request.adopted.attributes or {}
 
 
 def _of_service(request: Request) -> Iterator[Mapping[str, Any]]:
     """Yield where the name of the service is: a policy for one service asks it of each request."""
-    if request.span is not None:
-        yield request.span.attributes or {}
-        yield request.span.resource.attributes
+    yield _set_on(request)
+    owner = request.recorder if request.adopted is None else request.adopted
+    if owner is not None:
+        yield owner.resource.attributes
 
 
 def _attributes(request: Request) -> Iterator[Mapping[str, Any]]:
     """Yield the attributes of the entry span, what its code has set first, then of its model, and of the resource."""
-    span, record = request.span, request.record
-    is_ours = getattr(span, "adapter", None) is not None
-    if span is not None:
-        yield span.attributes or {}
+    set_on, *of_resource = _of_service(request)
+    is_ours = request.adopted is None and request.recorder is not None
+    yield set_on
     if is_ours:
-        blocks, client, rest = span.described()
+        blocks, client, rest = request.entry_attributes()
         yield from (one.attributes for one in (*blocks, client))
         yield rest
-        yield span.added or {}
-    if record is not None:
-        yield record.close(request.start, request.end).model
-        if not is_ours:
-            yield record.transfer_attributes(request.start)
-    if span is not None:
-        yield span.resource.attributes
+        yield request.added or {}
+    if request.bound:
+        yield request.close(request.started, request.end).model
+    if not is_ours:
+        yield request.transfer_attributes(request.started)
+    yield from of_resource
 
 
 if TYPE_CHECKING:
@@ -282,14 +273,13 @@ class Decided(NamedTuple):
         visits = [(segment.stage, segment.start, segment.end) for segment in stages.segments()]
         missed = self.missed
         if missed is not None and missed.end_ns is not None:  # the part of the request in which it was missed
-            since, until = request.start + missed.start_ns, request.start + missed.end_ns
+            since, until = request.started + missed.start_ns, request.started + missed.end_ns
             visits = [(stage, max(begin, since), min(end, until)) for stage, begin, end in visits]
             visits = [(stage, begin, end) for stage, begin, end in visits if begin < end]
             totals = {}
             for stage, begin, end in visits:
                 totals[stage] = totals.get(stage, 0) + end - begin
-        record = request.record
-        called = Called(visits) if record is None else Called(visits, record.calls, record.reports)
+        called = Called(visits, request.calls, request.reports)
         return judge(self.objective, self.word, missed, totals, called, self.fallback, expected)
 
 
@@ -305,9 +295,9 @@ def decided(
     chain = policy.applying(request.method, request.route, values)
     if not chain:
         return None
-    record, facts = request.record, _NO_FACTS
-    if record is not None and (record.stream or record.generation or record.disconnect):
-        facts = _facts(request, record)
+    facts = _NO_FACTS
+    if request.stream or request.generation or request.disconnect:
+        facts = _facts(request)
     asked = request, facts, values, segments, counter
     if len(chain) == 1:
         return _decided(chain[0], asked)
@@ -321,17 +311,17 @@ def _shown(each: Sequence[Decided]) -> Decided:
     return breach or next((one for one in each if one.word != EXCLUDED), each[0])
 
 
-def _facts(request: Request, record: RequestRecord) -> _Facts:
+def _facts(request: Request) -> _Facts:
     """Return what the response can miss besides its duration, its tokens, and whether the client disconnected."""
-    streamed = None if record.stream is None else streamed_in(record.stream, request.start)
-    tokens = None if record.generation is None else tokens_in(record.generation, request.start)
-    return streamed, tokens, record.disconnect is not None
+    streamed = None if request.stream is None else streamed_in(request.stream, request.started)
+    tokens = None if request.generation is None else tokens_in(request.generation, request.started)
+    return streamed, tokens, request.disconnect is not None
 
 
 def _decided(objective: Objective, asked: _Asked) -> Decided:
     request, (streamed, tokens, is_disconnected), _, segments, _ = asked
     brought, segment, age_s = NO_DEADLINES, None, None
-    duration_ns, failed = request.end - request.start, request.failed
+    duration_ns, failed = request.end - request.started, request.failed
     if objective.deadline is not None:
         objective, brought = _bounded(objective, asked)
     if objective.warmup_s:
@@ -364,7 +354,7 @@ def _bounded(objective: Objective, asked: _Asked) -> tuple[Objective, Mapping[st
 def _bounded_by_its_own(objective: Objective, asked: _Asked) -> tuple[Objective, Mapping[str, int]]:
     request, _, values, _, counter = asked
     sources = () if objective.deadline is None else objective.deadline.sources
-    found = deadlines(sources, values, None if request.record is None else request.record.deadline_ns())
+    found = deadlines(sources, values, request.deadline_ns())
     for source in found.unusable:
         log.once(f"deadline {source}", f"a request had no usable time in {source}: it has no deadline by that.")
         if counter is not None:

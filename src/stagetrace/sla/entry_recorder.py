@@ -20,8 +20,8 @@ from stagetrace.request.details import placed_details
 from stagetrace.request.limits import bounded
 from stagetrace.request.own_span import Identity
 from stagetrace.request.spans import SCOPE, UNSET, FinishedSpan, sampled
-from stagetrace.sla.decision import Request
 from stagetrace.sla.finish import finish, request_spans
+from stagetrace.sla.plan import Plans
 from stagetrace.sla.processor import mark_breach
 from stagetrace.sla.sampling import Chances, is_own
 from stagetrace.sources.process_cpu import process_cpu
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.request.own_span import OwnSpan
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Stages
     from stagetrace.sla.decision import Decided
     from stagetrace.sla.finish import Finished
@@ -46,8 +47,6 @@ MAX_RESTS = 16_384
 UPGRADED = Block({semconv.SLA_UPGRADED: True})
 
 # --- Draw the ids of our own entry spans, and decide as the provider's head sampler does whether they are kept.
-
-_tuple: Any = tuple.__new__  # what the named tuples' own calls, with nothing left to check
 
 
 class Given(NamedTuple):
@@ -69,30 +68,26 @@ class EntryRecorder:
         self, provider: TracerProvider, processor: SLASpanProcessor, senders: Sequence[EncodingSpanProcessor]
     ) -> None:
         self._provider = provider
-        self._processor = processor
+        self.processor = processor
         self._senders = senders
         self._head = HeadSampler(provider)
         self._rests: BoundedCache[tuple[Any, ...], bytes] = BoundedCache(MAX_RESTS)
-
-    @property
-    def has_others(self) -> bool:
-        """Whether other processors are to know that a span begins."""
-        return self._processor.has_others
+        self._plans = Plans(provider, processor, senders, self._head)
 
     @property
     def resource(self) -> Resource:
         """The resource of the spans: another one after a fork."""
         return self._provider.resource
 
-    def begin(self, entry: OwnSpan, parent_context: Context) -> None:
+    def begin(self, seen: OwnSpan, parent_context: Context) -> None:
         """Let other processors know that a span begins."""
-        self._processor.start_next(entry, parent_context)  # type: ignore[arg-type]  # a span to all who look
+        self.processor.start_next(seen, parent_context)  # type: ignore[arg-type]  # a span to all who look
 
-    def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
-        """Draw the ids of a span and ask the sampler whether to keep it."""
-        identity = self._head.identify(entry, parent_context)
-        if entry.held:
-            self._processor.hold(identity.context.trace_id)
+    def identify(self, request: Request) -> Identity:
+        """Draw the ids of an entry span and ask the sampler whether to keep it."""
+        identity = self._head.identify(request)
+        if request.held:
+            self.processor.hold(identity.context.trace_id)
         return identity
 
     def add_call(
@@ -106,7 +101,7 @@ class EntryRecorder:
         """Record a call to another service, which has ended; an `error.type` among its attributes is its status."""
         if not context.trace_flags.sampled:
             attributes[semconv.SLA_UPGRADED] = True  # held, for a breach to take along
-        self._processor.on_end(
+        self.processor.on_end(
             ReadableSpan(
                 name,
                 context,
@@ -121,70 +116,70 @@ class EntryRecorder:
             )
         )
 
-    def end(self, entry: OwnSpan, end_time: int, method: str | None, route: str) -> None:
-        """End the span: judge it by `method` and `route`, and send it with its stages, unless it was not sampled."""
-        record, processor = entry.record, self._processor
-        start = record.started
-        if end_time < start:  # noqa: PLR1730 -- a third of the time of max()
-            end_time = start  # the wall clock stepped back
+    def end(self, request: Request) -> None:
+        """End a request: judge it, and send it with its stages, unless it was not sampled and is no breach."""
+        request.end = max(request.end, request.started)  # the wall clock stepped back
+        if self._plans.end(request):
+            return
+        processor = self.processor
         if self._head.reads_attributes:
-            entry.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
-        request: Request = _tuple(Request, (start, end_time, method, route, record, entry.failed, entry))
+            request.identity  # noqa: B018 -- asks the sampler, which now sees the route, if no child has asked before
         judged = processor.judge(request)
         breached = judged is not None and judged.word == BREACH
         finished: Finished | None = None
         try:
-            if self._drops(entry, breached=breached):
-                entry.end_time = end_time
-                record.abandon()
+            if self._drops(request, breached=breached):
+                request.is_over = True
+                request.abandon()
                 return
-            finished, held = self._finish(entry, request, judged, breached=breached)
+            finished, held = self._finish(request, judged, breached=breached)
         finally:
-            processor.conclude(request, judged, finished, None if finished is None else entry.identity.context)
-        record.abandon()
+            processor.conclude(request, judged, finished, None if finished is None else request.identity.context)
+        if judged is not None:
+            self._plans.make(request, judged)
+        request.abandon()
         for span in held:
             processor.hand_on(FinishedSpan(span, {}, sampled(span.context)))
 
     def _finish(
-        self, entry: OwnSpan, request: Request, judged: Decided | None, *, breached: bool
+        self, request: Request, judged: Decided | None, *, breached: bool
     ) -> tuple[Finished | None, Sequence[ReadableSpan]]:
         """Send a request; return what is to be counted and learned of it, and the spans that were held for it."""
-        processor, record = self._processor, entry.record
-        given = _given(entry, record.connection_attributes() if processor.is_of_interest(request, judged) else {})
+        processor = self.processor
+        given = _given(request, request.connection_attributes() if processor.is_of_interest(request, judged) else {})
         process_cpu.add_to(given.attributes, request.end)
-        entry.end_time = request.end
-        held: Sequence[ReadableSpan] = () if entry.identity.is_sampled else self._upgrade(entry, given)
-        finished = None if processor.has_others else self._send(entry, request, judged, given, breached=breached)
+        request.is_over = True
+        held: Sequence[ReadableSpan] = () if request.identity.is_sampled else self._upgrade(request, given)
+        finished = None if processor.has_others else self._send(request, judged, given, breached=breached)
         if finished is None:
-            finished = self._hand_on(entry, request, judged, given, breached=breached)
+            finished = self._hand_on(request, judged, given, breached=breached)
         return finished, held
 
-    def _drops(self, entry: OwnSpan, *, breached: bool) -> bool:
+    def _drops(self, request: Request, *, breached: bool) -> bool:
         """Return whether the head sampler drops a request that is no breach; if not, it has an identity."""
         head = self._head
-        if head.draws and not entry.parent_context and not entry.has_identity:
-            return not head.draw(entry, keep=breached)
-        if breached or entry.identity.is_sampled:
+        if head.draws and not request.parent_context and request.ids is None:
+            return not head.draw(request, keep=breached)
+        if breached or request.identity.is_sampled:
             return False
-        if entry.held:
-            self._processor.release(entry.context.trace_id, keep=False)
+        if request.held:
+            self.processor.release(request.identity.context.trace_id, keep=False)
         return True
 
-    def _upgrade(self, entry: OwnSpan, given: Given) -> list[ReadableSpan]:
+    def _upgrade(self, request: Request, given: Given) -> list[ReadableSpan]:
         """Mark a breach that the head sampler dropped; return the spans that were held for it."""
         given.blocks.append(UPGRADED)
-        held, lost = self._processor.release(entry.context.trace_id, keep=True) if entry.held else ([], 0)
+        trace_id = request.identity.context.trace_id
+        held, lost = self.processor.release(trace_id, keep=True) if request.held else ([], 0)
         if lost:
             given.attributes[semconv.STAGETRACE_DROPPED_SPANS] = lost
         return held
 
-    def _send(
-        self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
-    ) -> Finished | None:
+    def _send(self, request: Request, judged: Decided | None, given: Given, *, breached: bool) -> Finished | None:
         """Send the request as bytes; return None if that could not be done."""
         try:
-            encode = partial(self._encoded, entry, request, given)
-            finished = finish(request, judged, self._processor.learned, given.attributes, encode)
+            encode = partial(self._encoded, request, given)
+            finished = finish(request, judged, self.processor.learned, given.attributes, encode)
         except Exception as error:  # noqa: BLE001 -- the SDK's spans are left
             report("stagetrace.otlp.encode", error)
             return None
@@ -195,7 +190,6 @@ class EntryRecorder:
 
     def _encoded(
         self,
-        entry: OwnSpan,
         request: Request,
         given: Given,
         stages: Stages,
@@ -205,13 +199,13 @@ class EntryRecorder:
     ) -> tuple[bytes, int]:
         """Return the request's spans as bytes, and how many they are."""
         blocks, client, attributes = given
-        identity = entry.identity
-        details = placed_details(entry.record, stages, identity.context)
+        identity = request.identity
+        details = placed_details(request, stages, identity.context)
         if block is not None:
             blocks = [*blocks, block]
         if more:
             attributes = {**attributes, **more}
-        rest, model, notes = self._rest(entry, blocks) + client.encoded, stages.model, entry.notes
+        rest, model, notes = self._rest(request, blocks) + client.encoded, stages.model, request.notes
         if notes is not None:
             model = _without(model, notes)
             totals = {semconv.stage_total_ms(stage) for stage in stages.totals()}
@@ -219,23 +213,21 @@ class EntryRecorder:
         if events:
             rest += encode_events(events)
         mark = b"" if identity.is_sampled else UPGRADED.encoded
-        times = request[:2]
-        spans, count = encode_request(stages, identity, times, mark, rest, attributes, model, entry.record.cuts)
+        times = request.started, request.end
+        spans, count = encode_request(stages, identity, times, mark, rest, attributes, model, request.cuts)
         return (encode_details(details, mark) + spans, count + len(details)) if details else (spans, count)
 
-    def _rest(self, entry: OwnSpan, blocks: list[Block]) -> bytes:
-        key = (entry.name, entry.failed, *blocks)
+    def _rest(self, request: Request, blocks: list[Block]) -> bytes:
+        key = (request.name, request.failed, *blocks)
         rest = self._rests.get(key)
         if rest is None:
-            rest = self._rests[key] = entry_rest(entry.name, entry.kind.value, blocks, failed=entry.failed)
+            rest = self._rests[key] = entry_rest(request.name, SpanKind.SERVER.value, blocks, failed=request.failed)
         return rest
 
     @guarded
-    def _hand_on(
-        self, entry: OwnSpan, request: Request, judged: Decided | None, given: Given, *, breached: bool
-    ) -> Finished:
+    def _hand_on(self, request: Request, judged: Decided | None, given: Given, *, breached: bool) -> Finished:
         """Hand the request on as the spans that the SDK's processors know."""
-        span = entry.readable(self._provider.resource)
+        span = request.readable(self._provider.resource)
         known = {key: value for block in (*given.blocks, given.client) for key, value in block.attributes.items()}
         known.update(given.attributes)
 
@@ -243,43 +235,43 @@ class EntryRecorder:
             stages: Stages, block: Block | None, more: Mapping[str, Any], events: Sequence[Event]
         ) -> list[ReadableSpan]:
             verdict = more if block is None else {**block.attributes, **more}
-            is_upgraded = not entry.identity.is_sampled
-            return request_spans(span, stages, entry.record, known, verdict, events, upgraded=is_upgraded)
+            is_upgraded = not request.identity.is_sampled
+            return request_spans(span, stages, request, known, verdict, events, upgraded=is_upgraded)
 
-        finished = finish(request, judged, self._processor.learned, given.attributes, encode)
+        finished = finish(request, judged, self.processor.learned, given.attributes, encode)
         if breached:
             mark_breach(finished.spans)
         for one in finished.spans:
-            self._processor.hand_on(one)
+            self.processor.hand_on(one)
         return finished
 
 
-def _given(entry: OwnSpan, connection: Mapping[str, Any]) -> Given:
-    """Return what the adapter and the head sampler say of the request, without what its code has set itself."""
-    given = Given(*(entry.description or entry.adapter.describe())) if entry.adapter else Given([], NO_BLOCK, {})
+def _given(request: Request, connection: Mapping[str, Any]) -> Given:
+    """Return what the request itself and the head sampler say of it, without what its code has set itself."""
+    given = Given(*(request.description or request.describe()))
     given.attributes.update(connection)
-    if entry.probability is not None:
-        given.attributes[semconv.SLA_SAMPLING_PROBABILITY] = entry.probability
-    if entry.added:
-        given.attributes.update(entry.added)
-    return given if entry.notes is None else _give_way(entry, entry.notes, *given)
+    if request.probability is not None:
+        given.attributes[semconv.SLA_SAMPLING_PROBABILITY] = request.probability
+    if request.added:
+        given.attributes.update(request.added)
+    return given if request.notes is None else _give_way(request, request.notes, *given)
 
 
 def _give_way(
-    entry: OwnSpan, notes: ReadableSpan, blocks: list[Block], client: Block, attributes: dict[str, Any]
+    request: Request, notes: ReadableSpan, blocks: list[Block], client: Block, attributes: dict[str, Any]
 ) -> Given:
     """Bound what the request's code has set itself, which wins; return the rest without that."""
-    if entry.failed:
-        entry.set_status(entry.status)
-    entry.notes = bounded(notes, attributes.pop(semconv.STAGETRACE_TRUNCATED_ATTRIBUTES, 0))
-    own = entry.notes.attributes or {}
+    if request.failed:
+        request.note("set_status", request.status)
+    request.notes = bounded(notes, attributes.pop(semconv.STAGETRACE_TRUNCATED_ATTRIBUTES, 0))
+    own = request.notes.attributes or {}
     clashing = [block for block in (*blocks, client) if not own.keys().isdisjoint(block.attributes)]
     if clashing:
         blocks = [block for block in blocks if block not in clashing]
         client = NO_BLOCK if client in clashing else client
         for block in clashing:
             attributes.update(block.attributes)
-    return Given(blocks, client, _without(attributes, entry.notes))
+    return Given(blocks, client, _without(attributes, request.notes))
 
 
 def _without(attributes: Mapping[str, Any], notes: ReadableSpan) -> dict[str, Any]:
@@ -314,14 +306,14 @@ class HeadSampler:
         # The ids of the SDK's own generator are drawn here, too, unless they were asked for before.
         self.draws = type(self._ids) is RandomIdGenerator and (self._by_parent or self._bound is not None)
 
-    def identify(self, entry: OwnSpan, parent_context: Context) -> Identity:
+    def identify(self, request: Request) -> Identity:
         """Draw the ids of a span and ask the sampler whether to keep it."""
-        ids = self._ids
+        ids, parent_context = self._ids, request.parent_context
         parent = get_current_span(parent_context).get_span_context() if parent_context else None
         if parent is None or not parent.is_valid:
             parent, trace_id, random, state = (
                 None,
-                entry.drawn or ids.generate_trace_id(),
+                request.drawn or ids.generate_trace_id(),
                 ids.is_trace_id_random(),
                 None,
             )
@@ -335,20 +327,20 @@ class HeadSampler:
             if parent is None and is_sampled:
                 state = self._chances.state_of(trace_id)
         else:
-            given = entry.adapter.known_attributes() if self.reads_attributes and entry.adapter else {}
-            result = self._sampler.should_sample(parent_context, trace_id, entry.name, SpanKind.SERVER, given)
+            given = request.known_attributes() if self.reads_attributes else {}
+            result = self._sampler.should_sample(parent_context, trace_id, request.name, SpanKind.SERVER, given)
             is_sampled, is_recording = result.decision.is_sampled(), result.decision.is_recording()
             state = result.trace_state
             if result.attributes:
-                entry.added = {key: value for key, value in result.attributes.items() if key not in given}
-        entry.probability = self._chances.of(parent, state, is_sampled=is_sampled)
+                request.added = {key: value for key, value in result.attributes.items() if key not in given}
+        request.probability = self._chances.of(parent, state, is_sampled=is_sampled)
         flags = _FLAGS[(1 if is_sampled else 0) + (2 if random else 0)]
         context = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)  # noqa: FBT003
-        if not is_recording and entry.end_time is None:
-            entry.held = True
+        if not is_recording and not request.is_over:
+            request.held = True
         return Identity(context, parent, is_sampled)
 
-    def draw(self, entry: OwnSpan, *, keep: bool) -> bool:
+    def draw(self, request: Request, *, keep: bool) -> bool:
         """Do what `identify` does, without calls: for a root span whose ids were not asked for before, where `draws`.
 
         The span gets no identity if it is neither sampled nor to be kept; return whether it has one.
@@ -358,10 +350,12 @@ class HeadSampler:
         if not is_sampled and not keep:
             return False
         if self._probability is not None:
-            entry.probability = self._probability
+            request.probability = self._probability
         flags = _FLAGS[3 if is_sampled else 2]
         parts = (trace_id, getrandbits(64) or 1, False, flags, DEFAULT_TRACE_STATE, True)
-        entry.identify_as(_made(Identity, (_made(SpanContext, parts), None, is_sampled)))
+        with request.lock:
+            if request.ids is None:
+                request.ids = _made(Identity, (_made(SpanContext, parts), None, is_sampled))
         return True
 
 

@@ -15,7 +15,7 @@ from stagetrace.policy.verdict import GOOD, over_budget
 from stagetrace.request import serving_process
 from stagetrace.request.details import detail_span, placed_details
 from stagetrace.request.in_flight import in_flight
-from stagetrace.request.record import NO_STAGES
+from stagetrace.request.request import NO_STAGES
 from stagetrace.request.spans import FinishedSpan, sampled, stage_span
 from stagetrace.request.stages import Segment, coalesced
 from stagetrace.semconv import (
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from stagetrace.otlp.encode import Block
     from stagetrace.policy.verdict import Missed, Verdict
     from stagetrace.request.exchange import RemoteSection
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Stages
-    from stagetrace.sla.decision import Decided, Request
+    from stagetrace.sla.decision import Decided
     from stagetrace.sources.thread_cpu import CpuSample, Share
 
 NO_CULPRITS: Final[Mapping[str, tuple[str | None, str]]] = {}
@@ -74,12 +74,12 @@ def finish(
     `known` are attributes of its entry span. `encode` makes the spans from the stages, the block of a verdict that is
     no breach, further attributes, and the events of a breach.
     """
-    stages, record = NO_STAGES, request.record
-    if record is not None:
+    stages = NO_STAGES
+    if request.bound:
         try:
-            stages = record.close(request.start, request.end)
+            stages = request.close(request.started, request.end)
         except Exception as error:  # noqa: BLE001 -- without them, the entry span goes with its verdict
-            report("stagetrace.request.record.RequestRecord.close", error)
+            report("stagetrace.request.request.Request.close", error)
     if judged is None:
         return Finished(encode(stages, None, {}, ()), None, stages)
     if judged.word != BREACH:
@@ -91,7 +91,7 @@ def finish(
         return Finished(encode(stages, block, more or {}, ()), breakdown, stages)
     breakdown = _breakdown(request, stages)
     found = _explained(request, judged, stages, learned, breakdown, known) or {}
-    events = _placed(record, request, judged.missed, stages, found) or () if record is not None else ()
+    events = _placed(request, judged.missed, stages, found) or () if request.bound else ()
     cause = found.get(SLA_BREACH_CAUSE, UNKNOWN)
     culprits = {judged.objective.name: (found.get(SLA_BREACH_STAGE), cause)}
     for one in judged.each:
@@ -104,7 +104,7 @@ def finish(
 def request_spans(
     span: ReadableSpan,
     stages: Stages,
-    record: RequestRecord | None,
+    request: Request,
     known: Mapping[str, Any],
     verdict: Mapping[str, Any],
     events: Sequence[Event] = (),
@@ -115,14 +115,14 @@ def request_spans(
 
     `upgraded`: the head sampler dropped the request, and it is a breach.
     """
-    details = placed_details(record, stages, span.context)
+    details = placed_details(request, stages, span.context)
     attributes = {stage_total_ms(stage): took / 1e6 for stage, took in stages.totals().items()}
     own = span.attributes or {}  # which the request's code may have set: that wins
     attributes.update({key: value for key, value in stages.model.items() if key not in own})
     attributes.update(known)
     attributes.update(verdict)
     mark = {SLA_UPGRADED: True} if upgraded else {}
-    segments = coalesced(stages.segments(), () if record is None else record.cuts)
+    segments = coalesced(stages.segments(), request.cuts)
     spans: list[ReadableSpan] = [
         *(detail_span(detail, span.resource, mark) for detail in details),
         *(stage_span(segment, span, mark) for segment in segments),
@@ -143,15 +143,15 @@ def _over_budget(judged: Decided, stages: Stages) -> dict[str, str]:
 @guarded
 def _breakdown(request: Request, stages: Stages, missed: Missed | None = None) -> Breakdown | None:
     """Return the breakdown of a request, or of that part of it in which a bound was missed."""
-    record, segments = request.record, stages.segments()
-    if record is None:
+    if not request.bound:
         return None
+    segments = stages.segments()
     if missed is None or missed.end_ns is None:
-        return breakdown_of(segments, record, stages.model)
-    within = request.start + missed.start_ns, request.start + missed.end_ns
+        return breakdown_of(segments, request, stages.model)
+    within = request.started + missed.start_ns, request.started + missed.end_ns
     # What is known of the model is of its first call.
     model = {} if missed.start_ns else stages.model
-    return breakdown_of(clipped(segments, *within), Within(record, *within), model, within)
+    return breakdown_of(clipped(segments, *within), Within(request, *within), model, within)
 
 
 @guarded
@@ -174,22 +174,20 @@ def _explained(
 
 
 @guarded
-def _placed(
-    record: RequestRecord, request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]
-) -> Sequence[Event]:
+def _placed(request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
     from stagetrace.causes import code, in_the_way, stall_sampler
 
-    in_flight.look_back(record)
+    in_flight.look_back(request)
     segments, word = stages.segments(), found.get(SLA_BREACH_CAUSE, UNKNOWN)
-    since, end = request.start, request.end
-    bounds = in_flight.bounds_of(record)
+    since, end = request.started, request.end
+    bounds = in_flight.bounds_of(request)
     late_at = None if bounds is None else bounds.start + bounds.late
     if missed is not None and missed.end_ns is not None:  # late only in that interval
-        since, end = request.start + missed.start_ns, request.start + missed.end_ns
+        since, end = request.started + missed.start_ns, request.started + missed.end_ns
         late_at = since + missed.threshold_ns
-    stalls = [one for one in (*in_the_way.waited_behind(record, segments), *record.stalls) if since <= one.at <= end]
-    runs = in_the_way.collected_in(record, since, end) if word == GC else []
+    stalls = [one for one in (*in_the_way.waited_behind(request, segments), *request.stalls) if since <= one.at <= end]
+    runs = in_the_way.collected_in(request, since, end) if word == GC else []
     events, dropped = code.events_of([*stalls, *runs])
     if dropped:
         found[STAGETRACE_DROPPED_STALLS] = dropped
@@ -202,11 +200,11 @@ def _placed(
         found[SLA_BREACH_EVIDENCE] += code.evidence(line)
     else:
         is_over = code.is_over(stalls, segments, stage, word)
-        none = stall_sampler.why(record, stalls, late_at, end, is_over=is_over)
+        none = stall_sampler.why(request, stalls, late_at, end, is_over=is_over)
         found[SLA_BREACH_NO_CODE] = none.word
         found[SLA_BREACH_EVIDENCE] = found.get(SLA_BREACH_EVIDENCE, "") + CAUSES[word].advice + none.evidence
-    if record.skipped_stalls:
-        found[STAGETRACE_SKIPPED_STALLS] = record.skipped_stalls
+    if request.skipped_stalls:
+        found[STAGETRACE_SKIPPED_STALLS] = request.skipped_stalls
     return events
 
 
@@ -221,7 +219,7 @@ def _cause(
 ) -> dict[str, Any]:
     found = learned.explain((request.method, request.route), verdict, breakdown, known)
     if SLA_BREACH_EVIDENCE in found and INFERENCE not in breakdown.stages:
-        found[SLA_BREACH_EVIDENCE] += serving_process.evidence_of(request.start, request.end)
+        found[SLA_BREACH_EVIDENCE] += serving_process.evidence_of(request.started, request.end)
     return found
 
 
@@ -231,7 +229,7 @@ def _cause(
 class Within:
     """What a request's record has measured within [start, end), in nanoseconds since the epoch."""
 
-    def __init__(self, record: RequestRecord, start: int, end: int) -> None:
+    def __init__(self, record: Request, start: int, end: int) -> None:
         self._record = record
         self.bounds = start, end
         stream = record.stream

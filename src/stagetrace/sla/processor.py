@@ -19,10 +19,10 @@ from stagetrace.policy.policy import Policy
 from stagetrace.policy.verdict import GOOD, report_in
 from stagetrace.request.current import current, entries, recording
 from stagetrace.request.limits import bounded
-from stagetrace.request.record import NO_STAGES, RequestRecord
+from stagetrace.request.request import NO_STAGES, Request
 from stagetrace.request.spans import SCOPE, FinishedSpan, sampled
 from stagetrace.request.working import task_here
-from stagetrace.sla.decision import Request, Segments, decided
+from stagetrace.sla.decision import Segments, decided
 from stagetrace.sla.finish import NO_CULPRITS, finish, request_spans
 from stagetrace.sla.sampling import HeldSpans, dropped
 from stagetrace.sla.verdict_counter import VerdictCounter
@@ -142,13 +142,12 @@ class SLASpanProcessor(SpanProcessor):
         """Return whether to read what only explains: of a good request, if it is slow for its route or a sample."""
         if judged is None or judged.word != GOOD:
             return True
-        return self.learned.is_of_interest((request.method, request.route), request.start, request.end)
+        return self.learned.is_of_interest((request.method, request.route), request.started, request.end)
 
     def judge(self, request: Request) -> Decided | None:
         """Return what is decided on a request; None where no objective matches. `conclude` counts it. Never raises."""
-        record = request.record
-        if record is not None and record.generation is not None:
-            _conclude_generation(record, request)
+        if request.generation is not None:
+            _conclude_generation(request)
         try:
             policy = self.policy
             if policy is None:
@@ -186,7 +185,7 @@ class SLASpanProcessor(SpanProcessor):
     def _count(self, request: Request, judged: Decided, finished: Finished | None, trace: SpanContext | None) -> None:
         """Count the verdict of each objective, a breach with its culprit and its cause."""
         stages, culprits = (NO_STAGES, NO_CULPRITS) if finished is None else (finished.stages, finished.culprits)
-        took_ns, counter = request.end - request.start, self.counter
+        took_ns, counter = request.end - request.started, self.counter
         for one in judged.each or (judged,):
             name, word = one.objective.name, one.word
             if word == BREACH:
@@ -212,7 +211,7 @@ class SLASpanProcessor(SpanProcessor):
                 record.take_ids(context, span.parent)
             return
         if record is None or not record.gives_way(span.parent):
-            record = RequestRecord()
+            record = Request()
             record.work = task_here()
         record.bind(context, span.start_time or 0)
         record.adopted = span
@@ -237,9 +236,10 @@ class SLASpanProcessor(SpanProcessor):
         return self._hold(span) if dropped(span) else [span]
 
     def _finish(self, span: ReadableSpan) -> list[ReadableSpan]:
-        record = entries.pop(span.context.span_id, None)
-        failed = span.status.status_code is StatusCode.ERROR
-        request = Request(span.start_time or 0, span.end_time or 0, *request_of(span), record, failed, span)
+        request = entries.pop(span.context.span_id, None) or Request(start=span.start_time or 0)
+        request.adopted, request.started, request.end = span, span.start_time or 0, span.end_time or 0
+        request.method, request.route = request_of(span)
+        request.failed = span.status.status_code is StatusCode.ERROR
         is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
         judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH
@@ -249,8 +249,7 @@ class SLASpanProcessor(SpanProcessor):
         finally:
             is_kept = span.context.trace_flags.sampled or (breached and dropped(span))
             self.conclude(request, judged, finished, span.context if is_kept else None)
-        if record is not None:
-            record.abandon()
+        request.abandon()
         if dropped(span) and not breached:
             return []
         spans = [*(FinishedSpan(one, {}, sampled(one.context)) for one in held), *finished.spans]
@@ -262,10 +261,9 @@ class SLASpanProcessor(SpanProcessor):
         self, span: ReadableSpan, request: Request, judged: Decided | None, *, breached: bool
     ) -> tuple[Finished, list[ReadableSpan]]:
         """Return a request as spans, and the spans that were held for it."""
-        record = request.record
-        known = {} if record is None else record.transfer_attributes(request.start)
-        if record is not None and self.is_of_interest(request, judged):
-            known.update(record.connection_attributes())
+        known = request.transfer_attributes(request.started)
+        if self.is_of_interest(request, judged):
+            known.update(request.connection_attributes())
         held: list[ReadableSpan] = []
         upgraded = dropped(span)
         if breached or not upgraded:
@@ -279,7 +277,7 @@ class SLASpanProcessor(SpanProcessor):
             stages: Stages, block: Block | None, more: Mapping[str, Any], events: Sequence[Event]
         ) -> list[ReadableSpan]:
             verdict = more if block is None else {**block.attributes, **more}
-            return request_spans(span, stages, record, known, verdict, events, upgraded=upgraded)
+            return request_spans(span, stages, request, known, verdict, events, upgraded=upgraded)
 
         return finish(request, judged, self.learned, known, encode), held
 
@@ -312,14 +310,14 @@ class SLASpanProcessor(SpanProcessor):
 
 
 @guarded
-def _conclude_generation(record: RequestRecord, request: Request) -> None:
+def _conclude_generation(request: Request) -> None:
     """Note on the entry span what a request's models have generated, and measure it."""
     from stagetrace.sla.generation_metrics import conclude
 
-    generation = record.generation
+    generation = request.generation
     if generation is not None and generation.calls:
-        record.besides = {**record.besides, **generation.attributes(request.start, request.end)}
-        conclude(generation, request.start, request.end)
+        request.besides = {**request.besides, **generation.attributes(request.started, request.end)}
+        conclude(generation, request.started, request.end)
 
 
 def exports(processor: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import log
 from stagetrace.policy.objective import BREACH, EXCLUDED
-from stagetrace.request.record import NO_STAGES
+from stagetrace.request.request import NO_STAGES
 from stagetrace.system.native import native
 from stagetrace.system.threads import allocate_lock
 

@@ -113,7 +113,7 @@ def _first(futures: Iterable[Any], running: Mapping[FrameType, int]) -> Any:
 def _listens(places: list[Place]) -> bool:
     """Return whether a coroutine is in our `receive`, and awaits no part of the body: that would be in `watched`."""
     ours = [code for code, _ in places if is_ours(code)]
-    return bool(ours) and ours[-1].co_name == "__call__" and ours[-1].co_filename.endswith("channels.py")
+    return bool(ours) and ours[-1].co_name == "receive" and ours[-1].co_filename.endswith("asgi_request.py")
 
 
 # --- What completes a future that a coroutine awaits: the tasks of `gather`, of `wait`, of a task group.

@@ -25,7 +25,7 @@ INTERVAL_NS: Final = 250_000_000  # of the service's time between two readings, 
 
 
 class ProcessCpu:
-    """What the process has computed until the last reading. `_lock` guards the fields."""
+    """What the process has computed until the last reading, which was `at_ns`. `_lock` guards the fields."""
 
     def __init__(self) -> None:
         self.begin_again()
@@ -35,17 +35,17 @@ class ProcessCpu:
     def begin_again(self) -> None:
         """Count from the next request on: the CPU time before that belongs to no request."""
         self._lock = allocate_lock()
-        self._at_ns = 0
+        self.at_ns = 0
         self._computed_ns: int | None = None
 
     @guarded
     def add_to(self, attributes: dict[str, Any], now_ns: int) -> None:
         """Add the CPU time since the last reading to a request that ended at `now_ns`, if that is long ago."""
-        if 0 <= now_ns - self._at_ns < INTERVAL_NS or not self._lock.acquire(blocking=False):
+        if 0 <= now_ns - self.at_ns < INTERVAL_NS or not self._lock.acquire(blocking=False):
             return
         try:
             computed, before = process_time_ns(), self._computed_ns
-            self._at_ns, self._computed_ns = now_ns, computed
+            self.at_ns, self._computed_ns = now_ns, computed
         finally:
             self._lock.release()
         if before is not None:

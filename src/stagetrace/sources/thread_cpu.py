@@ -37,6 +37,7 @@ AT: Final = 1
 COMPUTED: Final = 2
 SCHEDSTAT: Final = 3
 PROCESS: Final = 4
+NATIVES: Final = 5
 WAIT_SAMPLES: Final = 6
 RECENT_NS: Final = 200_000  # of the wait for a CPU before a section, which may count as the section's
 NEAR_NS: Final = 10_000_000  # after so long the kernel is asked again anyway
@@ -257,7 +258,7 @@ def sample(now: int | None = None) -> CpuSample | None:
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
                     seen = touch(last[0].place)
-                    return last[0], now, computed, last[SCHEDSTAT], time.process_time_ns(), snapshot(), seen
+                    return last[0], now, computed, last[SCHEDSTAT], time.process_time_ns(), last[NATIVES], seen
         _own.last = taken = read_sample()
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
@@ -300,8 +301,11 @@ def is_of_this_thread(taken: CpuSample) -> bool:
 
 def become_idle(now: int) -> None:
     """Record that the calling thread, one of a pool, has nothing to do from now on."""
-    _own.idle_since = now
-    end_section()
+    own = _own
+    own.idle_since = now
+    descriptor: Descriptor | None = getattr(own, "descriptor", None)
+    if descriptor is not None:
+        leave(descriptor.place)
 
 
 def end_section() -> None:

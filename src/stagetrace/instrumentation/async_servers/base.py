@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @guarded
 def note_error(error: BaseException) -> None:
     """Note an exception of the current request's application, which the server may respond to with an error."""
-    note = getattr(_adapter(), "note_error", None)
+    note = getattr(current.get(), "note_error", None)
     if note is not None:
         note(error)
 
@@ -27,20 +27,15 @@ def note_error(error: BaseException) -> None:
 @guarded
 def note_route(template: str) -> None:
     """Note the route of the current request."""
-    set_route = getattr(_adapter(), "set_route", None)
+    set_route = getattr(current.get(), "set_route", None)
     if set_route is not None:
         set_route(template)
-
-
-def _adapter() -> Any:
-    record = current.get()
-    return None if record is None else record.exchange
 
 
 @guarded
 def request_of(server: Any) -> ServerRequest | None:
     """Return the request that this code serves, if it is one that `server` has; None if not."""
-    one: Any = _adapter()
+    one: Any = current.get()
     return one if one is not None and getattr(one, "server", None) is server else None
 
 
@@ -51,7 +46,7 @@ def stepped(work: Any, one: ServerRequest | None) -> Any:
         return work
     from stagetrace.request import loop_blockers
 
-    return loop_blockers.stepped(work, one.record)
+    return loop_blockers.stepped(work, one)
 
 
 def passing(find: Callable[..., ServerRequest | None], activity: str) -> Wrap:

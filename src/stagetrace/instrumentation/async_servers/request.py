@@ -22,11 +22,10 @@ from stagetrace.sources import loops
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from opentelemetry.context import Context
-
 WHERE = __name__
 GONE = "RequestCancelled"  # what sanic raises in a handler whose client has gone
 UPGRADE = (b"upgrade", b"websocket")
+NO_CHANNELS: Any = (None, None)  # the server reads and writes itself
 _patch = switch(WHERE)
 
 
@@ -42,21 +41,15 @@ class ServerRequest(AsgiRequest):
     is_unsized = False  # the bytes of the response are unknown
     _error: Exception | None = None  # for which the response may be a server's error
 
-    def _come_in(self, scope: Any, send: Any) -> Context:
-        """Note what came in; `send` is the connection itself."""
-        context = super()._come_in(scope, None)
-        self._connection = send
-        return context
-
     def _is_disconnected(self) -> bool:
         return self.is_lost()
 
     def _template(self) -> str:
-        if not self._route and self.route_of is not None:
-            self._route = self.route_of() or ""
-            if self._route:
-                self.span.rename(http.span_name(self._method, self._route))
-        return self._route
+        if not self.route and self.route_of is not None:
+            self.route = self.route_of() or ""
+            if self.route:
+                self.rename(http.span_name(self.method, self.route))
+        return self.route
 
     def begin(self, status: int, headers: Iterable[tuple[Any, Any]]) -> list[tuple[str, str]]:
         """Note status line and headers of the response before they are sent; return the headers to add.
@@ -66,8 +59,8 @@ class ServerRequest(AsgiRequest):
         if self.is_lost():
             self.note_disconnect()
             return []
-        if self.record.adopted is not None and self._route:
-            route, self._route = self._route, ""
+        if self.adopted is not None and self.route:
+            route, self.route = self.route, ""
             self.set_route(route)  # which may have been found before somebody else started the entry span
         if self._error is not None and status >= http.SERVER_ERROR:
             self.fail(self._error)
@@ -89,16 +82,16 @@ class ServerRequest(AsgiRequest):
             return
         if (isinstance(error, OSError) or type(error).__name__ == GONE) and self.is_lost():
             return
-        if self._status is None:
+        if self.status_code is None:
             self._error = error
         else:
             self.fail(error)
 
     def fail_silently(self, error: Exception) -> None:
         """Note an exception after which the server responds nothing."""
-        status = self._status
+        status = self.status_code
         self.fail(error)
-        self._status = status
+        self.status_code = status
 
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
@@ -119,7 +112,7 @@ class ServerRequest(AsgiRequest):
     @property
     def is_begun(self) -> bool:
         """Return whether the status line was sent."""
-        return self._status is not None
+        return self.status_code is not None
 
     @property
     def is_ended(self) -> bool:
@@ -150,14 +143,14 @@ def begin(scope: dict[str, Any], connection: Any, is_lost: Callable[[], bool], *
             return None
         waited = waited_ns(connection)
         now = time_ns()
-        request: Any = begin_request(scope, connection, now - waited, ServerRequest)
+        request: Any = begin_request(scope, connection, NO_CHANNELS, now - waited, ServerRequest)
         loops.record(now)
         if request is not None:
             request.is_lost = is_lost
             for name, value in known.items():
                 setattr(request, name, value)
             if waited:
-                show(request.record, now - waited, now)
+                show(request, now - waited, now)
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         report(WHERE, error)
         return None
@@ -189,18 +182,17 @@ async def sending(request: ServerRequest, work: Awaitable[Any]) -> tuple[Any, in
 
 
 async def _passing(request: ServerRequest, work: Any, activity: str) -> tuple[Any, int]:
-    record = request.record
-    _note(record.enter, activity)
+    _note(request.enter, activity)
     awaited = None
     try:
         inner, awaited = begin_work(work)
-        result = awaited if inner is None else await watched(inner, awaited, record, activity)
+        result = awaited if inner is None else await watched(inner, awaited, request, activity)
     except BaseException:
         awaited = None  # the exception of a future would refer to itself by this frame
-        _note(record.leave, activity)
+        _note(request.leave, activity)
         raise
     now = time_ns()
-    _note(record.leave, activity, now)
+    _note(request.leave, activity, now)
     return result, now
 
 

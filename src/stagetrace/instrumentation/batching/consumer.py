@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagetrace.instrumentation.batching.queued_items import Item
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 MAX_GATHERED = 1_024  # items of one consumer
 CLEARED_AT = 64  # so many items at a time, those that are done are removed
@@ -86,14 +86,14 @@ def _is_pool_thread() -> bool:
     return getattr(thread, "_target", None) is pools._worker
 
 
-def current_work() -> RequestRecord | None:
+def current_work() -> Request | None:
     """Return what a model called now works for: the request, or the batch that this code has taken; else None."""
     if taken:
         _begin_batch()
     return recording()
 
 
-def working_for() -> RequestRecord | None:
+def working_for() -> Request | None:
     """Return what code works for that calls no model: as `current_work`, but no batch begins.
 
     None where code that has taken items out of a queue still has the context of the request that started it.
@@ -147,13 +147,13 @@ def _work_for(items: tuple[Item, ...]) -> None:
 
 
 @guarded_end
-def note_submitted(record: RequestRecord | None, future: Any) -> None:
+def note_submitted(record: Request | None, future: Any) -> None:
     """Note a future that the batch waits for: its consumer may go on to take the next items."""
     if record is not None and record.is_batch:
         getattr(record, "futures", []).append(future)
 
 
-def carry_into(function: Callable[..., Any], record: RequestRecord) -> None:
+def carry_into(function: Callable[..., Any], record: Request) -> None:
     """Let a function that `asyncio.to_thread` submits, in a context copied before the batch, work for the batch."""
     context = getattr(getattr(function, "func", None), "__self__", None)
     if record.is_batch and isinstance(context, Context):

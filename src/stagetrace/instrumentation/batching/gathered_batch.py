@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stagetrace.instrumentation.batching.queued_items import Item
-    from stagetrace.request.record import RequestRecord
     from stagetrace.request.remote_stages import StageReport
+    from stagetrace.request.request import Request
     from stagetrace.request.stages import Segment
 
 
@@ -36,11 +36,11 @@ class GatheredBatch(Batch):
         self.futures: list[Any] = []  # of work that the consumer has submitted to pools
         self._items: list[Item] = []
         self._before = before
-        self._calls: list[tuple[Any, RequestRecord | None]] = []  # of models, as long as they run: the worker of each
+        self._calls: list[tuple[Any, Request | None]] = []  # of models, as long as they run: the worker of each
         self._ends = [True]  # the thread that takes this out closes the record
         self._sends = [True]
         self._segments: list[Segment] | None = None
-        self._reported: dict[int, RequestRecord] = {}  # by their ids
+        self._reported: dict[int, Request] = {}  # by their ids
         self.add(items)
         if any(item.is_uncertain for item in before):
             self._mark_uncertain()
@@ -143,7 +143,7 @@ class GatheredBatch(Batch):
             self._segments = self.close(self.started, max(time.time_ns(), self.started)).segments()
         return self._segments or []
 
-    def stages_for(self, record: RequestRecord, since: int, until: int) -> list[StageReport]:
+    def stages_for(self, record: Request, since: int, until: int) -> list[StageReport]:
         """Return the stages for one of its requests, which waited [since, until); none if it has received them."""
         if id(record) in self._reported:
             return []
@@ -181,5 +181,5 @@ class GatheredBatch(Batch):
         self._items, self._before, self._reported = [], (), {}  # the consumer may keep this for long
 
 
-def _origins(records: Iterable[RequestRecord | None]) -> list[RequestRef]:
+def _origins(records: Iterable[Request | None]) -> list[RequestRef]:
     return [RequestRef("", one.entry) for one in records if one is not None and one.entry is not None]

@@ -20,8 +20,8 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.request.current import current, recording
 
 if TYPE_CHECKING:
-    from stagetrace.request.record import RequestRecord
     from stagetrace.request.remote_stages import StageReport
+    from stagetrace.request.request import Request
 
 BATCH, CONSUMER = "batch", "consumer"  # what a request waits for
 MAX_ITEMS = 10_000  # in the queues of a process
@@ -49,7 +49,7 @@ class ItemsBatch(Protocol):
     def settle(self) -> None:
         """Send the span of the inference, if the batch is complete."""
 
-    def stages_for(self, record: RequestRecord, since: int, until: int) -> list[StageReport]:
+    def stages_for(self, record: Request, since: int, until: int) -> list[StageReport]:
         """Return the stages of the batch for one of its requests, which waited [since, until)."""
 
 
@@ -63,15 +63,15 @@ class Item:
 
     is_taken = False  # as `Job` of awaited_futures.py has it
 
-    def __init__(self, record: RequestRecord, thing: Any, future: Any) -> None:
-        self.record: RequestRecord | None = record
+    def __init__(self, record: Request, thing: Any, future: Any) -> None:
+        self.record: Request | None = record
         self.put_at = time_ns()
         self.since = 0  # when the request began to wait; 0 while it was not seen to wait
         self.until = 0  # when it stopped to wait; 0 unless it stopped before the future was done
         self.taken_at = 0
         self.batch: ItemsBatch | None = None
         self.is_uncertain = False  # whether it is in the batch
-        self.taken_by: RequestRecord | None = None  # for which the code worked that took it
+        self.taken_by: Request | None = None  # for which the code worked that took it
         self._key = ""
         self._open = [True]  # the thread that takes this out ends the item
         self._future = KeyedRef(future, _forget, (id(thing), id(future)))
@@ -94,7 +94,7 @@ class Item:
         future = self._future()
         return future is not None and future.done() and not future.cancelled()
 
-    def has_started(self, request: RequestRecord) -> bool:
+    def has_started(self, request: Request) -> bool:
         """Return whether this request waits for it, and code that the request started has taken it."""
         return self.record is request and self.taken_by is request and bool(self.since)
 
@@ -203,7 +203,7 @@ class Item:
         finally:
             self.forget()
 
-    def _report(self, record: RequestRecord, until: int, *, is_done: bool) -> None:
+    def _report(self, record: Request, until: int, *, is_done: bool) -> None:
         from stagetrace.request.remote_stages import report_stages
 
         batch = None if self.is_uncertain else self.batch
@@ -214,7 +214,7 @@ class Item:
         elif self._waited_for_consumer(record, is_done=is_done):
             report_stages(self._key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
 
-    def _waited_for_consumer(self, record: RequestRecord, *, is_done: bool) -> bool:
+    def _waited_for_consumer(self, record: Request, *, is_done: bool) -> bool:
         """Return whether it certainly was in its queue until a consumer took it, or until now."""
         if record.remote_stages is None or record.remote_stages.were_taken_up_since(
             self.since

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from stagetrace.instrumentation.base import Wrap
-    from stagetrace.request.record import RequestRecord
     from stagetrace.request.remote_stages import RequestRef
+    from stagetrace.request.request import Request
     from stagetrace.request.worker import Batch, Work
 
 BATCH_WAIT = "batch"  # the reason of a request's queue wait
@@ -33,14 +33,14 @@ class Wait:
     since = 0  # in nanoseconds since the epoch; 0 while it does not wait yet
     is_over = False
 
-    def __init__(self, record: RequestRecord) -> None:
+    def __init__(self, record: Request) -> None:
         self.record = record
 
 
 wait_here: ContextVar[Any] = ContextVar("stagetrace.waiting_for_batch", default=None)  # the Wait of this code's request
 
 
-def waiting_for_batch(make: Callable[[RequestRecord], Wait]) -> Wrap:
+def waiting_for_batch(make: Callable[[Request], Wait]) -> Wrap:
     """Return how to wrap a coroutine function in which a request waits for its batch: `make` makes the Wait of it."""
 
     @guarded

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stagetrace.instrumentation.clients.callee import Pairs, Reported, Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.sla.entry_recorder import EntryRecorder
 
 
@@ -55,9 +55,9 @@ class Call:
     _responded_at: int | None = None
     _is_held = False
     _ended_at: int | None = None  # while it is held
-    _record: RequestRecord | None = None  # of the request, until this has ended
+    _record: Request | None = None  # of the request, until this has ended
 
-    def __init__(self, record: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+    def __init__(self, record: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         self._record = record
         self._name = name
         self._attributes = attributes
@@ -199,7 +199,7 @@ class OwnCall(Call):
 
     def __init__(
         self,
-        record: RequestRecord,
+        record: Request,
         name: str,
         attributes: dict[str, Any],
         parent: SpanContext,
@@ -232,7 +232,7 @@ class OwnCall(Call):
 class SdkCall(Call):
     """A call at a provider that the service has set: its span is one of the SDK."""
 
-    def __init__(self, record: RequestRecord, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+    def __init__(self, record: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         from opentelemetry.trace import SpanKind, get_tracer
 
         super().__init__(record, name, attributes, parent)
@@ -432,7 +432,7 @@ def calling(
     return wrap
 
 
-def carries_other(headers: Mapping[str, str], record: RequestRecord) -> bool:
+def carries_other(headers: Mapping[str, str], record: Request) -> bool:
     """Return whether headers, found by lower-case names, carry a context that is not the request's own.
 
     Its own is that of its entry span or of one of its stages: the service has injected the current context by hand.
@@ -449,7 +449,7 @@ def context_fields(textmap: Any) -> frozenset[str]:
     return frozenset(field.lower() for field in textmap.fields) - {"baggage"}
 
 
-def _is_own(textmap: Any, headers: Mapping[str, str], record: RequestRecord) -> bool:
+def _is_own(textmap: Any, headers: Mapping[str, str], record: Request) -> bool:
     from opentelemetry.context import Context
     from opentelemetry.trace import get_current_span
 

@@ -189,7 +189,7 @@ def description(
         size = len(rows)
     elif isinstance(rows, list | tuple):
         batch = len(rows)
-        if batch <= MAX_COUNTED and all(type(one) is str for one in rows):
+        if batch <= MAX_COUNTED and set(map(type, rows)) <= {str}:
             size = sum(map(len, rows))
     described = _description(name, framework, batch, version, device)
     return described if size is None else {**described, ML_INPUT_SIZE: size}

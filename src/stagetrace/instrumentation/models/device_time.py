@@ -21,7 +21,7 @@ from stagetrace.semconv import DEVICE_PENDING, DEVICE_TIME_MS, INFERENCE, ML_DEV
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 MAX_PAIRS = 1_024  # of one device: as many calls may be unread
 MAX_UNREAD = 64  # of one request
@@ -32,14 +32,14 @@ _devices: dict[str, _Device] = {}
 _captures: set[int] = set()  # ids of the graphs that are being captured, by any thread
 
 
-def begin_on_device(attributes: dict[str, Any], record: RequestRecord) -> Timing | None:
+def begin_on_device(attributes: dict[str, Any], record: Request) -> Timing | None:
     """Record the begin of a call with these attributes, if it is on a CUDA device; return what is to be ended."""
     device = attributes.get(ML_DEVICE)
     return _begin(device, attributes, record) if device is not None and device.startswith("cuda") else None
 
 
 @guarded
-def _begin(name: str, attributes: dict[str, Any], record: RequestRecord) -> Timing | None:
+def _begin(name: str, attributes: dict[str, Any], record: Request) -> Timing | None:
     cuda = sys.modules["torch"].cuda
     if not cuda.is_initialized() or cuda.is_current_stream_capturing():
         return None  # nothing runs now
@@ -139,7 +139,7 @@ class Timing:
             self.is_recorded = True
 
     @guarded_end
-    def end(self, record: RequestRecord, ended: int) -> None:
+    def end(self, record: Request, ended: int) -> None:
         """Let the record read it later; `ended` is when the call has returned."""
         if not self.is_recorded:
             self.attributes[DEVICE_PENDING] = True
@@ -164,7 +164,7 @@ class DeviceCalls:
         """Add a call that has ended on the host."""
         self._unread.append(timing)
 
-    def is_full(self, record: RequestRecord) -> bool:
+    def is_full(self, record: Request) -> bool:
         """Return whether there is no room for one more, after those were read that can be."""
         unread = self._unread
         if len(unread) >= MAX_UNREAD:
@@ -175,7 +175,7 @@ class DeviceCalls:
         return True
 
     @guarded_end
-    def read(self, record: RequestRecord) -> None:
+    def read(self, record: Request) -> None:
         """Let each call be the inference until the device was done with it, as far as that is known yet."""
         if not self._reading.acquire(blocking=False):
             return
@@ -185,7 +185,7 @@ class DeviceCalls:
         finally:
             self._reading.release()
 
-    def _read_one(self, record: RequestRecord, timing: Timing) -> None:
+    def _read_one(self, record: Request, timing: Timing) -> None:
         took, until = timing.device.read(timing.pair)
         timing.device.give_back(timing.pair, is_passed=True)
         attributes = self._visit(timing)
@@ -205,7 +205,7 @@ class DeviceCalls:
         return self._last
 
     @guarded_end
-    def conclude(self, record: RequestRecord) -> None:
+    def conclude(self, record: Request) -> None:
         """Read what can be, as the request is over; mark the other calls."""
         self.read(record)
         for timing in self._unread:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from stagetrace.instrumentation.models.base import Library
     from stagetrace.instrumentation.models.marked import Timing
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.sources.thread_cpu import CpuSample
 
     Arguments = tuple[Any, tuple[Any, ...], dict[str, Any]]  # of a call: the instance, and its arguments
@@ -146,7 +146,7 @@ class _Watch:
 
     __slots__ = ("arguments", "attributes", "call", "how", "record", "stays")
 
-    def __init__(self, how: _How, record: RequestRecord, arguments: Arguments) -> None:
+    def __init__(self, how: _How, record: Request, arguments: Arguments) -> None:
         self.how = how
         self.record = record
         self.arguments: Arguments | None = arguments

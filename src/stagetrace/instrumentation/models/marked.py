@@ -6,6 +6,7 @@ import functools
 import sys
 from contextlib import nullcontext, suppress
 from contextvars import ContextVar
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from stagetrace.guard import Switch
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
     from stagetrace.sources.thread_cpu import CpuSample
 
     class Timing(Protocol):
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
         def stop(self) -> None:
             """Note that the call returns."""
 
-        def end(self, record: RequestRecord, ended: int) -> None:
+        def end(self, record: Request, ended: int) -> None:
             """Let the record know of it; `ended` is when the call has returned."""
 
-    Timer = Callable[[dict[str, Any], RequestRecord], "Timing | None"]
+    Timer = Callable[[dict[str, Any], Request], "Timing | None"]
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
 
 MAX_CALLED = 1_024
@@ -105,7 +106,10 @@ class How:
 
     def attributes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the attributes of a call."""
-        return attributes_of_call(self.describe(*self.arguments(args, kwargs)))
+        described = (
+            self.describe(args[0], args[1:], kwargs) if self.is_method and args else self.describe(None, args, kwargs)
+        )
+        return attributes_of_call(described)
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a call as `describe` takes them."""
@@ -129,8 +133,7 @@ def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
         if patch.off or inside.get():
             return function(*args, **kwargs)
         token = inside.set(how.hides)
-        visit = Visit(how, record)
-        visit.begin(args, kwargs)
+        visit = Visit(how, record, args, kwargs)
         try:
             return function(*args, **kwargs)
         finally:
@@ -173,8 +176,7 @@ def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
         if record is None:
             return await function(*args, **kwargs)
         token = inside.set(how.hides)
-        visit = Visit(how, record, stays=False)
-        visit.begin(args, kwargs)
+        visit = Visit(how, record, args, kwargs, stays=False)
         try:
             return await function(*args, **kwargs)
         finally:
@@ -205,7 +207,11 @@ def steps_of(how: How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: 
 
     def step() -> AbstractContextManager[Any]:
         record = None if how.patch.off or inside.get() else current_work()
-        return _NO_STEP if record is None else _Step(Visit(how, record, stays=stays), args, kwargs, attributes)
+        return (
+            _NO_STEP
+            if record is None
+            else _Step(how, partial(Visit, how, record, args, kwargs, attributes, stays=stays))
+        )
 
     return step
 
@@ -213,19 +219,15 @@ def steps_of(how: How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: 
 class _Step:
     """One step of a call: the inference while it runs."""
 
-    __slots__ = ("_args", "_attributes", "_kwargs", "_token", "_visit")
+    __slots__ = ("_begin", "_how", "_token", "_visit")
 
-    def __init__(
-        self, visit: Visit, args: tuple[Any, ...], kwargs: dict[str, Any], attributes: list[dict[str, Any]]
-    ) -> None:
-        self._visit = visit
-        self._args = args
-        self._kwargs = kwargs
-        self._attributes = attributes
+    def __init__(self, how: How, begin: Callable[[], Visit]) -> None:
+        self._how = how
+        self._begin = begin
 
     def __enter__(self) -> None:
-        self._token = inside.set(self._visit.hides)
-        self._visit.begin(self._args, self._kwargs, self._attributes)
+        self._token = inside.set(self._how.hides)
+        self._visit = self._begin()
 
     def __exit__(self, *_: object) -> None:
         with suppress(ValueError):  # closed by a garbage collector, in another context
@@ -238,24 +240,28 @@ class Visit:
 
     __slots__ = ("_attributes", "_began", "_first", "_how", "_record", "_stays", "_timing")
 
-    def __init__(self, how: How, record: RequestRecord, *, stays: bool = True) -> None:
+    def __init__(
+        self,
+        how: How,
+        record: Request,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        of_call: list[dict[str, Any]] | None = None,
+        *,
+        stays: bool = True,
+    ) -> None:
+        """Begin it; `of_call` holds the attributes of the call where an earlier step has left them.
+
+        `stays`: on its thread, whose CPU time is then the call's.
+        """
         self._how = how
-        self._record: RequestRecord | None = record
-        self._stays = stays  # on its thread, whose CPU time is then the call's
+        self._record: Request | None = record
+        self._stays = stays
         self._first: CpuSample | None = None
         self._attributes: dict[str, Any] | None = None
         self._timing: Timing | None = None
-
-    @property
-    def hides(self) -> bool:
-        """Whether models inside are none of their own."""
-        return self._how.hides
-
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any], of_call: list[dict[str, Any]] | None = None) -> None:
-        """Begin it; `of_call` holds the attributes of the call where an earlier step has left them."""
-        how, record = self._how, self._record
         began = time_ns()
-        if self._stays:
+        if stays:
             self._first = first = sample(began)
             if first is not None and first[AT] > began:
                 began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
@@ -269,8 +275,8 @@ class Visit:
                     of_call.append({name: value for name, value in attributes.items() if name != ML_COLD_START})
             self._attributes = attributes
             if how.timer is not None:
-                self._timing = how.timer(attributes, record)  # type: ignore[arg-type]
-            record.enter(how.activity, attributes if how.hides else None, began)  # type: ignore[union-attr]
+                self._timing = how.timer(attributes, record)
+            record.enter(how.activity, attributes if how.hides else None, began)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(how.patch.name, error)
             self._record = None
@@ -300,7 +306,7 @@ def is_outermost(model: Any) -> bool:
     return not inside.get() and (current_work() or unrecorded((model,))) is not None
 
 
-def unrecorded(args: tuple[Any, ...]) -> RequestRecord | None:
+def unrecorded(args: tuple[Any, ...]) -> Request | None:
     """Return None for a model that is called outside a recorded request; log that if it is time."""
     if not unrecorded_calls.is_counting and unrecorded_calls.due < time_ns():
         unrecorded_calls.check(args[0] if args else None)
@@ -319,7 +325,7 @@ def attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @guarded
-def divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
+def divide(record: Request, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
     """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
     last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
@@ -333,7 +339,7 @@ def divide(record: RequestRecord, first: CpuSample | None, attributes: dict[str,
     return last[AT]
 
 
-def note_blocking(began: int, ended: int, record: RequestRecord, attributes: Mapping[str, Any] | None) -> None:
+def note_blocking(began: int, ended: int, record: Request, attributes: Mapping[str, Any] | None) -> None:
     """Note that the call has blocked an event loop, if it was made in one."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
@@ -348,7 +354,7 @@ class Begun:
 
     __slots__ = ("end", "record")
 
-    def __init__(self, record: RequestRecord, described: Mapping[str, Any]) -> None:
+    def __init__(self, record: Request, described: Mapping[str, Any]) -> None:
         self.record = record
 
         @guarded_end
@@ -360,6 +366,6 @@ class Begun:
         record.enter(INFERENCE, attributes_of_call(described))
 
 
-def asking() -> RequestRecord | None:
+def asking() -> Request | None:
     """Return the request whose inference a call would be that is made now; None outside, and inside another model."""
     return None if inside.get() else current_work()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stagetrace.instrumentation.models.marked import Describe, Timer
-    from stagetrace.request.record import RequestRecord
+    from stagetrace.request.request import Request
 
 _open: ContextVar[_Call | None] = ContextVar("stagetrace.preparing_call", default=None)
 
@@ -68,7 +68,7 @@ class _Call:
 
     __slots__ = ("_args", "_attributes", "_began", "_how", "_is_prepared", "_kwargs", "_record", "_visit")
 
-    def __init__(self, how: How, record: RequestRecord, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, how: How, record: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._how = how
         self._record = record
         self._args = args
@@ -89,8 +89,7 @@ class _Call:
     @guarded
     def go_on(self) -> None:
         """Note that a preparation has ended."""
-        self._visit = visit = Visit(self._how, self._record)
-        visit.begin(self._args, self._kwargs, self._attributes)
+        self._visit = Visit(self._how, self._record, self._args, self._kwargs, self._attributes)
 
     @guarded_end
     def end(self) -> None:

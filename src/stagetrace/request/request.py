@@ -1,4 +1,4 @@
-"""The RequestRecord of one request: begin and end marks come in, stages that tile the request come out."""
+"""One request: begin and end marks come in, stages that tile the request come out; and what else is known of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import INVALID_SPAN, SpanContext
 
 from stagetrace.guard import guarded, guarded_end, report
+from stagetrace.request.chunk_times import LONG_NS
+from stagetrace.request.context import SdkSpan
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import blocker
 from stagetrace.request.marks import Mark, Marks
+from stagetrace.request.own_span import Entry, OwnSpan
 from stagetrace.request.stages import NOTHING
 from stagetrace.request.stalls import MOST_KEPT
 from stagetrace.request.tiler import Tiler
@@ -33,10 +36,13 @@ from stagetrace.system.threads import get_ident
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from opentelemetry.context import Context
+
     from stagetrace.request.chunk_times import Stream
-    from stagetrace.request.exchange import Caller, EntrySpan, Exchange, RemoteSection
+    from stagetrace.request.exchange import Caller, RemoteSection
     from stagetrace.request.generation import Generation
     from stagetrace.request.in_flight import Bounds
+    from stagetrace.request.own_span import Recorder
     from stagetrace.request.stages import Segment, Stages
     from stagetrace.request.stalls import Stall
     from stagetrace.sources.thread_cpu import CpuSample, Share
@@ -49,26 +55,27 @@ LAIN_NS = 4_000_000  # data that waited for so long may have waited for the loop
 class LateReadings(Protocol):
     """What is known some time after a call, as when a device was done with it: a request's record asks for it."""
 
-    def read(self, record: RequestRecord) -> None:
+    def read(self, record: Request) -> None:
         """Note what is known by now on the record, which takes marks still; never wait."""
 
-    def conclude(self, record: RequestRecord) -> None:
+    def conclude(self, record: Request) -> None:
         """Note what is known at the end of the request, for the last time."""
 
 
-class RequestRecord(Marks):
-    """Marks of one request, from any of its threads and tasks, and what else is known of it.
+class Request(Entry):
+    """A request: marks from any of its threads and tasks, its entry span, and what else is known of it.
 
-    After `close` marks do nothing.
+    The adapter of a protocol is a class of its requests, which fills the fields. After `close` marks do nothing.
     """
 
-    # Until something happens these are the class's: each request makes a record.
+    # Until something happens these are the class's: each request makes one.
     stages: Stages = NO_STAGES  # until it is closed
-    label: str | None = None  # the name that its adapter has given the entry span
-    own: EntrySpan | None = None  # the request's entry span, where that is ours
+    method: str | None = None  # as the policy names it
+    route = ""  # as the policy names it, as far as it is known by now
+    backend: SdkSpan | None = None  # its entry span, where our adapter has that at the service's own provider
     _entry: SpanContext | None = None  # of the request's entry span, where another instrumentation made it
-    exchange: Exchange | None = None  # with the other side of the connection
-    caller: Caller | None = None  # what else is known of that side, where there is no such
+    protocol: str | None = None  # of the adapter that records it; None where another instrumentation does, or none
+    caller: Caller | None = None  # what is known of the peer, where another instrumentation made the entry span
     baggage: Mapping[str, object] = NOTHING  # of the request, where another instrumentation made its entry span
     remote_stages: Any = None  # `remote_stages.RemoteStages`: what is done for the request elsewhere
     late: LateReadings | None = None  # of calls of the request
@@ -93,7 +100,7 @@ class RequestRecord(Marks):
     details: Any = None  # library calls inside its stages: `details.Details`
     work: Any = None  # the innermost coroutine that does its work, where it is known
     greenlet: Any = None  # that it came in on, where there are greenlets
-    batch: RequestRecord | None = None  # that a consumer of the service's own works for, and in which it is
+    batch: Request | None = None  # that a consumer of the service's own works for, and in which it is
     pools: Sequence[Any] = ()  # for one of which it waits now: sets of threads; WORKER_THREADS for anyio's
     stalls: Sequence[Stall] = ()  # stacks that were sampled while it was late
     skipped_stalls = 0  # times at which it was late, and none was sampled
@@ -108,7 +115,7 @@ class RequestRecord(Marks):
     def __init__(self, clock: Callable[[], int] = time.time_ns, start: int | None = None) -> None:
         if clock is not time.time_ns:
             self.clock = clock
-        self._lock = threading.Lock()  # guards the entry span's identity
+        self.lock = threading.Lock()  # guards the entry span's identity
         self.started = clock() if start is None else start
         self.thread = get_ident()  # the one that it came in on
         if in_flight.is_watched and not self.is_part:
@@ -117,11 +124,11 @@ class RequestRecord(Marks):
             except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
                 report("stagetrace.request.in_flight.InFlight.begin", error)
 
-    def __copy__(self) -> RequestRecord:
+    def __copy__(self) -> Request:
         """Return itself: it is in the request's scope, and so is in copies that the application makes of that."""
         return self
 
-    def __deepcopy__(self, _memo: Any) -> RequestRecord:
+    def __deepcopy__(self, _memo: Any) -> Request:
         """Do the same."""
         return self
 
@@ -144,34 +151,89 @@ class RequestRecord(Marks):
     @property
     def entry(self) -> SpanContext | None:
         """The entry span's own context."""
-        own = self.own  # another thread may release it meanwhile; so below
-        return self._entry if own is None else own.context
+        return self.identity.context if self.own else self._entry  # another thread may release it meanwhile; so below
 
     def gives_way(self, parent: SpanContext | None) -> bool:
         """Return whether this may still tile an entry span of another instrumentation that has this parent."""
-        own = self.own
-        return self._entry is None if own is None else own.gives_way(parent)
-
-    def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
-        """Take over, if the entry span is ours, the ids of one that is sent nowhere."""
-        if self.own is not None:
-            self.own.take_ids(context, parent)
+        return self.may_give_way and self.may_be(parent) if self.own else self._entry is None
 
     def bind(self, entry: SpanContext, start: int) -> None:
         """Begin the first stage where another instrumentation's entry span begins."""
         self.started = start
-        if self.own is None:
-            self._entry = entry
+        if self.own:
+            self.give_way(entry)
         else:
-            self.own.give_way(entry)
+            self._entry = entry
         self.bound = True
+
+    # --- The entry span, for adapters: ours, or one at the service's own provider.
+
+    def open_entry(self, name: str, parent: Context, recorder: Recorder | None, *, late: bool = False) -> Any:
+        """Begin the entry span, ours if there is a recorder; return it as the request's code is to see it."""
+        self.name = self.label = name
+        self.parent_context = parent
+        self.bound = True
+        if recorder is None:
+            self.backend = SdkSpan(self, late=late)
+            return self.backend.seen
+        self.recorder, self.own = recorder, True
+        return OwnSpan(self)
+
+    @property
+    def seen_span(self) -> Any:
+        """The entry span as the request's code sees it."""
+        return OwnSpan(self) if self.backend is None else self.backend.seen
+
+    @property
+    def entry_span(self) -> Any:
+        """The entry span itself, on which exceptions and the status are set."""
+        if self.backend is not None:
+            return self.backend.entry
+        return INVALID_SPAN if self.recorder is None else OwnSpan(self)
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether another instrumentation has made the entry span of this request."""
+        return self.adopted is not None if self.backend is None else self.backend.gave_way
+
+    def rename(self, name: str) -> None:
+        """Name the entry span, unless the request's code has."""
+        if self.backend is not None:
+            self.backend.rename(name)
+        elif self.name == self.label:
+            self.name = self.label = name
+
+    def end_entry(self, ended_at: int) -> None:
+        """End the entry span at a time in nanoseconds: judge and send the request."""
+        self.end = ended_at
+        if self.recorder is not None:
+            self.recorder.end(self)
+        elif self.backend is not None:
+            self.backend.end()
+
+    def discard(self) -> None:
+        """Send nothing of the request, whose entry span was not seen yet."""
+        self.abandon()
+        if self.backend is not None:
+            self.backend.forget()
+
+    def known_attributes(self) -> dict[str, Any]:
+        """Return the attributes that are known when the request is received, for samplers of the service."""
+        return {}
+
+    def late_attributes(self) -> Mapping[str, Any]:
+        """Return what is known when the request has ended, and was not before."""
+        return {}
 
     def release(self) -> None:
         """Drop the references to what refers to this, as its request has ended: no work for the garbage collector."""
-        if self.own is not None:
-            self._entry, self.own = self.own.context if self.own.has_identity else None, None
-        self.exchange = None
-        if in_flight.is_watched:
+        if self.own:
+            self._entry, self.own = self.identity.context if self.ids is not None else None, False
+        if self.backend is not None:
+            self.backend.is_released, self.backend = True, None
+        if self.is_over:
+            in_flight.records.discard(self)
+        elif in_flight.is_watched:
             in_flight.end(self)  # a request that is not judged is not abandoned either
 
     def begin_tentative(self, activity: str, attributes: Mapping[str, Any] | None, at: int) -> None:
@@ -223,6 +285,13 @@ class RequestRecord(Marks):
                 self.divided(first, last)
         end_section()
 
+    def end_section_of(self, first: CpuSample | None) -> None:
+        """Note that an outermost section of the calling thread ends, which began with this CPU sample. Never raises."""
+        if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
+            self.divide(first)
+        else:
+            end_section()
+
     @guarded_end
     def divide_rest(self) -> None:
         """Note what the calling thread has done for this request since its last CPU sample as a section."""
@@ -247,9 +316,11 @@ class RequestRecord(Marks):
         if first is not None and now - first[AT] >= DIVIDED_NS:
             self.divide(first)  # the step is not over
             self.step = sample(now)
+        is_long = now - stream.last >= LONG_NS  # so the first one
         stream.add(now, size)
         loops.record(now)
-        stream.keep_shares(self.started, loops.recent_shares)
+        if is_long:
+            stream.keep_shares(self.started, loops.recent_shares)
 
     def leave_pool(self, pool: Any) -> None:
         """Note that the request has waited for a thread of a pool."""
@@ -291,8 +362,7 @@ class RequestRecord(Marks):
 
     def method_and_route(self) -> tuple[str | None, str]:
         """Return method and route as the policy names them, as far as they are known by now."""
-        exchange = self.exchange
-        return (None, "") if exchange is None else exchange.method_and_route()
+        return self.method, self.route
 
     def add_stalls(self, stalls: Sequence[Stall]) -> None:
         """Note the stacks of the request while it was late; equal stacks are one object."""
@@ -305,22 +375,19 @@ class RequestRecord(Marks):
 
     def time_in_kernel_ns(self) -> int:
         """Return for how long the data that the request has received last lay in the kernel, 0 if that is unknown."""
-        exchange = self.exchange
-        return 0 if exchange is None else exchange.time_in_kernel_ns()
+        return 0
 
     def loop_shares(self, start: int, end: int) -> Sequence[tuple[int, int, Share]]:
         """Return what the calling thread did, if it runs an event loop: see `loops.recent_shares`."""
         return loops.recent_shares(start, end)
 
-    def fits_buffer(self, activity: str) -> bool:
+    def fits_buffer(self, activity: str) -> bool:  # noqa: ARG002
         """Return whether so few bytes passed in all sends or receives that none waited for the other side."""
-        exchange = self.exchange
-        return exchange is not None and exchange.fits_buffer(activity)
+        return False
 
     def has_unacked(self) -> bool:
         """Return whether the peer has not acknowledged all bytes of a response yet; True where that is unknown."""
-        exchange = self.exchange
-        return exchange is None or exchange.has_unacked()
+        return True
 
     def called(self, peer: str, start: int, end: int, report: Mapping[str, Any] = NOTHING) -> None:
         """Note a call to another service that has ended; `report`: what that reported of its time."""
@@ -421,23 +488,19 @@ class RequestRecord(Marks):
 
     def transfer_attributes(self, start: int) -> dict[str, Any]:
         """Return what the entry span, which begins at `start`, carries of how request and response passed."""
-        exchange = self.exchange
-        return self.response(start) if exchange is None else exchange.transfer_attributes(start)
+        return self.response(start)
 
     def connection_attributes(self) -> dict[str, Any]:
         """Return what the kernel reports of the connection now, as the request ends: it explains, and is not free."""
-        exchange = self.exchange
-        return {} if exchange is None else exchange.connection_attributes()
+        return {}
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if it is not known."""
-        caller = self.exchange or self.caller
-        return None if caller is None else caller.header(name)
+        return None if self.caller is None else self.caller.header(name)
 
     def deadline_ns(self) -> int | None:
         """Return for how long from its start the caller waits, where the protocol itself says so."""
-        caller = self.exchange or self.caller
-        return None if caller is None else caller.deadline_ns()
+        return None if self.caller is None else self.caller.deadline_ns()
 
     def response(self, start: int) -> dict[str, Any]:
         """Return what every protocol's entry span carries of its response."""
