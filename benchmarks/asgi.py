@@ -1,8 +1,8 @@
 """Call an ASGI application without a server or a socket, in a process of its own, once for each set-up and round.
 
-Requests follow one another, each in a task of its own as under a real server, so objects left in its context stay
-there. The process prints one JSON object: `requests`, `cpu_s` of the process with all its threads, exports included,
-`seconds` of the loop, `collections` of the garbage collector by generation.
+Requests follow one another, or so many are in flight at a time, each in a task of its own as under a real server, so
+objects left in its context stay there. The process prints one JSON object: `requests`, `cpu_s` of the process with all
+its threads, exports included, `seconds` of the loop, `collections` of the garbage collector by generation.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Exchange:
 
     async def receive(self) -> Message:
         if self._sent:
-            return {"type": "http.disconnect"}
+            await asyncio.get_running_loop().create_future()  # the client stays
         self._sent = True
         return {"type": "http.request", "body": BODY, "more_body": False}
 
@@ -78,8 +78,19 @@ class Exchange:
             self.complete = not message.get("more_body", False)
 
 
-async def call(app: App, paths: Iterable[str]) -> int:
-    """Send one request after the other; return their number. A status other than 200 ends the benchmark."""
+async def call(app: App, paths: Iterable[str], at_once: int = 1) -> int:
+    """Send requests, `at_once` at a time; return their number. A status other than 200 ends the benchmark."""
+    counts = await asyncio.gather(*(_call(app, one) for one in _shared(paths, at_once)))
+    return sum(counts)
+
+
+def _shared(paths: Iterable[str], at_once: int) -> list[Iterable[str]]:
+    """Return one source of paths for each of those that send at once: they take from the same."""
+    source = iter(paths)
+    return [source] * at_once
+
+
+async def _call(app: App, paths: Iterable[str]) -> int:
     loop = asyncio.get_running_loop()
     count = 0
     for path in paths:
@@ -141,14 +152,16 @@ async def settle(seconds: float) -> None:
             return
 
 
-async def measure(app: App, paths: list[str], requests: int, warm_up: int, settle_s: float) -> dict[str, Any]:
+async def measure(
+    app: App, paths: list[str], requests: int, warm_up: int, settle_s: float, at_once: int
+) -> dict[str, Any]:
     """Start the application, send the requests, wait for the exports; return the figures."""
     async with lifespan(app):
-        await call(app, _around(paths, warm_up))
+        await call(app, _around(paths, warm_up), at_once)
         await settle(settle_s)
         collections = Collections()
         before, started = time.process_time_ns(), time.perf_counter()
-        await call(app, _around(paths, requests))
+        await call(app, _around(paths, requests), at_once)
         seconds = time.perf_counter() - started
         await settle(settle_s)
         cpu_s = (time.process_time_ns() - before) / 1e9
@@ -171,9 +184,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--warm-up", type=int, default=500, help="requests made before")
     parser.add_argument("--settle", type=float, default=0, help="seconds before and after, in which exports end")
+    parser.add_argument("--at-once", type=int, default=1, help="requests in flight at a time")
     args = parser.parse_args()
     paths = load(args.paths) if args.paths else [PATH]
-    figures = asyncio.run(measure(load(args.app), paths, args.requests, args.warm_up, args.settle))
+    figures = asyncio.run(measure(load(args.app), paths, args.requests, args.warm_up, args.settle, args.at_once))
     json.dump(figures, sys.stdout)
 
 
