@@ -270,6 +270,11 @@ def excluded_urls(instrumentations: Iterable[str]) -> tuple[list[str], str]:
     return names, ",".join(filter(None, map(os.environ.get, names)))
 
 
+def captures_headers() -> bool:
+    """Return whether a variable asks for headers as attributes; `opentelemetry.util.http` reads which."""
+    return any(name.startswith("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_") for name in os.environ)
+
+
 def exporters(signal: str, default: str) -> list[str]:
     """Return the entry point names of the exporters that OTEL_* asks for; none of them for `none`.
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 # --- The text of several verdicts on one request, which `sla.verdicts` has: written as it ends, read of stored spans.
 
 MOST_WRITTEN: Final = 64  # verdicts; the rest is a number
-_ONE: Final = re.compile(r"(?P<word>good|breach|excluded): (?P<objective>.+) \((?P<target>[^()]+)\)", re.DOTALL)
-_MORE: Final = re.compile(r"and (\d{1,9}) more")
+_ONE: Final = r"(?s)(?P<word>good|breach|excluded): (?P<objective>.+) \((?P<target>[^()]+)\)"
+_MORE: Final = r"and (\d{1,9}) more"
 
 
 class Listed(NamedTuple):
@@ -40,7 +40,7 @@ def read(text: str) -> tuple[list[Listed], int]:
     """Return the verdicts of such a text, and how many more there were; what is no verdict is one of those."""
     found, more = [], 0
     for part in text.split("; "):
-        one, rest = _ONE.fullmatch(part), _MORE.fullmatch(part)
+        one, rest = re.fullmatch(_ONE, part), re.fullmatch(_MORE, part)
         if one is not None:
             found.append(Listed(**one.groupdict()))
         else:

@@ -12,21 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Setter
-from opentelemetry.semconv._incubating.metrics.http_metrics import create_http_server_active_requests
-from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_context
-from opentelemetry.util.http import (
-    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
-    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
-    OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
-    SanitizeValue,
-    detect_synthetic_user_agent,
-    get_custom_headers,
-    normalise_request_header_name,
-    normalise_response_header_name,
-    parse_excluded_urls,
-    sanitize_method,
-)
 
 from stagetrace import log, settings
 from stagetrace.guard import guarded, guarded_end
@@ -51,6 +37,10 @@ SERVER_ERROR = 500
 REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
 STAGETRACE_CALLER = CALLER.encode()
 READ = REQUEST_STARTS | {STAGETRACE_CALLER}
+# What needs no look into `opentelemetry.util.http`, which is not imported for it: the methods of most requests, and
+# texts of which each of its patterns has one.
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
+SYNTHETIC = ("alwayson", "bot")
 # The names in OTEL_PYTHON_<name>_EXCLUDED_URLS.
 FRAMEWORKS = (
     *("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID"),
@@ -111,10 +101,29 @@ def agent_attributes(user_agent: bytes) -> dict[str, Any]:
     """Return the attributes of a user agent."""
     text = decoded(user_agent)
     attributes: dict[str, Any] = {"user_agent.original": text}
-    synthetic = detect_synthetic_user_agent(text)
+    synthetic = _synthetic(text)
     if synthetic:
         attributes["user_agent.synthetic.type"] = synthetic
     return attributes
+
+
+def _synthetic(agent: str) -> str | None:
+    """Return the kind of a user agent that is no person's; None for most, for which nothing is imported."""
+    lower = agent.lower()
+    if not any(pattern in lower for pattern in SYNTHETIC):
+        return None
+    from opentelemetry.util.http import detect_synthetic_user_agent
+
+    return detect_synthetic_user_agent(agent)
+
+
+def sanitize_method(method: str) -> str:
+    """Return a method as the attribute has it: `_OTHER` for one that is not known."""
+    if method in METHODS:
+        return method
+    from opentelemetry.util.http import sanitize_method as of_all
+
+    return of_all(method)
 
 
 def client_block(client: tuple[str, int] | None) -> Block:
@@ -205,6 +214,10 @@ def excluded(instrumentation: str | None = None) -> ExcludeList | None:
     """
     named = FRAMEWORKS if instrumentation is None else (instrumentation,)
     variables, patterns = settings.excluded_urls(named)
+    if not patterns:
+        return None
+    from opentelemetry.util.http import parse_excluded_urls
+
     try:
         urls = parse_excluded_urls(patterns)
     except re.error as error:
@@ -217,6 +230,13 @@ class AskedFor:
     """The headers and query strings that variables ask for, secrets redacted."""
 
     def __init__(self) -> None:
+        from opentelemetry.util.http import (
+            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
+            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
+            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
+            SanitizeValue,
+        )
+
         self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
         self._of_response = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
         self._query = settings.RECORD_QUERY.read()
@@ -228,6 +248,8 @@ class AskedFor:
 
     def attributes(self, scope: Mapping[str, Any], response_headers: Headers | None) -> dict[str, Any]:
         """Return the requested attributes of an ASGI scope and of the response's headers."""
+        from opentelemetry.util.http import normalise_request_header_name, normalise_response_header_name
+
         found: dict[str, Any] = {}
         for headers, wanted, name in (
             (scope["headers"], self._of_request, normalise_request_header_name),
@@ -248,6 +270,8 @@ class AskedFor:
 
 def _patterns(variable: str) -> list[str] | None:
     """Return a variable's list of patterns; None, logged once, if one of them is no regular expression."""
+    from opentelemetry.util.http import get_custom_headers
+
     patterns = get_custom_headers(variable)
     try:
         for pattern in patterns:
@@ -265,7 +289,8 @@ def _log_bad(variable: str, error: re.error, outcome: str) -> None:
 @functools.cache
 def asked_for() -> AskedFor | None:
     """Return what OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_* and STAGETRACE_RECORD_QUERY ask for, if anything."""
-    return AskedFor() or None
+    is_asked = settings.captures_headers() or settings.RECORD_QUERY.read()
+    return (AskedFor() or None) if is_asked else None
 
 
 def announce(message: Any, span: Span) -> None:
@@ -312,6 +337,9 @@ class HttpMetrics:
     """`http.server.request.duration` and `http.server.active_requests`, taken before any sampling."""
 
     def __init__(self) -> None:
+        from opentelemetry.semconv._incubating.metrics.http_metrics import create_http_server_active_requests
+        from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+
         meter = metrics.get_meter("stagetrace")
         self._active = create_http_server_active_requests(meter)
         self._duration = meter.create_histogram(

@@ -13,14 +13,25 @@ from opentelemetry.trace import NonRecordingSpan
 
 from stagetrace.request.context import get_current, with_span
 from stagetrace.request.current import SCOPE_KEY, recording
-from stagetrace.request.remote_stages import find, read_reference
+from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 
+def _reference_to(record: Request) -> str | None:
+    from stagetrace.request.remote_stages import reference_to
+
+    return reference_to(record)
+
+
+Request.reference_to = staticmethod(_reference_to)  # until `remote_stages` is imported
+
+
 def goes_on(scope: Any, text: str) -> bool:
     """Return whether the request that a scope refers to still runs in this process; if so, put it into the scope."""
+    from stagetrace.request.remote_stages import find, read_reference
+
     named = read_reference(text)
     record = find(named.key) if named is not None else None
     if record is None or record.closed:
@@ -40,7 +51,11 @@ def is_part(scope: Any) -> bool:
 
 def below(text: Any, context: Context) -> Context:
     """Return the context of the headers, with the stage as its span that a scope's request reference names."""
-    named = read_reference(text) if type(text) is str and text else None
+    if type(text) is not str or not text:
+        return context
+    from stagetrace.request.remote_stages import read_reference
+
+    named = read_reference(text)
     return context if named is None else with_span(NonRecordingSpan(named.context), context)
 
 

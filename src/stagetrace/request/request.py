@@ -18,7 +18,6 @@ from stagetrace.request.marks import Mark, Marks
 from stagetrace.request.own_span import Entry, OwnSpan
 from stagetrace.request.stages import NOTHING
 from stagetrace.request.stalls import MOST_KEPT
-from stagetrace.request.tiler import Tiler
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
 from stagetrace.sources.thread_cpu import (
@@ -109,7 +108,7 @@ class Request(Entry):
     peer_waits: Sequence[tuple[int, int]] | None = None
     socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
 
-    # The text that names a record for other processes. `remote_stages` sets it, where a scope may be pickled.
+    # The text that names a record for other processes. `protocols.scope` and `remote_stages`, which it imports, set it.
     reference_to: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda _: None)
 
     def __init__(self, clock: Callable[[], int] = time.time_ns, start: int | None = None) -> None:
@@ -433,6 +432,8 @@ class Request(Entry):
                 return None
         if self._tentative is not None or self.closed:
             return None
+        from stagetrace.request.tiler import Tiler
+
         return Tiler.totals_until(self.so_far(), now) or None
 
     def _catch_up(self) -> None:

@@ -6,8 +6,6 @@ import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import log
-from stagetrace.causes.bounds import deadlines
-from stagetrace.causes.cause import DISCONNECT
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode import Block
 from stagetrace.policy import entry_span
@@ -25,6 +23,7 @@ from stagetrace.policy.objective import (
 )
 from stagetrace.policy.policy import absent
 from stagetrace.policy.verdict import (
+    DISCONNECT,
     FIRST_CHUNK,
     FIRST_TOKEN,
     Called,
@@ -354,6 +353,8 @@ def _bounded(objective: Objective, asked: _Asked) -> tuple[Objective, Mapping[st
 def _bounded_by_its_own(objective: Objective, asked: _Asked) -> tuple[Objective, Mapping[str, int]]:
     request, _, values, _, counter = asked
     sources = () if objective.deadline is None else objective.deadline.sources
+    from stagetrace.causes.bounds import deadlines
+
     found = deadlines(sources, values, request.deadline_ns())
     for source in found.unusable:
         log.once(f"deadline {source}", f"a request had no usable time in {source}: it has no deadline by that.")

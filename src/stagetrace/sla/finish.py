@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.causes.breakdown import breakdown_of
-from stagetrace.causes.cause import CAUSES, GC, UNKNOWN
 from stagetrace.guard import guarded, report
 from stagetrace.policy.objective import BREACH, EXCLUDED
-from stagetrace.policy.verdict import GOOD, over_budget
+from stagetrace.policy.verdict import GOOD, UNKNOWN, over_budget
 from stagetrace.request import serving_process
 from stagetrace.request.details import detail_span, placed_details
 from stagetrace.request.in_flight import in_flight
@@ -145,6 +143,8 @@ def _breakdown(request: Request, stages: Stages, missed: Missed | None = None) -
     """Return the breakdown of a request, or of that part of it in which a bound was missed."""
     if not request.bound:
         return None
+    from stagetrace.causes.breakdown import breakdown_of
+
     segments = stages.segments()
     if missed is None or missed.end_ns is None:
         return breakdown_of(segments, request, stages.model)
@@ -177,6 +177,7 @@ def _explained(
 def _placed(request: Request, missed: Missed | None, stages: Stages, found: dict[str, Any]) -> Sequence[Event]:
     """Add to a breach's attributes the line of code at which it stood; return an event for each stack."""
     from stagetrace.causes import code, in_the_way, stall_sampler
+    from stagetrace.causes.cause import CAUSES, GC
 
     in_flight.look_back(request)
     segments, word = stages.segments(), found.get(SLA_BREACH_CAUSE, UNKNOWN)

@@ -10,13 +10,12 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from stagetrace import log, semconv
 from stagetrace.causes.baseline import Baselines
-from stagetrace.causes.cause import UNKNOWN
 from stagetrace.causes.stall_sampler import stall_sampler
 from stagetrace.guard import guarded, report
 from stagetrace.policy.entry_span import request_of
 from stagetrace.policy.objective import BREACH, WEBSOCKET
 from stagetrace.policy.policy import Policy
-from stagetrace.policy.verdict import GOOD, report_in
+from stagetrace.policy.verdict import GOOD, UNKNOWN, report_in
 from stagetrace.request.current import current, entries, recording
 from stagetrace.request.limits import bounded
 from stagetrace.request.request import NO_STAGES, Request
