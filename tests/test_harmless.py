@@ -63,15 +63,16 @@ PARTS = parts("""
     request.loop_blockers: get_ident
     sources.tcp_info: read_connection tcp_info
     protocols.connection: transport_of
-    causes.baseline: connection_evidence cause_of Baselines.wants
+    causes.baseline: connection_evidence Baselines.wants
+    causes.cause: cause_of
     sources.thread_cpu: read_sample
     sources.process_cpu: process_time_ns
     instrumentation.models.marked: attributes_of_call between
-    sla.finish: breakdown_of _cause _explained _breakdown _placed
+    sla.finish: _cause _explained _breakdown _placed
     sla.decision: judge decide Decided.block Decided.with_culprit
-    causes.breakdown: overlap
-    causes.in_the_way: waited_behind of_threads
-    causes.stall_sampler: StallSampler.look StallSampler._watch Look
+    causes.breakdown: breakdown_of overlap
+    causes.in_the_way: waited_behind of_threads Look
+    causes.stall_sampler: StallSampler.look StallSampler._watch
     request.in_flight: InFlight.begin InFlight.end InFlight.set_timer InFlight.take
     causes.code: code_of events_of short_path printable
     causes.code: order_of
@@ -150,11 +151,11 @@ PARTS_FOR_OTHERS = parts("""
 """)
 # Parts that work where the policy asks for more of a request than method and route.
 PARTS_OF_POLICY = parts("""
-    sla.decision: _bounded_by_its_own deadlines _segment Decided.besides Values
+    sla.decision: _bounded_by_its_own _segment Decided.besides Values
     sla.decision: Values.__call__ _value _header _baggage _attributes as_text is_secret
     sla.decision: Segments.of redacted
     protocols.asgi_request: AsgiRequest.header AsgiRequest.deadline_ns
-    causes.bounds: deadline_ns
+    causes.bounds: deadlines deadline_ns
     sla.finish: _over_budget
     policy.objective: Objective.bounded_by Condition.holds
     causes.bounds: Shortest.for_request

@@ -250,6 +250,11 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def any_set(*names: str) -> bool:
+    """Return whether one of these variables is set, which another package reads."""
+    return any(map(os.environ.get, names))
+
+
 def otel_variables() -> dict[str, str]:
     """Return the OTEL_* variables of this process, those included that only OpenTelemetry reads."""
     return {name: text for name, text in os.environ.items() if name.startswith("OTEL_")}

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 SPANS = sdk_spans(200)
 REQUEST = official(SPANS).SerializeToString()
 ENDPOINT, TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-UNSENT = ("user-agent", "content-length")  # of headers: ours, and the length of gzip with a time in it
+# Of headers: ours, the length of gzip with a time in it, and that a response, of some bytes, is not to be compressed.
+UNSENT = ("user-agent", "content-length", "accept-encoding")
 
 
 def variables(**values: str) -> dict[str, str]:

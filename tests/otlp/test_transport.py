@@ -13,10 +13,13 @@ from at_once import at_once
 from otlp.clients import PROTOCOLS, client, request, retry_info
 from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_no_receiver
 from services import run_python
+from stagetrace.otlp.export import transport
 from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.response import Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stagetrace.otlp.export.transport import Transport
 
 
@@ -144,7 +147,7 @@ def test_a_reset_connection_is_tried_again_at_once_and_then_later(receiver: Rece
     receiver.script.extend([Reply(reset=True, takes=False)] * 2)
     outcome = made.send(request("a"))
     assert (outcome.delivered, outcome.retryable) == (False, True)
-    assert "ConnectionError" in outcome.reason
+    assert outcome.reason == "RemoteDisconnected: Remote end closed connection without response"
     made.shutdown()
 
 
@@ -182,6 +185,40 @@ def test_a_receiver_that_comes_back_is_reached(protocol: str, receiver: Receiver
         assert time.monotonic() < deadline
     assert receiver.names() == ["a", "b"]
     made.shutdown()
+
+
+# Which way a request over HTTP goes.
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "is_asked"),
+    [
+        ("http://collector:4318/v1/traces?tenant=a", {}, False),
+        ("https://[::1]/v1/traces", {}, False),
+        ("http://collector:4318/v1/traces", {"REQUESTS_CA_BUNDLE": "/ca.pem", "HTTPS_PROXY": "http://proxy"}, False),
+        ("https://collector/v1/traces", {"REQUESTS_CA_BUNDLE": "/ca.pem"}, True),
+        ("https://collector/v1/traces", {"CURL_CA_BUNDLE": "/ca.pem"}, True),
+        ("https://collector/v1/traces", {"https_proxy": "http://proxy"}, True),
+        ("http://collector/v1/traces", {"ALL_PROXY": "socks5://proxy"}, True),
+        ("http://collector/v1/traces", {"NETRC": "/netrc"}, True),
+        ("http://collector/v1/traces", {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "cloud"}, True),
+        ("http://user:password@collector/v1/traces", {}, True),
+        ("http://b\u00fccher/v1/traces", {}, True),
+        ("ftp://collector", {}, True),
+        ("collector:4318", {}, True),
+    ],
+)
+def test_requests_is_asked_for_what_only_that_does(
+    url: str, variables: dict[str, str], is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in {"HOME": str(tmp_path), **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert transport._asks_for_requests(url, "TRACES") is is_asked
+    (tmp_path / ".netrc").touch()
+    assert transport._asks_for_requests(url, "TRACES")
 
 
 # When the transport is opened.

@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from sla.recording import START, Described, recorder_of
 from stagetrace import Policy, SLASpanProcessor, guard, log
+from stagetrace.causes import bounds
 from stagetrace.causes.bounds import LONGEST_NS, deadline_ns
 from stagetrace.otlp.encode import Block
 from stagetrace.policy.objective import DEADLINES, GRPC_TIMEOUT, REPLACE, Condition, Deadline, Objective
@@ -185,7 +186,7 @@ def test_without_deadlines_or_segments_a_request_is_judged_all_the_same(
 ) -> None:
     own = objective("its", segment_by=("url.path",), deadline=Deadline((GRPC_TIMEOUT,)))
     recorder, processor, sender = recorder_of(DEFAULT_ON, Policy((own,)))
-    monkeypatch.setattr(Segments if part == "_segment" else decision, "of" if part == "_segment" else part, failing)
+    monkeypatch.setattr(*((Segments, "of") if part == "_segment" else (bounds, part)), failing)
     ended(recorder, 1, Asked({"grpc-timeout": "1n"}))
     assert entry_of(sender.sent)["sla.verdict"] == ("breach" if part == "_segment" else "good")
     assert sum(guard.failures.values()) == sum(processor.counter.counts().values()) == 1

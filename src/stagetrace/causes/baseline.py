@@ -5,35 +5,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stagetrace import semconv
-from stagetrace.causes.cause import (
-    COLD_START,
-    CPU_WAIT,
-    DISCONNECT,
-    ERROR,
-    GC,
-    IO_WAIT,
-    MIXED,
-    SLOW_DOWNLOAD,
-    SLOW_UPLOAD,
-    UNKNOWN,
-    Baseline,
-    cause_of,
-    evidence,
-    stage_of,
-)
-from stagetrace.policy.verdict import FIRST_CHUNK, FIRST_TOKEN, PER_CHUNK, PER_TOKEN, over_budget
+from stagetrace.policy.verdict import DISCONNECT, ERROR, FIRST_CHUNK, FIRST_TOKEN, PER_CHUNK, PER_TOKEN, over_budget
 from stagetrace.semconv import NETWORK_RETRANSMITS, NETWORK_RTT_MS, NETWORK_UNACKED_BYTES
-from stagetrace.sources import machine, page_faults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stagetrace.causes.cause import Breakdown, Cause
+    from stagetrace.causes.cause import Baseline, Breakdown, Cause
     from stagetrace.policy.verdict import Missed, Verdict
-    from stagetrace.sources.machine import Rise
+    from stagetrace.sources.machine import Meter, Rise
 
 MAX_ROUTES: Final = 256
 MAX_SIZES: Final = 16
@@ -85,6 +69,8 @@ class _Means:
         """Return the baseline; None where too few requests were added."""
         if self.count < ENOUGH:
             return None
+        from stagetrace.causes.cause import Baseline
+
         return Baseline(dict(self.times), self.size, dict(self.stages), dict(self.by_stage))
 
 
@@ -181,6 +167,8 @@ class Baselines:
         missed = verdict.missed
         if missed is None or missed.bound in (DISCONNECT, ERROR):
             return {}
+        from stagetrace.causes.cause import GC
+
         read_meters()
         found: dict[str, Any] = {semconv.breach_part_ms(part): took / 1e6 for part, took in breakdown.times.items()}
         if breakdown.times.get(GC):
@@ -209,6 +197,8 @@ def _blame_stage(
     The stage that exceeds its budget, where there are budgets, has its own cause. Else the cause is the request's, and
     lies in the stage; where that stage shows another one, the evidence is the request's, and says so.
     """
+    from stagetrace.causes.cause import MIXED, cause_of, evidence, stage_of
+
     over_ns = missed.excess_ns
     over = over_budget(verdict.objective, breakdown.stages) if missed.end_ns is None else ()
     expected = baselines[1] or baselines[0]
@@ -233,21 +223,31 @@ def _bucket(size: int) -> int:
 # --- Add host pressure and page faults to the evidence, where they bear on the cause.
 
 LEAST_SHARE: Final = 0.01  # of the time, to be reported
-_METERS: Final = (machine.pressure, machine.quota, page_faults.major_faults)
+
+
+@cache
+def _meters() -> tuple[Meter, Meter, Meter]:
+    """Return the meters of the machine's pressure, the container's quota and page faults."""
+    from stagetrace.sources import machine, page_faults
+
+    return machine.pressure, machine.quota, page_faults.major_faults
 
 
 def read_meters() -> None:
     """Read the meters now and then, so that their rise after a breach is that of the last few seconds."""
-    for meter in _METERS:
+    for meter in _meters():
         meter.tick()
 
 
 def host_evidence(cause: Cause) -> str:
     """Return what bears on this cause, to be appended to the evidence; often nothing."""
+    from stagetrace.causes.cause import COLD_START, CPU_WAIT, IO_WAIT, MIXED, UNKNOWN
+
+    pressure, quota, major_faults = _meters()
     if cause.word == CPU_WAIT:
-        return of_cpus(machine.pressure.rise(), machine.quota.rise())
+        return of_cpus(pressure.rise(), quota.rise())
     is_of_disks = cause.word in (COLD_START, IO_WAIT, MIXED, UNKNOWN)
-    return of_disks(page_faults.major_faults.rise()) if is_of_disks else ""
+    return of_disks(major_faults.rise()) if is_of_disks else ""
 
 
 def of_cpus(pressure: Rise | None, quota: Rise | None) -> str:
@@ -270,12 +270,11 @@ def of_disks(loads: Rise | None) -> str:
     return f"; {loads.by} page faults of this process waited for a disk in the last {loads.within / 1e9:.0f} s"
 
 
-ABOUT: Final = (SLOW_DOWNLOAD, SLOW_UPLOAD)
-
-
 def connection_evidence(cause: Cause, attributes: Mapping[str, Any]) -> str:
     """Return the entry span's attributes of the client's connection in words, to be appended to the evidence."""
-    if cause.word not in ABOUT or NETWORK_RTT_MS not in attributes:
+    from stagetrace.causes.cause import SLOW_DOWNLOAD, SLOW_UPLOAD
+
+    if cause.word not in (SLOW_DOWNLOAD, SLOW_UPLOAD) or NETWORK_RTT_MS not in attributes:
         return ""
     phrases = [f"round trip to the client {attributes[NETWORK_RTT_MS]:.1f} ms"]
     if attributes.get(NETWORK_RETRANSMITS):

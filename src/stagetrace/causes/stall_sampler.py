@@ -7,8 +7,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stagetrace.causes.bounds import ShortestBounds
-from stagetrace.causes.code import application_place
-from stagetrace.causes.in_the_way import LONG_NS, Look, RequestStacks, of_holder
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.policy.entry_span import request_of
 from stagetrace.request.in_flight import NEVER, NO_CLOCKS, Bounds, holder_meanwhile, in_flight
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.causes.baseline import Baselines
+    from stagetrace.causes.in_the_way import Look, RequestStacks
     from stagetrace.policy.policy import Policy
     from stagetrace.request.in_flight import Holder, Timer
     from stagetrace.request.request import Request
@@ -185,6 +184,8 @@ class StallSampler:
         self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS, holder: Holder | None = None
     ) -> None:
         """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
+        from stagetrace.causes.in_the_way import Look  # before the time that is budgeted
+
         self._budget.begin()
         try:
             late = [*self._late, *self._new(now)]
@@ -216,6 +217,8 @@ class StallSampler:
 
     def _sample_late(self, late: list[Late], look: Callable[[], Look], now: int) -> list[Late]:
         """Sample requests; return those that are to be sampled again, first those for which there was no time now."""
+        from stagetrace.causes.in_the_way import RequestStacks
+
         seen: Look | None = None  # let go of with this call
         stacks = RequestStacks()  # and this
         kept: list[Late] = []
@@ -334,6 +337,8 @@ def _shortest(judge: Judge) -> int:
 
 def _sample(record: Request, seen: Look, stacks: RequestStacks) -> None:
     """Note on a late request its stack, and the stacks of the work that it waits for."""
+    from stagetrace.causes.in_the_way import of_holder
+
     if record.remote_stages is not None:
         record.remote_stages.read_reports()
     own, runs, thread = stacks.of(record)
@@ -353,7 +358,11 @@ def _sample(record: Request, seen: Look, stacks: RequestStacks) -> None:
 def look_back(record: Request) -> None:
     """Note the stack of a request that ends now and has held the GIL for as long as the sampler has waited for it."""
     holder = holder_meanwhile()
-    if holder is None or holder.thread != get_ident() or holder.ago_ns < LONG_NS:
+    if holder is None or holder.thread != get_ident():
+        return
+    from stagetrace.causes.in_the_way import LONG_NS, of_holder
+
+    if holder.ago_ns < LONG_NS:
         return
     at = time.time_ns() - holder.ago_ns
     if record.started <= at and (stack := of_holder(record, holder, in_task=task_here())):
@@ -407,6 +416,8 @@ def _word(record: Request, stalls: Sequence[Stall], late_ns: int, *, is_over: bo
     if is_over:
         return AFTER_WAIT
     if stalls:
+        from stagetrace.causes.code import application_place
+
         return ELSEWHERE if any(application_place(one.stack) is not None for one in stalls) else LIBRARIES
     if not SOURCE.is_used or late_ns <= 0:
         return NOT_LATE if SOURCE.is_used else OFF

@@ -59,7 +59,7 @@ class Block:
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         self.attributes = attributes
-        self.encoded = _attributes(b"\x4a", attributes)
+        self.encoded = encode_pairs(b"\x4a", attributes)
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
@@ -83,7 +83,7 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """Return one span as it stands in its ScopeSpans, tag and length included."""
-    return _field(b"\x12", _span(span))
+    return encode_field(b"\x12", _span(span))
 
 
 def stage_head(context: SpanContext) -> bytes:
@@ -186,7 +186,7 @@ def encode_notes(notes: ReadableSpan, taken: Container[str]) -> bytes:
 
 def encode_events(events: Iterable[Event]) -> bytes:
     """Return events of a span, as a part of it."""
-    return b"".join([_field(b"\x5a", _event(event)) for event in events])
+    return b"".join([encode_field(b"\x5a", _event(event)) for event in events])
 
 
 @lru_cache(maxsize=1024)
@@ -202,22 +202,22 @@ def _stage(name: str) -> bytes:
 
 def span_prefix(size: int) -> bytes:
     """Return the tag and length before a span of `size` bytes."""
-    return _PREFIXES[size] if size < len(_PREFIXES) else b"\x12" + _varint(size)
+    return _PREFIXES[size] if size < len(_PREFIXES) else b"\x12" + encode_varint(size)
 
 
 def _trace_state(state: TraceState | None) -> bytes:
-    return _text(b"\x1a", ",".join([f"{key}={value}" for key, value in state.items()])) if state else b""
+    return encode_text(b"\x1a", ",".join([f"{key}={value}" for key, value in state.items()])) if state else b""
 
 
 def resource_spans(resource: Resource, scopes: Mapping[InstrumentationScope | None, list[bytes]]) -> bytes:
     """Return encoded spans, by scope, as they stand in a request."""
-    parts = [_field(b"\x0a", _attributes(b"\x0a", resource.attributes))]
+    parts = [encode_field(b"\x0a", encode_pairs(b"\x0a", resource.attributes))]
     for scope, spans in scopes.items():
-        around = _field(b"\x0a", _scope(scope)), _text(b"\x1a", _schema_url(scope))
-        parts += b"\x12", _varint(sum(map(len, spans)) + sum(map(len, around))), around[0], *spans, around[1]
-    parts.append(_text(b"\x1a", resource.schema_url))
+        around = encode_field(b"\x0a", _scope(scope)), encode_text(b"\x1a", _schema_url(scope))
+        parts += b"\x12", encode_varint(sum(map(len, spans)) + sum(map(len, around))), around[0], *spans, around[1]
+    parts.append(encode_text(b"\x1a", resource.schema_url))
     # Joined once: each copy of a whole batch is time in which the service's threads stand still.
-    return b"".join((b"\x0a", _varint(sum(map(len, parts))), *parts))
+    return b"".join((b"\x0a", encode_varint(sum(map(len, parts))), *parts))
 
 
 def _schema_url(scope: InstrumentationScope | None) -> str | None:
@@ -227,7 +227,9 @@ def _schema_url(scope: InstrumentationScope | None) -> str | None:
 def _scope(scope: InstrumentationScope | None) -> bytes:
     if scope is None:
         return b""
-    return _text(b"\x0a", scope.name) + _text(b"\x12", scope.version) + _attributes(b"\x1a", scope.attributes)
+    return (
+        encode_text(b"\x0a", scope.name) + encode_text(b"\x12", scope.version) + encode_pairs(b"\x1a", scope.attributes)
+    )
 
 
 def _span(span: ReadableSpan) -> bytes:
@@ -259,7 +261,7 @@ def _span(span: ReadableSpan) -> bytes:
 
 def encode_link(context: SpanContext) -> bytes:
     """Return a span's link to another one, without attributes."""
-    return _field(b"\x6a", _link(Link(context)))
+    return encode_field(b"\x6a", _link(Link(context)))
 
 
 def encode_attributes(attributes: Mapping[str, Any]) -> bytes:
@@ -270,7 +272,7 @@ def encode_attributes(attributes: Mapping[str, Any]) -> bytes:
 
 
 def _append_attributes(parts: list[bytes], attributes: Mapping[str, Any]) -> None:
-    """As `_attributes` for a span's own: the one loop that runs for each attribute of each span."""
+    """As `encode_pairs` for a span's own: the one loop that runs for each attribute of each span."""
     for key, value in attributes.items():
         kind = type(value)
         try:
@@ -292,7 +294,7 @@ def _append_rest(parts: list[bytes], span: ReadableSpan) -> None:
         parts.append(encode_events(events))
     links = span.links
     if links:
-        parts.extend([_field(b"\x6a", _link(link)) for link in links])
+        parts.extend([encode_field(b"\x6a", _link(link)) for link in links])
     if span.dropped_attributes:
         parts.append(_count(b"\x50", span.dropped_attributes))
     if span.dropped_events:
@@ -306,14 +308,14 @@ def _append_rest(parts: list[bytes], span: ReadableSpan) -> None:
 
 
 def _status(code: int, description: str | None) -> bytes:
-    return _field(b"\x7a", _text(b"\x12", description) + (b"\x18" + _ONE_BYTE[code] if code else b""))
+    return encode_field(b"\x7a", encode_text(b"\x12", description) + (b"\x18" + _ONE_BYTE[code] if code else b""))
 
 
 def _event(event: Event) -> bytes:
     return (
         _TIME.pack(0x09, event.timestamp)
-        + _text(b"\x12", event.name)
-        + _attributes(b"\x1a", event.attributes)
+        + encode_text(b"\x12", event.name)
+        + encode_pairs(b"\x1a", event.attributes)
         + _count(b"\x20", event.dropped_attributes)
     )
 
@@ -323,7 +325,7 @@ def _link(link: Link) -> bytes:
         (
             b"\x0a\x10" + link.context.trace_id.to_bytes(16, "big"),
             b"\x12\x08" + link.context.span_id.to_bytes(8, "big"),
-            _attributes(b"\x22", link.attributes),
+            encode_pairs(b"\x22", link.attributes),
             _count(b"\x28", link.dropped_attributes),
             _FLAGS.pack(0x35, _flags(link.context)),
         )
@@ -334,7 +336,8 @@ def _flags(context: SpanContext | None) -> int:
     return _HAS_IS_REMOTE | _IS_REMOTE if context and context.is_remote else _HAS_IS_REMOTE
 
 
-def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
+def encode_pairs(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
+    """Return attributes, each with the tag of its field; what cannot be sent is logged and left out."""
     parts = []
     for key, value in (attributes or {}).items():
         try:
@@ -345,7 +348,7 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
 
 
 def _pair(tag: bytes, key: str, value: Any) -> bytes:
-    return _field(tag, _field(b"\x0a", key.encode()) + _field(b"\x12", _value(value)))
+    return encode_field(tag, encode_field(b"\x0a", key.encode()) + encode_field(b"\x12", _value(value)))
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -365,7 +368,7 @@ def _double_head(key: str) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _name(name: str) -> bytes:
-    return _text(b"\x2a", name)
+    return encode_text(b"\x2a", name)
 
 
 def _value(value: Any) -> bytes:  # noqa: PLR0911 -- one for each type
@@ -374,36 +377,39 @@ def _value(value: Any) -> bytes:  # noqa: PLR0911 -- one for each type
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, str):
-        return _field(b"\x0a", value.encode())
+        return encode_field(b"\x0a", value.encode())
     if isinstance(value, int):
         if value not in _INT64:
             raise ValueError(f"Value out of range: {value}")
-        return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        return b"\x18" + encode_varint(value & 0xFFFF_FFFF_FFFF_FFFF)
     if isinstance(value, float):
         return _DOUBLE.pack(0x21, value)
     if isinstance(value, bytes):
-        return _field(b"\x3a", value)
+        return encode_field(b"\x3a", value)
     if isinstance(value, Sequence):
-        return _field(b"\x2a", b"".join([_field(b"\x0a", _value(item)) for item in value]))
+        return encode_field(b"\x2a", b"".join([encode_field(b"\x0a", _value(item)) for item in value]))
     if isinstance(value, Mapping):
-        return _field(b"\x32", b"".join([_pair(b"\x0a", str(key), item) for key, item in value.items()]))
+        return encode_field(b"\x32", b"".join([_pair(b"\x0a", str(key), item) for key, item in value.items()]))
     raise TypeError(f"Invalid type {type(value)} of value {value}")
 
 
-def _text(tag: bytes, text: str | None) -> bytes:
-    return _field(tag, text.encode()) if text else b""
+def encode_text(tag: bytes, text: str | None) -> bytes:
+    """Return a field of text; nothing where that is empty."""
+    return encode_field(tag, text.encode()) if text else b""
 
 
 def _count(tag: bytes, count: int) -> bytes:
-    return tag + _varint(count) if count else b""
+    return tag + encode_varint(count) if count else b""
 
 
-def _field(tag: bytes, body: bytes) -> bytes:
+def encode_field(tag: bytes, body: bytes) -> bytes:
+    """Return a field of bytes, or of a message."""
     size = len(body)
-    return tag + (_ONE_BYTE[size] if size < 128 else _varint(size)) + body  # noqa: PLR2004 -- one byte holds 7 bits
+    return tag + (_ONE_BYTE[size] if size < 128 else encode_varint(size)) + body  # noqa: PLR2004 -- one byte holds 7 bits
 
 
-def _varint(number: int) -> bytes:
+def encode_varint(number: int) -> bytes:
+    """Return a number that is not negative in groups of seven bits."""
     out = bytearray()
     while number > 0x7F:  # noqa: PLR2004
         out.append(number & 0x7F | 0x80)
@@ -412,7 +418,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-_PREFIXES = [b"\x12" + _varint(size) for size in range(2048)]
+_PREFIXES = [b"\x12" + encode_varint(size) for size in range(2048)]
 
 
 # --- All spans of a request as bytes, when it ends: in C where a compiler was there (docs/decisions/011).

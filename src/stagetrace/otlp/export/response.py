@@ -10,9 +10,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+    from collections.abc import Collection, Iterator, Mapping
 
 HTTP_RETRYABLE: Final = frozenset((429, 502, 503, 504))
 # Refused for the token or the address, not for the spans: with other settings the receiver may take them.
@@ -20,11 +18,6 @@ HTTP_MISDIRECTED: Final = frozenset((401, 403, 404, 407))
 GRPC_MISDIRECTED: Final = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
 LONGEST_WAIT_S: Final = 600.0  # a receiver whose clock is wrong shall not silence us for a year
 _LONGEST_REASON: Final = 200
-
-
-def load() -> None:
-    """Import what the functions below need: under gevent, threads of ours must not import anything."""
-    import opentelemetry.proto.collector.trace.v1.trace_service_pb2  # noqa: F401
 
 
 class Outcome(NamedTuple):
@@ -57,8 +50,8 @@ class Trouble(NamedTuple):
 def grpc_success(body: bytes) -> Outcome:
     """Return what a response with status OK means; `body` is the serialized response."""
     try:
-        return _accepted(_response(body))
-    except Exception:  # noqa: BLE001 -- protobuf's C and Python variants raise different ones
+        return _accepted(body)
+    except ValueError:
         return Outcome(delivered=False, reason="it responded OK with something that is no OTLP")
 
 
@@ -81,20 +74,18 @@ def grpc_failure(code: str, details: str, trailers: Mapping[str, Any], retryable
 
 def _retry_info(trailers: Mapping[str, Any]) -> float | None:
     """Return the seconds of a RetryInfo, from the standard details of a status or alone, or None."""
-    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
-    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-
-    found: RetryInfo | None = None
     try:
         if "grpc-status-details-bin" in trailers:
-            for detail in Status.FromString(trailers["grpc-status-details-bin"]).details:
-                if detail.Is(RetryInfo.DESCRIPTOR):
-                    found = RetryInfo.FromString(detail.value)
-        elif "google.rpc.retryinfo-bin" in trailers:
-            found = RetryInfo.FromString(trailers["google.rpc.retryinfo-bin"])
-    except Exception:  # noqa: BLE001 -- as above
+            details = [dict(_fields(one)) for one in _parts(trailers["grpc-status-details-bin"], 3)]  # each an Any
+            found = [one.get(2, b"") for one in details if one.get(1, b"").endswith(_RETRY_INFO)]
+        else:
+            found = [trailers[name] for name in ("google.rpc.retryinfo-bin",) if name in trailers]
+        if not found:
+            return None
+        delay = dict(_fields(b"".join(_parts(found[-1], 1))))  # a Duration
+        return _signed(delay.get(1, 0)) + _signed(delay.get(2, 0)) / 1e9
+    except (ValueError, TypeError, AttributeError):
         return None
-    return None if found is None else found.retry_delay.seconds + found.retry_delay.nanos / 1e9
 
 
 def http_outcome(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Outcome:
@@ -111,20 +102,18 @@ def http_outcome(status: int, reason: str, headers: Mapping[str, str], body: byt
     if kind == "text/html":
         return Outcome(delivered=False, reason=f"it responded {status} with a page: this is no OTLP receiver")
     try:
-        return _accepted_json(json.loads(body)) if "json" in kind else _accepted(_response(body))
+        return _accepted_json(json.loads(body)) if "json" in kind else _accepted(body)
     except Exception:  # noqa: BLE001 -- the status says that it took the spans, whatever the body is
         return Outcome(delivered=True)
 
 
-def _response(body: bytes) -> ExportTraceServiceResponse:
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-
-    return ExportTraceServiceResponse.FromString(body)
-
-
-def _accepted(response: ExportTraceServiceResponse) -> Outcome:
-    partial = response.partial_success
-    return Outcome(delivered=True, rejected=max(0, partial.rejected_spans), reason=_short(partial.error_message))
+def _accepted(body: bytes) -> Outcome:
+    """Return what a serialized response means; raise ValueError where it is none."""
+    partial = dict(_fields(b"".join(_parts(body, 1))))  # its parts are one message
+    rejected, text = partial.get(1, 0), partial.get(2, b"")
+    count = _signed(rejected) if isinstance(rejected, int) else 0
+    reason = text.decode() if isinstance(text, bytes) else ""
+    return Outcome(delivered=True, rejected=max(0, count), reason=_short(reason))
 
 
 def _accepted_json(response: Any) -> Outcome:
@@ -151,3 +140,45 @@ def _bounded(wait_s: float | None) -> float:
 
 def _short(text: str) -> str:
     return text.partition("\n")[0][:_LONGEST_REASON]
+
+
+# --- Messages of protobuf, of which responses have two: their fields, without protobuf's classes, which take 4 MB.
+
+_RETRY_INFO: Final = b"/google.rpc.RetryInfo"
+_SIZES: Final = {1: 8, 5: 4}  # of a field, by its wire type
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the value of each field, an int or bytes. Raise ValueError where it is no message."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        size, at = _varint(message, at) if kind == 2 else (_SIZES.get(kind, -1), at)  # noqa: PLR2004 -- of a length
+        if size < 0 or not number or at + size > len(message):
+            raise ValueError("this is no message")
+        yield number, message[at : at + size]
+        at += size
+
+
+def _parts(message: bytes, number: int) -> list[bytes]:
+    """Return the values of one field of messages."""
+    return [value for field, value in _fields(message) if field == number and isinstance(value, bytes)]
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a place, and the place after it."""
+    number = 0
+    for shift, byte in enumerate(message[at : at + 10]):
+        number |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:  # noqa: PLR2004 -- the last one
+            return number & 0xFFFF_FFFF_FFFF_FFFF, at + shift + 1
+    raise ValueError("this is no number")
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number

@@ -1,4 +1,4 @@
-"""One OTLP request over gRPC or HTTP: our call on an official channel or session, as OTEL_EXPORTER_OTLP_* says.
+"""One OTLP request over gRPC or HTTP: our call on a channel or connection, as OTEL_EXPORTER_OTLP_* says.
 
 The variables mean what they mean to the official exporters; a test compares what arrives (docs/decisions/047). A
 transport tries once: the sender decides whether and when to try again.
@@ -7,20 +7,21 @@ transport tries once: the sender decides whether and when to try again.
 from __future__ import annotations
 
 import gzip
+import os
 import time
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import urlparse
+from urllib.parse import urlparse, urlsplit
 
 from stagetrace import __version__, log
-from stagetrace.otlp.export import response
 from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
-from stagetrace.settings import ENDPOINT, RETRYABLE_CODES, SETTINGS, otlp
+from stagetrace.settings import ENDPOINT, RETRYABLE_CODES, SETTINGS, any_set, otlp
 from stagetrace.system.threads import yield_interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import ssl
+    from collections.abc import Callable, Mapping
 
     import grpc
 
@@ -52,7 +53,6 @@ class GrpcTransport:
     def __init__(self, signal: str = "TRACES") -> None:
         import grpc
 
-        response.load()
         self._grpc = grpc
         self._signal = signal
         self._timeout_s = _timeout_s(signal)
@@ -109,16 +109,12 @@ class GrpcTransport:
 
 
 class HttpTransport:
-    """POST by a session of requests, which brings proxies, authorities and idle connections."""
+    """POST over a connection that is kept: of the standard library, or of requests where that is asked for more."""
 
     def __init__(self, signal: str = "TRACES") -> None:
-        import requests
-
-        response.load()
-        self._connection_error = requests.ConnectionError
         base = ENDPOINT.text() or "http://localhost:4318"
         own = SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"].text()
-        self._url = own or f"{base.removesuffix('/')}/v1/{signal.lower()}"
+        url = own or f"{base.removesuffix('/')}/v1/{signal.lower()}"
         self._timeout_s = _timeout_s(signal)
         compression = _compression(("gzip", "deflate"), signal)
         self._compress = _COMPRESS.get(compression)
@@ -129,12 +125,7 @@ class HttpTransport:
             **encoding,
             **_headers(signal),
         }
-        self._session = _provided("HTTP", requests.Session, signal) or requests.Session()
-        # Given with each request: a session's own authority gives way to REQUESTS_CA_BUNDLE.
-        self._authority = otlp("CERTIFICATE", signal) or None
-        key, certificate = otlp("CLIENT_KEY", signal), otlp("CLIENT_CERTIFICATE", signal)
-        if certificate:
-            self._session.cert = (certificate, key) if key else certificate
+        self._way: _Way = (_Session if _asks_for_requests(url, signal) else _Connection)(url, signal)
 
     def send(self, request: bytes) -> Outcome:
         """Post the request, once more at once where the connection failed: it may have been an idle one."""
@@ -143,29 +134,146 @@ class HttpTransport:
         deadline = time.monotonic() + self._timeout_s
         try:
             try:
-                return self._post(body, self._timeout_s)
-            except self._connection_error:
-                if (left := deadline - time.monotonic()) <= self._timeout_s / 2:
+                return self._way.post(body, self._headers, self._timeout_s)
+            except Exception as error:
+                left = deadline - time.monotonic()
+                if not self._way.is_lost(error) or left <= self._timeout_s / 2:
                     raise
-                return self._post(body, left)
+                return self._way.post(body, self._headers, left)
         except Exception as error:  # noqa: BLE001 -- whatever has happened, no OTLP receiver has responded
             return Outcome(delivered=False, retryable=True, reason=f"{type(error).__name__}: {error}"[:200])
 
-    def _post(self, body: bytes, timeout_s: float) -> Outcome:
-        received = self._session.post(
-            self._url,
-            data=body,
-            headers=self._headers,
-            timeout=timeout_s,
-            verify=self._authority,
-            allow_redirects=False,
+    def close(self) -> None:
+        """Close idle connections."""
+        self._way.close()
+
+
+class _Way(Protocol):
+    """How requests are posted to one URL."""
+
+    def post(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Outcome:
+        """Post once; raise what has kept it from a response."""
+
+    def is_lost(self, error: Exception) -> bool:
+        """Return whether the connection failed, and another one may not."""
+
+    def close(self) -> None:
+        """Close idle connections."""
+
+
+class _Connection:
+    """A connection of the standard library; files of certificates are read each time that it is opened."""
+
+    def __init__(self, url: str, signal: str) -> None:
+        from http import client
+
+        parts = urlsplit(url)
+        self._target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        self._error = client.HTTPException
+        self._signal = signal
+        self._connection: client.HTTPConnection | None = None
+        self._make: Callable[[], client.HTTPConnection]
+        if parts.scheme == "https":
+            import ssl
+
+            _certifi()  # imported here, not with the first batch: under gevent, our threads must not import anything
+            self._ssl = ssl
+            self._make = lambda: client.HTTPSConnection(parts.hostname or "", parts.port, context=self._context())
+        else:
+            self._make = lambda: client.HTTPConnection(parts.hostname or "", parts.port)
+
+    def _context(self) -> ssl.SSLContext:
+        authority = otlp("CERTIFICATE", self._signal) or _certifi()
+        is_folder = authority is not None and os.path.isdir(authority)  # noqa: PTH112 -- as requests does
+        made = self._ssl.create_default_context(**{"capath" if is_folder else "cafile": authority})
+        key, certificate = otlp("CLIENT_KEY", self._signal), otlp("CLIENT_CERTIFICATE", self._signal)
+        if certificate:
+            made.load_cert_chain(certificate, key or None)
+        return made
+
+    def post(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Outcome:
+        """Post once."""
+        try:
+            if self._connection is None:
+                self._connection = self._make()
+            connection = self._connection
+            connection.timeout = timeout_s
+            if connection.sock is not None:
+                connection.sock.settimeout(timeout_s)
+            connection.request("POST", self._target, body, {"accept": "*/*", "connection": "keep-alive", **headers})
+            response = connection.getresponse()
+            content = response.read()
+        except BaseException:
+            self.close()
+            raise
+        return http_outcome(
+            response.status, response.reason, {name.lower(): value for name, value in response.getheaders()}, content
         )
-        headers = {name.lower(): value for name, value in received.headers.items()}
-        return http_outcome(received.status_code, received.reason or "", headers, received.content)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Return whether the connection failed, and another one may not."""
+        return isinstance(error, (OSError, self._error)) and not isinstance(error, TimeoutError)
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _Session:
+    """A session of requests: it brings proxies, `.netrc` and what a credential provider makes."""
+
+    def __init__(self, url: str, signal: str) -> None:
+        import requests
+
+        self._url = url
+        self._error = requests.ConnectionError
+        self._session = _provided("HTTP", requests.Session, signal) or requests.Session()
+        # Given with each request: a session's own authority gives way to REQUESTS_CA_BUNDLE.
+        self._authority = otlp("CERTIFICATE", signal) or None
+        key, certificate = otlp("CLIENT_KEY", signal), otlp("CLIENT_CERTIFICATE", signal)
+        if certificate:
+            self._session.cert = (certificate, key) if key else certificate
+
+    def post(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Outcome:
+        """Post once."""
+        received = self._session.post(
+            self._url, data=body, headers=headers, timeout=timeout_s, verify=self._authority, allow_redirects=False
+        )
+        found = {name.lower(): value for name, value in received.headers.items()}
+        return http_outcome(received.status_code, received.reason or "", found, received.content)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Return whether the connection failed, and another one may not."""
+        return isinstance(error, self._error)
 
     def close(self) -> None:
         """Close idle connections."""
         self._session.close()
+
+
+def _asks_for_requests(url: str, signal: str) -> bool:
+    """Return whether a URL, a proxy, a file or a provider asks for what only requests does."""
+    from urllib.request import getproxies
+
+    parts = urlsplit(url)
+    is_usual = url.isascii() and url.isprintable() and " " not in url and "@" not in parts.netloc
+    if not is_usual or parts.scheme not in ("http", "https") or not parts.hostname:
+        return True
+    is_bundled = parts.scheme == "https" and any_set("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    has_netrc = any_set("NETRC") or any(os.path.exists(os.path.expanduser(one)) for one in ("~/.netrc", "~/_netrc"))  # noqa: PTH110, PTH111
+    has_proxy = not {parts.scheme, "all"}.isdisjoint(getproxies())
+    return is_bundled or has_netrc or has_proxy or _provider("HTTP", signal) is not None
+
+
+def _certifi() -> str | None:
+    """Return the authorities of certifi, which requests uses, as an image may have no other; None without it."""
+    try:
+        from certifi import where
+    except ImportError:
+        return None
+    return where()
 
 
 # By the names of the official exporters' entry points, to which `otlp` in OTEL_TRACES_EXPORTER resolves.
@@ -214,10 +322,15 @@ def _read(path: str) -> bytes | None:
         return None
 
 
+def _provider(kind: str, signal: str) -> str | None:
+    """Return the name of the credential provider that OTEL_PYTHON_EXPORTER_OTLP_* gives."""
+    settings = [f"OTEL_PYTHON_EXPORTER_OTLP_{one}_CREDENTIAL_PROVIDER" for one in (f"{kind}_{signal}", kind)]
+    return next(filter(None, (SETTINGS[setting].text() for setting in settings)), None)
+
+
 def _provided(kind: str, wanted: type, signal: str) -> Any:
     """Return what the credential provider makes that OTEL_PYTHON_EXPORTER_OTLP_* names, or None; raise if it fails."""
-    settings = [f"OTEL_PYTHON_EXPORTER_OTLP_{one}_CREDENTIAL_PROVIDER" for one in (f"{kind}_{signal}", kind)]
-    name = next(filter(None, (SETTINGS[setting].text() for setting in settings)), None)
+    name = _provider(kind, signal)
     if name is None:
         return None
     from importlib.metadata import entry_points
