@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.otlp.export.spool import STUCK_AFTER, ReplayOrder
+from stagetrace.otlp.export.response import STUCK_AFTER
+from stagetrace.otlp.export.spool import ReplayOrder
 
 if TYPE_CHECKING:
     import pytest

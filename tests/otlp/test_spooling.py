@@ -19,7 +19,8 @@ from otlp.receiver import Receiver, Reply, partial_success
 from otlp.sending import AWAY, assert_all_accounted_for, files, names_in, processor, put, request, wait_for
 from stagetrace.otlp.export import sender as sender_module
 from stagetrace.otlp.export import spool as spool_module
-from stagetrace.otlp.export.spool import STUCK_AFTER, Spool, state
+from stagetrace.otlp.export.response import STUCK_AFTER
+from stagetrace.otlp.export.spool import Spool, state
 
 pytestmark = pytest.mark.usefixtures("quick")
 

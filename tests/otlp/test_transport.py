@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from grpc import StatusCode
+from opentelemetry.context import get_current
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from at_once import at_once
 from otlp.clients import PROTOCOLS, client, request, retry_info
 from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_no_receiver
 from services import run_python
 from stagetrace.otlp.export import transport
-from stagetrace.otlp.export.client import ExportClient
+from stagetrace.otlp.export.client import ExportClient, not_recorded
 from stagetrace.otlp.export.response import Outcome
 
 if TYPE_CHECKING:
@@ -219,6 +221,15 @@ def test_requests_is_asked_for_what_only_that_does(
     assert transport._asks_for_requests(url, "TRACES") is is_asked
     (tmp_path / ".netrc").touch()
     assert transport._asks_for_requests(url, "TRACES")
+
+
+def test_no_instrumentation_records_what_is_sent() -> None:
+    with suppress_instrumentation():
+        theirs = dict(get_current())
+    with not_recorded():
+        assert theirs
+        assert dict(get_current()) == theirs
+    assert not get_current()
 
 
 # When the transport is opened.

@@ -192,10 +192,7 @@ _METRICS = "opentelemetry_metrics_exporter"
 
 def span_processors() -> dict[SpanProcessor, str]:
     """Return a processor for each exporter that OTEL_TRACES_EXPORTER names, and where it sends spans."""
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
     from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS, otlp_processor
-    from stagetrace.otlp.export.delivery_log import CountingExporter
 
     made: dict[SpanProcessor, str] = {}
     for name in settings.exporters("TRACES", "otlp"):
@@ -203,6 +200,10 @@ def span_processors() -> dict[SpanProcessor, str]:
         if name in OTLP_EXPORTERS:
             made[otlp_processor(name, target)] = target
         elif (make := _loaded(_TRACES, name)) is not None:
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+            from stagetrace.otlp.export.counting_exporter import CountingExporter
+
             made[BatchSpanProcessor(CountingExporter(make(), target))] = target
     return made
 

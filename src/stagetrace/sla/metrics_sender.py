@@ -12,11 +12,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import metrics
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stagetrace import settings
 from stagetrace.guard import guarded
 from stagetrace.otlp.encode import resource_spans, span_prefix
+from stagetrace.otlp.export.client import not_recorded
 from stagetrace.otlp.metrics import encode_numbers, encode_times
 from stagetrace.request.spans import SCOPE
 from stagetrace.sla.generation_metrics import NO_PROVIDERS
@@ -95,7 +95,7 @@ class MetricsSender:
     @guarded
     def send(self) -> None:
         """Send what there is now."""
-        with suppress_instrumentation():
+        with not_recorded():
             has_provider = type(metrics.get_meter_provider()).__name__ not in NO_PROVIDERS
             numbers, times = ((), TIMES) if has_provider else (NUMBERS, (*TIMES, LOOP_LAG))
             request = message(self._resource(), numbers, times, self._counter.since_ns, time.time_ns())

@@ -20,7 +20,6 @@ from stagetrace.otlp.encode import encode_span
 from stagetrace.otlp.export.client import ExportClient, require
 from stagetrace.otlp.export.queue import SpanQueue
 from stagetrace.otlp.export.sender import Sender
-from stagetrace.otlp.export.spool import Spool, supported
 from stagetrace.semconv import METRIC_SPANS, METRIC_SPANS_OUTCOME, SLA_VERDICT
 from stagetrace.system.setting_problems import whole_number
 from stagetrace.system.threads import allocate_lock
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     from stagetrace.otlp.export.response import Trouble
+    from stagetrace.otlp.export.spool import Spool
     from stagetrace.otlp.export.transport import Transport
 
 MAX_QUEUED_BYTES: Final = 16 << 20
@@ -97,7 +97,7 @@ class EncodingSpanProcessor(SpanProcessor):
         self._client.begin_again()
         if self._spool is not None:
             self._spool.release()
-            self._spool = Spool(self._spool.folder, self._spool.max_bytes)
+            self._spool = self._spool.anew()
         self._begin()
 
     def _start(self) -> None:
@@ -235,6 +235,8 @@ def _spool(target: str) -> Spool | None:
     folder = settings.SPOOL.read()
     if not folder:
         return None
+    from stagetrace.otlp.export.spool import Spool, supported
+
     if not supported():
         log.once("spool", "STAGETRACE_SPOOL needs file locks, which this system has not; spans wait in memory alone.")
         return None

@@ -6,18 +6,38 @@ import _thread
 import os
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as otel_context
 
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.system.threads import RLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stagetrace.otlp.export.transport import Transport
 
 _FORK_WAITS_FOR_BATCH_S: Final = 0.1
 _FORK_WAITS_FOR_LOADING_S: Final = 5.0  # the child would wait for ever
+
+
+# The keys that opentelemetry-instrumentation's suppress_instrumentation() sets; its module imports wrapt and 13 others.
+_SUPPRESS_KEYS: Final = (otel_context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")  # noqa: SLF001
+
+
+@contextmanager
+def not_recorded() -> Iterator[None]:
+    """Have instrumentations record nothing of what is sent in the block."""
+    context = otel_context.get_current()
+    for key in _SUPPRESS_KEYS:
+        context = otel_context.set_value(key, True, context)  # noqa: FBT003
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 class ExportClient:

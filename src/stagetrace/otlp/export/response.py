@@ -17,6 +17,7 @@ HTTP_RETRYABLE: Final = frozenset((429, 502, 503, 504))
 HTTP_MISDIRECTED: Final = frozenset((401, 403, 404, 407))
 GRPC_MISDIRECTED: Final = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"))
 LONGEST_WAIT_S: Final = 600.0  # a receiver whose clock is wrong shall not silence us for a year
+STUCK_AFTER: Final = 3  # failures of a batch in a row: it may be the batch, so others have their turn
 _LONGEST_REASON: Final = 200
 
 

@@ -7,14 +7,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-
 from stagetrace import log
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.export import spool as replay
+from stagetrace.otlp.export.client import not_recorded
 from stagetrace.otlp.export.delivery_log import DeliveryLog
-from stagetrace.otlp.export.response import Trouble
-from stagetrace.otlp.export.spool import STUCK_AFTER
+from stagetrace.otlp.export.response import STUCK_AFTER, Trouble
 from stagetrace.system.queues import Empty, SimpleQueue
 from stagetrace.system.sigterm import catch_again
 from stagetrace.system.threads import Condition, allocate_lock, start, yield_interpreter
@@ -84,7 +81,7 @@ class Sender:
         self._next_at = 0.0
         self._again_at = 0.0  # until then a batch is to be full
         self._replay_at = 0.0 if spool is not None else _NEVER
-        self._replay = replay.Replay(spool, self._try) if spool is not None else None
+        self._replay = None if spool is None else spool.replay(self._try)
         self._spool_at = 0.0
         self.log = DeliveryLog(client.target, self.counts, spool.folder if spool is not None else None)
 
@@ -133,7 +130,7 @@ class Sender:
 
     def _run(self) -> None:
         self._running = True
-        with suppress_instrumentation():
+        with not_recorded():
             while not self._ended:
                 catch_again()
                 self._pause()
@@ -299,7 +296,7 @@ class Sender:
         try:
             self._replay_at = now + self._replay.next()
         except OSError as error:
-            self._replay_at = now + replay.LOOK_AGAIN_AFTER_S
+            self._replay_at = now + self._replay.again_after_s
             self.log.spool_fails(error)
 
     def _try(self, request: bytes) -> Outcome:
@@ -389,7 +386,7 @@ class Sender:
             self._try_at = 0.0
         self.wake()
         if not self._running:  # no thread could be started, as in an interpreter that is about to end
-            with suppress_instrumentation():
+            with not_recorded():
                 self._round_safely()
         if self._spool is None:
             patience = 0.0 if self._gave_up or not self._running else timeout_s

@@ -14,6 +14,7 @@ import zlib
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stagetrace.otlp.export.response import STUCK_AFTER
 from stagetrace.system.access import open_own
 from stagetrace.system.threads import allocate_lock
 
@@ -71,6 +72,14 @@ class Spool:
         self._size = 0
         self._unseen: int | None = None  # bytes written since the folder was measured; None: never was
         self._delivery: int | None = None  # the lock file's descriptor while it is ours to deliver
+
+    def anew(self) -> Spool:
+        """Return one for a forked child, which has not delivered from the folder yet."""
+        return Spool(self.folder, self.max_bytes)
+
+    def replay(self, send: Callable[[bytes], Outcome]) -> Replay:
+        """Return what delivers the batches by `send`."""
+        return Replay(self, send)
 
     def write(self, request: bytes, spans: int, *, breach: bool, at: int | None = None) -> Path | None:
         """Put a batch on disk; return its path, or None if there was no room for it and it was counted as dropped.
@@ -307,7 +316,6 @@ def _holding(path: Path) -> Iterator[None]:
 
 # --- The order in which spooled batches are delivered: the spool's, but one that fails by itself holds up no other.
 
-STUCK_AFTER: Final = 3  # failures in a row: it may be the batch, so others have their turn
 _LIST_AGAIN_AFTER_S: Final = 10.0
 
 
@@ -374,6 +382,11 @@ class Replay:
         self.delivered = 0  # spans, whichever process spooled them
         self.refused = 0
 
+    @property
+    def again_after_s(self) -> float:
+        """After how many seconds to look into an empty folder, or one whose disk has failed, again."""
+        return LOOK_AGAIN_AFTER_S
+
     def next(self) -> float:
         """Deliver one batch, if no other process delivers; return after how many seconds to call this again.
 
@@ -403,4 +416,4 @@ class Replay:
             self.refused += refused
             return max(_SHORTEST_PAUSE_S, _PACE * (time.monotonic() - started))
         spool.release()
-        return LOOK_AGAIN_AFTER_S
+        return self.again_after_s
