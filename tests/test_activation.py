@@ -232,3 +232,36 @@ def test_a_server_names_its_service_where_the_environment_does_not(env: dict[str
     )
     done = python(code, STAGETRACE="1", OTEL_TRACES_EXPORTER="none", STAGETRACE_STATUS="0", **env)
     assert done.stdout.strip() == name, done.stderr
+
+
+COLLECTIONS = """
+import gc, os, threading
+from stagetrace.system.import_hooks import uncollected
+
+gc.set_threshold(700, 10, 10)
+def fork():
+    child = os.fork()
+    if child == 0:
+        os._exit(gc.get_threshold() != (700, 10, 10))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def many():
+    collected = gc.get_stats()[0]["collections"]
+    kept = [[] for _ in range(10_000)]
+    return gc.get_stats()[0]["collections"] - collected, gc.get_threshold(), uncollected(gc.get_threshold), fork()
+print(uncollected(many), gc.get_threshold())
+try:
+    uncollected(lambda: 1 / 0)
+except ZeroDivisionError:
+    print(gc.get_threshold())
+uncollected(lambda: gc.set_threshold(5, 6, 7))
+print(gc.get_threshold(), fork())
+"""
+
+
+def test_no_garbage_is_collected_while_our_modules_are_imported() -> None:
+    """Thresholds are as before afterwards, in a child that is forked meanwhile, too; what others have set stays."""
+    assert python(COLLECTIONS).stdout.splitlines() == [
+        "(0, (0, 10, 10), (0, 10, 10), 0) (700, 10, 10)",
+        "(700, 10, 10)",
+        "(5, 6, 7) 1",
+    ]

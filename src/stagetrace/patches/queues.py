@@ -11,7 +11,6 @@ import sys
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-import stagetrace.instrumentation.batching.gathered_batch  # noqa: F401 -- so that the first batch does not wait for the import
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.batching.consumer import note_put_again, note_taken
 from stagetrace.instrumentation.batching.queued_items import MAX_ITEMS, Item, future_in, queued, taken

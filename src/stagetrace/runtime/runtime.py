@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
@@ -18,9 +19,9 @@ from stagetrace.settings import SDK_DISABLED
 from stagetrace.sla import verdict_counts
 from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
 from stagetrace.system import setting_problems, sigterm, unrecognised_models
-from stagetrace.system.import_hooks import finder
+from stagetrace.system.import_hooks import finder, uncollected
 from stagetrace.system.queues import Empty, SimpleQueue
-from stagetrace.system.threads import Event, has_greenlets, in_thread, sleep, start
+from stagetrace.system.threads import Event, allocate_lock, has_greenlets, in_thread, sleep, start, yield_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,16 @@ if TYPE_CHECKING:
 # --- The background thread of this process: it runs jobs that may take long or hang, one after another.
 
 IDLE_EVERY_S = 2.0
+# What only some requests need: a late one, the first ones of a route, those of a batch or with a stream. They import it
+# themselves if they come before this thread has had nothing to do.
+FOR_SOME_REQUESTS: Final = (
+    "stagetrace.causes.breakdown",
+    "stagetrace.causes.code",
+    "stagetrace.causes.in_the_way",
+    "stagetrace.instrumentation.batching.gathered_batch",
+    "stagetrace.request.chunk_times",
+)
+_FORK_WAITS_S: Final = 1.0
 
 
 class Worker:
@@ -94,6 +105,42 @@ class Worker:
             except Empty:
                 job = self._when_idle
             job()
+
+
+class Rest:
+    """Imports what only some requests need. A fork waits for a module: in the child it would never become complete."""
+
+    def __init__(self) -> None:
+        self._busy = allocate_lock()  # held while a module is imported
+        self._is_done = self._is_held = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._begin_again)
+
+    def load(self) -> None:
+        """Import what is not imported yet."""
+        if self._is_done:
+            return
+        self._is_done = True
+        for name in FOR_SOME_REQUESTS:
+            with self._busy:
+                _import(name)
+            yield_interpreter()
+
+    def _hold(self) -> None:
+        self._is_held = self._busy.acquire(timeout=_FORK_WAITS_S)
+
+    def _let_go(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._busy.release()
+
+    def _begin_again(self) -> None:
+        self._busy, self._is_done = allocate_lock(), False
+
+
+@guarded
+def _import(name: str) -> None:
+    uncollected(partial(import_module, name))
 
 
 # --- Bounded flush: the delivery at the end of a process never takes longer than SHUTDOWN_BOUND_S.
@@ -192,7 +239,8 @@ class Runtime:
         self._delivering_pid = 0  # the process in which `multiprocessing` delivers at exit
         self._publisher: Publisher | None = None
         self._metrics_sender: MetricsSender | None = None
-        self._worker = Worker(self._report_status)
+        self._rest = Rest()
+        self._worker = Worker(self._when_idle)
         self._flush = BoundedFlush(self._worker)
 
     async def prepare(self) -> None:
@@ -213,7 +261,7 @@ class Runtime:
                 sigterm.catch(self.deliver_all)  # first, so that it comes last in `atexit`, after what delivers
                 if not self._prepared:
                     self._prepared = True
-                    self._prepare_first()
+                    uncollected(self._prepare_first)
                 else:
                     self._worker.put(self._report_status)  # in a forked child, which has no thread yet
                 self.deliver_at_exit()
@@ -245,6 +293,7 @@ class Runtime:
         gc_pauses.start()
         if has_greenlets():
             _import_now(target, self._metrics_sender)
+            self._rest.load()
         _log_start(target)
         setting_problems.log_misspelt()
         self._publish_from_now_on(target)
@@ -331,6 +380,10 @@ class Runtime:
         self._publisher = Publisher(target)
         self._worker.put(self._report_status)
         atexit.register(self._withdraw)
+
+    def _when_idle(self) -> None:
+        self._rest.load()
+        self._report_status()
 
     def _report_status(self) -> None:
         unrecognised_models.log_new()
