@@ -184,16 +184,23 @@ class StallSampler:
         self, now: int, gil_ns: int = 0, computed: Mapping[int, int] = NO_CLOCKS, holder: Holder | None = None
     ) -> None:
         """Sample the requests that are late at `now`; the caller has waited `gil_ns` for the GIL (`timer.Late`)."""
-        from stagetrace.causes.in_the_way import Look  # before the time that is budgeted
-
         self._budget.begin()
         try:
             late = [*self._late, *self._new(now)]
-            self._late = self._sample_late(late, lambda: Look(now, gil_ns, computed, holder), now)
+            self._late = self._sample_late(late, lambda: self._look_around(now, gil_ns, computed, holder), now)
         finally:
             in_flight.rest_until = self._budget.end()
         in_flight.due = min((one.times[0] for one in self._late), default=NEVER)
         in_flight.set_timer(now)
+
+    def _look_around(
+        self, now: int, gil_ns: int, computed: Mapping[int, int], holder: Holder | None
+    ) -> tuple[Look, RequestStacks]:
+        """Return what all threads and tasks do now; the first time, what that needs is imported, beside the budget."""
+        from stagetrace.causes.in_the_way import Look, RequestStacks
+
+        self._budget.begin()
+        return Look(now, gil_ns, computed, holder), RequestStacks()
 
     def _new(self, now: int) -> list[Late]:
         """Return the requests that may be late since now."""
@@ -215,12 +222,9 @@ class StallSampler:
         record.skipped_stalls += times
         self.skipped += times
 
-    def _sample_late(self, late: list[Late], look: Callable[[], Look], now: int) -> list[Late]:
+    def _sample_late(self, late: list[Late], look: Callable[[], tuple[Look, RequestStacks]], now: int) -> list[Late]:
         """Sample requests; return those that are to be sampled again, first those for which there was no time now."""
-        from stagetrace.causes.in_the_way import RequestStacks
-
-        seen: Look | None = None  # let go of with this call
-        stacks = RequestStacks()  # and this
+        seen: tuple[Look, RequestStacks] | None = None  # let go of with this call
         kept: list[Late] = []
         skipped: list[Late] = []
         for one in late:
@@ -236,8 +240,8 @@ class StallSampler:
                     self.skip(later.record, max(due - 1, 0))
                     seen = seen or look()
                     if later.since <= now:
-                        _sample(later.record, seen, stacks)
-                    next_at = now + 1 if later.since <= now or seen.has_its_thread(later.record) else later.since
+                        _sample(later.record, *seen)
+                    next_at = now + 1 if later.since <= now or seen[0].has_its_thread(later.record) else later.since
                     times = tuple(at for at in later.times if at >= next_at)
                     # Requests that have no sample yet come first.
                     is_dear = later.since <= now and self._budget.is_short()
