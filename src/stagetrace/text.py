@@ -11,7 +11,13 @@ from urllib.parse import unquote_plus
 from stagetrace import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+
+def _compiled(pattern: str, flags: int = 0) -> Callable[[], re.Pattern[str]]:
+    """Return what compiles a pattern when it is first asked: all of them take 3 ms, most services need few."""
+    return functools.cache(lambda: re.compile(pattern, flags))
+
 
 # --- Text of unknown origin, made fit to be shown: on a terminal, in JSON, in a spreadsheet, in an error message.
 #
@@ -22,30 +28,30 @@ if TYPE_CHECKING:
 MESSAGE: Final = 1000  # characters of an error message, as a command, the back end or a log shows it
 LINES: Final = 3
 TRACEBACK: Final = (10_000, 100)  # likewise, and lines, of a traceback
-_HIDDEN: Final = re.compile(r"[^ -~\u00a1-\u00ac\u00ae-\u02ff]")  # may be: the rest is looked at one by one
+_HIDDEN: Final = _compiled(r"[^ -~\u00a1-\u00ac\u00ae-\u02ff]")  # may be: the rest is looked at one by one
 _END: Final = 3  # the part of a message that is cut which is kept of its end, where the remedy stands: a third
 _FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 -- full-width ones begin a formula, too
-_NUMBER: Final = re.compile(r"[+-]?[0-9.,]+([eE][+-]?[0-9]+)?")
+_NUMBER: Final = _compiled(r"[+-]?[0-9.,]+([eE][+-]?[0-9]+)?")
 
 
 def printable(text: str) -> str:
     """Return text as one line, with every character escaped that does not show."""
-    return text if text.isprintable() else _HIDDEN.sub(_escaped, text)
+    return text if text.isprintable() else _HIDDEN().sub(_escaped, text)
 
 
 def printable_lines(text: str) -> str:
     """Return text as `printable` does, with its line breaks and tabs."""
-    return _HIDDEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escaped(found), text)
+    return _HIDDEN().sub(lambda found: found[0] if found[0] in "\n\t" else _escaped(found), text)
 
 
 def printable_json(text: str) -> str:
     """Return JSON that means the same and has every character escaped that does not show."""
-    return text if text.isprintable() else _HIDDEN.sub(_escaped_in_json, text)
+    return text if text.isprintable() else _HIDDEN().sub(_escaped_in_json, text)
 
 
 def spreadsheet_cell(text: str) -> str:
     """Return text as a cell of CSV: printable, and behind a `'` where a spreadsheet would run it as a formula."""
-    is_formula = text.startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    is_formula = text.startswith(_FORMULA) and not _NUMBER().fullmatch(text)
     return f"'{printable(text)}" if is_formula else printable(text)
 
 
@@ -84,7 +90,7 @@ ONLY_AS_A_WHOLE: Final = "^(?:auth|code|key|sig)$"  # inside longer names these 
 
 # Linear: each alternative begins with a literal, or where a word begins, and has only bounded repeats or such as end
 # where the next attempt may begin.
-_FORMS: Final = re.compile(
+_FORMS: Final = _compiled(
     # user and password of a URL, of `user:password@host` without a scheme
     r"(?P<scheme>://)(?:[^\s/?\#\"'<>]*@|[^\s:/@?\#\[]{0,256}:(?!\d{1,5}(?:[/?\#\s\"']|$))[^\s@\"']{1,256}@)"
     r"|(?<![^\s\"'(=,])[^\s/:@\"'=,(]{1,128}:[^\s/@]{1,128}@(?=[\w.\[-])"
@@ -99,21 +105,21 @@ _FORMS: Final = re.compile(
     r"|(?P<parameters>\[parameters: )(?s:.*?\](?=\n|$)|.*)"
 )
 # `name=`, `name: `, `"name": `, `('name', `, and `--name `, but for the value.
-_NAME: Final = re.compile(
+_NAME: Final = _compiled(
     r"(?<![\w.%-])(?:--?(?P<option>[A-Za-z][\w.-]*)\s"
     r"|(?P<name>[\w.%-]+)(?:\\?[\"']?[ \t]{0,3}(?:=>|:=|[=:]{1,2})[ \t]{0,3}|[\"'],[ \t]{0,3}(?=b?[\"'])))"
 )
-_WHOLE: Final = re.compile(  # a quoted value, also one within a quoted text; a list
+_WHOLE: Final = _compiled(  # a quoted value, also one within a quoted text; a list
     r"[bfru]?(?:\"(?:[^\"\\]|\\.)*(?:\"|\\?$)|'(?:[^'\\]|\\.)*(?:'|\\?$))"
     r"|\\\"(?:[^\"\\]|\\[^\"])*(?:\\?\"|\\?$)"
     r"|[\[({][^\])}]*[\])}]?",
     re.DOTALL,
 )
-_WORD: Final = re.compile(r"(?:[Bb]earer|[Bb]asic|[Dd]igest|[Tt]oken)[ ]+[^\s,;\"'})\]]+|[^\s,;&\"'})\]]+")
-_REST_OF_LINE: Final = re.compile(r"[^\r\n\"']+")  # of `Cookie: a=1; b=2`, and `Authorization: Digest a=1, b=2`
-_HEADERS: Final = re.compile("cookie|authoriz", re.IGNORECASE)
+_WORD: Final = _compiled(r"(?:[Bb]earer|[Bb]asic|[Dd]igest|[Tt]oken)[ ]+[^\s,;\"'})\]]+|[^\s,;&\"'})\]]+")
+_REST_OF_LINE: Final = _compiled(r"[^\r\n\"']+")  # of `Cookie: a=1; b=2`, and `Authorization: Digest a=1, b=2`
+_HEADERS: Final = _compiled("cookie|authoriz", re.IGNORECASE)
 _ONLY_IN_QUERIES: Final = ("code", "key", "sig")  # `code: 500` is no secret elsewhere
-_IN_QUERY: Final = re.compile(r"[?&;]")
+_IN_QUERY: Final = _compiled(r"[?&;]")
 _LONG: Final = 16  # characters that each key and token of a known form has in a row, at least
 
 
@@ -184,7 +190,7 @@ def redacted_path(path: str) -> str:
 
 
 def _formed(text: str) -> str:
-    return _FORMS.sub(_replaced, text)
+    return _FORMS().sub(_replaced, text)
 
 
 def _replaced(found: re.Match[str]) -> str:
@@ -201,12 +207,12 @@ def _named(text: str) -> str:
     """Redact the values that follow secret names."""
     parts: list[str] = []
     kept = at = 0
-    while found := _NAME.search(text, at):
+    while found := _NAME().search(text, at):
         at = found.end()
         name = unquote_plus(found["option"] or found["name"])
         if not is_secret(name) or (name.lower() in _ONLY_IN_QUERIES and not _in_query(text, found)):
             continue
-        value = _WHOLE.match(text, at) or (_REST_OF_LINE if _HEADERS.search(name) else _WORD).match(text, at)
+        value = _WHOLE().match(text, at) or (_REST_OF_LINE() if _HEADERS().search(name) else _WORD()).match(text, at)
         if value is not None:
             parts += text[kept:at], REDACTED
             kept = at = value.end()
@@ -214,4 +220,4 @@ def _named(text: str) -> str:
 
 
 def _in_query(text: str, found: re.Match[str]) -> bool:
-    return _IN_QUERY.match(text, found.start() - 1) is not None if found.start() else False
+    return _IN_QUERY().match(text, found.start() - 1) is not None if found.start() else False

@@ -52,7 +52,7 @@ def test_numbers_are_those_of_protobuf(points: list[tuple[Any, float]], is_count
     for attributes, value in points:
         number: Any = {"as_int": value} if isinstance(value, int) else {"as_double": value}
         start = SINCE if is_counter else 0
-        around = {"start_time_unix_nano": start, "time_unix_nano": NOW}
+        around: Any = {"start_time_unix_nano": start, "time_unix_nano": NOW}
         made.append(NumberDataPoint(attributes=pairs(attributes), **around, **number))
     cumulative = AGGREGATION_TEMPORALITY_CUMULATIVE
     data: Any = {"gauge": Gauge(data_points=made)}

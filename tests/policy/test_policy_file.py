@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,7 +89,7 @@ ALERTS = AlertOptions(
     alertmanager="http://127.0.0.1:9093",
     traces="http://127.0.0.1:16686",
 )
-OWN_ALERTS = replace(ALERTS, burns=(BurnAlert(1.8, 3_600, 300),), labels=(("team", "search"), ("tier", "first")))
+OWN_ALERTS = ALERTS._replace(burns=(BurnAlert(1.8, 3_600, 300),), labels=(("team", "search"), ("tier", "first")))
 PREDICT = Objective(
     "predict",
     "POST",
@@ -135,7 +134,7 @@ def test_a_file_says_all_that_an_objective_has() -> None:
     gold, free, test, predict, cart, health, every = policy.objectives
     assert predict == PREDICT
     assert gold == override(PREDICT, "gold", within_ns=120 * MS, stages=(("inference", 90 * MS),))
-    silent = replace(OWN_ALERTS, burns=(), min_requests=50, no_data_s=0, runbook="https://example.com/free")
+    silent = OWN_ALERTS._replace(burns=(), min_requests=50, no_data_s=0, runbook="https://example.com/free")
     assert free == override(PREDICT, "free", name="free", within_ns=1000 * MS, target=0.5, alerts=silent)
     assert (test.name, test.excludes, test.base) == ("predict[tenant.tier=test]", True, "predict")
     assert test.conditions == (*PREDICT.conditions, Condition("tenant.tier", "test"))

@@ -33,7 +33,7 @@ OTHERS: Final = Objective("every request", None, "*", 10**9, 0.95, 30 * 86_400)
 
 def policy(*objectives: Objective, **alerts: Any) -> Policy:
     """Return a policy with these objectives; by default `predict` and `every request`."""
-    return Policy(objectives or (PREDICT, OTHERS), alerts=replace(AlertOptions(), **alerts))
+    return Policy(objectives or (PREDICT, OTHERS), alerts=AlertOptions(**alerts))
 
 
 _TEXT: Final = st.text("aZ09 -_./:*[]{}=,#&!|>'\"%@`\\äЖ漢", min_size=1, max_size=90).filter(str.strip)

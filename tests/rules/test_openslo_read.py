@@ -281,9 +281,9 @@ def test_slos_with_different_alert_policies_have_alerts_of_their_own() -> None:
 @pytest.mark.parametrize("webhook", ["", "http://hook/"])
 def test_the_alerts_of_all_stay_those_of_all_beside_objectives_with_their_own(webhook: str) -> None:
     """Whatever the order is, and where no objective has them."""
-    own = replace(AlertOptions(), webhook=webhook)
-    median = replace(PREDICT, name="median", target=0.5, alerts=replace(own, burns=(BurnAlert(1.8, 3_600, 300),)))
-    silent = replace(OTHERS, alerts=replace(own, burns=(), no_data_s=60, labels=(("team", "ml"),)))
+    own = AlertOptions(webhook=webhook)
+    median = replace(PREDICT, name="median", target=0.5, alerts=own._replace(burns=(BurnAlert(1.8, 3_600, 300),)))
+    silent = replace(OTHERS, alerts=own._replace(burns=(), no_data_s=60, labels=(("team", "ml"),)))
     for objectives in ((median, PREDICT), (PREDICT, median, silent), (median,), (silent,)):
         one = policy(*objectives, webhook=webhook)
         found = read(render(one, RulesOptions()), "slo.yaml")

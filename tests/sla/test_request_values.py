@@ -186,7 +186,7 @@ def test_without_deadlines_or_segments_a_request_is_judged_all_the_same(
 ) -> None:
     own = objective("its", segment_by=("url.path",), deadline=Deadline((GRPC_TIMEOUT,)))
     recorder, processor, sender = recorder_of(DEFAULT_ON, Policy((own,)))
-    monkeypatch.setattr(*((Segments, "of") if part == "_segment" else (bounds, part)), failing)
+    monkeypatch.setattr(Segments if part == "_segment" else bounds, "of" if part == "_segment" else part, failing)
     ended(recorder, 1, Asked({"grpc-timeout": "1n"}))
     assert entry_of(sender.sent)["sla.verdict"] == ("breach" if part == "_segment" else "good")
     assert sum(guard.failures.values()) == sum(processor.counter.counts().values()) == 1

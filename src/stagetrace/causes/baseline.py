@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -178,7 +177,7 @@ class Baselines:
         # Learned is what whole requests take, not a wait for a chunk.
         baselines = self.of(route, breakdown.size) if missed.end_ns is None else (None, None)
         stage, cause, text = _blame_stage(verdict, missed, breakdown, baselines)
-        verdict = replace(verdict, stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
+        verdict = verdict._replace(stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
         text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE] + text
         text += connection_evidence(cause, attributes or {}) + host_evidence(cause)
         if stage == semconv.HANDLER and not breakdown.is_recognised:

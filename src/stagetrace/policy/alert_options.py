@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ SRE_WORKBOOK: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AlertOptions:
+class AlertOptions(NamedTuple):
     """What a policy says of its alerts; without saying it, what is written here.
 
     `min_requests`: with fewer judged requests in the long window there is no alert. `no_data_s`: after how long without
@@ -54,7 +52,7 @@ class AlertOptions:
 def changed(options: AlertOptions, own: Mapping[str, Any]) -> AlertOptions:
     """Return alerts with what is said otherwise; labels are added to those that are there."""
     labels = {**dict(options.labels), **dict(own.get("labels", ()))}
-    return replace(options, **{**own, "labels": tuple(labels.items())})
+    return options._replace(**{**own, "labels": tuple(labels.items())})
 
 
 def nearest_factor(target: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -211,8 +210,7 @@ class Missed(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether one request met its objective; `missed` is the bound that it missed first.
 
     `stage` is the culprit of a breach (`culprit_of`), and took `stage_ns` of the time in question.

@@ -294,8 +294,6 @@ class Runtime:
         if has_greenlets():
             _import_now(target, self._metrics_sender)
             self._rest.load()
-        _log_start(target)
-        setting_problems.log_misspelt()
         self._publish_from_now_on(target)
 
     def _offer_metrics(self) -> None:
@@ -378,6 +376,7 @@ class Runtime:
         from stagetrace.process_status.publish import Publisher
 
         self._publisher = Publisher(target)
+        self._worker.put(partial(_log, target))  # the first request does not wait for that
         self._worker.put(self._report_status)
         atexit.register(self._withdraw)
 
@@ -437,6 +436,12 @@ def _import_now(target: str, sender: MetricsSender | None) -> None:
         processor.load()
     if sender is not None:
         sender.load()
+
+
+@guarded
+def _log(target: str) -> None:
+    _log_start(target)
+    setting_problems.log_misspelt()
 
 
 def _log_start(target: str) -> None:

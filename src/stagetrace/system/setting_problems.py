@@ -15,8 +15,8 @@ PREFIX: Final = f"{settings.SWITCH.name}_"
 _KNOWN: Final = [name for name in settings.SETTINGS if name.startswith(settings.SWITCH.name)]
 _ENDINGS: Final = [name.removeprefix(PREFIX) for name in _KNOWN if name.startswith(PREFIX)]
 # As Kubernetes and Docker set them in each container beside a service that is named `stagetrace`, or begins so.
-_INJECTED: Final = re.compile(r".*_SERVICE_(HOST|PORT(_.*)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_.*)?")
-_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
+_INJECTED: Final = r".*_SERVICE_(HOST|PORT(_.*)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_.*)?"
+_ADDRESS: Final = r"(tcp|udp|sctp)://"
 _ALIKE: Final = 0.6
 _ALIKE_WITH_PREFIX: Final = 0.85
 
@@ -29,7 +29,7 @@ def misspelt(variables: Mapping[str, str]) -> list[tuple[str, str | None]]:
 
 
 def _is_injected(name: str, value: str) -> bool:
-    return bool(_INJECTED.fullmatch(name) or (name.endswith("_PORT") and _ADDRESS.match(value)))
+    return bool(re.fullmatch(_INJECTED, name) or (name.endswith("_PORT") and re.match(_ADDRESS, value)))
 
 
 def _meant(name: str) -> str | None:

@@ -125,7 +125,7 @@ def read_policy(folder: Path) -> Policy | None:
 
 def _without_receivers(policy: Policy) -> Policy:
     def bare(alerts: AlertOptions) -> AlertOptions:
-        return replace(alerts, webhook="", alertmanager="")
+        return alerts._replace(webhook="", alertmanager="")
 
     own = (one if one.alerts is None else replace(one, alerts=bare(one.alerts)) for one in policy.objectives)
     return replace(policy, objectives=tuple(own), alerts=bare(policy.alerts))

@@ -31,8 +31,7 @@ MAX_DESCRIBED = 1_024
 MAX_COUNTED = 1_024  # texts of a batch whose characters are counted
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(NamedTuple):
     """Callables of one class, or of a module itself, that play one role."""
 
     owner: str

@@ -184,8 +184,10 @@ class _Connection:
 
     def _context(self) -> ssl.SSLContext:
         authority = otlp("CERTIFICATE", self._signal) or _certifi()
-        is_folder = authority is not None and os.path.isdir(authority)  # noqa: PTH112 -- as requests does
-        made = self._ssl.create_default_context(**{"capath" if is_folder else "cafile": authority})
+        if authority is not None and os.path.isdir(authority):  # noqa: PTH112 -- as requests takes one
+            made = self._ssl.create_default_context(capath=authority)
+        else:
+            made = self._ssl.create_default_context(cafile=authority)
         key, certificate = otlp("CLIENT_KEY", self._signal), otlp("CLIENT_CERTIFICATE", self._signal)
         if certificate:
             made.load_cert_chain(certificate, key or None)
