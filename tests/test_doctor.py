@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,20 +24,40 @@ from stagetrace.cli.doctor import checks as delivery
 from stagetrace.cli.doctor import checks as installation
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
+from stagetrace.runtime import runtime
 from stagetrace.system import packages
 from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backends import Collector, Jaeger
 
 POLICY = "POST /predict within 50ms for 99.9% over 28d"
 
 
+def compile_all() -> None:
+    subprocess.run([PYTHON, "-m", "compileall", "-q", Path(runtime.__file__)], check=True)
+
+
+def test_an_installation_without_bytecode_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As of uv, and of images that forbid to write it."""
+    compile_all()
+    assert installation.bytecode() == Check("bytecode", OK, "stagetrace is compiled")
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    for forbidden, when in ((False, "first start of a service compiles it,"), (True, "PYTHONDONTWRITEBYTECODE is set")):
+        monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
+        found = installation.bytecode()
+        assert found.state == WARN
+        assert when in found.found
+        assert found.fix is not None
+        assert " -m compileall -q /" in found.fix
+    command = installation.bytecode().fix.partition(",")[0].split()  # type: ignore[union-attr]
+    assert (Path(command[-1]) / "stagetrace" / "runtime").is_dir()
+
+
 @pytest.mark.usefixtures("services")
 @pytest.mark.smoke
 def test_where_all_is_well_it_exits_zero(tmp_path: Path) -> None:
+    compile_all()
     with run_sink() as sink:
         env = sending_to("grpc", sink.endpoint)
         done = run(tmp_path, STAGETRACE="1", STAGETRACE_NATIVE="0", STAGETRACE_SLA=POLICY, **env)
@@ -44,7 +65,7 @@ def test_where_all_is_well_it_exits_zero(tmp_path: Path) -> None:
     head, *lines, blank, last = done.stdout.splitlines()
     assert head.split() == ["check", "found"]
     assert [line.split()[0] for line in lines] == ["ok"] * len(lines)
-    names = ["python", "packages", "activation", "switch", "policy", "libraries", "native"]
+    names = ["python", "packages", "activation", "switch", "policy", "libraries", "native", "bytecode"]
     names += ["unseen time", "settings", "endpoint"]
     assert [re.split("  +", line)[1] for line in lines] == [*names, "spool", "back end", "processes"]
     assert (blank, last) == ("", f"Nothing fails; 0 of {len(lines)} checks warn.")

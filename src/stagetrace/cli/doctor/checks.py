@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from shlex import quote
 from typing import Any, Final
@@ -78,6 +78,7 @@ def installation_checks(asked: dict[str, Any] | None) -> Iterator[Check]:
         if records:
             yield libraries(asked["patches"])
         yield native(built=asked["native"])
+        yield bytecode()
         yield unseen(asked["sources"])
 
 
@@ -208,6 +209,23 @@ def native(*, built: bool) -> Check:
         "and only in part where nobody handles SIGTERM"
     )
     return Check("native", WARN, found, f"install a C compiler, then: pip install --force-reinstall {requirement()}")
+
+
+def bytecode() -> Check:
+    """Report whether the modules that each service loads were compiled before: pip does that, uv does not."""
+    source = Path(__file__).parents[2] / "runtime" / "runtime.py"
+    if Path(cache_from_source(str(source))).is_file():
+        return Check("bytecode", OK, "stagetrace is compiled")
+    is_forbidden = sys.dont_write_bytecode
+    when = (
+        "each start of a service compiles it (PYTHONDONTWRITEBYTECODE is set)"
+        if is_forbidden
+        else ("the first start of a service compiles it, in a new container each time")
+    )
+    fix = (
+        f"{quote(sys.executable)} -m compileall -q {quote(str(source.parents[2]))}, or set UV_COMPILE_BYTECODE=1 for uv"
+    )
+    return Check("bytecode", WARN, f"stagetrace is not compiled: {when}", fix)
 
 
 def unseen(sources: dict[str, str | None]) -> Check:
