@@ -37,6 +37,7 @@ from stagetrace.protocols.http_request import HttpRequest, announced, disconnect
 from stagetrace.protocols.scope import CANCELLED, CLIENT, PROPAGATORS, below
 from stagetrace.protocols.starlette_routes import template_of
 from stagetrace.request import limits
+from stagetrace.request.chunk_times import Stream
 from stagetrace.request.context import NO_CONTEXT, attach, get_current
 from stagetrace.request.current import SCOPE_KEY, current
 from stagetrace.semconv import HTTP_REQUEST_BODY_SIZE, HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
@@ -290,8 +291,6 @@ class AsgiRequest(HttpRequest):
         if is_gone:
             self.note_disconnect()
         if self.stream is None:
-            from stagetrace.request.chunk_times import Stream
-
             self.stream = Stream()
             self._announced = announced(self.method, self.status_code, self._response_headers)
         if size:

@@ -36,14 +36,13 @@ if TYPE_CHECKING:
 # --- The background thread of this process: it runs jobs that may take long or hang, one after another.
 
 IDLE_EVERY_S = 2.0
-# What only some requests need: a late one, the first ones of a route, those of a batch or with a stream. They import it
-# themselves if they come before this thread has had nothing to do.
+# What only some requests need: a late one, the first ones of a route, those of a batch. They import it themselves if
+# they come before this thread has had nothing to do.
 FOR_SOME_REQUESTS: Final = (
     "stagetrace.causes.breakdown",
     "stagetrace.causes.code",
     "stagetrace.causes.in_the_way",
     "stagetrace.instrumentation.batching.gathered_batch",
-    "stagetrace.request.chunk_times",
 )
 _FORK_WAITS_S: Final = 1.0
 
