@@ -33,10 +33,10 @@ BREAKABLE = [
     *(
         "request.remote_stages:reference_to",
         "request.remote_stages:named",
-        "protocols.scope:read_reference",
+        "request.remote_stages:read_reference",
     ),
     *(
-        "protocols.scope:find",
+        "request.remote_stages:find",
         "protocols.asgi:is_part",
         "protocols.scope:goes_on",
         "protocols.asgi_request:below",
