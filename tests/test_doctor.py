@@ -50,7 +50,7 @@ def test_an_installation_without_bytecode_is_seen(monkeypatch: pytest.MonkeyPatc
         assert when in found.found
         assert found.fix is not None
         assert " -m compileall -q /" in found.fix
-    command = installation.bytecode().fix.partition(",")[0].split()  # type: ignore[union-attr]
+    command = installation.bytecode().fix.partition(",")[0].split()
     assert (Path(command[-1]) / "stagetrace" / "runtime").is_dir()
 
 

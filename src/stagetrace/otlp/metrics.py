@@ -1,6 +1,6 @@
 """Encode metrics as OTLP: numbers and exponential histograms, cumulative since the process began to count.
 
-The bytes are written here, as those of spans are: the classes of protobuf take 4 MB of a service's memory.
+The bytes are written here, as those of spans are: the classes of protobuf take 1.8 MB of a service's memory.
 """
 
 from __future__ import annotations
