@@ -31,7 +31,7 @@ class Publisher:
     """Writes this process's file, where it has changed. Not thread-safe: one thread has it."""
 
     def __init__(self, target: str) -> None:
-        self._target = redacted(target)
+        self._target = target
         self._folder = files.folder()
         self._is_logged = False
         self._me: files.Identity | None = None
@@ -39,6 +39,7 @@ class Publisher:
     def _begin(self) -> files.Identity:
         """Begin as the process that this is: the first time, and in a forked child."""
         self._me = files.myself()
+        self._target = redacted(self._target)  # not as it is made: that would be on the way of the first request
         self._fixed = _fixed_facts(self._me)
         self._last: dict[str, Any] = {}
         self._written = False
