@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from otlp.receiver import run_receiver
-from services import run_service
+from services import run_python, run_service
 from sink import run_sink
 from stagetrace.runtime.runtime import FOR_SOME_REQUESTS
 
@@ -70,3 +70,55 @@ def test_over_grpc_a_service_loads_no_classes_of_protobuf(untraced: set[str], tm
     now -= untraced
     assert "grpc" in now
     assert of(NEVER, now) == []
+
+
+FORKED = """
+import builtins, os, signal, sys, threading
+from stagetrace.runtime import runtime
+
+begun = threading.Event()
+builtins.begun = begun.set
+runtime.FOR_SOME_REQUESTS = ("no_such_module", "slow")
+rest = runtime.Rest()
+loading = threading.Thread(target=rest.load)
+loading.start()
+assert begun.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    rest.load()
+    import slow
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert not os.waitstatus_to_exitcode(os.waitpid(os.fork() or os._exit(0), 0)[1])
+loading.join()
+rest.load()
+print("slow" in sys.modules)
+"""
+
+
+def test_a_fork_waits_for_what_is_imported_for_some_requests(tmp_path: Path) -> None:
+    """A module whose import is under way in another thread never becomes complete in the child."""
+    (tmp_path / "slow.py").write_text("import time\nbegun()\ntime.sleep(0.3)\n")
+    done = run_python("-c", FORKED, PYTHONPATH=str(tmp_path), STAGETRACE_LOG="error")
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+    assert "stagetrace.runtime.runtime._import failed (ModuleNotFoundError" in done.stderr
+
+
+LATE = """
+import sys, time
+from stagetrace.runtime import runtime
+
+runtime.runtime._worker.idle_every_s = 0.05
+runtime.runtime.prepare_now()
+assert not any(name in sys.modules for name in runtime.FOR_SOME_REQUESTS)
+deadline = time.monotonic() + 60
+while not all(name in sys.modules for name in runtime.FOR_SOME_REQUESTS):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+"""
+
+
+def test_what_some_requests_need_is_imported_once_nothing_else_is_to_be_done() -> None:
+    done = run_python("-c", LATE, STAGETRACE_SLA="* within 1s", OTEL_TRACES_EXPORTER="none", STAGETRACE_STATUS="0")
+    assert done.returncode == 0, done.stderr
