@@ -200,9 +200,10 @@ def _stage(name: str) -> bytes:
     return _name(name) + _KINDS[0] + _NO_REMOTE_PARENT + _cached_pair(ML_STAGE, name) + b"\x7a\x00"
 
 
+@lru_cache(maxsize=2048)
 def span_prefix(size: int) -> bytes:
     """Return the tag and length before a span of `size` bytes."""
-    return _PREFIXES[size] if size < len(_PREFIXES) else b"\x12" + encode_varint(size)
+    return b"\x12" + encode_varint(size)
 
 
 def _trace_state(state: TraceState | None) -> bytes:
@@ -416,9 +417,6 @@ def encode_varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-_PREFIXES = [b"\x12" + encode_varint(size) for size in range(2048)]
 
 
 # --- All spans of a request as bytes, when it ends: in C where a compiler was there (docs/decisions/011).
