@@ -5,33 +5,27 @@
  * groups keep what they hold in static variables. setup.py compiles all for the stable ABI of 3.10, except on
  * free-threaded builds, for which there is none.
  */
-#include "decoder.h"
+#include "native.h"
 
 static const Group *const GROUPS[] = {
-    &kernel_group, &blocked_threads_group, &sigterm_group, &timer_group, &stacks_group, &decoder_group, &encoder_group,
-    &marks_group, &stage_group, &histograms_group,
+    &kernel_group, &blocked_threads_group, &sigterm_group, &timer_group, &stacks_group, &encoder_group, &marks_group,
+    &stage_group, &histograms_group,
 };
 enum { COUNT = sizeof GROUPS / sizeof *GROUPS };
 
-typedef struct {
-    bool is_ready[COUNT];
-    State decoder;
-} ModuleState;
-
-State *decoder_state(PyObject *module) { return &((ModuleState *)PyModule_GetState(module))->decoder; }
+static bool is_ready[COUNT];
 
 /* Add the functions and types of one group, if they are not there yet. */
 static PyObject *prepare(PyObject *module, PyObject *name) {
-    ModuleState *state = PyModule_GetState(module);
     int at = 0;
     if (!PyUnicode_Check(name)) return PyErr_Format(PyExc_TypeError, "a group is named by a str");
     while (at < COUNT && PyUnicode_CompareWithASCIIString(name, GROUPS[at]->name) != 0) at++;
     if (at == COUNT) return PyErr_Format(PyExc_ValueError, "there is no group %R", name);
-    if (!state->is_ready[at]) {
+    if (!is_ready[at]) {
         const Group *group = GROUPS[at];
         if (group->fill != NULL && group->fill(module) < 0) return NULL;
         if (group->functions != NULL && PyModule_AddFunctions(module, group->functions) < 0) return NULL;
-        state->is_ready[at] = true;
+        is_ready[at] = true;
     }
     Py_RETURN_NONE;
 }
@@ -50,20 +44,6 @@ static int begin(PyObject *module) {
     return names ? PyModule_AddObject(module, "GROUPS", names) : -1;
 }
 
-static int traverse(PyObject *module, visitproc visit, void *arg) {
-    ModuleState *state = PyModule_GetState(module);
-    for (int i = 0; state != NULL && i < DECODER_HELD; i++) Py_VISIT(state->decoder.held[i]);
-    return 0;
-}
-
-static int clear(PyObject *module) {
-    ModuleState *state = PyModule_GetState(module);
-    for (int i = 0; state != NULL && i < DECODER_HELD; i++) Py_CLEAR(state->decoder.held[i]);
-    return 0;
-}
-
-static void free_module(void *module) { clear(module); }
-
 static PyMethodDef functions[] = {
     {"prepare", prepare, METH_O, "Add the functions and types of the group of this name, one of GROUPS, to the module."},
     {NULL, NULL, 0, NULL},
@@ -78,8 +58,7 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "_native", .m_size = sizeof(ModuleState), .m_methods = functions, .m_slots = slots,
-    .m_traverse = traverse, .m_clear = clear, .m_free = free_module,
+    PyModuleDef_HEAD_INIT, .m_name = "_native", .m_methods = functions, .m_slots = slots,
 };
 
 PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&definition); }

@@ -80,7 +80,7 @@ typedef struct {
     int (*fill)(PyObject *module); /* import the objects and add the types; NULL if there is nothing to do */
 } Group;
 
-extern const Group kernel_group, blocked_threads_group, sigterm_group, timer_group, stacks_group, decoder_group,
-    encoder_group, marks_group, stage_group, histograms_group;
+extern const Group kernel_group, blocked_threads_group, sigterm_group, timer_group, stacks_group, encoder_group,
+    marks_group, stage_group, histograms_group;
 
 #endif

@@ -14,7 +14,6 @@ from stagetrace.system.native import native
 NAME = "stagetrace._native"
 USERS = (
     "protocols.asgi_request",
-    "otlp.decode.spans",
     "system.sigterm",
     "sla.entry_recorder",
 )  # these prepare all groups of functions

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-pytestmark = pytest.mark.native
-
 FUZZ_CASES = fuzz_cases(3_000)
 
 

@@ -9,7 +9,6 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
 from stagetrace.otlp.decode import request as decoder
-from stagetrace.otlp.decode import spans as decode_native
 from stagetrace.otlp.decode.request import (
     MOST_HELD,
     MOST_HOLDERS,
@@ -19,19 +18,13 @@ from stagetrace.otlp.decode.request import (
     TooManyHolders,
     Unreadable,
     decode,
-    decode_by,
     read,
 )
-from stagetrace.otlp.decode.spans import PYTHON
 from stagetrace.otlp.decode.wire import TOO_DEEP, holds_more, varint
 
 if TYPE_CHECKING:
     from stagetrace.otlp.decode.request import Decoded
-    from stagetrace.otlp.decode.spans import Implementation
 
-pytestmark = pytest.mark.native
-
-IMPLEMENTATIONS = [one for one in (PYTHON, decode_native.NATIVE) if one is not None]
 IDS = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
 
 
@@ -87,34 +80,31 @@ DEEPEST: dict[str, tuple[int, Any]] = {
 }
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("what", DEEPEST)
-def test_one_level_more_than_the_deepest_is_refused(what: str, large: bool, implementation: Implementation) -> None:
+def test_one_level_more_than_the_deepest_is_refused(what: str, large: bool) -> None:
     """Below and above the size from which spans are checked one by one, and beside a span that is good."""
     deepest, made = DEEPEST[what]
     filler = request_of(IDS + delimited(0x2A, b"x" * SMALL * large))
     for depth, refused in ((deepest, 0), (deepest + 1, 1), (48, 1), (49, 1), (500, 1)):
-        found = decode_by(implementation, filler + made(depth))
+        found = decode(filler + made(depth))
         assert (found.accepted, found.rejected) == (2 - refused, refused), depth
         assert found.reason == (TOO_DEEP if refused else None)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_groups_count_as_levels(implementation: Implementation) -> None:
+def test_groups_count_as_levels() -> None:
     """OTLP has none, but protobuf reads them, and where they nest too deep nothing around them is readable."""
     for depth, accepted in ((61, 2), (62, 1), (97, 1), (500, 1)):
-        assert decode_by(implementation, request_of(IDS, IDS + group(depth))).accepted == accepted
+        assert decode(request_of(IDS, IDS + group(depth))).accepted == accepted
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("large", [False, True])
-def test_a_span_of_more_messages_than_are_read_is_refused(large: bool, implementation: Implementation) -> None:
+def test_a_span_of_more_messages_than_are_read_is_refused(large: bool) -> None:
     good = IDS + delimited(0x2A, b"x" * SMALL * large)
     for number, refused in ((MOST_HELD, 0), (MOST_HELD + 1, 1)):
         for many in (b"\x4a\x00" * number, b"\x5a\x00" * number, delimited(0x4A, b"\x12\x00" * (number - 1))):
-            found = decode_by(implementation, request_of(good, IDS + many + bytes((0x2A, 1, 120)), good))
+            found = decode(request_of(good, IDS + many + bytes((0x2A, 1, 120)), good))
             assert (found.accepted, found.rejected) == (3 - refused, refused)
             assert found.reason == (TOO_MANY if refused else None)
 
@@ -132,10 +122,9 @@ def refuse() -> None:
     raise KeyError("stop")
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_resources_and_scopes_are_limited_where_somebody_has_sent_them(implementation: Implementation) -> None:
+def test_resources_and_scopes_are_limited_where_somebody_has_sent_them() -> None:
     def found(data: bytes) -> Decoded:
-        return decode_by(implementation, data, lambda: None)
+        return decode(data, lambda: None)
 
     one, of_two = b"\x0a\x00", delimited(0x0A, b"\x12\x00")
     assert found(one * MOST_HOLDERS).empty == MOST_HOLDERS
@@ -143,22 +132,21 @@ def test_resources_and_scopes_are_limited_where_somebody_has_sent_them(implement
     for data in (one * (MOST_HOLDERS + 1), delimited(0x0A, b"\x12\x00" * MOST_HOLDERS)):
         with pytest.raises(TooManyHolders, match="100000 resources and scopes; send smaller batches"):
             found(data)
-        assert decode_by(implementation, data).accepted == 0
+        assert decode(data).accepted == 0
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_what_holds_no_span_is_counted_apart(implementation: Implementation) -> None:
+def test_what_holds_no_span_is_counted_apart() -> None:
     around = delimited(0x1A, b"a schema URL of thirty bytes and more")
     data = (
         b"\x0a\x00" + delimited(0x0A, around) + delimited(0x0A, delimited(0x12, around) + b"\x12\x00") + request_of(IDS)
     )
-    found = decode_by(implementation, data)
+    found = decode(data)
     assert (found.accepted, found.rejected, found.reason, found.empty) == (1, 0, None, 4)
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_work_ends_by_the_error_of_its_caller(after: int) -> None:
-    """Also between two steps of one scope; the error is that of the caller, and no fault of the native decoder."""
+    """Also between two steps of one scope."""
     calls = iter(range(after))
 
     def check() -> None:

@@ -1,9 +1,8 @@
-"""One attribute of many spans in text form: in C as by its reference in Python, of any bytes."""
+"""One attribute of many spans in text form."""
 
 from __future__ import annotations
 
 import random
-import struct
 from typing import Any, Final
 
 import duckdb
@@ -12,12 +11,10 @@ import pytest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
-from stagetrace.otlp.decode import spans as native
 from stagetrace.otlp.decode.columns import DOUBLE, INT, STRING
 from stagetrace.semconv import as_text
 from stagetrace.store import stored
 
-pytestmark = pytest.mark.native
 NUMBERS: Final = (
     0.0,
     -0.0,
@@ -65,10 +62,8 @@ def expected(rest: bytes | None, key: str) -> str | None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("is_native", [True, False])
-def test_the_text_is_that_of_as_text(key: str, is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_is_that_of_as_text(key: str) -> None:
     """Of a slice as well, and of no row."""
-    monkeypatch.setattr(native, "_in_c", native._in_c if is_native else None)
     made = spans(3, 400)
     rests = pa.array(made, pa.binary())
     for part, wanted in ((rests, made), (rests.slice(17, 101), made[17:118]), (rests.slice(0, 0), [])):
@@ -77,7 +72,7 @@ def test_the_text_is_that_of_as_text(key: str, is_native: bool, monkeypatch: pyt
         assert found.to_pylist() == [expected(one, key) for one in wanted]
 
 
-def test_what_is_not_written_as_encoders_do_is_left_to_protobuf() -> None:
+def test_what_is_not_written_as_encoders_do_is_read() -> None:
     """Lengths of more bytes than needed, fields in another order, a value in two pieces, an unknown field."""
     value = AnyValue(string_value="gold").SerializeToString()
     pair = KeyValue(key="t", value=AnyValue(string_value="gold")).SerializeToString()
@@ -96,30 +91,8 @@ def test_what_is_not_written_as_encoders_do_is_left_to_protobuf() -> None:
     assert stored._attribute(pa.array([long], pa.binary()), pa.array(["t"])).to_pylist() == [expected(long, "t")]
 
 
-@pytest.mark.skipif(native.NATIVE is None, reason="is not compiled")
-def test_no_bytes_are_read_that_are_not_there() -> None:
-    """Whatever they are: what cannot be read is asked for in Python, and wrong offsets are refused."""
-    draw = random.Random(9)
-    for _ in range(3000):
-        whole = next(one for one in spans(draw.randrange(10**6), 9) if one) if draw.random() < 0.9 else b""
-        damaged = bytearray(whole[: draw.randrange(len(whole) + 1)])
-        for _ in range(draw.randrange(4)):
-            if damaged:
-                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-        offsets = pa.array([0, len(damaged)], pa.int32()).buffers()[1].to_pybytes()[:8]
-        starts, values = native._in_c.find_attribute(bytes(damaged), offsets, b"tenant.id")
-        assert struct.unpack("@2i", starts) == (0, len(values))
-        assert values[:1] != b"\xff" or values[1:] == damaged
-    for wrong in ((0, 9), (3, 1), (-1, 2)):
-        offsets = pa.array(wrong, pa.int32()).buffers()[1].to_pybytes()[:8]
-        with pytest.raises(ValueError, match="behind the data"):
-            native._in_c.find_attribute(b"12345678", offsets, b"k")
-
-
 @pytest.mark.parametrize("kind", [STRING, INT, DOUBLE])
-@pytest.mark.parametrize("is_native", [True, False])
-def test_a_kind_is_the_only_one_meant(kind: str, is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_in_c", native._in_c if is_native else None)
+def test_a_kind_is_the_only_one_meant(kind: str) -> None:
     made = spans(4, 300)
     found = stored._later(pa.array(made, pa.binary()), pa.array(["tenant.id"] * 300), pa.array([kind] * 300))
     for rest, text in zip(made, found.to_pylist(), strict=True):

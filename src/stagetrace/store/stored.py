@@ -26,7 +26,6 @@ from stagetrace.otlp.decode.columns import (
     STRING,
     TYPED,
 )
-from stagetrace.otlp.decode.spans import STRANGE, find
 from stagetrace.otlp.decode.to_otlp import resource_spans
 from stagetrace.semconv import as_text, named_stages
 from stagetrace.store.database import needs
@@ -61,8 +60,6 @@ DUCKDB: Final = {
     "int64": "BIGINT",
     "float64": "DOUBLE",
 }
-_STRING_TAG: Final = 0x0A  # of a serialized AnyValue that is a text; then its length, of one byte below _MORE
-_MORE: Final = 0x80
 # Columns with the same value in `requests` and in a span; in `requests`, `stage` is that of the breach.
 _SAME: Final = frozenset(REQUESTS) - {"stage"}
 _WITH_ATTRIBUTES: Final = (*COLUMNS, REST)
@@ -294,25 +291,17 @@ def _text_of_attribute(rests: Any, key: str, kind: str | None) -> Any:
 
     if isinstance(rests, pa.ChunkedArray):
         rests = rests.combine_chunks()
-    coded = find(rests, key.encode()).dictionary_encode()
-    texts = [_text(found, key, kind) for found in coded.dictionary.to_pylist()]
-    return pa.array(texts, pa.string()).take(coded.indices)
+    named = key.encode()
+    texts = [_text(rest, key, kind) if rest and named in rest else None for rest in rests.to_pylist()]
+    return pa.array(texts, pa.string())
 
 
-def _text(found: bytes, key: str, kind: str | None) -> str | None:
-    """Return the text form of what `find` has found."""
-    if not found:
-        return None
-    if found[0] == _STRING_TAG and found[1] == len(found) - 2 < _MORE:  # as nearly all that are many different ones
-        return found[2:].decode() if kind in (None, STRING) else None
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+def _text(rest: bytes, key: str, kind: str | None) -> str | None:
+    """Return the text form of the last attribute of a serialized span that has the key, if it is of this kind."""
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-    if found[0] == STRANGE:
-        values = [one.value for one in Span.FromString(found[1:]).attributes if one.key == key][-1:]
-    else:
-        values = [AnyValue.FromString(found)]
-    return next((as_text(value(one)) for one in values if kind in (None, one.WhichOneof("value"))), None)
+    found = next((one.value for one in reversed(Span.FromString(rest).attributes) if one.key == key), None)
+    return as_text(value(found)) if found is not None and kind in (None, found.WhichOneof("value")) else None
 
 
 def _of_resource(blobs: Any, keys: Any) -> Any:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decode.columns import FIXED, SHARED, SPARSE, arrow
-from stagetrace.otlp.decode.spans import NativeSpanColumns, join_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from stagetrace.otlp.decode.request import Decoded, Run
+    from stagetrace.otlp.decode.spans import SpanColumns
 
 _CODES: Final = {"i": "int32", "q": "int64"}
 
@@ -22,10 +21,7 @@ _CODES: Final = {"i": "int32", "q": "int64"}
 def table(requests: Sequence[Decoded]) -> pa.Table:
     """Return the spans of some requests, without `seq` and columns that none has; shared ones dictionary-coded."""
     pa = arrow()
-    # All are native, or none is, unless the native implementation has failed in between.
-    groups = groupby((one.spans for one in requests), type)
-    parts = [pa.table((_from_native if kind is NativeSpanColumns else _from_lists)([*group])) for kind, group in groups]
-    spans = pa.concat_tables(parts or [pa.table(_from_lists([]))], promote_options="default")
+    spans = pa.table(_arrays([one.spans for one in requests]))
     runs = [run for one in requests for run in one.runs]
     for at, (name, kind) in enumerate(SHARED):
         spans = spans.append_column(name, _shared(runs, at, kind))
@@ -49,29 +45,19 @@ def _shared(runs: Sequence[Run], at: int, kind: str) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes, pa.array(list(numbers), getattr(pa, kind)()))
 
 
-def _from_native(spans: Sequence[Any]) -> dict[str, pa.Array]:
+def _arrays(spans: Sequence[SpanColumns]) -> dict[str, pa.Array]:
+    """Return the columns of FIXED and those of SPARSE that some span has."""
     pa = arrow()
-    size = sum(one.size for one in spans)
     arrays = {}
-    for (name, kind), column in zip((*FIXED, *SPARSE), join_logs(spans), strict=True):
-        if column is not None:
-            nulls, *given = column
-            buffers = [None if one is None else pa.py_buffer(one) for one in given]
-            arrays[name] = pa.Array.from_buffers(getattr(pa, kind)(), size, buffers, nulls)
-    return arrays
-
-
-def _from_lists(spans: Sequence[Any]) -> dict[str, pa.Array]:
-    pa = arrow()
-    fixed = {name for name, _ in FIXED}
-    arrays = {}
-    for name, kind in (*FIXED, *SPARSE):
-        if name in fixed or any(name in one.columns for one in spans):
+    for at, (name, kind) in enumerate(FIXED):
+        arrays[name] = pa.array([value for one in spans for value in one.fixed[at]], getattr(pa, kind)())
+    for name, kind in SPARSE:
+        if any(name in one.sparse for one in spans):
             arrays[name] = _join(spans, name, getattr(pa, kind)())
     return arrays
 
 
-def _join(spans: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array:
+def _join(spans: Sequence[SpanColumns], name: str, kind: pa.DataType) -> pa.Array:
     """Return a column that perhaps few spans have: values at their places, NULL elsewhere."""
     import pyarrow.compute as pc
 
@@ -80,7 +66,7 @@ def _join(spans: Sequence[Any], name: str, kind: pa.DataType) -> pa.Array:
     values: list[Any] = []
     offset = 0
     for one in spans:
-        found = one.columns.get(name, ((), ()))
+        found = one.sparse.get(name, ((), ()))
         places += [place + offset for place in found[0]] if offset else found[0]
         values += found[1]
         offset += one.size

@@ -64,10 +64,6 @@ SPARSE: Final[tuple[tuple[str, str], ...]] = (
     (OTHER_MS, "float64"),
     (REST, "binary"),
 )
-NAMES: Final = tuple(name for name, _ in (*FIXED, *SPARSE))
-# For native code: of each column for an attribute, in their order, the key and the tag of its type in an AnyValue.
-_TAGS: Final = {STRING: 0x0A, BOOL: 0x10, INT: 0x18, DOUBLE: 0x21}
-KEYS: Final = tuple((key.encode(), _TAGS[typed.kind]) for key, typed in TYPED.items())
 SEQUENCE: Final = "seq"  # number of the request that brought the span: order of arrival
 ALL: Final[tuple[tuple[str, str], ...]] = (*FIXED, *SHARED, *SPARSE, (SEQUENCE, "int64"))
 

@@ -7,30 +7,25 @@ sender chooses how many messages its bytes are.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
-from stagetrace import log
 from stagetrace.errors import StoreError
+from stagetrace.otlp.decode.columns import FIXED
 from stagetrace.otlp.decode.spans import (
     EVER,
     HELD,
     LARGEST,
-    NATIVE,
-    PYTHON,
     RESOURCES,
     UNREADABLE,
-    Implementation,
-    NativeSpanColumns,
     Parts,
     SpanColumns,
     pairs,
-    parts_in_python,
+    take_apart,
 )
 from stagetrace.otlp.decode.to_otlp import request_of
 from stagetrace.otlp.decode.wire import TOO_DEEP, holds_more, is_readable, varint
@@ -50,6 +45,7 @@ _STEP: Final = 1024 * _PAIR
 TOO_SMALL: Final = "smaller than the two ids of a span"
 TOO_MANY: Final = f"more than {MOST_HELD} attributes, events, links and values"
 _SERVICE_NAME: Final = "service.name"
+_FIXED: Final = tuple(name for name, _ in FIXED)
 
 
 class MalformedRequest(StoreError):  # noqa: N818 -- part of the interface
@@ -78,7 +74,7 @@ class Decoded(NamedTuple):
     accepted: int
     rejected: int
     reason: str | None
-    spans: SpanColumns | NativeSpanColumns
+    spans: SpanColumns
     empty: int = 0  # resources and scopes without a span
 
 
@@ -91,39 +87,7 @@ def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> De
     `check` is for requests that others send: it is called between steps, and ends the work by an error. Their resources
     and scopes are limited: raise TooManyHolders beyond.
     """
-    if NATIVE is None:
-        return decode_by(PYTHON, request, check, latest)
-    is_stopped = False
-
-    def watch() -> None:
-        nonlocal is_stopped
-        is_stopped = True
-        if check is not None:
-            check()
-        is_stopped = False
-
-    try:
-        return decode_by(NATIVE, request, check and watch, latest)
-    except MalformedRequest:
-        raise
-    except Exception as error:
-        if is_stopped:  # an error of `check`, which is no fault of the decoder
-            raise
-        # The Python implementation goes on in its place.
-        found = decode_by(PYTHON, request, check, latest)  # raises if the fault is in the data
-        log.once(
-            "stagetrace._native.decoder",
-            f"stagetrace's decoder in C failed ({type(error).__name__}: {str(error)[:200]}); Python goes on in its "
-            "place.\nThis is a fault of stagetrace: please report it. STAGETRACE_NATIVE=0 does without the C part.",
-        )
-        return found
-
-
-def decode_by(
-    implementation: Implementation, request: bytes, check: Check | None = None, latest: int = EVER
-) -> Decoded:
-    """Do as `decode`, by one of its implementations."""
-    decoder = _Decoder(implementation, request, check, latest)
+    decoder = _Decoder(request, check, latest)
     decoder.read()
     spans, reasons = decoder.spans, decoder.reasons
     if UNREADABLE in reasons and not spans.size:
@@ -140,13 +104,12 @@ class _TooManyError(Exception):
 class _Decoder:
     """Reads one request."""
 
-    def __init__(self, implementation: Implementation, request: bytes, check: Check | None, latest: int) -> None:
+    def __init__(self, request: bytes, check: Check | None, latest: int) -> None:
         self.runs: list[Run] = []
-        self.spans = implementation.columns()
+        self.spans = SpanColumns()
         self.reasons: dict[str, int] = {}  # why spans were refused, and how many
         self.empty = 0
         self._data = request
-        self._parts = implementation.parts
         self._check = check
         self._latest = latest
         # Whether protobuf has read all of it, so each part is as it should be.
@@ -173,7 +136,7 @@ class _Decoder:
                 self._refuse(refusal, len(self._spans(first, after)[1]) // _PAIR)
 
     def _scope_spans(self, at: int, end: int, service: str, resource: bytes) -> None:
-        around, spans = self._spans(at, end)
+        around, spans, dense = self._spans(at, end)
         refusal = self._refusal(ScopeSpans, around)
         if refusal is not None:
             self._refuse(refusal, len(spans) // _PAIR)
@@ -181,38 +144,37 @@ class _Decoder:
         shared = (service, resource, ScopeSpans.FromString(around).SerializeToString())
         for step in _steps(spans):
             self._stop_if_asked()
-            self._take(step, shared)
+            self._take(step, shared, dense=dense)
 
-    def _take(self, held: bytes, shared: tuple[str, bytes, bytes]) -> None:
+    def _take(self, held: bytes, shared: tuple[str, bytes, bytes], *, dense: bool) -> None:
         """Take in some spans of a scope."""
         most = _MOST_REFUSED - self._refused
-        good, unfit = self._fit(held)
+        spans, unfit = self._spans_at(held, dense=dense)
         before = self.spans.size
-        refused = self.spans.add(self._data, good, most, self._latest)
+        refused = self.spans.add(spans, most, self._latest)
         if size := self.spans.size - before:
             self.runs.append(Run(size, shared))
         for why, count in (*unfit.items(), *refused.items()):
             self._refuse(why, count)
 
-    def _fit(self, held: bytes) -> tuple[bytes, dict[str, int]]:
-        """Return where those of some spans are that can be read, and why others are refused."""
+    def _spans_at(self, held: bytes, *, dense: bool) -> tuple[Iterable[Span], dict[str, int]]:
+        """Return those of some spans that can be read, and why others are refused."""
         places = memoryview(held).cast("Q")
         begin, after, end = places[0], places[1], places[-1]
-        if end - begin <= _UNCOUNTED and (
-            self._is_checked
-            or is_readable(ScopeSpans, b"%c%b%b" % (HELD, varint(after - begin), self._data[begin:end]))
-        ):
-            return held, {}
-        fit = array("Q")
+        if dense and end - begin <= _UNCOUNTED:  # protobuf reads many at once for a third of the time
+            scope = b"%c%b%b" % (HELD, varint(after - begin), self._data[begin:end])
+            if self._is_checked or is_readable(ScopeSpans, scope):
+                return ScopeSpans.FromString(scope).spans, {}
+        fit = []
         refused: dict[str, int] = {}
         for first, after in pairs(held):
             why = f"a span of more than {LARGEST >> 20} MiB" if after - first > LARGEST else None
             why = why or self._refusal(Span, self._data[first:after])
             if why is None:
-                fit.extend((first, after))
+                fit.append(Span.FromString(self._data[first:after]))
             else:
                 refused[why] = refused.get(why, 0) + 1
-        return fit.tobytes(), refused
+        return fit, refused
 
     def _refusal(self, kind: type[Message], data: bytes) -> str | None:
         """Return why a message cannot be stored, None if it can."""
@@ -227,18 +189,18 @@ class _Decoder:
                 return UNREADABLE
         return TOO_DEEP
 
-    def _spans(self, at: int, end: int) -> tuple[bytes, bytes]:
-        """Return a scope without its spans, and where these are."""
+    def _spans(self, at: int, end: int) -> tuple[bytes, bytes, bool]:
+        """Return a scope without its spans, where these are, and whether nothing is between them."""
         self._stop_if_asked()
-        found = self._parts(self._data, at, end, _MOST_REFUSED - self._refused, HELD)
+        found = take_apart(self._data, at, end, _MOST_REFUSED - self._refused, HELD)
         if found.small:
             self._refuse(TOO_SMALL, found.small)
-        return self._whole(found, is_empty=not found.held and not found.small)
+        return *self._whole(found, is_empty=not found.held and not found.small), found.dense
 
     def _open(self, at: int, end: int, tag: int) -> tuple[bytes, bytes]:
         """Return a request without its resources, or one of these without its scopes, and where these are."""
         self._stop_if_asked()
-        found = self._parts(self._data, at, end, self._holders_left, tag)
+        found = take_apart(self._data, at, end, self._holders_left, tag)
         self._holders_left -= found.small + len(found.held) // _PAIR
         if self._holders_left < 0:
             raise TooManyHolders
@@ -339,9 +301,9 @@ def read(kind: type[T], data: bytes, unreadable: Unreadable) -> T:
     try:
         return kind.FromString(data)
     except DecodeError:
-        if parts_in_python(data, 0, len(data), _ANY, RESOURCES).broken:
+        if take_apart(data, 0, len(data), _ANY, RESOURCES).broken:
             raise
-        decoder = _Decoder(PYTHON, data, None, EVER)
+        decoder = _Decoder(data, None, EVER)
         decoder.read()
         if not decoder.spans.size:
             raise
@@ -351,9 +313,9 @@ def read(kind: type[T], data: bytes, unreadable: Unreadable) -> T:
 
 def _rows(decoder: _Decoder) -> Iterator[dict[str, Any]]:
     """Yield the spans that were read as rows of columns."""
-    spans: Any = decoder.spans
-    rows: list[dict[str, Any]] = [{} for _ in range(spans.size)]
-    for name, (places, values) in spans.columns.items():
+    spans = decoder.spans
+    rows: list[dict[str, Any]] = [dict(zip(_FIXED, cells, strict=True)) for cells in zip(*spans.fixed, strict=True)]
+    for name, (places, values) in spans.sparse.items():
         for place, value in zip(places, values, strict=True):
             rows[place][name] = value
     shared = (run.shared for run in decoder.runs for _ in range(run.size))

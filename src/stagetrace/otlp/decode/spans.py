@@ -1,7 +1,6 @@
-"""Spans' bytes to columns by protobuf's own messages: the Python implementation of the decoder.
+"""Spans to columns, out of protobuf's messages.
 
 What has no column is kept: `rest` is a serialized Span of just what the columns do not hold, a newer OTLP's fields too.
-The native implementation calls `row_or_reason` for spans that are not written as encoders write them.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from math import isfinite
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from stagetrace import semconv
-from stagetrace.otlp.decode.columns import DOUBLE, INT, OTHER_MS, REST, TYPED
-from stagetrace.otlp.decode.wire import DELIMITED, MORE, BrokenError, field_at, varint, varint_at
-from stagetrace.system.native import native
+from stagetrace.otlp.decode.columns import DOUBLE, FIXED, INT, OTHER_MS, REST, TYPED
+from stagetrace.otlp.decode.wire import DELIMITED, MORE, BrokenError, field_at, varint_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable
 
 LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
 EVER: Final = 2**64 - 1  # the latest time that OTLP has
@@ -38,18 +35,22 @@ SMALLEST_SPAN: Final = 28  # bytes of both ids with tags and lengths; nothing sm
 LARGEST: Final = 16 * 1024 * 1024  # bytes of a span, or of another part of a scope or a resource
 HELD: Final = 0x12  # tag of a ResourceSpans' scopes, and of a ScopeSpans' spans
 RESOURCES: Final = 0x0A  # tag of a request's resources
-_ATTRIBUTE: Final = b"\x4a"  # tag of a field of Span
-_DOUBLE_VALUE: Final = b"\x12\x09\x21"  # what precedes the number in an attribute
-_NUMBERS: Final = {key.encode(): typed.column for key, typed in TYPED.items() if typed.kind == DOUBLE}
-_DOUBLE: Final = Struct("<d").unpack_from
-_KEPT: Final = 4096  # attributes that are remembered
-_LONGEST: Final = 64  # bytes of one that is
+_ATTRIBUTE: Final = 0x4A  # tag of a field of Span
+_NUMBER: Final = Struct("<d").unpack_from
+# What precedes the number in a serialized attribute -> its column.
+_NUMBERS: Final = {
+    b"\x0a%c%b\x12\x09\x21" % (len(key), key.encode()): typed.column
+    for key, typed in TYPED.items()
+    if typed.kind == DOUBLE
+}
+_KEPT: Final = 4096  # attributes that are remembered, and remainders of spans
+_LONGEST: Final = 64  # bytes of an attribute that is
+_LONGEST_LEFT: Final = 128  # bytes of a remainder that is
 
-Row = dict[str, Any]  # by column, without those that a span has nothing for
-
-
-class Refused(Exception):  # noqa: N818 -- short, since it is raised in each refusal
-    """A span cannot be stored; the message is the reason."""
+# Of an attribute: its column, the value there if it has one, and whether that is all of it.
+Meaning = tuple[str | None, Any, bool]
+# The columns of FIXED in their order; then pairs of another column and its value.
+Row = tuple[tuple[Any, ...], list[tuple[str, Any]]]
 
 
 class Parts(NamedTuple):
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     small: int  # how many are too small to hold a span
     broken: bool  # it ends in bytes that are no field
     large: bool  # something around is too large, so nothing of it is returned
+    dense: bool  # nothing is between what is in `held`
 
 
 def pairs(held: bytes) -> zip[tuple[int, int]]:
@@ -68,17 +70,21 @@ def pairs(held: bytes) -> zip[tuple[int, int]]:
     return zip(numbers[::2], numbers[1::2], strict=True)
 
 
-def parts_in_python(data: bytes, at: int, end: int, most: int, tag: int = HELD) -> Parts:
+def take_apart(data: bytes, at: int, end: int, most: int, tag: int = HELD) -> Parts:
     """Take the message at data[at:end] apart, until more than `most` of what it holds under `tag` are too small."""
     around: list[bytes] = []
     held = array("Q")  # a list of pairs would take ten times the memory
-    small = 0
+    small, next_at, dense, broken = 0, None, True, False
     try:
         while at < end and small <= most:
             start = at
             if data[at] == tag and at + 1 < end and data[at + 1] < MORE:  # as most are, and quicker
                 first = at + 2
                 at = first + data[at + 1]
+                is_held = True
+            elif data[at] == tag and at + 2 < end and data[at + 2] < MORE:
+                first = at + 3
+                at = first + data[at + 1] - MORE + (data[at + 2] << 7)
                 is_held = True
             else:
                 field = field_at(data, at, end)
@@ -87,140 +93,157 @@ def parts_in_python(data: bytes, at: int, end: int, most: int, tag: int = HELD) 
             if at > end:
                 raise BrokenError(at)  # noqa: TRY301 -- as `field_at` does
             if is_held and at - first >= SMALLEST_SPAN:
+                dense = dense and next_at in (None, start)
                 held.append(first)
                 held.append(at)
+                next_at = at
             elif is_held:
                 small += 1
             elif at - start > LARGEST:
-                return Parts(b"", b"", small, broken=False, large=True)
+                return Parts(b"", b"", small, broken=False, large=True, dense=True)
             else:
                 around.append(data[start:at])
     except BrokenError:
-        return Parts(b"".join(around), held.tobytes(), small, broken=True, large=False)
-    return Parts(b"".join(around), held.tobytes(), small, broken=False, large=False)
+        broken = True
+    return Parts(b"".join(around), held.tobytes(), small, broken, large=False, dense=dense)
 
 
 class SpanColumns:
-    """The spans of a request as lists: of each column the places of the spans that have it, and its values."""
+    """The spans of a request: the columns that each has, and of others the places of the spans with one, and values."""
 
     def __init__(self) -> None:
         """Begin without a span."""
         self.size = 0
-        self.columns: dict[str, tuple[list[int], list[Any]]] = {}
+        self.fixed: list[list[Any]] = [[] for _ in FIXED]
+        self.sparse: dict[str, tuple[list[int], list[Any]]] = {}
 
-    def add(self, data: bytes, held: bytes, most: int, latest: int = EVER) -> dict[str, int]:
-        """Add spans of `data` until more than `most` are refused; return why spans were, and how many.
+    def add(self, spans: Iterable[Span], most: int, latest: int = EVER) -> dict[str, int]:
+        """Take in spans, until more than `most` are refused; return why spans were, and how many.
 
-        `held` is as in Parts. Spans that start after `latest` are refused.
+        Spans that start after `latest` are refused. Fields of the messages are cleared.
         """
+        rows: list[tuple[Any, ...]] = []
         refused: dict[str, int] = {}
-        for first, after in pairs(held):
-            found = row_or_reason(data[first:after], latest)
-            if isinstance(found, dict):
-                self._append(found)
+        sparse, size = self.sparse, self.size
+        for span in spans:
+            found = row_or_reason(span, latest)
+            if isinstance(found, str):
+                refused[found] = refused.get(found, 0) + 1
+                if sum(refused.values()) > most:
+                    break
                 continue
-            refused[found] = refused.get(found, 0) + 1
-            if sum(refused.values()) > most:
-                break
+            row, cells = found
+            for column, value in cells:
+                places, values = sparse.get(column) or sparse.setdefault(column, ([], []))
+                places.append(size)
+                values.append(value)
+            rows.append(row)
+            size += 1
+        if rows:
+            for own, more in zip(self.fixed, zip(*rows, strict=True), strict=True):
+                own.extend(more)
+        self.size = size
         return refused
 
-    def _append(self, row: Row) -> None:
-        for name, value in row.items():
-            places, values = self.columns.get(name) or self.columns.setdefault(name, ([], []))
-            places.append(self.size)
-            values.append(value)
-        self.size += 1
 
-
-def row_or_reason(data: bytes, latest: int = EVER) -> Row | str:
-    """Return a serialized span as columns, or why it cannot be stored."""
-    try:
-        span = Span.FromString(data)
-        if span.start_time_unix_nano > latest:
-            return TOO_LATE
-        row = _take_fields(span)
-    except DecodeError:
-        return UNREADABLE
-    except Refused as error:
-        return str(error)
-    if rest := _take_attributes(span, row):
-        row[REST] = rest
-    return row
-
-
-def _take_fields(span: Span) -> Row:
-    """Return the columns that hold no attribute, and clear the fields that they hold."""
+def row_or_reason(span: Span, latest: int = EVER) -> Row | str:
+    """Return a span as columns, clearing its fields, or why it cannot be stored."""
     trace_id, span_id, parent = span.trace_id, span.span_id, span.parent_span_id
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
+    if start > latest:
+        return TOO_LATE
     if len(trace_id) != len(NO_TRACE) or trace_id == NO_TRACE:
-        raise Refused(BAD_TRACE_ID)
+        return BAD_TRACE_ID
     if len(span_id) != len(NO_SPAN) or span_id == NO_SPAN:
-        raise Refused(BAD_SPAN_ID)
+        return BAD_SPAN_ID
     if parent and len(parent) != len(NO_SPAN):
-        raise Refused(BAD_PARENT_ID)
-    row: Row = {
-        "trace_id": trace_id,
-        "span_id": span_id,
-        "name": span.name,
-        "kind": span.kind,
-        "start_unix_nano": min(start, LATEST_NS),
-        "end_unix_nano": min(end, LATEST_NS),
-        "flags": span.flags,
-    }
+        return BAD_PARENT_ID
+    name, kind, flags = span.name, span.kind, span.flags
+    clear = span.ClearField
     for field in ("trace_id", "span_id", "name", "kind", "flags"):
-        span.ClearField(field)
+        clear(field)
+    is_root = not parent or parent == NO_SPAN  # some exporters write zeros
+    if not is_root:
+        clear("parent_span_id")
     if start <= LATEST_NS:
-        span.ClearField("start_time_unix_nano")
+        clear("start_time_unix_nano")
     if end <= LATEST_NS:
-        span.ClearField("end_time_unix_nano")
-    if parent and parent != NO_SPAN:  # some exporters write that of a root
-        row["parent_span_id"] = parent
-        span.ClearField("parent_span_id")
-    if span.HasField("status"):
-        row["status"] = span.status.code
-        if span.status.SerializeToString() == Status(code=span.status.code).SerializeToString():
-            span.ClearField("status")
-    return row
+        clear("end_time_unix_nano")
+    status = _take_status(span) if span.HasField("status") else None
+    left = span.SerializeToString()
+    cells = _read_known(left) if len(left) <= _LONGEST_LEFT else _read(left)
+    times = min(start, LATEST_NS), min(end, LATEST_NS)
+    return (trace_id, span_id, None if is_root else parent, name, kind, status, *times, flags), cells
 
 
-def _take_attributes(span: Span, row: Row) -> bytes:
-    """Put attributes into their columns; return what no column holds, as a serialized Span."""
-    data = span.SerializeToString()
-    span.ClearField("attributes")
-    rest = [span.SerializeToString()]
-    is_repeated = False
-    # A message for each attribute would take three times as long as its bytes.
-    for pair in _split(data) if not rest[0] else [one.SerializeToString() for one in Span.FromString(data).attributes]:
-        column, value, is_whole = _remembered(pair) if len(pair) <= _LONGEST else _meaning(pair)
-        if column == OTHER_MS and column in row:
-            row[column] += value
-        elif column is not None:
-            is_repeated = is_repeated or column in row
-            row[column] = value
-        if not is_whole:
-            rest.append(_ATTRIBUTE + varint(len(pair)) + pair)
-    return data if is_repeated else b"".join(rest)  # of a key that comes twice the last one counts, and all are kept
+def _take_status(span: Span) -> int:
+    """Return the status code, and clear the status if that is all of it."""
+    code = span.status.code
+    if span.status.SerializeToString() == Status(code=code).SerializeToString():
+        span.ClearField("status")
+    return code
 
 
-def _split(data: bytes) -> list[bytes]:
-    """Return the attributes of a serialized span that has nothing else."""
-    found = []
-    at = 1  # behind the tag
-    while at < len(data):
-        size, first = data[at], at + 1
-        if size >= MORE:
-            size, first = varint_at(data, at)
-        found.append(data[first : first + size])
-        at = first + size + 1
+def _read(left: bytes) -> list[tuple[str, Any]]:
+    """Return the columns of what is left of a span: those of its attributes, and REST."""
+    found: dict[str, Any] = {}
+    rest = []
+    at, is_repeated = 0, False
+    while at < len(left):
+        start = at
+        if left[at] != _ATTRIBUTE:
+            at = _after(left, at)
+        else:
+            size, first = left[at + 1], at + 2
+            if size >= MORE:
+                size, first = varint_at(left, at + 1)
+            at = first + size
+            pair = left[first:at]
+            column, value, is_whole = _known.get(pair) or _meaning(pair)
+            if column == OTHER_MS and column in found:
+                value += found[column]
+            elif column in found:
+                is_repeated = True
+            if column is not None:
+                found[column] = value
+            if is_whole:
+                continue
+        rest.append(left[start:at])
+    # Of a key that comes twice the last one counts, and all are kept.
+    if rest or is_repeated:
+        found[REST] = left if is_repeated else b"".join(rest)
+    return list(found.items())
+
+
+_read_known: Final = lru_cache(_KEPT)(_read)
+
+
+def _after(data: bytes, at: int) -> int:
+    """Return what follows a field of a serialized span: of one that OTLP does not have the end, as these come last."""
+    try:
+        return field_at(data, at, len(data)).after
+    except BrokenError:  # a group
+        return len(data)
+
+
+_known: Final[dict[bytes, Meaning]] = {}
+
+
+def _meaning(pair: bytes) -> Meaning:
+    """Return what an attribute means."""
+    if column := _NUMBERS.get(pair[:-8]):
+        (number,) = _NUMBER(pair, len(pair) - 8)  # as of most attributes that are not remembered
+        if isfinite(number):
+            return column, number, True
+    found = _read_attribute(pair)
+    if len(pair) <= _LONGEST:
+        if len(_known) >= _KEPT:
+            _known.clear()
+        _known[pair] = found
     return found
 
 
-def _meaning(pair: bytes) -> tuple[str | None, Any, bool]:
-    """Return the column that an attribute belongs in, the value for it if it has one, and whether that is all of it."""
-    if pair[-11:-8] == _DOUBLE_VALUE and pair[1] == len(pair) - 13 and (column := _NUMBERS.get(pair[2:-11])):
-        (number,) = _DOUBLE(pair, len(pair) - 8)  # as of most attributes that are not remembered
-        if isfinite(number):
-            return column, number, True
+def _read_attribute(pair: bytes) -> Meaning:
     read = KeyValue.FromString(pair)
     kind = read.value.WhichOneof("value")
     value: Any = None if kind is None else getattr(read.value, kind)
@@ -235,77 +258,3 @@ def _meaning(pair: bytes) -> tuple[str | None, Any, bool]:
     plain = KeyValue(key=read.key)
     setattr(plain.value, typed.kind, value)
     return typed.column, value, plain.SerializeToString() == pair
-
-
-_remembered: Final = lru_cache(_KEPT)(_meaning)
-
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    # How many are NULL, then what Arrow's columnar format prescribes; None where there is no value at all.
-    Buffers = tuple[Any, ...] | None
-
-# --- The decoder's two implementations: the native one, if it was built, reads the same spans for a tenth of the CPU.
-
-_in_c = native("decoder")
-
-
-def _parts(data: bytes, at: int, end: int, most: int, tag: int = HELD) -> Parts:
-    """Do as `parts_in_python`."""
-    return Parts(*_in_c.decode_parts(data, at, end, most, tag))
-
-
-class NativeSpanColumns:
-    """Do as `SpanColumns`, in a log of native code."""
-
-    def __init__(self) -> None:
-        """Begin without a span."""
-        self.size = 0
-        self.log = _in_c.open_log()
-
-    def add(self, data: bytes, held: bytes, most: int, latest: int = EVER) -> dict[str, int]:
-        """Do as `SpanColumns.add`."""
-        refused: dict[str, int]
-        size, refused = _in_c.add_spans(self.log, data, held, most, latest)
-        self.size += size
-        return refused
-
-
-class Implementation(NamedTuple):
-    """What `request.decode` calls."""
-
-    parts: Callable[[bytes, int, int, int, int], Parts]
-    columns: type[SpanColumns | NativeSpanColumns]
-
-
-PYTHON: Final = Implementation(parts_in_python, SpanColumns)
-NATIVE: Final = None if _in_c is None else Implementation(_parts, NativeSpanColumns)
-
-
-def join_logs(spans: Sequence[NativeSpanColumns]) -> list[Buffers]:
-    """Return the spans of several requests as the buffers of FIXED's and SPARSE's columns."""
-    found: list[Buffers] = _in_c.join_logs([one.log for one in spans])
-    return found
-
-
-STRANGE: Final = 0xFF
-
-
-def find(spans: pa.Array, key: bytes) -> pa.Array:
-    """Return the serialized value of the last attribute of each serialized span that has the key; b"" where none has.
-
-    Of a span that may have it but is not written as encoders do, it is STRANGE and the span.
-    """
-    import pyarrow as pa
-
-    if _in_c is None:
-        strange = bytes((STRANGE,))
-        found = [strange + one if one and key in one else b"" for one in spans.to_pylist()]
-        return pa.array(found, pa.binary())
-    whole = spans.fill_null(b"")
-    _, offsets, data = (b"" if one is None else one.to_pybytes() for one in whole.buffers())
-    first = whole.offset * 4  # bytes of an offset
-    places = offsets[first : first + 4 * (len(whole) + 1)] or bytes(4)
-    buffers = _in_c.find_attribute(data, places, key)
-    return pa.Array.from_buffers(pa.binary(), len(whole), [None, *map(pa.py_buffer, buffers)])
