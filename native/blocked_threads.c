@@ -1,5 +1,5 @@
-/* What threads that are blocked wait in, asked of the kernel by a thread of its own, which never wants the GIL: waits.py
- * says what it does and why.
+/* What threads that are blocked wait in, asked of the kernel by a thread of its own, which never wants the GIL:
+ * thread_cpu.py says what it does and why.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -17,7 +17,6 @@
 
 enum { MOST = 256, PATH = 64, SAID = 32, EACH_NS = 2000000, LEAST_NS = 5000000, IDLE_TIMES = 4, ALIKE = 100 };
 enum { STACK = 256 * 1024, FUTEX_WAIT_V = 449, FUTEX_WAIT_2 = 455 };
-enum { NONE, RUNNING, FAILED };
 enum { LEFT, NEW, KNOWN }; /* sections that are over before the sampler comes by a second time cost nothing */
 
 /* A thread that serves requests. Only `alike` is the sampler's alone; all else is read and written by several threads. */
@@ -28,7 +27,7 @@ typedef struct {
     uint32_t locks, others; /* samples in which it waited for another thread of the process; for anything else */
 } Watched;
 static Watched watched[MOST + 1]; /* the last one is nobody's */
-static int state, asleep;
+static int is_started, asleep;
 
 #define GET(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
 #define SET(place, value) __atomic_store_n(&(place), value, __ATOMIC_SEQ_CST)
@@ -97,24 +96,19 @@ static void *sample(void *none) {
     return none;
 }
 
-/* Start the sampler, once. No signal is for it. */
+/* Start the sampler, once: without it nothing is seen. No signal is for it. */
 static void start(void) {
-    int none = NONE;
-    if (!__atomic_compare_exchange_n(&state, &none, RUNNING, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return;
     sigset_t all, before;
     pthread_attr_t attributes;
     pthread_t thread;
-    int failed = pthread_attr_init(&attributes);
-    if (!failed) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        pthread_attr_setstacksize(&attributes, STACK);
-        failed = pthread_create(&thread, &attributes, sample, NULL);
-        pthread_attr_destroy(&attributes);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
-    if (failed) SET(state, FAILED);
+    if (__atomic_exchange_n(&is_started, 1, __ATOMIC_SEQ_CST) || pthread_attr_init(&attributes)) return;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK);
+    pthread_create(&thread, &attributes, sample, NULL);
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Return a place that was claimed; `watched + MOST` of none, NULL with an exception. */
@@ -142,7 +136,7 @@ static PyObject *touch(PyObject *Py_UNUSED(module), PyObject *number) {
     if (one == NULL) return NULL;
     if (one == watched + MOST) return PyLong_FromLong(0);
     SET(one->touched, NEW);
-    if (GET(state) == NONE) start();
+    if (!GET(is_started)) start();
     if (GET(asleep)) {
         SET(asleep, 0);
         syscall(SYS_futex, &asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
@@ -166,8 +160,7 @@ static PyObject *release(PyObject *Py_UNUSED(module), PyObject *number) {
 
 static PyObject *forget(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
     for (int i = 0; i < MOST; i++) watched[i] = (Watched){0};
-    state = NONE;
-    asleep = 0;
+    is_started = asleep = 0;
     Py_RETURN_NONE;
 }
 #endif

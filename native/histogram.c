@@ -3,7 +3,7 @@
 #include <math.h>
 #include <structmember.h>
 
-enum { MAX_BUCKETS = 160, MAX_SCALE = 20, EXEMPLARS = 4 }; /* as in latency_histogram.py */
+enum { MAX_BUCKETS = 160, MAX_SCALE = 20, EXEMPLARS = 4 }; /* as in verdict_counter.py */
 
 typedef struct {
     PyObject *trace;

@@ -1,8 +1,8 @@
 /* What is read of the kernel for each request, in C (docs/decisions/011).
  *
  * A thread's account (thread_cpu.py): os.pread() lets go of the GIL, and where other threads compute, each of them keeps it
- * for five milliseconds before the reader has it back. So for the list of threads (native_threads.py). TCP_INFO (socket_wait.py): what uvloop gives as a connection's socket makes
- * a socket object for each question.
+ * for five milliseconds before the reader has it back. So for the list of threads (process_cpu.py). TCP_INFO
+ * (socket_wait.py): what uvloop gives as a connection's socket makes a socket object for each question.
  */
 #include "native.h"
 #include <dirent.h>
@@ -15,11 +15,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000 }; /* as in thread_cpu.py */
-enum { MOST_INFO = 512 };
+enum { SIZE = 64, TRIES = 3, AT_ONCE_NS = 50000, MOST_INFO = 512 }; /* as in thread_cpu.py */
 
-static PyObject *read_account(PyObject *module, PyObject *descriptor) {
-    (void)module;
+static PyObject *read_account(PyObject *Py_UNUSED(module), PyObject *descriptor) {
     char said[SIZE];
     ssize_t size = -1;
     int64_t at = 0, computed = 0, least = INT64_MAX, tried = clock_ns(CLOCK_MONOTONIC);
@@ -42,8 +40,7 @@ static PyObject *read_account(PyObject *module, PyObject *descriptor) {
 
 #ifdef TCP_INFO
 /* Return the first bytes of TCP_INFO of a connection, which has a `fileno`. */
-static PyObject *tcp_info(PyObject *module, PyObject *const *args, Py_ssize_t given) {
-    (void)module;
+static PyObject *tcp_info(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given) {
     if (given != 2) return PyErr_Format(PyExc_TypeError, "tcp_info takes a connection and a size");
     char info[MOST_INFO];
     PyObject *descriptor = PyObject_CallMethod(args[0], "fileno", NULL);

@@ -37,8 +37,7 @@ static void end_by_it(void) {
     kill(getpid(), SIGTERM);
 }
 
-static void on_sigterm(int number) {
-    (void)number;
+static void on_sigterm(int Py_UNUSED(number)) {
     int error = errno;
     if (getpid() != owner) {
         end_by_it();
@@ -67,8 +66,7 @@ static int begin(void) {
 }
 
 /* With the GIL, so that no signal.signal() comes between the question and the answer. */
-static PyObject *catch_it(PyObject *module, PyObject *seconds) {
-    (void)module;
+static PyObject *catch_it(PyObject *Py_UNUSED(module), PyObject *seconds) {
     struct sigaction now, ours = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART | SA_ONSTACK};
     double given = PyFloat_AsDouble(seconds);
     if (PyErr_Occurred()) return NULL;
@@ -88,8 +86,7 @@ static void mask_in_this_thread(int how) {
     pthread_sigmask(how, &sigterm, NULL);
 }
 
-static PyObject *wait_for_it(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *wait_for_it(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
     mask_in_this_thread(SIG_BLOCK); /* an application may block it in all its threads, to fetch it itself */
     Py_BEGIN_ALLOW_THREADS;
     while (sem_wait(&wakes) < 0 && errno == EINTR) continue;
@@ -97,19 +94,16 @@ static PyObject *wait_for_it(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static PyObject *was_asked(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *was_asked(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
     return PyBool_FromLong(owner == getpid() && __atomic_load_n(&asked, __ATOMIC_SEQ_CST));
 }
 
-static PyObject *give_up(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *give_up(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
     if (is_ours()) signal(SIGTERM, SIG_DFL);
     Py_RETURN_NONE;
 }
 
-static PyObject *end(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *end(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none)) {
     set_timer(0);
     __atomic_store_n(&ends_at, 0, __ATOMIC_SEQ_CST); /* for a handler that calls ours, as faulthandler's may */
     if (is_ours()) signal(SIGTERM, SIG_DFL);

@@ -1,4 +1,4 @@
-/* A timer of the kernel that one thread waits for, in C: timer.py says why.
+/* A timer of the kernel that one thread waits for, in C: in_flight.py says why.
  *
  * To set it is one system call, for which the GIL is kept: another thread would have it meanwhile. The thread that waits
  * has let go of the GIL, and measures how late it is both before it asks for the GIL again and once it has it.
