@@ -23,7 +23,7 @@ from stagetrace.otlp.decode.request import (
 from stagetrace.otlp.decode.wire import TOO_DEEP, holds_more, varint
 
 if TYPE_CHECKING:
-    from stagetrace.otlp.decode.request import Decoded
+    from stagetrace.otlp.decode.spans import Decoded
 
 IDS = b"\x0a\x10" + b"t" * 16 + b"\x12\x08" + b"s" * 8
 

@@ -57,7 +57,7 @@ def columns_of(span: Span) -> dict[str, Any] | None:
     }
     for pair in span.attributes:
         kind = pair.value.WhichOneof("value")
-        value = None if kind is None else getattr(pair.value, kind)
+        value: Any = None if kind is None else getattr(pair.value, kind)
         number = float(value) if kind in (INT, DOUBLE) and isfinite(value) else None
         typed = TYPED.get(pair.key)
         if typed is not None:
@@ -301,7 +301,7 @@ def test_any_message_is_taken_apart(fields: list[bytes], end: bytes, most: int) 
     """Behind and before others, to its end or its first bytes that are no field."""
     data = b"\x12\x01" + b"".join(fields) + end
     found = take_apart(data + b"\x12" + bytes(40), 2, len(data), most)
-    read = []
+    read: list[tuple[bytes, bytes | None]] = []
     for field in fields:
         if sum(size is None for _, size in read) > most:
             break

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-    from stagetrace.otlp.decode.request import Decoded
+    from stagetrace.otlp.decode.spans import Decoded
     from stagetrace.store.reductions import Engine
 
 _BATCH: Final = 10_000  # spans decoded at a time

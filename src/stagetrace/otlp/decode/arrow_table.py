@@ -6,14 +6,14 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.decode.columns import FIXED, SHARED, SPARSE, arrow
+from stagetrace.otlp.decode.spans import IDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
 
-    from stagetrace.otlp.decode.request import Decoded, Run
-    from stagetrace.otlp.decode.spans import SpanColumns
+    from stagetrace.otlp.decode.spans import Decoded, Run, SpanColumns
 
 _CODES: Final = {"i": "int32", "q": "int64"}
 
@@ -30,11 +30,15 @@ def table(requests: Sequence[Decoded]) -> pa.Table:
 
 def repeat(pairs: Iterable[tuple[int, int]], code: str) -> pa.Array:
     """Return an array of the numbers of (number, times), each so many times; `code` is that of `array`."""
-    pa = arrow()
     numbers = array(code)
     for number, times in pairs:
         numbers.extend(array(code, (number,)) * times)
-    return pa.Array.from_buffers(getattr(pa, _CODES[code])(), len(numbers), [None, pa.py_buffer(numbers)])
+    return _numbers(numbers)
+
+
+def _numbers(numbers: array[int]) -> pa.Array:
+    pa = arrow()
+    return pa.Array.from_buffers(getattr(pa, _CODES[numbers.typecode])(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _shared(runs: Sequence[Run], at: int, kind: str) -> pa.Array:
@@ -50,11 +54,25 @@ def _arrays(spans: Sequence[SpanColumns]) -> dict[str, pa.Array]:
     pa = arrow()
     arrays = {}
     for at, (name, kind) in enumerate(FIXED):
-        arrays[name] = pa.array([value for one in spans for value in one.fixed[at]], getattr(pa, kind)())
+        arrays[name] = _fixed([one.fixed[at] for one in spans], name, kind)
     for name, kind in SPARSE:
         if any(name in one.sparse for one in spans):
             arrays[name] = _join(spans, name, getattr(pa, kind)())
     return arrays
+
+
+def _fixed(parts: Sequence[Any], name: str, kind: str) -> pa.Array:
+    """Return a column that each span has."""
+    pa = arrow()
+    if name in IDS:
+        ids = b"".join(parts)
+        return pa.Array.from_buffers(pa.binary(IDS[name]), len(ids) // IDS[name], [None, pa.py_buffer(ids)]).cast(
+            "binary"
+        )
+    values = array("q") if kind == "int64" else []
+    for part in parts:
+        values.extend(part)
+    return _numbers(values) if isinstance(values, array) else pa.array(values, getattr(pa, kind)())
 
 
 def _join(spans: Sequence[SpanColumns], name: str, kind: pa.DataType) -> pa.Array:

@@ -8,21 +8,23 @@ sender chooses how many messages its bytes are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
 from stagetrace.errors import StoreError
-from stagetrace.otlp.decode.columns import FIXED
+from stagetrace.otlp.decode.arrow_table import table
 from stagetrace.otlp.decode.spans import (
     EVER,
     HELD,
     LARGEST,
     RESOURCES,
     UNREADABLE,
+    Decoded,
     Parts,
+    Run,
     SpanColumns,
     pairs,
     take_apart,
@@ -45,7 +47,6 @@ _STEP: Final = 1024 * _PAIR
 TOO_SMALL: Final = "smaller than the two ids of a span"
 TOO_MANY: Final = f"more than {MOST_HELD} attributes, events, links and values"
 _SERVICE_NAME: Final = "service.name"
-_FIXED: Final = tuple(name for name, _ in FIXED)
 
 
 class MalformedRequest(StoreError):  # noqa: N818 -- part of the interface
@@ -60,24 +61,6 @@ class TooManyHolders(MalformedRequest):
         super().__init__(f"the request has more than {MOST_HOLDERS} resources and scopes; send smaller batches")
 
 
-class Run(NamedTuple):
-    """How many spans in a row have service, resource and scope in common; both serialized without what they hold."""
-
-    size: int
-    shared: tuple[str, bytes, bytes]
-
-
-class Decoded(NamedTuple):
-    """All of one request: its spans, and how many were refused and why."""
-
-    runs: list[Run]
-    accepted: int
-    rejected: int
-    reason: str | None
-    spans: SpanColumns
-    empty: int = 0  # resources and scopes without a span
-
-
 def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> Decoded:
     """Return the spans of one serialized ExportTraceServiceRequest.
 
@@ -89,12 +72,10 @@ def decode(request: bytes, check: Check | None = None, latest: int = EVER) -> De
     """
     decoder = _Decoder(request, check, latest)
     decoder.read()
-    spans, reasons = decoder.spans, decoder.reasons
-    if UNREADABLE in reasons and not spans.size:
+    if UNREADABLE in decoder.reasons and not decoder.spans.size:
         message = f"the request is no OTLP: {UNREADABLE}\nsend a serialized ExportTraceServiceRequest"
         raise MalformedRequest(message)
-    reason = "; ".join(reasons) or None
-    return Decoded(decoder.runs, spans.size, sum(reasons.values()), reason, spans, decoder.empty)
+    return decoder.decoded()
 
 
 class _TooManyError(Exception):
@@ -125,6 +106,11 @@ class _Decoder:
                 self._resource_spans(first, after)
         except _TooManyError:
             self._count(f"more than {_MOST_REFUSED} bad spans, the remainder was not read", 1)
+
+    def decoded(self) -> Decoded:
+        """Return what was read."""
+        reasons, spans = self.reasons, self.spans
+        return Decoded(self.runs, spans.size, sum(reasons.values()), "; ".join(reasons) or None, spans, self.empty)
 
     def _resource_spans(self, at: int, end: int) -> None:
         around, scopes = self._open(at, end, HELD)
@@ -308,16 +294,4 @@ def read(kind: type[T], data: bytes, unreadable: Unreadable) -> T:
         if not decoder.spans.size:
             raise
         unreadable.add(data, sum(decoder.reasons.values()))
-        return kind.FromString(request_of(_rows(decoder)).SerializeToString())
-
-
-def _rows(decoder: _Decoder) -> Iterator[dict[str, Any]]:
-    """Yield the spans that were read as rows of columns."""
-    spans = decoder.spans
-    rows: list[dict[str, Any]] = [dict(zip(_FIXED, cells, strict=True)) for cells in zip(*spans.fixed, strict=True)]
-    for name, (places, values) in spans.sparse.items():
-        for place, value in zip(places, values, strict=True):
-            rows[place][name] = value
-    shared = (run.shared for run in decoder.runs for _ in range(run.size))
-    for row, (_, resource, scope) in zip(rows, shared, strict=True):
-        yield {**row, "resource": resource, "scope": scope}
+        return kind.FromString(request_of(table([decoder.decoded()]).to_pylist()).SerializeToString())

@@ -21,10 +21,11 @@ from stagetrace.otlp.decode.wire import DELIMITED, MORE, BrokenError, field_at, 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
-EVER: Final = 2**64 - 1  # the latest time that OTLP has
+IDS: Final = {"trace_id": 16, "span_id": 8}  # columns of ids that every span has, and their sizes
 NO_TRACE: Final = bytes(16)
 NO_SPAN: Final = bytes(8)
+LATEST_NS: Final = 2**63 - 2  # in 2262, so that every time is before 2**63 - 1; a later one is kept in `rest`
+EVER: Final = 2**64 - 1  # the latest time that OTLP has
 BAD_TRACE_ID: Final = "a trace id is 16 bytes, not all zero"
 BAD_SPAN_ID: Final = "a span id is 8 bytes, not all zero"
 BAD_PARENT_ID: Final = "a parent span id is 8 bytes or none"
@@ -114,7 +115,10 @@ class SpanColumns:
     def __init__(self) -> None:
         """Begin without a span."""
         self.size = 0
-        self.fixed: list[list[Any]] = [[] for _ in FIXED]
+        # By column; ids and 64-bit numbers as bare bytes, which take a fifth of the memory.
+        self.fixed: list[Any] = [
+            bytearray() if name in IDS else array("q") if kind == "int64" else [] for name, kind in FIXED
+        ]
         self.sparse: dict[str, tuple[list[int], list[Any]]] = {}
 
     def add(self, spans: Iterable[Span], most: int, latest: int = EVER) -> dict[str, int]:
@@ -141,9 +145,27 @@ class SpanColumns:
             size += 1
         if rows:
             for own, more in zip(self.fixed, zip(*rows, strict=True), strict=True):
-                own.extend(more)
+                own.extend(b"".join(more) if isinstance(own, bytearray) else more)
         self.size = size
         return refused
+
+
+class Run(NamedTuple):
+    """How many spans in a row have service, resource and scope in common; both serialized without what they hold."""
+
+    size: int
+    shared: tuple[str, bytes, bytes]
+
+
+class Decoded(NamedTuple):
+    """All of one request: its spans, and how many were refused and why."""
+
+    runs: list[Run]
+    accepted: int
+    rejected: int
+    reason: str | None
+    spans: SpanColumns
+    empty: int = 0  # resources and scopes without a span
 
 
 def row_or_reason(span: Span, latest: int = EVER) -> Row | str:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.otlp.decode.request import Decoded
+    from stagetrace.otlp.decode.spans import Decoded
 
 # --- Jaeger's results, decoded to stored columns, and the finds of a selection in them.
 

@@ -26,7 +26,7 @@ from stagetrace.system.access import open_own
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stagetrace.otlp.decode.request import Decoded
+    from stagetrace.otlp.decode.spans import Decoded
 
 # --- Spans to Parquet files and back: encodings, order of rows, bounds.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stagetrace import log
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.columns import arrow, join_tables
-from stagetrace.otlp.decode.request import Decoded, decode
+from stagetrace.otlp.decode.request import decode
 from stagetrace.store.base import Closing
 from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
@@ -28,6 +28,7 @@ from stagetrace.store.local.relation import DistinctTail
 from stagetrace.store.local.table import Table, recover
 
 if TYPE_CHECKING:
+    from stagetrace.otlp.decode.spans import Decoded
     from stagetrace.store.local.reader import LocalReader
 
 _MMAP_THRESHOLD: Final = -3  # of <malloc.h>
