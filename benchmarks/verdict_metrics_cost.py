@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanContext
 from benchmarks.measure import Spread, Table, parser, show
 from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.otlp.encode import Block
+from stagetrace.request.context import open_entry
 from stagetrace.request.request import NO_STAGES, Request
 from stagetrace.sla import verdict_counter
 from stagetrace.sla.entry_recorder import EntryRecorder
@@ -94,7 +95,7 @@ def _ending(counted: VerdictCounter) -> Callable[[], None]:
 
     def end() -> None:
         request = _record()
-        request.open_entry("GET /predict", Context(), recorder)
+        open_entry(request, "GET /predict", Context(), recorder)
         request.end_entry(time.time_ns())
 
     return end

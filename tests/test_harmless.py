@@ -77,9 +77,10 @@ PARTS = parts("""
     causes.code: code_of events_of short_path printable
     causes.code: order_of
     protocols.asgi: _url
-    protocols.asgi_request: Context template_of AsgiRequest.__init__ AsgiRequest._finish AsgiRequest._sent
+    protocols.asgi_request: Context open_entry template_of AsgiRequest.__init__ AsgiRequest._finish AsgiRequest._sent
     protocols.asgi_request: AsgiRequest.end_bytes
-    request.request: OwnSpan Request.__init__ Request.open_entry Request.rename Request.end_entry Request.release
+    request.context: OwnSpan
+    request.request: Request.__init__ Request.rename Request.end_entry Request.release
     protocols.asgi_request: AsgiRequest._template AsgiRequest._requested
     protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.enter_mount
     protocols.asgi_request: AsgiRequest.add_bytes AsgiRequest._is_disconnected AsgiRequest.transfer_attributes
@@ -96,7 +97,7 @@ PARTS = parts("""
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
     sla.entry_recorder: EntryRecorder._finish EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way
     sla.entry_recorder: _given _without encode_notes entry_rest bounded
-    sla.entry_recorder: HeadSampler.identify HeadSampler.draw
+    sla.head_sampler: HeadSampler.identify HeadSampler.draw
     sla.plan: Plans.end Plans.make entry_rest encode_request
     sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause

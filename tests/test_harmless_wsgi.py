@@ -50,7 +50,9 @@ PARTS = parts("""
     protocols.wsgi_request: _begin _excluded _url adopts
     protocols.wsgi_request: path_of decoded _carried _fields _headers _in_bytes known _known with_span
     protocols.wsgi_request: time_in_queue_ms note_route note_failure WsgiRequest.__init__ WsgiRequest._come_in
-    request.request: OwnSpan Request.open_entry Request.rename Request.end_entry Request.release
+    protocols.wsgi_request: open_entry
+    request.context: OwnSpan
+    request.request: Request.rename Request.end_entry Request.release
     protocols.wsgi_request: WsgiRequest._add_rest WsgiRequest._requested
     protocols.wsgi_request: WsgiRequest._note_headers WsgiRequest.enter_framework status_code add_wsgi
     protocols.wsgi_request: WsgiRequest.connection_attributes

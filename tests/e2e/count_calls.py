@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import stagetrace
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 BREACHES = sys.argv[1:] == ["breaches"]
@@ -29,7 +31,7 @@ os.environ.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OURS = str(ROOT / "src" / "stagetrace")
+OURS = str(Path(stagetrace.__file__).parent)
 WARM_UP, COUNTED = 200, 41
 LIMITS = {"DIVIDED_NS", "EVERY_NS", "RECENT_NS", "NEAR_NS"}
 SHOWN = sys.argv[2] if sys.argv[1:2] == ["--list"] else None

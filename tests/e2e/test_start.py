@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Who exceeds these says why in the commit: a module takes 0.3 ms of the start, its classes and patterns more.
-MOST_OF_OURS = 127
+MOST_OF_OURS = 128
 MOST_OF_OTHERS = 22  # the SDK, and what that imports
 # What neither spans nor metrics need on their way.
 NEVER = ("wrapt", "google.protobuf", "opentelemetry.proto", "opentelemetry.exporter", "opentelemetry.sdk.trace.export")

@@ -77,9 +77,10 @@ START = [
 ANYWHERE = """
     protocols.grpc_request: Server.block Server._make Server.wait read_metadata status_block peer_block
     protocols.grpc_request: _fields _is_excluded Rpc._raised Rpc._aborted Rpc._expires_in Rpc.conclude
-    protocols.grpc_request: Rpc.has_no_method Rpc.__init__
+    protocols.grpc_request: Rpc.has_no_method Rpc.__init__ open_entry
     protocols.grpc_request: Rpc.describe Stream Rpc.end_chunk
-    request.request: OwnSpan Request.enter Request.leave Request.close Request.abandon Request.open_entry
+    request.context: OwnSpan
+    request.request: Request.enter Request.leave Request.close Request.abandon
     request.request: Request.end_entry
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._send EntryRecorder._rest
     sla.entry_recorder: encode_request finish entry_rest

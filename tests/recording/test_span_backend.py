@@ -12,7 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 from stagetrace import guard
 from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.protocols.wsgi_request import AdoptedRequest
-from stagetrace.request.context import SdkSpan
+from stagetrace.request.context import SdkSpan, open_entry
 from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_the_span_of_an_excluded_request_can_be_set_after_its_end() -> None:
     """A middleware may hold the current span that it has never looked at."""
     request = Request()
-    seen = request.open_entry("GET", Context(), None, late=True)
+    seen = open_entry(request, "GET", Context(), None, late=True)
     request.discard()
     request.release()
     assert request.entry_span is INVALID_SPAN
@@ -36,7 +36,7 @@ def test_a_span_that_cannot_be_started_lets_a_scope_be_pickled(monkeypatch: pyte
 
     monkeypatch.setattr(SdkSpan, "_start", fail)
     request = AsgiRequest.__new__(AsgiRequest)
-    request.open_entry("GET", Context(), None, late=True)
+    open_entry(request, "GET", Context(), None, late=True)
     guard.failures.clear()
     assert request.__reduce__() == (str, ("",))
     assert sum(guard.failures.values()) == 1

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from stagetrace import KeepBreaches, SLASpanProcessor
 from stagetrace.otlp.encode import Block
+from stagetrace.request.context import open_entry
 from stagetrace.request.request import Request
 from stagetrace.sla.entry_recorder import EntryRecorder
 
@@ -53,6 +54,6 @@ def recorder_of(
 def begun(recorder: EntryRecorder, route: str) -> Described:
     """Return a GET request that began at `START`."""
     request = Described(start=START)
-    request.open_entry(f"GET {route}", Context(), recorder)
+    open_entry(request, f"GET {route}", Context(), recorder)
     request.method, request.route = "GET", route
     return request

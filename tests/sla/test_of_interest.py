@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from stagetrace import SLASpanProcessor
 from stagetrace.causes.baseline import ENOUGH
 from stagetrace.otlp.encode import Block
+from stagetrace.request.context import open_entry
 from stagetrace.request.current import current
 from stagetrace.request.request import Request
 from stagetrace.sla.entry_recorder import EntryRecorder
@@ -71,7 +72,7 @@ def ended(policy: str | None, durations_ms: list[int], end: Callable[..., None])
 
 def own(provider: TracerProvider, processor: SLASpanProcessor, request: Request, end: int) -> None:
     """End an entry span of ours."""
-    request.open_entry("GET /x", Context(), EntryRecorder(provider, processor, []))
+    open_entry(request, "GET /x", Context(), EntryRecorder(provider, processor, []))
     request.end_entry(end)
 
 

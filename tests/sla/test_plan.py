@@ -18,6 +18,7 @@ from stagetrace import Policy
 from stagetrace.otlp.encode import Block
 from stagetrace.policy.objective import Objective
 from stagetrace.request.chunk_times import Stream
+from stagetrace.request.context import open_entry
 from stagetrace.request.own_span import Entry
 from stagetrace.request.request import Request
 from stagetrace.semconv import STAGETRACE_PROCESS_CPU_MS
@@ -121,7 +122,7 @@ def end(recorder: EntryRecorder, asked: Asked) -> Request:
     if asked.parent is not None:
         caller = SpanContext(7 << 64 | 7, 9, is_remote=True, trace_flags=TraceFlags(asked.parent))
         context = set_span_in_context(NonRecordingSpan(caller), context)
-    seen = request.open_entry("GET /a", context, recorder)
+    seen = open_entry(request, "GET /a", context, recorder)
     request.method, request.route, request.failed = "GET", "/a", asked.failed
     for stage, since, until in asked.marks:
         request.enter(stage, at=START + int(since * MS))
@@ -168,7 +169,7 @@ def outcome(
         # Trace ids decide what a sampler keeps: the same ones for either way.
         numbers = iter(range(1, 10**6))
         broken.setattr(
-            "stagetrace.sla.entry_recorder.getrandbits", lambda bits: (next(numbers) * 0x9E3779B97F4A7C15) % 2**bits
+            "stagetrace.sla.head_sampler.getrandbits", lambda bits: (next(numbers) * 0x9E3779B97F4A7C15) % 2**bits
         )
         recorder, processor, sender = recorder_of(sampler, policy)
         broken.setattr(

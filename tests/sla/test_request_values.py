@@ -24,6 +24,7 @@ from stagetrace.causes import bounds
 from stagetrace.causes.bounds import LONGEST_NS, deadline_ns
 from stagetrace.otlp.encode import Block
 from stagetrace.policy.objective import DEADLINES, GRPC_TIMEOUT, REPLACE, Condition, Deadline, Objective
+from stagetrace.request.context import open_entry
 from stagetrace.request.serving_process import Serving
 from stagetrace.semconv import INFERENCE
 from stagetrace.sla import decision
@@ -68,7 +69,7 @@ def ended(
     act: Callable[[Asked], object] = lambda _: None,
 ) -> None:
     request = request or Asked({})
-    request.open_entry("GET /a", context or Context(), recorder)
+    open_entry(request, "GET /a", context or Context(), recorder)
     request.method, request.route = "GET", "/a"
     act(request)
     request.end_entry(START + int(took_ms * MS))

@@ -19,6 +19,7 @@ from stagetrace import guard, semconv
 from stagetrace.policy import entry_span
 from stagetrace.policy.policy import Policy
 from stagetrace.request.chunk_times import Stream
+from stagetrace.request.context import open_entry
 from stagetrace.request.generation import begin
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def send(recorder: EntryRecorder, request: Sent) -> None:
         call.end(START + request.duration)
     if request.disconnected:
         record.disconnect = "client"
-    entry = record.open_entry("r", Context(), recorder)
+    entry = open_entry(record, "r", Context(), recorder)
     if request.tenant is not None:
         entry.set_attribute("tenant", request.tenant)
     record.method, record.route, record.failed = request.method, request.route, request.failed

@@ -66,6 +66,7 @@ def _noting(original: Any, note: Any) -> Any:
         if request is not None and not patch.off:
             try:
                 if type(request) is str:
+                    request = None  # lest this fails
                     request = request_in(scope)
                 if getattr(request, "handler", self) is not self:  # FastAPI's `handle` calls Starlette's
                     request.handler = self

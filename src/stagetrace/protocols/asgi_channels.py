@@ -15,7 +15,6 @@ from stagetrace.semconv import NETWORK_MESSAGES_RECEIVED, NETWORK_MESSAGES_SENT,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
-    from stagetrace.protocols.asgi_request import AsgiRequest
     from stagetrace.request.request import Request
 
 WHERE = "stagetrace.protocols.asgi_request"
@@ -92,9 +91,9 @@ class Messages:
     """The passing of a websocket's messages between server and application, marked on the request's record."""
 
     def __init__(
-        self, request: AsgiRequest, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+        self, request: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
     ) -> None:
-        """Begin in the task in which the application is called."""
+        """Begin in the task in which the application is called, for this request by ASGI."""
         self._request = request
         self._receive = receive
         self._send = send

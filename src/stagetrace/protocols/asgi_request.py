@@ -38,7 +38,7 @@ from stagetrace.protocols.scope import CANCELLED, CLIENT, PROPAGATORS, below
 from stagetrace.protocols.starlette_routes import template_of
 from stagetrace.request import limits
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.context import NO_CONTEXT, attach, get_current
+from stagetrace.request.context import NO_CONTEXT, attach, get_current, open_entry
 from stagetrace.request.current import SCOPE_KEY, current
 from stagetrace.semconv import HTTP_REQUEST_BODY_SIZE, HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS
@@ -101,7 +101,7 @@ class AsgiRequest(HttpRequest):
         scope[SCOPE_KEY] = self
         self.peer_waits = ()  # each send and receive notes its own
         self.may_give_way = True
-        seen = self.open_entry(name, parent_context, recorder, late=True)
+        seen = open_entry(self, name, parent_context, recorder, late=True)
         self._before: Any = get_current()
         current.set(self)
         attach(Context({**parent_context, _SPAN_KEY: seen}))

@@ -25,7 +25,7 @@ from stagetrace.protocols.base import EXCLUDED_SERVICES
 from stagetrace.protocols.http_headers import RECORDED, StageReport, header_attributes
 from stagetrace.request import limits
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.context import NO_CONTEXT, attach, get_current, with_span
+from stagetrace.request.context import NO_CONTEXT, attach, get_current, open_entry, with_span
 from stagetrace.request.current import current
 from stagetrace.request.limits import shorten
 from stagetrace.request.request import Request
@@ -229,7 +229,7 @@ class Rpc(Request):
         # The context is that of this RPC alone, by gRPC's care in threads, and as a task's in asyncio.
         current.set(self)
         self.route = name
-        seen = self.open_entry(name, parent_context, recorder)
+        seen = open_entry(self, name, parent_context, recorder)
         attach(with_span(seen, parent_context))
         if recorder is not None and recorder.processor.has_others:
             recorder.begin(seen, parent_context)

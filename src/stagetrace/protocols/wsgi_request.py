@@ -21,7 +21,7 @@ from stagetrace.protocols.http_request import HttpRequest
 from stagetrace.protocols.scope import PROPAGATORS, below, is_part
 from stagetrace.protocols.wsgi_response import WHERE, Transfer, incomplete_reason, status_code
 from stagetrace.request import limits
-from stagetrace.request.context import NO_CONTEXT, RequestSpan, get_current, with_span
+from stagetrace.request.context import NO_CONTEXT, RequestSpan, get_current, open_entry, with_span
 from stagetrace.request.current import SCOPE_KEY, current, entries
 from stagetrace.request.loop_blockers import LONG_NS, note
 from stagetrace.request.request import Request
@@ -130,7 +130,7 @@ class WsgiRequest(Transfer, HttpRequest):
                 self.enter(activity, attributes, begin)
                 self.leave(activity, end or started)
         self.wrap_body(environ)
-        seen = self.open_entry(self._span_name, parent_context, recorder)
+        seen = open_entry(self, self._span_name, parent_context, recorder)
         self._context = with_span(seen, parent_context)
         if recorder is not None and recorder.processor.has_others:
             recorder.begin(seen, parent_context)

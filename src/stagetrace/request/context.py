@@ -12,12 +12,14 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation import _SPAN_KEY
 
 from stagetrace.request.current import current, entries
+from stagetrace.request.own_span import OwnSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.trace import SpanContext
 
+    from stagetrace.request.own_span import Recorder
     from stagetrace.request.request import Request
 
 NO_CONTEXT = Context()
@@ -204,3 +206,18 @@ class _Seen(RequestSpan):
         """Return the open stage's context while the request runs, the entry span's afterwards."""
         entry = self._entry
         return self._record.stage_context() or entry.get_span_context()
+
+
+def open_entry(request: Request, name: str, parent: Context, recorder: Recorder | None, *, late: bool = False) -> Any:
+    """Begin the entry span of a request, ours if there is a recorder; return it as the request's code is to see it.
+
+    `parent` is the context that the request has brought along; `late` as for `SdkSpan`.
+    """
+    request.name = request.label = name
+    request.parent_context = parent
+    request.bound = True
+    if recorder is None:
+        backend = request.backend = SdkSpan(request, late=late)
+        return backend.seen
+    request.recorder, request.own = recorder, True
+    return OwnSpan(request)

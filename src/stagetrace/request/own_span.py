@@ -19,7 +19,6 @@ from opentelemetry.trace import (
 )
 
 from stagetrace.guard import guarded, report
-from stagetrace.request.context import NO_CONTEXT
 from stagetrace.request.marks import Marks
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Tracer
 
-    from stagetrace.request.request import Request
 
 _making = threading.Lock()  # guards the making of any span's notes
 _drawing = threading.local()  # whose identity this thread is drawing
@@ -77,7 +75,7 @@ class Entry(Marks):
     own = False  # whether the entry span is ours, and the request goes on
     name = ""  # of the entry span: as the request's code has named it, else
     label: str | None = None  # as its adapter has
-    parent_context: Context = NO_CONTEXT  # what the request has brought along
+    parent_context: Context = Context()  # what the request has brought along
     drawn = 0  # the trace id, where it was drawn before the other ids
     ids: Identity | None = None  # drawn when they are first asked for: `identity`
     is_over = False  # nothing can be set any more
@@ -169,6 +167,10 @@ class Entry(Marks):
             count = self.attributes.get(STAGETRACE_DROPPED_ATTRIBUTES, 0) + 1
             notes.set_attribute(STAGETRACE_DROPPED_ATTRIBUTES, count)
 
+    def stage_context(self) -> SpanContext | None:
+        """Return the open stage's span context, under which a span that starts now belongs."""
+        raise NotImplementedError
+
     def describe(self) -> tuple[list[Any], Any, dict[str, Any]]:
         """Return the entry span's attributes, besides those set on it.
 
@@ -217,7 +219,7 @@ class OwnSpan(Span):
 
     kind = SpanKind.SERVER
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Entry) -> None:
         self.request = request
 
     def get_span_context(self) -> SpanContext:

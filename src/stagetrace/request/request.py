@@ -11,7 +11,6 @@ from opentelemetry.trace import INVALID_SPAN, SpanContext
 
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.request.chunk_times import LONG_NS
-from stagetrace.request.context import SdkSpan
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import blocker
 from stagetrace.request.marks import Mark, Marks
@@ -35,13 +34,10 @@ from stagetrace.system.threads import get_ident
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from opentelemetry.context import Context
-
     from stagetrace.request.chunk_times import Stream
     from stagetrace.request.exchange import Caller, RemoteSection
     from stagetrace.request.generation import Generation
     from stagetrace.request.in_flight import Bounds
-    from stagetrace.request.own_span import Recorder
     from stagetrace.request.stages import Segment, Stages
     from stagetrace.request.stalls import Stall
     from stagetrace.sources.thread_cpu import CpuSample, Share
@@ -71,7 +67,7 @@ class Request(Entry):
     stages: Stages = NO_STAGES  # until it is closed
     method: str | None = None  # as the policy names it
     route = ""  # as the policy names it, as far as it is known by now
-    backend: SdkSpan | None = None  # its entry span, where our adapter has that at the service's own provider
+    backend: Any = None  # `context.SdkSpan`: its entry span, where our adapter has that at the service's own provider
     _entry: SpanContext | None = None  # of the request's entry span, where another instrumentation made it
     protocol: str | None = None  # of the adapter that records it; None where another instrumentation does, or none
     caller: Caller | None = None  # what is known of the peer, where another instrumentation made the entry span
@@ -166,17 +162,6 @@ class Request(Entry):
         self.bound = True
 
     # --- The entry span, for adapters: ours, or one at the service's own provider.
-
-    def open_entry(self, name: str, parent: Context, recorder: Recorder | None, *, late: bool = False) -> Any:
-        """Begin the entry span, ours if there is a recorder; return it as the request's code is to see it."""
-        self.name = self.label = name
-        self.parent_context = parent
-        self.bound = True
-        if recorder is None:
-            self.backend = SdkSpan(self, late=late)
-            return self.backend.seen
-        self.recorder, self.own = recorder, True
-        return OwnSpan(self)
 
     @property
     def seen_span(self) -> Any:

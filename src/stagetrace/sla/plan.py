@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stagetrace.policy.policy import Policy
     from stagetrace.request.request import Request
     from stagetrace.sla.decision import Decided
-    from stagetrace.sla.entry_recorder import HeadSampler
+    from stagetrace.sla.head_sampler import HeadSampler
     from stagetrace.sla.processor import SLASpanProcessor
 
 MAX_PLANS: Final = 4_096
