@@ -228,9 +228,9 @@ def test_a_listener_for_the_disconnect_leaves_the_work_to_another_task_of_the_re
             return {"type": "http.disconnect"}
 
         listening: Any = AsgiRequest.__new__(AsgiRequest)
-        listening._receive, listening._has_body = receive, True
+        listening._has_body = True
         task = asyncio.create_task(child(release))
-        await listening.receive()
+        await listening.receive(receive)
         await task
 
     assert names(stack_of(listen, belongs=True))[:3] == ["wait", "innermost", "child"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from inspect import iscoroutinefunction
 from time import time_ns
 from types import CoroutineType
@@ -24,7 +25,6 @@ from stagetrace.sources import loops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stagetrace.protocols.asgi_request import Channels
 
 # --- Any ASGI application, called inside an entry span of its own.
 #
@@ -41,7 +41,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
             connection = getattr(send, "__self__", None)
             waited = waited_ns(connection)
             now = time_ns()
-            request = begin_request(scope, connection, (receive, send), now - waited)
+            request = begin_request(scope, connection, now - waited)
             loops.record(now)
             if waited and request is not None:
                 show(request, now - waited, now)
@@ -52,7 +52,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
         return await original(app, scope, receive, send)
     try:
         if scope["type"] == "http":
-            work = original(app, scope, request.receive, request.send)
+            work = original(app, scope, partial(request.receive, receive), partial(request.send, send))
         else:
             messages = request.messages = Messages(request, receive, send)
             work = original(app, scope, messages.receive, messages.send)
@@ -71,7 +71,7 @@ async def serve(original: Any, app: Any, scope: Any, receive: Any, send: Any) ->
 
 
 def begin_request(
-    scope: Any, connection: Any, channels: Channels, started: int, kind: type[AsgiRequest] = AsgiRequest
+    scope: Any, connection: Any, started: int, kind: type[AsgiRequest] = AsgiRequest
 ) -> AsgiRequest | None:
     """Return the request that begins with this scope; None if it is a part of one, or not to be recorded.
 
@@ -84,7 +84,7 @@ def begin_request(
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None
-    request = kind(scope, connection, channels, started, runtime.recorder)
+    request = kind(scope, connection, started, runtime.recorder)
     counted = http.wanted()
     if counted is not None and scope["type"] == "http":
         request.count_in(counted)

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     from stagetrace.sla.entry_recorder import EntryRecorder
 
-    Channels = tuple[Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]]
 
 TIMING = http_headers.HEADER.encode()
 
@@ -72,16 +71,11 @@ class AsgiRequest(HttpRequest):
     _came: Any = None  # the scope as it came, where headers or the query are asked for
     messages: Messages | None = None  # of a websocket
 
-    def __init__(
-        self, scope: Any, connection: Any, channels: Channels, started: int, recorder: EntryRecorder | None
-    ) -> None:
-        """Begin; `connection` is the server's object that has the transport, `channels` its receive and send."""
+    def __init__(self, scope: Any, connection: Any, started: int, recorder: EntryRecorder | None) -> None:
+        """Begin; `connection` is the server's object that has the transport."""
         super().__init__(start=started)
         self._scope = scope
         self._connection = connection
-        self._receive: Any
-        self._send: Any
-        self._receive, self._send = channels
         self._headers = headers = scope["headers"]
         agent, parent_context, starts, caller = http.read_headers(headers)
         if caller is not None:
@@ -108,13 +102,14 @@ class AsgiRequest(HttpRequest):
         if recorder is not None and recorder.processor.has_others:
             recorder.begin(seen, parent_context)
 
-    async def receive(self) -> Any:
-        """Receive one message from the server, marked as `network.receive` until the request's body is complete.
+    async def receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
+        """Receive one message by the server's own `receive`, marked as `network.receive` until the body is complete.
 
-        After that, the application only listens for the client going away, which is no stage.
+        After that, the application only listens for the client going away, which is no stage. It gets a partial call
+        of this: code that receives after the end does so, too, and the request holds nothing of the server's.
         """
         if self._has_body:
-            message = await self._receive()
+            message = await receive()
             self._look_at(message)
             return message
         try:
@@ -123,7 +118,7 @@ class AsgiRequest(HttpRequest):
             report(WHERE, error)
         message = None
         try:
-            work: Any = self._receive()
+            work: Any = receive()
             if type(work) is CoroutineType:
                 try:  # as a rule it waits for nothing
                     message = work.send(None)
@@ -152,8 +147,10 @@ class AsgiRequest(HttpRequest):
         if message.get("body") or message.get("type") == DISCONNECT:
             self.add_received(message)
 
-    async def send(self, message: Any) -> None:  # noqa: C901, PLR0912 -- a call costs a request a microsecond
-        """Send one message by the server, marked as `network.send`, in which it lets a slow client hold us back.
+    async def send(  # noqa: C901, PLR0912 -- a call costs a request a microsecond
+        self, send: Callable[[Any], Awaitable[None]], message: Any
+    ) -> None:
+        """Send one message by the server's own `send`, marked as `network.send`: a slow client may hold us back in it.
 
         All but the status line and headers is sent outside the request's context: timers that a server starts then,
         such as uvicorn's for a connection kept alive, would keep the request alive after its end (decision 009).
@@ -172,7 +169,7 @@ class AsgiRequest(HttpRequest):
             attach(NO_CONTEXT)
         awaited = None
         try:
-            work: Any = self._send(message)
+            work: Any = send(message)
             if type(work) is CoroutineType:
                 try:
                     awaited = work.send(None)
@@ -408,7 +405,7 @@ class AsgiRequest(HttpRequest):
         # The server's `send` holds the scope, and that held this: no work for the collector.
         self._scope.pop(SCOPE_KEY, None)
         self._scope = self._before = self._connection = self._headers = self._response_headers = None
-        self._receive = self._send = self._came = self.messages = None
+        self._came = self.messages = None
         self.release()
 
     def _finish(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
-from stagetrace.guard import report
+from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode import encode_request, entry_rest
 from stagetrace.policy.verdict import GOOD
 from stagetrace.request.in_flight import in_flight
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from stagetrace.sla.processor import SLASpanProcessor
 
 MAX_PLANS: Final = 4_096
-# What the full way looks at, and this one does not: a request that has any of it of its own, and not of its class, is
-# not plain.
+# What the full way looks at, and this one does not: a request that has any of these of its own, and not of its class,
+# is not plain.
 UNUSUAL: Final = frozenset(
     [
         *("adopted", "added", "backend", "batch", "besides", "caller", "details", "disconnect", "generation", "late"),
@@ -112,15 +112,19 @@ class Plans:
                     stages, identity, (start, end), b"", plan.rest + client.encoded, attributes, stages.model, ()
                 )
                 resource = self._provider.resource  # another one after a fork
+                trace = identity.context
                 for sender in self._senders:
                     sender.put(resource, SCOPE, spans, count, breach=False)
-                learned.add(route, end, None)
-                trace = identity.context
         except Exception as error:  # noqa: BLE001 -- the full way is left
             report("stagetrace.sla.plan.Plans.end", error)
             return False
-        for objective in plan.objectives:
-            processor.counter.add(objective, GOOD, request.route, None, None, end - start, stages, trace)
+        try:
+            for objective in plan.objectives:
+                processor.counter.add(objective, GOOD, request.route, None, None, end - start, stages, trace)
+            if trace is not None:
+                learned.add(route, end, None)
+        except Exception as error:  # noqa: BLE001 -- it is sent
+            report("stagetrace.sla.plan.Plans.end", error)
         request.drop()
         request.work = request.greenlet = request.description = None
         request.pools, request.stages = (), NO_STAGES
@@ -128,6 +132,7 @@ class Plans:
             in_flight.end(request)
         return True
 
+    @guarded
     def make(self, request: Request, judged: Decided) -> None:
         """Make the plan for the kind of a request that has gone the full way, if it was good."""
         if request.kind is None or any(one.word != GOOD for one in judged.all):

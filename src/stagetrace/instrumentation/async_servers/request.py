@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 WHERE = __name__
 GONE = "RequestCancelled"  # what sanic raises in a handler whose client has gone
 UPGRADE = (b"upgrade", b"websocket")
-NO_CHANNELS: Any = (None, None)  # the server reads and writes itself
 _patch = switch(WHERE)
 
 
@@ -143,7 +142,7 @@ def begin(scope: dict[str, Any], connection: Any, is_lost: Callable[[], bool], *
             return None
         waited = waited_ns(connection)
         now = time_ns()
-        request: Any = begin_request(scope, connection, NO_CHANNELS, now - waited, ServerRequest)
+        request: Any = begin_request(scope, connection, now - waited, ServerRequest)
         loops.record(now)
         if request is not None:
             request.is_lost = is_lost
