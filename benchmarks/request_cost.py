@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WARM_UP = 500
+APP = "app:app"
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,22 @@ class RequestCost:
     spans: dict[str, list[float]]
 
 
-def measure(rounds: int, requests: int, variants: Sequence[Variant] = VARIANTS) -> RequestCost:
+def measure(rounds: int, requests: int, variants: Sequence[Variant] = VARIANTS, app: str = APP) -> RequestCost:
     """Run the variants `rounds` times; the untraced, the stock one and stagetrace must be among them."""
     names = [variant.name for variant in variants]
     result = RequestCost(requests, {name: [] for name in names}, {name: [] for name in names})
     with run_receiver() as receiver:
         for number in range(rounds):
             for variant in rotated(variants, number):
-                cpu_us, spans = _once(variant, receiver, requests)
+                cpu_us, spans = _once(variant, receiver, requests, app)
                 result.cpu_us[variant.name].append(cpu_us)
                 result.spans[variant.name].append(spans)
                 progress(f"round {number + 1}/{rounds}  {variant.name:24} {cpu_us:6.0f} us a request")
     return result
 
 
-def _once(variant: Variant, receiver: Receiver, requests: int) -> tuple[float, float]:
-    with serve(variant, receiver) as server:
+def _once(variant: Variant, receiver: Receiver, requests: int, app: str) -> tuple[float, float]:
+    with serve(variant, receiver, app) as server:
         shape = ("--connections", "1", "--warm-up", str(WARM_UP), "--settle", str(SETTLE_S))
         measured = server.load(*shape, "--requests", str(requests))
     # The warm-up's are received too; `/health` has been asked once.
@@ -115,8 +116,11 @@ def main() -> None:
     arguments = parser(__doc__, "python benchmarks/request_cost.py --rounds 7 --json cost.json")
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--requests", type=int, default=3000, help="measured in each round and set-up")
+    arguments.add_argument(
+        "--app", default=APP, help="what is served, such as app_timed:app, whose handler is asynchronous"
+    )
     args = arguments.parse_args()
-    show(measure(args.rounds, args.requests), tables, reading, args.json)
+    show(measure(args.rounds, args.requests, app=args.app), tables, reading, args.json)
 
 
 if __name__ == "__main__":
