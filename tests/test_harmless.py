@@ -143,9 +143,9 @@ PARTS_IN_PYTHON = parts("""
 """)
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = parts("""
-    request.own_span: Entry.readable FinishedSpan Entry.attributes
+    request.own_span: Entry.readable Entry.attributes
     sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on request_spans mark_breach
-    request.spans: SpanContext
+    request.spans: SpanContext FinishedSpan
     sla.finish: FinishedSpan sampled stage_span
     sla.decision: judge
     otlp.encode: _event

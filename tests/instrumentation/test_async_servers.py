@@ -306,8 +306,7 @@ EACH = "instrumentation.async_servers"
 PARTS = {
     "aiohttp": f"""
         stagetrace_contrib.aiohttp: _body_size
-        {EACH}.base: _adapter
-        {EACH}.request: begin_request waited_ns _address _in_bytes ServerRequest._come_in
+        {EACH}.request: begin_request waited_ns _address _in_bytes ServerRequest.__init__
         {EACH}.request: ServerRequest.begin ServerRequest.note_error ServerRequest.transfer_attributes
         {EACH}.request: ServerRequest._template ServerRequest.finish ServerRequest._is_disconnected
         {EACH}.request: ServerRequest.add_bytes ServerRequest.end_bytes ServerRequest.begin_response

@@ -87,7 +87,7 @@ class AsgiRequest(HttpRequest):
         if starts is not None:
             self._in_front_ms = time_in_queue_ms(starts, time_ns())
         # As they came: middleware may rewrite the scope that it hands on.
-        self.method = scope.get("method", "") if scope["type"] == "http" else WEBSOCKET
+        self.method = scope.get("method", "")
         self.path = scope.get("path")
         self.block, self.client, name = http.known(scope, agent)
         if http.asked_for() is not None:
@@ -226,6 +226,10 @@ class AsgiRequest(HttpRequest):
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
         wanted = name.encode("latin-1")
         return ", ".join(http.decoded(value) for key, value in self._headers if key == wanted) or None
+
+    def method_and_route(self) -> tuple[str | None, str]:
+        """Return method and route as the policy names them, as far as they are known by now."""
+        return WEBSOCKET if self.messages is not None else self.method, self.route
 
     def _requested(self, asked_for: http.AskedFor) -> dict[str, Any]:
         return asked_for.attributes(self._came, self._response_headers)
@@ -416,6 +420,8 @@ class AsgiRequest(HttpRequest):
                 return
             if self._ended_at is None:
                 self._note_unfinished()
+            if self.messages is not None:
+                self.method = WEBSOCKET
             self._end(self._ended_at or time_ns())
 
     def exclude(self) -> None:
