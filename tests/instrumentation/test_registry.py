@@ -14,7 +14,7 @@ from stagetrace.patches.registry import PATCHES, wanted
 
 # Of servers and frameworks, of OpenTelemetry itself, and of what is patched in processes that serve alone.
 WITH_OPENTELEMETRY = {
-    *(f"stagetrace.patches.{name}" for name in ("fastapi", "opentelemetry", "queues", "starlette")),
+    *(f"stagetrace.patches.{name}" for name in ("fastapi", "opentelemetry", "starlette")),
     *(f"stagetrace_contrib.{name}" for name in ("litestar", "quart")),
 }
 # Each patch file in a process of its own.

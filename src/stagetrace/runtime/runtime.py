@@ -272,7 +272,7 @@ class Runtime:
             self.deliver_immediately()
 
     def _prepare_first(self) -> None:
-        from opentelemetry import trace
+        from opentelemetry import propagate, trace  # noqa: F401 -- OTEL_PROPAGATORS may name what there is not: no recording
 
         from stagetrace.runtime import provider
         from stagetrace.sources import gc_pauses
