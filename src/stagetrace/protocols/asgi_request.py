@@ -193,8 +193,8 @@ class AsgiRequest(HttpRequest):
             now = time_ns()
             self.leave(NETWORK_SEND, now)
             if is_head:
-                pass
-            elif message.get("more_body") and message["type"] == BODY:
+                return
+            if message.get("more_body") and message["type"] == BODY:
                 self.add_bytes(now, len(message.get("body", b"")))
             else:
                 self._sent(now, message)

@@ -1,8 +1,8 @@
-"""The other parties of a request, as it asks them: its entry span, and its caller where others record it."""
+"""The other parties of a request, as it asks them: its caller where others record it, and what is known late."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from stagetrace.sources.thread_cpu import Share
@@ -21,6 +21,16 @@ class Caller(Protocol):
 
     def deadline_ns(self) -> int | None:
         """Return for how long from its start the caller waits for the response, where the protocol itself says so."""
+
+
+class LateReadings(Protocol):
+    """What is known some time after a call, as when a device was done with it: the request asks for it."""
+
+    def read(self, request: Any) -> None:
+        """Note what is known by now on the request, which takes marks still; never wait."""
+
+    def conclude(self, request: Any) -> None:
+        """Note what is known at the end of the request, for the last time."""
 
 
 class RemoteThread:

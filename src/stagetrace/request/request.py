@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from opentelemetry.trace import INVALID_SPAN, SpanContext
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stagetrace.request.chunk_times import Stream
-    from stagetrace.request.exchange import Caller, RemoteSection
+    from stagetrace.request.exchange import Caller, LateReadings, RemoteSection
     from stagetrace.request.generation import Generation
     from stagetrace.request.in_flight import Bounds
     from stagetrace.request.stages import Segment, Stages
@@ -45,16 +45,6 @@ if TYPE_CHECKING:
 MAX_CALLS = 100
 NO_STAGES = Marks().tile(0, 0)  # of either implementation
 LAIN_NS = 4_000_000  # data that waited for so long may have waited for the loop: the kernel knows
-
-
-class LateReadings(Protocol):
-    """What is known some time after a call, as when a device was done with it: a request's record asks for it."""
-
-    def read(self, record: Request) -> None:
-        """Note what is known by now on the record, which takes marks still; never wait."""
-
-    def conclude(self, record: Request) -> None:
-        """Note what is known at the end of the request, for the last time."""
 
 
 class Request(Entry):
@@ -104,7 +94,7 @@ class Request(Entry):
     peer_waits: Sequence[tuple[int, int]] | None = None
     socket_waits: Sequence[tuple[int, int, bool]] = ()  # of a body: begin, end, whether it is known what was in the way
 
-    # The text that names a record for other processes. `protocols.scope` and `remote_stages`, which it imports, set it.
+    # The text that names it for other processes. `protocols.scope` and `remote_stages`, which it imports, set it.
     reference_to: ClassVar[Callable[[Any], str | None]] = staticmethod(lambda _: None)
 
     def __init__(self, clock: Callable[[], int] = time.time_ns, start: int | None = None) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import SpanContext
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.policy.objective import Objective
@@ -98,7 +99,7 @@ class Plans:
                 if request.held:
                     processor.release(request.identity.context.trace_id, keep=False)
                 request.is_over = True
-                stages, trace = NO_STAGES, None
+                trace = None
             else:
                 if learned.is_slow(route, end - start):
                     attributes.update(request.connection_attributes())
@@ -118,19 +119,24 @@ class Plans:
         except Exception as error:  # noqa: BLE001 -- the full way is left
             report("stagetrace.sla.plan.Plans.end", error)
             return False
+        self._conclude(request, plan, trace)
+        return True
+
+    def _conclude(self, request: Request, plan: Plan, trace: SpanContext | None) -> None:
+        """Count a request, which is kept if it has a `trace`, and let it go. Never raises."""
         try:
+            took, stages = request.end - request.started, request.stages
             for objective in plan.objectives:
-                processor.counter.add(objective, GOOD, request.route, None, None, end - start, stages, trace)
+                self._processor.counter.add(objective, GOOD, request.route, None, None, took, stages, trace)
             if trace is not None:
-                learned.add(route, end, None)
-        except Exception as error:  # noqa: BLE001 -- it is sent
+                self._processor.learned.add((request.method, request.route), request.end, None)
+        except Exception as error:  # noqa: BLE001 -- it is sent, or dropped
             report("stagetrace.sla.plan.Plans.end", error)
         request.drop()
         request.work = request.greenlet = request.description = None
         request.pools, request.stages = (), NO_STAGES
         if in_flight.is_watched:
             in_flight.end(request)
-        return True
 
     @guarded
     def make(self, request: Request, judged: Decided) -> None:
