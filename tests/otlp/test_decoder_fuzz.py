@@ -26,6 +26,7 @@ from stagetrace.otlp.decode.request import SMALL, TOO_SMALL, MalformedRequest, d
 from stagetrace.otlp.decode.spans import LARGEST, LATEST_NS, SpanColumns, take_apart
 from stagetrace.otlp.decode.to_otlp import request_of as back_to_otlp
 from stagetrace.otlp.decode.wire import is_readable, varint
+from stagetrace.system.bounded import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -371,8 +372,7 @@ def test_spans_of_several_requests_make_one_table() -> None:
 
 def test_what_has_not_been_decoded_before_is_decoded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attributes and remainders of spans are remembered, a bounded number of them."""
-    monkeypatch.setattr(decode_spans, "_KEPT", 3)
-    monkeypatch.setattr(decode_spans, "_known", {})
+    monkeypatch.setattr(decode_spans, "_known", BoundedCache(3))
     data = _good().SerializeToString()
     for _ in range(3):
         right(data)

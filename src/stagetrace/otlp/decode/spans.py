@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from stagetrace import semconv
 from stagetrace.otlp.decode.columns import DOUBLE, FIXED, INT, OTHER_MS, REST, TYPED
 from stagetrace.otlp.decode.wire import DELIMITED, MORE, BrokenError, field_at, varint_at
+from stagetrace.system.bounded import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -248,7 +249,7 @@ def _after(data: bytes, at: int) -> int:
         return len(data)
 
 
-_known: Final[dict[bytes, Meaning]] = {}
+_known: Final[BoundedCache[bytes, Meaning]] = BoundedCache(_KEPT)
 
 
 def _meaning(pair: bytes) -> Meaning:
@@ -259,8 +260,6 @@ def _meaning(pair: bytes) -> Meaning:
             return column, number, True
     found = _read_attribute(pair)
     if len(pair) <= _LONGEST:
-        if len(_known) >= _KEPT:
-            _known.clear()
         _known[pair] = found
     return found
 
