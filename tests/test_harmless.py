@@ -174,6 +174,7 @@ PART_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/plain", {}),
     ("GET", "/stream?pause_s=0.001", {}),
     ("GET", "/annotate", {}),
+    ("GET", "/plain", {}),  # by the plan that the first one has left, from the same caller
     ("GET", "/sub/items/3", {}),
     ("GET", "/no-such-path", {"headers": {"x-asked": "ü".encode()}}),
     ("GET", "/many-stages", {}),

@@ -57,6 +57,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
+def test_what_the_first_look_imports_takes_nothing_of_the_budget(clock: Clock) -> None:
+    """It would rest for so long that a worker which dies half a second later says not where it stood."""
+    budget = Budget()
+    budget.begin()
+    clock.cpu += 100 * MS
+    budget.leave_out()
+    clock.cpu += MS
+    assert budget.is_left()
+    assert budget.end() <= clock.now
+
+
 def test_looks_take_their_share_of_a_cpu_and_what_was_saved_at_most(clock: Clock) -> None:
     chance = random.Random(1)
     for longest in (MS // 100, MS, 50 * MS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -50,6 +51,12 @@ class Budget:
         self._began, self._began_at = time.thread_time_ns(), time.time_ns()
         if self._counted is None:
             self._counted = self._began
+
+    def leave_out(self) -> None:
+        """Count nothing of what the look has taken until now."""
+        began = time.thread_time_ns()
+        self._counted = (self._counted or began) + began - self._began
+        self._began = began
 
     def is_left(self) -> bool:
         """Return whether this look may continue."""
@@ -197,9 +204,11 @@ class StallSampler:
         self, now: int, gil_ns: int, computed: Mapping[int, int], holder: Holder | None
     ) -> tuple[Look, RequestStacks]:
         """Return what all threads and tasks do now; the first time, what that needs is imported, beside the budget."""
+        is_first = "stagetrace.causes.in_the_way" not in sys.modules
         from stagetrace.causes.in_the_way import Look, RequestStacks
 
-        self._budget.begin()
+        if is_first:
+            self._budget.leave_out()
         return Look(now, gil_ns, computed, holder), RequestStacks()
 
     def _new(self, now: int) -> list[Late]:
