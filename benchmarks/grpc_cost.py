@@ -90,7 +90,7 @@ def measure(rounds: int, rpcs: int, kinds: tuple[str, ...] = KINDS) -> RpcCost:
 
 def _round(kind: str, number: int, rpcs: int) -> dict[str, tuple[float, float]]:
     """Return CPU microseconds and spans received per RPC, by variant."""
-    request = _message(FEATURES)
+    request = message(FEATURES)
     with ExitStack() as stack:
         running = [_Running(stack, kind, variant) for variant in rotated(VARIANTS, number)]
         for one in running:
@@ -117,7 +117,7 @@ class _Running:
 
         self.name = variant.name
         self.receiver = stack.enter_context(run_receiver())
-        target, self.pid = stack.enter_context(_serve(kind, variant, self.receiver))
+        target, self.pid = stack.enter_context(serving(kind, variant, self.receiver))
         channel = stack.enter_context(grpc.insecure_channel(target))
         grpc.channel_ready_future(channel).result(READY_WITHIN_S)
         self._predict = channel.unary_unary(METHOD, None, None)
@@ -129,7 +129,7 @@ class _Running:
 
 
 @contextmanager
-def _serve(kind: str, variant: Variant, receiver: Receiver) -> Iterator[tuple[str, int]]:
+def serving(kind: str, variant: Variant, receiver: Receiver) -> Iterator[tuple[str, int]]:
     """Run a server until the block ends; yield its address and its process."""
     environment = {
         **clean_environment(),
@@ -192,12 +192,13 @@ def reading(result: RpcCost) -> list[str]:
 # --- the measured service
 
 
-def _message(values: tuple[float, ...]) -> bytes:
+def message(values: tuple[float, ...]) -> bytes:
+    """Return a request."""
     from google.protobuf.struct_pb2 import ListValue
 
-    message = ListValue()
-    message.extend(values)
-    return message.SerializeToString()
+    made = ListValue()
+    made.extend(values)
+    return made.SerializeToString()
 
 
 def serve(kind: str, target: str) -> None:
@@ -205,13 +206,10 @@ def serve(kind: str, target: str) -> None:
     import grpc
     import grpc.aio
     from google.protobuf.struct_pb2 import ListValue
-    from sklearn.base import BaseEstimator
 
-    class Sum(BaseEstimator):  # type: ignore[misc]  # untyped
-        def predict(self, rows: list[list[float]]) -> list[float]:
-            return [sum(row) for row in rows]
+    from benchmarks.busy import Busy
 
-    model = Sum()
+    model = Busy()
 
     def predict(request: Any, _context: Any) -> Any:
         answer = ListValue()

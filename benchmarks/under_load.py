@@ -1,21 +1,31 @@
 """Measure what recording does to a service under load: latencies by utilisation, throughput, growth.
 
-Latency: a model that computes for a given time answers Poisson arrivals at shares of what the untraced service can
-take, and p99 and p99.9 are compared with the untraced service's in the same round. Throughput: eight connections that
-always have a request in progress. Growth: the CPU time that recording adds to a request in one process, by the number
-of its chunks and by the requests in flight. Two cores: the service's, and that of generator and receiver.
+Latency: a model that computes for a given time answers Poisson arrivals, over HTTP and gRPC, at shares of what the
+untraced service can take, and p99 and p99.9 are compared with the untraced service's in the same round. Throughput:
+eight HTTP connections that always have a request in progress. Growth: the CPU time that recording adds to a request in
+one process, by the number of its chunks and by the requests in flight. Two cores: the service's, and that of generator
+and receiver.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import random
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.grpc_cost import FEATURES, METHOD, message, serving
+from benchmarks.load import cpu_seconds, poisson
 from benchmarks.measure import (
+    OTHER_CORE,
     SETTLE_S,
     STAGETRACE,
     UNTRACED,
@@ -34,9 +44,14 @@ from benchmarks.measure import (
     serve,
     show,
 )
+from stagetrace.load.generator import run as run_punctually
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    Ask = Callable[[float, float, int], list[float]]  # a rate, seconds, and a seed in; latencies in seconds out
+    Serving = Callable[[Variant, Receiver], AbstractContextManager[tuple[int, Ask]]]  # a process, and how to ask it
 
 APP = "app_timed:app"
 COMPARED = (UNTRACED, STAGETRACE)
@@ -46,15 +61,16 @@ TAILS = {"p99": 0.99, "p99.9": 0.999}
 CONNECTIONS = 8
 CHUNKS = (1, 10, 100, 1_000)
 AT_ONCE = (1, 50, 500)
+WARM_UP_S, CAPACITY_S, SATURATED_S = 1.0, 3.0, 4.0
 WORK = 4_000  # chunks, or requests, that a measurement of growth takes
 Rounds = dict[str, list[float]]  # by variant, a figure a round
 
 
 @dataclass(frozen=True)
 class UnderLoad:
-    """Latencies in seconds by service time, share and quantile; requests a second; CPU microseconds a request."""
+    """Latencies in seconds by server, service time, share, quantile; requests a second; CPU microseconds a request."""
 
-    latency: dict[str, Rounds] = field(default_factory=dict)
+    latency: dict[tuple[str, ...], Rounds] = field(default_factory=dict)
     saturated: dict[str, Rounds] = field(default_factory=dict)
     chunks: dict[str, Rounds] = field(default_factory=dict)
     in_flight: dict[str, Rounds] = field(default_factory=dict)
@@ -65,14 +81,21 @@ def measure(
 ) -> UnderLoad:
     """Measure all of it, each pair `rounds` times."""
     result = UnderLoad()
-    with run_receiver() as receiver:
-        for ms in service_ms:
-            _latencies(result, receiver, ms, shares, rounds, seconds)
-        for number in range(rounds):
-            for count in CHUNKS:
-                _grown(result.chunks, receiver, {"BENCH_CHUNKS": count}, count, WORK // count + 50, number)
-            for count in AT_ONCE:
-                _grown(result.in_flight, receiver, {"BENCH_PAUSES": 2}, count, WORK, number, at_once=count)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {OTHER_CORE})  # RPCs are sent from here
+    try:
+        with run_receiver() as receiver:
+            for ms in service_ms:
+                for kind, serving in SERVERS.items():
+                    _latencies(result, receiver, (kind, serving), ms, shares, rounds, seconds)
+                _saturated(result, receiver, ms, rounds)
+            for number in range(rounds):
+                for count in CHUNKS:
+                    _grown(result.chunks, receiver, {"BENCH_CHUNKS": count}, count, WORK // count + 50, number)
+                for count in AT_ONCE:
+                    _grown(result.in_flight, receiver, {"BENCH_PAUSES": 2}, count, WORK, number, at_once=count)
+    finally:
+        os.sched_setaffinity(0, cores)  # others measure after this
     return result
 
 
@@ -80,28 +103,86 @@ def _with(variant: Variant, **env: float) -> Variant:
     return replace(variant, env={**variant.env, **{name: str(value) for name, value in env.items()}})
 
 
+@contextmanager
+def _over_http(variant: Variant, receiver: Receiver) -> Iterator[tuple[int, Ask]]:
+    with serve(variant, receiver, APP) as server:
+
+        def ask(rate: float, seconds: float, seed: int) -> list[float]:
+            shape = ("--rate", str(rate), "--seconds", str(seconds), "--seed", str(seed), "--warm-up", "0")
+            found: list[float] = server.load(*shape)["latencies_s"]
+            return found
+
+        yield server.pid, ask
+
+
+@contextmanager
+def _over_grpc(kind: str, variant: Variant, receiver: Receiver) -> Iterator[tuple[int, Ask]]:
+    with serving(kind, variant, receiver) as (target, pid):
+        yield pid, lambda rate, seconds, seed: run_punctually(_rpcs(target, rate, seconds, seed))
+
+
+async def _rpcs(target: str, rate: float, seconds: float, seed: int) -> list[float]:
+    """Return the latencies of RPCs, each from when it was to be sent."""
+    import grpc.aio
+
+    latencies = []
+    async with grpc.aio.insecure_channel(target) as channel:
+        predict, request = channel.unary_unary(METHOD, None, None), message(FEATURES)
+        await predict(request)
+        start = time.perf_counter()
+
+        async def one(due: float) -> None:
+            await asyncio.sleep(start + due - time.perf_counter())
+            await predict(request)
+            latencies.append(time.perf_counter() - start - due)
+
+        await asyncio.gather(*map(one, poisson(random.Random(seed), rate, seconds)))
+    return latencies
+
+
+SERVERS: dict[str, Serving] = {
+    "HTTP": _over_http,
+    "gRPC, threads": partial(_over_grpc, "threads"),
+    "gRPC, asyncio": partial(_over_grpc, "asyncio"),
+}
+
+
 def _latencies(
-    result: UnderLoad, receiver: Receiver, ms: float, shares: Sequence[float], rounds: int, seconds: float
+    result: UnderLoad,
+    receiver: Receiver,
+    server: tuple[str, Serving],
+    ms: float,
+    shares: Sequence[float],
+    rounds: int,
+    seconds: float,
 ) -> None:
-    served = [_with(one, BENCH_SERVICE_MS=ms) for one in COMPARED]
-    with serve(served[0], receiver, APP) as server:
-        measured = server.load("--connections", "1", "--requests", "300", "--warm-up", "100")
-    capacity = 300 / measured["cpu_s"]
+    kind, serving = server
+    compared = [_with(one, BENCH_SERVICE_MS=ms) for one in COMPARED]
+    with serving(compared[0], receiver) as (pid, ask):
+        low = 300 / (ms + 1)  # requests a second
+        ask(low, WARM_UP_S, 0)
+        before = cpu_seconds(pid)
+        capacity = len(ask(low, CAPACITY_S, 1)) / (cpu_seconds(pid) - before)
     for number in range(rounds):
-        for variant in rotated(served, number):
-            with serve(variant, receiver, APP) as server:
+        for variant in rotated(compared, number):
+            with serving(variant, receiver) as (_, ask):
                 for share in shares:
-                    shape = ("--rate", str(share * capacity), "--seconds", str(seconds), "--seed", str(number))
-                    measured = server.load("--warm-up", "200", *shape)
-                    ordered = sorted(measured["latencies_s"])
+                    ask(share * capacity, WARM_UP_S, number + rounds)
+                    ordered = sorted(ask(share * capacity, seconds, number))
                     for name, at in TAILS.items():
-                        rows = result.latency.setdefault(f"{ms:g} ms, {share:.0%}, {name}", {})
+                        rows = result.latency.setdefault((kind, f"{ms:g} ms", f"{share:.0%}", name), {})
                         rows.setdefault(variant.name, []).append(quantile(ordered, at))
-                requests = str(int(2 * capacity))
+            progress(f"{kind}, {ms:g} ms, round {number + 1}/{rounds}, {variant.name}")
+
+
+def _saturated(result: UnderLoad, receiver: Receiver, ms: float, rounds: int) -> None:
+    requests = str(int(SATURATED_S * 1e3 / (ms + 1)))
+    for number in range(rounds):
+        for variant in rotated([_with(one, BENCH_SERVICE_MS=ms) for one in COMPARED], number):
+            with serve(variant, receiver, APP) as server:
                 measured = server.load("--connections", str(CONNECTIONS), "--requests", requests, "--warm-up", "100")
-                rows = result.saturated.setdefault(f"{ms:g} ms", {})
-                rows.setdefault(variant.name, []).append(len(measured["latencies_s"]) / measured["seconds"])
-            progress(f"{ms:g} ms, round {number + 1}/{rounds}, {variant.name}")
+            rows = result.saturated.setdefault(f"{ms:g} ms", {})
+            rows.setdefault(variant.name, []).append(len(measured["latencies_s"]) / measured["seconds"])
 
 
 def _grown(
@@ -128,11 +209,11 @@ def tables(result: UnderLoad) -> list[Table]:
     size = f"{rounds} rounds; median (least to greatest)"
     latency = [
         [
-            *name.split(", "),
+            *names,
             Spread.of([value * 1e3 for value in rows[UNTRACED.name]]).text(2),
             Spread.of(ratios(rows[STAGETRACE.name], rows[UNTRACED.name])).text(2),
         ]
-        for name, rows in result.latency.items()
+        for names, rows in result.latency.items()
     ]
     saturated = [
         [
@@ -143,7 +224,7 @@ def tables(result: UnderLoad) -> list[Table]:
         for name, rows in result.saturated.items()
     ]
     return [
-        Table(f"Latency: {size}", ("service time", "load", "", "untraced, ms", "traced / untraced"), latency),
+        Table(f"Latency: {size}", ("server", "service time", "load", "", "untraced, ms", "traced / untraced"), latency),
         Table(
             f"Throughput at saturation: {size}",
             ("service time", "untraced, requests/s", "traced / untraced"),

@@ -130,30 +130,34 @@ def of_asgi() -> Iterator[tuple[str, Callable[[], object]]]:
             return await super().receive()
 
     app, loop = asgi_app(), asyncio.new_event_loop()
+    ready = threading.Event()
 
-    async def start() -> Any:
+    async def serve() -> None:
+        """Be the task by which the loop runs: anyio keeps its threads for as long as that does."""
+        follow()
         asked: asyncio.Queue[Any] = asyncio.Queue()
         sent: asyncio.Queue[Any] = asyncio.Queue()
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-        task = asyncio.ensure_future(app(scope, asked.get, sent.put))
+        running = asyncio.ensure_future(app(scope, asked.get, sent.put))
         await asked.put({"type": "lifespan.startup"})
         await sent.get()
-        return task
+        ready.set()
+        await running
 
-    keep = loop.run_until_complete(start())
+    threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True).start()
+    ready.wait(20)
 
     def ask(path: str, *headers: tuple[str, str]) -> Callable[[], object]:
         def once() -> None:
             exchange = Open()
             scope = {**scope_of(path), "method": "GET"}
             scope["headers"] = [*scope["headers"], *((name.encode(), value.encode()) for name, value in headers)]
-            loop.run_until_complete(loop.create_task(app(scope, exchange.receive, exchange.send)))
+            asyncio.run_coroutine_threadsafe(app(scope, exchange.receive, exchange.send), loop).result(20)
             if exchange.status != 200 or not exchange.complete:
                 raise SystemExit(f"{path}: {exchange.status}")
 
         return once
 
-    follow()
     if BREACHES:
         yield "breach", ask("/none")
         return
@@ -163,7 +167,6 @@ def of_asgi() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "with a parent", ask("/async", PARENT)
     yield "sampled out", ask("/async", UNSAMPLED)
     yield "stream of 100", ask("/stream")
-    del keep
 
 
 def of_wsgi() -> Iterator[tuple[str, Callable[[], object]]]:
@@ -205,6 +208,7 @@ def of_wsgi() -> Iterator[tuple[str, Callable[[], object]]]:
         if hasattr(body, "close"):
             body.close()
 
+    follow()
     yield "flask", once
 
 

@@ -19,7 +19,7 @@ COUNT = str(Path(__file__).with_name("count_calls.py"))
 # the pool's request awaits a thread twice, and each of these waits resumes the coroutines around it.
 BUDGETS = {
     "async": (58, 112, 17),
-    "pool": (140, 200, 22),
+    "pool": (130, 185, 22),
     "no model": (50, 94, 13),
     "with a parent": (68, 132, 17),
     "sampled out": (69, 130, 17),
