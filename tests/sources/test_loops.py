@@ -29,6 +29,37 @@ def test_a_thread_of_which_nothing_was_noted_tells_nothing() -> None:
     assert in_a_thread(lambda: loops.recent_shares(0, time.time_ns())) == []
 
 
+def test_requests_that_end_at_the_same_time_share_samples_and_what_lies_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[Any] = []
+    compared: list[Any] = []
+
+    def sample(now: int | None) -> Any:
+        taken.append(now or time.time_ns())
+        own, _, *rest = thread_cpu.read_sample()
+        return (own, taken[-1], *rest)
+
+    def between(first: Any, last: Any) -> Any:
+        compared.append((first, last))
+        return thread_cpu.between(first, last)
+
+    monkeypatch.setattr(loops, "sample", sample)
+    monkeypatch.setattr(loops, "between", between)
+
+    def work() -> Any:
+        start = time.time_ns()
+        for number in range(10):
+            loops.record(start - 10**9 + number * 10**7)
+        return [loops.recent_shares(start - 10**9, time.time_ns()) for _ in range(100)]
+
+    found = in_a_thread(work)
+    assert len(taken) == 10 + 1
+    assert len(compared) == 10
+    assert len(found[0]) == 10
+    assert all(one == found[0] for one in found)
+
+
 def test_samples_are_few_and_go_back_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 

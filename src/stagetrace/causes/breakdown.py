@@ -159,24 +159,35 @@ class _Suspended:
     @classmethod
     def of(cls, times: Sequence[Interval], shares: Sequence[LoopShare]) -> _Suspended:
         """Return what the calling thread, in which the request ends now, did in these times, by its CPU samples."""
-        found = cls()
-        for begin, end, share in shares:
+        found, turn_ns = cls(), thread_cpu.gil_turn_ns()
+        for begin, end, share in shares if times else ():
             if share.waited == thread_cpu.UNKNOWN or begin >= end:
                 continue
-            within = overlap(times, [(begin, end)])
+            within = _within(times, begin, end)
+            if not within:
+                continue
             found.known += within
-            for_gil = min(share.turns * thread_cpu.gil_turn_ns(), share.blocked, share.rivals)
+            for_gil = min(share.turns * turn_ns, share.blocked, share.rivals)
             found.idle += max(within - (end - begin - share.blocked + for_gil), 0)
             found.waited += share.waited * within // (end - begin)
             found.for_gil += for_gil * within // (end - begin)
         return found
 
 
+def _within(times: Sequence[Interval], begin: int, end: int) -> int:
+    """Return how much of these times lies in one interval: as `overlap`, for a hundred intervals a breach."""
+    total = 0
+    for since, until in times:
+        if since < end and begin < until:
+            total += min(end, until) - max(begin, since)
+    return total
+
+
 def _is_contended(times: Sequence[Interval], shares: Iterable[LoopShare]) -> bool:
     """Return whether other threads that run Python computed for most of these times, by the loop's CPU samples."""
     known = held = 0
-    for begin, end, share in shares:
-        within = overlap(times, [(begin, end)]) if begin < end else 0
+    for begin, end, share in shares if times else ():
+        within = _within(times, begin, end) if begin < end else 0
         known += within
         held += within and min(share.rivals, end - begin) * within // (end - begin)
     return held >= RIVALS * known > 0

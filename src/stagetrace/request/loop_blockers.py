@@ -36,7 +36,9 @@ def blocker(start: int, end: int) -> str | None:
     """Return what has blocked this thread for more than half of [start, end): request and model; None if unknown."""
     thread = get_ident()
     shares: dict[tuple[str, str], int] = {}
-    for blocked, since, until, request, model in copied(_blocked):
+    for blocked, since, until, request, model in reversed(copied(_blocked)):
+        if until <= start:
+            break
         overlap = min(end, until) - max(start, since)
         if blocked == thread and overlap > 0:
             shares[request, model] = shares.get((request, model), 0) + overlap

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EVERY_NS: Final = 5_000_000
 MAX_KEPT: Final = 128
+NEAR_PART: Final = 64  # within so small a part of a request's time before its end, a sample is as good as a new one
 
 # --- The lag of asyncio event loops: how late a loop runs what is due, measured by a timer of each loop with requests.
 #
@@ -69,14 +70,25 @@ def recent_shares(start: int, end: int) -> list[tuple[int, int, Share]]:
 
     The first part may begin before, and the last one end after. Empty where nothing was recorded, or it has no loop.
     """
-    if getattr(_own, "kept", None):
+    kept: list[CpuSample] = getattr(_own, "kept", [])
+    if kept and (end - kept[-1][AT]) * NEAR_PART > end - start:  # many requests may end at once
         _record(None)
+    known: dict[tuple[int, int], Share | None] = _own.__dict__.setdefault("shares", {})
+    if len(known) > 2 * MAX_KEPT:
+        known.clear()
     found = []
-    for last, first in pairwise(reversed(getattr(_own, "kept", ()))):
-        if last[AT] <= start:
+    for last, first in pairwise(reversed(kept)):
+        since, until = first[AT], last[AT]
+        if until <= start:
             break
-        if first[AT] < end and (share := between(first, last)) is not None:
-            found.append((first[AT], last[AT], share))
+        if since >= end:
+            continue
+        try:
+            share = known[since, until]
+        except KeyError:
+            share = known[since, until] = between(first, last)
+        if share is not None:
+            found.append((since, until, share))
     return found
 
 

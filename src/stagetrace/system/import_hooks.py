@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from _thread import get_native_id
+from itertools import takewhile
 
 TYPE_CHECKING = False  # importing `typing` takes longer than all of this package's start
 if TYPE_CHECKING:
@@ -94,11 +95,13 @@ class PostImportFinder:
         import meanwhile is not the request's. Of the latest modules, at least; what comes within LONGEST_NS of a
         module's search counts as its import.
         """
-        if not sections:
+        first = min((start for start, _, _ in sections), default=0)
+        latest = self._sought[-1:]
+        if not sections or not latest or latest[0][0] < first:  # as a rule: a service imports at its start
             return 0, 0
         found = sorted(
             (at, name)
-            for at, name, thread in list(self._sought)
+            for at, name, thread in takewhile(lambda one: one[0] >= first, reversed(list(self._sought)))
             if any(start <= at < end and thread == of for start, end, of in sections) and name in sys.modules
         )
         ends = [*(at for at, _ in found), max(end for _, end, _ in sections)][1:]
