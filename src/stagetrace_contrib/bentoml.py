@@ -42,12 +42,12 @@ class Method(NamedTuple):
 class Wait(served_batches.Wait):
     """The wait of a request for its batch, since its job is being made."""
 
-    def __init__(self, record: Request) -> None:
+    def __init__(self, request: Request) -> None:
         from stagetrace.request.remote_stages import hand_on
 
-        super().__init__(record)
+        super().__init__(request)
         self.since = time.time_ns()
-        self.key = hand_on(record, BATCH_WAIT, self.since)
+        self.key = hand_on(request, BATCH_WAIT, self.since)
 
 
 _waits: WeakKeyDictionary[Any, Wait] = WeakKeyDictionary()  # by the future of the job
@@ -101,7 +101,7 @@ def _split(parts: Any, _dispatcher: Any, job: Any, *_: Any, **__: Any) -> None:
     if wait is not None:
         now, later = parts
         _waits[now.future] = wait
-        _waits[later.future] = Wait(wait.record)
+        _waits[later.future] = Wait(wait.request)
 
 
 def _batched(original: Any) -> Any:
@@ -121,9 +121,9 @@ def _start_batch(dispatcher: Any, jobs: Any) -> Batch | None:
     now = time.time_ns()
     requests = []
     for wait in [_waits.pop(job.future, None) for job in jobs]:
-        if wait is not None and wait.record.entry is not None:
+        if wait is not None and wait.request.entry is not None:
             wait.is_over = True
-            requests.append(RequestRef(wait.key, wait.record.entry))
+            requests.append(RequestRef(wait.key, wait.request.entry))
     if not requests:
         return None
     batch = Batch(requests, len(jobs), BATCH_WAIT, start=now)

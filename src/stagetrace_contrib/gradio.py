@@ -39,9 +39,9 @@ def _note_pushed(queue: Any, pushed: Any, since: int) -> None:
     from stagetrace.request.remote_stages import reference_to
 
     event = queue.event_ids_to_events.get(pushed[1]) if pushed[0] else None
-    record = recording()
-    if event is not None and record is not None:
-        vars(event)[PUSHED] = reference_to(record) or "", since
+    request = recording()
+    if event is not None and request is not None:
+        vars(event)[PUSHED] = reference_to(request) or "", since
 
 
 def _processing(original: Any) -> Any:
@@ -86,8 +86,8 @@ class _Events:
         """End the entry spans, and restore the context."""
         self._together.leave()
         for event, call in zip(self._events, self._calls, strict=True):
-            if not event.alive and call.record.disconnect is None:
-                call.record.disconnect = DISCONNECTED
+            if not event.alive and call.request.disconnect is None:
+                call.request.disconnect = DISCONNECTED
             vars(event).pop(CALL, None)
             call.end()
 

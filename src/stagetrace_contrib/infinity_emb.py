@@ -35,11 +35,11 @@ class Wait(served_batches.Wait):
         """Return the request of a batch that begins; the items that are left wait from then on."""
         from stagetrace.request.remote_stages import RequestRef, hand_on
 
-        record, since = self.record, self.since
-        if record.closed or record.entry is None:
+        request, since = self.request, self.since
+        if request.closed or request.entry is None:
             return None
         self.since, self.is_over = at, True
-        return RequestRef(hand_on(record, BATCH_WAIT, since), record.entry)
+        return RequestRef(hand_on(request, BATCH_WAIT, since), request.entry)
 
 
 def _begin_wait(_queue: Any, items: Any, *_: Any, **__: Any) -> None:

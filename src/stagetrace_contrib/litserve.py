@@ -71,13 +71,13 @@ patch_server = patching({"LitServer._get_request_queue": after(_wrap)})
 
 
 def _with_reference(item: Any, *args: Any, **kwargs: Any) -> Any:
-    record = recording()
-    if record is None or type(item) is not tuple:
+    request = recording()
+    if request is None or type(item) is not tuple:
         return None
     from stagetrace.request.remote_stages import hand_on_reference
 
     consumer, uid, *rest = item
-    named = hand_on_reference(record, REASON) if type(uid) in (str, UUID) else None
+    named = hand_on_reference(request, REASON) if type(uid) in (str, UUID) else None
     if named is None:
         return None
     return ((consumer, f"{uid}{MARK}{type(uid).__name__} {named}", *rest), *args), kwargs
@@ -96,9 +96,9 @@ def _without_reference(response: Any, *_: Any, **__: Any) -> Any:
 def _note_response(key: str) -> None:
     from stagetrace.request.remote_stages import find
 
-    record = find(key)
-    if record is not None and record.remote_stages is not None:
-        record.remote_stages.response_arrived(key)
+    request = find(key)
+    if request is not None and request.remote_stages is not None:
+        request.remote_stages.response_arrived(key)
 
 
 # --- the workers

@@ -55,19 +55,19 @@ def _dispatching(original: Any) -> Any:
 
 @guarded
 def _add_reference(message: Any) -> None:
-    record = recording()
-    if record is not None:
+    request = recording()
+    if request is not None:
         from stagetrace.request.remote_stages import hand_on_reference
 
-        message.__dict__[REFERENCE] = hand_on_reference(record, WORKER)
+        message.__dict__[REFERENCE] = hand_on_reference(request, WORKER)
 
 
 @guarded_end
 def _note_response(message: Any) -> None:
     named = message.__dict__.get(REFERENCE)
-    record = recording() if named else None
-    if record is not None and record.remote_stages is not None:
-        record.remote_stages.response_arrived(named.partition(" ")[0])
+    request = recording() if named else None
+    if request is not None and request.remote_stages is not None:
+        request.remote_stages.response_arrived(named.partition(" ")[0])
 
 
 def _running(original: Any) -> Any:
@@ -172,8 +172,8 @@ def _queueing(original: Any) -> Any:
 def _wait() -> str | None:
     from stagetrace.request.remote_stages import hand_on
 
-    record = recording()
-    return hand_on(record, BATCH_WAIT) if record is not None else None
+    request = recording()
+    return hand_on(request, BATCH_WAIT) if request is not None else None
 
 
 @guarded
@@ -255,29 +255,29 @@ def _wrap(cls: type) -> None:
 class Predicting:
     """One call of a model's `predict`, for the current request or batch."""
 
-    def __init__(self, record: Request, model: Any) -> None:
-        self._record = record
+    def __init__(self, request: Request, model: Any) -> None:
+        self._request = request
         self._attributes = {ML_MODEL_NAME: model.name}
         if model.version:
             self._attributes[ML_MODEL_VERSION] = model.version
         self._token = _predicting.set(self)
-        self._record.begin_tentative(INFERENCE, self._attributes, time.time_ns())
+        self._request.begin_tentative(INFERENCE, self._attributes, time.time_ns())
 
     def decodes(self, *, begins: bool) -> None:
         """Note that decoding begins or ends: the time before was no inference, the time after may be."""
         if begins:
-            self._record.cancel_tentative(INFERENCE)
+            self._request.cancel_tentative(INFERENCE)
         else:
-            self._record.begin_tentative(INFERENCE, self._attributes, time.time_ns())
+            self._request.begin_tentative(INFERENCE, self._attributes, time.time_ns())
 
     def encodes(self, *, begins: bool) -> None:
         """Note that encoding begins: the inference has ended."""
         if begins:
-            self._record.end_tentative(INFERENCE)
+            self._request.end_tentative(INFERENCE)
 
     def end(self) -> None:
         """End the call."""
-        self._record.end_tentative(INFERENCE)
+        self._request.end_tentative(INFERENCE)
         with suppress(ValueError):  # an abandoned stream ends in the context of another task
             _predicting.reset(self._token)
 
@@ -339,10 +339,10 @@ def _streaming(original: Any) -> Any:
 
 @guarded
 def _begin(model: Any) -> Predicting | None:
-    record = recording()
-    if record is None or _predicting.get() is not None:  # not recorded, or called by a subclass's `predict`
+    request = recording()
+    if request is None or _predicting.get() is not None:  # not recorded, or called by a subclass's `predict`
         return None
-    return Predicting(record, model)
+    return Predicting(request, model)
 
 
 @guarded_end

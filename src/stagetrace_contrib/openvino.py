@@ -90,19 +90,19 @@ def _starting(original: Callable[..., Any], key_of: Callable[[Any], int]) -> Cal
 @guarded
 def _begin(runs: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key_of: Callable[[Any], int]) -> int | None:
     """Begin an inference; return its key. None if it is none, or if its end would not be known from that of others."""
-    record = asking()
-    if record is None:
+    request = asking()
+    if request is None:
         return None
     key = key_of(args[1] if len(args) > 1 else kwargs.get("userdata"))
     attributes = OPENVINO.describe(runs, args, kwargs)
     with _lock:
         begun: dict[int, list[Begun]] = vars(runs).setdefault(BEGUN, {})
         if key in begun or len(begun) >= MAX_BEGUN:
-            for one in [one for one, some in begun.items() if some[0].record.closed]:  # whose end nobody waited for
+            for one in [one for one, some in begun.items() if some[0].request.closed]:  # whose end nobody waited for
                 del begun[one]
-        if len(begun) >= MAX_BEGUN or (key in begun and begun[key][0].record is not record):
+        if len(begun) >= MAX_BEGUN or (key in begun and begun[key][0].request is not request):
             return None
-        begun.setdefault(key, []).append(Begun(record, attributes))
+        begun.setdefault(key, []).append(Begun(request, attributes))
     return key
 
 

@@ -260,11 +260,11 @@ def patch_batching(module: ModuleType) -> None:
 
 
 def _wait(_queue: Any, request: Any) -> None:
-    record = recording()
-    if record is not None:
+    served = recording()
+    if served is not None:
         from stagetrace.request.remote_stages import hand_on
 
-        setattr(request, KEY, hand_on(record, BATCH_WAIT))
+        setattr(request, KEY, hand_on(served, BATCH_WAIT))
 
 
 def _running(original: Any) -> Any:

@@ -121,10 +121,10 @@ class Exchange:
         self._received += size
         now = time_ns()
         if self._receives_since is not None and now - began > LONG_NS:
-            record = self.one
-            record.is_unsorted = True
-            record.leave(NETWORK_RECEIVE, began)
-            record.enter(NETWORK_RECEIVE, at=now)
+            request = self.one
+            request.is_unsorted = True
+            request.leave(NETWORK_RECEIVE, began)
+            request.enter(NETWORK_RECEIVE, at=now)
 
     @guarded_end
     def end_receiving(self) -> None:

@@ -69,7 +69,7 @@ async def state() -> dict[str, Any]:
     """Return the types of our objects that are garbage, and how much is kept that no request needs."""
     from stagetrace.request.in_flight import in_flight
 
-    kept = {"large": len(alive), "in_flight": len(in_flight.records)}
+    kept = {"large": len(alive), "in_flight": len(in_flight.requests)}
     working = sys.modules.get("stagetrace.request.working")
     kept["working"] = 0 if working is None else len(working.working)
     gc.set_debug(gc.DEBUG_SAVEALL)

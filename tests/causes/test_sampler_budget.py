@@ -153,7 +153,7 @@ def late(in_flight: InFlight, thread: int, count: int, now: int) -> list[Request
     records = [Request(start=now - 10 * MS) for _ in range(count)]
     for one in records:
         one.thread = thread
-    in_flight.records.update(records)
+    in_flight.requests.update(records)
     return records
 
 

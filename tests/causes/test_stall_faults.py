@@ -142,7 +142,7 @@ def test_each_of_two_policies_has_its_requests_sampled_until_it_is_removed(sampl
         sampler.remove(learned)
     sampler.remove(sampler._judges[0].learned)
     with waiting() as record:
-        assert (in_flight.is_watched, in_flight.records) == (False, set())
+        assert (in_flight.is_watched, in_flight.requests) == (False, set())
 
 
 def fails(*_: Any, **__: Any) -> Any:
@@ -206,7 +206,7 @@ def test_a_request_that_has_ended_is_not_sampled(sampler: StallSampler) -> None:
         ended.abandon()
         sampler.look(time.time_ns() + AGO)
     assert ended.stalls == ()
-    assert (len(in_flight.records), in_flight.due, failures()) == (0, NEVER, {})
+    assert (len(in_flight.requests), in_flight.due, failures()) == (0, NEVER, {})
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_a_timer_that_fails_is_made_anew_and_at_the_tenth_time_no_more(monkeypat
     until(lambda: not in_flight.is_watched)
     assert failures() == {stacks.__name__: guard.LIMIT}
     with waiting():
-        assert (in_flight.records, in_flight.timer) == (set(), None)
+        assert (in_flight.requests, in_flight.timer) == (set(), None)
 
 
 @pytest.mark.usefixtures("running")
@@ -289,7 +289,7 @@ def test_where_no_thread_can_be_started_requests_go_on_and_doctor_says_so(monkey
     monkeypatch.setattr(module, "start", fails)
     monkeypatch.setattr(stacks.SOURCE, "silent", None)
     with waiting(), waiting():
-        assert (in_flight.records, in_flight.timer, in_flight.is_watched) == (set(), None, False)
+        assert (in_flight.requests, in_flight.timer, in_flight.is_watched) == (set(), None, False)
     reason = "no thread could be started: injected fault"
     assert silent()[stacks.SOURCE.title] == states()[stacks.SOURCE.title] == reason
     assert sum(failures().values()) == 1

@@ -41,7 +41,7 @@ def report(**more):
     spans = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
     codes = [span.attributes.get("sla.breach.code", "").rpartition(" in ")[2] for span in spans]
     threads = sum(thread.name == "stagetrace-stalls" for thread in threading.enumerate())
-    found = {"codes": codes, "threads": threads, "in_flight": len(in_flight.records), "watched": in_flight.is_watched}
+    found = {"codes": codes, "threads": threads, "in_flight": len(in_flight.requests), "watched": in_flight.is_watched}
     os.write(1, json.dumps({**found, **more}).encode() + b"\\n")  # at once: forked processes share the pipe
 
 from stagetrace.request.current import entries as ENTRIES
@@ -78,7 +78,7 @@ serve()
 child = os.fork()
 if not child:
     exporter.clear()
-    before = len(in_flight.records)
+    before = len(in_flight.requests)
     serve()
     report(before=before)
     os._exit(0)

@@ -95,9 +95,9 @@ def test_the_call_is_current_while_the_function_runs_and_ends_with_it(function: 
 
     assert collect(served(function, start)([Item(1), Item(1)])) == [1, 1]
     (call,) = calls
-    assert seen == [call.record] * 2
+    assert seen == [call.request] * 2
     assert current.get() is None
-    chunks = call.record.stream
+    chunks = call.request.stream
     assert (0 if chunks is None else chunks.count) == (2 if function in (generated, streamed) else 0)
 
 
@@ -111,7 +111,7 @@ def test_a_generator_that_is_left_is_cancelled() -> None:
     steps = served(generated, start)([1, 1])
     next(steps)
     steps.close()
-    assert calls[0].record.disconnect == served_call.CANCELLED
+    assert calls[0].request.disconnect == served_call.CANCELLED
     assert current.get() is None
 
 
@@ -131,7 +131,7 @@ def test_a_late_call_is_sampled_in_the_task_that_serves_it() -> None:
         begun, release = asyncio.Event(), asyncio.Event()
         serving = asyncio.create_task(served(stands, begin_noted)(begun, release))
         await begun.wait()
-        stack, runs, *_ = RequestStacks().of(calls[0].record)
+        stack, runs, *_ = RequestStacks().of(calls[0].request)
         release.set()
         await serving
         assert not runs

@@ -148,7 +148,7 @@ def test_nobody_wakes_up_while_no_request_is_late(
     simulated = Simulated(monkeypatch, bound)
     simulated.run(requests)
     assert simulated.wake_ups == 0
-    assert not simulated.in_flight.records
+    assert not simulated.in_flight.requests
     simulated.advance(simulated.clock.ran + 1_000 * bound)
     assert simulated.wake_ups <= 1  # as requests end that were not seldom
 
@@ -250,7 +250,7 @@ def test_nothing_is_kept_once_the_thread_cannot_start(capsys: pytest.CaptureFixt
     record: Any = Record(time.time_ns())
     in_flight.begin(record)
     assert not in_flight.is_watched
-    assert not in_flight.records
+    assert not in_flight.requests
     assert in_flight.timer is None
     assert "can't start new thread" in capsys.readouterr().err
 
@@ -327,7 +327,7 @@ def test_no_race_hides_a_late_request(watched: tuple[InFlight, list[Any]]) -> No
     finally:
         sys.setswitchinterval(interval)
     assert not missed
-    assert not in_flight.records
+    assert not in_flight.requests
 
 
 def test_work_for_a_request_is_found_when_that_is_late(simulated: Simulated) -> None:

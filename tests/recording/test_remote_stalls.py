@@ -40,7 +40,7 @@ SECOND = 10**9
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sampler that samples nothing by itself; requests are late after one second, slow after half of one."""
     monkeypatch.setattr(in_flight, "is_watched", True)
-    monkeypatch.setattr(in_flight, "records", set())  # none of other tests; so below
+    monkeypatch.setattr(in_flight, "requests", set())  # none of other tests; so below
     monkeypatch.setattr(in_flight, "parts", {})
     monkeypatch.setattr(in_flight, "due", NEVER)
     monkeypatch.setattr(in_flight, "timer", None)
@@ -116,7 +116,7 @@ def test_the_key_of_an_older_process_does_not_say_it(key: str) -> None:
     """And nothing is sampled, or reported, for such a request."""
     assert bounds_of(key) is None
     work = Work(RequestRef(key, ENTRY))
-    assert (work.bounds, work in in_flight.parts, work in in_flight.records) == (None, False, False)
+    assert (work.bounds, work in in_flight.parts, work in in_flight.requests) == (None, False, False)
     work.finish()
 
 
@@ -348,7 +348,7 @@ def test_what_is_over_is_not_looked_at_for_long() -> None:
     assert in_flight.ends_at <= now + SECOND // 2
     work.finish()
     in_flight.set_timer(now)
-    assert in_flight.ends_at == NEVER or in_flight.records
+    assert in_flight.ends_at == NEVER or in_flight.requests
 
 
 def test_a_worker_of_a_worker_is_where_the_request_stands() -> None:

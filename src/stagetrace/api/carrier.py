@@ -71,18 +71,18 @@ class resume:  # noqa: N801 -- reads as a statement: `with stagetrace.resume(car
 
 @guarded
 def _carry() -> dict[str, str]:
-    record = recording()
-    if record is None and "opentelemetry.trace" not in sys.modules:
+    request = recording()
+    if request is None and "opentelemetry.trace" not in sys.modules:
         return {}
     from opentelemetry.trace import get_current_span
 
     carrier: dict[str, str] = {}
     for propagator in _propagators():
         propagator.inject(carrier)
-    if record is not None:
+    if request is not None:
         from stagetrace.request.remote_stages import hand_on
 
-        key = carrier[KEY] = hand_on(record)
+        key = carrier[KEY] = hand_on(request)
         with suppress(TypeError):  # a span class of others, without weak references
             _spans[key] = get_current_span()
     return carrier
@@ -99,20 +99,20 @@ def _propagators() -> Any:
 class _Block:
     """The context that `resume` has set, and resets."""
 
-    def __init__(self, record: Request | None, context: Context) -> None:
+    def __init__(self, request: Request | None, context: Context) -> None:
         from opentelemetry.context import attach
 
-        self._entered = current.set(record)
+        self._entered = current.set(request)
         self._attached = attach(context)
         self._worker: Any = None
         self._before: Request | None = None
-        if record is not None:
-            self._take_up(record)
+        if request is not None:
+            self._take_up(request)
 
     @guarded
-    def _take_up(self, record: Request) -> None:
+    def _take_up(self, request: Request) -> None:
         self._worker = worker_here()
-        self._before = take_up(record, self._worker)
+        self._before = take_up(request, self._worker)
 
     @guarded_end
     def end(self, error: BaseException | None) -> None:
@@ -142,19 +142,19 @@ class _RemoteBlock(_Block):
         self._tracer = trace.get_tracer("stagetrace")
         self._start = time_ns()
         self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
-        self._record = Resumed(key, self._start)
-        work_here(self._record)
-        self._record.bind(self._span.get_span_context(), self._start)
+        self._request = Resumed(key, self._start)
+        work_here(self._request)
+        self._request.bind(self._span.get_span_context(), self._start)
         self._context = trace.set_span_in_context(self._span, context)
-        super().__init__(self._record, self._context)
+        super().__init__(self._request, self._context)
 
     def _end_span(self, error: BaseException | None) -> None:
         from stagetrace.request import limits
 
         ended_at = max(time_ns(), self._start)
-        self._record.unwatch()
+        self._request.unwatch()
         try:
-            stages = self._record.close(self._start, ended_at)
+            stages = self._request.close(self._start, ended_at)
             self._add_stages(stages)
             self._span.set_attributes(dict(stages.model))
             if isinstance(error, Exception):
@@ -162,7 +162,7 @@ class _RemoteBlock(_Block):
                 self._span.set_status(limits.status_of(error))
         finally:
             self._span.end(ended_at)
-            self._record.abandon()
+            self._request.abandon()
 
     def _add_stages(self, stages: Stages) -> None:
         """Add the spans of stages and details below the block's own."""
@@ -170,7 +170,7 @@ class _RemoteBlock(_Block):
 
         from stagetrace.request.details import placed_details
 
-        details = placed_details(self._record, stages, self._span.get_span_context())
+        details = placed_details(self._request, stages, self._span.get_span_context())
         segments = stages.segments()
         spans: dict[int, Any] = {}
         if any(segment.stage != HANDLER for segment in segments):
@@ -206,10 +206,10 @@ def _begin(carrier: Mapping[str, str]) -> _Block | None:
         context = propagator.extract(carrier, context=context)
     key = carrier.get(KEY, "")
     if is_here(key):
-        span, record = _spans.get(key), find(key)
+        span, request = _spans.get(key), find(key)
         if span is not None:
             context = set_span_in_context(span, context)
-        return _Block(record if record is not None and not record.closed else None, context)
+        return _Block(request if request is not None and not request.closed else None, context)
     if not context:
         return None
     if key and get_current_span(context).get_span_context().is_valid and has_provider():

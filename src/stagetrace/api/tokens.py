@@ -17,6 +17,6 @@ def note_tokens(generated: int = 1, *, prompt: int = 0) -> None:
     request, and the time from each call to the next is a gap. What an engine that stagetrace knows generates is counted
     already: inside its calls, as outside a request, this does nothing. Never raises.
     """
-    record = recording()
-    if record is not None and generation.active.get() is None:
-        generation.note(record, generated, prompt, time_ns())
+    request = recording()
+    if request is not None and generation.active.get() is None:
+        generation.note(request, generated, prompt, time_ns())

@@ -26,12 +26,12 @@ class Shortest(NamedTuple):
     gap: int  # of the time between two chunks; 0: none
     sources: tuple[str, ...]  # from which requests may bring deadlines along
 
-    def for_request(self, record: Request) -> int:
+    def for_request(self, request: Request) -> int:
         """Return after how many nanoseconds a request is late at the soonest, as far as that is known by now."""
-        bound = self.within if record.stream is not None else self.first
+        bound = self.within if request.stream is not None else self.first
         if not self.sources:
             return bound
-        own = deadlines(self.sources, lambda key: record.header(key.removeprefix(HEADER)), record.deadline_ns()).ns
+        own = deadlines(self.sources, lambda key: request.header(key.removeprefix(HEADER)), request.deadline_ns()).ns
         return min(bound, *own.values()) if own else bound
 
 

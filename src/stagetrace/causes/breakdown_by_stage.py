@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Piece = tuple[list[Interval], thread_cpu.Share]
 
     class Measurements(Protocol):
-        """What a request's record has measured, besides its stages."""
+        """What a request has measured, besides its stages."""
 
         cpu_samples: Sequence[tuple[CpuSample, CpuSample]]
         computed: Sequence[tuple[int, int, int, int]]

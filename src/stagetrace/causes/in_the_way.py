@@ -1,7 +1,7 @@
 """Stacks of other work that a late request waits for, sampled together with its own (docs/stalls.md).
 
 On its event loop or its thread (`blocker`), in the pool that has no thread for it (`pool`), and anywhere, computing
-while it could not (`rival`). A request that waits to be read, or for a server's thread, has no record yet: what the
+while it could not (`rival`). A request that waits to be read, or for a server's thread, is not known yet: what the
 threads of other late requests did is kept for a while, and looked up when it ends.
 """
 
@@ -104,9 +104,9 @@ class Look:
             most if self.held is None or not self.held.raw else None
         )  # the thread that had the GIL, though it was not seen
 
-    def note_thread(self, record: Request) -> Stack:
+    def note_thread(self, request: Request) -> Stack:
         """Return what the thread that a request came in on does now, and keep it for those that wait for the thread."""
-        thread = record.thread
+        thread = request.thread
         stack, _ = self._work(thread)
         if stack and thread not in self._noted:
             self._noted.add(thread)
@@ -128,32 +128,34 @@ class Look:
         """Return for how long a thread had the GIL before this look, as far as no sample was taken meanwhile."""
         return self.gil_ns if thread == self._held_unseen else 0
 
-    def has_its_thread(self, record: Request) -> bool:
+    def has_its_thread(self, request: Request) -> bool:
         """Return whether a request has its thread, or its event loop, for itself; what that does is kept for others."""
-        is_busy, work = bool(self.note_thread(record)), record.work
-        return is_busy and not threads_of(record) and (work is None or getattr(work, "cr_running", False))
+        is_busy, work = bool(self.note_thread(request)), request.work
+        return is_busy and not threads_of(request) and (work is None or getattr(work, "cr_running", False))
 
-    def in_the_way_of(self, record: Request, *, runs: bool) -> list[Stall]:
+    def in_the_way_of(self, request: Request, *, runs: bool) -> list[Stall]:
         """Return the stacks of what is in a request's way now; `runs`: some of its own code does."""
         found = []
-        on_thread = self.note_thread(record)
-        if self._is_blocked(record):
+        on_thread = self.note_thread(request)
+        if self._is_blocked(request):
             found.append(Stall(self.held_at, BLOCKER, self._held_work))
-        if on_thread and not runs and record.work is not None:
+        if on_thread and not runs and request.work is not None:
             found.append(Stall(self.now, BLOCKER, on_thread, self.gil_ns))
-        for pool in record.pools:
+        for pool in request.pools:
             if id(pool) not in self._pools:
                 self._pools[id(pool)] = self._pool(pool)
             found += self._pools[id(pool)]
-        if record.started <= self._since < self.now and (rival := self._rival(threads_of(record) or (record.thread,))):
+        if request.started <= self._since < self.now and (
+            rival := self._rival(threads_of(request) or (request.thread,))
+        ):
             found.append(Stall(self.now, RIVAL, rival, self.gil_ns))
         return found
 
-    def _is_blocked(self, record: Request) -> bool:
+    def _is_blocked(self, request: Request) -> bool:
         """Return whether other work on a request's event loop held the GIL."""
-        if self.held is None or not self._held_work or record.work is None or record.started > self.held_at:
+        if self.held is None or not self._held_work or request.work is None or request.started > self.held_at:
             return False
-        return self.held.thread == record.thread and not of_holder(record, self.held)
+        return self.held.thread == request.thread and not of_holder(request, self.held)
 
     def _work(self, thread: int) -> tuple[Stack, str]:
         work = self._works.get(thread)
@@ -201,8 +203,8 @@ def by_line(at: int, of: str, stacks: Sequence[Stack], gil_ns: int) -> list[Stal
     return [Stall(at, of, alike[0], gil_ns, len(alike), len(stacks)) for alike in most]
 
 
-def waited_behind(record: Request, visits: Iterable[Segment]) -> list[Stall]:
-    """Return what was seen on the thread, or the threads, that a request waited for before it had a record."""
+def waited_behind(request: Request, visits: Iterable[Segment]) -> list[Stall]:
+    """Return what was seen on the thread, or the threads, that a request waited for before it was known."""
     found = []
     for visit in visits:
         reason = visit.attributes.get(QUEUE_REASON) if visit.stage == QUEUE else None
@@ -211,7 +213,7 @@ def waited_behind(record: Request, visits: Iterable[Segment]) -> list[Stall]:
         meanwhile = [
             one
             for one in copied(_recent)
-            if visit.start <= one.at < visit.end and (reason == SERVER_THREADS or one.thread == record.thread)
+            if visit.start <= one.at < visit.end and (reason == SERVER_THREADS or one.thread == request.thread)
         ]
         seen: dict[int, list[Seen]] = {}
         for one in meanwhile[:: len(meanwhile) // MAX_MEANWHILE + 1]:
@@ -222,42 +224,42 @@ def waited_behind(record: Request, visits: Iterable[Segment]) -> list[Stall]:
     return found
 
 
-def collected_in(record: Request, start: int, end: int) -> list[Stall]:
+def collected_in(request: Request, start: int, end: int) -> list[Stall]:
     """Return where the longer runs of the garbage collector within [start, end) were triggered."""
     return [
-        Stall(one.start, REQUEST if _is_own(one, record) else RIVAL, one.stack, one.end - one.start)
+        Stall(one.start, REQUEST if _is_own(one, request) else RIVAL, one.stack, one.end - one.start)
         for one in copied(gc_pauses.long_pauses)
         if one.start < end and one.end > start
     ]
 
 
-def _is_own(run: gc_pauses.LongPause, record: Request) -> bool:
+def _is_own(run: gc_pauses.LongPause, request: Request) -> bool:
     """Return whether a run of the collector lies in a section of a thread that was the request's."""
     return any(
-        first[0].thread == run.thread and first[AT] <= run.start < last[AT] for first, last in record.cpu_samples
+        first[0].thread == run.thread and first[AT] <= run.start < last[AT] for first, last in request.cpu_samples
     )
 
 
 # --- Where a late request stands: on the stack of the thread, greenlet or coroutine that works for it (docs/stalls.md).
 
 
-def of_holder(record: Request, holder: Holder, *, in_task: Any = None) -> Stack:
+def of_holder(request: Request, holder: Holder, *, in_task: Any = None) -> Stack:
     """Return the stack of a request if the thread that had the GIL worked for it then; else an empty one.
 
     `in_task` is the coroutine of the task that runs now and ends the request.
     """
     places = holder.places()
-    coroutines = [one for one in (record.work, in_task, *workers_of(record)) if hasattr(type(one), "cr_frame")]
+    coroutines = [one for one in (request.work, in_task, *workers_of(request)) if hasattr(type(one), "cr_frame")]
     if coroutines:
         found = (holder.index_of(one) for one in coroutines)
         at = max((one for one in found if one is not None), default=None)
         if at is not None:
             return from_entry(places) or tuple(places[: min(at + 1, MAX_KEPT)])
-    if holder.thread in threads_of(record):
+    if holder.thread in threads_of(request):
         return from_entry(places) or tuple(places[:MAX_KEPT])
-    if coroutines or record.greenlet is not None or holder.thread != record.thread:
+    if coroutines or request.greenlet is not None or holder.thread != request.thread:
         return ()
-    return from_entry(places) or (tuple(places[:MAX_KEPT]) if record.protocol is None else ())
+    return from_entry(places) or (tuple(places[:MAX_KEPT]) if request.protocol is None else ())
 
 
 def _has_code(stack: Stack) -> bool:
@@ -270,48 +272,48 @@ class RequestStacks:
     def __init__(self) -> None:
         self._tasks = Tasks()
 
-    def of(self, record: Request) -> tuple[Stack, bool, int]:
+    def of(self, request: Request) -> tuple[Stack, bool, int]:
         """Return the stack of a request, whether its code runs (and is no coroutine that awaits), and its thread.
 
         Empty where that is unknown, as while it waits for a thread. Of several workers that is the first to have begun,
         unless it waits for another one.
         """
         frames = of_threads()  # for each request anew: the threads run meanwhile
-        stack, waits, runs = self._own(record, frames)
-        thread = record.thread
-        for worker in (*workers_of(record), *(() if record.batch is None else workers_of(record.batch))):
+        stack, waits, runs = self._own(request, frames)
+        thread = request.thread
+        for worker in (*workers_of(request), *(() if request.batch is None else workers_of(request.batch))):
             if stack and not waits:
                 break
-            found = self._of_worker(worker, record, frames)
+            found = self._of_worker(worker, request, frames)
             if found[0]:
                 stack, waits, runs = found
-                thread = worker if type(worker) is int else record.thread
+                thread = worker if type(worker) is int else request.thread
         return stack, runs, thread
 
-    def _own(self, record: Request, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
+    def _own(self, request: Request, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
         """Return where the code stands that the request came in on, whether it waits, and whether it runs."""
-        frame = frames.get(record.thread)
-        if record.work is not None:
-            return self._of_coroutine(record.work, frame, record)
-        if record.greenlet is not None:
-            stack = of_greenlet(record.greenlet, frame)
+        frame = frames.get(request.thread)
+        if request.work is not None:
+            return self._of_coroutine(request.work, frame, request)
+        if request.greenlet is not None:
+            stack = of_greenlet(request.greenlet, frame)
         else:
             # Without an adapter of ours no entry is on the stack: OpenTelemetry's instrumentations, by the processor.
-            stack = of_frame(frame) if record.protocol is None else of_request(frame)
+            stack = of_frame(frame) if request.protocol is None else of_request(frame)
         return stack, waits_for_thread(stack), True
 
-    def _of_worker(self, worker: Any, record: Request, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
+    def _of_worker(self, worker: Any, request: Request, frames: Mapping[int, FrameType]) -> tuple[Stack, bool, bool]:
         if type(worker) is int:
             stack = of_frame(frames.get(worker))
         elif hasattr(type(worker), "gr_frame"):
-            stack = of_greenlet(worker, frames.get(record.thread))
+            stack = of_greenlet(worker, frames.get(request.thread))
         else:
-            return self._of_coroutine(worker, frames.get(record.thread), record)
+            return self._of_coroutine(worker, frames.get(request.thread), request)
         return stack, waits_for_thread(stack), True
 
-    def _of_coroutine(self, work: Any, frame: FrameType | None, record: Request) -> tuple[Stack, bool, bool]:
+    def _of_coroutine(self, work: Any, frame: FrameType | None, request: Request) -> tuple[Stack, bool, bool]:
         def belongs(context: Context) -> bool:
-            return context.get(current) is record
+            return context.get(current) is request
 
         stack, runs = of_coroutine(work, frame, self._tasks, belongs, _has_code)
         return stack, not runs, runs

@@ -102,7 +102,7 @@ class Judge(NamedTuple):
 class Late(NamedTuple):
     """A request that the sampler watches. Times in nanoseconds, since the epoch unless they are bounds."""
 
-    record: Request
+    request: Request
     times: tuple[int, ...]  # at which it is to be looked at
     since: int = 0  # when it is late; earlier samples of its thread are for requests that may wait for that
     gap: int = 0  # the bound of the time between two chunks; 0: none
@@ -214,21 +214,21 @@ class StallSampler:
     def _new(self, now: int) -> list[Late]:
         """Return the requests that may be late since now."""
         found: list[Late] = []
-        for record in in_flight.take(now):
-            if record.closed:
+        for request in in_flight.take(now):
+            if request.closed:
                 continue
             if len(self._late) + len(found) >= MOST_LATE:
-                self.skip(record, 1)
+                self.skip(request, 1)
                 continue
             try:
-                found.append(self._watch(record))
+                found.append(self._watch(request))
             except Exception as error:  # noqa: BLE001 -- the tenth switches all off
                 SOURCE.failed(error)
         return found
 
-    def skip(self, record: Request, times: int) -> None:
+    def skip(self, request: Request, times: int) -> None:
         """Count so many times at which a request was late and was not sampled."""
-        record.skipped_stalls += times
+        request.skipped_stalls += times
         self.skipped += times
 
     def _sample_late(self, late: list[Late], look: Callable[[], tuple[Look, RequestStacks]], now: int) -> list[Late]:
@@ -238,19 +238,19 @@ class StallSampler:
         skipped: list[Late] = []
         for one in late:
             try:
-                if one.record.closed or not (later := _after_chunk(one)).times:
+                if one.request.closed or not (later := _after_chunk(one)).times:
                     continue
                 due = sum(later.since <= at <= now for at in later.times)
                 if seen is not None and not self._budget.is_left():
-                    self.skip(later.record, due)
+                    self.skip(later.request, due)
                     skipped.append(later._replace(times=tuple(at for at in later.times if at > now)))
                     continue
                 if later.times[0] <= now:
-                    self.skip(later.record, max(due - 1, 0))
+                    self.skip(later.request, max(due - 1, 0))
                     seen = seen or look()
                     if later.since <= now:
-                        _sample(later.record, *seen)
-                    next_at = now + 1 if later.since <= now or seen[0].has_its_thread(later.record) else later.since
+                        _sample(later.request, *seen)
+                    next_at = now + 1 if later.since <= now or seen[0].has_its_thread(later.request) else later.since
                     times = tuple(at for at in later.times if at >= next_at)
                     # Requests that have no sample yet come first.
                     is_dear = later.since <= now and self._budget.is_short()
@@ -267,26 +267,26 @@ class StallSampler:
             self._bound_ns, self._bound_at = min(map(_shortest, self._judges), default=NEVER), now
         return self._bound_ns
 
-    def _watch(self, record: Request) -> Late:
+    def _watch(self, request: Request) -> Late:
         """Return when to sample a request, or what is done for one; never where no objective is about it."""
-        if record.is_part:
-            return Late(record, () if record.bounds is None else _times_of_part(record.bounds, record.started))
-        bounds, gap = self._bounds(record)
+        if request.is_part:
+            return Late(request, () if request.bounds is None else _times_of_part(request.bounds, request.started))
+        bounds, gap = self._bounds(request)
         times = () if bounds is None else sample_times(bounds.start, bounds.bound, bounds.late)
         since = times[0] if times else NEVER
         of_all = (judge.bounds.of_all for judge in self._judges)
         shortest = min((one.first for one in of_all if one is not None), default=NEVER)
-        before = (record.started + shortest * 2**step for step in range(LOOKS_BEFORE))
-        return Late(record, (*(at for at in before if at < since), *times), since, gap)
+        before = (request.started + shortest * 2**step for step in range(LOOKS_BEFORE))
+        return Late(request, (*(at for at in before if at < since), *times), since, gap)
 
     @guarded
-    def bounds_of(self, record: Request) -> Bounds | None:
+    def bounds_of(self, request: Request) -> Bounds | None:
         """Return when a request is late, as far as that is known by now; None for never."""
-        return record.bounds if record.is_part else self._bounds(record)[0]
+        return request.bounds if request.is_part else self._bounds(request)[0]
 
-    def _bounds(self, record: Request) -> tuple[Bounds | None, int]:
+    def _bounds(self, request: Request) -> tuple[Bounds | None, int]:
         """Return the first bounds of those of all judges, and the bound of the time between two chunks, 0 for none."""
-        method, route = record.method_and_route() if record.protocol is not None else request_of(record.adopted)
+        method, route = request.method_and_route() if request.protocol is not None else request_of(request.adopted)
         found: Bounds | None = None
         chunks = 0
         for judge in self._judges:
@@ -296,9 +296,9 @@ class StallSampler:
             elif shortest is None:
                 continue
             else:
-                bound, gap = shortest.for_request(record), shortest.gap
+                bound, gap = shortest.for_request(request), shortest.gap
             late = _late_ns(bound, judge.learned.slow_ns((method, route)))
-            one = Bounds(record.started, late, bound)
+            one = Bounds(request.started, late, bound)
             found, chunks = min(found or one, one), gap or chunks
         return found, chunks
 
@@ -322,7 +322,7 @@ def _times_of_part(bounds: Bounds, began: int) -> tuple[int, ...]:
 
 def _after_chunk(late: Late) -> Late:
     """Return a request whose response has got a chunk meanwhile as one that is late again when the next one is."""
-    stream = late.record.stream
+    stream = late.request.stream
     if not late.gap or stream is None or not stream.count or stream.last == late.chunk:
         return late
     times = sample_times(stream.last, late.gap, late.gap)
@@ -348,27 +348,27 @@ def _shortest(judge: Judge) -> int:
     return min(*bounds, NEVER)
 
 
-def _sample(record: Request, seen: Look, stacks: RequestStacks) -> None:
+def _sample(request: Request, seen: Look, stacks: RequestStacks) -> None:
     """Note on a late request its stack, and the stacks of the work that it waits for."""
     from stagetrace.causes.in_the_way import of_holder
 
-    if record.remote_stages is not None:
-        record.remote_stages.read_reports()
-    own, runs, thread = stacks.of(record)
+    if request.remote_stages is not None:
+        request.remote_stages.read_reports()
+    own, runs, thread = stacks.of(request)
     stalls = []
-    if seen.held is not None and record.started <= seen.held_at and (held := of_holder(record, seen.held)):
+    if seen.held is not None and request.started <= seen.held_at and (held := of_holder(request, seen.held)):
         stalls.append(Stall(seen.held_at, REQUEST, held, state=RAN))
     if own:
-        state = UNKNOWN if record.greenlet is not None else seen.state_of(thread) if runs else WAITED
+        state = UNKNOWN if request.greenlet is not None else seen.state_of(thread) if runs else WAITED
         held_ns = seen.held_ns(thread) if runs else 0
         stalls.append(Stall(seen.now, REQUEST, own, seen.gil_ns, held_ns=held_ns, state=state))
-    stalls += seen.in_the_way_of(record, runs=runs)
-    if stalls and not record.closed:
-        record.add_stalls(stalls)
+    stalls += seen.in_the_way_of(request, runs=runs)
+    if stalls and not request.closed:
+        request.add_stalls(stalls)
 
 
 @guarded
-def look_back(record: Request) -> None:
+def look_back(request: Request) -> None:
     """Note the stack of a request that ends now and has held the GIL for as long as the sampler has waited for it."""
     holder = holder_meanwhile()
     if holder is None or holder.thread != get_ident():
@@ -378,8 +378,8 @@ def look_back(record: Request) -> None:
     if holder.ago_ns < LONG_NS:
         return
     at = time.time_ns() - holder.ago_ns
-    if record.started <= at and (stack := of_holder(record, holder, in_task=task_here())):
-        record.add_stalls([Stall(at, REQUEST, stack, state=RAN)])
+    if request.started <= at and (stack := of_holder(request, holder, in_task=task_here())):
+        request.add_stalls([Stall(at, REQUEST, stack, state=RAN)])
 
 
 stall_sampler: Final = StallSampler()
@@ -413,19 +413,19 @@ class Why(NamedTuple):
     evidence: str
 
 
-def why(record: Request, stalls: Sequence[Stall], late_at: int | None, end: int, *, is_over: bool) -> Why:
+def why(request: Request, stalls: Sequence[Stall], late_at: int | None, end: int, *, is_over: bool) -> Why:
     """Return why a breach that ended at `end` has no line, and count it; times in nanoseconds since the epoch.
 
     `stalls` are those of the time in which it was missed, `late_at` is when it was late, None for never; `is_over`:
     those that could say the line were sampled after the wait that is the cause.
     """
     late_ns = 0 if late_at is None else end - late_at
-    word = _word(record, stalls, late_ns, is_over=is_over)
+    word = _word(request, stalls, late_ns, is_over=is_over)
     counts[word] += 1
     return Why(word, f"; no line of code: {PHRASES[word].format(late=late_ns / 1e6)}")
 
 
-def _word(record: Request, stalls: Sequence[Stall], late_ns: int, *, is_over: bool) -> str:
+def _word(request: Request, stalls: Sequence[Stall], late_ns: int, *, is_over: bool) -> str:
     if is_over:
         return AFTER_WAIT
     if stalls:
@@ -434,6 +434,6 @@ def _word(record: Request, stalls: Sequence[Stall], late_ns: int, *, is_over: bo
         return ELSEWHERE if any(application_place(one.stack) is not None for one in stalls) else LIBRARIES
     if not SOURCE.is_used or late_ns <= 0:
         return NOT_LATE if SOURCE.is_used else OFF
-    if not record.skipped_stalls and in_flight.rest_until > time.monotonic_ns() - late_ns:
-        stall_sampler.skip(record, 1)  # the sampler rested, and has not seen it
-    return SKIPPED if record.skipped_stalls else NOT_REACHED
+    if not request.skipped_stalls and in_flight.rest_until > time.monotonic_ns() - late_ns:
+        stall_sampler.skip(request, 1)  # the sampler rested, and has not seen it
+    return SKIPPED if request.skipped_stalls else NOT_REACHED

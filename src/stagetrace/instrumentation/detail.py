@@ -41,7 +41,7 @@ _inside: ContextVar[tuple[str, ...]] = ContextVar("stagetrace.inside_details", d
 
 @guarded
 def record_detail(
-    record: Request, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any] | None = None
+    request: Request, name: str, start_ns: int, end_ns: int, attributes: Mapping[str, Any] | None = None
 ) -> None:
     """Record a library call that has ended as a detail of the stage in which it began.
 
@@ -50,12 +50,12 @@ def record_detail(
     """
     from stagetrace.request.details import details_of
 
-    if record.closed:
+    if request.closed:
         return
     if attributes is None:
-        details_of(record).add(record, (name, ""), (start_ns, end_ns, 1, end_ns - start_ns, 0))
+        details_of(request).add(request, (name, ""), (start_ns, end_ns, 1, end_ns - start_ns, 0))
     else:
-        details_of(record).add_single(name, start_ns, end_ns, attributes)
+        details_of(request).add_single(name, start_ns, end_ns, attributes)
 
 
 def add_details(owner: Any, spans: Mapping[str, Iterable[str]], library: str, patch: str) -> None:
@@ -126,15 +126,15 @@ def detailed(function: Any, name: str, library: str, patch: str, when: Callable[
 def _begin(
     name: str, patch: Switch, when: Callable[[Any], bool] | None, args: tuple[Any, ...]
 ) -> tuple[Request, Token[tuple[str, ...]]] | None:
-    """Begin a detail; return the request's record, and what `_inside` was before. None if the call is none."""
+    """Begin a detail; return the request, and what `_inside` was before. None if the call is none."""
     try:
         inside = _inside.get()
         if name in inside or patch.off:
             return None
-        record = working_for()
-        if record is None or (when is not None and not when(args[0])):
+        request = working_for()
+        if request is None or (when is not None and not when(args[0])):
             return None
-        return record, _inside.set((*inside, name))
+        return request, _inside.set((*inside, name))
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         report(patch.name, error)
         return None
@@ -143,19 +143,19 @@ def _begin(
 def _end(begun: tuple[Request, Token[tuple[str, ...]]], kind: Kind, began: int, failed: int, patch: Switch) -> None:
     try:
         ended = time_ns()
-        record, token = begun
+        request, token = begun
         try:  # noqa: SIM105 -- `suppress` takes half as long as all the rest
             _inside.reset(token)
         except ValueError:  # a coroutine was closed in another context, which has its own
             pass
-        if record.closed:
+        if request.closed:
             return
-        details = record.details
+        details = request.details
         if details is None:
             from stagetrace.request.details import details_of
 
-            details = details_of(record)
+            details = details_of(request)
         took = max(ended - began, 0)  # the wall clock may step back
-        details.add(record, kind, (began, began + took, 1, took, failed))
+        details.add(request, kind, (began, began + took, 1, took, failed))
     except Exception as error:  # noqa: BLE001
         report(patch.name, error)

@@ -58,14 +58,14 @@ class ServedCall:
 
         now = time.time_ns()
         self._parent = parent
-        self.record = record = Request(start=min(since or now, now))
-        entered = current.set(record)  # SLASpanProcessor takes it from there
+        self.request = request = Request(start=min(since or now, now))
+        entered = current.set(request)  # SLASpanProcessor takes it from there
         try:
             kind = trace.SpanKind.SERVER
             tracer = trace.get_tracer("stagetrace")
-            self._span = tracer.start_span(name, parent, kind, attributes, start_time=record.started)
+            self._span = tracer.start_span(name, parent, kind, attributes, start_time=request.started)
             if since is not None:
-                record.wait_since(since, now, {QUEUE_REASON: reason})
+                request.wait_since(since, now, {QUEUE_REASON: reason})
         finally:
             current.reset(entered)
         self._tokens: tuple[Any, Any] | None = None
@@ -76,14 +76,14 @@ class ServedCall:
 
         from stagetrace.request.context import RequestSpan
 
-        return trace.set_span_in_context(RequestSpan(self._span, self.record), self._parent)
+        return trace.set_span_in_context(RequestSpan(self._span, self.request), self._parent)
 
     def enter(self) -> None:
         """Let the code that runs now serve this call."""
         from opentelemetry.context import attach
 
-        work_here(self.record)
-        self._tokens = attach(self.context()), current.set(self.record)
+        work_here(self.request)
+        self._tokens = attach(self.context()), current.set(self.request)
 
     @guarded_end
     def leave(self) -> None:
@@ -120,10 +120,10 @@ class ServedCall:
         """Note that a chunk of the response, of an unknown size, is handed over now."""
         from stagetrace.request.chunk_times import Stream
 
-        record = self.record
-        if record.stream is None:
-            record.stream = Stream(size_name="")
-        record.stream.add(time.time_ns(), 0)
+        request = self.request
+        if request.stream is None:
+            request.stream = Stream(size_name="")
+        request.stream.add(time.time_ns(), 0)
 
     @guarded_end
     def fail(self, error: Exception) -> None:
@@ -143,7 +143,7 @@ class ServedCall:
     @guarded_end
     def cancel(self) -> None:
         """Note that the call was cancelled."""
-        self.record.disconnect = CANCELLED
+        self.request.disconnect = CANCELLED
 
     @guarded_end
     def end(self, at: int | None = None) -> None:
@@ -163,14 +163,14 @@ class ServedTogether:
         if len(calls) == 1:
             calls[0].enter()
         else:
-            self._enter_batch([call.record for call in calls])
+            self._enter_batch([call.request for call in calls])
 
-    def _enter_batch(self, records: Sequence[Request]) -> None:
+    def _enter_batch(self, requests: Sequence[Request]) -> None:
         from stagetrace.request.remote_stages import RequestRef, hand_on
         from stagetrace.request.worker import Batch, at_work
 
-        references = [RequestRef(hand_on(one, BATCH), one.entry) for one in records if one.entry is not None]
-        batch = Batch(references, len(records), BATCH)
+        references = [RequestRef(hand_on(one, BATCH), one.entry) for one in requests if one.entry is not None]
+        batch = Batch(references, len(requests), BATCH)
         inside = at_work(batch)
         inside.__enter__()
         self._batch = batch, inside

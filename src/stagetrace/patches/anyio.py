@@ -31,8 +31,8 @@ def _following(original: Any) -> Any:
 
     @functools.wraps(original)
     def start_soon(self: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
-        record = None if patch.off else current.get()
-        followed = None if record is None or record.closed else _followed(func, record)
+        request = None if patch.off else current.get()
+        followed = None if request is None or request.closed else _followed(func, request)
         return original(self, followed or func, *args, **kwargs)
 
     return start_soon
@@ -42,15 +42,15 @@ patch_backend = patching({"TaskGroup.start_soon": _following})  # of asyncio, or
 
 
 @guarded
-def _followed(func: Callable[..., Any], record: Request) -> Any:
-    return _Followed(func, record)
+def _followed(func: Callable[..., Any], request: Request) -> Any:
+    return _Followed(func, request)
 
 
 class _Followed:
     """A function of which the group starts a task: by its module and name, it names that."""
 
-    def __init__(self, func: Callable[..., Any], record: Request) -> None:
-        self._func, self._record = func, record
+    def __init__(self, func: Callable[..., Any], request: Request) -> None:
+        self._func, self._request = func, request
         for name in ("__module__", "__qualname__"):
             if hasattr(func, name):
                 setattr(self, name, getattr(func, name))
@@ -61,7 +61,7 @@ class _Followed:
         return self._named_task(work) if type(work) is CoroutineType else work
 
     def _named_task(self, work: Any) -> Any:
-        task: Any = _task_of(_Unawaited(work), self._record)
+        task: Any = _task_of(_Unawaited(work), self._request)
         task.__name__, task.__qualname__ = work.__name__, work.__qualname__
         return task
 
@@ -76,13 +76,13 @@ class _Unawaited:
         self.work.close()
 
 
-async def _task_of(one: _Unawaited, record: Request) -> Any:
+async def _task_of(one: _Unawaited, request: Request) -> Any:
     work: Any = one.work
-    if record.step is None:  # else it was begun at once, within a step
+    if request.step is None:  # else it was begun at once, within a step
         try:
             from stagetrace.request.loop_blockers import stepped
 
-            work = stepped(work, record)
+            work = stepped(work, request)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(__name__, error)
     return await work
@@ -106,8 +106,8 @@ def patch_to_thread(module: Any) -> None:
 
     @functools.wraps(original)
     async def run_sync(func: Any, *args: Any, **kwargs: Any) -> Any:
-        record = None if patch.off else current_work() if taken else recording()
-        task = None if record is None else _begin(record, func, kwargs.get("limiter"), default)
+        request = None if patch.off else current_work() if taken else recording()
+        task = None if request is None else _begin(request, func, kwargs.get("limiter"), default)
         if task is None:
             return await original(func, *args, **kwargs)
         try:
@@ -119,13 +119,13 @@ def patch_to_thread(module: Any) -> None:
 
 
 @guarded
-def _begin(record: Request, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
+def _begin(request: Request, function: Callable[..., Any], given: Any, default: Callable[[], Any]) -> PoolTask:
     """Return the task of a function in the pool of a limiter, by default the loop's own; it waits from now on."""
     limiter = _default_limiter(default) if given is None else given
     has_room = limiter.available_tokens > 0
     waiters = 0 if has_room else limiter.statistics().tasks_waiting
     attributes = wait(REASON, limiter.total_tokens, waiters)
-    return PoolTask(record, function, attributes, limiter if has_room else None)
+    return PoolTask(request, function, attributes, limiter if has_room else None)
 
 
 def _default_limiter(ask: Callable[[], Any]) -> Any:

@@ -31,11 +31,11 @@ REASON = "executor"
 class Job:
     """A function that a request submitted, as the pool's thread calls it; once called, it refers to no request."""
 
-    __slots__ = ("_attributes", "_context", "_function", "_open", "_threads", "is_taken", "record")
+    __slots__ = ("_attributes", "_context", "_function", "_open", "_threads", "is_taken", "request")
 
-    def __init__(self, function: Any, record: Request, pool: Any) -> None:
+    def __init__(self, function: Any, request: Request, pool: Any) -> None:
         self._function = function
-        self.record: Request | None = record
+        self.request: Request | None = request
         self._context = _otel_context().get_current()
         self._threads = getattr(pool, "_threads", ())  # not the pool, which ends when nobody refers to it
         work = getattr(pool, "_work_queue", None)
@@ -45,19 +45,19 @@ class Job:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, as a part of the request if that still runs."""
-        function, record, context = self._function, self.record, self._context
-        self._function = self.record = self._context = None
+        function, request, context = self._function, self.request, self._context
+        self._function = self.request = self._context = None
         self.is_taken = True
         tokens = worker = before = None
         try:
             self._leave()
-            tokens = _enter(record, context)
-            if record is not None and not record.closed:
+            tokens = _enter(request, context)
+            if request is not None and not request.closed:
                 worker = this_worker()
-                before = take_up(record, worker)
+                before = take_up(request, worker)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(WHERE, error)
-        del record, context
+        del request, context
         try:
             return function(*args, **kwargs)
         finally:
@@ -68,23 +68,23 @@ class Job:
 
     def begin_wait(self) -> None:
         """Note that the request waits, unless a thread has begun the work."""
-        record = self.record
-        if self.is_taken or record is None or self._open:
+        request = self.request
+        if self.is_taken or request is None or self._open:
             return
-        record.pools = (*record.pools, self._threads)
-        record.enter(QUEUE, self._attributes)
-        self._open.append(record)
+        request.pools = (*request.pools, self._threads)
+        request.enter(QUEUE, self._attributes)
+        self._open.append(request)
         if self.is_taken:  # meanwhile
             self._leave()
 
     def _leave(self) -> None:
         if self._open:
             try:
-                record = self._open.pop()
+                request = self._open.pop()
             except IndexError:  # another thread ends the wait
                 return
-            record.leave(QUEUE)
-            record.leave_pool(self._threads)
+            request.leave(QUEUE)
+            request.leave_pool(self._threads)
 
     @guarded_end
     def end_wait(self, _future: Any = None) -> None:
@@ -107,8 +107,8 @@ def _otel_context() -> Any:
     return sys.modules["opentelemetry.context"]  # imported, if there is a recorded request
 
 
-def _enter(record: Request | None, context: Any) -> tuple[Any, Any]:
-    entered = current.set(None if record is None or record.closed else record)
+def _enter(request: Request | None, context: Any) -> tuple[Any, Any]:
+    entered = current.set(None if request is None or request.closed else request)
     try:
         return entered, _otel_context().attach(context)
     except Exception:
@@ -130,28 +130,28 @@ def _submitting(original: Any) -> Any:
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         # Servers with threads submit each request from outside one: then nothing more is asked.
         may_be_ours = current.get() is not None or entries or taken
-        record = current_work() if may_be_ours else None
-        job = None if record is None else _job(fn, record, self)
+        request = current_work() if may_be_ours else None
+        job = None if request is None else _job(fn, request, self)
         if job is None:
             return original(self, fn, *args, **kwargs)
         future = original(self, job, *args, **kwargs)
         future.__dict__[JOB] = job
         if taken:
-            note_submitted(record, future)
+            note_submitted(request, future)
         return future
 
     return submit
 
 
 @guarded
-def _job(function: Any, record: Request, pool: Any) -> Job | None:
+def _job(function: Any, request: Request, pool: Any) -> Job | None:
     # A subclass from Python 3.14 on, which pickles the function: context cannot be carried over.
     if any(cls.__name__ == "InterpreterPoolExecutor" for cls in type(pool).__mro__):
         return None
     patch_asyncio()
     if taken:
-        carry_into(function, record)
-    return Job(function, record, pool)
+        carry_into(function, request)
+    return Job(function, request, pool)
 
 
 def _waiting(original: Any) -> Any:
@@ -177,9 +177,9 @@ def _with_wait(jobs: Iterable[Job], original: Any, *args: Any) -> Any:
 
 @guarded
 def _begin_waits(jobs: Iterable[Job]) -> None:
-    record = recording()
+    request = recording()
     for job in jobs:
-        if record is not None and job.record is record:
+        if request is not None and job.request is request:
             job.begin_wait()
 
 

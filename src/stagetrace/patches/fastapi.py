@@ -84,8 +84,8 @@ class _InContext:
 @guarded
 def _attach() -> Any:
     span: Any = trace.get_current_span()
-    record = entries.get(span.get_span_context().span_id)
-    if record is None or isinstance(span, RequestSpan):
+    request = entries.get(span.get_span_context().span_id)
+    if request is None or isinstance(span, RequestSpan):
         return None
-    current.set(record)
-    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, record)))
+    current.set(request)
+    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, request)))

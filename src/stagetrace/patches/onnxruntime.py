@@ -137,11 +137,11 @@ def _wrap_async(original: Any) -> Any:
 
 @guarded
 def _timed_callback(session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any] | None:
-    record = asking()
+    request = asking()
     callback = args[CALLBACK] if len(args) > CALLBACK else kwargs.get("callback")
-    if record is None or not callable(callback):
+    if request is None or not callable(callback):
         return None
-    begun = Begun(record, _describe(session, args, kwargs))
+    begun = Begun(request, _describe(session, args, kwargs))
 
     def done(*results: Any) -> Any:
         begun.end()

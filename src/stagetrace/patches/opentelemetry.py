@@ -156,11 +156,11 @@ def _hide(carrier: Any) -> Any:
 
 @guarded_end
 def _view(span: Any) -> Any:
-    record = entries.get(span.get_span_context().span_id)
-    if record is None:
+    request = entries.get(span.get_span_context().span_id)
+    if request is None:
         return span
-    current.set(record)
-    return RequestSpan(span, record)
+    current.set(request)
+    return RequestSpan(span, request)
 
 
 def _seen_with_stages(span: Any) -> Any:

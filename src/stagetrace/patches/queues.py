@@ -89,8 +89,8 @@ def _plain(original: Any, like: dict[tuple[str, ...], Any]) -> Any:
 
 @guarded
 def _note_put(queue: Any, thing: Any) -> None:
-    record = recording()
-    if record is None or record.is_batch:
+    request = recording()
+    if request is None or request.is_batch:
         if taken:
             note_put_again(thing)
         return
@@ -100,11 +100,11 @@ def _note_put(queue: Any, thing: Any) -> None:
     if hasattr(future, "get_loop"):
         loop = sys.modules["asyncio"]._get_running_loop()
         if loop is not None and future.get_loop() is loop:
-            item = Item(record, thing, future)
+            item = Item(request, thing, future)
             future.add_done_callback(item.end)  # the first callback: the request goes on by a later one
             loop.call_soon(item.check_awaited)
     else:
-        _await_result(record, thing, future)
+        _await_result(request, thing, future)
 
 
 def _is_known(thing: Any, future: Any) -> bool:
@@ -116,7 +116,7 @@ def _is_known(thing: Any, future: Any) -> bool:
     return known.waits_for(future)  # if not, the object was taken unseen, and this one has its id
 
 
-def _await_result(record: Any, thing: Any, future: Any) -> None:
+def _await_result(request: Any, thing: Any, future: Any) -> None:
     """Note when the request waits for a future of threads, as for one of a pool."""
     import concurrent.futures.thread  # noqa: F401 -- its patch wraps `result`
 
@@ -124,7 +124,7 @@ def _await_result(record: Any, thing: Any, future: Any) -> None:
 
     if JOB not in vars(future):
         patch_asyncio()
-        vars(future)[JOB] = item = Item(record, thing, future)
+        vars(future)[JOB] = item = Item(request, thing, future)
         future.add_done_callback(item.end)
 
 

@@ -97,13 +97,13 @@ def _join(streamer: Any) -> Token[Request | None] | None:
     mine = current.get()
     if mine is not None and not mine.closed and not mine.is_batch:  # not one that this thread has worked for before
         return None
-    record = _made_in.get(streamer)
-    if record is None or record.closed:
+    request = _made_in.get(streamer)
+    if request is None or request.closed:
         return None
     since = _waits_since.pop(streamer, None)
     if since is not None:
-        record.visit(QUEUE, (since, time_ns()), {QUEUE_REASON: CONSUMER})
-    return current.set(record)
+        request.visit(QUEUE, (since, time_ns()), {QUEUE_REASON: CONSUMER})
+    return current.set(request)
 
 
 def patch_streamers(module: ModuleType) -> None:
@@ -116,9 +116,9 @@ def _noting_request(function: Callable[..., Any], note: Callable[[Any], None] | 
 
 
 def _note_request(streamer: Any) -> None:
-    record = current.get()
-    if record is not None:
-        _made_in[streamer] = record
+    request = current.get()
+    if request is not None:
+        _made_in[streamer] = request
 
 
 def _note_waiting_request(streamer: Any) -> None:

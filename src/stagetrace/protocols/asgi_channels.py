@@ -41,7 +41,7 @@ def begin_work(work: Any) -> tuple[Any, Any]:
 
 
 @types.coroutine
-def watched(work: Any, awaited: Any, record: Request, activity: str) -> Generator[Any, Any, Any]:
+def watched(work: Any, awaited: Any, request: Request, activity: str) -> Generator[Any, Any, Any]:
     """Await the rest of `work`, which waits for `awaited`, and note since when it waits."""
     send = getattr(work, "send", None) or (lambda _: next(work))
     step: Any = send
@@ -65,13 +65,13 @@ def watched(work: Any, awaited: Any, record: Request, activity: str) -> Generato
                 return stop.value
     finally:
         del step, value, awaited  # an exception that was thrown in would refer to itself by this frame
-        record.waited_for_peer(activity, since)
+        request.waited_for_peer(activity, since)
 
 
-def leave(record: Request, activity: str) -> None:
+def leave(request: Request, activity: str) -> None:
     """Note that an activity ends."""
     try:
-        record.leave(activity)
+        request.leave(activity)
     except Exception as error:  # noqa: BLE001
         report(WHERE, error)
 
@@ -88,7 +88,7 @@ def current_task() -> Any:
 
 
 class Messages:
-    """The passing of a websocket's messages between server and application, marked on the request's record."""
+    """The passing of a websocket's messages between server and application, marked on the request."""
 
     def __init__(
         self, request: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]

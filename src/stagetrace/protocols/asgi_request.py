@@ -1,4 +1,4 @@
-"""The adapter of ASGI: what an application receives and sends becomes marks and attributes of the request's record.
+"""The adapter of ASGI: what an application receives and sends becomes marks and attributes of the request.
 
 The entry span ends when the last byte of the response is handed over: what runs in the background afterwards is no
 latency.

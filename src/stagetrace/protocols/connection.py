@@ -170,10 +170,10 @@ def _read_wait_ns(connection: Any) -> int:
 
 
 @guarded
-def show(record: Request, start: int, end: int) -> None:
-    """Mark [start, end), with which the record begins, as the wait in the socket."""
-    record.enter(QUEUE, _attributes(start, end), at=start)
-    record.leave(QUEUE, at=end)
+def show(request: Request, start: int, end: int) -> None:
+    """Mark [start, end), with which the request begins, as the wait in the socket."""
+    request.enter(QUEUE, _attributes(start, end), at=start)
+    request.leave(QUEUE, at=end)
 
 
 def _attributes(start: int, end: int) -> dict[str, str]:

@@ -190,7 +190,7 @@ R = TypeVar("R", bound="Rpc")
 
 
 class Rpc(Request):
-    """One RPC, from its arrival to its end, whose record and span back end it owns.
+    """One RPC, from its arrival to its end, and the owner of its span.
 
     It is its own handler: gRPC reads attributes that have no `_`.
     """

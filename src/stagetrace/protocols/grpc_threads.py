@@ -446,17 +446,17 @@ class AdoptedCaller:
 def _enter(context: Any) -> Any:
     """Enter the context in which the entry span that is open hands on its stages; return what to leave it by."""
     span = trace.get_current_span()
-    record = entries.get(span.get_span_context().span_id)
-    if record is None:
+    request = entries.get(span.get_span_context().span_id)
+    if request is None:
         return None
-    current.set(record)
-    _note_caller(record, context)
-    return record, attach(with_span(RequestSpan(span, record), get_current()))
+    current.set(request)
+    _note_caller(request, context)
+    return request, attach(with_span(RequestSpan(span, request), get_current()))
 
 
 @guarded
-def _note_caller(record: Request, context: Any) -> None:
-    record.caller = AdoptedCaller(context, record.started)
+def _note_caller(request: Request, context: Any) -> None:
+    request.caller = AdoptedCaller(context, request.started)
 
 
 @guarded_end

@@ -66,7 +66,7 @@ has_received = False  # whether any response to this process had ASKED
 
 
 def with_timing(
-    headers: Iterable[tuple[Any, Any]], caller: object, record: Request, name: str | bytes
+    headers: Iterable[tuple[Any, Any]], caller: object, request: Request, name: str | bytes
 ) -> list[Any] | None:
     """Return the headers of a response as they are to be sent; None: as they are.
 
@@ -75,7 +75,7 @@ def with_timing(
     """
     sent = _handed_on(headers) if has_received else None
     if is_for(caller):
-        timing = timing_of(record)
+        timing = timing_of(request)
         sent = [*(headers if sent is None else sent), (name, timing if isinstance(name, str) else timing.encode())]
     return sent
 
@@ -103,10 +103,10 @@ def without_asked(value: str) -> str:
     return ", ".join(filter(None, (part.strip(", \t") for part in _OURS.split(value))))
 
 
-def timing_of(record: Request) -> str:
+def timing_of(request: Request) -> str:
     """Return the value of the header: the stages of a request until now, ms; only the total where others may follow."""
     now = time_ns()
-    stages = record.totals_until(now)
+    stages = request.totals_until(now)
     durations: dict[str, int] = {}
     for stage, took in (stages or {}).items():
         if not took:
@@ -115,7 +115,7 @@ def timing_of(record: Request) -> str:
         if name not in durations and len(durations) >= MAX_METRICS:
             name = OTHER
         durations[name] = durations.get(name, 0) + took
-    durations[TOTAL] = max(now - record.started, 0) if stages is None else sum(durations.values())
+    durations[TOTAL] = max(now - request.started, 0) if stages is None else sum(durations.values())
     metrics = ", ".join(f"{name};dur={took / 1e6:.3f}" for name, took in durations.items())
     return metrics if wanted() else f"{ASKED}, {metrics}"
 
@@ -136,8 +136,8 @@ class StageReport:
     context: Any = None  # gRPC's, once the handler has begun
     trailing: Any = None  # the handler's own metadata, where gRPC's context does not tell it
 
-    def __init__(self, record: Request) -> None:
-        self._record = record
+    def __init__(self, request: Request) -> None:
+        self._request = request
 
     @guarded
     def note_trailing(self, metadata: Any) -> None:
@@ -153,7 +153,7 @@ class StageReport:
         context = self.context
         if context is None:
             return
-        timing = HEADER, timing_of(self._record)
+        timing = HEADER, timing_of(self._request)
         if self.trailing is None:
             tell = getattr(context, "trailing_metadata", None)
             self.trailing = tuple((tell() if tell is not None else None) or ())

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 
-def _reference_to(record: Request) -> str | None:
+def _reference_to(request: Request) -> str | None:
     from stagetrace.request.remote_stages import reference_to
 
-    return reference_to(record)
+    return reference_to(request)
 
 
 Request.reference_to = staticmethod(_reference_to)  # until `remote_stages` is imported
@@ -33,10 +33,10 @@ def goes_on(scope: Any, text: str) -> bool:
     from stagetrace.request.remote_stages import find, read_reference
 
     named = read_reference(text)
-    record = find(named.key) if named is not None else None
-    if record is None or record.closed:
+    request = find(named.key) if named is not None else None
+    if request is None or request.closed:
         return False
-    scope[SCOPE_KEY] = record
+    scope[SCOPE_KEY] = request
     return True
 
 

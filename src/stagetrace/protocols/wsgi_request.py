@@ -1,4 +1,4 @@
-"""The adapter of WSGI: what a server calls and an application returns becomes marks and attributes of the record."""
+"""The adapter of WSGI: what a server calls and an application returns becomes marks and attributes of the request."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def note_failure(error: BaseException) -> None:
 
 # --- A WSGI request whose entry span is that of OpenTelemetry's own instrumentation of WSGI, Flask or Django.
 #
-# Its stages are marked all the same, on a record that the entry span is bound to as it starts, and
+# Its stages are marked all the same, on a request that the entry span is bound to as it starts, and
 # `patches/opentelemetry.py` lets the application see that span as one that hands on its stages. An
 # application that hides its instrumentation from `adopts` gets our entry span, and theirs becomes INTERNAL under it, by
 # their own rule.
@@ -312,7 +312,7 @@ class AdoptedRequest(Transfer, Request):
             self._environ = self._start_response = None
 
     def let_go(self) -> None:
-        """Let go of the record, too: their span has ended as the application closed its response."""
+        """Let go of the request, too: their span has ended as the application closed its response."""
         super().let_go()
         self.release()
 

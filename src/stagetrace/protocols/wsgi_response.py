@@ -52,7 +52,7 @@ def status_code(status: str) -> int | None:
 
 
 class Transfer(Request):
-    """What passes body and response on, and marks that on the record of the request."""
+    """What passes body and response on, and marks that on the request."""
 
     _context: Context  # in which the application goes on
     _start_response: Any
@@ -270,17 +270,17 @@ class Input:
         return operator.getitem, ((self._stream,), 0)
 
     def _wait(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        record, since = self._request, time_ns()
+        request, since = self._request, time_ns()
         try:
-            record.enter(NETWORK_RECEIVE, at=since)
+            request.enter(NETWORK_RECEIVE, at=since)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         try:
             return method(*args, **kwargs)
         finally:
             try:
-                record.has_data(since)
-                record.leave(NETWORK_RECEIVE)
+                request.has_data(since)
+                request.leave(NETWORK_RECEIVE)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 

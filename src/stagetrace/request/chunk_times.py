@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stagetrace.sources.thread_cpu import Share
 
 if TYPE_CHECKING:
-    # One entry of a record: the name of its list, and the value appended.
+    # One entry of a request: the name of its list, and the value appended.
     Noted = tuple[str, Any]
     LoopShares = Sequence[tuple[int, int, Share]]
 
@@ -45,7 +45,7 @@ class Stream:
         self.first = self.last = 0  # nanoseconds since the epoch
         self.widest = (0, 0)  # from when to when
         self._gaps: dict[int, int] = {}  # lower bound of the gap, in nanoseconds -> how many
-        self._noted: list[Noted] = []  # by the record, since the last chunk
+        self._noted: list[Noted] = []  # by the request, since the last chunk
         self.of_widest: Sequence[Noted] = ()  # within that gap
         self.shares: dict[bool, tuple[int, int, LoopShares]] = {}  # until the first chunk (True), in that gap (False)
 
@@ -67,7 +67,7 @@ class Stream:
         self._noted = []
 
     def note(self, name: str, what: Any) -> None:
-        """Keep an entry that the record notes, with the gap in which it lies: the record's own list may be full."""
+        """Keep an entry that the request notes, with the gap in which it lies: the request's own list may be full."""
         if len(self._noted) < MAX_NOTED:
             self._noted.append((name, what))
 

@@ -51,13 +51,13 @@ class RequestSpan(Span):
     Attributes are set on the entry span; spans that start are children of the open stage.
     """
 
-    def __init__(self, entry: Span, record: Request) -> None:
+    def __init__(self, entry: Span, request: Request) -> None:
         self._entry = entry
-        self._record = record
+        self._request = request
 
     def get_span_context(self) -> SpanContext:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
-        return self._record.stage_context() or self._entry.get_span_context()
+        return self._request.stage_context() or self._entry.get_span_context()
 
     def end(self, end_time: int | None = None) -> None:
         self._entry.end(end_time)
@@ -121,11 +121,11 @@ class SdkSpan:
 
     It starts when the adapter is made. If `late`, it starts when it is first asked for, at the latest at its end: an
     instrumentation inside the application has time to start its own. `SLASpanProcessor`, which has joined the provider,
-    takes the record from the context as the span starts, and adds stages and verdict as it ends.
+    takes the request from the context as the span starts, and adds stages and verdict as it ends.
     """
 
     def __init__(self, request: Request, *, late: bool = False) -> None:
-        self._record = request
+        self._request = request
         self.is_released = False
         self._span: Any = None
         if not late:
@@ -137,27 +137,27 @@ class SdkSpan:
 
         An invalid span once the request has ended, if it was excluded before its entry span was asked for.
         """
-        if self._span is None and self._record.adopted is None:
+        if self._span is None and self._request.adopted is None:
             if self.is_released:
                 return trace.INVALID_SPAN
             self._start()
-        return self._record.adopted if self._span is None else self._span
+        return self._request.adopted if self._span is None else self._span
 
     @property
     def seen(self) -> Span:
         """The span as the request's code sees it."""
-        return _Seen(self, self._record)
+        return _Seen(self, self._request)
 
     def _start(self) -> None:
         before = current.get()
-        current.set(self._record)
+        current.set(self._request)
         try:
             self._span = trace.get_tracer("stagetrace").start_span(
-                self._record.label or "",
-                self._record.parent_context,
+                self._request.label or "",
+                self._request.parent_context,
                 SpanKind.SERVER,
-                self._record.known_attributes(),
-                start_time=self._record.started,
+                self._request.known_attributes(),
+                start_time=self._request.started,
             )
         finally:
             current.set(before)
@@ -165,24 +165,24 @@ class SdkSpan:
     @property
     def gave_way(self) -> bool:
         """Whether another instrumentation has made the entry span of this request."""
-        return self._span is None and self._record.adopted is not None
+        return self._span is None and self._request.adopted is not None
 
     def rename(self, name: str) -> None:
         """Name the span, unless the request's code has."""
         if self._span is None:
-            self._record.label = name
-        elif getattr(self._span, "name", None) == self._record.label:
-            self._record.label = name
+            self._request.label = name
+        elif getattr(self._span, "name", None) == self._request.label:
+            self._request.label = name
             self._span.update_name(name)
 
     def end(self) -> None:
         """End the span, by whose attributes the processor knows method and route."""
         span = self.entry
         if not self.is_released:
-            span.set_attributes(self._record.late_attributes())
-        if self._record.failed and getattr(span, "status", Status()).is_unset:
+            span.set_attributes(self._request.late_attributes())
+        if self._request.failed and getattr(span, "status", Status()).is_unset:
             span.set_status(StatusCode.ERROR)
-        span.end(self._record.end)
+        span.end(self._request.end)
 
     def forget(self) -> None:
         """Let nobody find the request by its span."""
@@ -193,9 +193,9 @@ class SdkSpan:
 class _Seen(RequestSpan):
     """The current span of such a request: the entry span, started when it is first asked for."""
 
-    def __init__(self, backend: SdkSpan, record: Request) -> None:
+    def __init__(self, backend: SdkSpan, request: Request) -> None:
         self._backend = backend
-        self._record = record
+        self._request = request
 
     @property
     def _entry(self) -> Span:  # type: ignore[override]
@@ -205,7 +205,7 @@ class _Seen(RequestSpan):
     def get_span_context(self) -> SpanContext:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
         entry = self._entry
-        return self._record.stage_context() or entry.get_span_context()
+        return self._request.stage_context() or entry.get_span_context()
 
 
 def open_entry(request: Request, name: str, parent: Context, recorder: Recorder | None, *, late: bool = False) -> Any:

@@ -11,16 +11,16 @@ from stagetrace.guard import report
 if TYPE_CHECKING:
     from stagetrace.request.request import Request
 
-current: ContextVar[Request | None] = ContextVar("stagetrace.record", default=None)
+current: ContextVar[Request | None] = ContextVar("stagetrace.request", default=None)
 # Records of open entry spans that are not our own, by span id: filled when the span starts, emptied when it ends.
 entries: dict[int, Request] = {}
 
 
 def recording() -> Request | None:
-    """Return the record of the request that this code serves, if its entry span is open. Never raises."""
-    record = current.get()
-    if record is not None and not record.closed:
-        return record if record.bound else None
+    """Return the request that this code serves, if its entry span is open. Never raises."""
+    request = current.get()
+    if request is not None and not request.closed:
+        return request if request.bound else None
     return _of_span() if entries else None
 
 
@@ -28,13 +28,13 @@ def _of_span() -> Request | None:
     """Ask the span in context: all there is under a server without a patch, in an SDK set-up of the service."""
     try:
         trace = sys.modules["opentelemetry.trace"]  # without OpenTelemetry's context there is no entry span
-        record = entries.get(trace.get_current_span().get_span_context().span_id)
+        request = entries.get(trace.get_current_span().get_span_context().span_id)
     except Exception as error:  # noqa: BLE001
         report("stagetrace.request.current", error)
         return None
-    return record if record is not None and record.bound and not record.closed else None
+    return request if request is not None and request.bound and not request.closed else None
 
 
-# The value is the request's record, which a mounted application shares with the application around it. It is None
+# The value is the request, which a mounted application shares with the application around it. It is None
 # where nothing is to be recorded, and a text where the scope comes out of a pickle (pickled_scope.py).
 SCOPE_KEY: Final = "stagetrace.request"

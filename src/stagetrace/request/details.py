@@ -58,7 +58,7 @@ class Details:
         self._lock = threading.Lock()  # guards that calls are replaced by their sums
         self._left_out = 0
 
-    def add(self, record: Request, kind: Kind, calls: Calls) -> None:
+    def add(self, request: Request, kind: Kind, calls: Calls) -> None:
         """Note calls of a kind that have ended; of more than 32 kinds only the number of calls is kept."""
         noted = self._kinds.get(kind)
         if noted is None:
@@ -68,7 +68,7 @@ class Details:
             noted = self._kinds.setdefault(kind, [])
         noted.append(calls)
         if len(noted) >= MAX_NOTED:
-            self._sum_up(noted, _starts(record.so_far()))
+            self._sum_up(noted, _starts(request.so_far()))
 
     def add_single(self, name: str, start: int, end: int, attributes: Mapping[str, Any]) -> None:
         """Note one call that is a span of its own."""
@@ -107,31 +107,31 @@ class Details:
         found, left_out = self.grouped(_starts(stages.segments()))
         return [one for _, one in found], left_out
 
-    def take(self, record: Request, report: Report) -> None:
+    def take(self, request: Request, report: Report) -> None:
         """Add what another process has reported."""
         found, left_out = report
         for (name, library), (first, last, count, summed, failed), attributes in found:
             if attributes is None:
-                self.add(record, (name, library), (first, last, count, summed, failed))
+                self.add(request, (name, library), (first, last, count, summed, failed))
             else:
                 self.add_single(name, first, last, attributes)
         self._left_out += left_out
 
 
-def details_of(record: Request) -> Details:
+def details_of(request: Request) -> Details:
     """Return the details of a request, made when it has its first one."""
-    details: Details | None = record.details
+    details: Details | None = request.details
     if details is None:
-        with record.lock:
-            details = record.details
+        with request.lock:
+            details = request.details
             if details is None:
-                details = record.details = Details()
+                details = request.details = Details()
     return details
 
 
 @guarded
-def _placed(record: Request, stages: Stages, entry: SpanContext) -> list[Detail]:
-    details = record.details
+def _placed(request: Request, stages: Stages, entry: SpanContext) -> list[Detail]:
+    details = request.details
     if details is None:
         return []
     segments = stages.segments()
@@ -152,20 +152,20 @@ def _placed(record: Request, stages: Stages, entry: SpanContext) -> list[Detail]
     return placed
 
 
-def placed_details(record: Request | None, stages: Stages, entry: SpanContext) -> list[Detail]:
+def placed_details(request: Request | None, stages: Stages, entry: SpanContext) -> list[Detail]:
     """Return the details of a request that has ended, each under its stage; `entry` is its entry span's context.
 
     A stage that gets a child has a context from then on. Never raises.
     """
-    if record is None or record.details is None:
+    if request is None or request.details is None:
         return []
-    return _placed(record, stages, entry) or []
+    return _placed(request, stages, entry) or []
 
 
 @guarded
-def take_details(record: Request, report: Report) -> None:
+def take_details(request: Request, report: Report) -> None:
     """Add to a request what another process has reported."""
-    details_of(record).take(record, report)
+    details_of(request).take(request, report)
 
 
 @guarded

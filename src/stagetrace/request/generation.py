@@ -169,21 +169,21 @@ class Generation:
 
 
 class Generating(Protocol):
-    """A request's record."""
+    """A request."""
 
     generation: Generation | None
 
 
-def _of(record: Generating) -> Generation:
-    if record.generation is None:
-        record.generation = Generation()
-    return record.generation
+def _of(request: Generating) -> Generation:
+    if request.generation is None:
+        request.generation = Generation()
+    return request.generation
 
 
-def note(record: Generating, generated: int, prompt: int, now: int) -> None:
+def note(request: Generating, generated: int, prompt: int, now: int) -> None:
     """Count tokens that were noted by hand."""
     with _adding:
-        generation = _of(record)
+        generation = _of(request)
         call = generation.by_hand
         if call is None:
             call = generation.by_hand = Call({}, now)
@@ -194,11 +194,11 @@ def note(record: Generating, generated: int, prompt: int, now: int) -> None:
     call.ended = now  # until there are more
 
 
-def begin(record: Generating, attributes: dict[str, Any], now: int) -> Call:
+def begin(request: Generating, attributes: dict[str, Any], now: int) -> Call:
     """Begin a call for a request; `attributes` are those of its stage."""
     call = Call(attributes, now)
     with _adding:
-        generation = _of(record)
+        generation = _of(request)
     if len(generation.calls) < MAX_CALLS:
         generation.calls.append(call)
     else:

@@ -40,7 +40,7 @@ class Bounds(NamedTuple):
 
 
 class Begun(Protocol):
-    """A request's record, or that of a part: here it only counts when it began."""
+    """A request, or a part of one: here it only counts when it began."""
 
     @property
     def started(self) -> int:
@@ -52,7 +52,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self.is_watched = False  # whether a sampler wants to know of late requests: else nothing is kept
-        self.records: set[Begun] = set()
+        self.requests: set[Begun] = set()
         self.parts: dict[Begun, int] = {}  # work for requests of other processes, by when those are late
         self.bounds_of: Callable[[Any], Bounds | None] = lambda _: None
         self.look_back: Callable[[Any], None] = lambda _: None  # for a breach, or a part, that ends
@@ -88,7 +88,7 @@ class InFlight:
     def stop(self) -> None:
         """Keep no requests any more."""
         self.is_watched, self._clears = False, 0
-        self.records.clear()
+        self.requests.clear()
         self.parts.clear()
         with self._setting:
             self._forget_timer()
@@ -98,36 +98,36 @@ class InFlight:
         if self.is_watched:
             self._move(time.time_ns())
 
-    def begin(self, record: Begun) -> None:
+    def begin(self, request: Begun) -> None:
         """Keep a request that begins."""
-        self.records.add(record)
-        if not self._moved_at <= record.started < self._move_at:
-            self._move(record.started)
+        self.requests.add(request)
+        if not self._moved_at <= request.started < self._move_at:
+            self._move(request.started)
 
-    def began_earlier(self, record: Begun) -> None:
+    def began_earlier(self, request: Begun) -> None:
         """Look again at when a request began that is kept."""
-        if record.started + self.bound_ns < self.ends_at and self.is_watched:
-            self._move(record.started)
+        if request.started + self.bound_ns < self.ends_at and self.is_watched:
+            self._move(request.started)
 
-    def end(self, record: Begun) -> None:
+    def end(self, request: Begun) -> None:
         """Drop a request that has ended, if it is still kept."""
-        records = self.records
-        records.discard(record)
-        if records:
+        requests = self.requests
+        requests.discard(request)
+        if requests:
             if (now := time.time_ns()) >= self._end_moves_at:
                 self._move(now)
         elif self._clears and self.ends_at < self.due:
             self._clear()
 
-    def begin_part(self, record: Begun, late_at: int) -> None:
+    def begin_part(self, request: Begun, late_at: int) -> None:
         """Keep work for a request that is late at a known time."""
-        self.parts[record] = late_at
+        self.parts[request] = late_at
         if late_at < self.ends_at:
-            self._move(record.started)
+            self._move(request.started)
 
-    def end_part(self, record: Begun) -> None:
+    def end_part(self, request: Begun) -> None:
         """Drop such work, if it is still kept."""
-        if self.parts.pop(record, None) is None:
+        if self.parts.pop(request, None) is None:
             return
         if self._clears and not self.parts:
             self._clear()
@@ -158,7 +158,7 @@ class InFlight:
             # First: a request that begins meanwhile either is seen below, or moves the timer.
             self._move_at, self._end_moves_at, self.ends_at = 0, NEVER, NEVER
             self.bound_ns = bound = self._bound(now)
-            oldest = min((one.started for one in self.records.copy()), default=NEVER)
+            oldest = min((one.started for one in self.requests.copy()), default=NEVER)
             self._set_to(min(self.due, oldest + bound, *self.parts.copy().values()))
             # One that begins from now on may be late before that; else, after a while, that moment may be a later one.
             if self.ends_at <= now + bound:
@@ -201,9 +201,9 @@ class InFlight:
     def take(self, now: int) -> list[Any]:
         """Remove and return the requests, and the work for requests, that may be late by now."""
         latest = now - self.bound_ns
-        taken = [one for one in self.records.copy() if one.started <= latest]
+        taken = [one for one in self.requests.copy() if one.started <= latest]
         for one in taken:
-            self.records.discard(one)
+            self.requests.discard(one)
         parts = [one for one, late_at in self.parts.copy().items() if late_at <= now]
         for one in parts:
             self.parts.pop(one, None)
@@ -211,7 +211,7 @@ class InFlight:
 
     def begin_anew(self) -> None:
         """Forget the parent's requests and its timer, in a forked child."""
-        self.records, self.parts = set(), {}
+        self.requests, self.parts = set(), {}
         self._setting = RLock()
         inherited, self.timer = self.timer, None
         self._forget_timer()

@@ -31,7 +31,7 @@ class _Marks:
     """The marks of one request, each with its time, until it is `closed`; then the stages that they make up.
 
     A mark is only noted. The stages are worked out when they are needed: at the close, or when a child span needs its
-    parent. Until then a record is two objects and a tuple for each mark: objects that are alive while requests overlap
+    parent. Until then a request is two objects and a tuple for each mark: objects that are alive while requests overlap
     trigger the garbage collector (docs/decisions/009).
     """
 
@@ -137,7 +137,7 @@ class _Marks:
             tiler = self._work_out()
             if tiler is None:
                 raise RuntimeError("the stages of this request are being worked out")
-            self.closed, self._tiler = True, None  # a context of the service may keep this record for long
+            self.closed, self._tiler = True, None  # a context of the service may keep this request for long
             return tiler.close(min(now, end), start, end, is_unsorted=self.is_unsorted)
 
     def drop(self) -> None:

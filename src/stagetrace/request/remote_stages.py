@@ -1,4 +1,4 @@
-"""Stages of a request in another process of the service or in a batch, reported to the request's own record.
+"""Stages of a request in another process of the service or in a batch, reported to the request.
 
 A key names a request of a process: that process's random word, a number, when the request is late if that is known,
 the entry span's id. It travels with the request, and comes back with the stages and the stalls: directly within a
@@ -44,7 +44,7 @@ MAX_KEY = 256  # characters
 MAX_KEYS = 256  # in a message: those of a batch
 MAX_SECTIONS = 100  # of a request, in other processes
 # The requests that were handed on, by their key, as long as other code refers to them.
-_records: WeakValueDictionary[str, Request] = WeakValueDictionary()
+_requests: WeakValueDictionary[str, Request] = WeakValueDictionary()
 _word = os.urandom(8).hex()  # this process's: its id others may have, in other containers and after it
 _numbers = itertools.count(1)
 _starting = threading.Lock()  # guards the making of _listener
@@ -52,7 +52,7 @@ _listener: remote_socket.Listener | None = None
 
 
 def hand_on(
-    record: Request,
+    request: Request,
     reason: str = "",
     at: int | None = None,
     *,
@@ -68,19 +68,19 @@ def hand_on(
     if _listener is None and remote_socket.WORKS and conclude is None:
         _start()
     is_late_elsewhere = in_flight.is_watched and conclude is None
-    key = named(record, in_flight.bounds_of(record) if is_late_elsewhere else None)
-    if record.remote_stages is None:
-        record.remote_stages = RemoteStages()
-    record.remote_stages.add(key, _RemoteWork(reason, at or time.time_ns(), conclude, is_server=is_server))
+    key = named(request, in_flight.bounds_of(request) if is_late_elsewhere else None)
+    if request.remote_stages is None:
+        request.remote_stages = RemoteStages()
+    request.remote_stages.add(key, _RemoteWork(reason, at or time.time_ns(), conclude, is_server=is_server))
     return key
 
 
-def named(record: Request, bounds: Bounds | None = None) -> str:
+def named(request: Request, bounds: Bounds | None = None) -> str:
     """Return a key by which a request of this process is found, and which has these bounds."""
-    entry = record.entry
+    entry = request.entry
     late = "" if bounds is None else "{:x}.{:x}.{:x}-".format(*bounds)
     key = f"{_word}-{next(_numbers)}-{late}{entry.span_id if entry is not None else 0:016x}"
-    _records[key] = record
+    _requests[key] = request
     return key
 
 
@@ -133,7 +133,7 @@ def is_here(key: str) -> bool:
 
 def find(key: str) -> Request | None:
     """Return the request of this process that has a key, while there is one."""
-    return _records.get(key)
+    return _requests.get(key)
 
 
 def report_stages(
@@ -180,11 +180,11 @@ def report_stalls(
 
 @guarded
 def _take_stalls(key: str, stalls: Sequence[Stall], until: int | None) -> None:
-    record = _records.get(key)
-    if record is None or record.remote_stages is None or record.closed:
+    request = _requests.get(key)
+    if request is None or request.remote_stages is None or request.closed:
         return
-    record.remote_stages.stalls_of(key).add(stalls, until)
-    record.pass_on_stalls(stalls)
+    request.remote_stages.stalls_of(key).add(stalls, until)
+    request.pass_on_stalls(stalls)
 
 
 @guarded
@@ -199,21 +199,21 @@ def _note(message: Any, process: int) -> None:
         _read_stalls(*message)
         return
     key, reason, taken_at, stages, is_over, details, sections = message
-    record = _records.get(key)
-    if record is not None and record.remote_stages is not None and not record.closed:
+    request = _requests.get(key)
+    if request is not None and request.remote_stages is not None and not request.closed:
         if details is not None:
             from stagetrace.request.details import take_details  # which needs the SDK
 
-            take_details(record, details)
-        record.remote_sections = [*record.remote_sections, *_sections(sections)][:MAX_SECTIONS]
-        record.remote_stages.add_report(record, key, (reason, taken_at, stages), None if is_over else process)
+            take_details(request, details)
+        request.remote_sections = [*request.remote_sections, *_sections(sections)][:MAX_SECTIONS]
+        request.remote_stages.add_report(request, key, (reason, taken_at, stages), None if is_over else process)
 
 
 def _read_stalls(keys: Sequence[str], reports: Sequence[Any], until: int | None) -> None:
     for key in keys:
-        record = _records.get(key)
-        if record is not None and record.remote_stages is not None and not record.closed:
-            _take_stalls(key, record.remote_stages.stalls_of(key).read(reports), until)
+        request = _requests.get(key)
+        if request is not None and request.remote_stages is not None and not request.closed:
+            _take_stalls(key, request.remote_stages.stalls_of(key).read(reports), until)
 
 
 @guarded
@@ -282,14 +282,14 @@ class RemoteStages:
         return any(work.taken_at >= at for work in self._by_key.values())
 
     def add_report(
-        self, record: Request, key: str, done: tuple[str, int, Sequence[StageReport]], process: int | None
+        self, request: Request, key: str, done: tuple[str, int, Sequence[StageReport]], process: int | None
     ) -> None:
         """Note what was done; `process` still works on it, None if it is over."""
         work = self._by_key.get(key)
         if work is not None and work.is_open:
             work.note(*done)
             if process is None:
-                _add_stages(record, work)
+                _add_stages(request, work)
             else:
                 work.process = process
 
@@ -324,7 +324,7 @@ class RemoteStages:
         read_reports()
 
     @guarded_end
-    def conclude(self, record: Request) -> None:
+    def conclude(self, request: Request) -> None:
         """Note what is known of the work that is not over as the request ends."""
         read_reports()
         for work in list(self._by_key.values()):
@@ -333,27 +333,27 @@ class RemoteStages:
             if not work.is_open:
                 continue
             if work.is_taken:
-                _add_stages(record, work)
+                _add_stages(request, work)
                 if _listener is not None and work.process in _listener.gone:
-                    record.besides = {**record.besides, ML_WORKER_LOST: True}
+                    request.besides = {**request.besides, ML_WORKER_LOST: True}
                 continue
-            _add_stalls(record, work)
+            _add_stalls(request, work)
             if work.is_server and _listener is not None and _listener.has_read:
                 work.is_open = False
-                record.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})
+                request.visit(QUEUE, (work.since, None), {QUEUE_REASON: work.reason})
 
 
-def _add_stages(record: Request, work: _RemoteWork) -> None:
-    """Add the work, its stacks and the wait for it to the request's record.
+def _add_stages(request: Request, work: _RemoteWork) -> None:
+    """Add the work, its stacks and the wait for it to the request.
 
     A mark that begins later wins over one that is open, so a wait must not begin within the inference of other work.
     """
     work.is_open = False
-    _add_stalls(record, work)
+    _add_stalls(request, work)
     if work.taken_at > work.since:
         wait = {QUEUE_REASON: work.reason} if work.reason else None
-        record.visit(QUEUE, (work.since, work.taken_at), wait)
-    entry, all_work = record.entry, record.remote_stages
+        request.visit(QUEUE, (work.since, work.taken_at), wait)
+    entry, all_work = request.entry, request.remote_stages
     for stage, start, end, attributes, span_id, link in work.stages:
         context = None
         if span_id is not None and entry is not None:
@@ -366,13 +366,13 @@ def _add_stages(record: Request, work: _RemoteWork) -> None:
             )
         begins = start if all_work is None else all_work.begin_of(stage, start, end)
         if end is None or begins < end:
-            record.visit(stage, (begins, end), attributes or None, context, _context(link))
+            request.visit(stage, (begins, end), attributes or None, context, _context(link))
 
 
 @guarded
-def _add_stalls(record: Request, work: _RemoteWork) -> None:
+def _add_stalls(request: Request, work: _RemoteWork) -> None:
     if work.stalls is not None:
-        record.stalls = work.stalls.among(record.stalls, work.taken_at, time.time_ns())[-MOST_KEPT:]
+        request.stalls = work.stalls.among(request.stalls, work.taken_at, time.time_ns())[-MOST_KEPT:]
 
 
 def _context(link: Iterable[int] | None) -> SpanContext | None:
@@ -407,29 +407,29 @@ class RequestRef(NamedTuple):
     is_batch: bool = False  # it stands for several, whose span is that of their inference
 
 
-def hand_on_reference(record: Request, reason: str) -> str | None:
+def hand_on_reference(request: Request, reason: str) -> str | None:
     """Return a short text that names a request which is handed on now, for `read_reference` in any process.
 
     None where it has no entry span.
     """
-    context = record.entry
+    context = request.entry
     if context is None or not context.is_valid:
         return None
-    return _text(hand_on(record, reason, is_server=True), record, context)
+    return _text(hand_on(request, reason, is_server=True), request, context)
 
 
 @guarded
-def reference_to(record: Request) -> str | None:
+def reference_to(request: Request) -> str | None:
     """Return a short text that names a request and, as its span, the stage that it is in, for `read_reference`.
 
     None where it has no entry span.
     """
-    context = record.stage_context()
-    return _text(named(record), record, context) if context is not None and context.is_valid else None
+    context = request.stage_context()
+    return _text(named(request), request, context) if context is not None and context.is_valid else None
 
 
-def _text(key: str, record: Request, context: SpanContext) -> str:
-    kind = "batch" if record.is_batch else "request"
+def _text(key: str, request: Request, context: SpanContext) -> str:
+    kind = "batch" if request.is_batch else "request"
     flags = int(context.trace_flags)
     return f"{key} {kind} {context.trace_id:032x}-{context.span_id:016x}-{flags:02x} {context.trace_state.to_header()}"
 
@@ -444,4 +444,4 @@ def read_reference(text: str) -> RequestRef:
     return RequestRef(key, context, kind == "batch")
 
 
-Request.reference_to = staticmethod(lambda record: reference_to(record))  # noqa: PLW0108 -- looked up each time
+Request.reference_to = staticmethod(lambda request: reference_to(request))  # noqa: PLW0108 -- looked up each time

@@ -206,7 +206,7 @@ class Request(Entry):
         if self.backend is not None:
             self.backend.is_released, self.backend = True, None
         if self.is_over:
-            in_flight.records.discard(self)
+            in_flight.requests.discard(self)
         elif in_flight.is_watched:
             in_flight.end(self)  # a request that is not judged is not abandoned either
 
@@ -453,7 +453,7 @@ class Request(Entry):
         self.drop()
         self.details = self.work = self.greenlet = self.batch = self.caller = None
         self.stalls = self.pools = ()
-        self.stages = NO_STAGES  # a context of the service may keep this record for long
+        self.stages = NO_STAGES  # a context of the service may keep this request for long
         if in_flight.is_watched:
             in_flight.end(self)
 

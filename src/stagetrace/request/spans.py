@@ -1,4 +1,4 @@
-"""Turn a closed record into finished spans, without opening any SDK span."""
+"""Turn a closed request into finished spans, without opening any SDK span."""
 
 from __future__ import annotations
 

@@ -66,32 +66,32 @@ class _stage:  # noqa: N801 -- reads as a statement: `with stagetrace.stage("pre
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._open is not None:
-            record, mark, began, computed, thread = self._open
+            request, mark, began, computed, thread = self._open
             self._open = None
             try:
-                record.end_mark(mark)
+                request.end_mark(mark)
                 now = time.time_ns()
                 if now - began >= LONG_NS and thread == get_ident():
-                    note_computed(record, began, now, time.thread_time_ns() - computed)
+                    note_computed(request, began, now, time.thread_time_ns() - computed)
             except Exception as failure:  # noqa: BLE001 -- as `guarded`, without its price
                 report("stagetrace.request.stage", failure)
 
 
 @guarded
 def _begin(name: str, attributes: dict[str, Any]) -> tuple[Request, Mark, int, int, int] | None:
-    record = recording()
-    if record is None:
+    request = recording()
+    if request is None:
         return None
     mark = prepared(name, attributes)
-    record.begin_mark(mark)
-    return record, mark, time.time_ns(), time.thread_time_ns(), get_ident()
+    request.begin_mark(mark)
+    return request, mark, time.time_ns(), time.thread_time_ns(), get_ident()
 
 
-def note_computed(record: Any, began: int, ended: int, computed: int) -> None:
+def note_computed(request: Any, began: int, ended: int, computed: int) -> None:
     """Note for how many nanoseconds the calling thread has computed in a block of a stage."""
-    before = getattr(record, "computed", ())
-    if not record.closed and len(before) < MAX_COMPUTED:
-        record.computed = (*before, (began, ended, computed, get_native_id()))
+    before = getattr(request, "computed", ())
+    if not request.closed and len(before) < MAX_COMPUTED:
+        request.computed = (*before, (began, ended, computed, get_native_id()))
 
 
 def prepared(name: Any, attributes: dict[str, Any] | None) -> Mark:

@@ -74,7 +74,7 @@ class Mark:
 
 
 class Tiler:
-    """Events of one request in, stages out. Not thread-safe: the record's lock guards it.
+    """Events of one request in, stages out. Not thread-safe: the request's lock guards it.
 
     Where there are more visits than `limit`, short ones are summed: see `coalesced`.
     """

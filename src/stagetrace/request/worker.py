@@ -97,7 +97,7 @@ def _late_at(bounds: Bounds) -> int:
 
 
 class Work(Part):
-    """Work for one request: a record whose stages become part of the request's own.
+    """Work for one request: its stages become part of that request's own.
 
     `described` are the model's attributes where its patch records none, `named` those that win over what it records.
     """
@@ -132,7 +132,7 @@ class Work(Part):
 
     @guarded_end
     def finish(self) -> None:
-        """End, and report the stages that this was made of to the request's own record."""
+        """End, and report the stages that this was made of to that request."""
         if self.closed:
             return
         self.divide_step()
@@ -266,7 +266,7 @@ def give_cpu_samples(work: Request, request: Request | None) -> None:
 
 
 def is_gap(segment: Segment) -> bool:
-    """Return whether a segment is what lies between others: the request's own record names that itself."""
+    """Return whether a segment is what lies between others: the request names that itself."""
     return segment.stage in GAPS and not segment.explicit and segment.context is None
 
 

@@ -53,24 +53,24 @@ def current_greenlet() -> Any:
     return None if getcurrent is None else getcurrent()
 
 
-def work_here(record: Request) -> None:
-    """Note that the code that runs now, in a task or outside, does the work of a record."""
-    record.thread, record.work = get_ident(), task_here()
+def work_here(request: Request) -> None:
+    """Note that the code that runs now, in a task or outside, does the work of a request."""
+    request.thread, request.work = get_ident(), task_here()
 
 
-def take_up(record: Request, worker: Any) -> Request | None:
+def take_up(request: Request, worker: Any) -> Request | None:
     """Note that a worker works for a request from now on; return what it worked for before, to be restored."""
     key = worker if type(worker) is int else _key(worker)
     before = working.get(key)
-    working[key] = record
+    working[key] = request
     return before
 
 
 def put_down(worker: Any, before: Request | None) -> None:
     """Note that a worker works for what it worked for before."""
     key = worker if type(worker) is int else _key(worker)
-    if time.time_ns() >= in_flight.ends_at and (record := working.get(key)) is not None:
-        in_flight.look_back(record)
+    if time.time_ns() >= in_flight.ends_at and (request := working.get(key)) is not None:
+        in_flight.look_back(request)
     if before is None:
         working.pop(key, None)
     else:
@@ -88,16 +88,16 @@ def _forget(gone: Any) -> None:
     working.pop(gone, None)
 
 
-def workers_of(record: Request) -> list[Any]:
+def workers_of(request: Request) -> list[Any]:
     """Return the workers of a request, the first one that began first."""
-    keys = [key for key, one in working.copy().items() if one is record]
+    keys = [key for key, one in working.copy().items() if one is request]
     workers = [key() if type(key) is ref else key for key in keys]
     return [worker for worker in workers if worker is not None]
 
 
-def threads_of(record: Request) -> list[int]:
+def threads_of(request: Request) -> list[int]:
     """Return the threads of pools, by their ident, that do a request's work now, the first one that began first."""
-    return [worker for worker in workers_of(record) if type(worker) is int]
+    return [worker for worker in workers_of(request) if type(worker) is int]
 
 
 if hasattr(os, "register_at_fork"):
@@ -112,21 +112,21 @@ WHERE = "stagetrace.patches.anyio"  # the patch that is switched off where this 
 class PoolTask:
     """What a request gives to a pool, as the pool's thread calls it. Begins to wait as it is made."""
 
-    __slots__ = ("_asked", "_ended", "_function", "_record", "_roomy", "_waits")
+    __slots__ = ("_asked", "_ended", "_function", "_request", "_roomy", "_waits")
 
     def __init__(
-        self, record: Request, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
+        self, request: Request, function: Callable[..., Any], attributes: Mapping[str, Any], roomy: Any
     ) -> None:
         """Wait with these attributes; `roomy` is the pool's limiter if it has a token left, else None."""
-        self._record = record
+        self._request = request
         self._function = function
         self._roomy = roomy
         self._ended = 0
         self._waits = [QUEUE]  # removed by what ends the wait: the thread, or the loop if no thread took the task up
         self._asked = time_ns()
         if roomy is None:
-            record.pools = (*record.pools, WORKER_THREADS)
-        record.enter(QUEUE, attributes, self._asked)
+            request.pools = (*request.pools, WORKER_THREADS)
+        request.enter(QUEUE, attributes, self._asked)
 
     def __call__(self, *args: Any) -> Any:
         """Call the function."""
@@ -135,9 +135,9 @@ class PoolTask:
             now = time_ns()
             self._leave(now)
             is_short = now - self._asked < DIVIDED_NS
-            first = sample(now) if is_short else wake_up(self._record, self._asked, now, self._roomy)
+            first = sample(now) if is_short else wake_up(self._request, self._asked, now, self._roomy)
             worker = this_worker()
-            before = take_up(self._record, worker)
+            before = take_up(self._request, worker)
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report(WHERE, error)
         try:
@@ -149,7 +149,7 @@ class PoolTask:
                 self._ended = now = time_ns()
                 thread_cpu.become_idle(now)
                 if first is not None and now - first[AT] >= DIVIDED_NS:
-                    self._record.divide(first)
+                    self._request.divide(first)
             except Exception as error:  # noqa: BLE001
                 report(WHERE, error)
 
@@ -159,9 +159,9 @@ class PoolTask:
                 waited = self._waits.pop()
             except IndexError:  # the other thread has ended the wait
                 return
-            self._record.leave(waited, now)
+            self._request.leave(waited, now)
             if self._roomy is None:
-                self._record.leave_pool(WORKER_THREADS)
+                self._request.leave_pool(WORKER_THREADS)
 
     def end(self) -> None:
         """Take the request back to the event loop. Never raises."""
@@ -170,12 +170,12 @@ class PoolTask:
             if self._waits:
                 self._leave(now)
             if self._ended and now - self._ended >= DIVIDED_NS:
-                self._record.add_wakeup(self._ended, now)
+                self._request.add_wakeup(self._ended, now)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 
 
-def wake_up(record: Request, asked: int, now: int, roomy: Any) -> CpuSample | None:
+def wake_up(request: Request, asked: int, now: int, roomy: Any) -> CpuSample | None:
     """Return the CPU sample of the thread; note for how long it was free and could not run.
 
     `roomy` is the pool's limiter if it had a token left when the thread was asked for.
@@ -184,7 +184,7 @@ def wake_up(record: Request, asked: int, now: int, roomy: Any) -> CpuSample | No
     first = sample()
     if first is not None:
         had_room = roomy is not None and roomy.available_tokens > 0  # else other tasks were queued before it
-        record.add_wakeup(
+        request.add_wakeup(
             asked if had_room else max(asked, thread_cpu.idle_since()), now, thread_cpu.waited_for_cpu(previous, first)
         )
     return first

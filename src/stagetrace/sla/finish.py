@@ -228,18 +228,18 @@ def _cause(
 
 
 class Within:
-    """What a request's record has measured within [start, end), in nanoseconds since the epoch."""
+    """What a request has measured within [start, end), in nanoseconds since the epoch."""
 
-    def __init__(self, record: Request, start: int, end: int) -> None:
-        self._record = record
+    def __init__(self, request: Request, start: int, end: int) -> None:
+        self._request = request
         self.bounds = start, end
-        stream = record.stream
+        stream = request.stream
         self._noted = () if stream is None or stream.widest != self.bounds else stream.of_widest
         # Of these sections, parts may lie outside.
         self.cpu_samples: Sequence[tuple[CpuSample, CpuSample]] = self._all("cpu_samples")
-        self.remote_sections: Sequence[RemoteSection] = record.remote_sections
+        self.remote_sections: Sequence[RemoteSection] = request.remote_sections
         self.computed: Sequence[tuple[int, int, int, int]] = [
-            part for one in record.computed if (part := self._part(*one)) is not None
+            part for one in request.computed if (part := self._part(*one)) is not None
         ]
         self.wakeups: Sequence[tuple[int, int, int]] = [
             (*self._clip(*at), lacked) for *at, lacked in self._all("wakeups")
@@ -247,13 +247,13 @@ class Within:
         self.calls: Sequence[tuple[str, int, int]] = [(peer, *self._clip(*at)) for peer, *at in self._all("calls")]
         self.behind: Sequence[tuple[int, int, str]] = [(*self._clip(*at), by) for *at, by in self._all("behind")]
         self.socket_waits: Sequence[tuple[int, int, bool]] = [
-            (*self._clip(begin, until), known) for begin, until, known in record.socket_waits
+            (*self._clip(begin, until), known) for begin, until, known in request.socket_waits
         ]
-        waits = None if record.peer_waits is None else self._all("peer_waits")
+        waits = None if request.peer_waits is None else self._all("peer_waits")
         self.peer_waits: Sequence[tuple[int, int]] | None = None if waits is None else [self._clip(*at) for at in waits]
 
     def _all(self, name: str) -> list[Any]:
-        kept = list(getattr(self._record, name) or ())
+        kept = list(getattr(self._request, name) or ())
         known = {id(one) for one in kept}
         return kept + [what for of, what in self._noted if of == name and id(what) not in known]
 
@@ -267,15 +267,15 @@ class Within:
         return begin, max(min(until, end), begin)
 
     def fits_buffer(self, activity: str) -> bool:
-        """Return what the record does."""
-        return self._record.fits_buffer(activity)
+        """Return what the request does."""
+        return self._request.fits_buffer(activity)
 
     def loop_shares(self, start: int, end: int) -> Sequence[tuple[int, int, Share]]:
         """Return what the thread of the event loop has done, as it was read at the time or is still known."""
-        stream = self._record.stream
+        stream = self._request.stream
         kept = None if stream is None else stream.loop_shares(*self.bounds)
         if kept is None:
-            return self._record.loop_shares(start, end)
+            return self._request.loop_shares(start, end)
         return [one for one in kept if one[0] < end and start < one[1]]
 
 

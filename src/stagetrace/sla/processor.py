@@ -84,7 +84,7 @@ class SLASpanProcessor(SpanProcessor):
         return self.standby is not None or exports(self._next)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Bind the request's record to its entry span."""
+        """Bind the request to its entry span."""
         if not self._is_dropped(span):
             _show(self._next.on_start, span, parent_context)
         self._open(span, parent_context)
@@ -204,29 +204,29 @@ class SLASpanProcessor(SpanProcessor):
         context = span.get_span_context()
         if context is None or not _is_entry(span) or context.span_id in entries:  # a second processor of ours
             return
-        record = current.get()
+        request = current.get()
         if not self.sends:
-            if record is not None:
-                record.take_ids(context, span.parent)
+            if request is not None:
+                request.take_ids(context, span.parent)
             return
-        if record is None or not record.gives_way(span.parent):
-            record = Request()
-            record.work = task_here()
-        record.bind(context, span.start_time or 0)
-        record.adopted = span
-        entries[context.span_id] = record
+        if request is None or not request.gives_way(span.parent):
+            request = Request()
+            request.work = task_here()
+        request.bind(context, span.start_time or 0)
+        request.adopted = span
+        entries[context.span_id] = request
         if dropped(span):
             self.hold(context.trace_id)
         if self.policy is not None and self.policy.reads_baggage:
-            record.baggage = baggage.get_all(parent_context)
+            request.baggage = baggage.get_all(parent_context)
 
     @guarded
     def _note_call(self, span: ReadableSpan) -> None:
         """Note on the request that this code serves that it has called another service."""
-        record, attributes = recording(), span.attributes or {}
-        if record is not None and not semconv.is_embedded(attributes):
+        request, attributes = recording(), span.attributes or {}
+        if request is not None and not semconv.is_embedded(attributes):
             peer = semconv.peer(attributes) or span.name
-            record.called(peer, span.start_time or 0, span.end_time or 0, report_in(attributes))
+            request.called(peer, span.start_time or 0, span.end_time or 0, report_in(attributes))
 
     @guarded
     def _end(self, span: ReadableSpan) -> list[ReadableSpan]:

@@ -98,10 +98,10 @@ def working_for() -> Request | None:
 
     None where code that has taken items out of a queue still has the context of the request that started it.
     """
-    record = recording()
-    if taken and record is not None and any(item.has_started(record) for item in _collected.get()):
+    request = recording()
+    if taken and request is not None and any(item.has_started(request) for item in _collected.get()):
         return None
-    return record
+    return request
 
 
 @guarded_end
@@ -123,10 +123,10 @@ def _work_for(items: tuple[Item, ...]) -> None:
 
     task = _task()
     consumer = threading.get_ident() if task is None else id(task)
-    record = current.get()
-    if isinstance(record, GatheredBatch) and record.is_partly_done:
-        record.end_calls()
-    open_ = record if record is not None and not record.closed else None
+    request = current.get()
+    if isinstance(request, GatheredBatch) and request.is_partly_done:
+        request.end_calls()
+    open_ = request if request is not None and not request.closed else None
     batch = open_ if isinstance(open_, GatheredBatch) else None
     fresh = [item for item in items if item.batch is None]
     if not fresh:
@@ -147,14 +147,14 @@ def _work_for(items: tuple[Item, ...]) -> None:
 
 
 @guarded_end
-def note_submitted(record: Request | None, future: Any) -> None:
+def note_submitted(request: Request | None, future: Any) -> None:
     """Note a future that the batch waits for: its consumer may go on to take the next items."""
-    if record is not None and record.is_batch:
-        getattr(record, "futures", []).append(future)
+    if request is not None and request.is_batch:
+        getattr(request, "futures", []).append(future)
 
 
-def carry_into(function: Callable[..., Any], record: Request) -> None:
+def carry_into(function: Callable[..., Any], request: Request) -> None:
     """Let a function that `asyncio.to_thread` submits, in a context copied before the batch, work for the batch."""
     context = getattr(getattr(function, "func", None), "__self__", None)
-    if record.is_batch and isinstance(context, Context):
-        context.run(current.set, record)
+    if request.is_batch and isinstance(context, Context):
+        context.run(current.set, request)

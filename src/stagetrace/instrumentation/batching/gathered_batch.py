@@ -29,7 +29,7 @@ class GatheredBatch(Batch):
     """
 
     def __init__(self, items: Sequence[Item], consumer: int, before: Sequence[Item]) -> None:
-        super().__init__(_origins(item.record for item in items), 0, BATCH)
+        super().__init__(_origins(item.request for item in items), 0, BATCH)
         self.consumer = consumer
         self.has_begun = False
         self._rows: int | None = None  # of the first call, if fewer than the items that the consumer has taken
@@ -37,7 +37,7 @@ class GatheredBatch(Batch):
         self._items: list[Item] = []
         self._before = before
         self._calls: list[tuple[Any, Request | None]] = []  # of models, as long as they run: the worker of each
-        self._ends = [True]  # the thread that takes this out closes the record
+        self._ends = [True]  # the thread that takes this out closes the batch
         self._sends = [True]
         self._segments: list[Segment] | None = None
         self._reported: dict[int, Request] = {}  # by their ids
@@ -49,8 +49,8 @@ class GatheredBatch(Batch):
         """Add items that the consumer has taken before it called a model."""
         for item in items:
             item.batch = self
-            if item.record is not None:
-                item.record.batch = self
+            if item.request is not None:
+                item.request.batch = self
         self._items.extend(items)
 
     @property
@@ -96,7 +96,7 @@ class GatheredBatch(Batch):
             return
         self.has_begun = True
         waiting = [item for item in self._items if item.is_open]
-        self._size = len({id(item.record) for item in waiting})
+        self._size = len({id(item.request) for item in waiting})
         if any(item.is_open for item in self._before):
             if rows != len(waiting):  # then those before may be in this call, too
                 self._mark_uncertain()
@@ -135,7 +135,7 @@ class GatheredBatch(Batch):
             if item.is_open:
                 item.batch = None
         self._items, self._rows = done, None
-        self._size = len({id(item.record) for item in done})
+        self._size = len({id(item.request) for item in done})
 
     def _close(self) -> list[Segment]:
         if self._ends:
@@ -143,9 +143,9 @@ class GatheredBatch(Batch):
             self._segments = self.close(self.started, max(time.time_ns(), self.started)).segments()
         return self._segments or []
 
-    def stages_for(self, record: Request, since: int, until: int) -> list[StageReport]:
+    def stages_for(self, request: Request, since: int, until: int) -> list[StageReport]:
         """Return the stages for one of its requests, which waited [since, until); none if it has received them."""
-        if id(record) in self._reported:
+        if id(request) in self._reported:
             return []
         stages: list[StageReport] = []
         for one in self._stages():
@@ -155,8 +155,8 @@ class GatheredBatch(Batch):
                 link = self.entry if one.stage == INFERENCE else None
                 stages.append((one.stage, start, end, *stage_report(one, self._attributes(one), link)[3:]))
         if stages:
-            self._reported[id(record)] = record
-            give_cpu_samples(self, record)
+            self._reported[id(request)] = request
+            give_cpu_samples(self, request)
         return stages
 
     def _attributes(self, segment: Segment) -> dict[str, Any]:
@@ -181,5 +181,5 @@ class GatheredBatch(Batch):
         self._items, self._before, self._reported = [], (), {}  # the consumer may keep this for long
 
 
-def _origins(records: Iterable[Request | None]) -> list[RequestRef]:
-    return [RequestRef("", one.entry) for one in records if one is not None and one.entry is not None]
+def _origins(requests: Iterable[Request | None]) -> list[RequestRef]:
+    return [RequestRef("", one.entry) for one in requests if one is not None and one.entry is not None]

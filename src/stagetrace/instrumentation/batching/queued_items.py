@@ -49,7 +49,7 @@ class ItemsBatch(Protocol):
     def settle(self) -> None:
         """Send the span of the inference, if the batch is complete."""
 
-    def stages_for(self, record: Request, since: int, until: int) -> list[StageReport]:
+    def stages_for(self, request: Request, since: int, until: int) -> list[StageReport]:
         """Return the stages of the batch for one of its requests, which waited [since, until)."""
 
 
@@ -58,13 +58,13 @@ class Item:
 
     __slots__ = (
         *("_future", "_key", "_open"),
-        *("batch", "is_uncertain", "put_at", "since", "taken_at", "taken_by", "record", "until"),
+        *("batch", "is_uncertain", "put_at", "since", "taken_at", "taken_by", "request", "until"),
     )
 
     is_taken = False  # as `Job` of awaited_futures.py has it
 
-    def __init__(self, record: Request, thing: Any, future: Any) -> None:
-        self.record: Request | None = record
+    def __init__(self, request: Request, thing: Any, future: Any) -> None:
+        self.request: Request | None = request
         self.put_at = time_ns()
         self.since = 0  # when the request began to wait; 0 while it was not seen to wait
         self.until = 0  # when it stopped to wait; 0 unless it stopped before the future was done
@@ -96,7 +96,7 @@ class Item:
 
     def has_started(self, request: Request) -> bool:
         """Return whether this request waits for it, and code that the request started has taken it."""
-        return self.record is request and self.taken_by is request and bool(self.since)
+        return self.request is request and self.taken_by is request and bool(self.since)
 
     def waits_for(self, future: Any) -> bool:
         """Return whether the request waits for this future."""
@@ -117,7 +117,7 @@ class Item:
     def _is_waiter(self, entry: tuple[Any, Context]) -> bool:
         """Return whether a callback of the future is asyncio's own, of a task of this request that awaits it."""
         callback, context = entry
-        if getattr(callback, "__self__", None) is self or context.get(current, self.record) is not self.record:
+        if getattr(callback, "__self__", None) is self or context.get(current, self.request) is not self.request:
             return False
         module = getattr(getattr(callback, "func", callback), "__module__", None)
         return module is None or module.startswith(("asyncio", "_asyncio"))
@@ -133,21 +133,21 @@ class Item:
         """Note that the request waits, since `at` (nanoseconds since the epoch; 0: since now)."""
         from stagetrace.request.remote_stages import hand_on
 
-        record = self.record
+        request = self.request
         self.until = 0
-        if self.since or record is None or record.closed or not self._open:
+        if self.since or request is None or request.closed or not self._open:
             return
-        if record.remote_stages is not None and record.remote_stages.count >= MAX_ERRANDS:
+        if request.remote_stages is not None and request.remote_stages.count >= MAX_ERRANDS:
             self.forget()
             return
         at = at or time_ns()
-        self._key = hand_on(record, at=at, conclude=self.conclude)
+        self._key = hand_on(request, at=at, conclude=self.conclude)
         self.since = at
 
     @guarded_end
     def end_wait(self, _future: Any = None) -> None:
         """Note that the request waits no longer: either the future is done, or the request has stopped waiting."""
-        if recording() is self.record:
+        if recording() is self.request:
             self.until = time_ns()
 
     def note_taken(self) -> None:
@@ -169,7 +169,7 @@ class Item:
         """Let go of the request."""
         self._open.clear()
         _forget(self._future)
-        self.record = self.taken_by = None
+        self.request = self.taken_by = None
 
     @guarded_end
     def end(self, future: Any) -> None:
@@ -181,7 +181,7 @@ class Item:
 
     @guarded_end
     def conclude(self) -> None:
-        """Do so when the request itself ends. Its record is locked, so nothing else may be done."""
+        """Do so when the request itself ends. It is locked, so nothing else may be done."""
         future = self._future()
         if future is not None and future.done():
             self._end(self.until or time_ns(), is_done=not future.cancelled())
@@ -198,25 +198,25 @@ class Item:
         try:
             if self.batch is not None and is_done:
                 self.batch.end_calls()
-            if self.since and self.record is not None and not self.record.closed:
-                self._report(self.record, until, is_done=is_done)
+            if self.since and self.request is not None and not self.request.closed:
+                self._report(self.request, until, is_done=is_done)
         finally:
             self.forget()
 
-    def _report(self, record: Request, until: int, *, is_done: bool) -> None:
+    def _report(self, request: Request, until: int, *, is_done: bool) -> None:
         from stagetrace.request.remote_stages import report_stages
 
         batch = None if self.is_uncertain else self.batch
         if batch is not None and batch.is_known:
-            stages = batch.stages_for(record, self.since, until)
+            stages = batch.stages_for(request, self.since, until)
             if stages:
                 report_stages(self._key, BATCH, stages[0][1], stages, is_over=True)
-        elif self._waited_for_consumer(record, is_done=is_done):
+        elif self._waited_for_consumer(request, is_done=is_done):
             report_stages(self._key, CONSUMER, min(self.taken_at or until, until), (), is_over=True)
 
-    def _waited_for_consumer(self, record: Request, *, is_done: bool) -> bool:
+    def _waited_for_consumer(self, request: Request, *, is_done: bool) -> bool:
         """Return whether it certainly was in its queue until a consumer took it, or until now."""
-        if record.remote_stages is None or record.remote_stages.were_taken_up_since(
+        if request.remote_stages is None or request.remote_stages.were_taken_up_since(
             self.since
         ):  # by `stagetrace.batch`, say
             return False

@@ -33,8 +33,8 @@ class Wait:
     since = 0  # in nanoseconds since the epoch; 0 while it does not wait yet
     is_over = False
 
-    def __init__(self, record: Request) -> None:
-        self.record = record
+    def __init__(self, request: Request) -> None:
+        self.request = request
 
 
 wait_here: ContextVar[Any] = ContextVar("stagetrace.waiting_for_batch", default=None)  # the Wait of this code's request
@@ -45,8 +45,8 @@ def waiting_for_batch(make: Callable[[Request], Wait]) -> Wrap:
 
     @guarded
     def begin() -> Wait | None:
-        record = recording()
-        return None if record is None else make(record)
+        request = recording()
+        return None if request is None else make(request)
 
     def wrap(original: Any) -> Any:
         @functools.wraps(original)
@@ -70,7 +70,7 @@ def waiting_for_batch(make: Callable[[Request], Wait]) -> Wrap:
 def _end_in_vain(wait: Wait | None) -> None:
     """Note that a request waited in vain: it was cancelled, perhaps by the server, which responds with 503."""
     if wait is not None and wait.since and not wait.is_over:
-        wait.record.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH_WAIT})
+        wait.request.visit(QUEUE, (wait.since, time.time_ns()), {QUEUE_REASON: BATCH_WAIT})
 
 
 def requests_of(keys: Iterable[str | None]) -> list[RequestRef]:

@@ -55,10 +55,10 @@ class Call:
     _responded_at: int | None = None
     _is_held = False
     _ended_at: int | None = None  # while it is held
-    _record: Request | None = None  # of the request, until this has ended
+    _request: Request | None = None  # of the request, until this has ended
 
-    def __init__(self, record: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
-        self._record = record
+    def __init__(self, request: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+        self._request = request
         self._name = name
         self._attributes = attributes
         self._parent = parent
@@ -146,7 +146,7 @@ class Call:
     @property
     def has_ended(self) -> bool:
         """Whether it has ended."""
-        return self._record is None
+        return self._request is None
 
     def hold(self) -> None:
         """Do not end before `let_go`."""
@@ -160,8 +160,8 @@ class Call:
             self._finish(self._ended_at)
 
     def _finish(self, ended_at: int) -> None:
-        record, self._record = self._record, None
-        if record is None:
+        request, self._request = self._request, None
+        if request is None:
             return
         read, self.read = self.read, None
         if read is not None:
@@ -170,7 +170,7 @@ class Call:
             if times is not None:
                 self.note_reported(times)
         self._report(ended_at)
-        entered = current.set(record)  # SLASpanProcessor notes the call there; gRPC ends it in any context
+        entered = current.set(request)  # SLASpanProcessor notes the call there; gRPC ends it in any context
         try:
             self._end_span(max(ended_at, self._start))
         finally:
@@ -181,7 +181,7 @@ class Call:
 
     def __del__(self) -> None:
         # The response was neither read to its end nor closed, or the call was held until now.
-        if self._record is not None and self._responded_at is not None:
+        if self._request is not None and self._responded_at is not None:
             self._end_unread(self._ended_at or self._responded_at)
 
     @guarded_end
@@ -199,7 +199,7 @@ class OwnCall(Call):
 
     def __init__(
         self,
-        record: Request,
+        request: Request,
         name: str,
         attributes: dict[str, Any],
         parent: SpanContext,
@@ -207,7 +207,7 @@ class OwnCall(Call):
     ) -> None:
         from opentelemetry.trace import SpanContext
 
-        super().__init__(record, name, attributes, parent)
+        super().__init__(request, name, attributes, parent)
         self._recorder = recorder
         self._context = SpanContext(
             parent.trace_id,
@@ -232,10 +232,10 @@ class OwnCall(Call):
 class SdkCall(Call):
     """A call at a provider that the service has set: its span is one of the SDK."""
 
-    def __init__(self, record: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
+    def __init__(self, request: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
         from opentelemetry.trace import SpanKind, get_tracer
 
-        super().__init__(record, name, attributes, parent)
+        super().__init__(request, name, attributes, parent)
         self._span = get_tracer("stagetrace").start_span(
             name, kind=SpanKind.CLIENT, attributes=attributes, start_time=self._start
         )
@@ -255,8 +255,8 @@ class SdkCall(Call):
 
 def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     """Begin an outgoing call; return None outside a recorded request, and where instrumentation is suppressed."""
-    record = recording()
-    if record is None:
+    request = recording()
+    if request is None:
         return None
     from opentelemetry import context as otel_context
     from opentelemetry import trace
@@ -270,8 +270,8 @@ def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     if not parent.is_valid:  # the service has left the trace of the request
         return None
     if runtime.recorder is not None:
-        return OwnCall(record, name, attributes, parent, runtime.recorder)
-    return SdkCall(record, name, attributes, parent)
+        return OwnCall(request, name, attributes, parent, runtime.recorder)
+    return SdkCall(request, name, attributes, parent)
 
 
 def _suppress_keys(otel_context: Any) -> tuple[str, str]:
@@ -287,8 +287,8 @@ def begin_http(
     `headers` are found by lower-case names. `instrumentation` is the client's name in
     OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS. `body` is bytes, a text, or what JSON is made of; None: not known.
     """
-    record = recording()
-    if record is None or carries_other(headers, record):
+    request = recording()
+    if request is None or carries_other(headers, request):
         return None
     from stagetrace.protocols import http
 
@@ -432,7 +432,7 @@ def calling(
     return wrap
 
 
-def carries_other(headers: Mapping[str, str], record: Request) -> bool:
+def carries_other(headers: Mapping[str, str], request: Request) -> bool:
     """Return whether headers, found by lower-case names, carry a context that is not the request's own.
 
     Its own is that of its entry span or of one of its stages: the service has injected the current context by hand.
@@ -440,7 +440,7 @@ def carries_other(headers: Mapping[str, str], record: Request) -> bool:
     from opentelemetry import propagate
 
     textmap = propagate.get_global_textmap()
-    return any(name in headers for name in context_fields(textmap)) and not _is_own(textmap, headers, record)
+    return any(name in headers for name in context_fields(textmap)) and not _is_own(textmap, headers, request)
 
 
 @functools.lru_cache(maxsize=4)
@@ -449,13 +449,13 @@ def context_fields(textmap: Any) -> frozenset[str]:
     return frozenset(field.lower() for field in textmap.fields) - {"baggage"}
 
 
-def _is_own(textmap: Any, headers: Mapping[str, str], record: Request) -> bool:
+def _is_own(textmap: Any, headers: Mapping[str, str], request: Request) -> bool:
     from opentelemetry.context import Context
     from opentelemetry.trace import get_current_span
 
     carried = get_current_span(textmap.extract(headers, Context())).get_span_context()
-    entry = record.entry
+    entry = request.entry
     if entry is None or carried.trace_id != entry.trace_id:
         return False
-    stages = (one.context for one in record.so_far())
+    stages = (one.context for one in request.so_far())
     return carried.span_id in {entry.span_id, *(one.span_id for one in stages if one is not None)}

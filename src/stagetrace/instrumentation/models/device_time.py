@@ -32,20 +32,20 @@ _devices: dict[str, _Device] = {}
 _captures: set[int] = set()  # ids of the graphs that are being captured, by any thread
 
 
-def begin_on_device(attributes: dict[str, Any], record: Request) -> Timing | None:
+def begin_on_device(attributes: dict[str, Any], request: Request) -> Timing | None:
     """Record the begin of a call with these attributes, if it is on a CUDA device; return what is to be ended."""
     device = attributes.get(ML_DEVICE)
-    return _begin(device, attributes, record) if device is not None and device.startswith("cuda") else None
+    return _begin(device, attributes, request) if device is not None and device.startswith("cuda") else None
 
 
 @guarded
-def _begin(name: str, attributes: dict[str, Any], record: Request) -> Timing | None:
+def _begin(name: str, attributes: dict[str, Any], request: Request) -> Timing | None:
     cuda = sys.modules["torch"].cuda
     if not cuda.is_initialized() or cuda.is_current_stream_capturing():
         return None  # nothing runs now
     device = _devices.get(name) or _devices.setdefault(name, _Device())
-    calls = record.late
-    is_full = isinstance(calls, DeviceCalls) and calls.is_full(record)
+    calls = request.late
+    is_full = isinstance(calls, DeviceCalls) and calls.is_full(request)
     pair = None if is_full or _captures else device.take(cuda)
     if pair is None:
         attributes[DEVICE_PENDING] = True
@@ -139,15 +139,15 @@ class Timing:
             self.is_recorded = True
 
     @guarded_end
-    def end(self, record: Request, ended: int) -> None:
-        """Let the record read it later; `ended` is when the call has returned."""
+    def end(self, request: Request, ended: int) -> None:
+        """Let the request read it later; `ended` is when the call has returned."""
         if not self.is_recorded:
             self.attributes[DEVICE_PENDING] = True
             return
         self.ended = ended
-        calls = record.late
+        calls = request.late
         if not isinstance(calls, DeviceCalls):
-            calls = record.late = DeviceCalls()
+            calls = request.late = DeviceCalls()
         calls.add(self)
 
 
@@ -164,37 +164,37 @@ class DeviceCalls:
         """Add a call that has ended on the host."""
         self._unread.append(timing)
 
-    def is_full(self, record: Request) -> bool:
+    def is_full(self, request: Request) -> bool:
         """Return whether there is no room for one more, after those were read that can be."""
         unread = self._unread
         if len(unread) >= MAX_UNREAD:
-            self.read(record)
+            self.read(request)
         if len(unread) < MAX_UNREAD:
             return False
         unread[-1].attributes[DEVICE_PENDING] = True  # of whose visit to the stage the next call may be a part
         return True
 
     @guarded_end
-    def read(self, record: Request) -> None:
+    def read(self, request: Request) -> None:
         """Let each call be the inference until the device was done with it, as far as that is known yet."""
         if not self._reading.acquire(blocking=False):
             return
         try:
             while self._unread and not _captures and self._unread[0].pair.end.query():
-                self._read_one(record, self._unread.pop(0))
+                self._read_one(request, self._unread.pop(0))
         finally:
             self._reading.release()
 
-    def _read_one(self, record: Request, timing: Timing) -> None:
+    def _read_one(self, request: Request, timing: Timing) -> None:
         took, until = timing.device.read(timing.pair)
         timing.device.give_back(timing.pair, is_passed=True)
         attributes = self._visit(timing)
         attributes[DEVICE_TIME_MS] = round(attributes.get(DEVICE_TIME_MS, 0) + took, 3)
         self._last, self._until = attributes, max(until, timing.ended)
         if until > timing.ended:
-            record.is_unsorted = True
-            record.enter(INFERENCE, None, timing.ended)
-            record.leave(INFERENCE, until)
+            request.is_unsorted = True
+            request.enter(INFERENCE, None, timing.ended)
+            request.leave(INFERENCE, until)
 
     def _visit(self, timing: Timing) -> dict[str, Any]:
         """Return the attributes of a call's stage: it goes on where the device was not done with the call before."""
@@ -205,12 +205,12 @@ class DeviceCalls:
         return self._last
 
     @guarded_end
-    def conclude(self, record: Request) -> None:
+    def conclude(self, request: Request) -> None:
         """Read what can be, as the request is over; mark the other calls."""
-        self.read(record)
+        self.read(request)
         for timing in self._unread:
             if not _captures and timing.pair.end.query():  # of another stream than those before it
-                self._read_one(record, timing)
+                self._read_one(request, timing)
                 continue
             timing.attributes[DEVICE_PENDING] = self._visit(timing)[DEVICE_PENDING] = True
             timing.device.give_back(timing.pair, is_passed=False)

@@ -131,11 +131,11 @@ class _How:
         """Begin to record a call; None if it is not the outermost one of a request."""
         if self.patch.off or inside.get():
             return None
-        record = current_work() or unrecorded(args)
-        if record is None:
+        request = current_work() or unrecorded(args)
+        if request is None:
             return None
         try:
-            return _Watch(self, record, (args[0], args[1:], kwargs))
+            return _Watch(self, request, (args[0], args[1:], kwargs))
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, for a method
             report(self.patch.name, error)
             return None
@@ -144,11 +144,11 @@ class _How:
 class _Watch:
     """One call that is recorded. Nothing here raises but the constructor."""
 
-    __slots__ = ("arguments", "attributes", "call", "how", "record", "stays")
+    __slots__ = ("arguments", "attributes", "call", "how", "request", "stays")
 
-    def __init__(self, how: _How, record: Request, arguments: Arguments) -> None:
+    def __init__(self, how: _How, request: Request, arguments: Arguments) -> None:
         self.how = how
-        self.record = record
+        self.request = request
         self.arguments: Arguments | None = arguments
         self.stays = True  # on its thread, whose CPU time is then the call's
         reads, library = how.reads, how.library
@@ -164,7 +164,7 @@ class _Watch:
         if reads.operation == semconv.EMBEDDINGS:  # generates nothing
             self.call = Call(attributes, now)
         else:
-            self.call = generation.begin(record, attributes, now)
+            self.call = generation.begin(request, attributes, now)
         reads.begin(self.call, arguments)
 
     def step(self) -> _Step:
@@ -218,7 +218,7 @@ class _Watch:
         placed, self.call.placed = self.call.placed, []
         for name, start, end in placed:
             if self.call.began - SLACK_NS <= start <= end <= now + SLACK_NS:
-                record_detail(self.record, name, max(start, self.call.began), min(end, now), {})
+                record_detail(self.request, name, max(start, self.call.began), min(end, now), {})
 
 
 class _Step:
@@ -246,11 +246,11 @@ class _Step:
             if first is not None and first[AT] > began:
                 began = first[AT]  # the stage begins with the CPU sample: the thread may pause between two readings
         watch = self._watch
-        watch.record.enter(INFERENCE, watch.attributes, began)
+        watch.request.enter(INFERENCE, watch.attributes, began)
         self._began = began
         timer = watch.how.library.timer
         if timer is not None:
-            self._timing = timer(watch.attributes, watch.record)
+            self._timing = timer(watch.attributes, watch.request)
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         with suppress(ValueError):  # closed by a garbage collector, in another context
@@ -274,18 +274,18 @@ class _Step:
         if ended - began >= DIVIDED_NS and watch.stays:
             ended = self._divide() or ended
             if ended - began >= LONG_NS:
-                note_blocking(began, ended, watch.record, watch.attributes)
-        watch.record.leave(INFERENCE, ended)
+                note_blocking(began, ended, watch.request, watch.attributes)
+        watch.request.leave(INFERENCE, ended)
         if timing is not None:
-            timing.end(watch.record, ended)
+            timing.end(watch.request, ended)
 
     def _divide(self) -> int | None:
         """Add how the thread's time divides to that of the steps before; return when this one ended, if known."""
         shares: dict[str, Any] = {}
-        ended = divide(self._watch.record, self._first, shares)
+        ended = divide(self._watch.request, self._first, shares)
         attributes = self._watch.attributes
         for name in _SUMMED:
-            if name in shares and not self._watch.record.closed:
+            if name in shares and not self._watch.request.closed:
                 attributes[name] = attributes.get(name, 0.0) + shares[name]
         return ended
 

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
         def stop(self) -> None:
             """Note that the call returns."""
 
-        def end(self, record: Request, ended: int) -> None:
-            """Let the record know of it; `ended` is when the call has returned."""
+        def end(self, request: Request, ended: int) -> None:
+            """Let the request know of it; `ended` is when the call has returned."""
 
     Timer = Callable[[dict[str, Any], Request], "Timing | None"]
     Describe = Callable[[Any, tuple[Any, ...], dict[str, Any]], Mapping[str, Any] | None]
@@ -120,20 +120,20 @@ def _called_once(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     patch = how.patch
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        record = current.get()
-        if record is None and not entries and not taken:  # outside requests, where nothing more is called than must be
+        request = current.get()
+        if request is None and not entries and not taken:  # outside requests, where nothing more is called than must be
             due = unrecorded_calls.due
             if due is not NEVER and due < time_ns():
                 return beside(function, how, args, kwargs)
             return function(*args, **kwargs)
-        if taken or record is None or record.closed or not record.bound:
-            record = current_work()  # the rare case
-            if record is None:
+        if taken or request is None or request.closed or not request.bound:
+            request = current_work()  # the rare case
+            if request is None:
                 return beside(function, how, args, kwargs)
         if patch.off or inside.get():
             return function(*args, **kwargs)
         token = inside.set(how.hides)
-        visit = Visit(how, record, args, kwargs)
+        visit = Visit(how, request, args, kwargs)
         try:
             return function(*args, **kwargs)
         finally:
@@ -172,11 +172,11 @@ def training(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _awaited(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
-        record = None if how.patch.off or inside.get() else current_work() or unrecorded(args)
-        if record is None:
+        request = None if how.patch.off or inside.get() else current_work() or unrecorded(args)
+        if request is None:
             return await function(*args, **kwargs)
         token = inside.set(how.hides)
-        visit = Visit(how, record, args, kwargs, stays=False)
+        visit = Visit(how, request, args, kwargs, stays=False)
         try:
             return await function(*args, **kwargs)
         finally:
@@ -206,11 +206,11 @@ def steps_of(how: How, args: tuple[Any, ...], kwargs: dict[str, Any], *, stays: 
     attributes: list[dict[str, Any]] = []  # of the call, once they are known
 
     def step() -> AbstractContextManager[Any]:
-        record = None if how.patch.off or inside.get() else current_work()
+        request = None if how.patch.off or inside.get() else current_work()
         return (
             _NO_STEP
-            if record is None
-            else _Step(how, partial(Visit, how, record, args, kwargs, attributes, stays=stays))
+            if request is None
+            else _Step(how, partial(Visit, how, request, args, kwargs, attributes, stays=stays))
         )
 
     return step
@@ -238,12 +238,12 @@ class _Step:
 class Visit:
     """The inference of a request, from the begin of a call, or of a step of it, to its end. Never raises."""
 
-    __slots__ = ("_attributes", "_began", "_first", "_how", "_record", "_stays", "_timing")
+    __slots__ = ("_attributes", "_began", "_first", "_how", "_request", "_stays", "_timing")
 
     def __init__(
         self,
         how: How,
-        record: Request,
+        request: Request,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         of_call: list[dict[str, Any]] | None = None,
@@ -255,7 +255,7 @@ class Visit:
         `stays`: on its thread, whose CPU time is then the call's.
         """
         self._how = how
-        self._record: Request | None = record
+        self._request: Request | None = request
         self._stays = stays
         self._first: CpuSample | None = None
         self._attributes: dict[str, Any] | None = None
@@ -275,28 +275,28 @@ class Visit:
                     of_call.append({name: value for name, value in attributes.items() if name != ML_COLD_START})
             self._attributes = attributes
             if how.timer is not None:
-                self._timing = how.timer(attributes, record)
-            record.enter(how.activity, attributes if how.hides else None, began)
+                self._timing = how.timer(attributes, request)
+            request.enter(how.activity, attributes if how.hides else None, began)
         except Exception as error:  # noqa: BLE001 -- as `guarded` does, without its cost
             report(how.patch.name, error)
-            self._record = None
+            self._request = None
 
     def end(self) -> None:
         """End it."""
-        record, how, timing = self._record, self._how, self._timing
-        if record is None:
+        request, how, timing = self._request, self._how, self._timing
+        if request is None:
             return
         try:
             if timing is not None:
                 timing.stop()
             began, ended = self._began, time_ns()
             if ended - began >= DIVIDED_NS and self._stays:
-                ended = divide(record, self._first, self._attributes) or ended
+                ended = divide(request, self._first, self._attributes) or ended
                 if ended - began >= LONG_NS:
-                    note_blocking(began, ended, record, None if how.activity == PREPARE else self._attributes)
-            record.leave(how.activity, ended)
+                    note_blocking(began, ended, request, None if how.activity == PREPARE else self._attributes)
+            request.leave(how.activity, ended)
             if timing is not None:
-                timing.end(record, ended)
+                timing.end(request, ended)
         except Exception as error:  # noqa: BLE001
             report(how.patch.name, error)
 
@@ -325,13 +325,13 @@ def attributes_of_call(described: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @guarded
-def divide(record: Request, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
+def divide(request: Request, first: CpuSample | None, attributes: dict[str, Any] | None) -> int | None:
     """Record how the thread's time during a call divides; return when it ended (ns), or None if that is unknown."""
     last = sample_since(first) if first is not None else None
     share = between(first, last) if first is not None and last is not None else None
     if first is None or last is None or share is None or attributes is None:
         return None
-    record.divided(first, last)
+    request.divided(first, last)
     attributes[CPU_TIME_MS] = share.computed / 1e6
     if share.waited != UNKNOWN:
         attributes[CPU_WAIT_MS] = share.waited / 1e6
@@ -339,11 +339,11 @@ def divide(record: Request, first: CpuSample | None, attributes: dict[str, Any] 
     return last[AT]
 
 
-def note_blocking(began: int, ended: int, record: Request, attributes: Mapping[str, Any] | None) -> None:
+def note_blocking(began: int, ended: int, request: Request, attributes: Mapping[str, Any] | None) -> None:
     """Note that the call has blocked an event loop, if it was made in one."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
-        note(began, ended, record, (attributes or {}).get(ML_MODEL_NAME, ""))
+        note(began, ended, request, (attributes or {}).get(ML_MODEL_NAME, ""))
 
 
 # --- calls that end elsewhere, in a callback on another thread, or as somebody waits for them
@@ -352,18 +352,18 @@ def note_blocking(began: int, ended: int, record: Request, attributes: Mapping[s
 class Begun:
     """An inference of a request, from the call that began it."""
 
-    __slots__ = ("end", "record")
+    __slots__ = ("end", "request")
 
-    def __init__(self, record: Request, described: Mapping[str, Any]) -> None:
-        self.record = record
+    def __init__(self, request: Request, described: Mapping[str, Any]) -> None:
+        self.request = request
 
         @guarded_end
         def end() -> None:
-            record.leave(INFERENCE)
+            request.leave(INFERENCE)
 
         self.end: Callable[[], None] = end
         """End it, once; never raises."""
-        record.enter(INFERENCE, attributes_of_call(described))
+        request.enter(INFERENCE, attributes_of_call(described))
 
 
 def asking() -> Request | None:

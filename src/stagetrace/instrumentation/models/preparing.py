@@ -32,10 +32,10 @@ def preparing(
     how = How(describe, INFERENCE, switch(where), is_method=True, timer=timer)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        record = None if how.patch.off or inside.get() else current_work()
-        if record is None:
+        request = None if how.patch.off or inside.get() else current_work()
+        if request is None:
             return beside(method, how, args, kwargs)
-        made = _Call(how, record, args, kwargs)
+        made = _Call(how, request, args, kwargs)
         is_inside, is_open = inside.set(True), _open.set(made)
         try:
             return method(*args, **kwargs)
@@ -66,11 +66,11 @@ def preparation(method: Callable[..., Any]) -> Callable[..., Any]:
 class _Call:
     """The inference of one call, in as many visits as it has batches."""
 
-    __slots__ = ("_args", "_attributes", "_began", "_how", "_is_prepared", "_kwargs", "_record", "_visit")
+    __slots__ = ("_args", "_attributes", "_began", "_how", "_is_prepared", "_kwargs", "_request", "_visit")
 
-    def __init__(self, how: How, record: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, how: How, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._how = how
-        self._record = record
+        self._request = request
         self._args = args
         self._kwargs = kwargs
         self._attributes: list[dict[str, Any]] = []  # once they are known
@@ -89,7 +89,7 @@ class _Call:
     @guarded
     def go_on(self) -> None:
         """Note that a preparation has ended."""
-        self._visit = Visit(self._how, self._record, self._args, self._kwargs, self._attributes)
+        self._visit = Visit(self._how, self._request, self._args, self._kwargs, self._attributes)
 
     @guarded_end
     def end(self) -> None:
@@ -97,7 +97,7 @@ class _Call:
         self.interrupt() if self._is_prepared else self._note_whole()
 
     def _note_whole(self) -> None:
-        record, ended = self._record, time_ns()
-        record.is_unsorted = True  # what has happened meanwhile is noted already
-        record.enter(INFERENCE, self._how.attributes(self._args, self._kwargs), self._began)
-        record.leave(INFERENCE, ended)
+        request, ended = self._request, time_ns()
+        request.is_unsorted = True  # what has happened meanwhile is noted already
+        request.enter(INFERENCE, self._how.attributes(self._args, self._kwargs), self._began)
+        request.leave(INFERENCE, ended)

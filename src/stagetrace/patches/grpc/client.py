@@ -82,10 +82,10 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Begun | None:
 
 
 def _call(multi: Any, name: str, metadata: Any, model: Mapping[str, Any]) -> Call | None:
-    record = recording()
-    if record is None or name.startswith(EXCLUDED_SERVICES):
+    request = recording()
+    if request is None or name.startswith(EXCLUDED_SERVICES):
         return None
-    if carries_other({key: _text(value) for key, value in metadata or ()}, record):
+    if carries_other({key: _text(value) for key, value in metadata or ()}, request):
         return None
     if any(type(one).__module__.startswith(OTEL_PACKAGE) for one in getattr(multi, "_interceptors", None) or ()):
         return None
