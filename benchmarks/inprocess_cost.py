@@ -2,19 +2,15 @@
 
 The application is called as a server would call it, in its own process on one core, one request after the other. The
 figure is the CPU time of that process: all its threads and the exports to a real receiver on another core included.
-Each round runs every set-up in a fresh process, all side by side on that core, so other work of the machine affects all
-alike; other libraries follow one by one. The handler (`app_staged.py`) is asynchronous and computes next to nothing, so
-the untraced figure is the least that a request costs.
+Each round runs every set-up once, in a fresh process. The handler (`app_staged.py`) is asynchronous and computes next
+to nothing, so the untraced figure is the least that a request costs.
 """
 
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,9 +36,6 @@ from benchmarks.measure import (
     run_receiver,
     show,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 WARM_UP = 1000
 FLASK_ONLY = only("flask")
@@ -112,27 +105,16 @@ def measure(rounds: int, requests: int, *, with_others: bool = False) -> InProce
     result = InProcessCost(requests, {}, {})
     with run_receiver() as receiver:
         for server in SERVERS:
-            rest = _others(receiver) if with_others and server.has_others else []
-            names = [one.name for one in (*server.variants, *rest)]
-            cpu = result.cpu_us[server.title] = {name: [] for name in names}
-            spans = result.spans[server.title] = {name: [] for name in names}
+            variants = [*server.variants, *(_others(receiver) if with_others and server.has_others else ())]
+            cpu = result.cpu_us[server.title] = {variant.name: [] for variant in variants}
+            spans = result.spans[server.title] = {variant.name: [] for variant in variants}
             for number in range(rounds):
-                found = _side_by_side(server, rotated(server.variants, number), requests)
-                found.update((one.name, _once(server, one, receiver, requests)) for one in rest)
-                for name, (cpu_us, spans_each) in found.items():
-                    cpu[name].append(cpu_us)
-                    spans[name].append(spans_each)
-                    progress(f"round {number + 1}/{rounds}  {name:32} {cpu_us:6.1f} us a request")
+                for variant in rotated(variants, number):
+                    cpu_us, spans_each = _once(server, variant, receiver, requests)
+                    cpu[variant.name].append(cpu_us)
+                    spans[variant.name].append(spans_each)
+                    progress(f"round {number + 1}/{rounds}  {variant.name:32} {cpu_us:6.1f} us a request")
     return result
-
-
-def _side_by_side(server: Server, variants: Sequence[Variant], requests: int) -> dict[str, tuple[float, float]]:
-    """Return CPU microseconds and spans received per request, by variant: all run at once, each with a receiver."""
-    with ExitStack() as stack:
-        receivers = [stack.enter_context(run_receiver()) for _ in variants]
-        pool = stack.enter_context(ThreadPoolExecutor(len(variants)))
-        found = pool.map(lambda one, receiver: _once(server, one, receiver, requests), variants, receivers)
-        return dict(zip([one.name for one in variants], found, strict=True))
 
 
 def _once(server: Server, variant: Variant, receiver: Receiver, requests: int) -> tuple[float, float]:
