@@ -87,8 +87,8 @@ def measure(
     try:
         with run_receiver() as receiver:
             for ms in service_ms:
-                for kind, serving in SERVERS.items():
-                    _latencies(result, receiver, (kind, serving), ms, shares, rounds, seconds)
+                for server in SERVERS.items():
+                    _latencies(result, receiver, server, ms, shares, rounds, seconds)
                 _saturated(result, receiver, ms, rounds)
             for number in range(rounds):
                 for count in CHUNKS:
@@ -157,16 +157,16 @@ def _latencies(
     rounds: int,
     seconds: float,
 ) -> None:
-    kind, serving = server
+    kind, started = server
     compared = [_with(one, BENCH_SERVICE_MS=ms) for one in COMPARED]
-    with serving(compared[0], receiver) as (pid, ask):
+    with started(compared[0], receiver) as (pid, ask):
         low = 300 / (ms + 1)  # requests a second
         ask(low, WARM_UP_S, 0)
         before = cpu_seconds(pid)
         capacity = len(ask(low, CAPACITY_S, 1)) / (cpu_seconds(pid) - before)
     for number in range(rounds):
         for variant in rotated(compared, number):
-            with serving(variant, receiver) as (_, ask):
+            with started(variant, receiver) as (_, ask):
                 ask(shares[0] * capacity, FIRST_S, number + rounds)
                 for share in shares:
                     ask(share * capacity, WARM_UP_S, number + rounds)

@@ -163,7 +163,7 @@ class _Suspended:
         for begin, end, share in shares if times else ():
             if share.waited == thread_cpu.UNKNOWN or begin >= end:
                 continue
-            within = _within(times, begin, end)
+            within = overlap(times, [(begin, end)])
             if not within:
                 continue
             found.known += within
@@ -174,20 +174,11 @@ class _Suspended:
         return found
 
 
-def _within(times: Sequence[Interval], begin: int, end: int) -> int:
-    """Return how much of these times lies in one interval: as `overlap`, for a hundred intervals a breach."""
-    total = 0
-    for since, until in times:
-        if since < end and begin < until:
-            total += min(end, until) - max(begin, since)
-    return total
-
-
 def _is_contended(times: Sequence[Interval], shares: Iterable[LoopShare]) -> bool:
     """Return whether other threads that run Python computed for most of these times, by the loop's CPU samples."""
     known = held = 0
     for begin, end, share in shares if times else ():
-        within = _within(times, begin, end) if begin < end else 0
+        within = overlap(times, [(begin, end)]) if begin < end else 0
         known += within
         held += within and min(share.rivals, end - begin) * within // (end - begin)
     return held >= RIVALS * known > 0

@@ -461,8 +461,9 @@ def overlap(visits: Iterable[tuple[int, int]], times: Iterable[tuple[int, int]])
     for begin, end in visits:
         at = begin
         for start, stop in times:
-            total += max(0, min(stop, end) - max(start, at))
-            at = max(at, min(stop, end))
+            if at < stop and start < end:
+                total += min(stop, end) - max(start, at)
+                at = min(stop, end)
     return total
 
 
