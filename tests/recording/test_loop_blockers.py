@@ -10,8 +10,10 @@ import pytest
 
 from stagetrace.request import loop_blockers
 from stagetrace.request.request import Request
+from stagetrace.sources import thread_cpu
 
 MS = 1_000_000
+STEP_MS = 100
 
 
 @pytest.fixture
@@ -52,3 +54,33 @@ def test_a_step_after_which_the_loop_was_free_has_kept_nothing_waiting(blocked: 
 def test_a_step_in_another_thread_is_none(blocked: Any) -> None:
     blocked(0, 300, "GET /block", thread=1)
     assert behind(20, 301) == []
+
+
+@pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize(
+    ("computed_ms", "waited_ms", "turns", "others_ms", "is_blocker"),
+    [
+        (90, 5, 20, 100, True),
+        (0, 0, 1, 100, True),  # it slept, whatever others computed
+        (0, 0, 30, 0, True),  # it waited often, for no thread that computes
+        (10, 5, 30, 100, False),  # for the GIL
+        (20, 70, 1, 0, False),  # for a CPU
+    ],
+)
+def test_a_step_that_waited_for_the_gil_or_a_cpu_most_of_the_time_is_no_blocker(
+    monkeypatch: pytest.MonkeyPatch,
+    computed_ms: int,
+    waited_ms: int,
+    turns: int,
+    others_ms: int,
+    is_blocker: bool,
+) -> None:
+    request = Request(start=0)
+    request.step = first = thread_cpu.read_sample()
+    before = [int(one) for one in (first[thread_cpu.SCHEDSTAT] or b"0 0 0").split()]
+    after = b"%d %d %d" % (before[0], before[1] + waited_ms * MS, before[2] + turns)
+    process = first[thread_cpu.PROCESS] + (computed_ms + others_ms) * MS
+    last = (first[0], first[1] + STEP_MS * MS, first[2] + computed_ms * MS, after, process, None, 0)
+    monkeypatch.setattr(request, "divide", lambda _: last)
+    loop_blockers.end_step(0, STEP_MS * MS, request)
+    assert (loop_blockers.blocker(0, STEP_MS * MS) is not None) == is_blocker

@@ -159,7 +159,7 @@ class _Suspended:
     @classmethod
     def of(cls, times: Sequence[Interval], shares: Sequence[LoopShare]) -> _Suspended:
         """Return what the calling thread, in which the request ends now, did in these times, by its CPU samples."""
-        found, turn_ns = cls(), thread_cpu.gil_turn_ns()
+        found = cls()
         for begin, end, share in shares if times else ():
             if share.waited == thread_cpu.UNKNOWN or begin >= end:
                 continue
@@ -167,7 +167,7 @@ class _Suspended:
             if not within:
                 continue
             found.known += within
-            for_gil = min(share.turns * turn_ns, share.blocked, share.rivals)
+            for_gil = share.for_gil
             found.idle += max(within - (end - begin - share.blocked + for_gil), 0)
             found.waited += share.waited * within // (end - begin)
             found.for_gil += for_gil * within // (end - begin)

@@ -13,11 +13,13 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.sources.thread_cpu import DIVIDED_NS, sample
+from stagetrace.sources.thread_cpu import DIVIDED_NS, between, sample
 from stagetrace.system.bounded import copied
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
+
+    from stagetrace.sources.thread_cpu import CpuSample
 
 LONG_NS: Final = 4_000_000
 MAX_KEPT: Final = 64
@@ -67,11 +69,20 @@ def note_behind(start: int, end: int, request: Any) -> None:
 
 @guarded_end
 def end_step(began: int, ended: int, request: Any) -> None:
-    """Note a step of a request's work: how its time divides, and, if it was long, that it blocked the thread."""
+    """Note a step of a request's work: how its time divides, and, if it was long, that it blocked the thread.
+
+    A step that waited for the GIL or a CPU most of the time was held up itself: it is no blocker.
+    """
     first, request.step = request.step, None
-    request.divide(first)
-    if ended - began >= LONG_NS:
+    last = request.divide(first)
+    if ended - began >= LONG_NS and 2 * _held_up(first, last) <= ended - began:
         note(began, ended, request)
+
+
+def _held_up(first: CpuSample | None, last: CpuSample | None) -> int:
+    """Return for how long a thread waited for the GIL or a CPU between two samples, 0 where that is unknown."""
+    share = None if first is None or last is None else between(first, last)
+    return 0 if share is None else max(share.waited, 0) + share.for_gil
 
 
 @types.coroutine

@@ -251,13 +251,18 @@ class Request(Entry):
         self._keep("behind", (start, end, other))
 
     @guarded_end
-    def divide(self, first: CpuSample | None) -> None:
-        """Note the section from this CPU sample of the calling thread until now, unless it was short."""
+    def divide(self, first: CpuSample | None) -> CpuSample | None:
+        """Note the section from this CPU sample of the calling thread until now, unless it was short.
+
+        Return the sample at its end, None where none was taken.
+        """
+        last = None
         if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
             last = sample_since(first)
             if last is not None:
                 self.divided(first, last)
         end_section()
+        return last
 
     def end_section_of(self, first: CpuSample | None) -> None:
         """Note that an outermost section of the calling thread ends, which began with this CPU sample. Never raises."""

@@ -57,6 +57,11 @@ class Share(NamedTuple):
     natives: int = 0  # computed meanwhile by threads that run no Python
     for_threads: float | None = None  # of the time blocked, the share in which it waited for other threads, if known
 
+    @property
+    def for_gil(self) -> int:
+        """For how long it waited for the GIL, at most; 0 where that is unknown."""
+        return max(min(self.turns * gil_turn_ns(), self.blocked, self.rivals), 0)
+
 
 class Descriptor:
     """One thread's schedstat, which is open as long as this object lives."""
