@@ -6,6 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+# For tests with such processes: two that have priority would compete.
+ONE_AT_A_TIME = pytest.mark.xdist_group("priority")
+
 
 def come_first(process: int, *, first: bool = True) -> None:
     """Give all threads of a process and of its children, and those of later, priority for a CPU; or take it away.

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.causes.matrix import parts_exceed
 
 from backend.processes import until as eventually
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import Service, asgi_command, run_service
 from sink import attributes_in
 from stagetrace.sources import thread_cpu
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sink import Sink
 
 pytestmark = [
+    ONE_AT_A_TIME,
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting())),
 ]

@@ -504,7 +504,7 @@ def test_the_longest_gap_of_a_long_stream_has_its_readings() -> None:
     record.stream = Stream()
 
     def chunk(since: int, until: int, computed: int) -> None:
-        record.divided(*section(since, until, computed))
+        record.keep("cpu_samples", section(since, until, computed))
         assert record.stream is not None
         record.stream.add(until * MS, 1)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import APPS, PYTHON, Service, clean_environment, new_trace, run_service, wsgi_command
 from sink import SERVER, Sink, run_sink
 from stagetrace.sources import thread_cpu
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [
+    ONE_AT_A_TIME,
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason=str(thread_cpu.lacks_waiting())),
 ]

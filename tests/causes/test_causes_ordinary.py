@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import Service, asgi_command, run_service
 from stagetrace.sources import socket_wait, thread_cpu
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sink import Sink
 
 pytestmark = [
+    ONE_AT_A_TIME,
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(
         thread_cpu.lacks_waiting() is not None or socket_wait.SOURCE.lacks is not None,

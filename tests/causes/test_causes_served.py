@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import PYTHON, Service, asgi_command, run_service
 from stagetrace.sources import socket_wait, thread_cpu
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sink import Received, Sink
 
 pytestmark = [
+    ONE_AT_A_TIME,
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(
         thread_cpu.lacks_waiting() is not None or socket_wait.SOURCE.lacks is not None,

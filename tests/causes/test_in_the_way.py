@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import APPS, PYTHON, Service, asgi_command, clean_environment, run_service, wsgi_command
 from sink import SERVER, run_sink
 from stagetrace.sources import socket_wait, stacks, thread_cpu
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from sink import Received, Sink
 
 LACKS = [lack for lack in (thread_cpu.lacks_waiting(), socket_wait.SOURCE.lacks, stacks.SOURCE.lacks) if lack]
-pytestmark = [pytest.mark.usefixtures("services"), pytest.mark.skipif(bool(LACKS), reason=str(LACKS))]
+pytestmark = [
+    ONE_AT_A_TIME,
+    pytest.mark.usefixtures("services"),
+    pytest.mark.skipif(bool(LACKS), reason=str(LACKS)),
+]
 ENV = {
     "STAGETRACE_SOCKET_WAIT": "1",
     "STAGETRACE_SLA": "GET /health within 10s; GET /unhurried within 10s; * within 30ms",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import APPS, PYTHON, Service, asgi_command, clean_environment, run_service, wsgi_command
 from sink import SERVER
 from stagetrace.sources import thread_cpu
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sink import Received, Sink
 
 pytestmark = [
+    ONE_AT_A_TIME,
     pytest.mark.usefixtures("services"),
     pytest.mark.skipif(thread_cpu.lacks_waiting() is not None, reason="the kernel tells too little"),
 ]

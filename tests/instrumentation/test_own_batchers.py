@@ -17,7 +17,7 @@ import pytest
 from opentelemetry.trace import SpanContext
 
 from at_once import at_once
-from priority import come_first
+from priority import ONE_AT_A_TIME, come_first
 from services import Service, asgi_command, run_python, run_service
 from sink import Request, Sink, assert_tiled
 from stagetrace.instrumentation.batching import queued_items
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+pytestmark = ONE_AT_A_TIME
 IN_LOOP = ["direct", "timeouts", "executor", "to-thread", "tasks", "lazy", "two", "parts"]
 OWN_FUTURES = ["pool", "sync"]  # of `concurrent.futures`
 IN_THREADS = ["thread", "threads", *OWN_FUTURES]
