@@ -13,13 +13,11 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.sources.thread_cpu import DIVIDED_NS, between, sample
+from stagetrace.sources.thread_cpu import COMPUTED, DIVIDED_NS, between, end_section, last_sample, sample
 from stagetrace.system.bounded import copied
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
-
-    from stagetrace.sources.thread_cpu import CpuSample
 
 LONG_NS: Final = 4_000_000
 MAX_KEPT: Final = 64
@@ -27,7 +25,6 @@ MAX_KEPT: Final = 64
 _blocked: deque[tuple[int, int, int, str, str]] = deque(maxlen=MAX_KEPT)  # thread, start, end, request, model
 
 
-@guarded
 def note(start: int, end: int, request: Any, model: str = "") -> None:
     """Note that a request, perhaps with a call of a model, blocked this thread: [start, end), ns since the epoch."""
     _blocked.append((get_ident(), start, end, getattr(request, "label", None) or "a request", model))
@@ -74,15 +71,19 @@ def end_step(began: int, ended: int, request: Any) -> None:
     A step that waited for the GIL or a CPU most of the time was held up itself: it is no blocker.
     """
     first, request.step = request.step, None
-    last = request.divide(first)
-    if ended - began >= LONG_NS and 2 * _held_up(first, last) <= ended - began:
-        note(began, ended, request)
-
-
-def _held_up(first: CpuSample | None, last: CpuSample | None) -> int:
-    """Return for how long a thread waited for the GIL or a CPU between two samples, 0 where that is unknown."""
-    share = None if first is None or last is None else between(first, last)
-    return 0 if share is None else max(share.waited, 0) + share.for_gil
+    if request.closed:  # and divided
+        end_section()
+        last = last_sample()
+    else:
+        last = request.divide(first)
+    took = ended - began
+    if took < LONG_NS:
+        return
+    if first is not None and last is not None and 2 * (last[COMPUTED] - first[COMPUTED]) < took:
+        share = between(first, last)
+        if share is not None and 2 * (share.waited + share.for_gil) > took:
+            return
+    note(began, ended, request)
 
 
 @types.coroutine

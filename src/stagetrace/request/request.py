@@ -232,12 +232,11 @@ class Request(Entry):
             begun, self._tentative, self.is_unsorted = self._tentative, None, True
             self.enter(*begun)
 
-    def divided(self, first: CpuSample, last: CpuSample) -> None:
-        """Note a section that stayed on one thread, by that thread's CPU samples before and after it."""
-        self._keep("cpu_samples", (first, last))
+    def keep(self, name: str, what: Any) -> None:
+        """Note one more in the list of this name, unless that is full.
 
-    def _keep(self, name: str, what: Any) -> None:
-        """Note one more in the list of this name, unless that is full."""
+        In `cpu_samples` a section that stayed on one thread: that thread's CPU samples before and after it.
+        """
         if self.closed:
             return
         kept = getattr(self, name)
@@ -248,7 +247,7 @@ class Request(Entry):
 
     def was_behind(self, start: int, end: int, other: str) -> None:
         """Note that `other` work blocked the event loop, which resumed the request at `end`."""
-        self._keep("behind", (start, end, other))
+        self.keep("behind", (start, end, other))
 
     @guarded_end
     def divide(self, first: CpuSample | None) -> CpuSample | None:
@@ -260,7 +259,7 @@ class Request(Entry):
         if first is not None and time.time_ns() - first[AT] >= DIVIDED_NS:
             last = sample_since(first)
             if last is not None:
-                self.divided(first, last)
+                self.keep("cpu_samples", (first, last))
         end_section()
         return last
 
@@ -287,7 +286,7 @@ class Request(Entry):
 
         The event loop that takes the request back is noted in the same way; its lack of a CPU is not known.
         """
-        self._keep("wakeups", (start, end, lacked))
+        self.keep("wakeups", (start, end, lacked))
 
     def add_chunk_on_loop(self, stream: Stream, now: int, size: int) -> None:
         """Add a chunk that a task has handed over at `now`, with readings of the time before it."""
@@ -373,7 +372,7 @@ class Request(Entry):
         if not self.closed:
             if report and len(self.calls) < MAX_CALLS:
                 self.reports = {**self.reports, len(self.calls): report}
-            self._keep("calls", (peer, start, end))
+            self.keep("calls", (peer, start, end))
 
     def visit(
         self,

@@ -261,7 +261,7 @@ def give_cpu_samples(work: Request, request: Request | None) -> None:
     """Note on a request of this process the sections of the work for it: they divide the request's own time, too."""
     if request is not None:
         for first, last in work.cpu_samples:
-            request.divided(first, last)
+            request.keep("cpu_samples", (first, last))
         request.remote_sections = [*request.remote_sections, *work.remote_sections][:MAX_SECTIONS]
 
 

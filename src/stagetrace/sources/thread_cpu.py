@@ -243,11 +243,12 @@ _native = native("kernel")
 read_account = _read_account if _native is None else _native.read_account
 
 
-def sample(now: int | None = None) -> CpuSample | None:
+def sample(now: int | None = None, is_end: bool = False) -> CpuSample | None:
     """Return a CPU sample of the calling thread, None where it cannot be taken; never raises.
 
     With `now`, the time, the last schedstat is used again while the thread has been off a CPU for less than RECENT_NS
-    since it was read: to read it takes a service 6 to 9 us, since caches are cold, and clocks a third of that.
+    since it was read: to read it takes a service 6 to 9 us, since caches are cold, and clocks a third of that. Where a
+    section begins, and does not end, a sample that was taken less than RECENT_NS ago is used as it is.
     """
     if not _is_used or _switch.off or (SOURCE.paused_until and SOURCE.is_paused()):
         return None
@@ -257,7 +258,7 @@ def sample(now: int | None = None) -> CpuSample | None:
         if now is not None:
             last: CpuSample | None = getattr(_own, "last", None)
             if last is not None and 0 <= (age := now - last[AT]) < NEAR_NS:
-                if age < RECENT_NS:
+                if age < RECENT_NS and not is_end:
                     touch(last[0].place)  # the section that begins is sampled
                     return last
                 computed = time.thread_time_ns()
@@ -274,7 +275,7 @@ def sample(now: int | None = None) -> CpuSample | None:
 
 def sample_since(first: CpuSample) -> CpuSample | None:
     """Return a CPU sample of the calling thread at the end of a section that began with `first`; None as `sample`."""
-    last = sample()
+    last = sample(time.time_ns(), True)  # noqa: FBT003
     return None if last is None else with_native_threads(first, last)
 
 
@@ -344,10 +345,14 @@ def between(first: CpuSample, last: CpuSample) -> Share | None:
     wall = max(until - since, 0)
     computed = max(computed_after - computed_before, 0)
     others = max(process_after - process_before - computed, 0)
-    natives = int(others * share_of_natives(natives_before, natives_after, computed))
+    is_same = natives_before is natives_after
+    natives = 0 if is_same else int(others * share_of_natives(natives_before, natives_after, computed))
     rivals = others - natives
     if before is None or after is None:
         return Share(wall, computed, UNKNOWN, UNKNOWN, rivals)
+    for_threads = None if seen_before == seen_after else share_for_threads(seen_before, seen_after)
+    if before is after:
+        return Share(wall, computed, 0, max(wall - computed, 0), rivals, 0, natives, for_threads)
     try:
         _, waited_before, turns_before = map(int, before.split())
         _, waited_after, turns_after = map(int, after.split())
@@ -356,7 +361,7 @@ def between(first: CpuSample, last: CpuSample) -> Share | None:
         return None
     waited = max(waited_after - waited_before, 0)
     blocked, turns = max(wall - computed - waited, 0), turns_after - turns_before
-    return Share(wall, computed, waited, blocked, rivals, turns, natives, share_for_threads(seen_before, seen_after))
+    return Share(wall, computed, waited, blocked, rivals, turns, natives, for_threads)
 
 
 def gil_turn_ns() -> int:

@@ -331,7 +331,7 @@ def divide(request: Request, first: CpuSample | None, attributes: dict[str, Any]
     share = between(first, last) if first is not None and last is not None else None
     if first is None or last is None or share is None or attributes is None:
         return None
-    request.divided(first, last)
+    request.keep("cpu_samples", (first, last))
     attributes[CPU_TIME_MS] = share.computed / 1e6
     if share.waited != UNKNOWN:
         attributes[CPU_WAIT_MS] = share.waited / 1e6
