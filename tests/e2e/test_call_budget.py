@@ -23,7 +23,7 @@ BUDGETS = {
     "no model": (50, 94, 13),
     "with a parent": (68, 132, 17),
     "sampled out": (69, 130, 17),
-    "stream of 100": (715, 2_040, 614),
+    "stream of 100": (680, 2_030, 614),
     "flask": (86, 138, 35),
     "grpc threads": (63, 82, 8),
     "grpc asyncio": (61, 78, 7),

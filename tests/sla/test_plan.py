@@ -240,7 +240,7 @@ def went_short(
         ({"took_ms": 10.1}, False),
         ({"failed": True}, False),
         ({"status": "set"}, False),
-        ({"is_stream": True}, False),
+        ({"is_stream": True}, True),
         ({"disconnect": "client"}, False),
     ],
 )
@@ -293,6 +293,6 @@ def test_each_field_of_a_request_is_known_to_matter_to_its_end_or_not() -> None:
     harmless = """
         _entry behind bounds calls computed cpu_samples description drawn end failed greenlet held ids is_batch is_over
         is_part kind label may_give_way method name own parent_context peer_waits pools probability protocol recorder
-        remote_sections reports route skipped_stalls socket_waits stalls step suspended_at wakeups work baggage
+        remote_sections reports route skipped_stalls socket_waits stalls step stream suspended_at wakeups work baggage
     """
     assert {name for name in fields if not name.startswith("__")} == {*plan_module.UNUSUAL, *harmless.split()}

@@ -40,7 +40,7 @@ MAX_PLANS: Final = 4_096
 UNUSUAL: Final = frozenset(
     [
         *("adopted", "added", "backend", "batch", "besides", "caller", "details", "disconnect", "generation", "late"),
-        *("notes", "remote_stages", "stages", "stream", "_tentative"),
+        *("notes", "remote_stages", "stages", "_tentative"),
     ]
 )
 
@@ -154,7 +154,7 @@ class Plans:
 
 
 def _is_simple(objective: Objective) -> bool:
-    """Return whether the verdict on a complete response in one chunk, no error, follows from its duration alone."""
+    """Return whether the verdict on a complete response without an error follows from its duration alone."""
     return not (
         objective.excludes
         or objective.problem
