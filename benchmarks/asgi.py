@@ -2,7 +2,8 @@
 
 Requests follow one another, or so many are in flight at a time, each in a task of its own as under a real server, so
 objects left in its context stay there. The process prints one JSON object: `requests`, `cpu_s` of the process with all
-its threads, exports included, `seconds` of the loop, `collections` of the garbage collector by generation.
+its threads, exports included, `seconds` of the loop, `collections` of the garbage collector by generation. To take
+turns with others it prints a line when it is ready, and after each block of requests that a line of its input asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 
     Message = MutableMapping[str, Any]
     App = Callable[
@@ -153,19 +154,30 @@ async def settle(seconds: float) -> None:
 
 
 async def measure(
-    app: App, paths: list[str], requests: int, warm_up: int, settle_s: float, at_once: int
+    app: App, paths: list[str], blocks: Iterable[int], warm_up: int, settle_s: float, at_once: int
 ) -> dict[str, Any]:
     """Start the application, send the requests, wait for the exports; return the figures."""
+    requests = 0
     async with lifespan(app):
         await call(app, _around(paths, warm_up), at_once)
         await settle(settle_s)
         collections = Collections()
         before, started = time.process_time_ns(), time.perf_counter()
-        await call(app, _around(paths, requests), at_once)
+        for block in blocks:
+            await call(app, _around(paths, block), at_once)
+            requests += block
         seconds = time.perf_counter() - started
         await settle(settle_s)
         cpu_s = (time.process_time_ns() - before) / 1e9
         return {"requests": requests, "cpu_s": cpu_s, "seconds": seconds, "collections": collections.counts}
+
+
+def turns() -> Iterator[int]:
+    """Yield how many requests each line of the input asks for; say when the process is ready, and for the next ones."""
+    print(flush=True)
+    for line in sys.stdin:
+        yield int(line)
+        print(flush=True)
 
 
 def _around(paths: list[str], count: int) -> Iterable[str]:
@@ -182,12 +194,14 @@ def main() -> None:
     parser.add_argument("--app", default="app_staged:app", help="module:name, a module of this folder")
     parser.add_argument("--paths", help="module:name of a list of paths to ask for in turn; default /predict")
     parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--in-turns", action="store_true", help="as many requests as each line of the input says")
     parser.add_argument("--warm-up", type=int, default=500, help="requests made before")
     parser.add_argument("--settle", type=float, default=0, help="seconds before and after, in which exports end")
     parser.add_argument("--at-once", type=int, default=1, help="requests in flight at a time")
     args = parser.parse_args()
     paths = load(args.paths) if args.paths else [PATH]
-    figures = asyncio.run(measure(load(args.app), paths, args.requests, args.warm_up, args.settle, args.at_once))
+    blocks = turns() if args.in_turns else [args.requests]
+    figures = asyncio.run(measure(load(args.app), paths, blocks, args.warm_up, args.settle, args.at_once))
     json.dump(figures, sys.stdout)
 
 

@@ -2,13 +2,15 @@
 
 The application is called as a server would call it, in its own process on one core, one request after the other. The
 figure is the CPU time of that process: all its threads and the exports to a real receiver on another core included.
-Each round runs every set-up once, in a fresh process. The handler (`app_staged.py`) is asynchronous and computes next
-to nothing, so the untraced figure is the least that a request costs.
+Each round runs every set-up in a fresh process, all side by side, each for some requests in turn: other work of the
+machine affects all alike, and they do not preempt each other. The handler (`app_staged.py`) is asynchronous and
+computes next to nothing, so the untraced figure is the least that a request costs.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import others
 from benchmarks.measure import (
+    HTTP_ENDPOINT,
     SETTLE_S,
     STAGETRACE,
     STAGETRACE_SAMPLED,
     STOCK,
     STOCK_SAMPLED,
     UNTRACED,
-    Receiver,
     Spread,
     Table,
     Variant,
@@ -32,12 +34,12 @@ from benchmarks.measure import (
     progress,
     ratios,
     rotated,
-    run,
-    run_receiver,
+    running_in_turns,
     show,
 )
 
 WARM_UP = 1000
+BLOCK = 100
 FLASK_ONLY = only("flask")
 
 
@@ -103,35 +105,45 @@ class InProcessCost:
 def measure(rounds: int, requests: int, *, with_others: bool = False) -> InProcessCost:
     """Run all set-ups of all servers `rounds` times."""
     result = InProcessCost(requests, {}, {})
-    with run_receiver() as receiver:
-        for server in SERVERS:
-            variants = [*server.variants, *(_others(receiver) if with_others and server.has_others else ())]
-            cpu = result.cpu_us[server.title] = {variant.name: [] for variant in variants}
-            spans = result.spans[server.title] = {variant.name: [] for variant in variants}
-            for number in range(rounds):
-                for variant in rotated(variants, number):
-                    cpu_us, spans_each = _once(server, variant, receiver, requests)
-                    cpu[variant.name].append(cpu_us)
-                    spans[variant.name].append(spans_each)
-                    progress(f"round {number + 1}/{rounds}  {variant.name:32} {cpu_us:6.1f} us a request")
+    for server in SERVERS:
+        variants = [*server.variants, *(_others() if with_others and server.has_others else ())]
+        cpu = result.cpu_us[server.title] = {variant.name: [] for variant in variants}
+        spans = result.spans[server.title] = {variant.name: [] for variant in variants}
+        for number in range(rounds):
+            for name, (cpu_us, spans_each) in _round(server, variants, number, requests).items():
+                cpu[name].append(cpu_us)
+                spans[name].append(spans_each)
+                progress(f"round {number + 1}/{rounds}  {name:32} {cpu_us:6.1f} us a request")
     return result
 
 
-def _once(server: Server, variant: Variant, receiver: Receiver, requests: int) -> tuple[float, float]:
-    shape = ("--requests", str(requests), "--warm-up", str(WARM_UP), "--settle", str(SETTLE_S))
-    receiver.take()
-    measured = run(variant, receiver, server.script, *server.options, *shape)
-    return measured["cpu_s"] / requests * 1e6, receiver.take() / (requests + WARM_UP)
+def _round(server: Server, variants: list[Variant], number: int, requests: int) -> dict[str, tuple[float, float]]:
+    """Return CPU microseconds and spans received per request, by variant."""
+    shape = ("--warm-up", str(WARM_UP), "--settle", str(SETTLE_S))
+    found = {}
+    with ExitStack() as stack:
+        running = []
+        for variant in rotated(variants, number):
+            one = stack.enter_context(running_in_turns(variant, server.script, *server.options, *shape))
+            one.wait()
+            running.append(one)
+        for block in range(requests // BLOCK):
+            for one in rotated(running, block):
+                one.ask(BLOCK)
+        for one in running:
+            measured = one.end()
+            asked = measured["requests"]
+            spans = one.receiver.take() / (asked + WARM_UP)
+            found[one.variant.name] = measured["cpu_s"] / asked * 1e6, spans
+    return found
 
 
-def _others(receiver: Receiver) -> list[Variant]:
+def _others() -> list[Variant]:
     python = others.installed()
     found = []
     for name, version in others.versions().items():
         wrapper = (str(python.parent / "ddtrace-run"),) if name == "ddtrace" else ()
-        found.append(
-            Variant(f"{name} {version}", wrapper, others.environment(name, receiver.http_endpoint), str(python))
-        )
+        found.append(Variant(f"{name} {version}", wrapper, others.environment(name, HTTP_ENDPOINT), str(python)))
     return found
 
 

@@ -35,6 +35,7 @@ STOP_WITHIN_S = 20
 # all exports into the measurement. Under load a batch is full, and leaves, earlier than either.
 EXPORT_DELAY_MS = 1000
 SETTLE_S = 1.3
+HTTP_ENDPOINT = "{receiver}"  # in a variant's environment: that of its receiver
 Z_95 = 1.96  # of a 95 % interval
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, OTHER_CORE = CORES[0], CORES[-1]
@@ -159,7 +160,7 @@ def environment_of(variant: Variant, receiver: Receiver) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "OTEL_SERVICE_NAME": "bench",
         "OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS),
-        **variant.env,
+        **{key: value.replace(HTTP_ENDPOINT, receiver.http_endpoint) for key, value in variant.env.items()},
     }
 
 
@@ -200,6 +201,48 @@ def run(variant: Variant, receiver: Receiver, script: str, *options: str, cores:
             raise SystemExit(f"{variant.name}: {script} failed:\n{log.read()[-4000:]}")
     measured: dict[str, Any] = json.loads(output)
     return measured
+
+
+@dataclass(frozen=True)
+class InTurns:
+    """A script of this folder that runs as a variant, and makes as many requests as it is asked for at a time."""
+
+    variant: Variant
+    receiver: Receiver
+    process: subprocess.Popen[str]
+
+    def ask(self, requests: int) -> None:
+        """Have it make so many requests, and wait for their end."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{requests}\n")
+        self.process.stdin.flush()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it is ready for requests."""
+        assert self.process.stdout
+        if not self.process.stdout.readline():
+            raise SystemExit(f"{self.variant.name} has ended")
+
+    def end(self) -> dict[str, Any]:
+        """Let it end; return the JSON object that it prints."""
+        output, _ = self.process.communicate()
+        measured: dict[str, Any] = json.loads(output)
+        return measured
+
+
+@contextmanager
+def running_in_turns(variant: Variant, script: str, *options: str) -> Iterator[InTurns]:
+    """Run a script with `--in-turns` as a variant, on the server's core, with a receiver of its own."""
+    argv = [*variant.wrapper, variant.python, str(HERE / script), "--in-turns", *options]
+    pipe = subprocess.PIPE
+    with run_receiver() as receiver:
+        process = start(argv, SERVER_CORE, env=environment_of(variant, receiver), stdin=pipe, stdout=pipe)
+        try:
+            yield InTurns(variant, receiver, process)
+        finally:
+            process.kill()
+            process.wait(STOP_WITHIN_S)
 
 
 def _answers(process: subprocess.Popen[str], port: int) -> bool:

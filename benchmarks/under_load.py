@@ -69,9 +69,9 @@ Rounds = dict[str, list[float]]  # by variant, a figure a round
 
 @dataclass(frozen=True)
 class UnderLoad:
-    """Latencies in seconds by server, service time, share, quantile; requests a second; CPU microseconds a request."""
+    """Latencies in seconds by "server; service time; share; quantile"; requests a second; CPU microseconds a request."""
 
-    latency: dict[tuple[str, ...], Rounds] = field(default_factory=dict)
+    latency: dict[str, Rounds] = field(default_factory=dict)
     saturated: dict[str, Rounds] = field(default_factory=dict)
     chunks: dict[str, Rounds] = field(default_factory=dict)
     in_flight: dict[str, Rounds] = field(default_factory=dict)
@@ -172,7 +172,7 @@ def _latencies(
                     ask(share * capacity, WARM_UP_S, number + rounds)
                     ordered = sorted(ask(share * capacity, seconds, number))
                     for name, at in TAILS.items():
-                        rows = result.latency.setdefault((kind, f"{ms:g} ms", f"{share:.0%}", name), {})
+                        rows = result.latency.setdefault("; ".join((kind, f"{ms:g} ms", f"{share:.0%}", name)), {})
                         rows.setdefault(variant.name, []).append(quantile(ordered, at))
             progress(f"{kind}, {ms:g} ms, round {number + 1}/{rounds}, {variant.name}")
 
@@ -211,7 +211,7 @@ def tables(result: UnderLoad) -> list[Table]:
     size = f"{rounds} rounds; median (least to greatest)"
     latency = [
         [
-            *names,
+            *names.split("; "),
             Spread.of([value * 1e3 for value in rows[UNTRACED.name]]).text(2),
             Spread.of(ratios(rows[STAGETRACE.name], rows[UNTRACED.name])).text(2),
         ]

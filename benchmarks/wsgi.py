@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.asgi import BODY, HEADERS, IDLE_S, LOOK_S, MOST_LOOKS, PATH, Collections, load
+from benchmarks.asgi import BODY, HEADERS, IDLE_S, LOOK_S, MOST_LOOKS, PATH, Collections, load, turns
 
 
 def environ_of() -> dict[str, Any]:
@@ -81,6 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--app", default="app_flask:app", help="module:name, a module of this folder")
     parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--in-turns", action="store_true", help="as many requests as each line of the input says")
     parser.add_argument("--warm-up", type=int, default=500, help="requests made before")
     parser.add_argument("--settle", type=float, default=0, help="seconds before and after, in which exports end")
     args = parser.parse_args()
@@ -88,13 +89,15 @@ def main() -> None:
     call(app, args.warm_up)
     settle(args.settle)
     collections = Collections()
-    before, started = time.process_time_ns(), time.perf_counter()
-    call(app, args.requests)
+    requests, before, started = 0, time.process_time_ns(), time.perf_counter()
+    for block in turns() if args.in_turns else [args.requests]:
+        call(app, block)
+        requests += block
     seconds = time.perf_counter() - started
     settle(args.settle)
     cpu_s = (time.process_time_ns() - before) / 1e9
     gc.callbacks.clear()
-    figures = {"requests": args.requests, "cpu_s": cpu_s, "seconds": seconds, "collections": collections.counts}
+    figures = {"requests": requests, "cpu_s": cpu_s, "seconds": seconds, "collections": collections.counts}
     json.dump(figures, sys.stdout)
 
 
