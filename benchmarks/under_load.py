@@ -69,7 +69,7 @@ Rounds = dict[str, list[float]]  # by variant, a figure a round
 
 @dataclass(frozen=True)
 class UnderLoad:
-    """Latencies in seconds by "server; service time; share; quantile"; requests a second; CPU microseconds a request."""
+    """Latencies in seconds by "server; time; share; quantile"; requests a second; CPU microseconds a request."""
 
     latency: dict[str, Rounds] = field(default_factory=dict)
     saturated: dict[str, Rounds] = field(default_factory=dict)
