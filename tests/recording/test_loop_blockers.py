@@ -75,12 +75,10 @@ def test_a_step_that_waited_for_the_gil_or_a_cpu_most_of_the_time_is_no_blocker(
     others_ms: int,
     is_blocker: bool,
 ) -> None:
-    request = Request(start=0)
-    request.step = first = thread_cpu.read_sample()
-    before = [int(one) for one in (first[thread_cpu.SCHEDSTAT] or b"0 0 0").split()]
-    after = b"%d %d %d" % (before[0], before[1] + waited_ms * MS, before[2] + turns)
-    process = first[thread_cpu.PROCESS] + (computed_ms + others_ms) * MS
-    last = (first[0], first[1] + STEP_MS * MS, first[2] + computed_ms * MS, after, process, None, 0)
+    request, thread = Request(start=0), thread_cpu.Descriptor(get_ident())
+    request.step = (thread, 0, 0, b"0 0 0", 0, None, 0)
+    schedstat = b"0 %d %d" % (waited_ms * MS, turns)
+    last = (thread, STEP_MS * MS, computed_ms * MS, schedstat, (computed_ms + others_ms) * MS, None, 0)
     monkeypatch.setattr(request, "divide", lambda _: last)
     loop_blockers.end_step(0, STEP_MS * MS, request)
     assert (loop_blockers.blocker(0, STEP_MS * MS) is not None) == is_blocker

@@ -327,3 +327,17 @@ def test_the_rest_of_a_request_is_divided_from_its_own_begin_on() -> None:
     ((first, last),) = record.cpu_samples
     assert first is begun
     assert thread_cpu.between(first, last) is not None
+
+
+def test_the_rest_of_a_request_begins_where_its_last_section_ended() -> None:
+    """Also where that section only computed, so that the kernel was not asked again at its end."""
+    request = Request(start=time.time_ns())
+    works: list[Callable[[], None]] = [lambda: time.sleep(0.003), lambda: compute(0.003)]
+    for work in works:
+        first = thread_cpu.sample(time.time_ns())
+        work()
+        request.divide(first)
+    compute(0.003)
+    request.divide_rest()
+    ends = [last[thread_cpu.AT] for _, last in request.cpu_samples]
+    assert [first[thread_cpu.AT] for first, _ in request.cpu_samples][1:] == [pytest.approx(ends[0], abs=1e6), ends[1]]

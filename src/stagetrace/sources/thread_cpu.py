@@ -210,7 +210,8 @@ def _switch_greenlets() -> None:
         _own.descriptor = GreenletDescriptor(
             descriptor.whole if isinstance(descriptor, GreenletDescriptor) else descriptor
         )
-    _own.last, _own.is_watched = None, False
+    _own.last = _own.latest = None
+    _own.is_watched = False
 
 
 def _read_account(number: int) -> tuple[int, int, bytes, int, int]:
@@ -264,8 +265,11 @@ def sample(now: int | None = None, is_end: bool = False) -> CpuSample | None:
                 computed = time.thread_time_ns()
                 if age - (computed - last[COMPUTED]) < RECENT_NS:
                     seen = touch(last[0].place)
-                    return last[0], now, computed, last[SCHEDSTAT], time.process_time_ns(), last[NATIVES], seen
-        _own.last = taken = read_sample()
+                    taken = last[0], now, computed, last[SCHEDSTAT], time.process_time_ns(), last[NATIVES], seen
+                    if is_end:
+                        _own.latest = taken
+                    return taken
+        _own.last = _own.latest = taken = read_sample()
     except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
         SOURCE.failed(error)
         return None
@@ -295,9 +299,9 @@ def with_native_threads(first: CpuSample, last: CpuSample) -> CpuSample:
 
 
 def last_sample() -> CpuSample | None:
-    """Return the CPU sample of the calling thread that was taken last, None if none was."""
-    last: CpuSample | None = getattr(_own, "last", None)
-    return last
+    """Return the CPU sample of the calling thread that was last taken as a section ended, or read; None if none was."""
+    latest: CpuSample | None = getattr(_own, "latest", None)
+    return latest
 
 
 def is_of_this_thread(taken: CpuSample) -> bool:
