@@ -222,7 +222,8 @@ class InTurns:
         """Wait until it is ready for requests."""
         assert self.process.stdout
         if not self.process.stdout.readline():
-            raise SystemExit(f"{self.variant.name} has ended")
+            self.process.wait(STOP_WITHIN_S)
+            raise SystemExit(f"{self.variant.name} has ended with {self.process.returncode}")
 
     def end(self) -> dict[str, Any]:
         """Let it end; return the JSON object that it prints."""
@@ -236,11 +237,15 @@ def running_in_turns(variant: Variant, script: str, *options: str) -> Iterator[I
     """Run a script with `--in-turns` as a variant, on the server's core, with a receiver of its own."""
     argv = [*variant.wrapper, variant.python, str(HERE / script), "--in-turns", *options]
     pipe = subprocess.PIPE
-    with run_receiver() as receiver:
-        process = start(argv, SERVER_CORE, env=environment_of(variant, receiver), stdin=pipe, stdout=pipe)
+    with run_receiver() as receiver, tempfile.TemporaryFile("w+") as log:
+        options_ = {"env": environment_of(variant, receiver), "stdin": pipe, "stdout": pipe, "stderr": log}
+        process = start(argv, SERVER_CORE, **options_)
         try:
             yield InTurns(variant, receiver, process)
         finally:
+            if process.poll():
+                log.seek(0)
+                progress(f"{variant.name}: {script} failed:\n{log.read()[-4000:]}")
             process.kill()
             process.wait(STOP_WITHIN_S)
 
