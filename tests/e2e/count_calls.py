@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 OURS = str(Path(stagetrace.__file__).parent)
 WARM_UP, COUNTED = 200, 41
-LIMITS = {"DIVIDED_NS", "EVERY_NS", "RECENT_NS", "NEAR_NS"}
+LIMITS = {"DIVIDED_NS", "EVERY_NS", "RECENT_NS", "NEAR_NS", "SLOW"}
 SHOWN = sys.argv[2] if sys.argv[1:2] == ["--list"] else None
 PARENT = ("traceparent", f"00-{7:032x}-{7:016x}-01")
 UNSAMPLED = ("traceparent", f"00-{7:032x}-{7:016x}-00")
@@ -284,7 +284,7 @@ def of_grpc() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def stretch_time() -> None:
-    """Let no section be long and no reading be old: to be counted slows a request down, and the machine is busy."""
+    """Let no section be long, no reading old, no request slow: counting slows it down, and the machine is busy."""
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("stagetrace."):
             vars(module).update(dict.fromkeys(LIMITS & vars(module).keys(), 10**15))
