@@ -121,13 +121,14 @@ class Service:
         from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
         from stagetrace import KeepBreaches, SLASpanProcessor
+        from stagetrace.request.context import here
         from stagetrace.runtime.runtime import runtime
         from stagetrace.sla.entry_recorder import EntryRecorder
 
         provider = TracerProvider(KeepBreaches(DEFAULT_ON), shutdown_on_exit=False)
         self.processor = SLASpanProcessor(ONE_RULE, provider._active_span_processor)  # noqa: SLF001
         self.processor.has_others = False
-        runtime.recorder = EntryRecorder(provider, self.processor, [Nowhere()])  # type: ignore[list-item]
+        here.recorder = EntryRecorder(provider, self.processor, [Nowhere()])  # type: ignore[list-item]
         runtime.ready = True
 
     def block(self, case: Case, first: int, requests: int, *, traced: bool) -> float:

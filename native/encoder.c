@@ -7,7 +7,7 @@ static PyObject *held[HELD];
 static const char *const WHERE[HELD][2] = {
     {"stagetrace.semconv", "ML_STAGE"}, {"stagetrace.semconv", "ML_STAGE_COALESCED"},
     {"stagetrace.semconv", "ML_STAGE_COALESCED_LONGEST_MS"}, {ENCODER, "encode_attributes"}, {ENCODER, "encode_link"},
-    {ENCODER, "stage_head"}, {"opentelemetry.trace.span", "DEFAULT_TRACE_STATE"}, {"random", "randbytes"},
+    {ENCODER, "stage_head"}, {"stagetrace.tracing.span_context", "NO_STATE"}, {"random", "randbytes"},
 };
 
 /* Enough for the tags and lengths of a span or of one attribute, and for a number. */

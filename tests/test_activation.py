@@ -225,10 +225,11 @@ def test_importing_the_package_imports_no_web_and_no_model_library() -> None:
 )
 def test_a_server_names_its_service_where_the_environment_does_not(env: dict[str, str], name: str) -> None:
     code = (
-        "from opentelemetry import trace; from stagetrace.runtime import provider as service_name\n"
+        "from stagetrace.request.context import here\n"
         "from stagetrace.runtime.runtime import runtime\n"
-        "service_name.name_service('the-proxy')\n"
-        "runtime.prepare_now(); print(trace.get_tracer_provider().resource.attributes['service.name'])"
+        "from stagetrace.tracing import resource\n"
+        "resource.name_service('the-proxy')\n"
+        "runtime.prepare_now(); print(here.resource().attributes['service.name'])"
     )
     done = python(code, STAGETRACE="1", OTEL_TRACES_EXPORTER="none", STAGETRACE_STATUS="0", **env)
     assert done.stdout.strip() == name, done.stderr

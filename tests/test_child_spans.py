@@ -9,8 +9,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from stagetrace.bridge.child_spans import MAX_STATEMENT, ChildSpans
 from stagetrace.request import limits
-from stagetrace.runtime.child_spans import MAX_STATEMENT, ChildSpans
 
 SQL = "SELECT 1 -- redis://u:hunter2@h"
 SHOWN = "SELECT 1 -- redis://REDACTED@h"

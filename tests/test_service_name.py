@@ -10,8 +10,8 @@ import pytest
 
 from services import run_python, run_service, wsgi_command
 from stagetrace import guard
-from stagetrace.runtime import provider
-from stagetrace.runtime.provider import guessed
+from stagetrace.tracing import resource as provider
+from stagetrace.tracing.resource import guessed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +117,7 @@ def test_what_fails_leaves_a_service_without_a_name(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["serve.py"])
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
     assert str(provider.resource().attributes["service.name"]).startswith("unknown_service")
-    assert guard.failures.pop("stagetrace.runtime.provider.guessed") == 1
+    assert guard.failures.pop("stagetrace.tracing.resource.guessed") == 1
 
 
 def test_a_launcher_at_the_root_of_a_container_keeps_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
     from stagetrace.api.carrier import batch, carry, resume
     from stagetrace.api.tokens import note_tokens
+    from stagetrace.bridge.processor import SLASpanProcessor
+    from stagetrace.bridge.sampling import KeepBreaches
     from stagetrace.errors import PolicyError, StagetraceError, StoreError
     from stagetrace.instrumentation.models.instrument import instrument
     from stagetrace.policy.policy import Policy
     from stagetrace.request.stage import stage
-    from stagetrace.sla.processor import SLASpanProcessor
-    from stagetrace.sla.sampling import KeepBreaches
 
 __all__ = [
     "KeepBreaches",
@@ -37,10 +37,10 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "KeepBreaches": "stagetrace.sla.sampling",
+    "KeepBreaches": "stagetrace.bridge.sampling",
     "Policy": "stagetrace.policy.policy",
     "PolicyError": "stagetrace.errors",
-    "SLASpanProcessor": "stagetrace.sla.processor",
+    "SLASpanProcessor": "stagetrace.bridge.processor",
     "StagetraceError": "stagetrace.errors",
     "StoreError": "stagetrace.errors",
     "batch": "stagetrace.api.carrier",

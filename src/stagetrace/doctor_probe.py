@@ -85,16 +85,15 @@ def _request() -> bytes:
         return b""
     from random import getrandbits
 
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import SpanContext, TraceFlags
-
     from stagetrace.otlp.encode import encode_span, resource_spans
     from stagetrace.request.spans import SCOPE
+    from stagetrace.tracing.resource import resource
+    from stagetrace.tracing.span import Span
+    from stagetrace.tracing.span_context import SAMPLED, SpanContext
 
-    context = SpanContext(int(sys.argv[1], 16), getrandbits(64) or 1, is_remote=False, trace_flags=TraceFlags(1))
+    context = SpanContext(int(sys.argv[1], 16), getrandbits(64) or 1, is_remote=False, trace_flags=SAMPLED)
     now = time.time_ns()
-    span = ReadableSpan("stagetrace doctor", context, resource=Resource.create(), start_time=now, end_time=now)
+    span = Span("stagetrace doctor", context, resource=resource(), start_time=now, end_time=now)
     return resource_spans(span.resource, {SCOPE: [encode_span(span)]})
 
 

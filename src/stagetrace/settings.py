@@ -124,6 +124,12 @@ class Number(Setting):
         self.default = default
 
 
+class Limit(Setting):
+    """A whole number from 0 on, or empty for none; `setting_problems.limit` reads it, and reports an unusable one."""
+
+    __slots__ = ()
+
+
 SWITCH = Switch("STAGETRACE", BOTH, "switches recording on")
 SLA = Text("STAGETRACE_SLA", RECORDING, "the objectives: an inline policy, or a file")
 SPOOL = Text("STAGETRACE_SPOOL", RECORDING, "folder for spans that cannot be delivered")
@@ -224,8 +230,19 @@ QUEUE_SIZE = Number("OTEL_BSP_MAX_QUEUE_SIZE", RECORDING, "how many spans may wa
 BATCH_SIZE = Number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", RECORDING, "spans of a batch", 2_048)
 # Small and frequent exports disturb a service less than large and rare ones.
 SCHEDULE_DELAY = Number("OTEL_BSP_SCHEDULE_DELAY", RECORDING, "milliseconds from one export to the next", 1_000)
-SPAN_VALUE_LENGTH = Text("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", RECORDING, "characters of a value on a span")
-VALUE_LENGTH = Text("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", RECORDING, "characters of a value")
+SPAN_VALUE_LENGTH = Limit("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", RECORDING, "characters of a value on a span")
+VALUE_LENGTH = Limit("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", RECORDING, "characters of a value")
+ATTRIBUTES = Limit("OTEL_ATTRIBUTE_COUNT_LIMIT", RECORDING, "attributes of a span, of an event, of a link")
+SPAN_ATTRIBUTES = Limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", RECORDING, "attributes of a span")
+EVENT_ATTRIBUTES = Limit("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", RECORDING, "attributes of an event")
+LINK_ATTRIBUTES = Limit("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", RECORDING, "attributes of a link")
+EVENTS = Limit("OTEL_SPAN_EVENT_COUNT_LIMIT", RECORDING, "events of a span")
+LINKS = Limit("OTEL_SPAN_LINK_COUNT_LIMIT", RECORDING, "links of a span")
+PROPAGATORS = Words("OTEL_PROPAGATORS", RECORDING, "how trace contexts travel; `tracecontext,baggage` by default")
+RESOURCE_ATTRIBUTES = Verbatim("OTEL_RESOURCE_ATTRIBUTES", RECORDING, "attributes of what spans come from")
+SERVICE_NAME = Text("OTEL_SERVICE_NAME", RECORDING, "the name of the service")
+RESOURCE_DETECTORS = Words("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", RECORDING, "detectors of more such attributes")
+TRACER_PROVIDER = Text("OTEL_PYTHON_TRACER_PROVIDER", RECORDING, "entry point of a tracer provider")
 
 # Other programs'.
 FLASK_APP = Verbatim("FLASK_APP", RECORDING, "the application of `flask run`")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.models.subclasses import for_subclasses
 from stagetrace.instrumentation.served_call import ServedCall, served
+from stagetrace.request.context import here
 from stagetrace.request.current import recording
 from stagetrace.runtime.runtime import runtime
 
@@ -55,8 +56,6 @@ def _served(method: Any, name: str) -> Any:
 
 @guarded
 def _begin(method: str) -> ServedCall | None:
-    from opentelemetry.context import get_current
-
     if not runtime.ready or recording() is not None:
         return None
-    return ServedCall(method, {"rpc.system.name": "cog", "rpc.method": method}, get_current())
+    return ServedCall(method, {"rpc.system.name": "cog", "rpc.method": method}, here.get_current())

@@ -94,7 +94,7 @@ class _Events:
 
 def _call_of(event: Any) -> ServedCall:
     from stagetrace.protocols.scope import below
-    from stagetrace.request.context import NO_CONTEXT
+    from stagetrace.tracing.propagation import NO_CONTEXT
 
     reference, since = vars(event).pop(PUSHED, ("", None))
     method = f"gradio/{event.fn.api_name or event.fn.name}"

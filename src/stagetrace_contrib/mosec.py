@@ -15,6 +15,7 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import after, patching
 from stagetrace.instrumentation.served_call import ServedCall, ServedTogether
 from stagetrace.runtime.runtime import runtime
+from stagetrace.tracing import propagation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,11 +99,8 @@ class _Tasks:
 
     def trailer(self, task: bytes) -> bytes:
         """Return what the next worker has to know of a task."""
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        carrier: dict[str, str] = {}
-        TraceContextTextMapPropagator().inject(carrier, self.calls[task].context())
-        return MAGIC + carrier["traceparent"].encode("ascii") + time.time_ns().to_bytes(8, "big")
+        carrier = propagation.headers(self.calls[task].stage_context())
+        return MAGIC + carrier[propagation.TRACEPARENT].encode("ascii") + time.time_ns().to_bytes(8, "big")
 
     def end(self, status: int) -> None:
         """End them, with the status of their response."""
@@ -115,14 +113,11 @@ class _Tasks:
 
 
 def _call(method: str, trailer: bytes | None) -> ServedCall:
-    from opentelemetry.context import Context
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
     attributes = {"rpc.system.name": "mosec", "rpc.method": method}
     if trailer is None:
-        return ServedCall(method, attributes, Context())
+        return ServedCall(method, attributes, propagation.NO_CONTEXT)
     carrier = {"traceparent": trailer[:TRACEPARENT].decode("ascii")}
-    parent = TraceContextTextMapPropagator().extract(carrier, Context())
+    parent = propagation.extract(carrier)
     since = int.from_bytes(trailer[TRACEPARENT:], "big")
     return ServedCall(method, attributes, parent, since=since, reason=REASON)
 

@@ -21,9 +21,9 @@ from stagetrace.instrumentation.served_call import ServedCall, ending
 from stagetrace.instrumentation.servers import flushing, preparing
 from stagetrace.protocols.base import request_in
 from stagetrace.request.current import SCOPE_KEY, recording
-from stagetrace.runtime.provider import name_service
 from stagetrace.runtime.runtime import runtime
 from stagetrace.semconv import INFERENCE, ML_MODEL_NAME, QUEUE_REASON
+from stagetrace.tracing.resource import name_service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -230,7 +230,7 @@ def _called(original: Any, to_queue: str = "") -> Any:
 @guarded
 def _begin(wrapper: Any, request_metadata: Any, *_: Any, **__: Any) -> ServedCall | None:
     from stagetrace.protocols.scope import below
-    from stagetrace.request.context import NO_CONTEXT
+    from stagetrace.tracing.propagation import NO_CONTEXT
 
     if not runtime.ready or recording() is not None:
         return None

@@ -96,8 +96,8 @@ def forget_failures() -> None:
     guard.failures.clear()
     for switch in guard._switches.values():
         switch.off = False
-    loaded = sys.modules.get("stagetrace.runtime.runtime")
-    recorder = loaded.runtime.recorder if loaded is not None else None
+    loaded = sys.modules.get("stagetrace.request.context")
+    recorder = loaded.here.recorder if loaded is not None else None
     if recorder is not None:
         recorder._rests.clear()
         recorder._plans._plans.clear()

@@ -391,7 +391,7 @@ def test_no_path_begins_at_the_root_of_the_machine() -> None:
 def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100")
     monkeypatch.setenv("OTEL_SPAN_EVENT_COUNT_LIMIT", "2")
-    for cached in (limits.longest, limits.most_events):
+    for cached in (limits.longest, limits.span_limits):
         monkeypatch.setattr(limits, cached.__name__, cached.__wrapped__)
         monkeypatch.setattr(code, cached.__name__, cached.__wrapped__)
 

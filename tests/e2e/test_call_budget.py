@@ -16,13 +16,14 @@ from services import run_python
 
 COUNT = str(Path(__file__).with_name("count_calls.py"))
 # By kind of request: Python calls, calls into C, operations on context variables. A resumed coroutine counts as called:
-# the pool's request awaits a thread twice, and each of these waits resumes the coroutines around it.
+# the pool's request awaits a thread twice, and each of these waits resumes the coroutines around it. FastAPI imports
+# OpenTelemetry's API, so up to three of the calls of ASGI, with a parent six, are those of the bridge.
 BUDGETS = {
-    "async": (58, 112, 17),
+    "async": (60, 112, 17),
     "pool": (130, 185, 22),
-    "no model": (50, 94, 13),
-    "with a parent": (68, 132, 17),
-    "sampled out": (69, 130, 17),
+    "no model": (52, 94, 13),
+    "with a parent": (71, 134, 17),
+    "sampled out": (72, 131, 17),
     "stream of 100": (680, 2_030, 614),
     "flask": (86, 138, 35),
     "grpc threads": (63, 82, 8),

@@ -18,14 +18,15 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otlp.sending import ENCODED, RESOURCE, names_in, processor_of
 from stagetrace import guard
+from stagetrace.bridge.processor import SLASpanProcessor
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.patches.gunicorn import _ending_after_request
 from stagetrace.protocols import wsgi_request as wsgi
-from stagetrace.request.context import NO_CONTEXT, attach
+from stagetrace.request.context import here
 from stagetrace.request.current import current
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
-from stagetrace.sla.processor import SLASpanProcessor
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     guard.failures.clear()
     yield sender
     current.set(None)
-    attach(NO_CONTEXT)
+    here.attach(NO_CONTEXT)
     assert not guard.failures
 
 

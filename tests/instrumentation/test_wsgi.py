@@ -17,7 +17,7 @@ from heavy import HEAVY
 from services import APPS, Service, run_python, run_service, wsgi_command
 from sink import SERVER, Sink, assert_tiled
 from stagetrace.protocols.wsgi_response import Transfer
-from stagetrace.request.context import NO_CONTEXT
+from stagetrace.tracing.propagation import NO_CONTEXT
 from trees import at_its_best
 
 if TYPE_CHECKING:

@@ -94,11 +94,12 @@ def hide_ours() -> None:
 
 def take_theirs_away() -> None:
     """Let their middleware pass all on, and record entry spans at each test's provider as at one of our own."""
+    from stagetrace.bridge.provider import joined
     from stagetrace.protocols import http
     from stagetrace.protocols import http as http_metrics
+    from stagetrace.request.context import here
     from stagetrace.runtime.runtime import runtime
     from stagetrace.sla.entry_recorder import EntryRecorder
-    from stagetrace.sla.process import joined
 
     async def pass_on(self: Any, scope: Any, receive: Any, send: Any) -> None:
         await self.app(scope, receive, send)
@@ -120,7 +121,7 @@ def take_theirs_away() -> None:
         processor = joined(self.tracer_provider)
         assert processor is not None
         processor.has_others = runtime.ready = True
-        runtime.recorder = EntryRecorder(self.tracer_provider, processor, [])
+        here.recorder = EntryRecorder(self.tracer_provider, processor, [])
 
     base.setUp = setUp
 

@@ -34,10 +34,11 @@ from otlp.schedules import (
     streams,
     typical,
 )
+from stagetrace.bridge.spans import _SCOPE as SCOPE
+from stagetrace.bridge.spans import stage_span
 from stagetrace.otlp import encode
 from stagetrace.otlp.encode import Block, entry_rest
 from stagetrace.request import marks
-from stagetrace.request.spans import SCOPE, stage_span
 from stagetrace.request.stages import coalesced
 from stagetrace.request.tiler import WIRE_OVERHEAD_NS
 from stagetrace.semconv import INFERENCE, NETWORK_RECEIVE, NETWORK_SEND, stage_total_ms

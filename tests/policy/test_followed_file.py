@@ -15,12 +15,12 @@ from backend.processes import until
 from services import APPS, PYTHON, run_service
 from sink import run_sink
 from stagetrace import guard, log
+from stagetrace.bridge.processor import SLASpanProcessor
 from stagetrace.causes.stall_sampler import StallSampler
 from stagetrace.policy import followed_file
 from stagetrace.process_status import files
 from stagetrace.sla import process
 from stagetrace.sla import processor as processor_module
-from stagetrace.sla.processor import SLASpanProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,11 +25,12 @@ from otlp.schedules import BOTH, Implementation, Schedule, child, encoded, messa
 from sla.recording import START, Sender, begun, recorder_of
 from stagetrace import guard, stage
 from stagetrace.api.carrier import _RemoteBlock
+from stagetrace.bridge.spans import _detail_span as detail_span
 from stagetrace.instrumentation import detail as detail_module
 from stagetrace.instrumentation.detail import detailed, record_detail
 from stagetrace.otlp.encode import encode_details, encode_spans
 from stagetrace.request.current import current
-from stagetrace.request.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, detail_span, take_details
+from stagetrace.request.details import MAX_KINDS, MAX_NOTED, MAX_SPANS, Detail, Details, take_details
 from stagetrace.request.remote_stages import RequestRef, hand_on
 from stagetrace.request.request import Request
 from stagetrace.request.worker import Batch, Work

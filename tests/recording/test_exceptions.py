@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from stagetrace import log
 from stagetrace.request import limits
+from stagetrace.request.context import here, meet_otel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,9 +44,10 @@ def as_(mode: str) -> pytest.MarkDecorator:
 
 def recorded(error: BaseException) -> tuple[Mapping[str, Any], str | None]:
     """Return the attributes of the event and the description of the status."""
+    assert meet_otel()
     span: Any = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("test")
     limits.record(span, error, 7)
-    span.set_status(limits.status_of(error))
+    here.set_error(span, limits.description_of(error))
     (event,) = span.events
     assert (event.name, event.timestamp) == ("exception", 7)
     return event.attributes, span.status.description

@@ -10,8 +10,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from stagetrace import guard
+from stagetrace.bridge.entry import SeenSpan
 from stagetrace.request.context import open_entry
-from stagetrace.request.own_span import Identity, OwnSpan
+from stagetrace.request.own_span import Identity
 from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ class Recorder:
         return Identity(OWN, None, is_sampled=True)
 
 
-def entry_of(recorder: Recorder) -> OwnSpan:
-    seen: OwnSpan = open_entry(Request(start=START), "GET", Context(), recorder)  # type: ignore[arg-type]
-    return seen
+def entry_of(recorder: Recorder) -> SeenSpan:
+    request = Request(start=START)
+    open_entry(request, "GET", Context(), recorder)  # type: ignore[arg-type]
+    return SeenSpan(request)
 
 
 def test_ids_are_drawn_when_somebody_asks_and_once() -> None:
@@ -81,7 +83,7 @@ def test_many_threads_that_ask_at_once_get_the_same_ids() -> None:
 
 def test_a_sampler_that_looks_at_the_span_it_decides_on_sees_nobody() -> None:
     seen: list[SpanContext] = []
-    recorder = Recorder(lambda request: seen.extend([OwnSpan(request).get_span_context(), request.identity.context]))
+    recorder = Recorder(lambda request: seen.extend([SeenSpan(request).get_span_context(), request.identity.context]))
     entry = entry_of(recorder)
     assert entry.get_span_context().trace_id == 1
     assert seen == [INVALID_SPAN_CONTEXT] * 2

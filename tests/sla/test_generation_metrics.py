@@ -10,9 +10,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from stagetrace import guard, semconv
+from stagetrace.bridge.processor import SLASpanProcessor
 from stagetrace.request.request import Request
 from stagetrace.sla import generation_metrics
-from stagetrace.sla.processor import SLASpanProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

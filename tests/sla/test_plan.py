@@ -15,6 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from sla.recording import START, Described, recorder_of
 from stagetrace import Policy
+from stagetrace.bridge.entry import SeenSpan
 from stagetrace.otlp.encode import Block
 from stagetrace.policy.objective import Objective
 from stagetrace.request.chunk_times import Stream
@@ -122,7 +123,8 @@ def end(recorder: EntryRecorder, asked: Asked) -> Request:
     if asked.parent is not None:
         caller = SpanContext(7 << 64 | 7, 9, is_remote=True, trace_flags=TraceFlags(asked.parent))
         context = set_span_in_context(NonRecordingSpan(caller), context)
-    seen = open_entry(request, "GET /a", context, recorder)
+    open_entry(request, "GET /a", context, recorder)
+    seen = SeenSpan(request)
     request.method, request.route, request.failed = "GET", "/a", asked.failed
     for stage, since, until in asked.marks:
         request.enter(stage, at=START + int(since * MS))

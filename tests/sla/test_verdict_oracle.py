@@ -16,6 +16,7 @@ from heavy import HEAVY
 from sla import verdict_oracle
 from sla.recording import START, Described, recorder_of
 from stagetrace import guard, semconv
+from stagetrace.bridge.entry import SeenSpan
 from stagetrace.policy import entry_span
 from stagetrace.policy.policy import Policy
 from stagetrace.request.chunk_times import Stream
@@ -55,7 +56,8 @@ def send(recorder: EntryRecorder, request: Sent) -> None:
         call.end(START + request.duration)
     if request.disconnected:
         record.disconnect = "client"
-    entry = open_entry(record, "r", Context(), recorder)
+    open_entry(record, "r", Context(), recorder)
+    entry = SeenSpan(record)
     if request.tenant is not None:
         entry.set_attribute("tenant", request.tenant)
     record.method, record.route, record.failed = request.method, request.route, request.failed

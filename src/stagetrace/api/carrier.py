@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from time import time_ns
 from typing import TYPE_CHECKING, Any
@@ -10,18 +9,18 @@ from weakref import WeakValueDictionary
 
 from stagetrace import settings
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.request.context import here, meet_otel
 from stagetrace.request.current import current, recording
 from stagetrace.request.stages import coalesced
 from stagetrace.request.working import put_down, take_up, work_here, worker_here
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, ML_STAGE
-from stagetrace.system import packages
+from stagetrace.tracing import propagation
+from stagetrace.tracing.span import SpanKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager
     from types import TracebackType
-
-    from opentelemetry.context import Context
 
     from stagetrace.request.remote_stages import RequestRef
     from stagetrace.request.request import Request
@@ -71,39 +70,24 @@ class resume:  # noqa: N801 -- reads as a statement: `with stagetrace.resume(car
 
 @guarded
 def _carry() -> dict[str, str]:
+    meet_otel()
     request = recording()
-    if request is None and "opentelemetry.trace" not in sys.modules:
-        return {}
-    from opentelemetry.trace import get_current_span
-
-    carrier: dict[str, str] = {}
-    for propagator in _propagators():
-        propagator.inject(carrier)
+    carrier = here.carrier(request)
     if request is not None:
         from stagetrace.request.remote_stages import hand_on
 
         key = carrier[KEY] = hand_on(request)
         with suppress(TypeError):  # a span class of others, without weak references
-            _spans[key] = get_current_span()
+            _spans[key] = here.current_span()
     return carrier
-
-
-def _propagators() -> Any:
-    """Return W3C's, whatever OTEL_PROPAGATORS is: the other end is `resume`."""
-    from opentelemetry.baggage.propagation import W3CBaggagePropagator
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    return TraceContextTextMapPropagator(), W3CBaggagePropagator()
 
 
 class _Block:
     """The context that `resume` has set, and resets."""
 
-    def __init__(self, request: Request | None, context: Context) -> None:
-        from opentelemetry.context import attach
-
+    def __init__(self, request: Request | None, context: Any) -> None:
         self._entered = current.set(request)
-        self._attached = attach(context)
+        self._attached = here.attach(context)
         self._worker: Any = None
         self._before: Request | None = None
         if request is not None:
@@ -117,12 +101,10 @@ class _Block:
     @guarded_end
     def end(self, error: BaseException | None) -> None:
         """Reset the context; `error` is what the block raised."""
-        from opentelemetry.context import detach
-
         try:
             self._end_span(error)
         finally:
-            detach(self._attached)
+            here.detach(self._attached)
             current.reset(self._entered)
             if self._worker is not None:
                 put_down(self._worker, self._before)
@@ -134,19 +116,16 @@ class _Block:
 class _RemoteBlock(_Block):
     """A block in another process than the request's: a span, and the stages that are seen below it."""
 
-    def __init__(self, key: str, context: Context) -> None:
-        from opentelemetry import trace
-
+    def __init__(self, key: str, context: Mapping[str, Any]) -> None:
         from stagetrace.request.worker import Resumed
 
-        self._tracer = trace.get_tracer("stagetrace")
+        self._parent = context
         self._start = time_ns()
-        self._span = self._tracer.start_span(SPAN_NAME, context, trace.SpanKind.CONSUMER, start_time=self._start)
+        self._span = here.start_span(SPAN_NAME, context, SpanKind.CONSUMER, start=self._start)
         self._request = Resumed(key, self._start)
         work_here(self._request)
         self._request.bind(self._span.get_span_context(), self._start)
-        self._context = trace.set_span_in_context(self._span, context)
-        super().__init__(self._request, self._context)
+        super().__init__(self._request, here.around_span(self._span, context))
 
     def _end_span(self, error: BaseException | None) -> None:
         from stagetrace.request import limits
@@ -159,15 +138,13 @@ class _RemoteBlock(_Block):
             self._span.set_attributes(dict(stages.model))
             if isinstance(error, Exception):
                 limits.record(self._span, error)
-                self._span.set_status(limits.status_of(error))
+                here.set_error(self._span, limits.description_of(error))
         finally:
             self._span.end(ended_at)
             self._request.abandon()
 
     def _add_stages(self, stages: Stages) -> None:
         """Add the spans of stages and details below the block's own."""
-        from opentelemetry.trace import set_span_in_context
-
         from stagetrace.request.details import placed_details
 
         details = placed_details(self._request, stages, self._span.get_span_context())
@@ -178,17 +155,17 @@ class _RemoteBlock(_Block):
                 attributes = {ML_STAGE: segment.stage, **segment.attributes}
                 if segment.coalesced:
                     attributes.update(segment.visits())
-                span = self._tracer.start_span(
-                    segment.stage, self._context, attributes=attributes, start_time=segment.start
-                )
-                span.end(segment.end)
+                span = self._add(self._span, segment.stage, attributes, (segment.start, segment.end))
                 if segment.context is not None:
                     spans[segment.context.span_id] = span
-        for detail in details:
-            parent = set_span_in_context(spans.get(detail.parent.span_id, self._span), self._context)
-            self._tracer.start_span(detail.name, parent, attributes=detail.attributes, start_time=detail.start).end(
-                detail.end
-            )
+        for one in details:
+            self._add(spans.get(one.parent.span_id, self._span), one.name, one.attributes, (one.start, one.end))
+
+    def _add(self, parent: Any, name: str, attributes: Mapping[str, Any], times: tuple[int, int]) -> Any:
+        context = here.with_span(self._parent, parent.get_span_context())
+        span = here.start_span(name, context, attributes=attributes, start=times[0])
+        span.end(times[1])
+        return span
 
 
 # --- One inference for several requests, in a batcher of the service's own.
@@ -196,38 +173,35 @@ class _RemoteBlock(_Block):
 
 @guarded
 def _begin(carrier: Mapping[str, str]) -> _Block | None:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import get_current_span, set_span_in_context
-
     from stagetrace.request.remote_stages import find, is_here
 
-    context = Context()
-    for propagator in _propagators():
-        context = propagator.extract(carrier, context=context)
+    meet_otel()
+    context: Any = propagation.extract(carrier)
     key = carrier.get(KEY, "")
     if is_here(key):
         span, request = _spans.get(key), find(key)
-        if span is not None:
-            context = set_span_in_context(span, context)
+        context = here.around_span(span, context) if span is not None else here.in_full(context)
         return _Block(request if request is not None and not request.closed else None, context)
     if not context:
         return None
-    if key and get_current_span(context).get_span_context().is_valid and has_provider():
+    if key and here.span_in(context) is not None and has_provider():
         return _RemoteBlock(key, context)
-    return _Block(None, context)
+    return _Block(None, here.in_full(context))
 
 
 def has_provider() -> bool:
     """Return whether spans that start here go anywhere; where this package is switched on, see to that."""
-    from opentelemetry import trace
-
-    if settings.SWITCH.read() and packages.fit():
+    if settings.SWITCH.read():
         from stagetrace.runtime.runtime import runtime
 
         if not runtime.ready:
             runtime.prepare_now()
         runtime.deliver_at_exit()
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    elif meet_otel():
+        from stagetrace.bridge.provider import own_provider
+
+        here.has_provider = own_provider() is not None
+    return here.records
 
 
 REASON = "batch"
@@ -286,13 +260,8 @@ def _end(made: Batch, inside: AbstractContextManager[None]) -> None:
 def _origin(carrier: Mapping[str, str] | None) -> RequestRef | None:
     if not carrier:
         return None
-    from opentelemetry.context import Context
-    from opentelemetry.trace import get_current_span
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
     from stagetrace.request.remote_stages import RequestRef, entry_of
 
     key = carrier.get(KEY)
-    context = TraceContextTextMapPropagator().extract(carrier, context=Context())
-    span = get_current_span(context).get_span_context()
-    return RequestRef(key, entry_of(key, span)) if key and span.is_valid else None
+    span = propagation.span_in(propagation.extract(carrier))
+    return RequestRef(key, entry_of(key, span)) if key and span is not None else None

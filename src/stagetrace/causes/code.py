@@ -10,14 +10,13 @@ from inspect import CO_COROUTINE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry.sdk.trace import Event
-
 from stagetrace import semconv
 from stagetrace.causes import cause
-from stagetrace.request.limits import cut, longest, most_events
+from stagetrace.request.limits import cut, longest, span_limits
 from stagetrace.request.stalls import BLOCKER, POOL, RAN, REQUEST, RIVAL, WAITED
 from stagetrace.sources.stacks import is_ours
 from stagetrace.text import printable
+from stagetrace.tracing.span import Event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -214,11 +213,11 @@ def events_of(stalls: Sequence[Stall]) -> tuple[list[Event], int]:
     for (of, _), count in looked.items():
         totals[of] = totals.get(of, 0) + count
     events: list[Event] = []
-    size = 0
+    size, most = 0, span_limits().events
     for alike in sorted(groups.values(), key=len, reverse=True):
         attributes, _ = cut(_attributes(alike, totals[alike[0].of]))
         size += sum(len(key) + len(str(value).encode()) + 16 for key, value in attributes.items())
-        if size > MOST_BYTES or len(events) >= most_events():
+        if size > MOST_BYTES or (most is not None and len(events) >= most):
             break
         events.append(Event(semconv.STALL, attributes, alike[0].at))
     return sorted(events, key=lambda event: event.timestamp), len(groups) - len(events)

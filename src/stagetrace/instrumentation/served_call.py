@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import by_kind
+from stagetrace.request.context import here
 from stagetrace.request.current import current
 from stagetrace.request.steps import each_step, generated_async
 from stagetrace.request.working import work_here
 from stagetrace.semconv import QUEUE_REASON
+from stagetrace.sla.call_request import CallRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-
-    from opentelemetry.context import Context
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 
     from stagetrace.request.request import Request
+    from stagetrace.tracing.span_context import SpanContext
 
     Begin = Callable[[], "ServedCall | None"]
 
@@ -44,56 +45,43 @@ class Ends(Protocol):
 
 
 class ServedCall:
-    """One call: its entry span at the current provider, and the context of the code that serves it.
+    """One call: its entry span, and the context of the code that serves it.
 
     It has waited, for `reason`, since a time in nanoseconds, if that is known: it begins then, with a stage `queue`.
     """
 
     def __init__(
-        self, name: str, attributes: dict[str, Any], parent: Context, *, since: int | None = None, reason: str = ""
+        self,
+        name: str,
+        attributes: dict[str, Any],
+        parent: Mapping[str, Any],
+        *,
+        since: int | None = None,
+        reason: str = "",
     ) -> None:
-        from opentelemetry import trace
-
-        from stagetrace.request.request import Request
-
         now = time.time_ns()
         self._parent = parent
-        self.request = request = Request(start=min(since or now, now))
-        entered = current.set(request)  # SLASpanProcessor takes it from there
-        try:
-            kind = trace.SpanKind.SERVER
-            tracer = trace.get_tracer("stagetrace")
-            self._span = tracer.start_span(name, parent, kind, attributes, start_time=request.started)
-            if since is not None:
-                request.wait_since(since, now, {QUEUE_REASON: reason})
-        finally:
-            current.reset(entered)
+        self.request = request = CallRequest(name, attributes, parent, here.recorder, start=min(since or now, now))
+        if since is not None:
+            request.wait_since(since, now, {QUEUE_REASON: reason})
         self._tokens: tuple[Any, Any] | None = None
 
-    def context(self) -> Context:
-        """Return the context of the code that serves it."""
-        from opentelemetry import trace
-
-        from stagetrace.request.context import RequestSpan
-
-        return trace.set_span_in_context(RequestSpan(self._span, self.request), self._parent)
+    def stage_context(self) -> SpanContext:
+        """Return the identity of the stage that it is in."""
+        return self.request.stage_context() or self.request.identity.context
 
     def enter(self) -> None:
         """Let the code that runs now serve this call."""
-        from opentelemetry.context import attach
-
         work_here(self.request)
-        self._tokens = attach(self.context()), current.set(self.request)
+        self._tokens = here.attach(here.around(self.request, self._parent)), current.set(self.request)
 
     @guarded_end
     def leave(self) -> None:
         """Restore the context of the code."""
-        from opentelemetry.context import detach
-
         if self._tokens is not None:
             (attached, entered), self._tokens = self._tokens, None
             current.reset(entered)
-            detach(attached)
+            here.detach(attached)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -128,17 +116,12 @@ class ServedCall:
     @guarded_end
     def fail(self, error: Exception) -> None:
         """Note an exception that the server's code raised."""
-        from stagetrace.request import limits
-
-        limits.record(self._span, error)
-        self._span.set_status(limits.status_of(error))
+        self.request.record_error(error)
 
     @guarded_end
     def mark_failed(self, description: str | None = None) -> None:
         """Note that the call fails."""
-        from opentelemetry.trace import Status, StatusCode
-
-        self._span.set_status(Status(StatusCode.ERROR, description))
+        here.set_error(self.request.entry_span, description)
 
     @guarded_end
     def cancel(self) -> None:
@@ -149,7 +132,7 @@ class ServedCall:
     def end(self, at: int | None = None) -> None:
         """End the entry span, now or at a time in nanoseconds; restore the context if this code serves the call."""
         try:
-            self._span.end(at)
+            self.request.finish(at)
         finally:
             self.leave()
 

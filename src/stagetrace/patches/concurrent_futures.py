@@ -8,13 +8,13 @@ future: in `result()`, `wait()` and the like, or as a coroutine. What the reques
 from __future__ import annotations
 
 import functools
-import sys
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.instrumentation.base import after, patching
 from stagetrace.instrumentation.batching.consumer import carry_into, current_work, note_submitted
 from stagetrace.instrumentation.batching.queued_items import JOB, patch_asyncio, taken
+from stagetrace.request.context import here
 from stagetrace.request.current import current, entries, recording
 from stagetrace.request.working import put_down, take_up, this_worker, wait
 from stagetrace.semconv import QUEUE
@@ -36,7 +36,7 @@ class Job:
     def __init__(self, function: Any, request: Request, pool: Any) -> None:
         self._function = function
         self.request: Request | None = request
-        self._context = _otel_context().get_current()
+        self._context: Any = here.get_current()
         self._threads = getattr(pool, "_threads", ())  # not the pool, which ends when nobody refers to it
         work = getattr(pool, "_work_queue", None)
         self._attributes = wait(REASON, getattr(pool, "_max_workers", None), work.qsize() if work is not None else 0)
@@ -103,14 +103,10 @@ class Job:
             report(WHERE, error)
 
 
-def _otel_context() -> Any:
-    return sys.modules["opentelemetry.context"]  # imported, if there is a recorded request
-
-
 def _enter(request: Request | None, context: Any) -> tuple[Any, Any]:
     entered = current.set(None if request is None or request.closed else request)
     try:
-        return entered, _otel_context().attach(context)
+        return entered, here.attach(context)
     except Exception:
         current.reset(entered)
         raise
@@ -122,7 +118,7 @@ _put_down = guarded_end(put_down)
 @guarded_end
 def _exit(entered: Any, attached: Any) -> None:
     current.reset(entered)
-    _otel_context().detach(attached)
+    here.detach(attached)
 
 
 def _submitting(original: Any) -> Any:

@@ -31,7 +31,7 @@ def patch_client(module: ModuleType) -> None:
     """Apply the instrumentation of a client."""
     from opentelemetry.metrics import NoOpMeterProvider
 
-    from stagetrace.runtime.child_spans import ChildSpans
+    from stagetrace.bridge.child_spans import ChildSpans
 
     instrumentor = _instrumentor(module.__name__)
     if instrumentor is not None:
@@ -48,7 +48,7 @@ def patch_sqlalchemy(module: ModuleType) -> None:
     from opentelemetry.instrumentation.sqlalchemy.engine import EngineTracer  # type: ignore[import-not-found]
     from opentelemetry.metrics import NoOpMeter
 
-    from stagetrace.runtime.child_spans import ChildSpans
+    from stagetrace.bridge.child_spans import ChildSpans
 
     tracer = ChildSpans().get_tracer(f"{_PACKAGE}.sqlalchemy")
     connections = NoOpMeter("stagetrace").create_up_down_counter("connections")

@@ -8,14 +8,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-
 from stagetrace.guard import guarded, switch
 from stagetrace.instrumentation.base import after, patching
 from stagetrace.protocols.asgi import pass_on
-from stagetrace.request.context import RequestSpan
-from stagetrace.request.current import current, entries
+from stagetrace.request.context import here, meet_otel
+from stagetrace.request.current import current
 
 # In effect public: FastAPI's own telemetry ignores a request with this key in its scope.
 NATIVE_KEY = "fastapi.telemetry"
@@ -78,14 +75,18 @@ class _InContext:
             await self.app(scope, receive, send)
         finally:
             if token is not None:
-                otel_context.detach(token)
+                here.detach(token)
 
 
 @guarded
 def _attach() -> Any:
-    span: Any = trace.get_current_span()
-    request = entries.get(span.get_span_context().span_id)
-    if request is None or isinstance(span, RequestSpan):
+    if not meet_otel() or getattr(here.current_span(), "is_of_request", False):
         return None
+    from stagetrace.bridge.entry import adopted_here
+
+    found = adopted_here()
+    if found is None:
+        return None
+    request, around = found
     current.set(request)
-    return otel_context.attach(trace.set_span_in_context(RequestSpan(span, request)))
+    return here.attach(around)

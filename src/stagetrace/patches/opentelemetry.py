@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from stagetrace.bridge.entry import RequestSpan, StandIn
+from stagetrace.bridge.provider import is_silent
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.instrumentation.base import patching, then
 from stagetrace.protocols.base import request_in
-from stagetrace.request.context import RequestSpan, StandIn
 from stagetrace.request.current import current, entries, recording
-from stagetrace.sla.process import counter, follow, is_silent, policy
+from stagetrace.runtime.runtime import runtime
+from stagetrace.sla.process import counter, follow, policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 
 def _join(provider: Any) -> None:
     """Wrap the processors and the sampler of a provider as soon as it is made, before any tracer copies them."""
-    from stagetrace.sla.processor import SLASpanProcessor
-    from stagetrace.sla.sampling import KeepBreaches
+    from stagetrace.bridge.processor import SLASpanProcessor
+    from stagetrace.bridge.sampling import KeepBreaches
 
     # Private, and the only place at which a processor can stand before those that export (docs/decisions/003).
     processor = SLASpanProcessor(policy(), provider._active_span_processor, counter=counter())
@@ -48,6 +50,16 @@ def _join(provider: Any) -> None:
 patch_trace = patching({"TracerProvider.__init__": then(_join)})
 
 
+def meet(_module: ModuleType) -> None:
+    """Let the service's OpenTelemetry and ours know of each other."""
+    runtime.meet_otel()
+
+
+def offer_metrics(_module: ModuleType) -> None:
+    """Offer our counts as metrics."""
+    runtime.offer_metrics()
+
+
 # --- exporters
 
 
@@ -55,11 +67,13 @@ def patch_trace_encoder(module: ModuleType) -> None:
     """Replace `encode_spans` of trace_encoder; where ours fails, the official one does the work."""
     official: Any = module.encode_spans
 
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
     from stagetrace.otlp.encode import encode_spans as ours
 
     def encode_spans(sdk_spans: Sequence[ReadableSpan]) -> Any:
         try:
-            return ours(sdk_spans)
+            return ExportTraceServiceRequest.FromString(ours(sdk_spans))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the spans are not lost for it
             report("stagetrace.otlp.encode", error)
             return official(sdk_spans)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
 PATCHES = {
     # a library's module, as it is imported -> our patch of it, `module:function`
+    "opentelemetry.trace": "stagetrace.patches.opentelemetry:meet",
+    "opentelemetry.metrics": "stagetrace.patches.opentelemetry:offer_metrics",
     "opentelemetry.sdk.trace": "stagetrace.patches.opentelemetry:patch_trace",
     "opentelemetry.exporter.otlp.proto.common.trace_encoder": "stagetrace.patches.opentelemetry:patch_trace_encoder",
     "opentelemetry.instrumentation.utils": "stagetrace.patches.opentelemetry:patch_utils",
@@ -92,11 +94,13 @@ PATCHES = {
     "asyncio.queues": "stagetrace.patches.queues:patch_queues",
     "queue": "stagetrace.patches.queues:patch_queues",
 }
-# Patched only in processes that serve: modules of the standard library that most programs use, and those for which
-# OpenTelemetry is imported.
+# Patched only in processes that serve: modules of the standard library that most programs use, and those for which much
+# is imported.
 _WHERE_SERVED = {
     "asyncio.queues",
     "queue",
+    "opentelemetry.trace",
+    "opentelemetry.metrics",
     "asyncpg",
     "psycopg",
     "pymemcache",

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from stagetrace.policy.objective import WEBSOCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from opentelemetry.sdk.trace import ReadableSpan
+    from collections.abc import Iterable, Mapping
 
 # --- The text of several verdicts on one request, which `sla.verdicts` has: written as it ends, read of stored spans.
 
@@ -52,12 +50,11 @@ def _is_websocket(attributes: Any) -> bool:
     return (attributes.get("url.scheme") or attributes.get("http.scheme")) in ("ws", "wss")
 
 
-def request_of(span: ReadableSpan | None) -> tuple[str | None, str]:
+def request_of(attributes: Mapping[str, Any]) -> tuple[str | None, str]:
     """Return method and route as the policy names them, from HTTP (stable or old names) or RPC attributes."""
-    attributes: Any = getattr(span, "attributes", None) or {}
     if "rpc.method" in attributes:
-        method = str(attributes["rpc.method"])
-        return None, method if "/" in method else f"{attributes.get('rpc.service', '')}/{method}"
+        rpc = str(attributes["rpc.method"])
+        return None, rpc if "/" in rpc else f"{attributes.get('rpc.service', '')}/{rpc}"
     if _is_websocket(attributes):
         return WEBSOCKET, str(attributes.get("http.route", ""))
     method = attributes.get("http.request.method") or attributes.get("http.method")

@@ -15,6 +15,7 @@ from stagetrace import log, settings
 from stagetrace.guard import failures, guarded, switched_off
 from stagetrace.process_status import files
 from stagetrace.request import serving_process
+from stagetrace.request.context import here
 from stagetrace.request.serving_process import crowded_waits, ignored_headers
 from stagetrace.system import unrecognised_models
 from stagetrace.system.import_hooks import finder
@@ -145,21 +146,13 @@ def _started(me: files.Identity) -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + me.ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _provider() -> Any:
-    from opentelemetry import trace
-
-    return trace.get_tracer_provider()
-
-
 def _resource() -> dict[str, Any]:
-    return dict(getattr(getattr(_provider(), "resource", None), "attributes", {}))
+    return dict(here.resource().attributes)
 
 
 def sampler() -> str | None:
-    """Return the head sampler as OpenTelemetry describes it; None if the provider has none."""
-    used = getattr(_provider(), "sampler", None)
-    root = getattr(used, "root", used)
-    return None if root is None else str(root.get_description())
+    """Return the head sampler as OpenTelemetry describes it; None if there is none, or it is not known."""
+    return here.sampler_text()
 
 
 def _policy() -> dict[str, Any]:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
 from functools import partial
 from inspect import iscoroutinefunction
 from time import time_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from stagetrace.guard import guarded, report, switch
+from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.protocols import http
 from stagetrace.protocols.asgi_channels import WHERE, Messages
 from stagetrace.protocols.asgi_request import AsgiRequest
 from stagetrace.protocols.connection import show, waited_ns
 from stagetrace.protocols.scope import is_part
 from stagetrace.request import limits
-from stagetrace.request.context import get_current
+from stagetrace.request.context import here
 from stagetrace.request.current import SCOPE_KEY, current, entries
 from stagetrace.request.loop_blockers import stepped
 from stagetrace.runtime.runtime import runtime
 from stagetrace.sources import loops
+from stagetrace.tracing.span import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 # --- Any ASGI application, called inside an entry span of its own.
@@ -79,12 +81,15 @@ def begin_request(
     not: it may be one around the whole server, or that of an earlier request, whose context asyncio keeps for later
     ones of the connection (cpython#140947).
     """
-    if (SCOPE_KEY in scope or current.get() is not None or entries or get_current()) and is_part(scope):
+    if (SCOPE_KEY in scope or current.get() is not None or entries or here.get_current()) and is_part(scope):
         return None
     urls = http.excluded()
     if urls is not None and urls.url_disabled(_url(scope)):
         return None
-    request = kind(scope, connection, started, runtime.recorder)
+    recorder = here.recorder
+    if recorder is None and not here.has_provider:
+        return None
+    request = kind(scope, connection, started, recorder)
     counted = http.wanted()
     if counted is not None and scope["type"] == "http":
         request.count_in(counted)
@@ -224,11 +229,33 @@ def _start(function_of: Callable[[Any], Any], task: Any) -> Any:
     request = current.get()
     if request is None or request.entry is None:
         return None
-    from opentelemetry.trace import Link, NonRecordingSpan, get_tracer, set_span_in_context
-
     entry = request.entry
     current.set(None)
     function = function_of(task)
     name = f"BackgroundTask {getattr(function, '__name__', type(function).__name__)}"
-    under = set_span_in_context(NonRecordingSpan(entry))
-    return limits.current(get_tracer("stagetrace").start_span(name, under, links=[Link(entry)]))
+    span = here.start_span(name, here.with_span(here.get_current(), entry), links=[Link(entry)])
+    return None if span is None else _in_span(span)
+
+
+@contextmanager
+def _in_span(span: Any) -> Iterator[None]:
+    """Let a span be the current one in the block, and end with it; an exception of the block is recorded on it."""
+    try:
+        with here.within(span):
+            yield
+    except Exception as error:
+        _fail(span, error)
+        raise
+    finally:
+        _end(span)
+
+
+@guarded
+def _fail(span: Any, error: Exception) -> None:
+    limits.record(span, error)
+    here.set_error(span, limits.description_of(error))
+
+
+@guarded_end
+def _end(span: Any) -> None:
+    span.end()

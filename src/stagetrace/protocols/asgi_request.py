@@ -11,10 +11,6 @@ from time import time_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context
-from opentelemetry.trace import Status, StatusCode
-from opentelemetry.trace.propagation import _SPAN_KEY
-
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.policy.objective import WEBSOCKET
 from stagetrace.protocols import http, http_headers
@@ -38,15 +34,16 @@ from stagetrace.protocols.scope import CANCELLED, CLIENT, PROPAGATORS, below
 from stagetrace.protocols.starlette_routes import template_of
 from stagetrace.request import limits
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.context import NO_CONTEXT, attach, get_current, open_entry
+from stagetrace.request.context import here, open_entry
 from stagetrace.request.current import SCOPE_KEY, current
 from stagetrace.semconv import HTTP_REQUEST_BODY_SIZE, HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.request.own_span import Recorder
 
 
 TIMING = http_headers.HEADER.encode()
@@ -71,7 +68,7 @@ class AsgiRequest(HttpRequest):
     _came: Any = None  # the scope as it came, where headers or the query are asked for
     messages: Messages | None = None  # of a websocket
 
-    def __init__(self, scope: Any, connection: Any, started: int, recorder: EntryRecorder | None) -> None:
+    def __init__(self, scope: Any, connection: Any, started: int, recorder: Recorder | None) -> None:
         """Begin; `connection` is the server's object that has the transport."""
         super().__init__(start=started)
         self._scope = scope
@@ -95,12 +92,13 @@ class AsgiRequest(HttpRequest):
         scope[SCOPE_KEY] = self
         self.peer_waits = ()  # each send and receive notes its own
         self.may_give_way = True
-        seen = open_entry(self, name, parent_context, recorder, late=True)
-        self._before: Any = get_current()
+        open_entry(self, name, parent_context, recorder, late=True)
+        self._before: Any = here.get_current()
         current.set(self)
-        attach(Context({**parent_context, _SPAN_KEY: seen}))
+        if here.has_otel:
+            here.attach(here.around(self, parent_context))
         if recorder is not None and recorder.processor.has_others:
-            recorder.begin(seen, parent_context)
+            recorder.begin(self)
 
     async def receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
         """Receive one message by the server's own `receive`, marked as `network.receive` until the body is complete.
@@ -164,9 +162,9 @@ class AsgiRequest(HttpRequest):
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         if not is_head:
-            before, context = current.get(), get_current()
+            before, context = current.get(), here.get_current()
             current.set(None)
-            attach(NO_CONTEXT)
+            here.attach(NO_CONTEXT)
         awaited = None
         try:
             work: Any = send(message)
@@ -188,7 +186,7 @@ class AsgiRequest(HttpRequest):
         finally:
             if not is_head:
                 current.set(before)
-                attach(context)
+                here.attach(context)
         try:
             now = time_ns()
             self.leave(NETWORK_SEND, now)
@@ -382,10 +380,7 @@ class AsgiRequest(HttpRequest):
         self._raised = True
         if self.gave_way:
             return
-        span = self.entry_span
-        limits.record(span, error, self._ended_at)
-        if not self._failed():  # else the response says it
-            span.set_status(limits.status_of(error))
+        self.record_error(error, self._ended_at, fails=not self._failed())  # else the response says it
         if self.status_code is None and self.disconnect is None and self.messages is None:
             self.status_code = http.SERVER_ERROR  # which is what the server sends
 
@@ -398,11 +393,11 @@ class AsgiRequest(HttpRequest):
         if is_gone and not self._end_delivered():
             self.note_disconnect()
         if not is_gone:
-            self.entry_span.set_status(Status(StatusCode.ERROR, "the response was not completed"))
+            here.set_error(self.entry_span, "the response was not completed")
 
     def finish(self) -> None:
         """End with the application's call, if the response has not ended it."""
-        attach(self._before)
+        here.attach(self._before)
         current.set(None)
         if not self._finished:
             self._finish()
@@ -430,6 +425,6 @@ class AsgiRequest(HttpRequest):
             return
         self._finished = True
         self.discard()
-        attach(self._before)
+        here.attach(self._before)
         current.set(None)
         self._uncount()

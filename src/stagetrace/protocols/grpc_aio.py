@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from opentelemetry import context as otel_context
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.protocols.grpc_request import FOREVER_S, Rpc, Server, arrive, on_their_way
 from stagetrace.protocols.grpc_threads import KINDS, AioRequests, Requests
-from stagetrace.request.context import attach, with_span
+from stagetrace.request.context import here
 from stagetrace.request.current import current
 from stagetrace.request.loop_blockers import stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
@@ -249,13 +248,13 @@ class AioRpc(Rpc):
         self.leave(QUEUE)
         before = current.get()
         current.set(self)
-        return before, attach(with_span(self.seen_span, self.parent_context))
+        return before, here.attach(here.around(self, self.parent_context))
 
     @guarded_end
     def _leave_thread(self, entered: Any) -> None:
         if entered is not None:
             before, token = entered
-            otel_context.detach(token)
+            here.detach(token)
             current.set(before)
 
     @guarded_end

@@ -12,10 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
-from opentelemetry import context as otel_context
-from opentelemetry import propagate
-from opentelemetry.context import Context
-from opentelemetry.trace import Status, StatusCode
 
 from stagetrace import settings
 from stagetrace.guard import guarded, guarded_end
@@ -25,7 +21,7 @@ from stagetrace.protocols.base import EXCLUDED_SERVICES
 from stagetrace.protocols.http_headers import RECORDED, StageReport, header_attributes
 from stagetrace.request import limits
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.context import NO_CONTEXT, attach, get_current, open_entry, with_span
+from stagetrace.request.context import here, open_entry
 from stagetrace.request.current import current
 from stagetrace.request.limits import shorten
 from stagetrace.request.request import Request
@@ -42,11 +38,12 @@ from stagetrace.semconv import (
 from stagetrace.system.bounded import BoundedCache
 from stagetrace.system.sigterm import awaited
 from stagetrace.system.threads import sleep
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.request.own_span import Recorder
 
 if TYPE_CHECKING:
     Metadata = Iterable[tuple[str, str | bytes]]
@@ -58,7 +55,6 @@ MAX_NAME = 256
 REASON = "grpc_pool"
 OTHER = "_OTHER"  # the method, where the caller asked for one that there is not
 WILDCARDS = ("", "0.0.0.0", "::", "*")  # noqa: S104 -- compared with, not listened on
-SUPPRESS_KEY = otel_context._SUPPRESS_INSTRUMENTATION_KEY
 ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 CODES: dict[Any, str] = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0], code.name)}
 # The caller cancels as its own deadline passes: the wire's delay before ours, and gRPC rounds ours up by 1 %.
@@ -139,24 +135,18 @@ def _excluded_services() -> frozenset[str]:
     return frozenset(settings.EXCLUDED_SERVICES.read())
 
 
-def read_metadata(metadata: Metadata, textmap: Any) -> Context:
+def read_metadata(metadata: Metadata) -> Mapping[str, Any]:
     """Return the context that the metadata carries."""
     carrier: dict[str, list[str]] = {}
     for key, value in metadata:
         if type(value) is str:
             carrier.setdefault(key, []).append(value)
-    context: Context = textmap.extract(carrier, context=Context())
-    return context
+    return here.extract(carrier)
 
 
 def metadata_value(metadata: Metadata, name: str) -> str | None:
     """Return the value of metadata, its name in lower case; None if there is none."""
     return ", ".join(value for key, value in metadata if key == name and type(value) is str) or None
-
-
-@functools.lru_cache(maxsize=4)
-def _fields(textmap: Any) -> frozenset[str]:
-    return frozenset(field.lower() for field in textmap.fields)
 
 
 @functools.lru_cache(MAX_CACHED)
@@ -217,9 +207,9 @@ class Rpc(Request):
         server: Server,
         block: Block,
         metadata: Metadata,
-        parent_context: Context,
+        parent_context: Mapping[str, Any],
         started: int,
-        recorder: EntryRecorder | None,
+        recorder: Recorder | None,
     ) -> None:
         super().__init__(start=started)
         self._server = server
@@ -229,10 +219,11 @@ class Rpc(Request):
         # The context is that of this RPC alone, by gRPC's care in threads, and as a task's in asyncio.
         current.set(self)
         self.route = name
-        seen = open_entry(self, name, parent_context, recorder)
-        attach(with_span(seen, parent_context))
+        open_entry(self, name, parent_context, recorder)
+        if here.has_otel:
+            here.attach(here.around(self, parent_context))
         if recorder is not None and recorder.processor.has_others:
-            recorder.begin(seen, parent_context)
+            recorder.begin(self)
 
     def header(self, name: str) -> str | None:
         """Return the value of a header of the request, its name in lower case; None if there is no such header."""
@@ -261,19 +252,16 @@ class Rpc(Request):
     def _go_out(self) -> None:
         """Take this out of its context, which gRPC keeps for ever where a message could not be deserialised."""
         current.set(None)
-        attach(NO_CONTEXT)
+        here.attach(NO_CONTEXT)
 
     def _raised(self, error: BaseException, code: Any) -> None:
         """Note an exception that the handler let through, which is no abort; `code` is what the caller is told."""
-        span = self.entry_span
-        limits.record(span, error)
-        if CODES.get(code, "UNKNOWN") in ERRORS:
-            span.set_status(limits.status_of(error))
+        self.record_error(error, fails=CODES.get(code, "UNKNOWN") in ERRORS)
 
     def _aborted(self, code: Any, details: Any) -> None:
         """Note that the handler aborts."""
         if details and CODES.get(code, "UNKNOWN") in ERRORS:
-            self.entry_span.set_status(Status(StatusCode.ERROR, limits.details(details)))
+            here.set_error(self.entry_span, limits.details(details))
 
     def _expires_in(self, left_s: float) -> None:
         """Note what is left now of the caller's deadline."""
@@ -396,7 +384,7 @@ class Rpc(Request):
     def exclude(self) -> None:
         """Record nothing of it; in the context that it came in to."""
         current.set(None)
-        attach(self.parent_context)
+        here.attach(self.parent_context)
         self.discard()
         self.release()
 
@@ -424,21 +412,20 @@ def _looked_at(metadata: Metadata, fields: frozenset[str]) -> tuple[str | None, 
 def arrive(server: Server, details: Any, kind: type[R]) -> R | None:
     """Return the RPC that arrives with gRPC's `details`, of this class; None if it is not recorded."""
     started = time_ns()
-    context = get_current()
-    if context and context.get(SUPPRESS_KEY):
+    context = here.get_current()
+    if context and here.is_suppressed(context, http=False):
         return None
     metadata = details.invocation_metadata or ()
-    textmap = propagate.get_global_textmap()
-    agent, caller, carries = _looked_at(metadata, _fields(textmap))
-    parent_context = read_metadata(metadata, textmap) if carries else NO_CONTEXT
+    agent, caller, carries = _looked_at(metadata, here.fields)
+    parent_context = read_metadata(metadata) if carries else NO_CONTEXT
     try:
         block = server.blocks[details.method, agent]
     except KeyError:
         block = server.block(details.method, agent)
     if block is None:
         return None
-    recorder = runtime.recorder
-    if recorder is None and not runtime.ready:
+    recorder = here.recorder
+    if recorder is None and not (runtime.ready and here.has_provider):
         return None
     rpc = kind(server, block, metadata, parent_context, started, recorder)
     if http_headers.is_for(caller):

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from opentelemetry import context as otel_context
-from opentelemetry import trace
 
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.protocols.grpc_request import CANCELLED, FOREVER_S, Rpc, Server, arrive, metadata_value, on_their_way
-from stagetrace.request.context import RequestSpan, attach, get_current, with_span
-from stagetrace.request.current import current, entries
+from stagetrace.request.context import here
+from stagetrace.request.current import current
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources.thread_cpu import DIVIDED_NS, sample
 
@@ -445,13 +443,15 @@ class AdoptedCaller:
 @guarded
 def _enter(context: Any) -> Any:
     """Enter the context in which the entry span that is open hands on its stages; return what to leave it by."""
-    span = trace.get_current_span()
-    request = entries.get(span.get_span_context().span_id)
-    if request is None:
+    from stagetrace.bridge.entry import adopted_here
+
+    found = adopted_here()
+    if found is None:
         return None
+    request, around = found
     current.set(request)
     _note_caller(request, context)
-    return request, attach(with_span(RequestSpan(span, request), get_current()))
+    return request, here.attach(around)
 
 
 @guarded
@@ -475,5 +475,5 @@ def _cancel(entered: Any) -> None:
 @guarded_end
 def _leave(entered: Any) -> None:
     if entered is not None:
-        otel_context.detach(entered[1])
+        here.detach(entered[1])
         current.set(None)

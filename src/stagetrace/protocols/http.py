@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Setter
-from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_context
-
 from stagetrace import log, settings
-from stagetrace.guard import guarded, guarded_end
+from stagetrace.guard import guarded
 from stagetrace.otlp.encode import Block
 from stagetrace.protocols.http_headers import CALLER, HEADERS
-from stagetrace.request.context import NO_CONTEXT
+from stagetrace.request.context import here
 from stagetrace.text import name_patterns, redacted, redacted_query
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from opentelemetry.trace import Span
     from opentelemetry.util.http import ExcludeList
+
+    from stagetrace.bridge.metrics import HttpMetrics
 
 if TYPE_CHECKING:
     Headers = Iterable[tuple[bytes, bytes]]
@@ -158,13 +156,12 @@ def route_block(route: str, status: int | None) -> Block:
 # --- headers of the request
 
 
-def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | None, bytes | None]:
+def read_headers(headers: Headers) -> tuple[bytes | None, Mapping[str, Any], list[str] | None, bytes | None]:
     """Return the user agent, the trace context of the headers, the values of the load balancers' headers, and CALLER's.
 
     The context is empty if the headers carry none; the third is None if there are no such headers.
     """
-    textmap = propagate.get_global_textmap()
-    fields = _fields(textmap)
+    fields = _fields(here.fields)
     carries = fields == READ
     agent = starts = caller = None
     for name, value in headers:
@@ -177,14 +174,14 @@ def read_headers(headers: Headers) -> tuple[bytes | None, Context, list[str] | N
                 caller = value
             else:
                 carries = True
-    context = textmap.extract(_carrier(headers), context=Context()) if carries else NO_CONTEXT
+    context = here.extract(_carrier(headers)) if carries else NO_CONTEXT
     return agent, context, starts, caller
 
 
 @functools.lru_cache(maxsize=4)
-def _fields(textmap: Any) -> frozenset[bytes]:
+def _fields(names: frozenset[str]) -> frozenset[bytes]:
     """Return the names of the headers that are read: of the propagators, of load balancers, and of our own clients."""
-    return READ.union(field.lower().encode("latin-1") for field in textmap.fields)
+    return READ.union(name.encode("latin-1") for name in names)
 
 
 def _carrier(headers: Headers) -> dict[str, list[str]]:
@@ -293,87 +290,29 @@ def asked_for() -> AskedFor | None:
     return (AskedFor() or None) if is_asked else None
 
 
-def announce(message: Any, span: Span) -> None:
+def announce(message: Any, span: Any) -> None:
     """Add the headers of the global response propagator, if there is one, to an ASGI response."""
     added = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in announced(span)]
     if added:
         message["headers"] = [*message.get("headers", ()), *added]
 
 
-def announced(span: Span) -> list[tuple[str, str]]:
+def announced(span: Any) -> list[tuple[str, str]]:
     """Return the headers that the global response propagator, if there is one, adds to a response."""
-    from opentelemetry.instrumentation.propagators import get_global_response_propagator
+    from stagetrace.bridge import propagators
 
-    propagator: Any = get_global_response_propagator()  # type: ignore[no-untyped-call]
-    headers: list[tuple[str, str]] = []
-    if propagator is not None:
-        context = getattr(span, "context", None) or span.get_span_context()  # not the open stage's
-        propagator.inject(headers, trace.set_span_in_context(NonRecordingSpan(context), Context()), _setter)
-    return headers
-
-
-class _AppendHeader(Setter[list[tuple[str, str]]]):
-    def set(self, carrier: list[tuple[str, str]], key: str, value: str) -> None:
-        carrier.append((key, value))
-
-
-_setter = _AppendHeader()
+    return propagators.announced(span) if here.has_otel else []
 
 
 # --- HTTP metrics of the semantic conventions, if the service has set a meter provider.
-
-ACTIVE_ATTRIBUTES = ("http.request.method", "url.scheme")
-DURATION_ATTRIBUTES = (
-    *ACTIVE_ATTRIBUTES,
-    *("http.route", "http.response.status_code", "error.type", "network.protocol.version"),
-)
-# Seconds, as the semantic conventions advise.
-BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-NOWHERE = set_span_in_context(INVALID_SPAN, Context())  # not empty: the SDK takes an empty one for none
-NOBODY = ("_ProxyMeterProvider", "NoOpMeterProvider")
-
-
-class HttpMetrics:
-    """`http.server.request.duration` and `http.server.active_requests`, taken before any sampling."""
-
-    def __init__(self) -> None:
-        from opentelemetry.semconv._incubating.metrics.http_metrics import create_http_server_active_requests
-        from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
-
-        meter = metrics.get_meter("stagetrace")
-        self._active = create_http_server_active_requests(meter)
-        self._duration = meter.create_histogram(
-            HTTP_SERVER_REQUEST_DURATION,
-            unit="s",
-            description="Duration of HTTP server requests.",
-            explicit_bucket_boundaries_advisory=BOUNDARIES_S,
-        )
-
-    @guarded
-    def begin(self, attributes: Mapping[str, Any]) -> None:
-        """Count a request that was received, by the entry span's attributes."""
-        # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
-        self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
-
-    @guarded_end
-    def uncount(self, attributes: Mapping[str, Any]) -> None:
-        """Take back the count of a request: another instrumentation counts it."""
-        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
-
-    @guarded_end
-    def end(self, attributes: Mapping[str, Any], duration_s: float, span: Span | None) -> None:
-        """Count a request that has ended; `span` is its entry span, if that is to be an exemplar."""
-        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
-        context = NOWHERE if span is None else set_span_in_context(span, NOWHERE)
-        self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
 
 
 @functools.cache
 @guarded
 def wanted() -> HttpMetrics | None:
     """Return the metrics of requests; None if no meter provider is set at the first request."""
-    return None if type(metrics.get_meter_provider()).__name__ in NOBODY else HttpMetrics()
+    if "opentelemetry.metrics" not in sys.modules:
+        return None
+    from stagetrace.bridge.metrics import HttpMetrics, has_provider
 
-
-def _only(names: tuple[str, ...], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: attributes[name] for name in names if name in attributes}
+    return HttpMetrics() if has_provider() else None

@@ -16,8 +16,8 @@ from stagetrace.text import redacted_path
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stagetrace.bridge.metrics import HttpMetrics
     from stagetrace.otlp.encode import Block
-    from stagetrace.protocols.http import HttpMetrics
 
 
 class HttpRequest(Request):
@@ -128,7 +128,7 @@ class HttpRequest(Request):
             if self._counted is not None:
                 attributes = {**self.block.attributes, **http.route_block(self.route, self.status_code).attributes}
                 # A span without identity at its end was dropped by the sampler, and is no exemplar.
-                seen = self.entry_span if self.backend is not None or self.ids is not None else None
+                seen = self if self.backend is not None or self.ids is not None else None
                 self._counted.end(attributes, max(ended_at - self.started, 0) / 1e9, seen)
 
 

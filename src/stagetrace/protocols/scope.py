@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context as otel_context
-from opentelemetry.trace import NonRecordingSpan
-
-from stagetrace.request.context import get_current, with_span
+from stagetrace.request.context import here
 from stagetrace.request.current import SCOPE_KEY, recording
 from stagetrace.request.request import Request
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
+    from collections.abc import Mapping
 
 
 def _reference_to(request: Request) -> str | None:
@@ -45,22 +42,20 @@ def is_part(scope: Any) -> bool:
     text = scope.get(SCOPE_KEY, "")
     if type(text) is not str or (text and goes_on(scope, text)):
         return True
-    context = get_current()
-    return recording() is not None or (bool(context) and any(context.get(key) for key in SUPPRESS_KEYS))
+    context = here.get_current()
+    return recording() is not None or (bool(context) and here.is_suppressed(context))
 
 
-def below(text: Any, context: Context) -> Context:
+def below(text: Any, context: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the context of the headers, with the stage as its span that a scope's request reference names."""
     if type(text) is not str or not text:
         return context
     from stagetrace.request.remote_stages import read_reference
 
     named = read_reference(text)
-    return context if named is None else with_span(NonRecordingSpan(named.context), context)
+    return context if named is None else here.with_span(context, named.context)
 
 
-# The keys that opentelemetry-instrumentation's suppress_http_instrumentation() and suppress_instrumentation() set.
-SUPPRESS_KEYS: Final = (otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY, otel_context._SUPPRESS_INSTRUMENTATION_KEY)
 # A program that has set a global response propagator has imported this module.
 PROPAGATORS: Final = "opentelemetry.instrumentation.propagators"
 # Why a response is incomplete: the client disconnected, or the server cancelled the request.

@@ -8,9 +8,6 @@ import sys
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-
 from stagetrace.guard import guarded, guarded_end, report, switch
 from stagetrace.protocols import http
 from stagetrace.protocols import http as http_metrics
@@ -21,20 +18,20 @@ from stagetrace.protocols.http_request import HttpRequest
 from stagetrace.protocols.scope import PROPAGATORS, below, is_part
 from stagetrace.protocols.wsgi_response import WHERE, Transfer, incomplete_reason, status_code
 from stagetrace.request import limits
-from stagetrace.request.context import NO_CONTEXT, RequestSpan, get_current, open_entry, with_span
+from stagetrace.request.context import here, open_entry
 from stagetrace.request.current import SCOPE_KEY, current, entries
 from stagetrace.request.loop_blockers import LONG_NS, note
 from stagetrace.request.request import Request
 from stagetrace.runtime.runtime import runtime
-from stagetrace.sla.process import is_silent
 from stagetrace.sources.thread_cpu import DIVIDED_NS, sample
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from stagetrace.otlp.encode import Block
     from stagetrace.protocols.connection import Arrival
-    from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.request.own_span import Recorder
 
 OTHERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # the headers that go without a prefix
 
@@ -64,18 +61,16 @@ def path_of(environ: Any) -> str:
     return decoded(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
 
 
-def _carried(environ: Any) -> Context:
+def _carried(environ: Any) -> Mapping[str, Any]:
     """Return the context that the headers carry, which is empty if they carry none."""
-    textmap = propagate.get_global_textmap()
-    fields = _fields(textmap)
-    if fields and environ.keys().isdisjoint(fields):
+    if environ.keys().isdisjoint(_fields(here.fields)):
         return NO_CONTEXT
-    return textmap.extract({name: [value] for name, value in _headers(environ)}, context=Context())
+    return here.extract({name: [value] for name, value in _headers(environ)})
 
 
 @functools.lru_cache(maxsize=4)
-def _fields(textmap: Any) -> frozenset[str]:
-    return frozenset(map(key_of, textmap.fields))
+def _fields(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(key_of, names))
 
 
 def _headers(environ: Any) -> list[tuple[str, str]]:
@@ -121,7 +116,7 @@ class WsgiRequest(Transfer, HttpRequest):
 
     _failure: BaseException | None = None
 
-    def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: EntryRecorder | None) -> None:
+    def __init__(self, environ: Any, arrival: Arrival | None, started: int, recorder: Recorder | None) -> None:
         super().__init__(start=started if arrival is None else arrival.start)
         parent_context = self._come_in(environ)
         self._begun = started  # when the application was called
@@ -130,12 +125,12 @@ class WsgiRequest(Transfer, HttpRequest):
                 self.enter(activity, attributes, begin)
                 self.leave(activity, end or started)
         self.wrap_body(environ)
-        seen = open_entry(self, self._span_name, parent_context, recorder)
-        self._context = with_span(seen, parent_context)
+        open_entry(self, self._span_name, parent_context, recorder)
+        self._context = here.around(self, parent_context)
         if recorder is not None and recorder.processor.has_others:
-            recorder.begin(seen, parent_context)
+            recorder.begin(self)
 
-    def _come_in(self, environ: Any) -> Context:
+    def _come_in(self, environ: Any) -> Mapping[str, Any]:
         """Note what came in; return the context that the headers carry."""
         self._environ = environ
         self._script = environ.get("SCRIPT_NAME", "")
@@ -198,9 +193,7 @@ class WsgiRequest(Transfer, HttpRequest):
         if self._failure is error:
             return
         self._failure = error
-        span = self.entry_span
-        limits.record(span, error)
-        span.set_status(limits.status_of(error))
+        self.record_error(error)
 
     @guarded_end
     def note_incomplete(self) -> None:
@@ -271,7 +264,7 @@ class AdoptedRequest(Transfer, Request):
 
     _raised = False
 
-    def __init__(self, environ: Any, context: Context) -> None:
+    def __init__(self, environ: Any, context: Any) -> None:
         super().__init__()
         self._context = context
         self._environ = environ
@@ -290,8 +283,8 @@ class AdoptedRequest(Transfer, Request):
 
     def set_route(self, template: str) -> None:
         """Note the route, where they do not: plain WSGI middleware."""
-        span = trace.get_current_span()
-        if isinstance(span, RequestSpan) and "http.route" not in (getattr(span, "attributes", None) or ()):
+        span = here.current_span()
+        if getattr(span, "is_of_request", False) and "http.route" not in (getattr(span, "attributes", None) or ()):
             span.set_attribute("http.route", template)
 
     def note_uncaught(self, error: BaseException) -> None:  # noqa: ARG002
@@ -321,6 +314,8 @@ def adopts(app: Any) -> bool:
     """Return whether an application's entry spans are those of OpenTelemetry's instrumentation, and are sent."""
     if sys.modules.keys().isdisjoint(ADOPTED):
         return False
+    from stagetrace.bridge.provider import is_silent
+
     layer = app
     for _ in range(MOST_LAYERS):
         layer = getattr(layer, "__self__", layer)  # of a bound method
@@ -381,7 +376,7 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
     arrival = arriving.get()
     if arrival is not None:
         arriving.set(None)
-    if (SCOPE_KEY in environ or current.get() is not None or entries or get_current()) and is_part(environ):
+    if (SCOPE_KEY in environ or current.get() is not None or entries or here.get_current()) and is_part(environ):
         return None
     if not runtime.ready:
         runtime.prepare_now()
@@ -389,10 +384,13 @@ def _begin(app: Any, environ: Any) -> WsgiRequest | AdoptedRequest | None:
     if lists and any(urls.url_disabled(_url(environ)) for urls in lists):
         return None
     if adopts(app):
-        return AdoptedRequest(environ, get_current())
+        return AdoptedRequest(environ, here.get_current())
+    recorder = here.recorder
+    if recorder is None and not here.has_provider:
+        return None
     started = time_ns()
     arrival = arrived(environ, arrival, started)
-    request = WsgiRequest(environ, arrival, started, runtime.recorder)
+    request = WsgiRequest(environ, arrival, started, recorder)
     counted = http_metrics.wanted()
     if counted is not None:
         request.count_in(counted)

@@ -19,18 +19,16 @@ from stagetrace.protocols.connection import socket_of, time_in_kernel_ns
 from stagetrace.protocols.http_request import announced
 from stagetrace.protocols.scope import CANCELLED, CLIENT
 from stagetrace.request.chunk_times import Stream
-from stagetrace.request.context import NO_CONTEXT, attach, get_current
+from stagetrace.request.context import here
 from stagetrace.request.current import current
 from stagetrace.request.request import Request
 from stagetrace.request.working import current_greenlet
 from stagetrace.semconv import HTTP_RESPONSE_BODY_SIZE, NETWORK_RECEIVE, NETWORK_SEND
 from stagetrace.sources.thread_cpu import AT, DIVIDED_NS, sample
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from opentelemetry.context import Context
-
 WHERE = "stagetrace.protocols.wsgi_request"
 CALLER_KEY = f"HTTP_{http_headers.CALLER.upper().replace('-', '_')}"  # in an environ
 NO_BODY = ("", "0", None)
@@ -54,7 +52,7 @@ def status_code(status: str) -> int | None:
 class Transfer(Request):
     """What passes body and response on, and marks that on the request."""
 
-    _context: Context  # in which the application goes on
+    _context: Any  # in which the application goes on
     _start_response: Any
     _ended_at: int | None = None  # when the last byte was handed over
     _is_sending = False
@@ -125,9 +123,9 @@ class Transfer(Request):
                 self._is_sending = False
                 self.leave(NETWORK_SEND, now)
                 self._add_chunk(now)
-            before = current.get(), get_current()
+            before = current.get(), here.get_current()
             current.set(self)
-            attach(self._context)
+            here.attach(self._context)
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
         return before
@@ -136,9 +134,9 @@ class Transfer(Request):
         """Leave the application's context, to be resumed as it is now."""
         try:
             if before is not None:
-                self._context = get_current()
+                self._context = here.get_current()
                 current.set(before[0])
-                attach(before[1])
+                here.attach(before[1])
         except Exception as error:  # noqa: BLE001
             report(WHERE, error)
 

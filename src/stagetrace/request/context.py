@@ -1,223 +1,164 @@
-"""OpenTelemetry's context, and an entry span of the SDK's as the user's code sees it there."""
+"""What is around the requests of this process: who records them, and OpenTelemetry's context, if the service has it."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from contextvars import ContextVar
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation import _SPAN_KEY
-
-from stagetrace.request.current import current, entries
-from stagetrace.request.own_span import OwnSpan
+from stagetrace.tracing import propagation
+from stagetrace.tracing.propagation import FIELDS, NO_CONTEXT
+from stagetrace.tracing.span import NO_RESOURCE, SpanKind, Status, StatusCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from opentelemetry.trace import SpanContext
+    from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     from stagetrace.request.own_span import Recorder
     from stagetrace.request.request import Request
+    from stagetrace.tracing.span import Link, Span
+    from stagetrace.tracing.span_context import SpanContext
 
-NO_CONTEXT = Context()
-
-
-def _direct() -> tuple[Callable[[Context], object], Callable[[], Context]]:
-    """Return OpenTelemetry's `attach` and `get_current`, without its two calls around those of a ContextVar.
-
-    Where OTEL_PYTHON_CONTEXT names another runtime context, or a release keeps its own otherwise, its own functions.
-    """
-    runtime = otel_context._RUNTIME_CONTEXT  # noqa: SLF001
-    variable = getattr(runtime, "_current_context", None)
-    if type(runtime).__module__ == "opentelemetry.context.contextvars_context" and isinstance(variable, ContextVar):
-        return variable.set, variable.get
-    return otel_context.attach, otel_context.get_current
+BRIDGE = "stagetrace.bridge.opentelemetry"
+_context: ContextVar[Mapping[str, Any]] = ContextVar("stagetrace.context", default=NO_CONTEXT)
 
 
-attach, get_current = _direct()
+class Surroundings:
+    """The recorder of this process, and what there is of OpenTelemetry's context.
 
-
-def with_span(span: Span, context: Context) -> Context:
-    """Return the context with a span in it, as `set_span_in_context` does."""
-    return Context({**context, _SPAN_KEY: span})
-
-
-class RequestSpan(Span):
-    """The entry span as the request's code sees it.
-
-    Attributes are set on the entry span; spans that start are children of the open stage.
+    That is nothing until the service imports it: then the methods are those of `stagetrace.bridge.opentelemetry`.
     """
 
-    def __init__(self, entry: Span, request: Request) -> None:
-        self._entry = entry
-        self._request = request
+    recorder: Recorder | None = None  # of entry spans; None: a provider of the service has them, or nothing is recorded
+    has_otel = False  # whether the bridge is there
+    has_provider = False  # whether the service has set a tracer provider of its own
+    fields: frozenset[str] = FIELDS  # the headers that are read, in lower case
 
-    def get_span_context(self) -> SpanContext:
-        """Return the open stage's context while the request runs, the entry span's afterwards."""
-        return self._request.stage_context() or self._entry.get_span_context()
+    def __init__(self) -> None:
+        # Set the context of the code that runs, and return it: empty, where the service has no OpenTelemetry.
+        self.attach: Callable[[Any], Any] = _context.set
+        self.get_current: Callable[[], Mapping[str, Any]] = _context.get
 
-    def end(self, end_time: int | None = None) -> None:
-        self._entry.end(end_time)
+    @property
+    def records(self) -> bool:
+        """Whether entry spans are recorded: by us, or at the service's own provider."""
+        return self.recorder is not None or self.has_provider
 
-    def set_attributes(self, attributes: Any) -> None:
-        self._entry.set_attributes(attributes)
+    def resource(self) -> Any:
+        """Return the resource of this process's spans: another one after a fork."""
+        return NO_RESOURCE if self.recorder is None else self.recorder.resource
 
-    def set_attribute(self, key: str, value: Any) -> None:
-        self._entry.set_attribute(key, value)
+    def sampler_text(self) -> str | None:
+        """Return the head sampler, as OpenTelemetry describes it; None where it is not known."""
+        return None if self.recorder is None else self.recorder.sampler_text
 
-    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        self._entry.add_event(name, attributes, timestamp)
+    def detach(self, token: Any) -> None:
+        """Restore the context that was there before `attach` returned this."""
+        _context.reset(token)
 
-    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        self._entry.add_link(context, attributes)
+    def around(self, request: Request, parent: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """Return the context of a request's code, whose request has brought along `parent`."""
+        return NO_CONTEXT
 
-    def update_name(self, name: str) -> None:
-        self._entry.update_name(name)
-
-    def is_recording(self) -> bool:
-        return self._entry.is_recording()
-
-    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        self._entry.set_status(status, description)
-
-    def record_exception(
-        self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
-    ) -> None:
-        self._entry.record_exception(exception, attributes, timestamp, escaped)
-
-    def __getattr__(self, name: str) -> Any:
-        # `name`, `kind`, `attributes` ...: what the SDK's span offers beyond the API.
-        return getattr(self._entry, name)
-
-
-class StandIn(RequestSpan):
-    """The current span, for an instrumentation whose own span would be sent nowhere.
-
-    It says that it does not record, and does not end, so nothing of the instrumentation's lands on it. What the
-    request's code sets does.
-    """
-
-    def __init__(self, span: Span) -> None:
-        self._entry = span
-
-    def get_span_context(self) -> SpanContext:
-        return self._entry.get_span_context()
-
-    def is_recording(self) -> bool:
+    def is_suppressed(self, context: Mapping[str, Any], *, http: bool = True) -> bool:  # noqa: ARG002
+        """Return whether code asks by its context that nothing, or nothing of HTTP, is recorded."""
         return False
 
-    def end(self, end_time: int | None = None) -> None:
-        pass
+    def parent_of_call(self, request: Request) -> SpanContext | None:
+        """Return the span under which a call of the code that runs belongs; None where it has left the request."""
+        return request.stage_context()
+
+    def extract(self, carrier: Mapping[str, str | list[str]]) -> Mapping[str, Any]:
+        """Return the context that headers carry, by their names in lower case."""
+        return propagation.extract(carrier)
+
+    def headers(self, request: Request | None, span: SpanContext) -> dict[str, str]:
+        """Return the headers that carry a span of a request to another service."""
+        return propagation.headers(span, None if request is None else self.baggage_in(request.parent_context))
+
+    def carrier(self, request: Request | None) -> dict[str, str]:
+        """Return W3C's headers for the span that is the current one, whatever OTEL_PROPAGATORS names."""
+        span = None if request is None else request.stage_context()
+        return {} if span is None else propagation.headers(span, self.baggage_in(request.parent_context))  # type: ignore[union-attr]
+
+    def current_span(self) -> Any:
+        """Return the span object that the code that runs sees; None where there is none."""
+        return None
+
+    def around_span(self, span: Any, parent: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """Return a context in which a span is the current one."""
+        return parent
+
+    def span_in(self, context: Mapping[str, Any]) -> SpanContext | None:
+        """Return the span in a context; None where there is none."""
+        return propagation.span_in(context)
+
+    def with_span(self, context: Mapping[str, Any], span: SpanContext) -> Any:
+        """Return a context with a span in it."""
+        return propagation.with_span(context, span)
+
+    def in_full(self, context: Mapping[str, Any]) -> Any:
+        """Return a context that was read by W3C's rules as one that can be attached."""
+        return context
+
+    def baggage_in(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the baggage in a context."""
+        found: Mapping[str, Any] = context.get(propagation.PAIRS, {})
+        return found
+
+    def start_span(
+        self,
+        name: str,
+        parent: Mapping[str, Any],
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        links: Iterable[Link] = (),
+        start: int | None = None,
+    ) -> Any:
+        """Start a span that is no entry span, below that of the context `parent`; None where nothing is recorded."""
+        recorder = self.recorder
+        if recorder is None:
+            return None
+        return recorder.start_span(name, self.span_in(parent), kind, attributes, links=links, start=start)
+
+    def add(self, span: Span) -> None:
+        """Send a span of ours that has ended, and is of no request."""
+        if self.recorder is not None:
+            self.recorder.add_span(span)
+
+    def set_error(self, span: Any, description: str | None) -> None:
+        """Set the status of a span to an error."""
+        span.set_status(Status(StatusCode.ERROR, description))
+
+    def within(self, _span: Any) -> AbstractContextManager[Any]:
+        """Let a span be the current one in the block."""
+        return nullcontext()
 
 
-# --- The entry span of a request at the service's own provider.
+here = Surroundings()
 
 
-class SdkSpan:
-    """An entry span at a provider that the service has set.
-
-    It starts when the adapter is made. If `late`, it starts when it is first asked for, at the latest at its end: an
-    instrumentation inside the application has time to start its own. `SLASpanProcessor`, which has joined the provider,
-    takes the request from the context as the span starts, and adds stages and verdict as it ends.
-    """
-
-    def __init__(self, request: Request, *, late: bool = False) -> None:
-        self._request = request
-        self.is_released = False
-        self._span: Any = None
-        if not late:
-            self._start()
-
-    @property
-    def entry(self) -> Any:
-        """The entry span, started at the latest now; that of another instrumentation if it came first.
-
-        An invalid span once the request has ended, if it was excluded before its entry span was asked for.
-        """
-        if self._span is None and self._request.adopted is None:
-            if self.is_released:
-                return trace.INVALID_SPAN
-            self._start()
-        return self._request.adopted if self._span is None else self._span
-
-    @property
-    def seen(self) -> Span:
-        """The span as the request's code sees it."""
-        return _Seen(self, self._request)
-
-    def _start(self) -> None:
-        before = current.get()
-        current.set(self._request)
-        try:
-            self._span = trace.get_tracer("stagetrace").start_span(
-                self._request.label or "",
-                self._request.parent_context,
-                SpanKind.SERVER,
-                self._request.known_attributes(),
-                start_time=self._request.started,
-            )
-        finally:
-            current.set(before)
-
-    @property
-    def gave_way(self) -> bool:
-        """Whether another instrumentation has made the entry span of this request."""
-        return self._span is None and self._request.adopted is not None
-
-    def rename(self, name: str) -> None:
-        """Name the span, unless the request's code has."""
-        if self._span is None:
-            self._request.label = name
-        elif getattr(self._span, "name", None) == self._request.label:
-            self._request.label = name
-            self._span.update_name(name)
-
-    def end(self) -> None:
-        """End the span, by whose attributes the processor knows method and route."""
-        span = self.entry
-        if not self.is_released:
-            span.set_attributes(self._request.late_attributes())
-        if self._request.failed and getattr(span, "status", Status()).is_unset:
-            span.set_status(StatusCode.ERROR)
-        span.end(self._request.end)
-
-    def forget(self) -> None:
-        """Let nobody find the request by its span."""
-        if self._span is not None:
-            entries.pop(self._span.get_span_context().span_id, None)
+def meet_otel() -> bool:
+    """Load the bridge if the service has imported OpenTelemetry; return whether it is there."""
+    if not here.has_otel and "opentelemetry.trace" in sys.modules:
+        import_module(BRIDGE)
+    return here.has_otel
 
 
-class _Seen(RequestSpan):
-    """The current span of such a request: the entry span, started when it is first asked for."""
+def open_entry(
+    request: Request, name: str, parent: Mapping[str, Any], recorder: Recorder | None, *, late: bool = False
+) -> None:
+    """Begin the entry span of a request, ours if there is a recorder, else one at the service's own provider.
 
-    def __init__(self, backend: SdkSpan, request: Request) -> None:
-        self._backend = backend
-        self._request = request
-
-    @property
-    def _entry(self) -> Span:  # type: ignore[override]
-        span: Span = self._backend.entry
-        return span
-
-    def get_span_context(self) -> SpanContext:
-        """Return the open stage's context while the request runs, the entry span's afterwards."""
-        entry = self._entry
-        return self._request.stage_context() or entry.get_span_context()
-
-
-def open_entry(request: Request, name: str, parent: Context, recorder: Recorder | None, *, late: bool = False) -> Any:
-    """Begin the entry span of a request, ours if there is a recorder; return it as the request's code is to see it.
-
-    `parent` is the context that the request has brought along; `late` as for `SdkSpan`.
+    `parent` is the context that the request has brought along; `late` as for `bridge.entry.SdkSpan`.
     """
     request.name = request.label = name
     request.parent_context = parent
     request.bound = True
     if recorder is None:
-        backend = request.backend = SdkSpan(request, late=late)
-        return backend.seen
-    request.recorder, request.own = recorder, True
-    return OwnSpan(request)
+        request.backend = import_module("stagetrace.bridge.entry").SdkSpan(request, late=late)
+    else:
+        request.recorder, request.own = recorder, True

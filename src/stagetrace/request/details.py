@@ -10,20 +10,16 @@ import threading
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opentelemetry.sdk.trace import ReadableSpan
-
 from stagetrace.guard import guarded
-from stagetrace.request.spans import SCOPE, UNSET, child
+from stagetrace.request.spans import child
 from stagetrace.semconv import DETAIL_CALLS, DETAIL_FAILED, DETAIL_LIBRARY, DETAIL_TIME_MS, STAGETRACE_DROPPED_DETAILS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.trace import SpanContext
-
     from stagetrace.request.request import Request
     from stagetrace.request.stages import Segment, Stages
+    from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
     # Calls of one kind: first begin, last end, how many they are, the sum of their times (ns), how many raised.
@@ -183,21 +179,6 @@ def _within(batch: Request, inferences: Sequence[Segment], entry: SpanContext) -
 def details_within(batch: Request, inferences: Sequence[Segment], entry: SpanContext) -> list[Detail]:
     """Return the details of a batch's one inference, whose context is `entry`. Never raises."""
     return _within(batch, inferences, entry) or []
-
-
-def detail_span(detail: Detail, resource: Resource, extra: Mapping[str, Any]) -> ReadableSpan:
-    """Return a detail as a span of the SDK's."""
-    return ReadableSpan(
-        name=detail.name,
-        context=child(detail.parent),
-        parent=detail.parent,
-        resource=resource,
-        attributes={**detail.attributes, **extra},
-        status=UNSET,
-        start_time=detail.start,
-        end_time=detail.end,
-        instrumentation_scope=SCOPE,
-    )
 
 
 def _starts(segments: Iterable[Any]) -> list[int]:

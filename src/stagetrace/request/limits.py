@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
-
-from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
-from opentelemetry.trace import Link, Status, StatusCode, use_span
+from typing import Any, Final
 
 from stagetrace import settings
-from stagetrace.guard import guarded
-from stagetrace.request.spans import FinishedSpan
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES, STAGETRACE_TRUNCATED_ATTRIBUTES
-from stagetrace.system.setting_problems import one_of
+from stagetrace.system.setting_problems import limit, one_of
 from stagetrace.text import redacted_end, redacted_start
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from opentelemetry.trace import Span
+from stagetrace.tracing.span import ChangedSpan, Event, Limits, Link
 
 DEFAULT_LONGEST = 16_384
 MAX_ATTRIBUTES = 128
@@ -34,21 +23,22 @@ _NUMBER = 8  # the length that a number or a None counts as in a list
 @functools.cache
 def longest() -> int:
     """Return how many characters a value may have: as OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT says, else 16,384."""
-    for text in (settings.SPAN_VALUE_LENGTH.read(), settings.VALUE_LENGTH.read()):
-        if text.isdecimal():
-            return int(text)
-    return DEFAULT_LONGEST
+    given = limit(settings.SPAN_VALUE_LENGTH, limit(settings.VALUE_LENGTH, DEFAULT_LONGEST))
+    return DEFAULT_LONGEST if given is None else given
 
 
 @functools.cache
-def most_events() -> int:
-    """Return how many events of ours a span may have, by OTEL_SPAN_EVENT_COUNT_LIMIT."""
-    return SpanLimits().max_events or 0
-
-
-def span_limits() -> SpanLimits:
-    """Return the SDK's limits, with one character more, so that `bounded` can detect values that were cut."""
-    return SpanLimits(max_attribute_length=longest() + 1, max_span_attribute_length=longest() + 1)
+def span_limits() -> Limits:
+    """Return what OTEL_*_LIMIT allow a span; one character more, so that `bounded` can detect values that were cut."""
+    most = limit(settings.ATTRIBUTES, MAX_ATTRIBUTES)
+    return Limits(
+        limit(settings.SPAN_ATTRIBUTES, most),
+        limit(settings.EVENT_ATTRIBUTES, most),
+        limit(settings.LINK_ATTRIBUTES, most),
+        limit(settings.EVENTS, MAX_ATTRIBUTES),
+        limit(settings.LINKS, MAX_ATTRIBUTES),
+        longest() + 1,
+    )
 
 
 def cut(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
@@ -97,8 +87,8 @@ def _short(value: Any, limit: int) -> Any:
     return kept
 
 
-def bounded(span: ReadableSpan, cut_before: int = 0) -> ReadableSpan:
-    """Return the span with nothing longer than the limit in it, marked if that took cutting.
+def bounded(span: Any, cut_before: int = 0) -> Any:
+    """Return a finished span with nothing longer than the limit in it, marked if that took cutting.
 
     `cut_before` values, which are to stand on it too, have been cut already.
     """
@@ -106,23 +96,17 @@ def bounded(span: ReadableSpan, cut_before: int = 0) -> ReadableSpan:
     events, links = [], []
     for event in span.events:
         shorter, more = cut(event.attributes or {})
-        events.append(Event(event.name, _like(event.attributes, shorter), event.timestamp) if more else event)
+        dropped = event.dropped_attributes
+        events.append(Event(event.name, shorter, event.timestamp, dropped) if more else event)
         count += more
     for link in span.links:
         shorter, more = cut(link.attributes or {})
-        links.append(Link(link.context, _like(link.attributes, shorter)) if more else link)
+        links.append(Link(link.context, shorter, link.dropped_attributes) if more else link)
         count += more
     if not count + cut_before:
         return span
     mark = {STAGETRACE_TRUNCATED_ATTRIBUTES: count + cut_before}
-    return FinishedSpan(span, {**attributes, **mark}, events=events, links=links)
-
-
-def _like(old: Any, new: Mapping[str, Any]) -> BoundedAttributes:
-    """Return attributes that remember what the SDK dropped of the old ones."""
-    attributes = BoundedAttributes(attributes=dict(new), immutable=False)
-    attributes.dropped = getattr(old, "dropped", 0)
-    return attributes
+    return ChangedSpan(span, {**attributes, **mark}, events=events, links=links)
 
 
 def plain(attributes: Mapping[str, Any], texts: Collection[str] = ()) -> dict[str, Any]:
@@ -175,7 +159,7 @@ def recorded() -> str:
     return one_of(settings.RECORD_EXCEPTIONS)
 
 
-def record(span: Span, error: BaseException, timestamp: int | None = None) -> None:
+def record(span: Any, error: BaseException, timestamp: int | None = None) -> None:
     """Add an exception to a span, as an event."""
     attributes = {"exception.type": name_of(type(error))}
     if recorded() != "type":
@@ -186,32 +170,15 @@ def record(span: Span, error: BaseException, timestamp: int | None = None) -> No
     span.add_event(EVENT, attributes, timestamp)
 
 
-@contextmanager
-def current(span: Span, *, ends: bool = True) -> Iterator[Span]:
-    """Let a span be the current one in the block, and end with it; an exception of the block is recorded on it."""
-    with use_span(span, ends, record_exception=False, set_status_on_exception=False):
-        try:
-            yield span
-        except Exception as error:
-            _fail(span, error)
-            raise
-
-
-@guarded
-def _fail(span: Span, error: Exception) -> None:
-    record(span, error)
-    span.set_status(status_of(error))
-
-
 def name_of(kind: type[BaseException]) -> str:
     """Return the name of an exception's class, with that of its module unless it is built in."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def status_of(error: BaseException) -> Status:
-    """Return the status of a span that ends with an exception."""
+def description_of(error: BaseException) -> str:
+    """Return how the status of a span describes the exception that it ends with."""
     name = type(error).__name__
-    return Status(StatusCode.ERROR, name if recorded() == "type" else f"{name}: {_message(error)}")
+    return name if recorded() == "type" else f"{name}: {_message(error)}"
 
 
 def details(text: str | bytes) -> str | None:

@@ -18,10 +18,9 @@ from stagetrace.system.native import native
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from opentelemetry.trace import SpanContext
-
     from stagetrace.request.stages import Segment, Stages
     from stagetrace.request.tiler import Event
+    from stagetrace.tracing.span_context import SpanContext
 
 MAX_LOG = 1_000
 _time_of = itemgetter(0)

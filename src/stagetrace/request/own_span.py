@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from opentelemetry.context import Context
-from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    get_current_span,
-)
-
 from stagetrace.guard import guarded, report
+from stagetrace.request.limits import span_limits
 from stagetrace.request.marks import Marks
 from stagetrace.semconv import STAGETRACE_DROPPED_ATTRIBUTES
+from stagetrace.tracing.propagation import NO_CONTEXT
+from stagetrace.tracing.span import NO_RESOURCE, Span, SpanKind, Status, StatusCode
+from stagetrace.tracing.span_context import INVALID, SpanContext
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import Tracer
-
+    from stagetrace.tracing.span import Link
 
 _making = threading.Lock()  # guards the making of any span's notes
 _drawing = threading.local()  # whose identity this thread is drawing
@@ -42,7 +31,7 @@ class Identity(NamedTuple):
     is_sampled: bool
 
 
-NO_IDENTITY = Identity(INVALID_SPAN_CONTEXT, None, is_sampled=False)
+NO_IDENTITY = Identity(INVALID, None, is_sampled=False)
 
 
 class Recorder(Protocol):
@@ -53,8 +42,46 @@ class Recorder(Protocol):
         """What knows whether other processors are to see a span that begins: `has_others`."""
 
     @property
-    def resource(self) -> Resource:
+    def resource(self) -> Any:
         """The resource of the spans."""
+
+    @property
+    def sampler_text(self) -> str:
+        """The head sampler, as OpenTelemetry describes it."""
+
+    def force_flush(self, timeout_millis: int) -> bool:
+        """Send what has ended; return whether all was delivered in time."""
+
+    def begin(self, request: Any) -> None:
+        """Let other processors know that the entry span of a request begins."""
+
+    def span_in(self, context: Mapping[str, Any]) -> SpanContext | None:
+        """Return the span in a context that a request has brought along."""
+
+    def start_span(
+        self,
+        name: str,
+        parent: SpanContext | None,
+        kind: SpanKind,
+        attributes: Mapping[str, Any] | None,
+        *,
+        links: Iterable[Link],
+        start: int | None,
+    ) -> Span:
+        """Start a span that is no entry span."""
+
+    def add_call(
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext,
+        attributes: dict[str, Any],
+        times: tuple[int, int],
+    ) -> None:
+        """Record a call to another service, which has ended."""
+
+    def add_span(self, span: Span) -> None:
+        """Send a span that has ended, and is of no request."""
 
     def identify(self, request: Any) -> Identity:
         """Return the identity of an entry span, whose parent is the remote span in its `parent_context`, if any."""
@@ -66,8 +93,8 @@ class Recorder(Protocol):
 class Entry(Marks):
     """A request as far as it is an entry span of ours: its ids, its name, and what was set on it.
 
-    Ids are drawn when they are first asked for, at the latest at the end. Attributes and events that are set go to an
-    SDK span, the notes, which is made at the first of them: limits, cleaning and exceptions are the SDK's own.
+    Ids are drawn when they are first asked for, at the latest at the end. Attributes and events that are set go to a
+    span of their own, the notes, which is made at the first of them.
     """
 
     # The class's until something happens: each request has these.
@@ -75,7 +102,7 @@ class Entry(Marks):
     own = False  # whether the entry span is ours, and the request goes on
     name = ""  # of the entry span: as the request's code has named it, else
     label: str | None = None  # as its adapter has
-    parent_context: Context = Context()  # what the request has brought along
+    parent_context: Mapping[str, Any] = NO_CONTEXT  # what the request has brought along
     drawn = 0  # the trace id, where it was drawn before the other ids
     ids: Identity | None = None  # drawn when they are first asked for: `identity`
     is_over = False  # nothing can be set any more
@@ -83,7 +110,7 @@ class Entry(Marks):
     probability: float | None = None  # with which the head sampler keeps it; 0: not known, None: it keeps all
     held = False  # spans under it are held until it ends: the head sampler dropped it
     failed = False  # the response was a server's error
-    notes: ReadableSpan | None = None
+    notes: Span | None = None
     may_give_way = False
     description: tuple[list[Any], Any, dict[str, Any]] | None = None  # of itself, at the first call
     kind: tuple[Any, ...] | None = None  # of plain requests, where there is no plan for it yet: see `sla.plan`
@@ -125,8 +152,8 @@ class Entry(Marks):
         if not self.is_unseen:
             return False
         context = self.parent_context
-        remote = get_current_span(context).get_span_context() if context else INVALID_SPAN_CONTEXT
-        return remote.span_id == (parent or INVALID_SPAN_CONTEXT).span_id
+        remote = self.recorder.span_in(context) if context and self.recorder is not None else None
+        return (remote or INVALID).span_id == (parent or INVALID).span_id
 
     def take_ids(self, context: SpanContext, parent: SpanContext | None) -> None:
         """Take the ids of a SERVER span that is not sent anywhere: logs and headers have them already."""
@@ -143,8 +170,8 @@ class Entry(Marks):
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What was set on the entry span so far, as the SDK's span has it."""
-        return (self.notes.attributes if self.notes is not None else None) or {}
+        """What was set on the entry span so far."""
+        return self.notes.attributes if self.notes is not None else {}
 
     @property
     def status(self) -> Status:
@@ -153,17 +180,17 @@ class Entry(Marks):
         return Status(StatusCode.ERROR) if self.failed and status.is_unset else status
 
     def note(self, method: str, *args: Any) -> None:
-        """Set something on the entry span, by this method of the SDK's span, while the request goes on."""
+        """Set something on the entry span, by this method of `Span`, while the request goes on."""
         if self.is_over:
             return
         if self.notes is None:
             with _making:
                 if self.notes is None:
-                    self.notes = _tracer().start_span(self.name, context=Context())  # type: ignore[assignment]
-        notes: Any = self.notes
+                    self.notes = Span(self.name, INVALID, limits=span_limits())
+        notes = self.notes
         try:
             getattr(notes, method)(*args)
-        except Exception:  # noqa: BLE001 -- a value that holds itself or has no text: the SDK lets that through to the code
+        except Exception:  # noqa: BLE001 -- a value that holds itself or has no text
             count = self.attributes.get(STAGETRACE_DROPPED_ATTRIBUTES, 0) + 1
             notes.set_attribute(STAGETRACE_DROPPED_ATTRIBUTES, count)
 
@@ -185,36 +212,12 @@ class Entry(Marks):
             self.description = self.describe()
         return self.description
 
-    def readable(self, resource: Resource) -> ReadableSpan:
-        """Return the ended entry span as the SDK's processors know it, with what was set on it."""
-        from opentelemetry.sdk.trace import ReadableSpan
 
-        from stagetrace.request.spans import SCOPE, FinishedSpan
+class OwnSpan:
+    """The entry span of a request that we record, as code sees it: a view of the request, which holds all.
 
-        notes, identity = self.notes, self.identity
-        span = ReadableSpan(
-            name=self.name,
-            context=identity.context,
-            parent=identity.parent,
-            resource=resource,
-            attributes=self.attributes,
-            events=notes.events if notes is not None else (),
-            links=notes.links if notes is not None else (),
-            kind=SpanKind.SERVER,
-            status=self.status,
-            start_time=self.started,
-            end_time=self.end,
-            instrumentation_scope=SCOPE,
-        )
-        return span if notes is None else FinishedSpan(span, {}, counts=notes)
-
-
-class OwnSpan(Span):
-    """The entry span of a request where this package has set the provider, as the request's code sees it.
-
-    To that it is the current span, as the SDK's would be: a view of the request, which holds all. While the request
-    runs, `get_span_context` is that of the open stage, so that a span that is started hangs under that stage. Times in
-    nanoseconds since the epoch; `end_time` is None until the request has ended.
+    While the request runs, `get_span_context` is that of the open stage, so that a span that is started hangs under
+    that stage. Times in nanoseconds since the epoch; `end_time` is None until the request has ended.
     """
 
     kind = SpanKind.SERVER
@@ -231,7 +234,7 @@ class OwnSpan(Span):
             return self.request.stage_context() or context
         except Exception as error:  # noqa: BLE001 -- as `guarded`, without its price
             report("stagetrace.request.own_span", error)
-            return INVALID_SPAN_CONTEXT
+            return INVALID
 
     def is_recording(self) -> bool:
         return not self.request.is_over
@@ -251,7 +254,7 @@ class OwnSpan(Span):
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
         self._note("add_link", context, attributes)
 
-    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+    def set_status(self, status: Any, description: str | None = None) -> None:
         self._note("set_status", status, description)
 
     def record_exception(
@@ -301,21 +304,11 @@ class OwnSpan(Span):
         return self.request.end if self.request.is_over else None
 
     @property
-    def resource(self) -> Resource:
-        from opentelemetry.sdk.resources import Resource
-
+    def resource(self) -> Any:
         recorder = self.request.recorder
-        return Resource.get_empty() if recorder is None else recorder.resource
+        return NO_RESOURCE if recorder is None else recorder.resource
 
 
-@functools.cache
-def _tracer() -> Tracer:
-    """Return a tracer whose spans go nowhere."""
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-
-    from stagetrace.request.limits import span_limits
-
-    provider = TracerProvider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False, span_limits=span_limits())
-    return provider.get_tracer("stagetrace")
+NO_SPAN = OwnSpan(Entry())  # nothing is set on it
+NO_SPAN.request.is_over = True
+NO_SPAN.request.ids = NO_IDENTITY

@@ -15,8 +15,6 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState
-
 from stagetrace.guard import guarded, guarded_end
 from stagetrace.request import remote_socket
 from stagetrace.request.exchange import RemoteThread
@@ -25,6 +23,7 @@ from stagetrace.request.request import Request
 from stagetrace.request.stalls import MOST_KEPT, RemoteStalls
 from stagetrace.semconv import INFERENCE, ML_WORKER_LOST, QUEUE, QUEUE_REASON
 from stagetrace.sources.thread_cpu import AT, UNKNOWN, Share, between
+from stagetrace.tracing.span_context import SpanContext, TraceFlags, TraceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -202,7 +201,7 @@ def _note(message: Any, process: int) -> None:
     request = _requests.get(key)
     if request is not None and request.remote_stages is not None and not request.closed:
         if details is not None:
-            from stagetrace.request.details import take_details  # which needs the SDK
+            from stagetrace.request.details import take_details
 
             take_details(request, details)
         request.remote_sections = [*request.remote_sections, *_sections(sections)][:MAX_SECTIONS]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from opentelemetry.trace import INVALID_SPAN, SpanContext
 
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.request.chunk_times import LONG_NS
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import blocker
 from stagetrace.request.marks import Mark, Marks
-from stagetrace.request.own_span import Entry, OwnSpan
+from stagetrace.request.own_span import NO_SPAN, Entry, OwnSpan
+from stagetrace.request.spans import child
 from stagetrace.request.stages import NOTHING
 from stagetrace.request.stalls import MOST_KEPT
 from stagetrace.semconv import NETWORK_DISCONNECT, NETWORK_RECEIVE, NETWORK_SEND, QUEUE
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from stagetrace.request.stages import Segment, Stages
     from stagetrace.request.stalls import Stall
     from stagetrace.sources.thread_cpu import CpuSample, Share
+    from stagetrace.tracing.span_context import SpanContext
 
 MAX_CALLS = 100
 NO_STAGES = Marks().tile(0, 0)  # of either implementation
@@ -57,7 +56,9 @@ class Request(Entry):
     stages: Stages = NO_STAGES  # until it is closed
     method: str | None = None  # as the policy names it
     route = ""  # as the policy names it, as far as it is known by now
-    backend: Any = None  # `context.SdkSpan`: its entry span, where our adapter has that at the service's own provider
+    backend: Any = (
+        None  # `bridge.entry.SdkSpan`: its entry span, where our adapter has that at the service's own provider
+    )
     _entry: SpanContext | None = None  # of the request's entry span, where another instrumentation made it
     protocol: str | None = None  # of the adapter that records it; None where another instrumentation does, or none
     caller: Caller | None = None  # what is known of the peer, where another instrumentation made the entry span
@@ -163,12 +164,22 @@ class Request(Entry):
         """The entry span itself, on which exceptions and the status are set."""
         if self.backend is not None:
             return self.backend.entry
-        return INVALID_SPAN if self.recorder is None else OwnSpan(self)
+        return NO_SPAN if self.recorder is None else OwnSpan(self)
 
     @property
     def gave_way(self) -> bool:
         """Whether another instrumentation has made the entry span of this request."""
         return self.adopted is not None if self.backend is None else self.backend.gave_way
+
+    def record_error(self, error: BaseException, at: int | None = None, *, fails: bool = True) -> None:
+        """Record an exception on the entry span, at a time in nanoseconds; `fails`: the request ends with it."""
+        from stagetrace.request import limits
+        from stagetrace.request.context import here
+
+        span = self.entry_span
+        limits.record(span, error, at)
+        if fails:
+            here.set_error(span, limits.description_of(error))
 
     def rename(self, name: str) -> None:
         """Name the entry span, unless the request's code has."""
@@ -396,7 +407,7 @@ class Request(Entry):
         if entry is None or self.closed:
             return entry
         self._catch_up()
-        return self.open_context(entry, _child) or entry
+        return self.open_context(entry, child) or entry
 
     def so_far(self) -> list[Segment]:
         """Return the segments until now, the last of which is open; one without a name may get any yet."""
@@ -488,10 +499,3 @@ class Request(Entry):
         if self.disconnect is not None:
             attributes[NETWORK_DISCONNECT] = self.disconnect
         return attributes
-
-
-def _child(entry: SpanContext) -> SpanContext:
-    """Return the context of a new span under the entry span."""
-    span_id = random.getrandbits(64) or 1
-    flags, state = entry.trace_flags, entry.trace_state
-    return SpanContext(entry.trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)

@@ -22,7 +22,7 @@ from stagetrace.semconv import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from opentelemetry.trace import SpanContext
+    from stagetrace.tracing.span_context import SpanContext
 
 GAP = ""
 TRANSFORMS = (TRANSFORM, PREPARE)

@@ -29,7 +29,7 @@ from stagetrace.semconv import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from opentelemetry.trace import SpanContext
+    from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
     # time in nanoseconds since the epoch, what happens, the activity or mark that it happens to, attributes

@@ -8,15 +8,10 @@ from contextlib import contextmanager
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
-
 from stagetrace.guard import guarded, guarded_end
-from stagetrace.request.context import RequestSpan
+from stagetrace.request.context import here
 from stagetrace.request.current import current
-from stagetrace.request.details import detail_span, details_within
+from stagetrace.request.details import details_within
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import stepped
 from stagetrace.request.remote_stages import (
@@ -29,12 +24,15 @@ from stagetrace.request.remote_stages import (
     stage_report,
 )
 from stagetrace.request.request import Request
-from stagetrace.request.spans import SCOPE, UNSET
+from stagetrace.request.spans import SCOPE, child
 from stagetrace.request.stages import UNNAMED, coalesced
 from stagetrace.request.stalls import REQUEST, RESUMED, StallReporter
 from stagetrace.request.working import work_here
 from stagetrace.semconv import HANDLER, INFERENCE, ML_BATCH_SIZE, POSTPROCESS, PREPROCESS
 from stagetrace.sources.thread_cpu import is_of_this_thread, sample
+from stagetrace.tracing.propagation import NO_CONTEXT
+from stagetrace.tracing.span import Link, Span
+from stagetrace.tracing.span_context import NO_FLAGS, SAMPLED, SpanContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -167,10 +165,8 @@ class Batch(Part):
         self._size = size
         self._reason = reason
         sampled = any(request.context.trace_flags.sampled for request in requests)
-        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-        self._entry = SpanContext(
-            random.getrandbits(128) or 1, random.getrandbits(64) or 1, is_remote=False, trace_flags=flags
-        )
+        ids = random.getrandbits(128) or 1, random.getrandbits(64) or 1
+        self._entry = SpanContext(*ids, is_remote=False, trace_flags=SAMPLED if sampled else NO_FLAGS)
         self.watch(bounds_of(request.key) for request in requests)
 
     def keys(self) -> Sequence[str]:
@@ -218,24 +214,29 @@ class Batch(Part):
             self._send(inferences)
 
     def _send(self, inferences: list[Segment]) -> None:
-        provider: Any = trace.get_tracer_provider()
-        processor = getattr(provider, "_active_span_processor", None)  # as in docs/decisions/003
         context = self.entry
-        if processor is None or context is None or not context.trace_flags.sampled:
+        if context is None or not context.trace_flags.sampled:
             return
-        for detail in details_within(self, inferences, context):
-            processor.on_end(detail_span(detail, provider.resource, {}))
-        processor.on_end(
-            ReadableSpan(
-                name=INFERENCE,
-                context=context,
-                resource=provider.resource,
+        for name, parent, start, end, attributes in details_within(self, inferences, context):
+            of_detail = Span(
+                name,
+                child(parent),
+                parent,
+                attributes=attributes,
+                start_time=start,
+                end_time=end,
+                scope=SCOPE,
+            )
+            here.add(of_detail)
+        here.add(
+            Span(
+                INFERENCE,
+                context,
                 attributes=inferences[0].attributes,
                 links=[Link(request.context) for request in self.requests],
-                status=UNSET,
                 start_time=inferences[0].start,
                 end_time=inferences[-1].end,
-                instrumentation_scope=SCOPE,
+                scope=SCOPE,
             )
         )
 
@@ -286,16 +287,15 @@ def at_work(work: Work | Batch) -> Iterator[None]:
 
 @guarded
 def _come_in(work: Work | Batch) -> tuple[Work | Batch, CpuSample | None, Any, Any]:
-    span = RequestSpan(NonRecordingSpan(work.entry), work)  # type: ignore[arg-type]  # it has one
     work_here(work)
     first = sample() if work.work is None else None
-    return work, first, current.set(work), attach(trace.set_span_in_context(span, Context()))
+    return work, first, current.set(work), here.attach(here.around(work, NO_CONTEXT))
 
 
 @guarded_end
 def _go_out(work: Work | Batch, first: CpuSample | None, entered: Any, attached: Any) -> None:
     work.divide(first)
-    detach(attached)
+    here.detach(attached)
     current.reset(entered)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stagetrace import log
 from stagetrace.guard import guarded, report
 from stagetrace.request import serving_process
+from stagetrace.request.context import here, meet_otel
 from stagetrace.request.serving_process import serving
 from stagetrace.settings import SDK_DISABLED
 from stagetrace.sla import verdict_counts
@@ -26,10 +27,7 @@ from stagetrace.system.threads import Event, allocate_lock, has_greenlets, in_th
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.metrics import Meter
-
     from stagetrace.process_status.publish import Publisher
-    from stagetrace.sla.entry_recorder import EntryRecorder
     from stagetrace.sla.metrics_sender import MetricsSender
     from stagetrace.system.queues import SimpleQueue as Queue
 
@@ -178,11 +176,14 @@ class BoundedFlush:
         return ended
 
     def flush_providers(self) -> None:
-        """Flush the process's tracer provider and meter provider."""
-        from opentelemetry import metrics, trace
+        """Flush what this process sends spans by, and its providers of OpenTelemetry."""
+        given: list[Any] = [here.recorder] if here.recorder is not None else []
+        if "opentelemetry.metrics" in sys.modules:
+            from opentelemetry import metrics, trace
 
-        for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-            force_flush = getattr(provider, "force_flush", None)
+            given = [trace.get_tracer_provider(), metrics.get_meter_provider(), *given]
+        for one in given:
+            force_flush = getattr(one, "force_flush", None)
             if force_flush is not None and not self.run(partial(force_flush, self._timeout_ms())):
                 log.once(
                     "flush", f"a flush did not end within {SHUTDOWN_BOUND_S:g} s; what it did not deliver is lost."
@@ -191,26 +192,6 @@ class BoundedFlush:
     def _timeout_ms(self) -> int:
         # Less than `run` waits: a flush that ends by itself can log what it has not delivered.
         return int(self._left_s * 900)
-
-
-@guarded
-def measure(meter: Meter, *, is_sent: bool) -> None:
-    """Have event loops measured; `is_sent`: whether our own sender sends what the meter's provider does not."""
-    from opentelemetry import metrics
-
-    from stagetrace.sla.generation_metrics import NO_PROVIDERS, NOWHERE
-    from stagetrace.sla.metric_points import LOOP_LAG, loop_lags
-    from stagetrace.sources import loops
-
-    if not is_sent and type(metrics.get_meter_provider()).__name__ in NO_PROVIDERS:
-        return
-    histogram = meter.create_histogram(LOOP_LAG.name, "s", LOOP_LAG.description)
-
-    def take(took_ns: int) -> None:
-        loop_lags.add(took_ns)
-        histogram.record(took_ns / 1e9, None, NOWHERE)
-
-    loops.take = take
 
 
 # --- The state of recording in this process: prepared when a server is about to serve, delivered when it ends.
@@ -231,13 +212,13 @@ class Runtime:
 
     def __init__(self) -> None:
         self.ready = False  # whether `prepare_now` has run in this process
-        self.recorder: EntryRecorder | None = None  # of entry spans, where the tracer provider is ours
         self._lock = threading.Lock()  # guards `ready` and `_prepared`
         self._prepared = False  # here, or in the process that has forked this one
         self._delivers_immediately = False
         self._delivering_pid = 0  # the process in which `multiprocessing` delivers at exit
         self._publisher: Publisher | None = None
         self._metrics_sender: MetricsSender | None = None
+        self._offers_metrics = False
         self._rest = Rest()
         self._worker = Worker(self._when_idle)
         self._flush = BoundedFlush(self._worker)
@@ -272,43 +253,46 @@ class Runtime:
             self.deliver_immediately()
 
     def _prepare_first(self) -> None:
-        from opentelemetry import propagate, trace  # noqa: F401 -- OTEL_PROPAGATORS may name what there is not: no recording
-
         from stagetrace.runtime import provider
         from stagetrace.sources import gc_pauses
 
         finder.begin_serving()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin_again)
-        current = trace.get_tracer_provider()
-        if isinstance(current, trace.ProxyTracerProvider):
-            target, self.recorder = provider.set_tracer_provider(self._flush.run)
-        else:
-            target = provider.complete(current, self._flush.run) or "the tracer provider that this service set"
         if SDK_DISABLED.read().lower() == "true":
-            target = NOWHERE
+            self._publish_from_now_on(NOWHERE)
+            return
+        target = provider.set_up(self._flush.run)
         provider.set_meter_provider(self._flush.run)
-        self._offer_metrics()
+        self._metrics_sender = provider.metrics_sender()
+        if self._metrics_sender is not None:
+            self._worker.idle_every_s = min(self._metrics_sender.every_s, self._worker.idle_every_s)
+        self.offer_metrics()
         gc_pauses.start()
         if has_greenlets():
             _import_now(target, self._metrics_sender)
             self._rest.load()
         self._publish_from_now_on(target)
 
-    def _offer_metrics(self) -> None:
-        """Offer our counts as metrics to the present or a later meter provider, and send those that it cannot take."""
-        from opentelemetry import metrics
+    @guarded
+    def meet_otel(self) -> None:
+        """Go on with the service's OpenTelemetry, which it has imported after recording was prepared."""
+        if meet_otel() and self._prepared and here.recorder is not None:
+            from stagetrace.bridge import provider
 
-        from stagetrace.otlp.export.batch_processor import offer_counts
-        from stagetrace.runtime import provider
+            provider.meet(here.recorder)
+            self.offer_metrics()
 
-        meter = metrics.get_meter("stagetrace")
-        offer_counts(meter)
-        verdict_counts.offer(meter)
-        self._metrics_sender = provider.metrics_sender()
-        if self._metrics_sender is not None:
-            self._worker.idle_every_s = min(self._metrics_sender.every_s, self._worker.idle_every_s)
-        measure(meter, is_sent=self._metrics_sender is not None)
+    @guarded
+    def offer_metrics(self) -> None:
+        """Offer our counts as metrics to the present or a later meter provider, where the service has such."""
+        if "opentelemetry.metrics" in sys.modules and here.has_otel and not self._offers_metrics:
+            self._offers_metrics = True
+            from stagetrace.bridge import metrics
+
+            metrics.offer(is_sent=self._metrics_sender is not None)
+        elif self._metrics_sender is not None:
+            measure_loops()
 
     def _begin_again(self) -> None:
         """Be ready in a forked child when a server is about to serve there, too."""
@@ -399,6 +383,14 @@ class Runtime:
             done = Event()
             if self._worker.put_if_running(lambda: self._worker.run_blocking(publisher.withdraw), done.set):
                 done.wait(WITHDRAW_BOUND_S)
+
+
+def measure_loops() -> None:
+    """Have the delays of event loops measured, for our own sender."""
+    from stagetrace.sla.metric_points import loop_lags
+    from stagetrace.sources import loops
+
+    loops.take = loop_lags.add
 
 
 async def _in_thread(method: Callable[[], None]) -> None:

@@ -35,6 +35,7 @@ from stagetrace.policy.verdict import (
     judge,
     why_excluded,
 )
+from stagetrace.request.context import here
 from stagetrace.request.serving_process import serving
 from stagetrace.semconv import SLA_DEADLINE_SOURCE, SLA_EXCLUDED_REASON, SLA_SEGMENT, SLA_VERDICTS, as_text
 from stagetrace.system.bounded import BoundedCache
@@ -146,9 +147,7 @@ def _header(request: Request, key: str) -> str | None:
 
 def _baggage(request: Request, name: str) -> Any:
     if request.recorder is not None and request.adopted is None:
-        from opentelemetry import baggage
-
-        return baggage.get_baggage(name, request.parent_context)
+        return here.baggage_in(request.parent_context).get(name)
     return request.baggage.get(name)
 
 

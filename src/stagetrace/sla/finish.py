@@ -1,6 +1,6 @@
 """Finish a request that was judged: tile, explain, encode. This module counts, learns and sends nothing.
 
-`SLASpanProcessor.judge` and `conclude` count and learn, each with a result that is complete.
+`Judge.judge` and `conclude` count and learn, each with a result that is complete.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from stagetrace.guard import guarded, report
 from stagetrace.policy.objective import BREACH, EXCLUDED
 from stagetrace.policy.verdict import GOOD, UNKNOWN, over_budget
 from stagetrace.request import serving_process
-from stagetrace.request.details import detail_span, placed_details
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.request import NO_STAGES
-from stagetrace.request.spans import FinishedSpan, sampled, stage_span
-from stagetrace.request.stages import Segment, coalesced
+from stagetrace.request.stages import Segment
 from stagetrace.semconv import (
     CPU_TIME_MS,
     CPU_WAIT_MS,
@@ -26,16 +24,12 @@ from stagetrace.semconv import (
     SLA_BREACH_NO_CODE,
     SLA_BREACH_STAGE,
     SLA_OVER_BUDGET,
-    SLA_UPGRADED,
     STAGETRACE_DROPPED_STALLS,
     STAGETRACE_SKIPPED_STALLS,
-    stage_total_ms,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from opentelemetry.sdk.trace import Event, ReadableSpan
 
     from stagetrace.causes.baseline import Baselines
     from stagetrace.causes.cause import Breakdown
@@ -46,6 +40,7 @@ if TYPE_CHECKING:
     from stagetrace.request.stages import Stages
     from stagetrace.sla.decision import Decided
     from stagetrace.sources.thread_cpu import CpuSample, Share
+    from stagetrace.tracing.span import Event
 
 NO_CULPRITS: Final[Mapping[str, tuple[str | None, str]]] = {}
 
@@ -97,36 +92,6 @@ def finish(
             of_this = _explained(request, one, stages, learned, breakdown, known) or {}
             culprits[one.objective.name] = of_this.get(SLA_BREACH_STAGE), of_this.get(SLA_BREACH_CAUSE, UNKNOWN)
     return Finished(encode(stages, None, found, events), None, stages, culprits)
-
-
-def request_spans(
-    span: ReadableSpan,
-    stages: Stages,
-    request: Request,
-    known: Mapping[str, Any],
-    verdict: Mapping[str, Any],
-    events: Sequence[Event] = (),
-    *,
-    upgraded: bool,
-) -> list[ReadableSpan]:
-    """Return a request as SDK spans. The last is the entry span: `span`, which has ended, with attributes and events.
-
-    `upgraded`: the head sampler dropped the request, and it is a breach.
-    """
-    details = placed_details(request, stages, span.context)
-    attributes = {stage_total_ms(stage): took / 1e6 for stage, took in stages.totals().items()}
-    own = span.attributes or {}  # which the request's code may have set: that wins
-    attributes.update({key: value for key, value in stages.model.items() if key not in own})
-    attributes.update(known)
-    attributes.update(verdict)
-    mark = {SLA_UPGRADED: True} if upgraded else {}
-    segments = coalesced(stages.segments(), request.cuts)
-    spans: list[ReadableSpan] = [
-        *(detail_span(detail, span.resource, mark) for detail in details),
-        *(stage_span(segment, span, mark) for segment in segments),
-        FinishedSpan(span, attributes, events=[*span.events, *events] if events else None),
-    ]
-    return [FinishedSpan(one, {}, sampled(one.context)) for one in spans] if upgraded else spans
 
 
 @guarded

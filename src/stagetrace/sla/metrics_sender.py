@@ -8,10 +8,10 @@ the counters and gauges, and the histograms alone are sent, which an asynchronou
 from __future__ import annotations
 
 import os
+import sys
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
-
-from opentelemetry import metrics
 
 from stagetrace import settings
 from stagetrace.guard import guarded
@@ -19,7 +19,6 @@ from stagetrace.otlp.encode import resource_spans, span_prefix
 from stagetrace.otlp.export.client import not_recorded
 from stagetrace.otlp.metrics import encode_numbers, encode_times
 from stagetrace.request.spans import SCOPE
-from stagetrace.sla.generation_metrics import NO_PROVIDERS
 from stagetrace.sla.metric_points import LOOP_LAG, NUMBERS, TIMES
 from stagetrace.system.setting_problems import whole_number
 from stagetrace.system.threads import allocate_lock, start
@@ -27,11 +26,10 @@ from stagetrace.system.threads import allocate_lock, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from opentelemetry.sdk.resources import Resource
-
     from stagetrace.otlp.export.client import ExportClient
     from stagetrace.sla.metric_points import Numbers, Times
     from stagetrace.sla.verdict_counter import VerdictCounter
+    from stagetrace.tracing.span import Resource
 
 REFUSED_S: Final = (60.0, 600.0)  # until a receiver that takes no metrics is asked again, at first and at last
 UNREACHABLE_S: Final = 60.0  # until one that could not be reached is, at last
@@ -96,8 +94,7 @@ class MetricsSender:
     def send(self) -> None:
         """Send what there is now."""
         with not_recorded():
-            has_provider = type(metrics.get_meter_provider()).__name__ not in NO_PROVIDERS
-            numbers, times = ((), TIMES) if has_provider else (NUMBERS, (*TIMES, LOOP_LAG))
+            numbers, times = ((), TIMES) if _has_provider() else (NUMBERS, (*TIMES, LOOP_LAG))
             request = message(self._resource(), numbers, times, self._counter.since_ns, time.time_ns())
             if request is None:
                 return
@@ -110,6 +107,14 @@ class MetricsSender:
             first, last = REFUSED_S if self._refused else (self.every_s, UNREACHABLE_S)
             pause_s = min(first * 2.0 ** min(self._failures - 1, 16), last)
             self._due = time.monotonic() + max(pause_s, outcome.wait_s, self.every_s)
+
+
+def _has_provider() -> bool:
+    """Return whether the service has a meter provider."""
+    if "opentelemetry.metrics" not in sys.modules:
+        return False
+    has_provider: bool = import_module("stagetrace.bridge.metrics").has_provider()
+    return has_provider
 
 
 # --- Metrics as an OTLP request.

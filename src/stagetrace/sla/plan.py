@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry.trace import SpanKind
-
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode import encode_request, entry_rest
 from stagetrace.policy.verdict import GOOD
@@ -19,12 +17,10 @@ from stagetrace.request.spans import SCOPE
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
 from stagetrace.sources.process_cpu import INTERVAL_NS, process_cpu
 from stagetrace.system.bounded import BoundedCache
+from stagetrace.tracing.span import SpanKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import SpanContext
 
     from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
     from stagetrace.policy.objective import Objective
@@ -32,7 +28,9 @@ if TYPE_CHECKING:
     from stagetrace.request.request import Request
     from stagetrace.sla.decision import Decided
     from stagetrace.sla.head_sampler import HeadSampler
-    from stagetrace.sla.processor import SLASpanProcessor
+    from stagetrace.sla.processor import Judge
+    from stagetrace.sla.provider import Provider
+    from stagetrace.tracing.span_context import SpanContext
 
 MAX_PLANS: Final = 4_096
 # What the full way looks at, and this one does not: a request that has any of these of its own, and not of its class,
@@ -59,8 +57,8 @@ class Plans:
 
     def __init__(
         self,
-        provider: TracerProvider,
-        processor: SLASpanProcessor,
+        provider: Provider,
+        processor: Judge,
         senders: Sequence[EncodingSpanProcessor],
         head: HeadSampler,
     ) -> None:

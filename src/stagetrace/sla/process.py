@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stagetrace import log, settings
 from stagetrace.errors import PolicyError
@@ -14,12 +14,12 @@ from stagetrace.guard import guarded
 if TYPE_CHECKING:
     from stagetrace.policy.followed_file import FollowedFile
     from stagetrace.policy.policy import Policy
-    from stagetrace.sla.processor import SLASpanProcessor
+    from stagetrace.sla.processor import Judge
     from stagetrace.sla.verdict_counter import VerdictCounter
 
 MOST_SHOWN = 20  # objectives in a text
 
-_followers: list[weakref.ref[SLASpanProcessor]] = []  # the processors that judge by the policy of this process
+_followers: list[weakref.ref[Judge]] = []  # the processors that judge by the policy of this process
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def objectives_text() -> str:
     return "; ".join([*names[:MOST_SHOWN], *more, *unread])
 
 
-def follow(processor: SLASpanProcessor) -> None:
+def follow(processor: Judge) -> None:
     """Have a span processor, which has the policy of this process, judge by a new one as soon as there is one."""
     _followers.append(weakref.ref(processor))
 
@@ -136,32 +136,3 @@ def _inline() -> tuple[Policy | None, tuple[str, ...]]:
         what = "; ".join(found.problems)
         log.once("policy", f"STAGETRACE_SLA is used in part; requests of these rules are not judged: {what}.\n{HOW}")
     return found, found.problems
-
-
-def joined(provider: Any) -> SLASpanProcessor | None:
-    """Return our processor of a provider; None if it could not be joined, or OTEL_SDK_DISABLED silences it."""
-    from stagetrace.sla.processor import SLASpanProcessor
-
-    processor = getattr(provider, "_active_span_processor", None)
-    return processor if isinstance(processor, SLASpanProcessor) and not provider._disabled else None  # noqa: SLF001
-
-
-def is_silent(tracer: Any) -> bool:
-    """Return whether the spans of a tracer are exported nowhere, as far as that can be found out.
-
-    Spans of the global provider are exported: by the service, or by stagetrace once a server starts.
-    """
-    from opentelemetry import trace
-
-    from stagetrace.sla.processor import SLASpanProcessor, exports
-
-    if isinstance(tracer, trace.ProxyTracer):
-        return False
-    if isinstance(tracer, trace.NoOpTracer):
-        return True
-    processor = getattr(tracer, "span_processor", None)  # of an SDK tracer
-    if processor is getattr(trace.get_tracer_provider(), "_active_span_processor", None):
-        return False
-    if isinstance(processor, SLASpanProcessor):
-        return not processor.sends
-    return processor is not None and not exports(processor)

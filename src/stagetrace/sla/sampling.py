@@ -1,4 +1,4 @@
-"""Judge every request under any head sampling, and keep the dropped spans of a breach."""
+"""With which probability a head sampler keeps a request, and the dropped spans of a breach, which are kept."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.sdk.trace.sampling import (
-    ALWAYS_ON,
-    Decision,
-    ParentBased,
-    Sampler,
-    SamplingResult,
-    TraceIdRatioBased,
-)
-from opentelemetry.trace import SpanKind, TraceState, get_current_span
-
-from stagetrace.guard import guarded
-from stagetrace.semconv import SLA_SAMPLING_PROBABILITY, SLA_UPGRADED
+from stagetrace.semconv import SLA_UPGRADED
+from stagetrace.tracing.span_context import TraceState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import Link, SpanContext
+    from stagetrace.tracing.sampler import Sampler
+    from stagetrace.tracing.span_context import SpanContext
 
 MAX_HELD_SPANS = 20_000
 MAX_HELD_PER_TRACE = 1_000
@@ -38,19 +25,16 @@ class Chances:
     tracestate. Of other samplers nothing is known but that they drop, once they have dropped a request.
     """
 
-    def __init__(self, sampler: Sampler) -> None:
-        described = "" if is_own(sampler) else sampler.get_description()
-        found = re.match(r"(?:ParentBased\{root:)?TraceIdRatioBased\{([\d.e-]+)\}", described)
-        root = ALWAYS_ON if found is None else TraceIdRatioBased(float(found[1]))
-        self.is_by_parent = described == ParentBased(root).get_description()  # type: ignore[no-untyped-call]
-        is_known = self.is_by_parent or described == root.get_description()
-        self._rate = root.rate if isinstance(root, TraceIdRatioBased) and is_known else 1.0 if is_known else None
+    def __init__(self, sampler: Sampler | None) -> None:
+        """Begin with a sampler of OpenTelemetry's; None: another one."""
+        self.is_by_parent = sampler is not None and sampler.by_parent
+        self._rate = None if sampler is None else sampler.rate
         # Below which of a trace id's last 64 bits a root span is kept; None where that does not decide.
-        self.bound = root.bound if isinstance(root, TraceIdRatioBased) and is_known else None
+        self.bound = None if sampler is None or sampler.rate == 1 else sampler.bound
         self.of_root = _below_one(self._rate)
         self._drops = False  # whether it has dropped a request with an unknown probability
 
-    def of(self, parent: SpanContext | None, state: TraceState | None, *, is_sampled: bool) -> float | None:
+    def of(self, parent: SpanContext | None, state: Any, *, is_sampled: bool) -> float | None:
         """Return the entry span's probability, 0 where that is not known, None where all are kept.
 
         `state` is the tracestate of the span. A sampler that may drop counts as one that keeps all until it has dropped
@@ -70,79 +54,16 @@ class Chances:
         if self.bound is None or self.of_root is None:
             return None
         value = value_of(trace_id, self.bound)
-        return None if value is None else TraceState([(KEY, value)])
-
-
-def is_own(sampler: Sampler) -> bool:
-    """Return whether a sampler, or one that it wraps, is not of the SDK, whose samplers are described in full."""
-    if type(sampler).__module__ != ALWAYS_ON.__module__:
-        return True
-    return any(is_own(inner) for inner in vars(sampler).values() if isinstance(inner, Sampler))
+        return None if value is None else TraceState({KEY: value})
 
 
 def _below_one(probability: float | None) -> float | None:
     return None if probability is None or probability >= 1 else probability
 
 
-class KeepBreaches(Sampler):
-    """A sampler that records what `root` drops, marked with `sla.upgraded`, so that it can still be judged.
-
-    Spans so recorded are exported only if their request is a breach, for which SLASpanProcessor is responsible. Entry
-    spans have their sampling probability, so that readers can estimate how many there were.
-    """
-
-    def __init__(self, root: Sampler) -> None:
-        self.root = root
-        self._chances = Chances(root)
-
-    def should_sample(
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Any = None,
-        links: Sequence[Link] | None = None,
-        trace_state: TraceState | None = None,
-    ) -> SamplingResult:
-        """Return the root's decision, with DROP turned into RECORD_ONLY."""
-        result = self.root.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-        return self._weighted(parent_context, trace_id, kind, _recorded(result, attributes) or result) or result
-
-    def get_description(self) -> str:
-        """Return the root's description inside our own."""
-        return f"KeepBreaches{{{self.root.get_description()}}}"
-
-    @guarded
-    def _weighted(
-        self, parent_context: Context | None, trace_id: int, kind: SpanKind | None, result: SamplingResult
-    ) -> SamplingResult:
-        """Return the result with the probability: an entry span's attribute, and in the tracestate of a root span."""
-        parent = get_current_span(parent_context).get_span_context()
-        is_root, is_sampled = not parent.is_valid, bool(result.decision.is_sampled())  # type: ignore[no-untyped-call]
-        state = result.trace_state
-        if is_root and is_sampled and not state:
-            state = self._chances.state_of(trace_id)
-        attributes: Any = result.attributes
-        if kind is SpanKind.SERVER and (is_root or parent.is_remote):
-            probability = self._chances.of(None if is_root else parent, state, is_sampled=is_sampled)
-            if probability is not None:
-                attributes = {**(attributes or {}), SLA_SAMPLING_PROBABILITY: probability}
-        if state is result.trace_state and attributes is result.attributes:
-            return result
-        return SamplingResult(result.decision, attributes, state)
-
-
-@guarded
-def _recorded(result: SamplingResult, attributes: Any) -> SamplingResult:
-    if result.decision is not Decision.DROP:
-        return result
-    return SamplingResult(Decision.RECORD_ONLY, {**(attributes or {}), SLA_UPGRADED: True}, result.trace_state)
-
-
-def dropped(span: ReadableSpan) -> bool:
+def dropped(span: Any) -> bool:
     """Return whether the head sampler had dropped the span."""
-    return bool(span.attributes) and SLA_UPGRADED in span.attributes  # type: ignore[operator]
+    return bool(span.attributes) and SLA_UPGRADED in span.attributes
 
 
 class HeldSpans:
@@ -150,7 +71,7 @@ class HeldSpans:
 
     def __init__(self) -> None:
         self._open: dict[int, int] = {}  # trace id -> entry spans still open
-        self._spans: dict[int, list[ReadableSpan]] = {}
+        self._spans: dict[int, list[Any]] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # traces of breaches, for spans that end late
         self._held = 0
         self._lost: dict[int, int] = {}  # trace id -> spans that a breach will lack
@@ -159,7 +80,7 @@ class HeldSpans:
         """Begin to hold the spans of a trace."""
         self._open[trace_id] = self._open.get(trace_id, 0) + 1
 
-    def add(self, trace_id: int, span: ReadableSpan) -> bool:
+    def add(self, trace_id: int, span: Any) -> bool:
         """Hold a span; return True if its trace is already kept, and the span is to be exported at once."""
         if trace_id in self._kept:
             return True
@@ -173,7 +94,7 @@ class HeldSpans:
         self._held += 1
         return False
 
-    def close(self, trace_id: int, *, keep: bool) -> tuple[list[ReadableSpan], int]:
+    def close(self, trace_id: int, *, keep: bool) -> tuple[list[Any], int]:
         """End one entry span of a trace; return the spans to export now, and how many were lost for want of room.
 
         These are all spans of the trace if a breach keeps it.

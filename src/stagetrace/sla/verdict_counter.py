@@ -16,10 +16,9 @@ from stagetrace.system.threads import allocate_lock
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opentelemetry.trace import SpanContext
-
     from stagetrace.policy.policy import Policy
     from stagetrace.request.stages import Stages
+    from stagetrace.tracing.span_context import SpanContext
 
 MAX_ROUTES_SHOWN: Final = 5
 MAX_POINTS: Final = 2_000  # of each metric, as OpenTelemetry's SDKs have by default; what exceeds them is one point

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _OURS = "_stagetrace_wrapped"
 _IMPORT = "<frozen importlib._bootstrap_external>"
-# Modules that processes import that serve nothing, and that must log nothing.
-_ANYWHERE = ("signal", "concurrent.futures.thread")
 MOST_SOUGHT = 2_048
 LONGEST_NS = 20_000_000
 
@@ -134,13 +132,6 @@ class PostImportFinder:
         try:
             from importlib import import_module
 
-            from stagetrace.system import packages
-
-            is_anywhere = name in _ANYWHERE
-            if not packages.fit(logs=not is_anywhere):
-                if not is_anywhere:
-                    self._patches.clear()
-                return
             path, _, function = patch.partition(":")
             uncollected(lambda: getattr(import_module(path), function)(module))  # base.Patch
             self.patched.append(name)

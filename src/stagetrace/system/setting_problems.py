@@ -89,6 +89,19 @@ def whole_number(setting: settings.Number) -> int:
     return setting.default
 
 
+def limit(setting: settings.Limit, default: int | None) -> int | None:
+    """Return a limit, None where there is to be none; log it once, and return the default, if it is no whole number."""
+    text = setting.raw()
+    if text is None:
+        return default
+    if not (text := text.strip()):
+        return None
+    if text.isdecimal() and text.isascii():
+        return int(text)
+    log.once(setting.name, f"{setting.name}={text[:40]} is not a whole number from 0 on; using {default}.")
+    return default
+
+
 def one_of(setting: settings.OneOf) -> str:
     """Return a variable's value in lower case; log it once, and return the default, if it is none of its words."""
     text = setting.text().lower()

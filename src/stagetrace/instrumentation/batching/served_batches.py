@@ -13,8 +13,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.request.context import here
 from stagetrace.request.current import current, recording
 from stagetrace.semconv import QUEUE, QUEUE_REASON
+from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -115,7 +117,5 @@ def leave(work: Work | Batch | None, inside: Any) -> None:
 @guarded
 def leave_request(*_: Any, **__: Any) -> None:
     """Leave the context of the request that has started this task, as to collect batches: the task outlasts it."""
-    from opentelemetry import context
-
     current.set(None)
-    context.attach(context.Context())
+    here.attach(here.in_full(NO_CONTEXT))

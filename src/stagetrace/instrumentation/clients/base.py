@@ -7,7 +7,6 @@ is not the request's own.
 from __future__ import annotations
 
 import functools
-from random import getrandbits
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -16,21 +15,23 @@ from stagetrace.guard import guarded, guarded_end
 from stagetrace.instrumentation.base import by_kind
 from stagetrace.instrumentation.clients import gen_ai_apis, kserve
 from stagetrace.protocols.http_headers import CALLER, asks
+from stagetrace.request.context import here
 from stagetrace.request.current import current, recording
+from stagetrace.request.spans import child
 from stagetrace.text import redacted_path
+from stagetrace.tracing.span import SpanKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from urllib.parse import SplitResult
 
-    from opentelemetry.trace import SpanContext
-
     from stagetrace.instrumentation.base import Wrap
     from stagetrace.instrumentation.clients.callee import Pairs, Reported, Times
     from stagetrace.instrumentation.clients.gen_ai_apis import Api, Asked
     from stagetrace.instrumentation.clients.gen_ai_response import BodyReader
+    from stagetrace.request.own_span import Recorder
     from stagetrace.request.request import Request
-    from stagetrace.sla.entry_recorder import EntryRecorder
+    from stagetrace.tracing.span_context import SpanContext
 
 
 CALL = "_stagetrace_call"  # on a response object that is not read to its end yet: the Call
@@ -70,10 +71,7 @@ class Call:
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers that carry the context, as the propagators of OTEL_PROPAGATORS write them."""
-        from opentelemetry import propagate, trace
-
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier, trace.set_span_in_context(self.span()))
+        carrier = here.headers(self._request, self.span().get_span_context())
         if carrier and asks():
             carrier[CALLER] = "1"
         return carrier
@@ -195,33 +193,22 @@ def _read(read: Read) -> Mapping[str, Any]:
 
 
 class OwnCall(Call):
-    """A call at the provider that stagetrace has set: its span is encoded when it ends, like those of stages."""
+    """A call that we record: its span is encoded when it ends, like those of stages."""
 
     def __init__(
-        self,
-        request: Request,
-        name: str,
-        attributes: dict[str, Any],
-        parent: SpanContext,
-        recorder: EntryRecorder,
+        self, request: Request, name: str, attributes: dict[str, Any], parent: SpanContext, recorder: Recorder
     ) -> None:
-        from opentelemetry.trace import SpanContext
-
         super().__init__(request, name, attributes, parent)
         self._recorder = recorder
-        self._context = SpanContext(
-            parent.trace_id,
-            getrandbits(64) or 1,
-            is_remote=False,
-            trace_flags=parent.trace_flags,
-            trace_state=parent.trace_state,
-        )
+        self._context = child(parent)
+
+    def get_span_context(self) -> SpanContext:
+        """Return the identity of its span."""
+        return self._context
 
     def span(self) -> Any:
-        """Return a span with its context."""
-        from opentelemetry.trace import NonRecordingSpan
-
-        return NonRecordingSpan(self._context)
+        """Return what has its identity."""
+        return self
 
     def _end_span(self, ended_at: int) -> None:
         self._recorder.add_call(
@@ -233,50 +220,31 @@ class SdkCall(Call):
     """A call at a provider that the service has set: its span is one of the SDK."""
 
     def __init__(self, request: Request, name: str, attributes: dict[str, Any], parent: SpanContext) -> None:
-        from opentelemetry.trace import SpanKind, get_tracer
-
         super().__init__(request, name, attributes, parent)
-        self._span = get_tracer("stagetrace").start_span(
-            name, kind=SpanKind.CLIENT, attributes=attributes, start_time=self._start
-        )
+        self._span = here.start_span(name, here.get_current(), SpanKind.CLIENT, attributes, start=self._start)
 
     def span(self) -> Any:
         """Return the span."""
         return self._span
 
     def _end_span(self, ended_at: int) -> None:
-        from opentelemetry.trace import StatusCode
-
         self._span.set_attributes(self._status)
         if "error.type" in self._status:
-            self._span.set_status(StatusCode.ERROR)
+            here.set_error(self._span, None)
         self._span.end(ended_at)
 
 
 def begin(name: str, attributes: dict[str, Any]) -> Call | None:
     """Begin an outgoing call; return None outside a recorded request, and where instrumentation is suppressed."""
     request = recording()
-    if request is None:
+    if request is None or here.is_suppressed(here.get_current()):
         return None
-    from opentelemetry import context as otel_context
-    from opentelemetry import trace
-
-    from stagetrace.runtime.runtime import runtime
-
-    context = otel_context.get_current()
-    if any(context.get(key) for key in _suppress_keys(otel_context)):
+    parent = here.parent_of_call(request)
+    if parent is None:  # the service has left the trace of the request
         return None
-    parent = trace.get_current_span(context).get_span_context()
-    if not parent.is_valid:  # the service has left the trace of the request
-        return None
-    if runtime.recorder is not None:
-        return OwnCall(request, name, attributes, parent, runtime.recorder)
+    if here.recorder is not None:
+        return OwnCall(request, name, attributes, parent, here.recorder)
     return SdkCall(request, name, attributes, parent)
-
-
-def _suppress_keys(otel_context: Any) -> tuple[str, str]:
-    """Return the keys that suppress_instrumentation() and suppress_http_instrumentation() set in the context."""
-    return otel_context._SUPPRESS_INSTRUMENTATION_KEY, otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
 
 
 def begin_http(
@@ -437,25 +405,18 @@ def carries_other(headers: Mapping[str, str], request: Request) -> bool:
 
     Its own is that of its entry span or of one of its stages: the service has injected the current context by hand.
     """
-    from opentelemetry import propagate
-
-    textmap = propagate.get_global_textmap()
-    return any(name in headers for name in context_fields(textmap)) and not _is_own(textmap, headers, request)
+    return any(name in headers for name in context_fields()) and not _is_own(headers, request)
 
 
-@functools.lru_cache(maxsize=4)
-def context_fields(textmap: Any) -> frozenset[str]:
-    """Return the names, in lower case, of the headers in which a propagator writes the context of a span."""
-    return frozenset(field.lower() for field in textmap.fields) - {"baggage"}
+def context_fields() -> frozenset[str]:
+    """Return the names, in lower case, of the headers in which the context of a span is written."""
+    return here.fields - {"baggage"}
 
 
-def _is_own(textmap: Any, headers: Mapping[str, str], request: Request) -> bool:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import get_current_span
-
-    carried = get_current_span(textmap.extract(headers, Context())).get_span_context()
+def _is_own(headers: Mapping[str, str], request: Request) -> bool:
+    carried = here.span_in(here.extract({name: headers[name] for name in here.fields if name in headers}))
     entry = request.entry
-    if entry is None or carried.trace_id != entry.trace_id:
+    if entry is None or carried is None or carried.trace_id != entry.trace_id:
         return False
     stages = (one.context for one in request.so_far())
     return carried.span_id in {entry.span_id, *(one.span_id for one in stages if one is not None)}

@@ -12,8 +12,6 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.sdk.trace import SpanProcessor
-
 from stagetrace import log, settings
 from stagetrace.guard import guarded, report
 from stagetrace.otlp.encode import encode_span
@@ -27,15 +25,10 @@ from stagetrace.system.threads import allocate_lock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from opentelemetry.context import Context
-    from opentelemetry.metrics import Meter, Observation
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan, Span
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
     from stagetrace.otlp.export.response import Trouble
     from stagetrace.otlp.export.spool import Spool
     from stagetrace.otlp.export.transport import Transport
+    from stagetrace.tracing.span import Resource, Scope
 
 MAX_QUEUED_BYTES: Final = 16 << 20
 _LONGEST_DELAY_MS: Final = 86_400_000  # a number that means "never" may be too large for a clock
@@ -44,8 +37,10 @@ _SORT_AT: Final = 128  # items that a sending thread, kept from its work, has le
 _BIG: Final = 64 << 10  # bytes of an item that is not left unsorted with others
 
 
-class EncodingSpanProcessor(SpanProcessor):
+class EncodingSpanProcessor:
     """Send sampled spans by OTLP in batches, with the meaning of the OTEL_BSP_* variables.
+
+    It has the methods of OpenTelemetry's SpanProcessor, and so is one.
 
     At most `max_spans` and `max_bytes` are queued. When the queue is full, the oldest good spans are dropped, breaches
     last of all, and counted (`counts`). With `spool`, what cannot be delivered goes there and is delivered later, by
@@ -105,25 +100,32 @@ class EncodingSpanProcessor(SpanProcessor):
             self._started = True
             self._sender.start()
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """Do nothing."""
+
+    def _on_ending(self, span: Any) -> None:
         """Do nothing."""
 
     @guarded
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: Any) -> None:
         """Encode and queue one sampled span. Never raises."""
         self.put_spans((span,), breach=_is_breach(span))
 
     @guarded
-    def put_spans(self, spans: Sequence[ReadableSpan], *, breach: bool) -> None:
+    def put_spans(self, spans: Sequence[Any], *, breach: bool) -> None:
         """Encode and queue the sampled ones of `spans`. Never raises."""
         for span in spans:
             context = span.context
             if context is not None and context.trace_flags.sampled:
-                self.put(span.resource, span.instrumentation_scope, _encode(span), 1, breach=breach)
+                try:
+                    encoded = encode_span(span)
+                except Exception as error:  # noqa: BLE001 -- it is lost, the others are not
+                    report("stagetrace.otlp.encode", error)
+                    self._queue.add_lost(breach=breach)
+                    continue
+                self.put(span.resource, span.instrumentation_scope, encoded, 1, breach=breach)
 
-    def put(
-        self, resource: Resource, scope: InstrumentationScope | None, encoded: bytes, spans: int, *, breach: bool
-    ) -> None:
+    def put(self, resource: Resource, scope: Scope | None, encoded: bytes, spans: int, *, breach: bool) -> None:
         """Queue what `encode_span` returned for `spans` spans of one resource and scope, joined. Never raises.
 
         Takes about a microsecond, waits for nothing, and may come from a finalizer.
@@ -134,6 +136,10 @@ class EncodingSpanProcessor(SpanProcessor):
                 self.was_put(unsorted, len(encoded))
         except Exception as error:  # noqa: BLE001 -- `guarded`, without its price
             report("stagetrace.otlp.export.batch_processor", error)
+
+    def add_lost(self, *, breach: bool) -> None:
+        """Count a span that could not be encoded."""
+        self._queue.add_lost(breach=breach)
 
     def was_put(self, unsorted: int, size: int) -> None:
         """Let the sending thread look at what was added, if it is time: so many items, the last of `size` bytes."""
@@ -184,21 +190,9 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
     return lambda: (there := weak()) and there()
 
 
-def _is_breach(span: ReadableSpan) -> bool:
+def _is_breach(span: Any) -> bool:
     """Return whether a span is a breach, or belongs to one: SLASpanProcessor marks its stages so."""
     return getattr(span, "of_breach", False) or (span.attributes or {}).get(SLA_VERDICT) == "breach"
-
-
-def _encode(span: ReadableSpan) -> bytes:
-    try:
-        return encode_span(span)
-    except Exception as error:  # noqa: BLE001 -- as in instrumentation/opentelemetry/exporter.py
-        report("stagetrace.otlp.encode", error)
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-        from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
-
-        request: Any = encode_spans([span])
-        return ScopeSpans(spans=request.resource_spans[0].scope_spans[0].spans).SerializeToString()
 
 
 # --- Make the processor that sends spans by OTLP, with its transport and its spool, as the environment says.
@@ -268,17 +262,16 @@ def report_lost() -> None:
         processor.report_lost()
 
 
-def offer_counts(meter: Meter) -> None:
-    """Offer what became of spans as an observable counter by outcome."""
-    from opentelemetry.metrics import Observation
+def offer_counts(meter: Any, observation: Any) -> None:
+    """Offer what became of spans as an observable counter by outcome; `observation` makes those of OpenTelemetry."""
 
-    def observe(_options: Any) -> Iterable[Observation]:
+    def observe(_options: Any) -> Iterable[Any]:
         totals: dict[str, int] = {}
         for processor in processors():
             for outcome, spans in processor.counts().items():
                 totals[outcome] = totals.get(outcome, 0) + spans
         return [
-            Observation(spans, {METRIC_SPANS_OUTCOME: outcome})
+            observation(spans, {METRIC_SPANS_OUTCOME: outcome})
             for outcome, spans in totals.items()
             if outcome not in _STATES
         ]

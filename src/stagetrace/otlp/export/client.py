@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
-
-from opentelemetry import context as otel_context
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.system.threads import RLock
@@ -23,15 +22,16 @@ _FORK_WAITS_FOR_BATCH_S: Final = 0.1
 _FORK_WAITS_FOR_LOADING_S: Final = 5.0  # the child would wait for ever
 
 
-# The keys that opentelemetry-instrumentation's suppress_instrumentation() sets; its module imports wrapt and 13 others.
-_SUPPRESS_KEYS: Final = (otel_context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")  # noqa: SLF001
-
-
 @contextmanager
 def not_recorded() -> Iterator[None]:
-    """Have instrumentations record nothing of what is sent in the block."""
+    """Have instrumentations of OpenTelemetry record nothing of what is sent in the block."""
+    otel_context: Any = sys.modules.get("opentelemetry.context")
+    if otel_context is None:
+        yield
+        return
     context = otel_context.get_current()
-    for key in _SUPPRESS_KEYS:
+    # As suppress_instrumentation() of opentelemetry-instrumentation does; its module imports wrapt and 13 others.
+    for key in (getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", ""), "suppress_instrumentation"):
         context = otel_context.set_value(key, True, context)  # noqa: FBT003
     token = otel_context.attach(context)
     try:

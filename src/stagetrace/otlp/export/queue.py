@@ -13,8 +13,7 @@ from stagetrace.system.bounded import BoundedCache
 from stagetrace.system.threads import allocate_lock
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from stagetrace.tracing.span import Resource, Scope
 
 # Stands before each item: group, spans, whether it is of a breach. One bytes object, so that one append queues it.
 _HEAD: Final = Struct("<II?")
@@ -56,15 +55,13 @@ class SpanQueue:
         self.dropped_breaches = 0
         # A resource and scope with their number. By identity, since comparing them costs more than all the rest; the
         # values hold both, so that their identities stay theirs.
-        self._known: BoundedCache[tuple[int, int], tuple[int, Resource, InstrumentationScope | None]]
+        self._known: BoundedCache[tuple[int, int], tuple[int, Resource, Scope | None]]
         self._known = BoundedCache(_MOST_KNOWN)
-        self._by_value: dict[tuple[int, InstrumentationScope | None], int] = {}
-        self._groups: dict[int, tuple[Resource, InstrumentationScope | None]] = {}
+        self._by_value: dict[tuple[int, Scope | None], int] = {}
+        self._groups: dict[int, tuple[Resource, Scope | None]] = {}
         self._numbers = count(_WHOLE + 1)
 
-    def add(
-        self, resource: Resource, scope: InstrumentationScope | None, encoded: bytes, spans: int, *, breach: bool
-    ) -> int:
+    def add(self, resource: Resource, scope: Scope | None, encoded: bytes, spans: int, *, breach: bool) -> int:
         """Take one item; return how many items are not sorted in yet."""
         known = self._known.get((id(resource), id(scope)))
         group = known[0] if known is not None else self._group(resource, scope)
@@ -73,7 +70,7 @@ class SpanQueue:
         self._incoming.append(_HEAD.pack(group, spans, breach) + encoded)
         return len(self._incoming)
 
-    def _group(self, resource: Resource, scope: InstrumentationScope | None) -> int:
+    def _group(self, resource: Resource, scope: Scope | None) -> int:
         """Return the number of a resource and scope; equal scopes share one: each `get_tracer` makes a new one."""
         scope = scope or None
         group = self._by_value.get((id(resource), scope))
@@ -85,6 +82,13 @@ class SpanQueue:
             self._by_value[id(resource), scope] = group
         self._known[id(resource), id(scope)] = (group, resource, scope)
         return group
+
+    def add_lost(self, *, breach: bool) -> None:
+        """Count a span that could not be encoded as received, and as dropped."""
+        with self._lock:
+            self.received += 1
+            self.dropped += not breach
+            self.dropped_breaches += breach
 
     def sort_in(self, *, wait: bool = True) -> bool:
         """Put what was added into its class and drop what is too much; return False if another thread is doing so."""
@@ -188,7 +192,7 @@ class SpanQueue:
         return self._request(items)
 
     def _request(self, items: list[bytes]) -> bytes:
-        resources: dict[int, tuple[Resource, dict[InstrumentationScope | None, list[bytes]]]] = {}
+        resources: dict[int, tuple[Resource, dict[Scope | None, list[bytes]]]] = {}
         whole: list[bytes] = []
         for item in items:
             group, _, _ = _HEAD.unpack_from(item)

@@ -65,7 +65,7 @@ def _adopts(interceptors: Any) -> bool:
     theirs = [one for one in interceptors if type(one).__module__.startswith(OTEL_PACKAGE)]
     if not theirs:
         return False
-    from stagetrace.sla.process import is_silent
+    from stagetrace.bridge.provider import is_silent
 
     return any(not is_silent(getattr(one, "_tracer", None)) for one in theirs)
 

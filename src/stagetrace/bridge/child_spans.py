@@ -6,18 +6,19 @@ Their exceptions are recorded as stagetrace records exceptions, and credentials 
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Status, StatusCode, Tracer, TracerProvider
 
+from stagetrace.bridge.entry import RequestSpan
 from stagetrace.guard import guarded
 from stagetrace.request import limits
-from stagetrace.request.context import RequestSpan
 from stagetrace.text import redacted_start
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from opentelemetry.trace import Span, SpanContext
 
@@ -50,7 +51,24 @@ class _Tracer(Tracer):
         return _ChildSpan(self._tracer.start_span(name, context, kind, _redacted(attributes), *args, **kwargs))
 
     def start_as_current_span(self, *args: Any, end_on_exit: bool = True, **kwargs: Any) -> Any:
-        return limits.current(self.start_span(*args, **kwargs), ends=end_on_exit)
+        return _current(self.start_span(*args, **kwargs), ends=end_on_exit)
+
+
+@contextmanager
+def _current(span: Span, *, ends: bool) -> Iterator[Span]:
+    """Let a span be the current one in the block, and end with it; an exception of the block is recorded on it."""
+    with trace.use_span(span, ends, record_exception=False, set_status_on_exception=False):
+        try:
+            yield span
+        except Exception as error:
+            _fail(span, error)
+            raise
+
+
+@guarded
+def _fail(span: Span, error: Exception) -> None:
+    limits.record(span, error)
+    span.set_status(Status(StatusCode.ERROR, limits.description_of(error)))
 
 
 @guarded
