@@ -109,11 +109,13 @@ def test_spans_name_their_host_unless_the_environment_does(
     given: str, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", given)
+    monkeypatch.setattr(provider, "_of_process", None)
     assert provider.resource().attributes["host.name"] == host
 
 
 def test_what_fails_leaves_a_service_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider, "_program", lambda _path: 1 // 0)
+    monkeypatch.setattr(provider, "_of_process", None)
     monkeypatch.setattr(sys, "argv", ["serve.py"])
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
     assert str(provider.resource().attributes["service.name"]).startswith("unknown_service")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from grpc import StatusCode
+from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -150,7 +151,7 @@ def test_what_is_refused_for_good_is_counted_and_does_not_hold_up_the_rest(
 def test_the_counts_are_a_metric(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
-    batch_processor.offer_counts(meters.get_meter("stagetrace"))
+    batch_processor.offer_counts(meters.get_meter("stagetrace"), Observation)
     receiver.script.append(Reply(code=StatusCode.INVALID_ARGUMENT, takes=False))
     made = processor_to("grpc", receiver, monkeypatch)
     record(made, "bad")

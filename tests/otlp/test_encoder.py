@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as official
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -17,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from heavy import HEAVY
-from stagetrace.otlp.encode import encode_spans
+from stagetrace.otlp import encode as encoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +79,10 @@ SPANS = st.builds(
     end_time=TIMES,
     instrumentation_scope=SCOPES,
 )
+
+
+def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+    return ExportTraceServiceRequest.FromString(encoder.encode_spans(spans))
 
 
 @pytest.mark.heavier

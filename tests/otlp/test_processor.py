@@ -19,6 +19,7 @@ from at_once import at_once
 from otlp.clients import PROTOCOLS, client
 from otlp.sending import ENCODED, RESOURCE, assert_all_accounted_for, names_in, processor_of, sdk_spans, span_named
 from stagetrace import guard, settings
+from stagetrace.otlp.encode import encode_span
 from stagetrace.otlp.export import batch_processor, queue, sender
 from stagetrace.otlp.export.batch_processor import EncodingSpanProcessor
 from stagetrace.otlp.export.response import Outcome
@@ -292,17 +293,25 @@ def test_a_batch_that_cannot_be_put_together_is_counted_and_the_next_one_goes_ou
     assert guard.failures == {"stagetrace.otlp.export.sender": 1}
 
 
-def test_an_encoder_that_fails_is_replaced_by_the_official_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: Any) -> bytes:
-        raise RuntimeError("the encoder is broken")
+def test_a_span_that_cannot_be_encoded_is_counted_as_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(span: Any) -> bytes:
+        if span.name == "x":
+            raise RuntimeError("the encoder is broken")
+        return encode_span(span)
 
     monkeypatch.setattr(batch_processor, "encode_span", fails)
     transport = Keeping()
-    provider, _ = provider_of(transport)
-    provider.get_tracer("t").start_span("x", attributes={"a": 1}).end()
+    provider, made = provider_of(transport)
+    for name in ("x", "y"):
+        provider.get_tracer("t").start_span(name).end()
     provider.shutdown()
-    (span,) = transport.spans
-    assert (span.name, span.attributes[0].key, span.attributes[0].value.int_value) == ("x", "a", 1)
+    assert [span.name for span in transport.spans] == ["y"]
+    assert {key: value for key, value in made.counts().items() if value} == {
+        "received": 2,
+        "dropped": 1,
+        "delivered": 1,
+    }
+    assert guard.failures.pop("stagetrace.otlp.encode") == 1
 
 
 def test_a_hanging_exporter_bounds_the_flush() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -215,7 +216,9 @@ def test_details_are_encoded_as_the_official_encoder_does() -> None:
         Detail("tokenize", child(7), START, START + 5, {"stagetrace.detail.calls": 3, "text": "ü" * 300, "x": 0.5}),
         Detail("", child(9), START, START, {}),
     ]
-    official = encode_spans([detail_span(one, Resource({}), {}) for one in details])
+    official = ExportTraceServiceRequest.FromString(
+        encode_spans([detail_span(one, Resource({}), {}) for one in details])
+    )
     wanted = official.resource_spans[0].scope_spans[0].spans
     got = ScopeSpans.FromString(encode_details(details, b"")).spans
     for one in (*wanted, *got):

@@ -120,14 +120,14 @@ def test_without_a_meter_provider_nothing_is_measured(monkeypatch: pytest.Monkey
     assert record.besides["stagetrace.tokens.first_ms"] == 50.0
 
 
-@pytest.mark.parametrize("fault", ["generation_metrics.GenerationMetrics.record", "generation_metrics.conclude"])
+@pytest.mark.parametrize("fault", ["bridge.metrics.GenerationMetrics.record", "sla.generation_metrics.conclude"])
 def test_a_fault_of_ours_costs_no_verdict(
     reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(f"stagetrace.sla.{fault}", broken)
+    monkeypatch.setattr(f"stagetrace.{fault}", broken)
     record = Request(start=START)
     generated(record, 50, (10,))
     judged = judge(record, "* within 1s first_token 1ms", 100)

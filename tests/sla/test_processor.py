@@ -21,11 +21,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from opentelemetry.trace import SpanKind, TraceFlags, set_span_in_context, use_span
 
 from stagetrace import KeepBreaches, Policy, PolicyError, SLASpanProcessor, guard, log, semconv, stage
+from stagetrace.bridge import spans as spans_module
+from stagetrace.bridge.processor import exports
 from stagetrace.request.current import entries
 from stagetrace.request.stalls import REQUEST, Stall
 from stagetrace.sla import decision as decision_module
-from stagetrace.sla import finish as finish_module
-from stagetrace.sla import processor as processor_module
 from stagetrace.sla import sampling
 
 if TYPE_CHECKING:
@@ -407,12 +407,12 @@ def test_a_stage_that_another_processor_refuses_keeps_nobody_from_theirs() -> No
     assert wrapped.calls[-1] == ("end", "POST /predict")
 
 
-@pytest.mark.parametrize("twin", ["judge", "stage_span", "FinishedSpan"])
+@pytest.mark.parametrize("twin", ["judge", "stage_span", "readable"])
 def test_our_own_failure_lets_the_span_pass(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError(f"{twin} is broken")
 
-    monkeypatch.setattr(decision_module if twin == "judge" else finish_module, twin, failing)
+    monkeypatch.setattr(decision_module if twin == "judge" else spans_module, twin, failing)
     decision_module._blocks.clear()
     tracer, _, exporter = setup()
     request(tracer, 20)
@@ -428,13 +428,13 @@ class _Baggage(SpanProcessor):
 @pytest.mark.parametrize("composite", [SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor])
 def test_what_looks_at_no_ended_span_exports_nothing(composite: Any) -> None:
     chain = composite()
-    assert not processor_module.exports(chain)
+    assert not exports(chain)
     chain.add_span_processor(_Baggage())
     chain.add_span_processor(composite())
-    assert not processor_module.exports(chain)
+    assert not exports(chain)
     chain.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
-    assert processor_module.exports(chain)
-    assert processor_module.exports(_Raises(RuntimeError, "end"))  # who knows what it does
+    assert exports(chain)
+    assert exports(_Raises(RuntimeError, "end"))  # who knows what it does
 
 
 def test_where_nothing_is_sent_nothing_is_judged() -> None:

@@ -35,12 +35,13 @@ from stagetrace.protocols import asgi as serve_module
 from stagetrace.protocols import asgi_channels as passing
 from stagetrace.protocols import asgi_request as asgi
 from stagetrace.request import own_span as entry_module
+from stagetrace.request.context import here
 from stagetrace.request.current import current
 from stagetrace.request.stalls import BLOCKER, POOL, REQUEST, RIVAL, Stall
-from stagetrace.runtime.runtime import runtime
 from stagetrace.sla.entry_recorder import EntryRecorder
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.process_cpu import ProcessCpu
+from stagetrace.tracing.span import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,7 +241,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
     kept = Kept()
     provider.add_span_processor(kept)
     processor.has_others = not in_one_go
-    notes = TracerProvider(span_limits=request["limits"], shutdown_on_exit=False).get_tracer("notes")
+    limits = limits_of(request["limits"])
     with monkeypatch.context() as patch:
         patch.setattr(thread_cpu, "_is_used", False)  # by real clocks: what they tell of differs each time
         patch.setattr(baseline, "host_evidence", lambda _cause: "")  # of a real machine, likewise
@@ -248,8 +249,8 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
         patch.setattr(asgi, "time_ns", now)
         patch.setattr(passing, "time_ns", now)
         patch.setattr(serve_module, "AsgiRequest", clocked(now))
-        patch.setattr(entry_module, "_tracer", lambda: notes)
-        patch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
+        patch.setattr(entry_module, "span_limits", lambda: limits)
+        patch.setattr(here, "recorder", EntryRecorder(provider, processor, [kept]))  # type: ignore[list-item]
         serve(request, provider.get_tracer("app"), now)
     spans = [*ScopeSpans.FromString(kept.encoded).spans]
     assert len(spans) == kept.count
@@ -257,6 +258,18 @@ def sent(monkeypatch: pytest.MonkeyPatch, request: dict[str, Any], *, in_one_go:
         for scope in resource.scope_spans:
             spans += scope.spans
     return spans, kept
+
+
+def limits_of(limits: SpanLimits) -> Limits:
+    """Return the limits of the SDK as ours."""
+    return Limits(
+        limits.max_span_attributes,
+        limits.max_event_attributes,
+        limits.max_link_attributes,
+        limits.max_events,
+        limits.max_links,
+        limits.max_attribute_length,
+    )
 
 
 def clocked(now: Callable[[], int]) -> type[asgi.AsgiRequest]:

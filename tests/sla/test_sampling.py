@@ -33,6 +33,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from sla.recording import START, begun, recorder_of
 from stagetrace import KeepBreaches, SLASpanProcessor
+from stagetrace.bridge.sampling import known
 from stagetrace.causes.baseline import ENOUGH
 from stagetrace.semconv import SLA_SAMPLING_PROBABILITY
 from stagetrace.sla import sampling
@@ -136,12 +137,12 @@ def parent(state: str | None = None) -> SpanContext:
 )
 def test_what_is_known_of_a_kept_request(sampler: Sampler, parent: SpanContext | None, expected: float | None) -> None:
     state = None if parent is None else parent.trace_state
-    assert Chances(sampler).of(parent, state, is_sampled=True) == expected
+    assert Chances(known(sampler)).of(parent, state, is_sampled=True) == expected
 
 
 @pytest.mark.parametrize("sampler", [DEFAULT_ON, ParentBased(TraceIdRatioBased(0.1)), Own(), ALWAYS_OFF, DEFAULT_OFF])
 def test_once_something_was_dropped_of_which_nothing_is_known_the_rest_says_so(sampler: Sampler) -> None:
-    chances = Chances(sampler)
+    chances = Chances(known(sampler))
     assert chances.of(parent(), None, is_sampled=True) is None
     assert chances.of(parent(), None, is_sampled=False) == 0
     assert chances.of(parent(), None, is_sampled=True) == 0

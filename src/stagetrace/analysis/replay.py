@@ -220,7 +220,7 @@ def stored(span: Any, keys: Iterable[str], value: Callable[[str], str | None]) -
     `keys`: those of a policy. `value` returns the text form of an attribute of the span, or else of its resource.
     """
     read: Mapping[str, Any] = span.attributes
-    method, route = request_of(span)
+    method, route = request_of(span.attributes)
     recorded = recorded_in(read)
     status = number(read, "http.response.status_code") or number(read, "http.status_code") or 0
     generated = _tokens(read)

@@ -87,7 +87,8 @@ class SLASpanProcessor(Judge, SpanProcessor):
             self.hand_on(one)
         if itself is not None:
             self._send(itself)
-            _show(self._next.on_end, sdk.readable(self._bounded(itself) or itself))
+            shown = self._bounded(itself) or itself
+            _show(self._next.on_end, shown if isinstance(shown, ReadableSpan) else sdk.readable(shown))
 
     def begin_next(self, request: Request) -> None:
         """Let the wrapped processor see an entry span of ours that starts."""
@@ -98,6 +99,7 @@ class SLASpanProcessor(Judge, SpanProcessor):
         """Let the wrapped processor see a span of ours that starts."""
         _spare(self._next.on_start, span, parent_context)
 
+    @guarded
     def hand_on(self, span: Any) -> None:
         """Hand a finished span to the wrapped processor."""
         self._send(span)

@@ -286,7 +286,10 @@ class StallSampler:
 
     def _bounds(self, request: Request) -> tuple[Bounds | None, int]:
         """Return the first bounds of those of all judges, and the bound of the time between two chunks, 0 for none."""
-        method, route = request.method_and_route() if request.protocol is not None else request_of(request.adopted)
+        if request.protocol is not None:
+            method, route = request.method_and_route()
+        else:
+            method, route = request_of(getattr(request.adopted, "attributes", None) or {})
         found: Bounds | None = None
         chunks = 0
         for judge in self._judges:

@@ -28,7 +28,8 @@ class Chances:
     def __init__(self, sampler: Sampler | None) -> None:
         """Begin with a sampler of OpenTelemetry's; None: another one."""
         self.is_by_parent = sampler is not None and sampler.by_parent
-        self._rate = None if sampler is None else sampler.rate
+        # One that keeps nothing has no probability by which to count what a breach takes along.
+        self._rate = None if sampler is None or not (sampler.rate or sampler.is_ratio) else sampler.rate
         # Below which of a trace id's last 64 bits a root span is kept; None where that does not decide.
         self.bound = None if sampler is None or sampler.rate == 1 else sampler.bound
         self.of_root = _below_one(self._rate)
