@@ -49,8 +49,9 @@ STARTING = [
     "stagetrace.patches.fastapi:_has_entry_span,stagetrace.runtime.runtime:_log_start",
     pytest.param("stagetrace.protocols.asgi:around", marks=pytest.mark.smoke),
     "stagetrace.patches.sklearn:_wrap,stagetrace.patches.opentelemetry:policy",
-    "stagetrace.runtime.provider:set_tracer_provider",
-    "stagetrace.runtime.provider:_entry_recorder",
+    "stagetrace.runtime.provider:set_up",
+    "stagetrace.runtime.provider:own_recorder",
+    "stagetrace.bridge.provider:meet",
     "stagetrace.otlp.export.sender:Sender.start",
 ]
 # Parts on the path of a request, broken one after another in one service; last, those in the thread that sends, which
@@ -77,9 +78,11 @@ PARTS = parts("""
     causes.code: code_of events_of short_path printable
     causes.code: order_of
     protocols.asgi: _url
-    protocols.asgi_request: Context open_entry template_of AsgiRequest.__init__ AsgiRequest._finish AsgiRequest._sent
+    protocols.asgi_request: open_entry template_of AsgiRequest.__init__ AsgiRequest._finish AsgiRequest._sent
     protocols.asgi_request: AsgiRequest.end_bytes
-    request.context: OwnSpan
+    request.request: OwnSpan
+    request.context: here.attach here.get_current here.around here.extract here.within
+    bridge.entry: span_context SeenSpan.__init__ ApiSpan.__init__
     request.request: Request.__init__ Request.rename Request.end_entry Request.release
     protocols.asgi_request: AsgiRequest._template AsgiRequest._requested
     protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.enter_mount
@@ -90,24 +93,24 @@ PARTS = parts("""
     protocols.http_request: HttpRequest.count_in shorten
     protocols.http: known request_block client_block route_block span_name read_headers excluded
     protocols.http: asked_for _fields _carrier decoded shared AskedFor.attributes
-    protocols.http: HttpMetrics.__init__ _only
-    request.own_span: Entry._draw Entry.identity Entry.status Entry.note _tracer
-    request.request: SpanContext Request.close Request.freeze Request.stage_context _child
+    bridge.metrics: HttpMetrics.__init__ _only
+    request.own_span: Entry._draw Entry.identity Entry.status Entry.note Span span_limits
+    request.request: child Request.close Request.freeze Request.stage_context
     request.request: Request._catch_up Request._confirm_tentative Request.abandon Request.cuts
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._drops EntryRecorder._rest
     sla.entry_recorder: EntryRecorder._finish EntryRecorder._send EntryRecorder._encoded encode_request finish _give_way
     sla.entry_recorder: _given _without encode_notes entry_rest bounded
     sla.head_sampler: HeadSampler.identify HeadSampler.draw
     sla.plan: Plans.end Plans.make entry_rest encode_request
-    sla.processor: decided Baselines.add SLASpanProcessor.hold SLASpanProcessor.release dropped bounded
+    sla.processor: decided Baselines.add Judge.hold Judge.release dropped bounded
     sla.verdict_counter: VerdictCounter.add VerdictCounter.add_cause
     sources.loops: _set
     request.limits: plain cut longest
     request.limits: record name_of
     protocols.http_request: redacted_path
-    otlp.export.batch_processor: _encode EncodingSpanProcessor.put _is_breach
+    otlp.export.batch_processor: encode_span EncodingSpanProcessor.put _is_breach
     otlp.encode: _append_attributes _append_rest _span
-    patches.concurrent_futures: Job.__init__ Job._leave Job.begin_wait _enter _otel_context wait
+    patches.concurrent_futures: Job.__init__ Job._leave Job.begin_wait _enter wait
     patches.concurrent_futures: carry_into this_worker take_up
     request.working: this_worker take_up put_down
     api.carrier: worker_here take_up put_down
@@ -120,9 +123,9 @@ PARTS = parts("""
     instrumentation.batching.consumer: _work_for _only_fetches
     instrumentation.batching.gathered_batch: GatheredBatch.__init__ GatheredBatch.add GatheredBatch._close
     instrumentation.batching.gathered_batch: GatheredBatch.stages_for _origins
-    api.carrier: _propagators _Block.__init__ _Block._end_span
+    api.carrier: _Block.__init__ _Block._end_span
+    request.context: here.carrier here.current_span here.around_span
     request.remote_stages: hand_on find is_here
-    sla.sampling: SamplingResult
     otlp.export.queue: resource_spans
     otlp.export.client: ExportClient.send
     otlp.export.transport: GrpcTransport.send
@@ -143,10 +146,11 @@ PARTS_IN_PYTHON = parts("""
 """)
 # Parts that work where others besides us want to see the spans.
 PARTS_FOR_OTHERS = parts("""
-    request.own_span: Entry.readable Entry.attributes
-    sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on request_spans mark_breach
-    request.spans: SpanContext FinishedSpan
-    sla.finish: FinishedSpan sampled stage_span
+    request.own_span: Entry.attributes
+    sla.entry_recorder: EntryRecorder.begin EntryRecorder._hand_on mark_breach
+    request.spans: SpanContext
+    bridge.spans: entry readable stage_span request_spans sampled
+    bridge.sampling: SamplingResult
     sla.decision: judge
     otlp.encode: _event
 """)

@@ -48,10 +48,11 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 SERVERS = ("gunicorn gthread", "waitress")
 PARTS = parts("""
     protocols.wsgi_request: _begin _excluded _url adopts
-    protocols.wsgi_request: path_of decoded _carried _fields _headers _in_bytes known _known with_span
+    protocols.wsgi_request: path_of decoded _carried _fields _headers _in_bytes known _known
     protocols.wsgi_request: time_in_queue_ms note_route note_failure WsgiRequest.__init__ WsgiRequest._come_in
     protocols.wsgi_request: open_entry
-    request.context: OwnSpan
+    request.request: OwnSpan
+    request.context: here.attach here.get_current here.around here.extract
     request.request: Request.rename Request.end_entry Request.release
     protocols.wsgi_request: WsgiRequest._add_rest WsgiRequest._requested
     protocols.wsgi_request: WsgiRequest._note_headers WsgiRequest.enter_framework status_code add_wsgi
@@ -59,8 +60,8 @@ PARTS = parts("""
     protocols.http_request: HttpRequest.describe HttpRequest._add_rest HttpRequest._failed
     protocols.http_request: HttpRequest._end HttpRequest._template HttpRequest.set_route HttpRequest._rename
     protocols.http_request: HttpRequest.count_in shorten redacted_path
-    request.limits: record status_of
-    protocols.wsgi_response: attach get_current Input.__init__ Response.__init__ Transfer.wrap_body
+    request.limits: record description_of
+    protocols.wsgi_response: Input.__init__ Response.__init__ Transfer.wrap_body
     protocols.wsgi_response: Transfer._for_server Transfer._add_chunk Transfer.transfer_attributes
     sla.entry_recorder: EntryRecorder.end
     sla.plan: Plans.end Plans.make entry_rest encode_request
@@ -81,7 +82,7 @@ PARTS_OF_GUNICORN = parts("""
 PARTS_OF_WAITRESS = [f"stagetrace_contrib.waitress:{name}" for name in ("time_ns", "Arrival")]
 # Where the provider is somebody else's, and where the entry span is.
 PARTS_BESIDE = {
-    "a provider of one's own": [f"stagetrace.request.context:SdkSpan.{name}" for name in ("__init__", "rename", "end")],
+    "a provider of one's own": [f"stagetrace.bridge.entry:SdkSpan.{name}" for name in ("__init__", "rename", "end")],
     "an instrumentation of one's own": [
         f"stagetrace.protocols.wsgi_request:AdoptedRequest.{name}" for name in ("__init__", "set_route")
     ],

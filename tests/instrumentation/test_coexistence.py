@@ -93,8 +93,8 @@ def test_what_a_middleware_samples_for_nobody_is_no_sampling(rate: str, sink: Si
         ("silent middleware", "patches.opentelemetry:is_silent"),
         ("silent middleware", "patches.opentelemetry:StandIn"),
         ("silent FastAPI's telemetry", "request.own_span:Entry.take_ids"),
-        ("silent provider", "sla.process:joined"),
-        ("silent provider", "sla.processor:exports"),
+        ("silent provider", "bridge.provider:joined"),
+        ("silent provider", "bridge.processor:exports"),
     ],
 )
 def test_a_part_that_fails_beside_a_silent_provider_changes_no_answer(

@@ -70,16 +70,17 @@ START = [
     ("grpc_threads", "stagetrace.protocols.grpc_request:Server.__init__"),
     ("grpc_aio", "stagetrace.protocols.grpc_request:Server.__init__"),
     ("grpc_aio", "stagetrace.protocols.grpc_request:Server.listen"),
-    ("grpc_threads", "stagetrace.runtime.provider:set_tracer_provider"),
+    ("grpc_threads", "stagetrace.runtime.provider:set_up"),
     ("grpc_threads", "stagetrace.runtime.runtime:Runtime.flush_now"),
     ("grpc_aio", "stagetrace.runtime.runtime:Runtime.flush_now"),
 ]
 ANYWHERE = """
     protocols.grpc_request: Server.block Server._make Server.wait read_metadata status_block peer_block
-    protocols.grpc_request: _fields _is_excluded Rpc._raised Rpc._aborted Rpc._expires_in Rpc.conclude
+    protocols.grpc_request: _is_excluded Rpc._raised Rpc._aborted Rpc._expires_in Rpc.conclude
     protocols.grpc_request: Rpc.has_no_method Rpc.__init__ open_entry
     protocols.grpc_request: Rpc.describe Stream Rpc.end_chunk
-    request.context: OwnSpan
+    request.request: OwnSpan
+    request.context: here.attach here.get_current here.extract
     request.request: Request.enter Request.leave Request.close Request.abandon
     request.request: Request.end_entry
     sla.entry_recorder: EntryRecorder.end EntryRecorder.identify EntryRecorder._send EntryRecorder._rest
@@ -98,7 +99,7 @@ FAULTS = {
     "grpc_aio": parts(
         ANYWHERE
         + """
-    protocols.grpc_aio: arrive _flags AioRpc.wrap AioRpc._look_at AioRpc._outcome with_span AioRequests
+    protocols.grpc_aio: arrive _flags AioRpc.wrap AioRpc._look_at AioRpc._outcome AioRequests
     protocols.grpc_aio: Requests PooledAnswers PooledContext
     """
     ),

@@ -306,11 +306,8 @@ def test_a_span_that_cannot_be_encoded_is_counted_as_lost_alone(monkeypatch: pyt
         provider.get_tracer("t").start_span(name).end()
     provider.shutdown()
     assert [span.name for span in transport.spans] == ["y"]
-    assert {key: value for key, value in made.counts().items() if value} == {
-        "received": 2,
-        "dropped": 1,
-        "delivered": 1,
-    }
+    counts = {key: value for key, value in made.counts().items() if value}
+    assert counts == {"received": 2, "dropped": 1, "delivered": 1}
     assert guard.failures.pop("stagetrace.otlp.encode") == 1
 
 

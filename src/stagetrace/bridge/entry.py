@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
 from stagetrace.bridge.opentelemetry import context_of, span_context
+from stagetrace.guard import guarded
 from stagetrace.request.current import current, entries
 from stagetrace.request.own_span import OwnSpan
 
@@ -37,6 +38,20 @@ def _for_sdk(resource: Any) -> Any:
     )
 
 
+@guarded
+def _converted(context: Any) -> SpanContext:
+    return span_context(context)
+
+
+def _shown(context: Any) -> SpanContext:
+    """Return the identity of a span as OpenTelemetry's. Never raises: the service's code asks."""
+    return _converted(context) or trace.INVALID_SPAN_CONTEXT
+
+
+def _status(status: own.Status) -> Status:
+    return Status(StatusCode(status.status_code.value), status.description)
+
+
 class SeenSpan(OwnSpan, Span):  # type: ignore[misc]  # the types of OpenTelemetry are others
     """The entry span of a request that we record: to code the current span, as the SDK's would be."""
 
@@ -44,24 +59,23 @@ class SeenSpan(OwnSpan, Span):  # type: ignore[misc]  # the types of OpenTelemet
 
     def get_span_context(self) -> Any:
         """Return the open stage's context while the request runs, the entry span's afterwards."""
-        return span_context(super().get_span_context())
+        return _shown(super().get_span_context())
 
     @property
     def context(self) -> Any:
         """The entry span's own context."""
-        return span_context(super().context)
+        return _shown(super().context)
 
     @property
     def parent(self) -> Any:
         """The caller's span, in another process."""
         parent = super().parent
-        return None if parent is None else span_context(parent)
+        return None if parent is None else _shown(parent)
 
     @property
     def status(self) -> Any:
         """The status that was set, or that the response gives."""
-        status = super().status
-        return Status(StatusCode(status.status_code.value), status.description)
+        return _status(super().status)
 
     @property
     def resource(self) -> Any:
@@ -70,49 +84,54 @@ class SeenSpan(OwnSpan, Span):  # type: ignore[misc]  # the types of OpenTelemet
 
 
 class ApiSpan(Span):
-    """A span of ours that code has started."""
+    """A span of ours that code has started. What cannot be set is counted as dropped."""
 
     def __init__(self, span: own.Span) -> None:
         self._span = span
 
     def get_span_context(self) -> SpanContext:
         """Return its identity."""
-        return span_context(self._span.context)
+        return _shown(self._span.context)
+
+    def _set(self, method: str, *args: Any) -> None:
+        try:
+            getattr(self._span, method)(*args)
+        except Exception:  # noqa: BLE001 -- a value that holds itself or has no text
+            self._span.attributes.dropped += 1
 
     def end(self, end_time: int | None = None) -> None:
-        self._span.end(end_time)
+        self._set("end", end_time)
 
     def set_attributes(self, attributes: Any) -> None:
-        self._span.set_attributes(attributes)
+        self._set("set_attributes", attributes)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        self._span.set_attribute(key, value)
+        self._set("set_attribute", key, value)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        self._span.add_event(name, attributes, timestamp)
+        self._set("add_event", name, attributes, timestamp)
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        self._span.add_link(context, attributes)
+        self._set("add_link", context, attributes)
 
     def update_name(self, name: str) -> None:
-        self._span.update_name(name)
+        self._set("update_name", name)
 
     def is_recording(self) -> bool:
         return self._span.is_recording()
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        self._span.set_status(status, description)
+        self._set("set_status", status, description)
 
     def record_exception(
         self, exception: BaseException, attributes: Any = None, timestamp: int | None = None, escaped: bool = False
     ) -> None:
-        self._span.record_exception(exception, attributes, timestamp, escaped)
+        self._set("record_exception", exception, attributes, timestamp, escaped)
 
     @property
     def status(self) -> Status:
         """The status that was set."""
-        status = self._span.status
-        return Status(StatusCode(status.status_code.value), status.description)
+        return _status(self._span.status)
 
     @property
     def context(self) -> SpanContext:
