@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 TYPE_CHECKING = False  # importing `typing` takes longer than all of this module
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ SDK_DISABLED = Text("OTEL_SDK_DISABLED", BOTH, "`true` records nothing")
 TRACES_EXPORTER = Text("OTEL_TRACES_EXPORTER", RECORDING, "exporters of spans", "otlp")
 METRIC_INTERVAL = Number("OTEL_METRIC_EXPORT_INTERVAL", RECORDING, "milliseconds between exports of metrics", 10_000)
 METRICS_EXPORTER = Text("OTEL_METRICS_EXPORTER", RECORDING, "exporters of metrics")
-PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_PROTOCOL", RECORDING, "`grpc` or `http/protobuf`", "grpc")
+PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_PROTOCOL", RECORDING, "`grpc` or `http/protobuf`")
 TRACES_PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", RECORDING, "the same for spans alone")
 METRICS_PROTOCOL = Verbatim("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", RECORDING, "the same for metrics alone")
 ENDPOINT = Verbatim("OTEL_EXPORTER_OTLP_ENDPOINT", RECORDING, "the receiver")
@@ -253,6 +254,9 @@ RUNTIME_DIR = Verbatim("XDG_RUNTIME_DIR", BOTH, "where `STAGETRACE_STATUS` lies 
 TMPDIR = Verbatim("TMPDIR", BOTH, "where it lies without that folder", "/tmp")  # noqa: S108 -- in a folder of its own
 DATA_HOME = Verbatim("XDG_DATA_HOME", READING, "where the local store lies by default")
 COLUMNS = Verbatim("COLUMNS", READING, "width of tables where the output is no terminal")
+REQUESTS_CA_BUNDLE = Verbatim("REQUESTS_CA_BUNDLE", RECORDING, "file or folder of the authorities for OTLP over HTTP")
+CURL_CA_BUNDLE = Verbatim("CURL_CA_BUNDLE", RECORDING, "the same, without that")
+NETRC = Verbatim("NETRC", RECORDING, "file of users and passwords, in place of `~/.netrc`")
 PYTHONPATH = Verbatim("PYTHONPATH", READING, "`stagetrace run` puts a folder in front")
 
 # Parts of the names, of headers, query parameters and whatever has one in a text, whose values are not recorded.
@@ -265,11 +269,6 @@ SECRET: Final = (
 def environment() -> dict[str, str]:
     """Return all variables of this process."""
     return dict(os.environ)
-
-
-def any_set(*names: str) -> bool:
-    """Return whether one of these variables is set, which another package reads."""
-    return any(map(os.environ.get, names))
 
 
 def otel_variables() -> dict[str, str]:
@@ -300,7 +299,8 @@ def captures_headers() -> bool:
 def exporters(signal: str, default: str) -> list[str]:
     """Return the entry point names of the exporters that OTEL_* asks for; none of them for `none`.
 
-    `signal` is `TRACES` or `METRICS`. The plain name `otlp` is resolved by the protocol variables, gRPC by default.
+    `signal` is `TRACES` or `METRICS`. The plain name `otlp` is resolved by the protocol variables, by default gRPC, or
+    HTTP where grpcio is not installed.
     """
     names = (SETTINGS[f"OTEL_{signal}_EXPORTER"].text() or default).split(",")
     return [resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
@@ -310,8 +310,23 @@ def resolved(signal: str, name: str) -> str:
     """Return the entry point name of an exporter: `otlp` is resolved by the protocol variables."""
     if name != "otlp":
         return name
-    protocol = (SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"].raw() or PROTOCOL.read()).strip()
-    return {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}.get(protocol, f"otlp ({protocol})")
+    asked = protocol(signal) or ("grpc" if has_grpc() else "http/protobuf")
+    return {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}.get(asked, f"otlp ({asked})")
+
+
+def protocol(signal: str) -> str:
+    """Return what the protocol variables say; empty where none is set."""
+    return (SETTINGS[f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"].raw() or PROTOCOL.read()).strip()
+
+
+def has_grpc() -> bool:
+    """Return whether grpcio is installed, without importing it, which takes 70 ms."""
+    if "grpc" in sys.modules:
+        return sys.modules["grpc"] is not None
+    from importlib.util import find_spec
+
+    found = find_spec("grpc")
+    return found is not None and found.origin is not None  # a folder of that name has none
 
 
 def otlp(name: str, signal: str = "TRACES") -> str:

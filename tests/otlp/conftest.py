@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,8 +27,14 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of certificates."""
-    return make_pki(tmp_path_factory.mktemp("pki"))
+    """Return a folder of certificates; `folder` in it holds the authority as OpenSSL looks for it, `netrc` a user."""
+    made = make_pki(tmp_path_factory.mktemp("pki"))
+    (made / "folder").mkdir()
+    (made / "folder" / "ca.pem").write_bytes((made / "ca.pem").read_bytes())
+    subprocess.run(["openssl", "rehash", str(made / "folder")], check=True, capture_output=True)
+    (made / "netrc").write_text("machine 127.0.0.1 login mine password its\n")
+    (made / "netrc of others").write_text("machine other login mine password its\n")
+    return made
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from email.utils import formatdate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +16,15 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from at_once import at_once
 from otlp.clients import PROTOCOLS, client, request, retry_info
 from otlp.receiver import PROTOBUF, Receiver, Reply, partial_success, run_no_receiver
+from otlp.sending import put
 from services import run_python
+from stagetrace import settings
 from stagetrace.otlp.export import transport
-from stagetrace.otlp.export.client import ExportClient, not_recorded
+from stagetrace.otlp.export.batch_processor import otlp_processor
+from stagetrace.otlp.export.client import ExportClient
 from stagetrace.otlp.export.response import Outcome
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stagetrace.otlp.export.transport import Transport
 
 
@@ -189,47 +192,82 @@ def test_a_receiver_that_comes_back_is_reached(protocol: str, receiver: Receiver
     made.shutdown()
 
 
-# Which way a request over HTTP goes.
+class _Seen:
+    """A transport that keeps the context in which it was opened, and that of each request."""
+
+    def __init__(self) -> None:
+        self.contexts = [dict(get_current())]
+
+    def send(self, _request: bytes) -> Outcome:
+        self.contexts.append(dict(get_current()))
+        return Outcome(delivered=True)
+
+    def close(self) -> None:
+        pass
 
 
-@pytest.mark.parametrize(
-    ("url", "variables", "is_asked"),
-    [
-        ("http://collector:4318/v1/traces?tenant=a", {}, False),
-        ("https://[::1]/v1/traces", {}, False),
-        ("http://collector:4318/v1/traces", {"REQUESTS_CA_BUNDLE": "/ca.pem", "HTTPS_PROXY": "http://proxy"}, False),
-        ("https://collector/v1/traces", {"REQUESTS_CA_BUNDLE": "/ca.pem"}, True),
-        ("https://collector/v1/traces", {"CURL_CA_BUNDLE": "/ca.pem"}, True),
-        ("https://collector/v1/traces", {"https_proxy": "http://proxy"}, True),
-        ("http://collector/v1/traces", {"ALL_PROXY": "socks5://proxy"}, True),
-        ("http://collector/v1/traces", {"NETRC": "/netrc"}, True),
-        ("http://collector/v1/traces", {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "cloud"}, True),
-        ("http://user:password@collector/v1/traces", {}, True),
-        ("http://b\u00fccher/v1/traces", {}, True),
-        ("ftp://collector", {}, True),
-        ("collector:4318", {}, True),
-    ],
-)
-def test_requests_is_asked_for_what_only_that_does(
-    url: str, variables: dict[str, str], is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    for name, value in {"HOME": str(tmp_path), **variables}.items():
-        monkeypatch.setenv(name, value)
-    assert transport._asks_for_requests(url, "TRACES") is is_asked
-    (tmp_path / ".netrc").touch()
-    assert transport._asks_for_requests(url, "TRACES")
-
-
-def test_no_instrumentation_records_what_is_sent() -> None:
+def test_no_instrumentation_records_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where the service imports OpenTelemetry after the first batch; a service without it stays so."""
     with suppress_instrumentation():
         theirs = dict(get_current())
-    with not_recorded():
-        assert theirs
-        assert dict(get_current()) == theirs
+    assert theirs
+    seen: list[_Seen] = []
+
+    def open_one() -> _Seen:
+        seen.append(_Seen())
+        return seen[-1]
+
+    made = ExportClient(open_one, "there")
+    assert made.send(b"").delivered
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "opentelemetry.context")
+        assert made.send(b"").delivered
+        assert "opentelemetry.context" not in sys.modules
+    assert made.send(b"").delivered
+    assert [one.contexts for one in seen] == [[theirs, theirs, {}, theirs]]
     assert not get_current()
+
+
+# Whether spans go by gRPC or by HTTP.
+
+
+def test_without_grpcio_http_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen() -> tuple[list[str], str]:
+        return settings.exporters("TRACES", "otlp"), settings.endpoint()
+
+    for name in ("", "TRACES_"):
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}PROTOCOL", raising=False)
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT", raising=False)
+    assert chosen() == (["otlp_proto_grpc"], "http://localhost:4317")
+    monkeypatch.setitem(sys.modules, "grpc", None)  # as where it is not installed
+    assert chosen() == (["otlp_proto_http"], "http://localhost:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert chosen() == (["otlp_proto_grpc"], "http://localhost:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    assert chosen() == (["otlp_proto_http"], "http://localhost:4318")
+
+
+def test_a_folder_of_protos_is_no_grpcio(tmp_path: Path) -> None:
+    """Python takes a folder without `__init__.py` for a package."""
+    (tmp_path / "grpc").mkdir()
+    source = str(Path(transport.__file__).parents[3])
+    code = "from stagetrace import settings; print(settings.has_grpc(), settings.exporters('TRACES', 'otlp'))"
+    done = run_python("-S", "-c", code, PYTHONPATH=f"{source}:{tmp_path}")
+    assert done.stdout == "False ['otlp_proto_http']\n", done.stderr
+
+
+def test_grpc_without_grpcio_names_what_fixes_it(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.grpc)
+    made = otlp_processor("otlp_proto_grpc", "there")
+    put(made, "a")
+    made.shutdown()
+    reason = "(the exporter cannot be loaded: ImportError: OTLP over gRPC needs grpcio, which cannot be imported ("
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if reason in line]
+    assert "): `pip install grpcio`, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf)" in line
 
 
 # When the transport is opened.
@@ -273,12 +311,14 @@ def test_one_that_cannot_be_opened_sends_nothing_and_is_tried_once() -> None:
 
 ENDS_AT_ONCE = """
 import sys
+if "no grpcio" in sys.argv:
+    sys.modules["grpc"] = None
 from opentelemetry import trace
 from stagetrace.runtime.runtime import runtime
 runtime.prepare_now()
 with trace.get_tracer("t").start_as_current_span("only"):
     pass
-print("stagetrace.otlp.export.transport" in sys.modules, "grpc" in sys.modules)
+print("stagetrace.otlp.export.transport" in sys.modules, sys.modules.get("grpc") is not None)
 """
 
 
@@ -289,3 +329,11 @@ def test_a_process_that_ends_at_once_loads_it_then(protocol: str, name: str, rec
     assert done.stdout.split() == ["False", "False"]
     assert receiver.names() == ["only"]
     assert "cannot" not in done.stderr
+
+
+def test_a_process_without_grpcio_sends_by_http_and_logs_that_once(receiver: Receiver) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http, "STAGETRACE_SLA": "* within 1s"}
+    done = run_python("-c", ENDS_AT_ONCE, "no grpcio", STAGETRACE_STATUS="0", **env)
+    assert receiver.names() == ["only"]
+    assert done.stderr.count("grpcio is not installed") == 1
+    assert f"spans go over HTTP to {receiver.http}/v1/traces.\n" in done.stderr

@@ -224,3 +224,12 @@ def test_no_fault_leaves_the_sender(counter: VerdictCounter, monkeypatch: pytest
 
 def failing(*_: Any) -> Any:
     raise RuntimeError("broken")
+
+
+def test_a_service_without_opentelemetry_has_no_meter_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not given the package for it."""
+    monkeypatch.setattr("stagetrace.bridge.metrics.has_provider", lambda: True)
+    assert metrics_sender._has_provider()
+    monkeypatch.delitem(sys.modules, "opentelemetry.metrics")
+    assert not metrics_sender._has_provider()
+    assert "opentelemetry.metrics" not in sys.modules

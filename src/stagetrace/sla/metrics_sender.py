@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from stagetrace import settings
 from stagetrace.guard import guarded
 from stagetrace.otlp.encode import resource_spans, span_prefix
-from stagetrace.otlp.export.client import not_recorded
 from stagetrace.otlp.metrics import encode_numbers, encode_times
 from stagetrace.request.spans import SCOPE
 from stagetrace.sla.metric_points import LOOP_LAG, NUMBERS, TIMES
@@ -93,12 +92,11 @@ class MetricsSender:
     @guarded
     def send(self) -> None:
         """Send what there is now."""
-        with not_recorded():
-            numbers, times = ((), TIMES) if _has_provider() else (NUMBERS, (*TIMES, LOOP_LAG))
-            request = message(self._resource(), numbers, times, self._counter.since_ns, time.time_ns())
-            if request is None:
-                return
-            outcome = self._client.send(request)
+        numbers, times = ((), TIMES) if _has_provider() else (NUMBERS, (*TIMES, LOOP_LAG))
+        request = message(self._resource(), numbers, times, self._counter.since_ns, time.time_ns())
+        if request is None:
+            return
+        outcome = self._client.send(request)
         self._refused = not outcome.delivered and not outcome.retryable
         self._failures = 0 if outcome.delivered else self._failures + 1
         if not self._failures:

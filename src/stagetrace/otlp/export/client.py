@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from stagetrace.otlp.export.response import Outcome
 from stagetrace.system.threads import RLock
@@ -24,20 +24,21 @@ _FORK_WAITS_FOR_LOADING_S: Final = 5.0  # the child would wait for ever
 
 @contextmanager
 def not_recorded() -> Iterator[None]:
-    """Have instrumentations of OpenTelemetry record nothing of what is sent in the block."""
-    otel_context: Any = sys.modules.get("opentelemetry.context")
-    if otel_context is None:
+    """Have OpenTelemetry's instrumentations record nothing of what is sent in the block."""
+    if "opentelemetry.context" not in sys.modules:  # without it there are none
         yield
         return
-    context = otel_context.get_current()
-    # As suppress_instrumentation() of opentelemetry-instrumentation does; its module imports wrapt and 13 others.
-    for key in (getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", ""), "suppress_instrumentation"):
-        context = otel_context.set_value(key, True, context)  # noqa: FBT003
-    token = otel_context.attach(context)
+    from opentelemetry import context
+
+    found = context.get_current()
+    # The keys of its suppress_instrumentation(), whose module imports wrapt and 13 others.
+    for key in (context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"):  # noqa: SLF001
+        found = context.set_value(key, True, found)  # noqa: FBT003
+    token = context.attach(found)
     try:
         yield
     finally:
-        otel_context.detach(token)
+        context.detach(token)
 
 
 class ExportClient:
@@ -95,7 +96,8 @@ class ExportClient:
                 can_retry = self._lacks_room
                 return Outcome(delivered=False, retryable=can_retry, misdirected=not can_retry, reason=self._failure)
             try:
-                return self._transport.send(request)
+                with not_recorded():
+                    return self._transport.send(request)
             except Exception as error:  # noqa: BLE001 -- the sending thread must go on
                 return Outcome(delivered=False, reason=f"{type(error).__name__}: {error}")
 
@@ -105,7 +107,8 @@ class ExportClient:
             with self._busy:
                 if self._stale and (self._lacks_room or not self._failure):
                     try:
-                        self._transport = self._open()
+                        with not_recorded():  # a credential provider may ask for a token
+                            self._transport = self._open()
                         self._stale = False
                     except NoRoomError as error:
                         self._lacks_room, self._failure = True, f"the exporter cannot be loaded yet: {error}"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from stagetrace import log
 from stagetrace.guard import guarded, report
-from stagetrace.otlp.export.client import not_recorded
 from stagetrace.otlp.export.delivery_log import DeliveryLog
 from stagetrace.otlp.export.response import STUCK_AFTER, Trouble
 from stagetrace.system.queues import Empty, SimpleQueue
@@ -130,11 +129,10 @@ class Sender:
 
     def _run(self) -> None:
         self._running = True
-        with not_recorded():
-            while not self._ended:
-                catch_again()
-                self._pause()
-                self._round_safely()
+        while not self._ended:
+            catch_again()
+            self._pause()
+            self._round_safely()
         if self._spool is not None:
             guarded(self._spool.release)()
 
@@ -386,8 +384,7 @@ class Sender:
             self._try_at = 0.0
         self.wake()
         if not self._running:  # no thread could be started, as in an interpreter that is about to end
-            with not_recorded():
-                self._round_safely()
+            self._round_safely()
         if self._spool is None:
             patience = 0.0 if self._gave_up or not self._running else timeout_s
         else:

@@ -7,20 +7,20 @@ transport tries once: the sender decides whether and when to try again.
 from __future__ import annotations
 
 import gzip
-import os
+import re
 import time
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import urlparse, urlsplit
+from urllib.parse import unquote, urlparse
 
 from stagetrace import __version__, log
+from stagetrace.otlp.export.connection import Connection
 from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
-from stagetrace.settings import ENDPOINT, RETRYABLE_CODES, SETTINGS, any_set, otlp
+from stagetrace.settings import ENDPOINT, RETRYABLE_CODES, SETTINGS, has_grpc, otlp, protocol
 from stagetrace.system.threads import yield_interpreter
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping
 
     import grpc
@@ -51,8 +51,11 @@ class GrpcTransport:
     """The service's Export method, called with bytes on a channel of grpcio."""
 
     def __init__(self, signal: str = "TRACES") -> None:
-        import grpc
-
+        try:
+            import grpc
+        except ImportError as error:
+            fix = "`pip install grpcio`, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            raise ImportError(f"OTLP over gRPC needs grpcio, which cannot be imported ({error}): {fix}") from error
         self._grpc = grpc
         self._signal = signal
         self._timeout_s = _timeout_s(signal)
@@ -109,7 +112,7 @@ class GrpcTransport:
 
 
 class HttpTransport:
-    """POST over a connection that is kept: of the standard library, or of requests where that is asked for more."""
+    """POST over a connection that is kept: of the standard library, or of requests where a credential provider is."""
 
     def __init__(self, signal: str = "TRACES") -> None:
         base = ENDPOINT.text() or "http://localhost:4318"
@@ -125,7 +128,13 @@ class HttpTransport:
             **encoding,
             **_headers(signal),
         }
-        self._way: _Way = (_Session if _asks_for_requests(url, signal) else _Connection)(url, signal)
+        if not protocol(signal) and not has_grpc():
+            log.once(
+                "no grpcio",
+                f"OTEL_EXPORTER_OTLP_PROTOCOL is not set and grpcio is not installed: spans go over HTTP to {url}.\n"
+                "If gRPC is meant, pip install grpcio; if HTTP is, set the variable to http/protobuf.",
+            )
+        self._way: _Way = (Connection if _provider("HTTP", signal) is None else _Session)(url, signal)
 
     def send(self, request: bytes) -> Outcome:
         """Post the request, once more at once where the connection failed: it may have been an idle one."""
@@ -161,77 +170,15 @@ class _Way(Protocol):
         """Close idle connections."""
 
 
-class _Connection:
-    """A connection of the standard library; files of certificates are read each time that it is opened."""
-
-    def __init__(self, url: str, signal: str) -> None:
-        from http import client
-
-        parts = urlsplit(url)
-        self._target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-        self._error = client.HTTPException
-        self._signal = signal
-        self._connection: client.HTTPConnection | None = None
-        self._make: Callable[[], client.HTTPConnection]
-        if parts.scheme == "https":
-            import ssl
-
-            _certifi()  # imported here, not with the first batch: under gevent, our threads must not import anything
-            self._ssl = ssl
-            self._make = lambda: client.HTTPSConnection(parts.hostname or "", parts.port, context=self._context())
-        else:
-            self._make = lambda: client.HTTPConnection(parts.hostname or "", parts.port)
-
-    def _context(self) -> ssl.SSLContext:
-        authority = otlp("CERTIFICATE", self._signal) or _certifi()
-        if authority is not None and os.path.isdir(authority):  # noqa: PTH112 -- as requests takes one
-            made = self._ssl.create_default_context(capath=authority)
-        else:
-            made = self._ssl.create_default_context(cafile=authority)
-        key, certificate = otlp("CLIENT_KEY", self._signal), otlp("CLIENT_CERTIFICATE", self._signal)
-        if certificate:
-            made.load_cert_chain(certificate, key or None)
-        return made
-
-    def post(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Outcome:
-        """Post once."""
-        try:
-            if self._connection is None:
-                self._connection = self._make()
-            connection = self._connection
-            connection.timeout = timeout_s
-            if connection.sock is not None:
-                connection.sock.settimeout(timeout_s)
-            connection.request("POST", self._target, body, {"accept": "*/*", "connection": "keep-alive", **headers})
-            response = connection.getresponse()
-            content = response.read()
-        except BaseException:
-            self.close()
-            raise
-        return http_outcome(
-            response.status, response.reason, {name.lower(): value for name, value in response.getheaders()}, content
-        )
-
-    def is_lost(self, error: Exception) -> bool:
-        """Return whether the connection failed, and another one may not."""
-        return isinstance(error, (OSError, self._error)) and not isinstance(error, TimeoutError)
-
-    def close(self) -> None:
-        """Close the connection."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-
 class _Session:
-    """A session of requests: it brings proxies, `.netrc` and what a credential provider makes."""
+    """A session of requests that a credential provider makes; it brings proxies and the rest itself."""
 
     def __init__(self, url: str, signal: str) -> None:
         import requests
 
         self._url = url
         self._error = requests.ConnectionError
-        self._session = _provided("HTTP", requests.Session, signal) or requests.Session()
+        self._session = _provided("HTTP", requests.Session, signal)
         # Given with each request: a session's own authority gives way to REQUESTS_CA_BUNDLE.
         self._authority = otlp("CERTIFICATE", signal) or None
         key, certificate = otlp("CLIENT_KEY", signal), otlp("CLIENT_CERTIFICATE", signal)
@@ -255,29 +202,6 @@ class _Session:
         self._session.close()
 
 
-def _asks_for_requests(url: str, signal: str) -> bool:
-    """Return whether a URL, a proxy, a file or a provider asks for what only requests does."""
-    from urllib.request import getproxies
-
-    parts = urlsplit(url)
-    is_usual = url.isascii() and url.isprintable() and " " not in url and "@" not in parts.netloc
-    if not is_usual or parts.scheme not in ("http", "https") or not parts.hostname:
-        return True
-    is_bundled = parts.scheme == "https" and any_set("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-    has_netrc = any_set("NETRC") or any(os.path.exists(os.path.expanduser(one)) for one in ("~/.netrc", "~/_netrc"))  # noqa: PTH110, PTH111
-    has_proxy = not {parts.scheme, "all"}.isdisjoint(getproxies())
-    return is_bundled or has_netrc or has_proxy or _provider("HTTP", signal) is not None
-
-
-def _certifi() -> str | None:
-    """Return the authorities of certifi, which requests uses, as an image may have no other; None without it."""
-    try:
-        from certifi import where
-    except ImportError:
-        return None
-    return where()
-
-
 # By the names of the official exporters' entry points, to which `otlp` in OTEL_TRACES_EXPORTER resolves.
 TRANSPORTS: Final[dict[str, Callable[[str], Transport]]] = {
     "otlp_proto_grpc": GrpcTransport,
@@ -286,9 +210,45 @@ TRANSPORTS: Final[dict[str, Callable[[str], Transport]]] = {
 
 
 def _headers(signal: str) -> dict[str, str]:
-    from opentelemetry.util.re import parse_env_headers
+    found = parsed_headers(otlp("HEADERS", signal))
+    for name, value in list(found.items()):
+        if not (name + value).isprintable():
+            _log_malformed(name if name.isprintable() else "")
+            del found[name]
+    return found
 
-    return dict(parse_env_headers(otlp("HEADERS", signal), liberal=True))
+
+# As in W3C baggage: a name, and a value in printable ASCII, percent-encoded. As the official exporters we also take a
+# value with spaces, which is no such value; it is then used as it is.
+_NAME: Final = r"[!#-'*+\-.0-9A-Z^-z|~]+"
+_HEADER: Final = re.compile(rf"({_NAME})[ \t]*=[ \t]*([ !#-+\--:<-\[\]-~]*)")
+
+
+def parsed_headers(text: str) -> dict[str, str]:
+    """Return the headers that OTEL_EXPORTER_OTLP_HEADERS lists, with names in lower case; log what is malformed."""
+    headers: dict[str, str] = {}
+    for one in map(str.strip, text.split(",")):
+        found = _HEADER.fullmatch(one)
+        if found is None:
+            if one:
+                name = one.partition("=")[0].strip()
+                _log_malformed(name if "=" in one and re.fullmatch(_NAME, name) else "")
+            continue
+        name, value = found[1], found[2].strip()
+        if " " not in value:
+            name, value = unquote(name), unquote(value)
+        headers[name.strip().lower()] = value.strip()
+    return headers
+
+
+def _log_malformed(name: str) -> None:
+    """Log that a header is not sent; without its value, which may be a secret."""
+    which = f"the header {name!r}" if name else "a header"
+    log.once(
+        f"otlp header {name}",
+        f"{which} in OTEL_EXPORTER_OTLP_HEADERS is malformed and not sent.\n"
+        "Write NAME=VALUE, separated by commas, with other characters than printable ASCII percent-encoded.",
+    )
 
 
 def _timeout_s(signal: str) -> float:
