@@ -227,6 +227,10 @@ SAMPLER_ARG = Verbatim("OTEL_TRACES_SAMPLER_ARG", RECORDING, "its argument")
 ID_GENERATOR = Text("OTEL_PYTHON_ID_GENERATOR", RECORDING, "generator of trace ids and span ids", "random")
 EXCLUDED_URLS = Verbatim("OTEL_PYTHON_EXCLUDED_URLS", RECORDING, "requests that are not recorded")
 EXCLUDED_SERVICES = Words("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", RECORDING, "gRPC services that are not recorded")
+CAPTURE_REQUEST = Text("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", RECORDING, "headers of requests")
+CAPTURE_RESPONSE = Text("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE", RECORDING, "headers of responses")
+SANITIZE_FIELDS = Text("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS", RECORDING, "those without a value")
+ALL_METHODS = Text("OTEL_PYTHON_INSTRUMENTATION_HTTP_CAPTURE_ALL_METHODS", RECORDING, "names any method of HTTP")
 QUEUE_SIZE = Number("OTEL_BSP_MAX_QUEUE_SIZE", RECORDING, "how many spans may wait", 16_384)
 BATCH_SIZE = Number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", RECORDING, "spans of a batch", 2_048)
 # Small and frequent exports disturb a service less than large and rare ones.
@@ -289,11 +293,6 @@ def excluded_urls(instrumentations: Iterable[str]) -> tuple[list[str], str]:
     specific = [name for name in map("OTEL_PYTHON_{}_EXCLUDED_URLS".format, instrumentations) if name in os.environ]
     names = specific or [EXCLUDED_URLS.name]
     return names, ",".join(filter(None, map(os.environ.get, names)))
-
-
-def captures_headers() -> bool:
-    """Return whether a variable asks for headers as attributes; `opentelemetry.util.http` reads which."""
-    return any(name.startswith("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_") for name in os.environ)
 
 
 def exporters(signal: str, default: str) -> list[str]:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.util import http as official
-from opentelemetry.util.http.constants import BOT_PATTERNS, TEST_PATTERNS
 
 from services import run_service
 from sink import SERVER, run_sink
 from stagetrace import settings
-from stagetrace.protocols.http import METHODS, SYNTHETIC, AskedFor, agent_attributes, sanitize_method
+from stagetrace.protocols.http import AskedFor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,17 +118,3 @@ def test_each_built_in_secret_is_documented() -> None:
     for word in settings.SECRET:
         if "-" not in word[1:] and "_" not in word:
             assert f"`{word}`" in text, word
-
-
-@pytest.mark.parametrize("method", [*sorted(METHODS), "get", "TRACE", "CONNECT", "QUERY", "BREW", "", "GE T"])
-def test_methods_are_those_of_opentelemetry(method: str) -> None:
-    assert sanitize_method(method) == official.sanitize_method(method)
-
-
-@pytest.mark.parametrize("pattern", [*TEST_PATTERNS, *BOT_PATTERNS, "curl", "robot"])
-def test_synthetic_agents_are_those_of_opentelemetry(pattern: str) -> None:
-    agent = f"Mozilla/5.0 ({pattern.upper()}/2.1)"
-    assert agent_attributes(agent.encode()).get("user_agent.synthetic.type") == official.detect_synthetic_user_agent(
-        agent
-    )
-    assert pattern == "curl" or any(one in pattern for one in SYNTHETIC)

@@ -14,14 +14,13 @@ from stagetrace import log, settings
 from stagetrace.guard import guarded
 from stagetrace.otlp.encode import Block
 from stagetrace.protocols.http_headers import CALLER, HEADERS
+from stagetrace.protocols.http_variables import ExcludedUrls, captured, listed, names, sanitize_method, synthetic_type
 from stagetrace.request.context import here
-from stagetrace.text import name_patterns, redacted, redacted_query
+from stagetrace.text import is_secret, redacted, redacted_query
 from stagetrace.tracing.propagation import NO_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from opentelemetry.util.http import ExcludeList
 
     from stagetrace.bridge.metrics import HttpMetrics
 
@@ -35,10 +34,6 @@ SERVER_ERROR = 500
 REQUEST_STARTS = frozenset(name.encode() for name in HEADERS)
 STAGETRACE_CALLER = CALLER.encode()
 READ = REQUEST_STARTS | {STAGETRACE_CALLER}
-# What needs no look into `opentelemetry.util.http`, which is not imported for it: the methods of most requests, and
-# texts of which each of its patterns has one.
-METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
-SYNTHETIC = ("alwayson", "bot")
 # The names in OTEL_PYTHON_<name>_EXCLUDED_URLS.
 FRAMEWORKS = (
     *("ASGI", "FASTAPI", "STARLETTE", "LITESTAR", "QUART", "WSGI", "FLASK", "DJANGO", "FALCON", "PYRAMID"),
@@ -99,29 +94,10 @@ def agent_attributes(user_agent: bytes) -> dict[str, Any]:
     """Return the attributes of a user agent."""
     text = decoded(user_agent)
     attributes: dict[str, Any] = {"user_agent.original": text}
-    synthetic = _synthetic(text)
+    synthetic = synthetic_type(text)
     if synthetic:
         attributes["user_agent.synthetic.type"] = synthetic
     return attributes
-
-
-def _synthetic(agent: str) -> str | None:
-    """Return the kind of a user agent that is no person's; None for most, for which nothing is imported."""
-    lower = agent.lower()
-    if not any(pattern in lower for pattern in SYNTHETIC):
-        return None
-    from opentelemetry.util.http import detect_synthetic_user_agent
-
-    return detect_synthetic_user_agent(agent)
-
-
-def sanitize_method(method: str) -> str:
-    """Return a method as the attribute has it: `_OTHER` for one that is not known."""
-    if method in METHODS:
-        return method
-    from opentelemetry.util.http import sanitize_method as of_all
-
-    return of_all(method)
 
 
 def client_block(client: tuple[str, int] | None) -> Block:
@@ -203,7 +179,7 @@ def decoded(value: bytes) -> str:
 
 
 @functools.cache
-def excluded(instrumentation: str | None = None) -> ExcludeList | None:
+def excluded(instrumentation: str | None = None) -> ExcludedUrls | None:
     """Return the URLs that OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS, else OTEL_PYTHON_EXCLUDED_URLS, excludes.
 
     Without an instrumentation, the variables of all frameworks count: a request begins before the server knows which
@@ -211,72 +187,58 @@ def excluded(instrumentation: str | None = None) -> ExcludeList | None:
     """
     named = FRAMEWORKS if instrumentation is None else (instrumentation,)
     variables, patterns = settings.excluded_urls(named)
-    if not patterns:
-        return None
-    from opentelemetry.util.http import parse_excluded_urls
-
     try:
-        urls = parse_excluded_urls(patterns)
+        return ExcludedUrls(listed(patterns)) if patterns else None
     except re.error as error:
         _log_bad(" or ".join(variables), error, "no URL is excluded")
         return None
-    return urls if urls._excluded_urls else None
 
 
 class AskedFor:
     """The headers and query strings that variables ask for, secrets redacted."""
 
     def __init__(self) -> None:
-        from opentelemetry.util.http import (
-            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS,
-            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST,
-            OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE,
-            SanitizeValue,
-        )
-
-        self._of_request = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST)
-        self._of_response = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_RESPONSE)
+        self._of_request = _names(settings.CAPTURE_REQUEST)
+        self._of_response = _names(settings.CAPTURE_RESPONSE)
         self._query = settings.RECORD_QUERY.read()
-        sanitized = _patterns(OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS)
-        self._sanitize = SanitizeValue([*name_patterns(), *([".*"] if sanitized is None else sanitized)])
+        self._sanitized = _names(settings.SANITIZE_FIELDS, ".*")
 
     def __bool__(self) -> bool:
         return bool(self._of_request or self._of_response or self._query)
 
     def attributes(self, scope: Mapping[str, Any], response_headers: Headers | None) -> dict[str, Any]:
         """Return the requested attributes of an ASGI scope and of the response's headers."""
-        from opentelemetry.util.http import normalise_request_header_name, normalise_response_header_name
-
         found: dict[str, Any] = {}
-        for headers, wanted, name in (
-            (scope["headers"], self._of_request, normalise_request_header_name),
-            (response_headers, self._of_response, normalise_response_header_name),
+        for headers, wanted, prefix in (
+            (scope["headers"], self._of_request, "http.request.header."),
+            (response_headers, self._of_response, "http.response.header."),
         ):
             if wanted and headers:
-                shown = self._sanitize.sanitize_header_values(_carrier(headers), wanted, name)
+                shown = captured(_carrier(headers), wanted, self._is_secret, prefix)
                 found.update({attribute: list(map(redacted, values)) for attribute, values in shown.items()})
         query = scope.get("query_string")
         if self._query and query:
             found["url.query"] = self.query(decoded(query))
         return found
 
+    def _is_secret(self, name: str) -> bool:
+        return is_secret(name) or (self._sanitized is not None and self._sanitized.search(name) is not None)
+
     def query(self, text: str) -> str:
         """Return a query string with its secrets redacted; empty if no variable asks for it."""
         return redacted_query(text) if self._query else ""
 
 
-def _patterns(variable: str) -> list[str] | None:
-    """Return a variable's list of patterns; None, logged once, if one of them is no regular expression."""
-    from opentelemetry.util.http import get_custom_headers
-
-    patterns = get_custom_headers(variable)
+def _names(setting: settings.Setting, otherwise: str = "") -> re.Pattern[str] | None:
+    """Return what finds the names that a variable lists; if one is no regular expression, logged once, `otherwise`."""
+    patterns = listed(setting.raw())
     try:
         for pattern in patterns:
             re.compile(pattern)
+        return names(patterns) if patterns else None
     except re.error as error:
-        _log_bad(variable, error, "no header is shown")
-        return None
-    return patterns
+        _log_bad(setting.name, error, "no header is shown")
+        return names([otherwise]) if otherwise else None
 
 
 def _log_bad(variable: str, error: re.error, outcome: str) -> None:
@@ -286,8 +248,7 @@ def _log_bad(variable: str, error: re.error, outcome: str) -> None:
 @functools.cache
 def asked_for() -> AskedFor | None:
     """Return what OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_* and STAGETRACE_RECORD_QUERY ask for, if anything."""
-    is_asked = settings.captures_headers() or settings.RECORD_QUERY.read()
-    return (AskedFor() or None) if is_asked else None
+    return AskedFor() or None
 
 
 def announce(message: Any, span: Any) -> None:
