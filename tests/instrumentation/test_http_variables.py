@@ -82,7 +82,7 @@ def test_captured_headers_are_those_of_opentelemetry(asked: str, secret: str, he
         (REQUEST, official.normalise_request_header_name),
         (RESPONSE, official.normalise_response_header_name),
     ):
-        theirs |= official.get_custom_header_attributes(headers, wanted, hidden, name)  # type: ignore[arg-type]
+        theirs |= official.get_custom_header_attributes(headers, wanted, hidden, name)
         if wanted:
             ours |= captured(headers, names(wanted), lambda one: is_secret(one) is not None, prefix)
     assert ours == theirs

@@ -111,8 +111,6 @@ def document(text: str, where: str) -> Document:
         found = document_of(yaml_nodes.parse(text, problems), problems)
     except WrongError as error:
         problems.add(error.problem)
-    except ImportError as error:
-        raise PolicyError(f"cannot read the policy {where}: PyYAML is missing ({error})\npip install pyyaml") from None
     if found is None or problems.found:
         raise PolicyFileError(where, problems)
     return found

@@ -1,12 +1,14 @@
 """A YAML text as nodes that know their place, and what is wrong at a place.
 
 Of YAML it has what JSON has too: no anchors, aliases, tags, merges. Without aliases no text grows as it is read. Plain
-scalars are resolved as in YAML 1.2: `yes` and `12:30` are texts.
+scalars are resolved as in YAML 1.2: `yes` and `12:30` are texts. Without PyYAML the text has to be JSON.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -134,8 +136,10 @@ def parse(text: str, problems: Problems) -> Node | None:
 
 def parse_all(text: str, problems: Problems, most: int = 1_000_000) -> list[Node]:
     """Return the documents of a text. Raise WrongError as `parse` does, and for more than `most`."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        return [_of_json(text, problems)] if text.strip() else []
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         events = yaml.parse(text, Loader=loader)
@@ -202,8 +206,7 @@ def _node(event: Any, events: Iterator[Any], problems: Problems, levels: int) ->
         _refuse(event, at)
     if isinstance(event, yaml.ScalarEvent):
         return Scalar(at, event.value, resolved(event.value) if event.implicit[0] else event.value)
-    if not levels:
-        raise WrongError(at, f"more than {MOST_LEVELS} levels lie within each other", "a policy needs fewer")
+    _enter(at, levels)
     if isinstance(event, yaml.SequenceStartEvent):
         items = []
         while not isinstance(one := next(events), yaml.SequenceEndEvent):
@@ -212,24 +215,33 @@ def _node(event: Any, events: Iterator[Any], problems: Problems, levels: int) ->
     return _mapping(at, events, problems, levels)
 
 
+def _enter(at: At, levels: int) -> None:
+    """Refuse a list or mapping within too many others."""
+    if not levels:
+        raise WrongError(at, f"more than {MOST_LEVELS} levels lie within each other", "a policy needs fewer")
+
+
 def _mapping(at: At, events: Iterator[Any], problems: Problems, levels: int) -> Mapping:
     import yaml
 
     one: Any
-    entries: dict[str, Node] = {}
-    places: dict[str, At] = {}
+    mapping = Mapping(at, {}, {})
     while not isinstance(one := next(events), yaml.MappingEndEvent):
         key = _node(one, events, problems, levels - 1)
         if not isinstance(key, Scalar):
             raise WrongError(key.at, f"a key is {key.kind}", "write a word")
-        if key.text == _MERGE:
-            problems.add(Problem(key.at, "a merge key is not read", "write out what it would merge"))
-        value = _node(next(events), events, problems, levels - 1)
-        if key.text in entries:
-            problems.add(Problem(key.at, f"{key.text[:80]!r} stands twice", f"first in line {places[key.text].line}"))
-        elif key.text != _MERGE:
-            entries[key.text], places[key.text] = value, key.at
-    return Mapping(at, entries, places)
+        _put(mapping, key.at, key.text, _node(next(events), events, problems, levels - 1), problems)
+    return mapping
+
+
+def _put(mapping: Mapping, at: At, key: str, value: Node, problems: Problems) -> None:
+    """Add a key with its value to a mapping, unless that has it already."""
+    if key == _MERGE:
+        problems.add(Problem(at, "a merge key is not read", "write out what it would merge"))
+    elif key in mapping.entries:
+        problems.add(Problem(at, f"{key[:80]!r} stands twice", f"first in line {mapping.places[key].line}"))
+    else:
+        mapping.entries[key], mapping.places[key] = value, at
 
 
 def resolved(text: str) -> str | float | bool | None:
@@ -242,3 +254,80 @@ def resolved(text: str) -> str | float | bool | None:
         return int(text)
     except ValueError:
         return float(text)
+
+
+# --- JSON, which is read where PyYAML is missing. Python's own reader of it knows no places.
+
+_STRING: Final = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
+_PLAIN: Final = r"(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null)(?![\w.+-])"
+_TOKEN: Final = re.compile(rf"[ \t\n\r]*([{{}}\[\],:]|{_STRING}|{_PLAIN}|\Z|.[\w.+-]*)", re.DOTALL)
+
+
+class _Token(NamedTuple):
+    at: At
+    text: str  # empty at the end
+
+
+def _of_json(text: str, problems: Problems) -> Node:
+    """Return the one value of a text in JSON; raise WrongError where that is none."""
+    tokens = _tokens(text)
+    node = _value(next(tokens), tokens, problems, MOST_LEVELS)
+    _expect("", next(tokens))
+    return node
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    """Yield the tokens of a text, the end included."""
+    lines = [0, *(found.end() for found in re.finditer("\n", text))]
+    for found in _TOKEN.finditer(text):
+        start = found.start(1)
+        line = bisect_right(lines, start)
+        yield _Token(At(line, start - lines[line - 1] + 1), found[1])
+
+
+def _expect(text: str, token: _Token) -> None:
+    if token.text != text:
+        raise _no_json(token.at)
+
+
+def _no_json(at: At) -> WrongError:
+    return WrongError(at, "this is not JSON, and YAML needs PyYAML", "`pip install pyyaml`, or write JSON")
+
+
+def _value(token: _Token, tokens: Iterator[_Token], problems: Problems, levels: int) -> Node:
+    at, text = token
+    if text in ("[", "{"):
+        _enter(at, levels)
+    if text == "[":
+        return Sequence(at, [_value(one, tokens, problems, levels - 1) for one in _members(tokens, "]")])
+    if text == "{":
+        mapping = Mapping(at, {}, {})
+        for key in _members(tokens, "}"):
+            name = _text(key)
+            _expect(":", next(tokens))
+            _put(mapping, key.at, name, _value(next(tokens), tokens, problems, levels - 1), problems)
+        return mapping
+    if re.fullmatch(_PLAIN, text):
+        return Scalar(at, text, resolved(text))
+    return scalar_of(at, _text(token), is_text=True)
+
+
+def _members(tokens: Iterator[_Token], end: str) -> Iterator[_Token]:
+    """Yield the first token of each member of an array or object."""
+    token = next(tokens)
+    while token.text != end:
+        yield token
+        token = next(tokens)
+        if token.text != end:
+            _expect(",", token)
+            token = next(tokens)
+            if token.text == end:
+                raise _no_json(token.at)
+
+
+def _text(token: _Token) -> str:
+    """Return the text that a string stands for."""
+    if not re.fullmatch(_STRING, token.text):
+        raise _no_json(token.at)
+    found: str = json.loads(token.text)
+    return found

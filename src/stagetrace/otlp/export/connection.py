@@ -66,8 +66,8 @@ class Connection:
                 self._headers |= asked
 
     def _context(self) -> ssl.SSLContext:
-        authority = otlp("CERTIFICATE", self._signal) or REQUESTS_CA_BUNDLE.read() or CURL_CA_BUNDLE.read()
-        authority = authority or _certifi()
+        named = otlp("CERTIFICATE", self._signal) or REQUESTS_CA_BUNDLE.read() or CURL_CA_BUNDLE.read()
+        authority = named or _certifi()
         if authority and not os.path.exists(authority):  # noqa: PTH110 -- the error of ssl does not name it
             raise FileNotFoundError(f"there is no {authority}, with which to check the receiver's certificate")
         if authority and os.path.isdir(authority):  # noqa: PTH112 -- as requests takes one
