@@ -48,10 +48,11 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
 STARTING = [
     "stagetrace.patches.fastapi:_has_entry_span,stagetrace.runtime.runtime:_log_start",
     pytest.param("stagetrace.protocols.asgi:around", marks=pytest.mark.smoke),
-    "stagetrace.patches.sklearn:_wrap,stagetrace.patches.opentelemetry:policy",
+    "stagetrace.patches.sklearn:_wrap,stagetrace.runtime.provider:policy",
     "stagetrace.runtime.provider:set_up",
     "stagetrace.runtime.provider:own_recorder",
     "stagetrace.bridge.provider:meet",
+    "stagetrace.request.context:here.within,stagetrace.bridge.entry:ApiSpan.__init__",
     "stagetrace.otlp.export.sender:Sender.start",
 ]
 # Parts on the path of a request, broken one after another in one service; last, those in the thread that sends, which
@@ -81,8 +82,8 @@ PARTS = parts("""
     protocols.asgi_request: open_entry template_of AsgiRequest.__init__ AsgiRequest._finish AsgiRequest._sent
     protocols.asgi_request: AsgiRequest.end_bytes
     request.request: OwnSpan
-    request.context: here.attach here.get_current here.around here.extract here.within
-    bridge.entry: span_context SeenSpan.__init__ ApiSpan.__init__
+    request.context: here.attach here.get_current here.around here.extract
+    bridge.entry: span_context SeenSpan.__init__
     request.request: Request.__init__ Request.rename Request.end_entry Request.release
     protocols.asgi_request: AsgiRequest._template AsgiRequest._requested
     protocols.asgi_request: AsgiRequest.begin_response AsgiRequest.enter_mount

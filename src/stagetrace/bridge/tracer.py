@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 from stagetrace.bridge.entry import ApiSpan, SeenSpan
 from stagetrace.bridge.opentelemetry import context_of
+from stagetrace.guard import guarded
 from stagetrace.request.current import current
 from stagetrace.sla.call_request import CallRequest
 from stagetrace.sla.head_sampler import HeadSampler, RandomIds
@@ -65,6 +66,10 @@ class OwnTracer(trace.Tracer):
     ) -> Any:
         """Start a span below that of a context, by default the current one; a SERVER span is a request."""
         del record_exception, set_status_on_exception  # `use_span` does that
+        return self._start(name, context, kind, attributes, links, start_time) or trace.INVALID_SPAN
+
+    @guarded
+    def _start(self, name: str, context: Any, kind: Any, attributes: Any, links: Any, start_time: int | None) -> Any:
         parent: Any = get_current_span(context).get_span_context()
         if not parent.is_valid:
             request = current.get() if context is None else None  # which began before OpenTelemetry was imported

@@ -26,6 +26,7 @@ from stagetrace.tracing.span import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 
 # --- Any ASGI application, called inside an entry span of its own.
@@ -234,14 +235,14 @@ def _start(function_of: Callable[[Any], Any], task: Any) -> Any:
     function = function_of(task)
     name = f"BackgroundTask {getattr(function, '__name__', type(function).__name__)}"
     span = here.start_span(name, here.with_span(here.get_current(), entry), links=[Link(entry)])
-    return None if span is None else _in_span(span)
+    return None if span is None else _in_span(span, here.within(span))
 
 
 @contextmanager
-def _in_span(span: Any) -> Iterator[None]:
+def _in_span(span: Any, inside: AbstractContextManager[Any]) -> Iterator[None]:
     """Let a span be the current one in the block, and end with it; an exception of the block is recorded on it."""
     try:
-        with here.within(span):
+        with inside:
             yield
     except Exception as error:
         _fail(span, error)
