@@ -257,7 +257,7 @@ def test_a_breach_that_waited_for_another_service_names_it(
 
 SHARED = parts("""
     instrumentation.clients.base: Call.headers Call._finish OwnCall.__init__ OwnCall._end_span OwnCall.span begin
-    instrumentation.clients.base: _http_attributes _server _suppress_keys carries_other
+    instrumentation.clients.base: _http_attributes _server carries_other
     instrumentation.clients.base: context_fields
     sla.entry_recorder: EntryRecorder.add_call
     protocols.connection: add_call

@@ -104,7 +104,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     processor.has_others = False
     sender = Kept()
     monkeypatch.setattr(runtime, "ready", True)
-    monkeypatch.setattr(runtime, "recorder", EntryRecorder(provider, processor, [sender]))  # type: ignore[list-item]
+    monkeypatch.setattr(here, "recorder", EntryRecorder(provider, processor, [sender]))  # type: ignore[list-item]
     guard.failures.clear()
     yield sender
     current.set(None)

@@ -309,6 +309,5 @@ class OwnSpan:
         return NO_RESOURCE if recorder is None else recorder.resource
 
 
-NO_SPAN = OwnSpan(Entry())  # nothing is set on it
-NO_SPAN.request.is_over = True
-NO_SPAN.request.ids = NO_IDENTITY
+NOBODY = Entry()  # whose entry span nothing is set on
+NOBODY.is_over, NOBODY.ids = True, NO_IDENTITY

@@ -11,7 +11,7 @@ from stagetrace.request.chunk_times import LONG_NS
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import blocker
 from stagetrace.request.marks import Mark, Marks
-from stagetrace.request.own_span import NO_SPAN, Entry, OwnSpan
+from stagetrace.request.own_span import NOBODY, Entry, OwnSpan
 from stagetrace.request.spans import child
 from stagetrace.request.stages import NOTHING
 from stagetrace.request.stalls import MOST_KEPT
@@ -164,7 +164,7 @@ class Request(Entry):
         """The entry span itself, on which exceptions and the status are set."""
         if self.backend is not None:
             return self.backend.entry
-        return NO_SPAN if self.recorder is None else OwnSpan(self)
+        return OwnSpan(NOBODY if self.recorder is None else self)
 
     @property
     def gave_way(self) -> bool:
