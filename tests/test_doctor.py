@@ -25,7 +25,6 @@ from stagetrace.cli.doctor import checks as installation
 from stagetrace.otlp.export.spool import Spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
 from stagetrace.runtime import runtime
-from stagetrace.system import packages
 from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
@@ -168,21 +167,6 @@ def test_sources_that_the_platform_lacks_are_shown_with_the_reason(here: dict[st
     assert "the wait in the socket (switched off by STAGETRACE_SOCKET_WAIT)" in silent
     assert "the pauses of the garbage collector (switched off by STAGETRACE_GC_PAUSE)" in silent
     assert "the stacks of late requests (switched off by STAGETRACE_STALLS)" in silent
-
-
-def test_an_old_or_missing_package_fails() -> None:
-    """A package that services can do without is reported as missing; if they can record, no check denies it."""
-    good: dict[str, str | None] = {name: least for name, (least, _) in packages.LEAST.items()}
-    found = installation.packages({**good, "opentelemetry-sdk": "1.9.3", "opentelemetry-api": None, "grpcio": None})
-    assert (found.state, found.fix) == (FAIL, "pip install 'opentelemetry-api>=1.45' 'opentelemetry-sdk>=1.45'")
-    assert found.found.startswith(
-        "nothing is recorded, since these packages are too old or missing: "
-        "opentelemetry-api is missing (needed: 1.45), opentelemetry-sdk 1.9.3 (needed: 1.45)"
-    )
-    found = installation.packages({**good, "grpcio": None})
-    assert (found.state, found.fix) == (FAIL, "pip install grpcio")
-    assert found.found.startswith("missing: grpcio; here: stagetrace")
-    assert installation.packages({**good, "opentelemetry-sdk": "1.45.0rc1", "protobuf": ""}).state == OK
 
 
 @pytest.mark.usefixtures("services")

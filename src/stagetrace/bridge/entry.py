@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
-from stagetrace.bridge.opentelemetry import context_of, span_context
+from stagetrace.bridge.contexts import context_of, span_context
 from stagetrace.guard import guarded
 from stagetrace.request.current import current, entries
 from stagetrace.request.own_span import OwnSpan

@@ -6,75 +6,35 @@ It needs the API alone, of 1.20 or newer. What one version lacks is worked aroun
 from __future__ import annotations
 
 import functools
-from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import NonRecordingSpan, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation import _SPAN_KEY
 
+from stagetrace.bridge import entry
+from stagetrace.bridge.contexts import attach, context_of, get_current, span_context
 from stagetrace.request.context import Surroundings, here
 from stagetrace.request.context import _context as _before
 from stagetrace.request.own_span import OwnSpan
 from stagetrace.tracing import propagation
 from stagetrace.tracing import span as own
-from stagetrace.tracing.propagation import PAIRS, SPAN
+from stagetrace.tracing.propagation import SPAN
 from stagetrace.tracing.span import NO_RESOURCE
 from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from stagetrace.request.request import Request
 
 # The keys that suppress_instrumentation() and suppress_http_instrumentation() of opentelemetry-instrumentation set.
 SUPPRESS = "suppress_instrumentation"
 _SUPPRESS_KEYS = tuple(dict.fromkeys((getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", SUPPRESS), SUPPRESS)))
 _SUPPRESS_HTTP_KEY = getattr(otel_context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation")
-
-
-def _direct() -> tuple[Callable[[Any], Any], Callable[[], Any]]:
-    """Return OpenTelemetry's `attach` and `get_current`, without its two calls around those of a ContextVar.
-
-    Where OTEL_PYTHON_CONTEXT names another runtime context, or a release keeps its own otherwise, its own functions.
-    """
-    otel_context.get_current()  # some releases load it here
-    runtime = getattr(otel_context, "_RUNTIME_CONTEXT", None)
-    variable = getattr(runtime, "_current_context", None)
-    if type(runtime).__module__ == "opentelemetry.context.contextvars_context" and isinstance(variable, ContextVar):
-        return variable.set, variable.get
-    return otel_context.attach, otel_context.get_current
-
-
-attach, get_current = _direct()
-
-
-def span_context(given: Any) -> trace.SpanContext:
-    """Return the identity of a span, ours or OpenTelemetry's, as OpenTelemetry's."""
-    if isinstance(given, trace.SpanContext):
-        return given
-    trace_id, span_id, is_remote, flags, state, _ = given
-    its_state = TraceState(list(state.items())) if state else None
-    return trace.SpanContext(trace_id, span_id, is_remote, TraceFlags(flags), its_state)
-
-
-def context_of(given: Mapping[str, Any] | None) -> Context:
-    """Return a context, ours or OpenTelemetry's, as OpenTelemetry's."""
-    if not given:
-        return Context()
-    if SPAN not in given and PAIRS not in given:
-        return given if isinstance(given, Context) else Context(given)
-    found = {key: value for key, value in given.items() if key not in (SPAN, PAIRS)}
-    if SPAN in given:
-        found[_SPAN_KEY] = NonRecordingSpan(span_context(given[SPAN]))
-    made = Context(found)
-    for name, value in given.get(PAIRS, {}).items():
-        made = baggage.set_baggage(name, value, context=made)
-    return made
 
 
 class Bridge(Surroundings):
@@ -108,7 +68,7 @@ class Bridge(Surroundings):
         else:
             otel_context.detach(token)
 
-    def around(self, request: Request, parent: Mapping[str, Any]) -> Any:
+    def around(self, request: Any, parent: Mapping[str, Any]) -> Any:
         """Return the context of a request's code, in which its entry span is the current one."""
         seen = entry.SeenSpan(request) if request.recorder is not None else entry.seen(request)
         if not parent:
@@ -119,7 +79,7 @@ class Bridge(Surroundings):
         """Return whether code asks by its context that nothing, or nothing of HTTP, is recorded."""
         return any(context.get(key) for key in _SUPPRESS_KEYS) or (http and bool(context.get(_SUPPRESS_HTTP_KEY)))
 
-    def parent_of_call(self, request: Request) -> Any:  # noqa: ARG002
+    def parent_of_call(self, request: Any) -> Any:  # noqa: ARG002
         """Return the identity of the current span; None where there is none: the service has left the request."""
         context = trace.get_current_span().get_span_context()
         return context if context.is_valid else None
@@ -128,13 +88,13 @@ class Bridge(Surroundings):
         """Return the context that headers carry, as the propagators of the process read them."""
         return propagate.get_global_textmap().extract(carrier, context=Context())
 
-    def headers(self, request: Request | None, span: SpanContext) -> dict[str, str]:  # noqa: ARG002
+    def headers(self, request: Any | None, span: SpanContext) -> dict[str, str]:  # noqa: ARG002
         """Return the headers that carry a span, as the propagators of the process write them."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(NonRecordingSpan(span_context(span))))
         return carrier
 
-    def carrier(self, request: Request | None) -> dict[str, str]:  # noqa: ARG002
+    def carrier(self, request: Any | None) -> dict[str, str]:  # noqa: ARG002
         """Return W3C's headers for the current span and baggage, whatever OTEL_PROPAGATORS names."""
         context = trace.get_current_span().get_span_context()
         return propagation.headers(SpanContext(*context[:5]), baggage.get_all())
@@ -218,8 +178,6 @@ class Bridge(Surroundings):
 def _fields(textmap: Any) -> frozenset[str]:
     return frozenset(field.lower() for field in textmap.fields)
 
-
-from stagetrace.bridge import entry  # noqa: E402 -- which needs what is above
 
 here.__class__ = Bridge
 here.attach, here.get_current = attach, get_current

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from stagetrace import log, semconv
 from stagetrace.bridge import spans as sdk
-from stagetrace.bridge.opentelemetry import get_current
+from stagetrace.bridge.contexts import get_current
 from stagetrace.guard import guarded
 from stagetrace.policy.entry_span import request_of
 from stagetrace.policy.objective import BREACH

@@ -8,7 +8,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Setter
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from stagetrace.bridge.opentelemetry import span_context
+from stagetrace.bridge.contexts import span_context
 
 
 class _Append(Setter[list[tuple[str, str]]]):

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
-from stagetrace.bridge.opentelemetry import span_context
+from stagetrace.bridge.contexts import span_context
 from stagetrace.request.details import placed_details
 from stagetrace.request.spans import SCOPE, child, sampled
 from stagetrace.request.stages import coalesced

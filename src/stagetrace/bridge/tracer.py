@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, get_current_span
 
+from stagetrace.bridge.contexts import context_of
 from stagetrace.bridge.entry import ApiSpan, SeenSpan
-from stagetrace.bridge.opentelemetry import context_of
 from stagetrace.guard import guarded
 from stagetrace.request.current import current
 from stagetrace.sla.call_request import CallRequest

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from stagetrace.request.own_span import Recorder
-    from stagetrace.request.request import Request
+    from stagetrace.request.own_span import Entry, Recorder
     from stagetrace.tracing.span import Link, Span
     from stagetrace.tracing.span_context import SpanContext
 
@@ -58,7 +57,7 @@ class Surroundings:
         """Restore the context that was there before `attach` returned this."""
         _context.reset(token)
 
-    def around(self, request: Request, parent: Mapping[str, Any]) -> Any:  # noqa: ARG002
+    def around(self, request: Entry, parent: Mapping[str, Any]) -> Any:  # noqa: ARG002
         """Return the context of a request's code, whose request has brought along `parent`."""
         return NO_CONTEXT
 
@@ -66,7 +65,7 @@ class Surroundings:
         """Return whether code asks by its context that nothing, or nothing of HTTP, is recorded."""
         return False
 
-    def parent_of_call(self, request: Request) -> SpanContext | None:
+    def parent_of_call(self, request: Entry) -> SpanContext | None:
         """Return the span under which a call of the code that runs belongs; None where it has left the request."""
         return request.stage_context()
 
@@ -74,11 +73,11 @@ class Surroundings:
         """Return the context that headers carry, by their names in lower case."""
         return propagation.extract(carrier)
 
-    def headers(self, request: Request | None, span: SpanContext) -> dict[str, str]:
+    def headers(self, request: Entry | None, span: SpanContext) -> dict[str, str]:
         """Return the headers that carry a span of a request to another service."""
         return propagation.headers(span, None if request is None else self.baggage_in(request.parent_context))
 
-    def carrier(self, request: Request | None) -> dict[str, str]:
+    def carrier(self, request: Entry | None) -> dict[str, str]:
         """Return W3C's headers for the span that is the current one, whatever OTEL_PROPAGATORS names."""
         span = None if request is None else request.stage_context()
         return {} if span is None else propagation.headers(span, self.baggage_in(request.parent_context))  # type: ignore[union-attr]
@@ -149,7 +148,7 @@ def meet_otel() -> bool:
 
 
 def open_entry(
-    request: Request, name: str, parent: Mapping[str, Any], recorder: Recorder | None, *, late: bool = False
+    request: Entry, name: str, parent: Mapping[str, Any], recorder: Recorder | None, *, late: bool = False
 ) -> None:
     """Begin the entry span of a request, ours if there is a recorder, else one at the service's own provider.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stagetrace.guard import guarded, guarded_end, report
 from stagetrace.request.chunk_times import LONG_NS
+from stagetrace.request.context import here
 from stagetrace.request.in_flight import in_flight
 from stagetrace.request.loop_blockers import blocker
 from stagetrace.request.marks import Mark, Marks
@@ -174,7 +175,6 @@ class Request(Entry):
     def record_error(self, error: BaseException, at: int | None = None, *, fails: bool = True) -> None:
         """Record an exception on the entry span, at a time in nanoseconds; `fails`: the request ends with it."""
         from stagetrace.request import limits
-        from stagetrace.request.context import here
 
         span = self.entry_span
         limits.record(span, error, at)

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded
 
 if TYPE_CHECKING:
-    from stagetrace.bridge.metrics import GenerationMetrics
     from stagetrace.request.generation import Generation
 
 
 @functools.cache
 @guarded
-def wanted() -> GenerationMetrics | None:
+def wanted() -> Any:
     """Return the metrics; None if no meter provider is set at the first request that generates."""
     if "opentelemetry.metrics" not in sys.modules:
         return None
     from importlib import import_module
 
-    made: GenerationMetrics | None = import_module("stagetrace.bridge.metrics").generation_metrics()
-    return made
+    return import_module("stagetrace.bridge.metrics").generation_metrics()
 
 
 @guarded

@@ -43,9 +43,8 @@ from stagetrace.settings import (
     otel_variables,
 )
 from stagetrace.store import Reader, open_store
-from stagetrace.system import packages as versions
 from stagetrace.system import setting_problems, unrecognised_models
-from stagetrace.system.packages import requirement
+from stagetrace.system.packages import installed, requirement
 
 # --- Checks of `stagetrace doctor`: does the variable work in this interpreter?
 
@@ -67,33 +66,17 @@ _UNSEEN: Final = ("robyn",)
 def installation_checks(asked: dict[str, Any] | None) -> Iterator[Check]:
     """Yield the checks; `asked` is the output of `stagetrace.doctor_probe`, None if it failed."""
     yield Check("python", OK, f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
-    here = versions.installed()
-    records = not versions.unfit(here)
-    yield packages(here)
+    here = {"stagetrace": __version__, **installed()}
+    yield Check("packages", OK, ", ".join(f"{name} {version}" for name, version in here.items()))
     yield activation()
-    yield switch(records=records)
+    yield switch()
     yield from misspelt()
     yield policy()
     if asked is not None:
-        if records:
-            yield libraries(asked["patches"])
+        yield libraries(asked["patches"])
         yield native(built=asked["native"])
         yield bytecode()
         yield unseen(asked["sources"])
-
-
-def packages(here: dict[str, str | None]) -> Check:
-    """Compare the installed with the needed versions, as a service does before it is patched."""
-    shown = ", ".join(f"{name} {version}" for name, version in {"stagetrace": __version__, **here}.items() if version)
-    unfit = versions.unfit(here)
-    if unfit:
-        return Check("packages", FAIL, f"{versions.problem(unfit)}; here: {shown}", versions.remedy(unfit))
-    missing = [name for name, version in here.items() if version is None]
-    if missing:
-        return Check(
-            "packages", FAIL, f"missing: {', '.join(missing)}; here: {shown}", f"pip install {' '.join(missing)}"
-        )
-    return Check("packages", OK, shown)
 
 
 def activation() -> Check:
@@ -123,12 +106,9 @@ def _activates(*flags: str) -> bool:
     return done.stdout.strip() == "True"
 
 
-def switch(*, records: bool) -> Check:
-    """Check whether services started from here are recorded; `records`: whether they can be."""
+def switch() -> Check:
+    """Check whether services started from here are recorded."""
     given = SWITCH.raw()
-    if SWITCH.read() and not records:
-        found = f"STAGETRACE={given}, but no service started from here can be recorded"
-        return Check("switch", WARN, found, "install the packages that are named above")
     if SWITCH.read() and str(given).strip().lower() in _MEANS_OFF:
         found = f"STAGETRACE={given} switches recording on, as all but 0 and false"
         return Check("switch", WARN, found, "unset it, or set STAGETRACE=0, to switch it off")
