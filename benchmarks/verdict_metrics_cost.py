@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
-from opentelemetry.trace import SpanContext
+from stagetrace.tracing.span_context import SpanContext
 
 from benchmarks.measure import Spread, Table, parser, show
 from stagetrace import KeepBreaches, SLASpanProcessor

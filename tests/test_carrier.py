@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.context import attach, detach, get_current
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan
 
 import stagetrace
 from stagetrace import guard
 from stagetrace.request.current import current, recording
 from stagetrace.request.request import Request
+from stagetrace.tracing.span_context import SpanContext, TraceFlags
 
 
 def in_request(number: int) -> tuple[Request, dict[str, str]]:
@@ -26,7 +27,7 @@ def in_request(number: int) -> tuple[Request, dict[str, str]]:
 
     def carry() -> dict[str, str]:
         current.set(record)
-        attach(baggage.set_baggage("tenant", "blue", trace.set_span_in_context(NonRecordingSpan(entry))))
+        attach(baggage.set_baggage("tenant", "blue", trace.set_span_in_context(NonRecordingSpan(entry))))  # type: ignore[arg-type]
         return stagetrace.carry()
 
     return record, contextvars.Context().run(carry)

@@ -17,9 +17,9 @@ from analysis.queues import Requests, constant, queue
 from answers.made import EVER, NOON, Made, lines, store
 from answers.test_bad_input import finite
 from cli.running import answered, printed, refused
+from stagetrace.bridge.metrics import HttpMetrics
 from stagetrace.cli.capacity import objective
 from stagetrace.output.autoscaler import METRIC, label
-from stagetrace.protocols import http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,11 +227,11 @@ def test_the_metric_is_what_the_service_s_exporter_calls_it() -> None:
     provider = MeterProvider(metric_readers=[PrometheusMetricReader()])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
-        counted = http.HttpMetrics()
+        counted = HttpMetrics()
     attributes = {"http.request.method": "POST", "url.scheme": "http"}
     for _ in range(4):
         counted.begin(attributes)
-        counted.end(attributes, 0.25, object())  # type: ignore[arg-type]
+        counted.end(attributes, 0.25, None)
     exported = generate_latest().decode()
     provider.shutdown()
     (line,) = (line for line in exported.splitlines() if line.startswith(f"{METRIC}{{"))

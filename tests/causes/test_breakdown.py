@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.trace import SpanContext
 
 from at_once import in_a_thread
 from stagetrace.causes.breakdown import breakdown_of
@@ -20,6 +19,7 @@ from stagetrace.sla.finish import Within, clipped
 from stagetrace.sources import gc_pauses, loops
 from stagetrace.sources.thread_cpu import UNKNOWN, CpuSample, Descriptor, Share
 from stagetrace.system.import_hooks import PostImportFinder
+from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ from stagetrace.request.request import Request
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from opentelemetry.trace import SpanContext
+    from stagetrace.tracing.span_context import SpanContext
 
 START = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -161,7 +161,7 @@ def _of_device(attributes: Any) -> dict[str, Any]:
 
 
 def _context(span_id: int) -> SpanContext:
-    from opentelemetry.trace import SpanContext
+    from stagetrace.tracing.span_context import SpanContext
 
     return SpanContext(1, span_id, is_remote=False)
 

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.trace import SpanContext
 
 from at_once import at_once
 from priority import ONE_AT_A_TIME, come_first
@@ -27,6 +26,7 @@ from stagetrace.instrumentation.models.marked import marked
 from stagetrace.patches import queues
 from stagetrace.request.current import current
 from stagetrace.request.request import Request as Recorded
+from stagetrace.tracing.span_context import SpanContext
 from trees import assert_true, batch_of, tree
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio import CapacityLimiter, to_thread
-from opentelemetry.trace import SpanContext
 
 from stagetrace import guard
 from stagetrace.causes.breakdown import breakdown_of
@@ -21,6 +20,7 @@ from stagetrace.request.current import current
 from stagetrace.request.request import Request
 from stagetrace.sources import thread_cpu
 from stagetrace.sources.thread_cpu import UNKNOWN
+from stagetrace.tracing.span_context import SpanContext
 from trees import at_its_best
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
@@ -21,11 +22,11 @@ PROTOCOLS = ["grpc", "http"]
 
 def request(*span_names: str) -> bytes:
     provider = TracerProvider(shutdown_on_exit=False)
-    spans = [provider.get_tracer("t").start_span(name) for name in span_names]
+    spans: list[Any] = [provider.get_tracer("t").start_span(name) for name in span_names]
     for span in spans:
         span.end()
-    encoded = [encode_span(span) for span in spans]  # type: ignore[arg-type]
-    return resource_spans(provider.resource, {spans[0].instrumentation_scope: encoded})  # type: ignore[attr-defined]
+    encoded = [encode_span(span) for span in spans]
+    return resource_spans(provider.resource, {spans[0].instrumentation_scope: encoded})
 
 
 def client(protocol: str, endpoint: str | Receiver, timeout: float = 5) -> ExportClient:

@@ -263,7 +263,7 @@ def test_a_stage_that_happened_elsewhere_has_its_id_and_its_link(how: Implementa
     assert (stages.model, stages.segments()[1].context, stages.segments()[1].link) == (
         *({"ml.batch.size": 2}, child(77), child(88)),
     )
-    entry = ReadableSpan("entry", IDENTITY.context, resource=Resource({}))
+    entry = ReadableSpan("entry", IDENTITY.context, resource=Resource({}))  # type: ignore[arg-type]
     (other,) = official([stage_span(stages.segments()[1], entry, {})]).resource_spans[0].scope_spans[0].spans
     _, span, *_ = messages(encoded(how, stages))
     other.span_id = b""
@@ -308,8 +308,8 @@ def test_the_official_encoder_makes_the_same_request(
     times = (START, max(schedule.now + 20_000, START))
     entry = ReadableSpan(
         name="POST /predict",
-        context=identity.context,
-        parent=identity.parent,
+        context=identity.context,  # type: ignore[arg-type]
+        parent=identity.parent,  # type: ignore[arg-type]
         resource=Resource({}),
         attributes={**taken, **own},
         kind=SpanKind.SERVER,

@@ -150,7 +150,7 @@ class UnfriendlyState(TraceState):
 def identified(position: int, value: Any) -> Identity:
     """Return an identity in which a part of the entry span's context is another."""
     context = tuple.__new__(SpanContext, (*CONTEXT[:position], value, *CONTEXT[position + 1 :]))
-    return Identity(context, None, is_sampled=True)
+    return Identity(context, None, is_sampled=True)  # type: ignore[arg-type]
 
 
 GOOD: tuple[Any, ...] = (IDENTITY, (START, START + 100), b"", b"", {}, {}, ())
@@ -168,12 +168,12 @@ MALFORMED: dict[str, tuple[Any, ...]] = {
         f"{what} as the identity": (identity, *GOOD[1:])
         for what, identity in {
             "one without a parent": (CONTEXT,),
-            "a context of five": Identity(tuple.__new__(SpanContext, CONTEXT[:5]), None, is_sampled=True),
+            "a context of five": Identity(tuple.__new__(SpanContext, CONTEXT[:5]), None, is_sampled=True),  # type: ignore[arg-type]
             "no context": (None, None, True),
             "a parent that is an id": (CONTEXT, 5, True),
             "a parent without ids": (CONTEXT, (), True),
-            "a parent's id past 64 bits": Identity(CONTEXT, SpanContext(1, 1 << 64, is_remote=True), is_sampled=True),
-            "a parent's id below zero": Identity(CONTEXT, SpanContext(1, -1, is_remote=True), is_sampled=True),
+            "a parent's id past 64 bits": Identity(CONTEXT, SpanContext(1, 1 << 64, is_remote=True), is_sampled=True),  # type: ignore[arg-type]
+            "a parent's id below zero": Identity(CONTEXT, SpanContext(1, -1, is_remote=True), is_sampled=True),  # type: ignore[arg-type]
             "a trace id past 128 bits": identified(0, 1 << 128),
             "a trace id below zero": identified(0, -1),
             "a trace id that is a float": identified(0, 1.0),

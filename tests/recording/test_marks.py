@@ -377,10 +377,9 @@ def test_it_takes_one_name(twin: Any, arguments: Any) -> None:
 @pytest.mark.parametrize("kind", ["work", "batch"])
 def test_a_block_within_what_is_done_for_other_processes_is_theirs(kind: str) -> None:
     """Of a worker of LitServe or MLServer: by whichever implementation is in use."""
-    from opentelemetry.trace import SpanContext
-
     from stagetrace.request.remote_stages import RequestRef
     from stagetrace.request.worker import Batch, Work, at_work
+    from stagetrace.tracing.span_context import SpanContext
 
     request = RequestRef("none-1-0", SpanContext(1, 1, is_remote=True))
     work = Work(request) if kind == "work" else Batch([request], 1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.native
 
 START = 10**18
-OWN = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+OWN: Any = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_many_threads_that_ask_at_once_get_the_same_ids() -> None:
 
 
 def test_a_sampler_that_looks_at_the_span_it_decides_on_sees_nobody() -> None:
-    seen: list[SpanContext] = []
+    seen: list[Any] = []
     recorder = Recorder(lambda request: seen.extend([SeenSpan(request).get_span_context(), request.identity.context]))
     entry = entry_of(recorder)
     assert entry.get_span_context().trace_id == 1

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.trace import SpanContext
 
 from stagetrace.request.marks import Mark
 from stagetrace.request.request import Request
 from stagetrace.request.stages import Segment, coalesced
 from stagetrace.request.tiler import PRIORITY
 from stagetrace.semconv import PREPARE, TRANSFORM
+from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace import log
 from stagetrace.request import remote_socket as channel
@@ -19,6 +18,7 @@ from stagetrace.request.request import Request
 from stagetrace.request.worker import Batch, Work
 from stagetrace.semconv import PREPARE, TRANSFORM
 from stagetrace.system.access import credentials
+from stagetrace.tracing.span_context import SpanContext, TraceFlags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.trace import SpanContext, TraceFlags
 
 from stagetrace.request import remote_socket, remote_stages
 from stagetrace.request.in_flight import NEVER, Bounds, in_flight
@@ -27,6 +26,7 @@ from stagetrace.request.stalls import (
 )
 from stagetrace.request.worker import Batch, Work
 from stagetrace.sources.stacks import NamedCode
+from stagetrace.tracing.span_context import SpanContext, TraceFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.trace import SpanContext
 
 from stagetrace.request.stages import MAX_SEGMENTS, Segment, coalesced
+from stagetrace.tracing.span_context import SpanContext
 
 CONTEXT = SpanContext(1, 2, is_remote=False)
 STAGES = st.sampled_from(["network.send"] * 3 + ["postprocess"] * 3 + ["queue", "inference", "network.receive"])

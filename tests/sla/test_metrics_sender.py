@@ -13,7 +13,6 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanContext
 
 from backends import free_port
 from sink import attributes_in, run_sink
@@ -24,6 +23,7 @@ from stagetrace.policy.policy import Policy
 from stagetrace.sla import metric_points, metrics_sender, process
 from stagetrace.sla.metrics_sender import REFUSED_S, UNREACHABLE_S, MetricsSender
 from stagetrace.sla.verdict_counter import MAX_POINTS, OVERFLOW, Counted, VerdictCounter
+from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

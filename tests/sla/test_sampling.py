@@ -109,7 +109,7 @@ class Own(Sampler):
         return TraceIdRatioBased(0.1).get_description()
 
 
-def parent(state: str | None = None) -> SpanContext:
+def parent(state: str | None = None) -> Any:
     states = None if state is None else TraceState([("ot", state)])
     return SpanContext(5, 6, True, TraceFlags(1), states)  # noqa: FBT003
 
@@ -135,7 +135,7 @@ def parent(state: str | None = None) -> SpanContext:
         (ParentBased(ALWAYS_ON, remote_parent_sampled=TraceIdRatioBased(0.1)), None, None),
     ],
 )
-def test_what_is_known_of_a_kept_request(sampler: Sampler, parent: SpanContext | None, expected: float | None) -> None:
+def test_what_is_known_of_a_kept_request(sampler: Sampler, parent: Any, expected: float | None) -> None:
     state = None if parent is None else parent.trace_state
     assert Chances(known(sampler)).of(parent, state, is_sampled=True) == expected
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stagetrace.request.details import Detail
     from stagetrace.request.own_span import Identity
     from stagetrace.request.stages import Segment, Stages
-    from stagetrace.tracing.span import Event, Resource, Scope
+    from stagetrace.tracing.span import Event
     from stagetrace.tracing.span_context import SpanContext, TraceState
 
 _logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _trace_state(state: TraceState | None) -> bytes:
     return encode_text(b"\x1a", ",".join([f"{key}={value}" for key, value in state.items()])) if state else b""
 
 
-def resource_spans(resource: Resource, scopes: Mapping[Scope | None, list[bytes]]) -> bytes:
+def resource_spans(resource: Any, scopes: Mapping[Any, list[bytes]]) -> bytes:
     """Return encoded spans, by scope, as they stand in a request."""
     parts = [encode_field(b"\x0a", encode_pairs(b"\x0a", resource.attributes))]
     for scope, spans in scopes.items():
@@ -211,11 +211,11 @@ def resource_spans(resource: Resource, scopes: Mapping[Scope | None, list[bytes]
     return b"".join((b"\x0a", encode_varint(sum(map(len, parts))), *parts))
 
 
-def _schema_url(scope: Scope | None) -> str | None:
+def _schema_url(scope: Any) -> str | None:
     return scope.schema_url if scope else None
 
 
-def _scope(scope: Scope | None) -> bytes:
+def _scope(scope: Any) -> bytes:
     if scope is None:
         return b""
     return (

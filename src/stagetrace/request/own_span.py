@@ -110,9 +110,7 @@ class Entry(Marks):
     probability: float | None = None  # with which the head sampler keeps it; 0: not known, None: it keeps all
     held = False  # spans under it are held until it ends: the head sampler dropped it
     failed = False  # the response was a server's error
-    backend: Any = (
-        None  # `bridge.entry.SdkSpan`: its entry span, where our adapter has that at the service's own provider
-    )
+    backend: Any = None  # `bridge.entry.SdkSpan`: its entry span, where that is at the service's own provider
     notes: Span | None = None
     may_give_way = False
     description: tuple[list[Any], Any, dict[str, Any]] | None = None  # of itself, at the first call

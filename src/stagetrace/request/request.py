@@ -57,9 +57,6 @@ class Request(Entry):
     stages: Stages = NO_STAGES  # until it is closed
     method: str | None = None  # as the policy names it
     route = ""  # as the policy names it, as far as it is known by now
-    backend: Any = (
-        None  # `bridge.entry.SdkSpan`: its entry span, where our adapter has that at the service's own provider
-    )
     _entry: SpanContext | None = None  # of the request's entry span, where another instrumentation made it
     protocol: str | None = None  # of the adapter that records it; None where another instrumentation does, or none
     caller: Caller | None = None  # what is known of the peer, where another instrumentation made the entry span

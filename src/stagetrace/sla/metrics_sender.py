@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import settings
 from stagetrace.guard import guarded
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from stagetrace.otlp.export.client import ExportClient
     from stagetrace.sla.metric_points import Numbers, Times
     from stagetrace.sla.verdict_counter import VerdictCounter
-    from stagetrace.tracing.span import Resource
 
 REFUSED_S: Final = (60.0, 600.0)  # until a receiver that takes no metrics is asked again, at first and at last
 UNREACHABLE_S: Final = 60.0  # until one that could not be reached is, at last
@@ -38,7 +37,7 @@ _LONGEST_S: Final = 86_400.0  # a number that means "never" may be too large for
 class MetricsSender:
     """Sends the metrics of this process. `_sending` is held during an export."""
 
-    def __init__(self, counter: VerdictCounter, client: ExportClient, resource: Callable[[], Resource]) -> None:
+    def __init__(self, counter: VerdictCounter, client: ExportClient, resource: Callable[[], Any]) -> None:
         self.every_s = min(whole_number(settings.METRIC_INTERVAL) / 1000, _LONGEST_S)
         self._counter = counter
         self._client = client
@@ -119,7 +118,7 @@ def _has_provider() -> bool:
 
 
 def message(
-    resource: Resource, numbers: Iterable[Numbers], times: Iterable[Times], since_ns: int, now_ns: int
+    resource: Any, numbers: Iterable[Numbers], times: Iterable[Times], since_ns: int, now_ns: int
 ) -> bytes | None:
     """Return a serialized ExportMetricsServiceRequest; None where there is no point to send."""
     at = since_ns, now_ns

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from stagetrace.otlp.export.response import Trouble
     from stagetrace.otlp.export.spool import Spool
     from stagetrace.otlp.export.transport import Transport
-    from stagetrace.tracing.span import Resource, Scope
 
 MAX_QUEUED_BYTES: Final = 16 << 20
 _LONGEST_DELAY_MS: Final = 86_400_000  # a number that means "never" may be too large for a clock
@@ -125,7 +124,7 @@ class EncodingSpanProcessor:
                     continue
                 self.put(span.resource, span.instrumentation_scope, encoded, 1, breach=breach)
 
-    def put(self, resource: Resource, scope: Scope | None, encoded: bytes, spans: int, *, breach: bool) -> None:
+    def put(self, resource: Any, scope: Any, encoded: bytes, spans: int, *, breach: bool) -> None:
         """Queue what `encode_span` returned for `spans` spans of one resource and scope, joined. Never raises.
 
         Takes about a microsecond, waits for nothing, and may come from a finalizer.

@@ -6,14 +6,11 @@ import time
 from collections import deque
 from itertools import count
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stagetrace.otlp.encode import resource_spans
 from stagetrace.system.bounded import BoundedCache
 from stagetrace.system.threads import allocate_lock
-
-if TYPE_CHECKING:
-    from stagetrace.tracing.span import Resource, Scope
 
 # Stands before each item: group, spans, whether it is of a breach. One bytes object, so that one append queues it.
 _HEAD: Final = Struct("<II?")
@@ -55,14 +52,14 @@ class SpanQueue:
         self.dropped_breaches = 0
         # A resource and scope with their number. By identity, since comparing them costs more than all the rest; the
         # values hold both, so that their identities stay theirs.
-        self._known: BoundedCache[tuple[int, int], tuple[int, Resource, Scope | None]]
+        self._known: BoundedCache[tuple[int, int], tuple[int, Any, Any]]
         self._known = BoundedCache(_MOST_KNOWN)
-        self._by_value: dict[tuple[int, Scope | None], int] = {}
-        self._groups: dict[int, tuple[Resource, Scope | None]] = {}
+        self._by_value: dict[tuple[int, Any], int] = {}
+        self._groups: dict[int, tuple[Any, Any]] = {}
         self._numbers = count(_WHOLE + 1)
 
-    def add(self, resource: Resource, scope: Scope | None, encoded: bytes, spans: int, *, breach: bool) -> int:
-        """Take one item; return how many items are not sorted in yet."""
+    def add(self, resource: Any, scope: Any, encoded: bytes, spans: int, *, breach: bool) -> int:
+        """Take one item, of a resource and scope of ours or of an SDK; return how many items are not sorted in yet."""
         known = self._known.get((id(resource), id(scope)))
         group = known[0] if known is not None else self._group(resource, scope)
         if group == _WHOLE:
@@ -70,7 +67,7 @@ class SpanQueue:
         self._incoming.append(_HEAD.pack(group, spans, breach) + encoded)
         return len(self._incoming)
 
-    def _group(self, resource: Resource, scope: Scope | None) -> int:
+    def _group(self, resource: Any, scope: Any) -> int:
         """Return the number of a resource and scope; equal scopes share one: each `get_tracer` makes a new one."""
         scope = scope or None
         group = self._by_value.get((id(resource), scope))
@@ -192,7 +189,7 @@ class SpanQueue:
         return self._request(items)
 
     def _request(self, items: list[bytes]) -> bytes:
-        resources: dict[int, tuple[Resource, dict[Scope | None, list[bytes]]]] = {}
+        resources: dict[int, tuple[Any, dict[Any, list[bytes]]]] = {}
         whole: list[bytes] = []
         for item in items:
             group, _, _ = _HEAD.unpack_from(item)
