@@ -144,6 +144,7 @@ AGENTS = st.builds(
     st.just("agent:1"),
     st.sampled_from(["", "* within 1s"]),
     st.sampled_from(["", "http://collector:4318"]),
+    st.sampled_from(["", "stagetrace"]),
     st.booleans(),
     st.sampled_from([(), ("api",), ("proxy", "y")]),
 )
@@ -220,6 +221,14 @@ def test_attributes_out_of_a_config_map_stay() -> None:
     found, _ = inject(original, AGENT)
     assert template_of(found)["spec"]["containers"][0]["env"][-1] == own
     assert remove(found)[0] == original
+
+
+def test_the_token_comes_out_of_a_secret_and_a_pod_without_it_starts() -> None:
+    made = yaml.safe_dump(workload("Deployment", {"containers": [container()]}))
+    found = template_of(yaml.safe_load(on_stdin(made, "--headers-secret", "stagetrace").stdout))
+    variables = {one["name"]: one for one in found["spec"]["containers"][0]["env"]}
+    key = {"name": "stagetrace", "key": "headers", "optional": True}
+    assert variables["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"] == {"secretKeyRef": key}
 
 
 def test_the_container_is_the_one_that_kubectl_takes() -> None:

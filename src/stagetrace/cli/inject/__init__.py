@@ -36,6 +36,11 @@ OPTIONS: Final = (
     ),
     Option("--sla TEXT", "STAGETRACE_SLA: an inline policy, or the path of a policy file in the container", default=""),
     Option("--endpoint URL", "where spans go, by OTLP over HTTP, as in http://stagetrace.ml:4318", default=""),
+    Option(
+        "--headers-secret NAME",
+        "OTEL_EXPORTER_OTLP_HEADERS is the key `headers` of this Secret, as the chart of `stagetrace up` makes it",
+        default="",
+    ),
     Option("--image IMAGE", f"the image of the agent; default: {IMAGE}", default=IMAGE),
     Option("--musl", "for images with musl in place of glibc (Alpine)"),
 )
@@ -44,12 +49,14 @@ _STDIN: Final = "-"
 
 def run(args: argparse.Namespace) -> int:
     """Print the manifests and return the exit code."""
-    if args.remove and (args.container or args.sla or args.endpoint or args.musl):
+    if args.remove and (args.container or args.sla or args.endpoint or args.headers_secret or args.musl):
         raise UsageError("--remove takes the whole agent away\nleave the other options out")
     _check_sla(args.sla)
     if args.endpoint and not (urlsplit(args.endpoint).scheme in ("http", "https") and urlsplit(args.endpoint).netloc):
         raise UsageError(f"--endpoint is {args.endpoint!r}, and no URL\nwrite it as in http://stagetrace.ml:4318")
-    agent = pods.Agent(args.image, args.sla, args.endpoint, args.musl, tuple(args.container))
+    agent = pods.Agent(
+        args.image, args.sla, args.endpoint, args.headers_secret, args.musl, containers=tuple(args.container)
+    )
     where = "stdin" if args.file == _STDIN else args.file
     changes: list[pods.Change] = []
     seen: list[str] = []

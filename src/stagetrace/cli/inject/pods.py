@@ -28,6 +28,7 @@ _PYTHONPATH: Final = "PYTHONPATH"
 _ATTRIBUTES: Final = "OTEL_RESOURCE_ATTRIBUTES"
 _SERVICE: Final = "OTEL_SERVICE_NAME"
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_HEADERS: Final = "OTEL_EXPORTER_OTLP_HEADERS"
 _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 # Names of the OpenTelemetry Operator: it takes a pod with the second one for injected, and adds no further agent to it.
 _FIELDS: Final = {
@@ -48,6 +49,7 @@ class Agent(NamedTuple):
     image: str
     sla: str = ""
     endpoint: str = ""
+    headers_secret: str = ""
     is_musl: bool = False
     containers: tuple[str, ...] = ()
 
@@ -208,25 +210,29 @@ def _variables(container: Object, agent: Agent, service: str, where: str) -> tup
             f"{where}: container {container['name']} has {_PYTHONPATH} by `valueFrom`, which cannot be extended\n"
             "write its value into the manifest, or choose other containers by --container"
         )
-    values = {"STAGETRACE": "1", "STAGETRACE_SLA": agent.sla, _SERVICE: service, _ENDPOINT: agent.endpoint}
-    if "service.name=" in str(own.get(_ATTRIBUTES, {}).get("value")):
-        del values[_SERVICE]  # which would count for more
+    texts = {"STAGETRACE": "1", "STAGETRACE_SLA": agent.sla, _SERVICE: service, _ENDPOINT: agent.endpoint}
+    if "service.name=" in _value(own.get(_ATTRIBUTES, {})):
+        del texts[_SERVICE]  # which would count for more
     if _ENDPOINT not in own:  # it could be one for gRPC
-        values[_PROTOCOL] = "http/protobuf"
-    fields: list[Object] = [
-        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-        for name, (_, path) in _FIELDS.items()
-        if name not in own
-    ]
-    lists = {_ATTRIBUTES: _attributes(container), _PYTHONPATH: f"{_SITE}:{FOLDER}"}
-    kept = [name for name, value in values.items() if value and name in own]
-    ours: list[Object] = [{"name": name, "value": value} for name, value in values.items() if value and name not in own]
-    ours += [*fields, *({"name": name, "value": value} for name, value in lists.items() if name not in own)]
+        texts[_PROTOCOL] = "http/protobuf"
+    wanted: Object = {name: {"value": text} for name, text in texts.items() if text}
+    if agent.headers_secret:  # optional: a pod starts without the Secret, and its spans are refused
+        key = {"name": agent.headers_secret, "key": "headers", "optional": True}
+        wanted[_HEADERS] = {"valueFrom": {"secretKeyRef": key}}
+    kept = [name for name in wanted if name in own]
+    wanted |= {name: {"valueFrom": {"fieldRef": {"fieldPath": path}}} for name, (_, path) in _FIELDS.items()}
+    attributes = _attributes(container)
+    wanted |= {_ATTRIBUTES: {"value": attributes}, _PYTHONPATH: {"value": f"{_SITE}:{FOLDER}"}}
+    ours = [{"name": name, **value} for name, value in wanted.items() if name not in own]
     if _PYTHONPATH in own:
-        own[_PYTHONPATH]["value"] = ":".join(filter(None, (_SITE, own[_PYTHONPATH].get("value"), FOLDER)))
+        own[_PYTHONPATH]["value"] = ":".join(filter(None, (_SITE, _value(own[_PYTHONPATH]), FOLDER)))
     if "valueFrom" not in own.get(_ATTRIBUTES, {"valueFrom": None}):  # a later attribute counts: the user's
-        own[_ATTRIBUTES]["value"] = ",".join(filter(None, (lists[_ATTRIBUTES], own[_ATTRIBUTES].get("value"))))
+        own[_ATTRIBUTES]["value"] = ",".join(filter(None, (attributes, _value(own[_ATTRIBUTES]))))
     return ours, kept
+
+
+def _value(variable: Object) -> str:
+    return str(variable.get("value") or "")
 
 
 def _attributes(container: Object) -> str:
@@ -295,10 +301,8 @@ def _drop(owner: Object, key: str, names: Collection[str]) -> None:
 
 def _restore(variable: Object, container: Object) -> None:
     """Give a variable that was extended the value that it had."""
-    value = variable.get("value")
-    if not isinstance(value, str):
-        return
+    value = _value(variable)
     if variable["name"] == _PYTHONPATH and value.startswith(_SITE) and value.endswith(FOLDER):
         variable["value"] = value.removeprefix(_SITE).removesuffix(FOLDER)[1:-1]
-    elif variable["name"] == _ATTRIBUTES:
+    elif variable["name"] == _ATTRIBUTES and value.startswith(_attributes(container)):
         variable["value"] = value.removeprefix(_attributes(container)).removeprefix(",")
