@@ -7,6 +7,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -46,7 +47,7 @@ def test_the_image_of_the_back_end_receives_spans(tmp_path: Path) -> None:
         headers = {"content-type": PROTOBUF, "authorization": f"Bearer {TOKEN}"}
         sent = httpx.post(f"{at}/v1/traces", content=request("a").SerializeToString(), headers=headers)
         assert sent.status_code == 200
-    python = [image.venv / "bin/python", "-c", NATIVE]
+    python = [str(image.venv / "bin/python"), "-c", NATIVE]
     done = subprocess.run(python, cwd=tmp_path, env=image.environment(), capture_output=True, text=True, check=True)
     assert done.stdout.split()
 
@@ -126,7 +127,7 @@ def test_the_image_of_the_agent_is_copied_by_any_user(tmp_path: Path, *, is_musl
         one for one in inject(pod, Agent("agent"))[0]["spec"]["containers"][0]["env"] if one["name"] == "PYTHONPATH"
     )
     env = {"PYTHONPATH": variable["value"].replace(FOLDER, str(volume))}
-    done = subprocess.run([shutil.which("python3"), "-c", ""], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", ""], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == f"autoinstrumentation{'-musl' if is_musl else ''}\n"
 
 
