@@ -432,6 +432,12 @@ def test_what_is_wrong_is_named(text: str, options: list[str], expected: str) ->
     assert expected in done.stderr
 
 
+def test_without_pyyaml_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "stagetrace.cli.inject.manifests", raising=False)
+    assert refused("inject", "api.yaml").endswith("\npip install pyyaml\n")
+
+
 def test_files_are_read_and_missing_ones_named(tmp_path: Path) -> None:
     file = tmp_path / "api.yaml"
     file.write_text(MANIFESTS, "utf-8-sig")

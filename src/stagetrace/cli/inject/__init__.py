@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from stagetrace import __version__
 from stagetrace.cli.console import unescaped
 from stagetrace.cli.inject import pods
-from stagetrace.cli.inject.manifests import rewrite
 from stagetrace.cli.registry import ANSWERED, Option, UsageError
 from stagetrace.policy.policy import Policy, file_named
 
@@ -49,6 +48,10 @@ _STDIN: Final = "-"
 
 def run(args: argparse.Namespace) -> int:
     """Print the manifests and return the exit code."""
+    try:
+        from stagetrace.cli.inject.manifests import rewrite
+    except ImportError as error:
+        raise UsageError(f"manifests are read with PyYAML, which is missing ({error})\npip install pyyaml") from None
     if args.remove and (args.container or args.sla or args.endpoint or args.headers_secret or args.musl):
         raise UsageError("--remove takes the whole agent away\nleave the other options out")
     _check_sla(args.sla)
