@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"manifests are read with PyYAML, which is missing ({error})\npip install pyyaml") from None
     if args.remove and (args.container or args.sla or args.endpoint or args.headers_secret or args.musl):
         raise UsageError("--remove takes the whole agent away\nleave the other options out")
-    _check_sla(args.sla)
+    if args.sla:
+        _check_sla(args.sla)
     if args.endpoint and not (urlsplit(args.endpoint).scheme in ("http", "https") and urlsplit(args.endpoint).netloc):
         raise UsageError(f"--endpoint is {args.endpoint!r}, and no URL\nwrite it as in http://stagetrace.ml:4318")
     agent = pods.Agent(
@@ -100,9 +101,9 @@ def _content(file: str, where: str) -> str:
 
 def _check_sla(text: str) -> None:
     """Raise PolicyError or UsageError where a container could not read a policy."""
-    path = file_named(text) if text else None
+    path = file_named(text)
     if path is None:
-        Policy.parse(text) if text else None
+        Policy.parse(text)
     elif not path.startswith("/"):
         raise UsageError(
             f"--sla names {path}, a file of this machine, which no container has\n"
