@@ -1,4 +1,4 @@
-# `make help` lists the targets. Needs Python 3.11 or newer, and Go 1.25 or newer for the real Jaeger, Collector, Prometheus and Alertmanager.
+# `make help` lists the targets. Needs Python 3.11 or newer, and Go 1.25 or newer for the real Jaeger, Collector, Prometheus, Alertmanager and Helm.
 # Downloads and builds are cached outside the work tree: ~/.cache/stagetrace, pip's and Go's own caches.
 
 PYTHON ?= python3
@@ -56,13 +56,13 @@ check: $(INSTALLED) ## lint, format, types, import rules
 bench: $(INSTALLED) ## measure what recording costs
 	@$(BIN)/python benchmarks/run.py
 
-backends: ## build Jaeger, the Collector, Prometheus and Alertmanager, once
+backends: ## build Jaeger, the Collector, Prometheus, Alertmanager, Helm, Kustomize and kubeconform, once
 	@$(BUILD)
 
 # Without Go, the other tests can still run. CI cannot pass without the real processes.
 backends-if-go:
 	@if command -v go >/dev/null || [ -n "$$CI" ]; then $(BUILD); \
-	else echo "note: Go is missing, so tests that need the real Jaeger, Collector, Prometheus and Alertmanager are skipped unless these are built already"; fi
+	else echo "note: Go is missing, so tests that need the real Jaeger, Collector, Prometheus, Alertmanager and Helm are skipped unless these are built already"; fi
 
 # Zig's C compiler links against the glibc of manylinux, and against musl, whatever this machine has. Python 3.11 makes wheels for
 # all versions (setup.py).

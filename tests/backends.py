@@ -74,7 +74,7 @@ def cache() -> Path:
 
 
 def binary(name: str) -> Path:
-    """Return `jaeger`, `otelcol`, `prometheus`, `promtool` or `alertmanager`: STAGETRACE_<NAME>, or as built.
+    """Return what `make backends` has built, as `jaeger`, `otelcol` or `helm`: STAGETRACE_<NAME>, or as built.
 
     Raise BackendMissing.
     """

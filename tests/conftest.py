@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Tests that use one of these fixtures, directly or not, get the marker.
 MARKERS = {
     "service": {"services", "up"},
-    "backend": {"backends", "jaeger", "collector", "storage", "promtool"},
+    "backend": {"backends", "jaeger", "collector", "storage", "promtool", "kubernetes"},
 }
 # A busy machine draws slowly. The same cases in each run, or a failure could be one of chance.
 settings.register_profile(
@@ -232,6 +232,13 @@ def backends() -> None:
 def promtool() -> None:
     """Need promtool (`rules.promtool`)."""
     need("promtool")
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> None:
+    """Need Helm, Kustomize and kubeconform, with the schema that lies beside them."""
+    for name in ("helm", "kustomize", "kubeconform"):
+        need(name)
 
 
 @pytest.fixture(scope="session")

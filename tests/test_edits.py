@@ -21,7 +21,7 @@ from sink import run_sink
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-FOLDERS = ("benchmarks", "collector-config", "docs", "examples", "native", "src", "tests")
+FOLDERS = ("benchmarks", "collector-config", "deploy", "docs", "examples", "native", "src", "tests")
 COPIED = (*FOLDERS, "LICENSE", "Makefile", "NOTICE", "docker-compose.yml", "pyproject.toml")
 SECTIONS = {
     "attribute": "## Add an attribute",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the real Jaeger, OpenTelemetry Collector, Prometheus (with promtool) and Alertmanager from the Go module proxy, once, into a
-# folder outside the work tree. Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_JAEGER,
-# STAGETRACE_OTELCOL, STAGETRACE_PROMETHEUS, STAGETRACE_PROMTOOL or STAGETRACE_ALERTMANAGER names.
+# folder outside the work tree; and Helm, Kustomize and kubeconform, with the schema of the OpenTelemetry Operator's Instrumentation.
+# Skips one that is already there, built from the same inputs by the same Go, or that STAGETRACE_<NAME> names.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,7 +36,7 @@ inputs() {
 
 # is_built NAME STAMP
 is_built() {
-  [[ -x $bin/$1 && -f $bin/$1.stamp && $(<"$bin/$1.stamp") == "$2" ]]
+  [[ -e $bin/$1 && -f $bin/$1.stamp && $(<"$bin/$1.stamp") == "$2" ]]
 }
 
 # put NAME STAMP: only a finished binary ever gets the final name. The stamp goes first, so that a binary never has an older one's.
@@ -88,16 +88,31 @@ build_otelcol() {
   put otelcol "$stamp"
 }
 
-jaeger=yes otelcol=yes prometheus=yes promtool=yes alertmanager=yes
+# copy_crd NAME: of the operator's module, whose CRD has the schema.
+copy_crd() {
+  local stamp folder module=github.com/open-telemetry/opentelemetry-operator
+  stamp=$(inputs "$here/operator/go.mod" "$here/operator/go.sum")
+  if is_built "$1" "$stamp"; then
+    say "the schema of Instrumentation is here already: $bin/$1"
+    return
+  fi
+  folder=$(cd "$here/operator" && go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+  cp "$folder/config/crd/bases/opentelemetry.io_instrumentations.yaml" "$work/$1"
+  put "$1" "$stamp"
+}
+
+jaeger=yes otelcol=yes prometheus=yes promtool=yes alertmanager=yes helm=yes kubeconform=yes kustomize=yes
 is_named STAGETRACE_JAEGER && jaeger=
 is_named STAGETRACE_OTELCOL && otelcol=
 is_named STAGETRACE_PROMETHEUS && prometheus=
 is_named STAGETRACE_PROMTOOL && promtool=
 is_named STAGETRACE_ALERTMANAGER && alertmanager=
-[[ -n $jaeger$otelcol$prometheus$promtool$alertmanager ]] || exit 0
+is_named STAGETRACE_HELM && helm=
+is_named STAGETRACE_KUBECONFORM && kubeconform=
+is_named STAGETRACE_KUSTOMIZE && kustomize=
 
 command -v go >/dev/null || fail \
-  "The real Jaeger, OpenTelemetry Collector, Prometheus and Alertmanager are to be built into $bin." \
+  "The real Jaeger, OpenTelemetry Collector, Prometheus, Alertmanager, Helm, Kustomize and kubeconform are to be built into $bin." \
   "Go is missing: there is no 'go' on the PATH." \
   "Install Go 1.25 or newer (https://go.dev/dl), then run 'make backends' again."
 
@@ -112,3 +127,7 @@ trap 'rm -rf "$work"' EXIT
 [[ -z $promtool ]] || build_package promtool prometheus "$promtool_package" "half a minute" -tags remove_all_sd
 # After Prometheus, most of whose packages it has in the same versions: alone it takes a minute.
 [[ -z $alertmanager ]] || build_package alertmanager alertmanager "$alertmanager_package" "10 seconds"
+[[ -z $helm ]] || build_package helm helm helm.sh/helm/v4/cmd/helm "2 minutes"
+[[ -z $kustomize ]] || build_package kustomize kustomize sigs.k8s.io/kustomize/kustomize/v5 "half a minute"
+[[ -z $kubeconform ]] || build_package kubeconform kubeconform github.com/yannh/kubeconform/cmd/kubeconform "10 seconds"
+copy_crd instrumentation-crd.yaml

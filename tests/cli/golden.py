@@ -162,6 +162,17 @@ objectives:
   - {when: {tenant.tier: free}, alerts: {burn: [], no_data: never}}
 """
 _WRONG: Final = "objectives:\n- within: 250\n- target: 200%\n  withn: 1s"
+_MANIFEST: Final = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api}
+spec:
+  template:
+    spec:
+      containers:
+      - name: main
+        env: [{name: PYTHONPATH, value: /app}]
+"""
 _PRICES: Final = {"currency": "EUR", "per_hour": 1.2}
 STORES: Final[dict[str, Callable[[Path], Any]]] = {
     "literal.jsonl": lambda path: literal.write(path.parent).rename(path),
@@ -182,6 +193,7 @@ STORES: Final[dict[str, Callable[[Path], Any]]] = {
     "sla.yaml": lambda path: path.write_text(_POLICY),
     "full.yaml": lambda path: path.write_text(_FULL),
     "wrong.yaml": lambda path: path.write_text(_WRONG),
+    "deployment.yaml": lambda path: path.write_text(_MANIFEST),
     "latin.yaml": lambda path: path.write_bytes(b"\xff"),
     "prices.json": lambda path: path.write_text(json.dumps(_PRICES)),
 }

@@ -41,7 +41,7 @@ GROUPS: Final = {
     ANSWERS: (*("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "bench", "cost"),),
     "Policies": ("sla check", "sla explain", "sla replay", "sla suggest", "sla rules"),
     "Back end and stored spans": ("up", "page", "import", "export", "prune"),
-    "Installation": ("run", "doctor", "demo", "completion"),
+    "Installation": ("run", "inject", "doctor", "demo", "completion"),
 }
 
 

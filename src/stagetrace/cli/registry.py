@@ -123,6 +123,7 @@ VERBS: Final = {
     "drift": "show which latencies have changed: steps and slopes over time, alarms",
     "export": "write spans to a file: Parquet, CSV, OTLP",
     "import": "store the spans of files in a local store",
+    "inject": "put the agent into the pods of Kubernetes manifests, or take it out",
     "page": "serve the page, which shows any store in a browser",
     "prune": "delete old spans from a local store",
     "query": "query requests and spans in SQL",
