@@ -19,7 +19,6 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
-from stagetrace.tracing.span_context import SpanContext
 
 from benchmarks.measure import Spread, Table, parser, show
 from stagetrace import KeepBreaches, SLASpanProcessor
@@ -32,6 +31,7 @@ from stagetrace.sla.metric_points import NUMBERS, TIMES
 from stagetrace.sla.metrics_sender import message
 from stagetrace.sla.process import counter
 from stagetrace.sla.verdict_counter import VerdictCounter
+from stagetrace.tracing.span_context import SpanContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
