@@ -10,7 +10,7 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels lock clean
+.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels agent lock clean
 
 # Tests mostly wait for processes that they have started, so there are more test processes than cores.
 WORKERS ?= 3
@@ -84,6 +84,16 @@ wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and mus
 	@$(BIN)/uv tool run --quiet --from 'cyclonedx-bom>=7' cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
 	  --output-reproducible --output-file dist/stagetrace.cdx.json dist/.sbom
 	@rm -rf dist/.sbom
+
+agent: $(INSTALLED) ## the folders of the agent's image for this machine's processor, in dist/agent/ (examples/kubernetes/Dockerfile.agent)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet ziglang
+	@rm -rf dist/.agent
+	@for one in $$(echo $(WHEELS) | tr ' ' '\n' | grep "^$$(uname -m)-"); do \
+	  cc="$(CURDIR)/$(BIN)/python -m ziglang cc -target $${one%%:*}"; \
+	  CC="$$cc" LDSHARED="$$cc -shared" $(BIN)/uv build --quiet --wheel --python 3.11 "-C--build-option=--plat-name=$${one##*:}" -o dist/.agent || exit; \
+	done
+	@$(BIN)/python deploy/agent/build.py dist/agent dist/.agent/*-manylinux_* dist/.agent/*-musllinux_*
+	@rm -rf dist/.agent
 
 # Without pandas, which chDB alone names: scikit-learn and LightGBM would import it, a third of the start of each service of a test.
 lock: $(INSTALLED) ## pin anew what the tests and checks are installed with

@@ -71,11 +71,16 @@ def wants_sdk() -> bool:
     """Return whether entry spans are to go through an SDK: the service has it, or settings name what only it has."""
     if "opentelemetry.sdk.trace" in sys.modules:
         return True
-    others = any(name not in ("otlp_proto_grpc", "otlp_proto_http") for name in settings.exporters("TRACES", "otlp"))
+    others = not all(map(_is_otlp, settings.exporters("TRACES", "otlp")))
     if others or settings.ID_GENERATOR.read() != "random" or settings.RESOURCE_DETECTORS.read() or _has_sampler():
         return True
     # An instrumentation's own entry spans are adopted, for which they have to be an SDK's.
     return "opentelemetry.instrumentation" in sys.modules and _is_there("opentelemetry.sdk.trace")
+
+
+def _is_otlp(name: str) -> bool:
+    """Return whether an exporter of this name is one whose work is ours."""
+    return name in ("otlp_proto_grpc", "otlp_proto_http")
 
 
 def _is_there(module: str) -> bool:
@@ -117,7 +122,7 @@ def own_recorder(bounded: Bounded) -> tuple[str, EntryRecorder]:
     from stagetrace.sla.provider import OwnProvider
 
     targets = {name: f"{name} {settings.endpoint()}" for name in settings.exporters("TRACES", "otlp")}
-    usable = {name: target for name, target in targets.items() if name in ("otlp_proto_grpc", "otlp_proto_http")}
+    usable = {name: target for name, target in targets.items() if _is_otlp(name)}
     senders = [otlp_processor(name, target) for name, target in usable.items()]
     judge = Judge(policy(), senders, counter=counter())
     follow(judge)
@@ -128,7 +133,9 @@ def own_recorder(bounded: Bounded) -> tuple[str, EntryRecorder]:
 
 def set_meter_provider(bounded: Bounded) -> None:
     """Set a meter provider where OTEL_METRICS_EXPORTER asks for one; by default there is none."""
-    if not settings.exporters("METRICS", "none"):
+    wanted = settings.exporters("METRICS", "none")
+    # Without an SDK, our own metrics go by OTLP all the same: `metrics_sender`.
+    if not wanted or (all(map(_is_otlp, wanted)) and not _is_there("opentelemetry.sdk.metrics")):
         return
     _load("opentelemetry.sdk.metrics")
     if meet_otel() and "opentelemetry.sdk.metrics" in sys.modules:
