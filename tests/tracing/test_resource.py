@@ -14,11 +14,13 @@ from services import run_python
 from stagetrace import log
 from stagetrace.runtime import provider
 from stagetrace.tracing import resource, sampler
+from stagetrace.tracing.sampler import Sampler
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CONTAINER = "ab" * 32
+ON, OFF = (Sampler(rate).get_description() for rate in (1.0, 0.0))
 POD = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 
 
@@ -107,16 +109,17 @@ SAMPLERS: list[Any] = [
 
 @pytest.mark.parametrize("one", SAMPLERS, ids=lambda one: one.get_description()[:30])
 def test_samplers_of_opentelemetry_are_known_by_their_descriptions(one: Any) -> None:
-    found = sampler.described(one.get_description())
+    text = one.get_description()
+    found = sampler.described(text)
     assert found is not None
-    assert found.get_description() == one.get_description()
+    assert found.get_description() == text
     root = getattr(one, "_root", one)
     if isinstance(root, sampling.TraceIdRatioBased):
         assert found.bound == root.bound
 
 
 def test_another_sampler_is_not_known() -> None:
-    other = sampling.ParentBased(sampling.ALWAYS_ON, remote_parent_sampled=sampling.TraceIdRatioBased(0.1))
+    other: Any = sampling.ParentBased(sampling.ALWAYS_ON, remote_parent_sampled=sampling.TraceIdRatioBased(0.1))
     assert sampler.described(other.get_description()) is None
     assert sampler.described("TraceIdRatioBased{0.1} of mine") is None
 
@@ -124,14 +127,14 @@ def test_another_sampler_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("name", "argument", "text", "said"),
     [
-        ("", "", sampling.DEFAULT_ON.get_description(), None),
+        ("", "", ON, None),
         ("traceidratio", "0.1", "TraceIdRatioBased{0.1}", None),
-        ("PARENTBASED_ALWAYS_OFF", "", sampling.DEFAULT_OFF.get_description(), None),
+        ("PARENTBASED_ALWAYS_OFF", "", OFF, None),
         ("traceidratio", "", "TraceIdRatioBased{1.0}", None),
         ("traceidratio", "often", "TraceIdRatioBased{1.0}", "OTEL_TRACES_SAMPLER_ARG=often is no share from 0 to 1"),
         ("traceidratio", "2", "TraceIdRatioBased{1.0}", "OTEL_TRACES_SAMPLER_ARG=2 is no share from 0 to 1"),
         ("traceidratio", "nan", "TraceIdRatioBased{1.0}", "OTEL_TRACES_SAMPLER_ARG=nan is no share from 0 to 1"),
-        ("sometimes", "", sampling.DEFAULT_ON.get_description(), "OTEL_TRACES_SAMPLER=sometimes is none of: "),
+        ("sometimes", "", ON, "OTEL_TRACES_SAMPLER=sometimes is none of: "),
     ],
 )
 def test_a_sampler_is_named_by_its_variables(

@@ -64,12 +64,13 @@ def is_silent(tracer: Any) -> bool:
     """
     from stagetrace.bridge.tracer import OwnTracer
 
-    if isinstance(tracer, trace.ProxyTracer):
-        tracer = tracer._tracer  # noqa: SLF001 -- that of the global provider, once there is one
+    is_global = isinstance(tracer, trace.ProxyTracer)
+    if is_global:
+        tracer = tracer._tracer  # noqa: SLF001 -- one that does nothing until there is a provider
     if isinstance(tracer, OwnTracer):
-        return True  # ours is the entry span: two providers would record the request twice
+        return True  # our own entry span is sent; an instrumentation's would be another one
     if isinstance(tracer, trace.NoOpTracer):
-        return not isinstance(tracer, trace.ProxyTracer) and own_provider() is not None
+        return not is_global
     processor = getattr(tracer, "span_processor", None)  # of an SDK tracer
     if processor is None:
         return False

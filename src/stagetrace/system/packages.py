@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib import metadata
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -20,8 +20,8 @@ def installed() -> dict[str, str]:
     """Return the versions of those of JOINED that are there."""
     found: dict[str, str] = {}
     for name in JOINED:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     return found
 
 
@@ -40,7 +40,7 @@ def requirement(extra: str = "") -> str:
 def _origin() -> dict[str, Any]:
     """Return what the installer noted (PEP 610): nothing, where an index was asked."""
     try:
-        found = json.loads(distribution("stagetrace").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, OSError, ValueError):
+        found = json.loads(metadata.distribution("stagetrace").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,10 +10,10 @@ import os
 import re
 import socket
 import sys
-import uuid
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -75,12 +75,18 @@ def _attributes() -> dict[str, Any]:
         "telemetry.sdk.language": "python",
         "telemetry.sdk.name": "stagetrace",
         "telemetry.sdk.version": stagetrace.__version__,
-        "service.instance.id": str(uuid.uuid4()),
+        "service.instance.id": _random_uuid(),
         **(_container() or {}),
         **(_kubernetes() or {}),
         **given,
         **named(given),
     }
+
+
+def _random_uuid() -> str:
+    """Return a UUID of version 4; the module `uuid` takes 3 ms to import."""
+    digits = f"{getrandbits(128) & ~(0xF << 76 | 0x3 << 62) | 4 << 76 | 2 << 62:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def named(attributes: Mapping[str, Any]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -130,6 +129,8 @@ def _retry_after(text: str | None) -> float | None:
     with suppress(ValueError):
         return float(text)
     try:
+        from email.utils import parsedate_to_datetime  # which takes 5 ms to import
+
         return parsedate_to_datetime(text).timestamp() - time.time()
     except (TypeError, ValueError):
         return None
