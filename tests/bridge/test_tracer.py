@@ -73,7 +73,9 @@ def make(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
 
 def of(span: Span, key: str) -> Any:
-    return next((getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes if one.key == key), None)
+    return next(
+        (getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes if one.key == key), None
+    )
 
 
 def under(context: trace.SpanContext) -> Context:
