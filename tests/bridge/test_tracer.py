@@ -73,9 +73,8 @@ def make(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
 
 def of(span: Span, key: str) -> Any:
-    return next(
-        (getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes if one.key == key), None
-    )
+    values = {one.key: getattr(one.value, str(one.value.WhichOneof("value"))) for one in span.attributes}
+    return values.get(key)
 
 
 def under(context: trace.SpanContext) -> Context:

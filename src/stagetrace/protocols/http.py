@@ -260,9 +260,11 @@ def announce(message: Any, span: Any) -> None:
 
 def announced(span: Any) -> list[tuple[str, str]]:
     """Return the headers that the global response propagator, if there is one, adds to a response."""
+    if not here.has_otel:
+        return []
     from stagetrace.bridge import propagators
 
-    return propagators.announced(span) if here.has_otel else []
+    return propagators.announced(span)
 
 
 # --- HTTP metrics of the semantic conventions, if the service has set a meter provider.

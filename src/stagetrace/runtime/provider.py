@@ -63,8 +63,11 @@ def _load(module: str) -> None:
     """
     try:
         import_module(module)
-    except ImportError as error:
-        log.once(f"load {module}", f"{module} cannot be imported ({error}), so what OTEL_* ask of it is not done.")
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- it is not there, or broken
+        why = f"{type(error).__name__}: {error}"
+        log.once(f"load {module}", f"{module} cannot be imported ({why}): what OTEL_* ask of it is not done.")
 
 
 def wants_sdk() -> bool:

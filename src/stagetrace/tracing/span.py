@@ -316,3 +316,4 @@ class ChangedSpan:
         self.dropped_attributes = span.dropped_attributes
         self.dropped_events = span.dropped_events
         self.dropped_links = span.dropped_links
+        self.of_breach = getattr(span, "of_breach", False)
