@@ -178,9 +178,10 @@ static void sort_by_time(Event *events, int count) {
 static int work_out(Marks *self) {
     if (self->tiling == NULL && (self->tiling = new_tiling(self->started, self->limit)) == NULL) return -1;
     Event copy[FIRST], *events;
+    int count;
     LOCK(self); /* others may go on noting meanwhile, elsewhere */
     events = self->events == self->first ? memcpy(copy, self->first, sizeof copy) : self->events;
-    int count = self->noted;
+    count = self->noted;
     self->events = self->first;
     self->noted = 0;
     self->room = FIRST;
@@ -267,10 +268,12 @@ static int clear_marks(PyObject *record) {
     Event copy[FIRST], *events;
     self->closed = true;
     if (self->owner != 0) return 0; /* then the end of the record does it */
+    int count;
+    Tiling *tiling;
     LOCK(self);
     events = self->events == self->first ? memcpy(copy, self->first, sizeof copy) : self->events;
-    int count = self->noted;
-    Tiling *tiling = self->tiling;
+    count = self->noted;
+    tiling = self->tiling;
     self->events = self->first;
     self->noted = 0;
     self->room = FIRST;
