@@ -178,10 +178,12 @@ class BoundedFlush:
     def flush_providers(self) -> None:
         """Flush what this process sends spans by, and its providers of OpenTelemetry."""
         given: list[Any] = [here.recorder] if here.recorder is not None else []
-        if "opentelemetry.metrics" in sys.modules:
-            from opentelemetry import metrics, trace
-
-            given = [trace.get_tracer_provider(), metrics.get_meter_provider(), *given]
+        for module, provider in (
+            ("opentelemetry.metrics", "get_meter_provider"),
+            ("opentelemetry.trace", "get_tracer_provider"),
+        ):
+            if module in sys.modules:
+                given.insert(0, getattr(sys.modules[module], provider)())
         for one in given:
             force_flush = getattr(one, "force_flush", None)
             if force_flush is not None and not self.run(partial(force_flush, self._timeout_ms())):
