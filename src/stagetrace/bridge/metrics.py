@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 NOWHERE: Final = set_span_in_context(INVALID_SPAN, Context())
 NO_PROVIDERS: Final = ("_ProxyMeterProvider", "NoOpMeterProvider")
 
+# An API before 1.28 takes no context, for there are no exemplars.
+OUTSIDE: Final = (NOWHERE,) if "context" in metrics.Histogram.record.__code__.co_varnames else ()
+
 
 def has_provider() -> bool:
     """Return whether a meter provider is set."""
@@ -63,19 +66,19 @@ class HttpMetrics:
     def begin(self, attributes: Mapping[str, Any]) -> None:
         """Count a request that was received, by the entry span's attributes."""
         # Outside the request's context: for an exemplar the SDK would ask the entry span for its open stage.
-        self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+        self._active.add(1, _only(ACTIVE_ATTRIBUTES, attributes), *OUTSIDE)
 
     @guarded_end
     def uncount(self, attributes: Mapping[str, Any]) -> None:
         """Take back the count of a request: another instrumentation counts it."""
-        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
+        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), *OUTSIDE)
 
     @guarded_end
     def end(self, attributes: Mapping[str, Any], duration_s: float, request: Request | None) -> None:
         """Count a request that has ended: `request`, if its entry span is to be an exemplar."""
-        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), NOWHERE)
-        context = NOWHERE if request is None else set_span_in_context(seen(request), NOWHERE)
-        self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), context)
+        self._active.add(-1, _only(ACTIVE_ATTRIBUTES, attributes), *OUTSIDE)
+        around = OUTSIDE if request is None or not OUTSIDE else (set_span_in_context(seen(request), NOWHERE),)
+        self._duration.record(duration_s, _only(DURATION_ATTRIBUTES, attributes), *around)
 
 
 def _only(names: tuple[str, ...], attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,14 +120,14 @@ class GenerationMetrics:
         }
         error = next((call.error for call in calls if call.error is not None), None)
         if error is not None:
-            self._duration.record((end - start) / 1e9, {**attributes, semconv.ERROR_TYPE: error}, NOWHERE)
+            self._duration.record((end - start) / 1e9, {**attributes, semconv.ERROR_TYPE: error}, *OUTSIDE)
             return
-        self._duration.record((end - start) / 1e9, attributes, NOWHERE)
+        self._duration.record((end - start) / 1e9, attributes, *OUTSIDE)
         first, following = generation.first, generation.following
         if first is not None:
-            self._first.record(max(first - start, 0) / 1e9, attributes, NOWHERE)
+            self._first.record(max(first - start, 0) / 1e9, attributes, *OUTSIDE)
         if following:
-            self._per_token.record(generation.following_ns / following / 1e9, attributes, NOWHERE)
+            self._per_token.record(generation.following_ns / following / 1e9, attributes, *OUTSIDE)
 
 
 def generation_metrics() -> GenerationMetrics | None:
@@ -152,7 +155,7 @@ def offer(*, is_sent: bool) -> None:
 
     def take(took_ns: int) -> None:
         loop_lags.add(took_ns)
-        histogram.record(took_ns / 1e9, None, NOWHERE)
+        histogram.record(took_ns / 1e9, None, *OUTSIDE)
 
     loops.take = take
 

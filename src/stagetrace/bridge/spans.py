@@ -29,11 +29,24 @@ if TYPE_CHECKING:
 _SCOPE = InstrumentationScope(SCOPE.name, SCOPE.version)
 _UNSET = Status()
 
+# What 1.20 lacks: it does not count what events and links have lost, and its scopes have no attributes.
+for _kind, _name, _value in (
+    (Event, "dropped_attributes", 0),
+    (Link, "dropped_attributes", 0),
+    (InstrumentationScope, "attributes", None),
+):
+    if not hasattr(_kind, _name):
+        setattr(_kind, _name, _value)
+
+
+class _NothingLost:
+    dropped_attributes = dropped_events = dropped_links = 0
+
 
 class FinishedSpan(ReadableSpan):
-    """A finished span that counts as lost what another one does."""
+    """A finished span that counts as lost what `counts` does; the SDK 1.20 finds that in its own classes alone."""
 
-    def __init__(self, counts: Any, **parts: Any) -> None:
+    def __init__(self, counts: Any = _NothingLost, **parts: Any) -> None:
         super().__init__(**parts)
         self._counts = counts
 
@@ -135,7 +148,7 @@ def entry(request: Request) -> ReadableSpan:
         "instrumentation_scope": _SCOPE,
     }
     if notes is None:
-        return ReadableSpan(**parts)
+        return FinishedSpan(**parts)
     return FinishedSpan(notes, events=_events(notes.events), links=_links(notes.links), **parts)
 
 
@@ -179,7 +192,7 @@ def stage_span(segment: Segment, of_entry: ReadableSpan, extra: Mapping[str, Any
     attributes = {ML_STAGE: segment.stage, **segment.attributes, **extra}
     if segment.coalesced:
         attributes.update(segment.visits())
-    return ReadableSpan(
+    return FinishedSpan(
         name=segment.stage,
         context=span_context(segment.context or child(_context_of(of_entry))),
         parent=of_entry.context,
@@ -194,7 +207,7 @@ def stage_span(segment: Segment, of_entry: ReadableSpan, extra: Mapping[str, Any
 
 
 def _detail_span(detail: Detail, resource: Resource, extra: Mapping[str, Any]) -> ReadableSpan:
-    return ReadableSpan(
+    return FinishedSpan(
         name=detail.name,
         context=span_context(child(detail.parent)),
         parent=span_context(detail.parent),
