@@ -160,6 +160,8 @@ class SLASpanProcessor(Judge, SpanProcessor):
         request.adopted, request.started, request.end = span, span.start_time or 0, span.end_time or 0
         request.method, request.route = request_of(span.attributes or {})
         request.failed = span.status.status_code is StatusCode.ERROR
+        if task_here() is None:  # the thread's own section ends later, as the application returns
+            request.divide_rest()
         is_judged = semconv.SLA_VERDICT in (span.attributes or {})  # by a second processor of ours
         judged = None if is_judged else self.judge(request)
         breached = judged is not None and judged.word == BREACH

@@ -372,6 +372,7 @@ def _adopted(handler: Any, wrap: Callable[[Any, bool], Any]) -> Any:
 def _in_thread(behaviour: Any, answers_stream: bool) -> Any:
     def answer(request: Any, context: Any) -> Any:
         entered = _enter(context)
+        _begin_section(entered)
         try:
             return behaviour(request, context)
         finally:
@@ -380,6 +381,7 @@ def _in_thread(behaviour: Any, answers_stream: bool) -> Any:
 
     def answers(request: Any, context: Any) -> Iterator[Any]:
         entered = _enter(context)
+        _begin_section(entered)
         try:
             yield from behaviour(request, context)
         finally:
@@ -452,6 +454,13 @@ def _enter(context: Any) -> Any:
     current.set(request)
     _note_caller(request, context)
     return request, here.attach(around)
+
+
+@guarded_end
+def _begin_section(entered: Any) -> None:
+    """Note the CPU sample from which on this thread works for the request."""
+    if entered is not None:
+        entered[0].step = sample()
 
 
 @guarded
