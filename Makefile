@@ -10,7 +10,7 @@ BUILD := collector-config/build/build.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench backends backends-if-go wheels agent lock clean
+.PHONY: help demo test test-all test-heavy test-sample test-sanitizers check bench pythons compatibility backends backends-if-go wheels agent lock clean
 
 # Tests mostly wait for processes that they have started, so there are more test processes than cores.
 WORKERS ?= 3
@@ -28,7 +28,7 @@ test: check ## check, all tests within one process, and one of each server, libr
 	@echo "running the tests ..."
 	@$(BIN)/python tests/run_again.py $(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
-test-all: check backends-if-go ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (about 35 minutes)
+test-all: check backends-if-go pythons ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (about 35 minutes)
 	@echo "running all tests ..."
 	@$(BIN)/python tests/run_again.py $(PYTEST) --session-timeout 3000 -m "not heavy"
 
@@ -55,6 +55,12 @@ check: $(INSTALLED) ## lint, format, types, import rules
 
 bench: $(INSTALLED) ## measure what recording costs
 	@$(BIN)/python benchmarks/run.py
+
+pythons: $(INSTALLED) ## make the interpreters of tests/matrix that this machine has not, once
+	@$(BIN)/python tests/matrix/pythons.py
+
+compatibility: $(INSTALLED) ## run each cell of tests/matrix, and write docs/compatibility.md (4 minutes)
+	@$(BIN)/python tests/matrix/page.py
 
 backends: ## build Jaeger, the Collector, Prometheus, Alertmanager, Helm, Kustomize and kubeconform, once
 	@$(BUILD)

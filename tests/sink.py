@@ -186,34 +186,39 @@ def attributes_in(pairs: Any) -> dict[str, Any]:
     return {pair.key: _value(pair.value) for pair in pairs if pair.key != NOW_AND_THEN}
 
 
+def receive(sink: Sink, request: Any) -> None:
+    """Keep the spans of a request."""
+    sink.exports.append(request.SerializeToString())
+    for resource_spans in request.resource_spans:
+        service = attributes_in(resource_spans.resource.attributes).get("service.name", "")
+        for scope_spans in resource_spans.scope_spans:
+            received = [
+                Received(
+                    span.name,
+                    span.kind,
+                    span.trace_id.hex(),
+                    span.span_id.hex(),
+                    span.parent_span_id.hex(),
+                    span.start_time_unix_nano,
+                    span.end_time_unix_nano,
+                    span.status.code,
+                    attributes_in(span.attributes),
+                    scope_spans.scope.name,
+                    service,
+                )
+                for span in scope_spans.spans
+            ]
+            with sink.lock:
+                sink.spans.extend(received)
+                sink.protos.extend(scope_spans.spans)
+
+
 class _Service(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
     def Export(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 -- named by the protocol
-        self._sink.exports.append(request.SerializeToString())
-        for resource_spans in request.resource_spans:
-            service = attributes_in(resource_spans.resource.attributes).get("service.name", "")
-            for scope_spans in resource_spans.scope_spans:
-                received = [
-                    Received(
-                        span.name,
-                        span.kind,
-                        span.trace_id.hex(),
-                        span.span_id.hex(),
-                        span.parent_span_id.hex(),
-                        span.start_time_unix_nano,
-                        span.end_time_unix_nano,
-                        span.status.code,
-                        attributes_in(span.attributes),
-                        scope_spans.scope.name,
-                        service,
-                    )
-                    for span in scope_spans.spans
-                ]
-                with self._sink.lock:
-                    self._sink.spans.extend(received)
-                    self._sink.protos.extend(scope_spans.spans)
+        receive(self._sink, request)
         return trace_service_pb2.ExportTraceServiceResponse()
 
 

@@ -146,7 +146,7 @@ def run_service(
     """Run a gRPC app of tests/apps until the block ends; `argv` stands before its file."""
     port = free_port()
     address = (env or {}).get("ADDRESS", f"127.0.0.1:{port}")
-    log_file = folder / f"{app}-{port}.log"
+    log_file = folder / f"{Path(app).name}-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [*(argv or [sys.executable]), str(APPS / f"{app}.py")],
