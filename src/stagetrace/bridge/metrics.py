@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NOWHERE: Final = set_span_in_context(INVALID_SPAN, Context())
 NO_PROVIDERS: Final = ("_ProxyMeterProvider", "NoOpMeterProvider")
 
-# An API before 1.28 takes no context, for there are no exemplars.
+# An API before 1.30 takes no context, for it has no exemplars.
 OUTSIDE: Final = (NOWHERE,) if "context" in metrics.Histogram.record.__code__.co_varnames else ()
 
 
