@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from stagetrace import log, semconv
+from stagetrace.bridge import opentelemetry as _  # noqa: F401 -- requests are in its context from now on
 from stagetrace.bridge import spans as sdk
 from stagetrace.bridge.contexts import get_current
 from stagetrace.guard import guarded
