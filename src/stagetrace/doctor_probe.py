@@ -49,7 +49,7 @@ def _bound() -> None:
         timeout = min(float(asked), TIMEOUT_S)
     except ValueError:
         timeout = TIMEOUT_S
-    os.environ[settings.TRACES_TIMEOUT.name] = f"{timeout:g}"
+    settings.otel()[settings.TRACES_TIMEOUT.name] = f"{timeout:g}"
 
 
 def _target(name: str) -> dict[str, Any]:

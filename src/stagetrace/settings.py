@@ -12,7 +12,7 @@ import sys
 
 TYPE_CHECKING = False  # importing `typing` takes longer than all of this module
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableMapping
     from typing import Final
 
 OFF: Final = ("", "0", "false")
@@ -23,6 +23,8 @@ READING: Final = "reading"
 BOTH: Final = "both"
 
 SETTINGS: Final[dict[str, Setting]] = {}  # by name, in the order below
+_OTEL: Final = "OTEL_"
+_ITS_READER: Final = "stagetrace.otel_config"  # which is imported only where the variable is set
 
 
 class Setting:
@@ -38,11 +40,12 @@ class Setting:
 
     def raw(self) -> str | None:
         """Return the text as it is; None where the variable is not set."""
-        return os.environ.get(self.name)
+        given = otel() if self.name.startswith(_OTEL) else os.environ
+        return given.get(self.name)
 
     def text(self) -> str:
         """Return the text without the white space around it; empty where the variable is not set."""
-        return os.environ.get(self.name, "").strip()
+        return (self.raw() or "").strip()
 
 
 class Switch(Setting):
@@ -195,6 +198,19 @@ WEBHOOK_SECRET = Verbatim("STAGETRACE_WEBHOOK_SECRET", READING, "signs what is p
 ALERTMANAGER_TOKEN = Verbatim("STAGETRACE_ALERTMANAGER_TOKEN", READING, "bearer token for the Alertmanager")
 
 # OpenTelemetry's, as far as we read them ourselves: its SDK and its exporters read these and others.
+
+
+class _ConfigFile(Text):
+    """The file that is read in place of all other OTEL_* variables."""
+
+    __slots__ = ()
+
+    def raw(self) -> str | None:
+        """Return the text as it is; None where the variable is not set."""
+        return os.environ.get(self.name)
+
+
+CONFIG_FILE = _ConfigFile("OTEL_CONFIG_FILE", BOTH, "declarative configuration, in place of all other OTEL_* variables")
 SDK_DISABLED = Text("OTEL_SDK_DISABLED", BOTH, "`true` records nothing")
 TRACES_EXPORTER = Text("OTEL_TRACES_EXPORTER", RECORDING, "exporters of spans", "otlp")
 METRIC_INTERVAL = Number("OTEL_METRIC_EXPORT_INTERVAL", RECORDING, "milliseconds between exports of metrics", 10_000)
@@ -275,9 +291,19 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def otel() -> MutableMapping[str, str]:
+    """Return where OTEL_* variables are read from: the environment, or what the file of OTEL_CONFIG_FILE says."""
+    if not CONFIG_FILE.read():
+        return os.environ
+    from importlib import import_module
+
+    found: dict[str, str] = import_module(_ITS_READER).config_file().variables
+    return found
+
+
 def otel_variables() -> dict[str, str]:
     """Return the OTEL_* variables of this process, those included that only OpenTelemetry reads."""
-    return {name: text for name, text in os.environ.items() if name.startswith("OTEL_")}
+    return {name: text for name, text in otel().items() if name.startswith(_OTEL)}
 
 
 def redacted() -> list[str]:
@@ -290,9 +316,9 @@ def excluded_urls(instrumentations: Iterable[str]) -> tuple[list[str], str]:
 
     That is OTEL_PYTHON_<instrumentation>_EXCLUDED_URLS of these, as far as set, else OTEL_PYTHON_EXCLUDED_URLS.
     """
-    specific = [name for name in map("OTEL_PYTHON_{}_EXCLUDED_URLS".format, instrumentations) if name in os.environ]
+    specific = [name for name in map("OTEL_PYTHON_{}_EXCLUDED_URLS".format, instrumentations) if name in otel()]
     names = specific or [EXCLUDED_URLS.name]
-    return names, ",".join(filter(None, map(os.environ.get, names)))
+    return names, ",".join(filter(None, map(otel().get, names)))
 
 
 def exporters(signal: str, default: str) -> list[str]:

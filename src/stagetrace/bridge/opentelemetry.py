@@ -17,6 +17,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 
 from stagetrace.bridge import entry
 from stagetrace.bridge.contexts import attach, context_of, get_current, span_context
+from stagetrace.bridge.propagators import take_from_file
 from stagetrace.request.context import Surroundings, here
 from stagetrace.request.context import _context as _before
 from stagetrace.request.own_span import OwnSpan
@@ -181,3 +182,4 @@ def _fields(textmap: Any) -> frozenset[str]:
 
 here.__class__ = Bridge
 here.attach, here.get_current = attach, get_current
+take_from_file()

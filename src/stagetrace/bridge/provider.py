@@ -13,9 +13,11 @@ from opentelemetry import trace
 
 from stagetrace import log, settings
 from stagetrace.guard import guarded
-from stagetrace.request.limits import longest
+from stagetrace.request.limits import span_limits
 from stagetrace.system.threads import aside
+from stagetrace.tracing import sampler as samplers
 from stagetrace.tracing.resource import named
+from stagetrace.tracing.resource import resource as own_resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanLimits
     from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -89,11 +92,10 @@ def set_sdk_provider(bounded: Bounded) -> tuple[str, EntryRecorder | None]:
 
     # Its own exit handler may wait half a minute for a Collector that is down: ours is bounded.
     provider = TracerProvider(
-        _installed_sampler(),
+        _installed_sampler() or _sampler_of_file(),
         resource(),
         shutdown_on_exit=False,
-        # With one character more, so that `bounded` can detect values that were cut.
-        span_limits=SpanLimits(max_attribute_length=longest() + 1, max_span_attribute_length=longest() + 1),
+        span_limits=_limits(SpanLimits),
         id_generator=_id_generator(),
     )
     made = span_processors()
@@ -163,6 +165,35 @@ def _installed_sampler() -> Sampler | None:
             return None
         return made
     return None
+
+
+def _sampler_of_file() -> Sampler | None:
+    """Return the sampler that the file of OTEL_CONFIG_FILE names, which the SDK does not read; None without a file."""
+    if not settings.CONFIG_FILE.read():
+        return None
+    from opentelemetry.sdk.trace import sampling
+
+    name = settings.SAMPLER.read() or samplers.DEFAULT
+    kept = samplers.named(name, settings.SAMPLER_ARG.read())
+    plain = sampling.ALWAYS_ON if kept.rate else sampling.ALWAYS_OFF
+    root = sampling.TraceIdRatioBased(kept.rate) if kept.is_ratio else plain
+    return sampling.ParentBased(root) if kept.by_parent else root
+
+
+def _limits(kind: type[SpanLimits]) -> SpanLimits:
+    """Return the limits of spans as OTEL_* set them: the SDK reads them itself, and refuses what it cannot use."""
+    ours = span_limits()
+    attributes, of_event, of_link, events, links, length = (kind.UNSET if one is None else one for one in ours)
+    return kind(
+        max_attributes=attributes,
+        max_events=events,
+        max_links=links,
+        max_span_attributes=attributes,
+        max_event_attributes=of_event,
+        max_link_attributes=of_link,
+        max_attribute_length=length,
+        max_span_attribute_length=length,
+    )
 
 
 def _id_generator() -> IdGenerator | None:
@@ -265,5 +296,7 @@ def resource() -> Resource:
     """Return the resource that OTEL_* give, its service and host named."""
     from opentelemetry.sdk.resources import Resource
 
+    if settings.CONFIG_FILE.read():  # of which the SDK knows nothing
+        return Resource(own_resource().attributes)
     found = Resource.create()
     return found.merge(Resource(named(found.attributes)))

@@ -33,7 +33,7 @@ class Surroundings:
     recorder: Recorder | None = None  # of entry spans; None: a provider of the service has them, or nothing is recorded
     has_otel = False  # whether the bridge is there
     has_provider = False  # whether the service has set a tracer provider of its own
-    fields: frozenset[str] = FIELDS  # the headers that are read, in lower case
+    fields: frozenset[str] = FIELDS  # the headers in which contexts come and go, in lower case
 
     def __init__(self) -> None:
         # Set the context of the code that runs, and return it: empty, where the service has no OpenTelemetry.
@@ -71,11 +71,14 @@ class Surroundings:
 
     def extract(self, carrier: Mapping[str, str | list[str]]) -> Mapping[str, Any]:
         """Return the context that headers carry, by their names in lower case."""
+        if self.fields is not FIELDS:
+            carrier = {name: value for name, value in carrier.items() if name in self.fields}
         return propagation.extract(carrier)
 
     def headers(self, request: Entry | None, span: SpanContext) -> dict[str, str]:
         """Return the headers that carry a span of a request to another service."""
-        return propagation.headers(span, None if request is None else self.baggage_in(request.parent_context))
+        found = propagation.headers(span, None if request is None else self.baggage_in(request.parent_context))
+        return found if self.fields is FIELDS else {name: found[name] for name in found if name in self.fields}
 
     def carrier(self, request: Entry | None) -> dict[str, str]:
         """Return W3C's headers for the span that is the current one, whatever OTEL_PROPAGATORS names."""

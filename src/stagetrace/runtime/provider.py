@@ -17,6 +17,7 @@ from stagetrace.guard import guarded
 from stagetrace.request.context import here, meet_otel
 from stagetrace.sla.process import counter, follow, is_given, policy
 from stagetrace.tracing import sampler as samplers
+from stagetrace.tracing.propagation import BY_PROPAGATOR, FIELDS
 from stagetrace.tracing.resource import resource
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Bounded: TypeAlias = "Callable[[Callable[[], Any]], bool]"
 
-W3C = ("tracecontext", "baggage", "none")
+W3C = (*BY_PROPAGATOR, "none")
 
 
 def set_up(bounded: Bounded) -> str:
@@ -38,6 +39,9 @@ def set_up(bounded: Bounded) -> str:
     if wants_sdk():
         _load("opentelemetry.sdk.trace")
     if not meet_otel():
+        if names := settings.PROPAGATORS.read():
+            fields = frozenset(field for name in names for field in BY_PROPAGATOR.get(name, ()))
+            here.fields = FIELDS if fields == FIELDS else fields
         target, here.recorder = own_recorder(bounded)
         return target
     from stagetrace.bridge import provider

@@ -16,7 +16,7 @@ from stagetrace.guard import guarded, report
 from stagetrace.request import serving_process
 from stagetrace.request.context import here, meet_otel
 from stagetrace.request.serving_process import serving
-from stagetrace.settings import SDK_DISABLED
+from stagetrace.settings import CONFIG_FILE, SDK_DISABLED
 from stagetrace.sla import verdict_counts
 from stagetrace.sla.process import counter, look_at_file, objectives_text, policy
 from stagetrace.system import setting_problems, sigterm, unrecognised_models
@@ -204,7 +204,7 @@ WITHDRAW_BOUND_S = 0.5
 # A client that has its response may send SIGTERM before the request has ended, which is then a matter of a thread's
 # time slice.
 ENDS_WITHIN_S = 0.02
-NOWHERE = "nowhere: OTEL_SDK_DISABLED=true"
+NOWHERE = "nowhere: "
 # Patched modules of packages that are in every process: the log at the start does not list them.
 _EVERYWHERE = {"opentelemetry"} | (sys.stdlib_module_names - {"wsgiref"})
 
@@ -262,8 +262,10 @@ class Runtime:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin_again)
         if SDK_DISABLED.read().lower() == "true":
-            here.has_provider = meet_otel()  # whose spans do nothing then, and whose contexts go on
-            self._publish_from_now_on(NOWHERE)
+            path = CONFIG_FILE.read()
+            # Spans of OpenTelemetry do nothing then, and its contexts go on; what a file says is for us alone.
+            here.has_provider = not path and meet_otel()
+            self._publish_from_now_on(NOWHERE + (f"OTEL_CONFIG_FILE={path}" if path else "OTEL_SDK_DISABLED=true"))
             return
         target = provider.set_up(self._flush.run)
         provider.set_meter_provider(self._flush.run)
@@ -403,6 +405,16 @@ async def _in_thread(method: Callable[[], None]) -> None:
         report(f"{__name__}.{method.__name__}", error)
 
 
+def _why_nowhere(target: str) -> str:
+    why = target.removeprefix(NOWHERE)
+    if not CONFIG_FILE.read():
+        return f"{why}. Unset it to record."
+    from stagetrace.otel_config import config_file
+
+    found = config_file()
+    return f"{why} {'cannot be used' if found and found.problem else 'has disabled: true'}."
+
+
 @guarded
 def _prepare_sampling() -> None:
     from stagetrace.request.in_flight import in_flight
@@ -443,10 +455,8 @@ def _log_start(target: str) -> None:
     from stagetrace.process_status.files import samples_all
     from stagetrace.process_status.publish import sampler
 
-    if target == NOWHERE:
-        log.warning(
-            f"{__version__} records nothing in process {os.getpid()}: OTEL_SDK_DISABLED=true. Unset it to record."
-        )
+    if target.startswith(NOWHERE):
+        log.warning(f"{__version__} records nothing in process {os.getpid()}: {_why_nowhere(target)}")
         return
     seen = sorted({name.partition(".")[0] for name in finder.patched} - _EVERYWHERE)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"

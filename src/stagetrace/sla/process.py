@@ -34,9 +34,9 @@ def counter() -> VerdictCounter:
 
 
 def policy() -> Policy | None:
-    """Return the policy of STAGETRACE_SLA; None if there is none, or no rule of it can be read.
+    """Return the policy of STAGETRACE_SLA, else of OTEL_CONFIG_FILE; None if there is none, or no rule can be read.
 
-    Of a file it is that of the newest content that can be used.
+    Of a file of STAGETRACE_SLA it is that of the newest content that can be used.
     """
     file = _file()
     return _inline()[0] if file is None else file.policy
@@ -118,15 +118,28 @@ def _file() -> FollowedFile | None:
     return file
 
 
+def _of_config_file() -> Policy | None:
+    """Return the objectives in the file of OTEL_CONFIG_FILE."""
+    if not settings.CONFIG_FILE.read():
+        return None
+    from stagetrace.otel_config import config_file
+
+    found = config_file()
+    return None if found is None else found.policy
+
+
 @functools.cache
 def _inline() -> tuple[Policy | None, tuple[str, ...]]:
-    """Read STAGETRACE_SLA, and log once what of it cannot be read."""
+    """Read STAGETRACE_SLA, else the objectives of OTEL_CONFIG_FILE, and log once what of it cannot be read."""
     from stagetrace.policy.inline import HOW
     from stagetrace.policy.policy import Policy
 
     text = settings.SLA.read()
+    given = _of_config_file()
     if not text:
-        return None, ()
+        return given, ()
+    if given is not None:
+        log.once("policy of two", "STAGETRACE_SLA is used, and not the objectives in the file of OTEL_CONFIG_FILE.")
     try:
         found = Policy.readable(text)
     except PolicyError as error:

@@ -28,6 +28,8 @@ TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 BAGGAGE: Final = "baggage"
 FIELDS: Final = frozenset((TRACEPARENT, TRACESTATE, BAGGAGE))
+# By their names in OTEL_PROPAGATORS.
+BY_PROPAGATOR: Final = {"tracecontext": (TRACEPARENT, TRACESTATE), "baggage": (BAGGAGE,)}
 
 
 class Context(dict[str, Any]):

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from stagetrace import __version__
 from stagetrace.errors import PolicyError, StagetraceError
+from stagetrace.otel_config import ConfigFile, config_file
 from stagetrace.otlp.export import spool
 from stagetrace.output.processes import FAIL, OK, WARN, Check
 from stagetrace.policy.inline import HOW
@@ -132,6 +133,10 @@ def misspelt() -> Iterator[Check]:
 def policy() -> Check:
     """Read the policy as a service would, and show its rules."""
     text = SLA.read()
+    of_config = config_file()
+    if not text and of_config is not None and of_config.policy is not None:
+        rules = "; ".join(files.objective_texts(of_config.policy.objectives))
+        return Check("policy", OK, f"{of_config.path}: {rules}")
     if not text:
         fix = 'set STAGETRACE_SLA, for example "POST /predict within 50ms for 99.9% over 28d; * within 1s"'
         return Check("policy", WARN, "STAGETRACE_SLA is not set: requests get stages and no verdict", fix)
@@ -291,9 +296,26 @@ def settings() -> Check:
     """Show which OTEL_* variables are set; secrets by name alone."""
     given = sorted(otel_variables().items())
     shown = [f"{name} (hidden)" if name.endswith(_SECRET) else f"{name}={_plain(text)}" for name, text in given]
+    found = config_file()
+    if found is not None:
+        return _of_config_file(found, shown)
     if SDK_DISABLED.read().lower() == "true":
         return Check("settings", WARN, f"OTEL_SDK_DISABLED=true records nothing; {', '.join(shown)}", "unset it")
     return Check("settings", OK, ", ".join(shown) or "no OTEL_* variable is set: defaults hold")
+
+
+def _of_config_file(found: ConfigFile, shown: list[str]) -> Check:
+    """Show what the file of OTEL_CONFIG_FILE says, and what of it is not done."""
+    if found.problem:
+        what, _, fix = found.problem.partition("\n")
+        return Check("settings", FAIL, f"nothing is recorded: {what}", fix)
+    what = f"OTEL_CONFIG_FILE={found.path} says {', '.join(shown)}"
+    if SDK_DISABLED.read().lower() == "true":
+        return Check("settings", WARN, f"{what}, and so records nothing", "remove disabled: true")
+    if found.unused:
+        fix = "remove it, or expect nothing of it"
+        return Check("settings", WARN, f"{what}; not done: {', '.join(found.unused)}", fix)
+    return Check("settings", OK, what)
 
 
 def _plain(value: str) -> str:
