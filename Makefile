@@ -83,7 +83,9 @@ wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and mus
 	  cc="$(CURDIR)/$(BIN)/python -m ziglang cc -target $${one%%:*}"; \
 	  CC="$$cc" LDSHARED="$$cc -shared" $(BIN)/uv build --quiet --wheel --python 3.11 "-C--build-option=--plat-name=$${one##*:}" || exit; \
 	done
-	@$(BIN)/python -m auditwheel show dist/*-manylinux_*_$$(uname -m).whl
+	@$(BIN)/uv tool run --quiet twine check --strict dist/*.whl dist/*.tar.gz
+	@$(BIN)/uv tool run --quiet abi3audit --strict dist/*.whl
+	@for one in dist/*-manylinux_*.whl; do $(BIN)/python -m auditwheel show $$one || exit; done
 	@# The SBOM: what the wheel with all extras installs, in the versions that the tests ran with.
 	@$(BIN)/uv venv --quiet --clear dist/.sbom
 	@$(BIN)/uv pip install --quiet --python dist/.sbom --constraints $(LOCK) "$$(ls dist/*-manylinux_*_$$(uname -m).whl)[backend,bench,demo]"
