@@ -159,6 +159,18 @@ def test_a_disabled_sdk_records_nothing_and_says_so(mode: str, sink: Sink, tmp_p
 
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize("mode", MODES)
+def test_a_config_file_that_cannot_be_used_leaves_a_service_as_untraced(mode: str, sink: Sink, tmp_path: Path) -> None:
+    with serve(tmp_path, sink, mode, OTEL_CONFIG_FILE=str(tmp_path / "none.yaml")) as service:
+        trace_id, response = service.call("GET", "/")
+        assert (response.status_code, response.text) == (200, str(mode != "none"))
+        service.stop()
+    assert trace_id not in sink.traces()
+    assert service.log.count("none.yaml: No such file or directory") == 1
+    assert "recording in process" not in service.log
+
+
+@pytest.mark.usefixtures("services")
+@pytest.mark.parametrize("mode", MODES)
 def test_excluded_urls_are_not_recorded(mode: str, sink: Sink, tmp_path: Path) -> None:
     with serve(tmp_path, sink, mode, OTEL_PYTHON_EXCLUDED_URLS="/ready,/li[fv]e") as service:
         excluded = {service.call("GET", path)[0] for path in ("/ready", "/live", "/live/deep")}

@@ -325,12 +325,14 @@ class _Reader:
             self._is_unused(f"{path}.{name}", node.at)
             return
         self.variables["OTEL_TRACES_SAMPLER"] = prefix + _ROOTS[name]
-        for _, _, ratio in _entries(value, path):
-            text = _text_of(ratio, path)
-            share = resolved(text)
-            if text and (isinstance(share, bool | str | None) or not 0 <= share <= 1):
-                raise WrongError(ratio.at, f"{path}.{name} is {text[:40]}", "write a ratio from 0 to 1")
-            self.variables["OTEL_TRACES_SAMPLER_ARG"] = text
+        self._take(value, f"{path}.{name}", {"ratio": self._ratio} if name == "trace_id_ratio_based" else {})
+
+    def _ratio(self, node: Node, path: str) -> None:
+        text = _text_of(node, path)
+        share = resolved(text)
+        if text and (isinstance(share, bool | str | None) or not 0 <= share <= 1):
+            raise WrongError(node.at, f"{path} is {text[:40]}", "write a ratio from 0 to 1")
+        self.variables["OTEL_TRACES_SAMPLER_ARG"] = text
 
     def _processor(self, node: Node, path: str) -> None:
         kind, value = _single(node, path)
