@@ -13,7 +13,7 @@ from platform import machine
 import pytest
 import yaml
 
-from environments import _interpreter
+from matrix.pythons import interpreter
 from otlp.receiver import run_receiver
 from services import clean_environment
 
@@ -103,7 +103,7 @@ def test_the_extension_is_for_the_tags_machine_and_libc(tag: str, dist: Path) ->
 def test_a_wheel_installs_and_records_alone(version: str, dist: Path, tmp_path: Path) -> None:
     wheel = of_tag(dist, f"manylinux_2_17_{machine()}")
     python = tmp_path / "bin" / "python"
-    run(sys.executable, "-m", "uv", "venv", "--quiet", "--allow-existing", "--python", _interpreter(version), tmp_path)
+    run(sys.executable, "-m", "uv", "venv", "--quiet", "--allow-existing", "--python", interpreter(version), tmp_path)
     run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", tmp_path, wheel)
     (tmp_path / "service.py").write_text(SERVICE)
     with run_receiver() as receiver:
