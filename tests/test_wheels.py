@@ -19,7 +19,7 @@ from services import clean_environment
 
 ROOT = Path(__file__).parent.parent
 SERVER = 2  # the kind of an entry span
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 TAGS = {f"{libc}_{arch}": arch for libc in ("manylinux_2_17", "musllinux_1_2") for arch in ("x86_64", "aarch64")}
 MACHINES = {"x86_64": 62, "aarch64": 183}
 # Sends itself a request, since it is alone: no other package is there.
