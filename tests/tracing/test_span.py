@@ -68,7 +68,7 @@ def seen(span: Any) -> dict[str, Any]:
         "links": [
             (ln.context.span_id, list((ln.attributes or {}).items()), ln.dropped_attributes) for ln in span.links
         ],
-        "status": (span.status.status_code.value, span.status.description),
+        "status": (span.status.status_code.value, span.status.description or None),
         "dropped": (span.dropped_attributes, span.dropped_events, span.dropped_links),
         "end": span.end_time,
         "recording": span.is_recording(),
