@@ -129,6 +129,7 @@ def run(cell: Cell, folder: Path) -> list[str]:
         assert traced.answers == untraced.answers
         assert traced.code == untraced.code
         assert not _complaints(traced.log), traced.log[-6000:]
+        assert ("without the GIL" in traced.log) is cell.python.endswith("t")
         names = _check_spans(cell, sink, traced.traces)
         sent_by = _sender(by_http.senders)
     otel = cell.otel + (f" {cell.version}" if cell.version else "")

@@ -460,10 +460,12 @@ def _log_start(target: str) -> None:
         return
     seen = sorted({name.partition(".")[0] for name in finder.patched} - _EVERYWHERE)
     sampled = "" if samples_all(sampler()) else f", head sampler {sampler()}"
+    has_gil = getattr(sys, "_is_gil_enabled", None)
+    without_gil = "" if has_gil is None or has_gil() else "; without the GIL no breach has its line of code"
     broken = f"; not patched: {', '.join(finder.failed)} (`stagetrace doctor` shows why)" if finder.failed else ""
     log.info(
         f"{__version__} recording in process {os.getpid()} ({', '.join(seen)}), spans to {target}{sampled}, "
-        f"judging by: {objectives_text()}{broken}"
+        f"judging by: {objectives_text()}{broken}{without_gil}"
     )
 
 
