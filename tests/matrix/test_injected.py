@@ -20,6 +20,7 @@ from environments import ROOT, once, uv
 from matrix.environment import wheel
 from matrix.pythons import interpreter
 from matrix.run import APPS, HttpSink
+from missing import missing
 from sink import Sink, assert_tiled, run_sink
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def test_a_python_that_is_too_old_runs_on_and_one_line_says_so(agent: Path) -> N
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     old = next((one for minor in "9876" for one in sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python"))), None)
     if old is None:
-        pytest.skip("this machine has no Python before 3.10")
+        missing("there is no Python before 3.10 in pyenv")
     env = {**services.clean_environment(), **variables(agent)}
     code = "import sys; print('out'); sys.exit(3)"
     done = subprocess.run([str(old), "-c", code], env=env, capture_output=True, text=True, check=False)
