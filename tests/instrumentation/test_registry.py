@@ -12,11 +12,7 @@ import pytest
 from services import run_python
 from stagetrace.patches.registry import PATCHES, wanted
 
-# Of servers and frameworks, of OpenTelemetry itself, and of what is patched in processes that serve alone.
-WITH_OPENTELEMETRY = {
-    *(f"stagetrace.patches.{name}" for name in ("fastapi", "opentelemetry", "starlette")),
-    *(f"stagetrace_contrib.{name}" for name in ("litestar", "quart")),
-}
+WITH_OPENTELEMETRY = {"stagetrace.patches.opentelemetry"}  # which is imported where the service has imported that
 # Each patch file in a process of its own.
 IMPORT_EACH = """
 import importlib, os, sys

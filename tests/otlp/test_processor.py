@@ -307,7 +307,7 @@ def test_a_span_that_cannot_be_encoded_is_counted_as_lost_alone(monkeypatch: pyt
     provider.shutdown()
     assert [span.name for span in transport.spans] == ["y"]
     counts = {key: value for key, value in made.counts().items() if value}
-    assert counts == {"received": 2, "dropped": 1, "delivered": 1}
+    assert counts == {"received": 2, "lost": 1, "delivered": 1}
     assert guard.failures.pop("stagetrace.otlp.encode") == 1
 
 

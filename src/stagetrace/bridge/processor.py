@@ -106,7 +106,7 @@ class SLASpanProcessor(Judge, SpanProcessor):
         self._send(span)
         _spare(self._next.on_end, sdk.readable(self._bounded(span) or span))
 
-    def hand_on_request(self, request: Request, spans: Any, *, breached: bool) -> Finished | None:  # noqa: ARG002
+    def hand_on_request(self, request: Request, spans: Any) -> Finished | None:
         """Hand on a request that we record as spans: `spans` makes them of the span that it is to the SDK."""
         made: Finished = spans(sdk.entry(request), sdk.request_spans)
         for one in made.spans:

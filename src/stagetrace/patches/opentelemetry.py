@@ -50,12 +50,12 @@ def _join(provider: Any) -> None:
 patch_trace = patching({"TracerProvider.__init__": then(_join)})
 
 
-def meet(_module: ModuleType) -> None:
+def patch_api(module: ModuleType) -> None:  # noqa: ARG001
     """Let the service's OpenTelemetry and ours know of each other."""
     runtime.meet_otel()
 
 
-def offer_metrics(_module: ModuleType) -> None:
+def patch_metrics(module: ModuleType) -> None:  # noqa: ARG001
     """Offer our counts as metrics."""
     runtime.offer_metrics()
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 DISABLED = "STAGETRACE_DISABLED_INSTRUMENTATIONS"
 PATCHES = {
     # a library's module, as it is imported -> our patch of it, `module:function`
-    "opentelemetry.trace": "stagetrace.patches.opentelemetry:meet",
-    "opentelemetry.metrics": "stagetrace.patches.opentelemetry:offer_metrics",
+    "opentelemetry.trace": "stagetrace.patches.opentelemetry:patch_api",
+    "opentelemetry.metrics": "stagetrace.patches.opentelemetry:patch_metrics",
     "opentelemetry.sdk.trace": "stagetrace.patches.opentelemetry:patch_trace",
     "opentelemetry.exporter.otlp.proto.common.trace_encoder": "stagetrace.patches.opentelemetry:patch_trace_encoder",
     "opentelemetry.instrumentation.utils": "stagetrace.patches.opentelemetry:patch_utils",

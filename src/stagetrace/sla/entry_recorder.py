@@ -275,7 +275,7 @@ class EntryRecorder:
                 mark_breach(finished.spans)
             return finished
 
-        return self.processor.hand_on_request(request, spans, breached=breached)
+        return self.processor.hand_on_request(request, spans)
 
 
 def _held(context: SpanContext) -> dict[str, Any]:

@@ -80,10 +80,10 @@ class Judge:
         for sender in self._senders:
             sender.on_end(bounded(span))
 
-    def hand_on_request(self, _request: Request, _spans: Any, *, breached: bool) -> Finished | None:
+    def hand_on_request(self, _request: Request, _spans: Any) -> Finished | None:
         """Hand on a request as spans to processors of others; here are none, so one that came here is lost."""
         for sender in self._senders:
-            sender.add_lost(breach=breached)
+            sender.add_lost()
         return None
 
     def begin_next(self, request: Request) -> None:

@@ -120,7 +120,7 @@ class EncodingSpanProcessor:
                     encoded = encode_span(span)
                 except Exception as error:  # noqa: BLE001 -- it is lost, the others are not
                     report("stagetrace.otlp.encode", error)
-                    self._queue.add_lost(breach=breach)
+                    self.add_lost()
                     continue
                 self.put(span.resource, span.instrumentation_scope, encoded, 1, breach=breach)
 
@@ -136,9 +136,9 @@ class EncodingSpanProcessor:
         except Exception as error:  # noqa: BLE001 -- `guarded`, without its price
             report("stagetrace.otlp.export.batch_processor", error)
 
-    def add_lost(self, *, breach: bool) -> None:
+    def add_lost(self) -> None:
         """Count a span that could not be encoded."""
-        self._queue.add_lost(breach=breach)
+        self._sender.add_lost()
 
     def was_put(self, unsorted: int, size: int) -> None:
         """Let the sending thread look at what was added, if it is time: so many items, the last of `size` bytes."""

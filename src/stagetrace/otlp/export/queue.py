@@ -80,13 +80,6 @@ class SpanQueue:
         self._known[id(resource), id(scope)] = (group, resource, scope)
         return group
 
-    def add_lost(self, *, breach: bool) -> None:
-        """Count a span that could not be encoded as received, and as dropped."""
-        with self._lock:
-            self.received += 1
-            self.dropped += not breach
-            self.dropped_breaches += breach
-
     def sort_in(self, *, wait: bool = True) -> bool:
         """Put what was added into its class and drop what is too much; return False if another thread is doing so."""
         if not self._lock.acquire(blocking=wait):

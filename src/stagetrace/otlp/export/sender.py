@@ -125,6 +125,12 @@ class Sender:
     def _unsafe_in_flight(self) -> int:
         return self._in_flight.spans if self._in_flight is not None and self._early is None else 0
 
+    def add_lost(self) -> None:
+        """Count a span that could not be encoded as received, and as lost."""
+        with self._state:
+            self._queue.received += 1
+            self._counts["lost"] += 1
+
     # The sending thread.
 
     def _run(self) -> None:
