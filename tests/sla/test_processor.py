@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,13 +87,13 @@ def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
     assert stage_span.parent == entry.context
     attributes = dict(entry.attributes or {})
     attributes.pop("stagetrace.process.cpu_ms", None)  # now and then
-    evidence = "handler took 60.0 ms of 60.0 ms, 50 ms allowed: "
-    unknown = r"\d+\.\d ms of which nothing is known(, \d+\.\d ms [a-z ]+)*"  # CPU samples are real
-    faults = (
-        r"(; \d+ page faults of this process waited for a disk in the last \d+ s)?"  # if the machine is short of memory
-    )
+    evidence = str(attributes.pop("sla.breach.evidence"))
+    assert evidence.startswith("handler took 60.0 ms of 60.0 ms, 50 ms allowed: ")
     no_code = "; no line of code: it was never late by a bound that is known before it ends"  # by the sampler's clock
-    assert re.fullmatch(evidence + unknown + faults + no_code, str(attributes.pop("sla.breach.evidence")))
+    assert evidence.endswith(no_code)
+    parts: list[Any] = [attributes.pop(key) for key in list(attributes) if key.startswith("sla.breach.part.")]
+    assert 0 < sum(parts) < 60.1  # mostly unknown: the clock is fake, but the CPU samples are real
+    assert attributes.pop("sla.breach.cause")
     assert attributes == {
         "http.request.method": "POST",
         "http.route": "/predict",
@@ -105,9 +104,7 @@ def test_an_entry_span_gets_its_verdict_and_a_stage() -> None:
         "sla.threshold_ms": 50.0,
         "sla.overrun_ms": 10.0,
         "sla.severity": "minor",
-        "sla.breach.cause": "unknown",
         "sla.breach.no_code": "not_late",
-        "sla.breach.part.unknown_ms": 60.0,
         "sla.breach.stage": "handler",
     }
 
