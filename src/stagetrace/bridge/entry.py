@@ -99,8 +99,9 @@ class ApiSpan(Span):
         except Exception:  # noqa: BLE001 -- a value that holds itself or has no text
             self._span.attributes.dropped += 1
 
+    @guarded
     def end(self, end_time: int | None = None) -> None:
-        self._set("end", end_time)
+        self._span.end(end_time)
 
     def set_attributes(self, attributes: Any) -> None:
         self._set("set_attributes", attributes)

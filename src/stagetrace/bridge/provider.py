@@ -216,7 +216,6 @@ def _id_generator() -> IdGenerator | None:
 
 
 # --- The exporters that OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER name: OTLP is ours, the others are the SDK's.
-#
 
 _TRACES = "opentelemetry_traces_exporter"
 _METRICS = "opentelemetry_metrics_exporter"
