@@ -53,9 +53,7 @@ def _bound() -> None:
 
 
 def _target(name: str) -> dict[str, Any]:
-    from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS
-
-    is_otlp = name in OTLP_EXPORTERS
+    is_otlp = name in settings.OTLP_EXPORTERS.values()
     endpoint = _USER.sub("", settings.endpoint()) if is_otlp else None
     started = time.monotonic()
     try:

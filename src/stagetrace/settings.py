@@ -331,12 +331,16 @@ def exporters(signal: str, default: str) -> list[str]:
     return [resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
 
 
+# The official exporters of OTLP, whose work transports of our own do, by protocol.
+OTLP_EXPORTERS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
 def resolved(signal: str, name: str) -> str:
     """Return the entry point name of an exporter: `otlp` is resolved by the protocol variables."""
     if name != "otlp":
         return name
     asked = protocol(signal) or ("grpc" if has_grpc() else "http/protobuf")
-    return {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}.get(asked, f"otlp ({asked})")
+    return OTLP_EXPORTERS.get(asked, f"otlp ({asked})")
 
 
 def protocol(signal: str) -> str:

@@ -223,12 +223,12 @@ _METRICS = "opentelemetry_metrics_exporter"
 
 def span_processors() -> dict[Any, str]:
     """Return a processor for each exporter that OTEL_TRACES_EXPORTER names, and where it sends spans."""
-    from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS, otlp_processor
+    from stagetrace.otlp.export.batch_processor import otlp_processor
 
     made: dict[Any, str] = {}
     for name in settings.exporters("TRACES", "otlp"):
         target = f"{name} {settings.endpoint()}" if name.startswith("otlp") else name
-        if name in OTLP_EXPORTERS:
+        if name in settings.OTLP_EXPORTERS.values():
             made[otlp_processor(name, target)] = target
         elif (make := _loaded(_TRACES, name)) is not None:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor

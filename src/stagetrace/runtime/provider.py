@@ -87,7 +87,7 @@ def wants_sdk() -> bool:
 
 def _is_otlp(name: str) -> bool:
     """Return whether an exporter of this name is one whose work is ours."""
-    return name in ("otlp_proto_grpc", "otlp_proto_http")
+    return name in settings.OTLP_EXPORTERS.values()
 
 
 def _is_there(module: str) -> bool:
@@ -154,13 +154,13 @@ def set_meter_provider(bounded: Bounded) -> None:
 @guarded
 def metrics_sender() -> MetricsSender | None:
     """Return what sends the metrics of verdicts, in forked children too; None where they are not wanted."""
-    from stagetrace.otlp.export.batch_processor import OTLP_EXPORTERS, open_transport
+    from stagetrace.otlp.export.batch_processor import open_transport
     from stagetrace.otlp.export.client import ExportClient
 
     name = next((one for one in settings.exporters("METRICS", "otlp") if one.startswith("otlp")), None)
     name = name or settings.resolved("METRICS", "otlp")
     is_switched_off = settings.METRICS_EXPORTER.read() == "none"
-    if not is_given() or is_switched_off or name not in OTLP_EXPORTERS or not _goes_with_spans():
+    if not is_given() or is_switched_off or not _is_otlp(name) or not _goes_with_spans():
         return None
     from stagetrace.sla.metrics_sender import MetricsSender
 

@@ -196,14 +196,13 @@ def _is_breach(span: Any) -> bool:
 
 # --- Make the processor that sends spans by OTLP, with its transport and its spool, as the environment says.
 
-OTLP_EXPORTERS = ("otlp_proto_grpc", "otlp_proto_http")  # the official ones, whose work transports of our own do
 _processors: weakref.WeakSet[EncodingSpanProcessor] = weakref.WeakSet()
 # The counts that are no final outcome; `from_spool` and `refused_from_spool` were `spooled` before, maybe elsewhere.
 _STATES = ("received", "waiting", "in_hand")
 
 
 def otlp_processor(name: str, target: str) -> EncodingSpanProcessor:
-    """Return a processor that sends as that one of OTLP_EXPORTERS would, with a spool if STAGETRACE_SPOOL is set.
+    """Return a processor that sends as an exporter of `OTLP_EXPORTERS` would, with a spool if STAGETRACE_SPOOL is set.
 
     `target` is how messages name the receiver.
     """
@@ -214,7 +213,7 @@ def otlp_processor(name: str, target: str) -> EncodingSpanProcessor:
 
 
 def open_transport(name: str, signal: str = "TRACES") -> Transport:
-    """Open the transport in place of one of OTLP_EXPORTERS; raise where a setting, a package or room is missing.
+    """Open the transport in place of one of `OTLP_EXPORTERS`; raise where a setting, a package or room is missing.
 
     `signal`: what it sends, TRACES or METRICS.
     """
