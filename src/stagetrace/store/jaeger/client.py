@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
 
 import grpc
 
-from stagetrace import settings
 from stagetrace.errors import StoreError
-from stagetrace.store.base import Closing, bad, host_and_port
+from stagetrace.store.access import FILES, TOKEN, Access, over_tls, parts_of, without_tls
+from stagetrace.store.base import Closing, host_and_port
 from stagetrace.store.jaeger import api_v3
-from stagetrace.system.access import is_loopback
+from stagetrace.store.search_windows import DepthRefusedError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -27,30 +22,8 @@ if TYPE_CHECKING:
 # --- Access to one Jaeger: TLS settings of the store's URL, and a token of the environment.
 
 DEFAULT_PORT: Final = 16685
-TOKEN: Final = settings.STORE_TOKEN.name  # a variable, since a URL would show it to logs and to `ps`
 _TLS_SCHEME: Final = "jaegers"
-_FILES: Final = ("ca", "cert", "key")
-
-
-@dataclass(frozen=True)
-class Access:
-    """TLS and token of a connection. Contents of PEM files; without `ca` gRPC's own authorities."""
-
-    tls: bool = False
-    ca: bytes | None = None
-    cert: bytes | None = None
-    key: bytes | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-
-    @property
-    def scheme(self) -> str:
-        """Return the scheme of the store's URL."""
-        return _TLS_SCHEME if self.tls else "jaeger"
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return the metadata of each call."""
-        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+_SHOWN: Final = ", ".join(f"{name}=FILE" for name in FILES)
 
 
 def parse(url: str) -> tuple[str, int, Access]:
@@ -61,64 +34,10 @@ def parse(url: str) -> tuple[str, int, Access]:
     """
     if url.partition("://")[0].lower() != _TLS_SCHEME:
         host, port = host_and_port(url, DEFAULT_PORT)
-        return host, port, Access(token=_without_tls(host, _token()))
+        return host, port, without_tls(host, _TLS_SCHEME)
     address, _, query = url.partition("?")
     host, port = host_and_port(address, DEFAULT_PORT)
-    paths = _paths(url, query)
-    _check(paths)
-    contents = {name: path.read_bytes() for name, path in paths.items()}
-    return host, port, Access(tls=True, token=_token(), **contents)
-
-
-def _paths(url: str, query: str) -> dict[str, Path]:
-    """Return the files in a URL's query by their names."""
-    paths: dict[str, Path] = {}
-    for part in filter(None, query.split("&")):
-        name, _, value = part.partition("=")
-        if name not in _FILES or not value:
-            raise bad(url, f"{part!r} is none of {', '.join(f'{one}=FILE' for one in _FILES)}")
-        paths[name] = Path(unquote(value))
-    if ("cert" in paths) != ("key" in paths):
-        raise bad(url, "a client's certificate needs both files, cert=FILE and key=FILE")
-    return paths
-
-
-def _check(paths: dict[str, Path]) -> None:
-    """Raise StoreError for a file that gRPC cannot use; gRPC would report it later, in log lines of its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    named = ", ".join(f"{name}={path}" for name, path in paths.items())
-    try:
-        if "ca" in paths:
-            named = f"ca={paths['ca']}"
-            context.load_verify_locations(paths["ca"])
-        if "cert" in paths:
-            named = f"cert={paths['cert']} with key={paths['key']}"
-            context.load_cert_chain(paths["cert"], paths["key"], password="")  # else it would ask the terminal
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"cannot use {named}: {error}\n"
-            "these must be readable PEM files: ca of the authority that signed the server's certificate, key without a "
-            "passphrase"
-        ) from None
-
-
-def _token() -> str | None:
-    token = settings.STORE_TOKEN.read() or None
-    if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise StoreError(f"{TOKEN} has characters that a header cannot carry\nuse printable ASCII without spaces")
-    return token
-
-
-def _without_tls(host: str, token: str | None) -> str | None:
-    """Return the token if it may be sent to `host` without TLS. Raise StoreError."""
-    if token is None or is_loopback(host) or settings.STORE_INSECURE.read():
-        return token
-    shown = f"[{host}]" if ":" in host else host
-    raise StoreError(
-        f"the token in {TOKEN} is not sent to {host}: without TLS the network in between can read it\n"
-        f"use TLS (jaegers://{shown}:PORT), or a tunnel to localhost,\n"
-        f"or set {settings.STORE_INSECURE.name}=1 where that network is yours alone"
-    )
+    return host, port, over_tls(url, parts_of(url, query, FILES, shown=_SHOWN))
 
 
 # --- Calls to one Jaeger: messages, timeouts, and an explanation of each failure.
@@ -130,19 +49,17 @@ _CALLS_AT_ONCE: Final = 8
 _LONGEST_DETAILS: Final = 200  # of a server's error text; some send whole pages
 
 
-class DepthRefusedError(Exception):
-    """The store does not accept this search depth (memory storage: at most its `max_traces`)."""
-
-
 class JaegerClient(Closing):
     """One connection to Jaeger's query port. Nothing is sent before the first call."""
 
-    def __init__(self, host: str, port: int, timeout_s: float = 60.0, access: Access = Access()) -> None:
+    def __init__(self, host: str, port: int, timeout_s: float = 60.0, access: Access | None = None) -> None:
         """Prepare calls to `host:port`, each of which may take `timeout_s` seconds."""
+        access = Access() if access is None else access
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.url = f"{access.scheme}://{target}"
+        self.url = f"{_TLS_SCHEME if access.tls else 'jaeger'}://{target}"
         self._timeout_s = timeout_s
         self._access = access
+        self._metadata = () if access.token is None else (("authorization", f"Bearer {access.token}"),)
         options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
         if access.tls:
             credentials = grpc.ssl_channel_credentials(access.ca, access.key, access.cert)
@@ -162,7 +79,7 @@ class JaegerClient(Closing):
             response_deserializer=api_v3.GetServicesResponse.FromString,
         )
         with self._explaining():
-            response: Any = call(api_v3.GetServicesRequest(), timeout=self._timeout_s, metadata=self._access.metadata)
+            response: Any = call(api_v3.GetServicesRequest(), timeout=self._timeout_s, metadata=self._metadata)
         return list(response.services)
 
     def find(
@@ -172,7 +89,8 @@ class JaegerClient(Closing):
 
         Each message is a serialized TracesData; the parts of one trace follow each other.
 
-        Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError.
+        Jaeger 2.13 takes both ends in (badger in whole microseconds), so the caller filters. Raise DepthRefusedError
+        (memory storage: beyond its `max_traces`).
         """
         request: Any = api_v3.FindTracesRequest()
         query = request.query
@@ -210,7 +128,7 @@ class JaegerClient(Closing):
         call = self._channel.unary_stream(
             api_v3.path(method), request_serializer=type(request).SerializeToString, response_deserializer=None
         )
-        return call(request, timeout=self._timeout_s, metadata=self._access.metadata)
+        return call(request, timeout=self._timeout_s, metadata=self._metadata)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:

@@ -34,12 +34,13 @@ from stagetrace.store.base import (
     TraceIds,
 )
 from stagetrace.store.database import close, connect
-from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, breached_entries, is_whole, matches
+from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, is_whole, matches
 from stagetrace.store.jaeger.client import JaegerClient, parse
-from stagetrace.store.jaeger.search_windows import DEPTH, MAX_DEPTH, Found, JaegerWalker, Picked, Search
+from stagetrace.store.jaeger.search_windows import DEPTH, MAX_DEPTH, JaegerSearch, JaegerWalker, Picked
 from stagetrace.store.load import define, set_variables
 from stagetrace.store.message_reader import NamedReader, check_service
 from stagetrace.store.rows import ServiceSpan, by_trace, distinct, request_of, spans_of
+from stagetrace.store.search_windows import Found, Pick, breaches, requests, whole, whole_of_requests, with_progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,11 +114,6 @@ def of_traces(spans: pa.Table, trace_ids: Sequence[str]) -> pa.Table:
     return spans.filter(pc.is_in(spans["trace_id"], wanted))
 
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    Pick = Callable[[list[ServiceSpan], Selection], Iterator[Found]]
-
 _AT_ONCE: Final = 50_000  # spans that wait to be loaded, beside those of one result
 
 _DAY_NS: Final = 86_400 * 10**9
@@ -158,7 +154,7 @@ class JaegerReader(NamedReader):
         limit = selection.limit
         wanted = replace(selection, breached=True, limit=None)
         most = None if limit is None else max(limit, COUNTED) + 1
-        entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, _breaches, cuts), most)]
+        entries = [cast("Entry", one.what) for one in islice(self._newest(wanted, breaches, cuts), most)]
         tally = self._tally(selection, entries, all_missed=not cuts and len(entries) != most)
         if selection.codes and not entries:
             self.check_names(selection)
@@ -174,7 +170,7 @@ class JaegerReader(NamedReader):
         """
         cuts: list[str] = [] if all_missed else [f"only the newest {len(breaches)} breaches"]
         tallier = Tallier(selection)
-        for one in self._newest(requests_of(selection), _requests, cuts, most=COUNTED):
+        for one in self._newest(requests_of(selection), requests, cuts, most=COUNTED):
             tallier.offer(cast("SpanRow", one.what))
         for entry in breaches:
             tallier.add(counted_breach(entry, selection.judged_by))
@@ -183,7 +179,7 @@ class JaegerReader(NamedReader):
         if tally.requests:
             return tally
         self.check_names(selection)
-        newest = self._newest(replace(requests_of(selection, ever=True), limit=1), _requests, [])
+        newest = self._newest(replace(requests_of(selection, ever=True), limit=1), requests, [])
         return replace(tally, newest_unix_nano=next((-one.minus_start for one in newest), None))
 
     def trace(self, trace_id: str) -> Trace:
@@ -258,12 +254,12 @@ class JaegerReader(NamedReader):
         searches += [{name: value} for key, value in selection.segments.items() for name in names_of(key)]
         if selection.route is not None:
             searches += [{RPC_METHOD: selection.route}, {HTTP_ROUTE: selection.route.rpartition(" ")[2]}]
-        return any(next(self._newest(replace(selection, limit=1), _requests, [], at), None) for at in searches)
+        return any(next(self._newest(replace(selection, limit=1), requests, [], at), None) for at in searches)
 
     def newest_requests(self, service: str | None) -> Iterator[SpanRow]:
         """Yield entry spans of a service, or of all; of each a few hundred traces."""
         wanted = Selection(0, _EVER_NS, service=service)
-        found = self._newest(wanted, _requests, [], most=_LOOKED_AT)
+        found = self._newest(wanted, requests, [], most=_LOOKED_AT)
         return (cast("SpanRow", one.what) for one in found)
 
     def close(self) -> None:
@@ -272,7 +268,7 @@ class JaegerReader(NamedReader):
 
     def _traces(self, selection: Selection, cuts: list[str]) -> Iterator[list[ServiceSpan]]:
         """Yield each trace of the selection once, whole, and with a limit one request more than it."""
-        found = self._newest(selection, _whole_of_requests if selection.is_filtered else _whole, cuts)
+        found = self._newest(selection, whole_of_requests if selection.is_filtered else whole, cuts)
         taken: set[str] = set()
         for one in islice(found, None if selection.limit is None else selection.limit + 1):
             if one.trace_id not in taken:
@@ -329,29 +325,20 @@ class JaegerReader(NamedReader):
         parts = [replace(selection, causes=cause, codes=code) for cause in causes for code in codes]
         walks = [
             self._walker.walk(
-                Search(
-                    one.service or "",
-                    _attributes(one) if attributes is None else attributes,
+                JaegerSearch(
                     one,
-                    _of_answers(pick, unreadable) if callable(pick) else pick.pick,
                     cuts,
-                    most=each,
+                    f" of {one.service}",
+                    each,
+                    service=one.service or "",
+                    pick=_of_answers(pick, unreadable) if callable(pick) else pick.pick,
+                    attributes=_attributes(one) if attributes is None else attributes,
                 ),
                 each if depth is None else depth,
             )
             for one in (replace(part, service=name) for name in names for part in parts)
         ]
-        return self._with_progress(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns)
-
-    def _with_progress(self, found: Iterator[Found], since_ns: int) -> Iterator[Found]:
-        """Yield the finds; the progress is the share of the selected time, if that has a beginning."""
-        newest_ns = None
-        for count, one in enumerate(found, 1):
-            start_ns = -one.minus_start
-            newest_ns = start_ns if newest_ns is None else newest_ns
-            whole_ns = newest_ns - since_ns
-            self.progress(count, "traces", (newest_ns - start_ns) / whole_ns if since_ns > 0 and whole_ns else None)
-            yield one
+        return with_progress(heapq.merge(*walks, key=lambda one: one[:3]), selection.since_ns, self.progress)
 
 
 def _attributes(selection: Selection) -> dict[str, str]:
@@ -395,35 +382,7 @@ def _of_answers(pick: Pick, unreadable: Unreadable) -> Callable[[Iterator[bytes]
     return pick_each
 
 
-def _whole(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
-    """Yield a trace by its newest span of the selected service that started in the window."""
-    starts = (one.span.start_time_unix_nano for one in trace if one.service == selection.service)
-    newest = max((start for start in starts if selection.since_ns <= start < selection.until_ns), default=None)
-    if newest is not None:
-        yield Found(-newest, trace[0].span.trace_id.hex(), "", trace)
-
-
 def _id(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
-    """Yield the id of a trace as `_whole` yields the trace."""
-    for one in _whole(trace, selection):
+    """Yield the id of a trace as `whole` yields the trace."""
+    for one in whole(trace, selection):
         yield one._replace(what=None)
-
-
-def _whole_of_requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
-    """Yield a trace for each selected entry span that it has."""
-    return (one._replace(what=trace) for one in _requests(trace, selection))
-
-
-def _requests(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
-    """Yield the selected entry spans of one trace."""
-    for one in trace:
-        if one.span.kind == one.span.SPAN_KIND_SERVER:
-            entry = one.row()
-            if matches(entry, selection):
-                yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)
-
-
-def _breaches(trace: list[ServiceSpan], selection: Selection) -> Iterator[Found]:
-    """Yield the breached entries of one trace."""
-    for entry in breached_entries(trace, selection):
-        yield Found(-entry.start_unix_nano, entry.trace_id, entry.span_id, entry)
