@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
 import struct
@@ -134,38 +135,33 @@ def revised(native: bytes) -> bytes:
     They have information of the block in front, and in each column a byte for how it is serialised; the engine writes
     those of revision 0. Only text and numbers are understood: metadata, which is all that the exporter asks for.
     """
-    at, out = 0, b""
+    source, out = io.BytesIO(native), b""
+
+    def copy(size: int) -> bytes:
+        nonlocal out
+        out += (taken := source.read(size))
+        return taken
 
     def number() -> int:
-        nonlocal at
         value = shift = 0
         while True:
-            at += 1
-            value |= (native[at - 1] & 127) << shift
+            (byte,) = copy(1)
+            value |= (byte & 127) << shift
             shift += 7
-            if native[at - 1] < 128:
+            if byte < 128:
                 return value
 
-    while at < len(native):
-        start = at
+    while source.tell() < len(native):
+        out += b"\1\0\2" + struct.pack("<i", -1) + b"\0"
         columns, rows = number(), number()
-        out += b"\1\0\2" + struct.pack("<i", -1) + b"\0" + native[start:at]
         for _ in range(columns):
-            start = at
-            at += number()
-            size = number()
-            kind = native[at : at + size].decode()
-            at += size
-            out += native[start:at] + b"\0"
-            start = at
-            if kind == "String":
-                for _ in range(rows):
-                    at += number()
-            elif kind in WIDTHS:
-                at += rows * WIDTHS[kind]
-            else:
+            copy(number())
+            kind = copy(number()).decode()
+            out += b"\0"
+            if kind not in WIDTHS and kind != "String":
                 raise Refused(48, f"This double cannot send a column of {kind} in that revision", "NOT_IMPLEMENTED")
-            out += native[start:at]
+            for _ in range(rows):
+                copy(WIDTHS[kind] if kind in WIDTHS else number())
     return out
 
 

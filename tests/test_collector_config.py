@@ -38,6 +38,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 MANIFEST: dict[str, Any] = yaml.safe_load((CONFIG / "build/otelcol/manifest.yaml").read_text("utf-8"))
 JAEGER_MODULE_OF_IMAGE = {"2.13.0": "v1.76.0"}  # the same commit: Jaeger's v2 tags are no Go module versions
 CONFIG_OF_SERVICE = {"jaeger": "jaeger.yaml", "collector": "collector.yaml"}
+TOWARDS_CLICKHOUSE = ["clickhouse.yaml", "agent.yaml", "gateway.yaml"]  # test_clickhouse_pipeline.py runs them
+COMPONENTS = {"receivers", "processors", "exporters", "connectors", "extensions"}
 
 
 class Acknowledged(SpanExporter):
@@ -278,15 +280,21 @@ def test_readme_describes_the_variables() -> None:
     """collector-config/README.md names exactly the variables that the files read."""
     table = [line for line in (CONFIG / "README.md").read_text("utf-8").splitlines() if line.startswith("| `")]
     described = {name for line in table for name in re.findall(r"`([A-Z_]{8,})`", line.split("|")[1])}
-    assert described == {name for file in CONFIG_OF_SERVICE.values() for name in variables(file)}
+    files = [*CONFIG_OF_SERVICE.values(), *TOWARDS_CLICKHOUSE]
+    assert described == {name for file in files for name in variables(file)}
+
+
+def test_each_variable_towards_clickhouse_has_a_default() -> None:
+    """Compose runs none of these files; one start of them needs no setting."""
+    assert all(all(variables(file).values()) for file in TOWARDS_CLICKHOUSE)
 
 
 def test_every_listener_is_on_loopback_by_default() -> None:
     """Without variables nothing is reachable from outside; compose opens the hosts inside its own network."""
-    for file, host in {"jaeger.yaml": "JAEGER_LISTEN_HOST", "collector.yaml": "COLLECTOR_LISTEN_HOST"}.items():
-        listeners = re.findall(
-            r"endpoint: (\$\{env:(?!JAEGER_OTLP_ENDPOINT|JAEGER_PROMETHEUS_URL).*)", (CONFIG / file).read_text("utf-8")
-        )
+    hosts = dict.fromkeys(["collector.yaml", "clickhouse.yaml", "agent.yaml"], "COLLECTOR_LISTEN_HOST")
+    for file, host in {"jaeger.yaml": "JAEGER_LISTEN_HOST", **hosts}.items():
+        elsewhere = "JAEGER_OTLP_ENDPOINT|JAEGER_PROMETHEUS_URL|GATEWAY_OTLP_ENDPOINT|CLICKHOUSE_ENDPOINT"
+        listeners = re.findall(rf"endpoint: (\$\{{env:(?!{elsewhere}).*)", (CONFIG / file).read_text("utf-8"))
         assert listeners
         assert all(listener.startswith(f"${{env:{host}:-127.0.0.1}}:") for listener in listeners)
 
@@ -323,7 +331,7 @@ def test_compose_runs_the_versions_that_are_built() -> None:
     """The images are of the versions that the tests ran."""
     version = SERVICES["collector"]["image"].rpartition(":")[2]
     assert version == MANIFEST["dist"]["version"]
-    parts = [entry for kind, entries in MANIFEST.items() if kind not in ("dist", "providers") for entry in entries]
+    parts = [entry for kind in COMPONENTS for entry in MANIFEST[kind]]
     assert {part["gomod"].split()[1] for part in parts} == {f"v{version}"}
 
     image = SERVICES["jaeger"]["image"].rpartition(":")[2]
@@ -346,8 +354,10 @@ def test_compose_runs_the_versions_that_are_built() -> None:
 def test_go_modules_are_those_of_the_manifest() -> None:
     """go.mod requires each component of the manifest in the manifest's version."""
     required = dict(re.findall(r"^\t(\S+) (v\S+)", (CONFIG / "build/otelcol/go.mod").read_text("utf-8"), re.MULTILINE))
-    wanted = dict(entry["gomod"].split() for kind, entries in MANIFEST.items() if kind != "dist" for entry in entries)
+    wanted = dict(entry["gomod"].split() for kind in COMPONENTS | {"providers"} for entry in MANIFEST[kind])
     assert {module: required.get(module) for module in wanted} == wanted
+    modules = (CONFIG / "build/otelcol/go.mod").read_text("utf-8")
+    assert all(f"\nreplace {one}\n" in modules for one in MANIFEST["replaces"])
 
 
 def test_compose_waits_for_what_can_be_waited_for() -> None:
