@@ -18,8 +18,10 @@ import re
 import struct
 import sys
 import uuid
+from contextlib import contextmanager
 from email import message_from_bytes
 from email.policy import HTTP
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import chdb
@@ -33,7 +35,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PASSWORDS = {"default": "", "reader": "secret"}
 READONLY = {"reader"}  # readonly=1: changes no data and no setting
@@ -51,6 +53,9 @@ DECODERS: dict[str | None, Callable[[bytes], bytes]] = {
 UNSUPPORTED = {"compress", "decompress"}  # blocks of ClickHouse's own, with its checksum
 STATUS = {62: 400, 36: 400, 47: 404, 60: 404, 81: 404, 115: 404, 159: 408, 516: 403, 48: 501}
 HAS_RESULT = re.compile(rb"\s*(\(|SELECT|WITH|SHOW|DESC|EXISTS|EXPLAIN|CHECK)", re.IGNORECASE)
+INSERT = re.compile(  # and data behind it
+    rb"(\s*INSERT\s.*?)(\sSETTINGS\s[^\n]*?)?(\sFORMAT\s+(?!Values)\w+)[ \t]*\n(.+)", re.IGNORECASE | re.DOTALL
+)
 FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 WIDTHS = {"UInt8": 1, "Bool": 1, "UInt16": 2, "UInt32": 4, "DateTime": 4, "UInt64": 8, "Int64": 8, "Float64": 8}
 FOLDER = sys.argv[2] if __name__ == "__main__" else ""
@@ -108,8 +113,8 @@ def run(method: str, user: str, fields: dict[str, str], body: bytes) -> tuple[by
             session.query(f"SET readonly = {1 if user in READONLY else 2}")
         if settings:
             session.query("SET " + ", ".join(f"{name} = {quoted(text)}" for name, text in settings.items()))
-        # Bytes, though annotated as text: data in a binary format may follow.
-        result = session.query(statement, fields.get("default_format", "TabSeparated"), params=parameters)  # type: ignore[arg-type]
+        with from_file(statement) as text:
+            result = session.query(text, fields.get("default_format", "TabSeparated"), params=parameters)
         read = {"read_rows": str(result.storage_rows_read()), "read_bytes": str(result.storage_bytes_read())}
         read |= {"written_rows": str(result.rows_written()), "written_bytes": str(result.bytes_written())}
         headers = {"X-ClickHouse-Summary": json.dumps(read | {"elapsed_ns": str(int(result.elapsed() * 1e9))})}
@@ -122,6 +127,20 @@ def run(method: str, user: str, fields: dict[str, str], body: bytes) -> tuple[by
         if headers["X-ClickHouse-Format"] == "Native" and int(fields.get("client_protocol_version", "0")) >= 54454:
             content = revised(content)
     return content, headers
+
+
+@contextmanager
+def from_file(statement: bytes) -> Iterator[str]:
+    """Yield a statement whose data, if any, are in a file: behind its text the engine may cut them."""
+    found = INSERT.fullmatch(statement)
+    if found is None:
+        yield statement.decode()
+        return
+    insert, settings, form, data = found.groups(b"")
+    with NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield f"{insert.decode()} FROM INFILE {quoted(file.name)} COMPRESSION 'none' {settings.decode()}{form.decode()}"
 
 
 def quoted(text: str) -> str:
