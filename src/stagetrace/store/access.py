@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,13 +21,14 @@ FILES: Final = ("ca", "cert", "key")
 
 @dataclass(frozen=True)
 class Access:
-    """TLS and token of a connection. Contents of PEM files; without `ca` the usual authorities."""
+    """TLS and token of a connection. Contents of PEM files, and where they are; without `ca` the usual authorities."""
 
     tls: bool = False
     ca: bytes | None = None
     cert: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    paths: Mapping[str, Path] = field(default_factory=dict)
 
 
 def over_tls(url: str, named: Sequence[tuple[str, str]]) -> Access:
@@ -37,7 +38,7 @@ def over_tls(url: str, named: Sequence[tuple[str, str]]) -> Access:
         raise bad(url, "a client's certificate needs both files, cert=FILE and key=FILE")
     check(paths)
     contents = {name: path.read_bytes() for name, path in paths.items()}
-    return Access(tls=True, token=_token(), **contents)
+    return Access(tls=True, token=_token(), paths=paths, **contents)
 
 
 def without_tls(host: str, tls_scheme: str) -> Access:

@@ -1,0 +1,1 @@
+"""Spans out of a Tempo, or what speaks its API."""
