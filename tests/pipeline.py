@@ -1,0 +1,75 @@
+"""Run the real Collector with the files of collector-config/ that lead to ClickHouse, and send spans to it."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from backends import LOOPBACK, Collector, _run, free_port
+from messages import add_scope, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clickhouse import ClickHouse
+
+# Not lz4: the double of ClickHouse cannot decompress its blocks.
+AS_THE_DOUBLE_HAS_IT = json.dumps({"exporters": {"clickhouse": {"compress": "none"}}})
+SHORT = ["clickhouse.yaml"]
+AGENT = ["agent.yaml"]
+GATEWAY = ["clickhouse.yaml", "gateway.yaml"]
+
+
+@contextmanager
+def run_part(
+    folder: Path, files: list[str], settings: dict[str, str], *, again: Collector | None = None
+) -> Iterator[Collector]:
+    """Run a Collector until the block ends; its queue stays in `folder` for the next, `again` on the ports of one."""
+    grpc, http, health = (free_port() for _ in range(3))
+    if again:
+        grpc, http = (int(one.rpartition(":")[2]) for one in (again.otlp_grpc, again.otlp_http))
+    ports = {"COLLECTOR_OTLP_GRPC_PORT": grpc, "COLLECTOR_OTLP_HTTP_PORT": http, "COLLECTOR_HEALTH_PORT": health}
+    settings = {"COLLECTOR_QUEUE_DIR": str(folder / "queue")} | settings | {key: str(ports[key]) for key in ports}
+    also = AS_THE_DOUBLE_HAS_IT if "clickhouse.yaml" in files else ""
+    with _run("otelcol", files, settings, folder, (health, "/"), also) as process:
+        yield Collector(f"http://{LOOPBACK}:{grpc}", f"http://{LOOPBACK}:{http}", "", process.pid)
+
+
+def into(server: ClickHouse) -> dict[str, str]:
+    """Return the settings of a Collector that writes there; quickly, and for ever, as test data may be old."""
+    return {"CLICKHOUSE_ENDPOINT": server.http, "CLICKHOUSE_FLUSH_TIMEOUT": "200ms", "CLICKHOUSE_TTL": "0s"}
+
+
+def tree(trace: int, *, stages: int = 3, service: str = "shop", status: int = 0, **entry: Any) -> Any:
+    """Return a message with one trace: an entry span with these attributes, and its stages."""
+    message = ExportTraceServiceRequest()
+    scope = add_scope(message, service)
+    start = time.time_ns()
+    for number in range(stages + 1):
+        span = scope.spans.add(
+            trace_id=trace.to_bytes(16, "big"),
+            span_id=(trace * 100 + number + 1).to_bytes(8, "big"),
+            parent_span_id=(trace * 100 + 1).to_bytes(8, "big") if number else b"",
+            name="model" if number else "POST /rank",
+            kind=1 if number else 2,
+            start_time_unix_nano=start + number,
+            end_time_unix_nano=start + 1_000_000,
+        )
+        if number == 0:
+            put(span, entry)
+            span.status.code = status
+    return message
+
+
+def send(to: Collector, *messages: Any) -> None:
+    """Send messages; return once each is acknowledged."""
+    for message in messages:
+        content = message.SerializeToString()
+        headers = {"content-type": "application/x-protobuf"}
+        httpx.post(f"{to.otlp_http}/v1/traces", content=content, headers=headers, timeout=30).raise_for_status()
