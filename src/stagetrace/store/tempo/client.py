@@ -86,7 +86,7 @@ class TempoClient(Closing):
                 with suppress(OSError):
                     connected.shutdown(socket.SHUT_RDWR)  # else a thread that reads it would go on reading
             one.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def search(self, query: str, window_s: tuple[int, int], limit: int) -> list[Hit]:
         """Return at most `limit` traces, each once, which are in [window_s) with a part and match a TraceQL query.
@@ -94,13 +94,16 @@ class TempoClient(Closing):
         Tempo returns any of those that there are, not the newest. Raise DepthRefusedError or RangeRefusedError.
         """
         asked = {"q": query, "start": window_s[0], "end": window_s[1], "limit": limit, "spss": 1}
-        found: dict[str, Hit] = {}
-        for one in _list(self._json("/api/search", asked), "traces"):
-            with suppress(KeyError, TypeError, ValueError):
-                start = int(one.get("startTimeUnixNano", 0))
-                hit = Hit(str(one["traceID"]).zfill(_ID_DIGITS), start, start + int(one.get("durationMs", 0)) * 10**6)
-                found.setdefault(hit.trace_id, hit)
-        return list(found.values())
+        hits = [self._hit(one) for one in _list(self._json("/api/search", asked), "traces")]
+        return list({one.trace_id: one for one in hits}.values())
+
+    def _hit(self, given: Mapping[str, Any]) -> Hit:
+        try:
+            trace_id = bytes.fromhex(str(given["traceID"]).zfill(_ID_DIGITS)).hex()
+            start_ns = int(given.get("startTimeUnixNano", 0))
+            return Hit(trace_id, start_ns, start_ns + int(given.get("durationMs", 0)) * 10**6)
+        except (KeyError, TypeError, ValueError):
+            raise self._not_tempo(f"/api/search has a trace that is none: {shorten(str(given), _LONGEST)}") from None
 
     def services(self, window_s: tuple[int, int]) -> list[str]:
         """Return the services that have spans in [window_s), in no order. Raise RangeRefusedError."""

@@ -158,9 +158,9 @@ class TempoReader(NamedReader):
         for window, window_ns in _NEWEST_NS.items():
             search = TempoSearch(Selection(now - window_ns, now + _DAY_NS), [], query="{}")
             every = (one.trace_id for found in self._walker.windows(search) for one in found)
-            newest = dict.fromkeys(islice(every, NEWEST_TRACES + 1))
+            newest = list(dict.fromkeys(islice(every, NEWEST_TRACES + 1)))
             is_cut = len(newest) > NEWEST_TRACES
-            ids = [one for one in newest if one.startswith(prefix)]
+            ids = [one for one in newest[:NEWEST_TRACES] if one.startswith(prefix)]
             searched = f"the newest {NEWEST_TRACES:,} traces" if is_cut else f"the traces of {window}"
             if ids or is_cut:
                 break
@@ -244,7 +244,7 @@ class TempoReader(NamedReader):
                     known.add((each.trace_id, each.span_id))
                     yield each
             if is_cut:
-                cuts.append(f"only the newest {most:,} traces are read, for Tempo gives one at a time")
+                cuts.append(f"only the newest {most:,} traces are read, as Tempo returns one at a time")
                 return
 
     def _search(self, selection: Selection, cuts: list[str]) -> TempoSearch:

@@ -12,9 +12,10 @@ from stagetrace import semconv
 from stagetrace.columns import names_of
 from stagetrace.semconv import as_text
 from stagetrace.store.base import Selection
-from stagetrace.store.entries import HTTP_ROUTE, RPC_METHOD, code_pattern, is_whole
+from stagetrace.store.entries import HTTP_ROUTE, HTTP_TARGET, RPC_METHOD, URL_PATH, code_pattern, is_whole
 
 _PLAIN: Final = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # a name of an attribute that needs no quotes
+_ROUTES: Final = (f"span.{HTTP_ROUTE}", f"span.{RPC_METHOD}")
 _MOST_SPLITS: Final = 8
 _JSON: Final = ("[", "{")  # begins the text form of a list or a map, which TraceQL cannot compare
 _DELETE: Final = 0x7F
@@ -67,10 +68,12 @@ def _routes(route: str) -> Iterator[str]:
     spaces = [at for at, character in enumerate(route) if character == " "]
     if len(spaces) > _MOST_SPLITS:
         return
-    yield f"span.{HTTP_ROUTE} = {literal(route)}"
-    yield f"span.{RPC_METHOD} = {literal(route)}"
-    for name in (route, *(route[:at] for at in spaces)):
-        yield f"name = {literal(name)}"
+    yield from (f"{name} = {literal(route)}" for name in ("name", *_ROUTES))
+    for at in spaces:
+        path = route[at + 1 :]
+        target = f"span.{HTTP_TARGET} =~ {literal(f'(?s){re.escape(path)}([?].*)?')}"
+        (of_path,) = _any([*(f"{name} = {literal(path)}" for name in (*_ROUTES, f"span.{URL_PATH}")), target])
+        yield f"(name = {literal(route[:at])} && {of_path})"
 
 
 def _segment(key: str, value: str, *, texts: bool) -> Iterator[str]:
