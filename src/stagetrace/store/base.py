@@ -350,6 +350,8 @@ class Scheme(NamedTuple):
 SCHEMES: Final[dict[str, Scheme]] = {
     "jaeger": Scheme("stagetrace.store.jaeger.reader", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
     "jaegers": Scheme("stagetrace.store.jaeger.reader", "jaegers://HOST:PORT (the same over TLS)"),
+    "tempo": Scheme("stagetrace.store.tempo.reader", "tempo://HOST:PORT[/PREFIX] (Tempo's HTTP port, normally 3200)"),
+    "tempos": Scheme("stagetrace.store.tempo.reader", "tempos://HOST[/PREFIX] (the same over TLS)"),
     "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
     "file": Scheme(
         "stagetrace.store.file.reader", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"
