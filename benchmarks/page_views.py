@@ -125,9 +125,9 @@ def serve(folder: Path) -> Iterator[Site]:
     from stagetrace.store.local import LocalReader
 
     with LocalReader.open(folder) as reader, reader.relations(Selection(0, 2**62)) as all_time:
-        spans, first, last = all_time.connection.execute(
+        ((spans, first, last),) = all_time.select(
             "SELECT count(*), min(start_unix_nano), max(start_unix_nano) FROM spans"
-        ).fetchone() or (0, 0, 0)
+        )[1]
     ports = [f"--{name}port=0" for name in ("grpc-", "http-", "query-grpc-", "query-http-")]
     argv = [str(BIN / "stagetrace"), "up", "--data", str(folder), "--json", "--retention", "3650d", *ports]
     process = subprocess.Popen(argv, env=clean_environment(), stdout=subprocess.PIPE, text=True)

@@ -76,9 +76,7 @@ def _ask_all(folder: Path, repeat: int) -> Queries:
     with LocalReader.open(folder) as reader:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         with reader.relations(Selection(0, 2**62)) as all_time:
-            spans, last = all_time.connection.execute(
-                "SELECT count(*), max(start_unix_nano) FROM spans"
-            ).fetchone() or (0, 0)
+            ((spans, last),) = all_time.select("SELECT count(*), max(start_unix_nano) FROM spans")[1]
         result = Queries(spans, size / 1e6)
         hour = Selection(last - HOUR_NS, last + 1)
         newest = reader.breaches(Selection(last - HOUR_NS, last + 1, limit=50)).breaches
@@ -115,7 +113,7 @@ def _p99(reader: LocalReader, stages: Sequence[str]) -> int:
 
     columns = ", ".join(f"quantile_cont({stage}_ms, 0.99)" for stage in stages)
     with reader.relations(Selection(0, 2**62)) as relations:
-        return len(relations.connection.execute(f"SELECT {columns} FROM requests").fetchone() or ())  # noqa: S608 -- ours
+        return len(next(relations.select(f"SELECT {columns} FROM requests")[1]))  # noqa: S608 -- ours
 
 
 def _p99_of_spans(reader: LocalReader) -> int:
@@ -123,7 +121,7 @@ def _p99_of_spans(reader: LocalReader) -> int:
 
     query = "SELECT stage, quantile_cont(duration_ms, 0.99) FROM spans WHERE stage IS NOT NULL GROUP BY stage"
     with reader.relations(Selection(0, 2**62)) as relations:
-        return len(relations.connection.execute(query).fetchall())
+        return len(list(relations.select(query)[1]))
 
 
 def _cold(folder: Path, last_ns: int) -> int:

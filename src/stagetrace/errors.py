@@ -23,3 +23,7 @@ class StoreError(StagetraceError):
 
 class UnknownTrace(StoreError):  # noqa: N818 -- a state of the store, no fault of it
     """Say that a store holds no trace of this id."""
+
+
+class QueryError(StagetraceError):
+    """Say why SQL that somebody wrote was not run."""

@@ -84,7 +84,7 @@ def test_a_group_of_few_requests_has_its_mean(relations: Relations) -> None:
     (large, small) = bottleneck.by_key(relations, "path", 0.95, 10).groups
     assert large.shares.rank == 0.95
     assert small.shares.rank is None
-    (times,) = relations.connection.execute("SELECT avg(duration_ms) FROM requests WHERE route = '/rare'").fetchall()
+    (times,) = list(relations.select("SELECT avg(duration_ms) FROM requests WHERE route = '/rare'")[1])
     assert small.shares.total_ms == pytest.approx(times[0])
 
 

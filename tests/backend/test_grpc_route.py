@@ -36,6 +36,6 @@ def test_requests_and_breaches_of_a_grpc_service_have_their_method_as_route(app:
             until(lambda: reader.breaches(replace(meant, route=None)).breaches)  # a route is unknown before it is there
             found = reader.breaches(meant).breaches
             with reader.relations(meant) as relations:
-                requests = relations.connection.execute("SELECT trace_id, route FROM requests").fetchall()
+                requests = list(relations.select("SELECT trace_id, route FROM requests")[1])
     assert [(one.trace_id, one.route, one.name) for one in found] == [(trace_id, ROUTE, ROUTE)]
     assert requests == [(trace_id, ROUTE)]

@@ -192,7 +192,7 @@ def test_a_question_in_work_is_interrupted(folder: Path, old_file: str, kind: st
     def ask() -> None:
         with readers.one() as reader, reader.relations(Selection(0, time.time_ns())) as relations:
             begun.set()
-            relations.connection.execute("SELECT count(*) FROM range(1000000000000) WHERE hash(range) = 0")
+            list(relations.select("SELECT count(*) FROM range(1000000000000) WHERE hash(range) = 0")[1])
 
     def work() -> None:
         try:
@@ -207,7 +207,7 @@ def test_a_question_in_work_is_interrupted(folder: Path, old_file: str, kind: st
 
         def is_over() -> bool:
             readers.interrupt()
-            assert relations.connection.execute("SELECT 1").fetchall() == [(1,)]
+            assert list(relations.select("SELECT 1")[1]) == [(1,)]
             return failed.is_set()
 
         until(is_over)

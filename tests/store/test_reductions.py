@@ -17,6 +17,7 @@ import stagetrace.store
 from answers.made import MS, NOON, Made, store
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations, Selection
+from stagetrace.store.load import DuckDBRelations, load
 from stagetrace.store.reductions import CLICKHOUSE, statement
 
 if TYPE_CHECKING:
@@ -77,31 +78,42 @@ def requests() -> Iterator[Made]:
                 "gen_ai.usage.output_tokens": chance.choice([None, 3, 50]),
                 "ml.batch.size": chance.randrange(1, 9),
             },
+            with_stage_spans=number % 5 == 0,
+            stage_attributes={
+                "queue": {"queue.reason": chance.choice(["thread_pool", "socket"]), "queue.pool_size": number % 40}
+            },
             resource={"region": chance.choice(["eu", "us"]), "service.instance.id": chance.choice("abc")},
         )
 
 
 @pytest.fixture(scope="module")
-def duckdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relations]:
+def duckdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBRelations]:
     folder = store(tmp_path_factory.mktemp("reductions") / "store", requests())
-    with open_store(str(folder)) as reader, reader.relations(EVER) as relations:
+    with open_store(str(folder)) as reader, load(reader, EVER) as relations:
         yield relations
 
 
 @pytest.fixture(scope="module")
-def clickhouse(duckdb: Relations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def clickhouse(duckdb: DuckDBRelations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Give a ClickHouse with the same `requests`, as its store is to have them: with the resource's attributes."""
-    path = tmp_path_factory.mktemp("clickhouse") / "requests.parquet"
-    query = "SELECT requests.*, resource FROM requests JOIN spans USING (span_id)"
-    pq.write_table(duckdb.connection.sql(query).to_arrow_table(), path)
+    folder = tmp_path_factory.mktemp("clickhouse")
     session: Any = Session()  # type: ignore[no-untyped-call]
-    session.query(f"CREATE TABLE requests ENGINE = Memory AS SELECT * FROM file('{path}', Parquet)")  # noqa: S608
+    more = "resource, requests.attributes['sla.breach.missed'] AS missed"
+    requests = f"SELECT requests.*, {more} FROM requests JOIN spans USING (span_id)"  # noqa: S608 -- ours
+    for name, query in {"requests": requests, "spans": "FROM spans"}.items():
+        path = folder / f"{name}.parquet"
+        pq.write_table(duckdb.connection.sql(query).to_arrow_table(), path)
+        session.query(f"CREATE TABLE {name} ENGINE = Memory AS SELECT * FROM file('{path}', Parquet)")  # noqa: S608
     yield session
     session.close()
 
 
 def literal(value: Any) -> Any:
     """Return a value as chDB takes it: it writes texts within a list without their quotes."""
+    if value is None:
+        return "\\N"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list) and any(isinstance(one, str) for one in value):
         return "[" + ", ".join("'" + str(one).replace("\\", "\\\\").replace("'", "\\'") + "'" for one in value) + "]"
     return value
@@ -116,6 +128,8 @@ def asked(session: Any, name: str, by: list[str], values: dict[str, Any]) -> lis
 
 
 def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):  # Arrow has maps as pairs
+        return one.keys() == dict(other).keys() and all(same(one[key], dict(other)[key]) for key in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, float) or isinstance(other, float):

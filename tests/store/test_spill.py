@@ -20,6 +20,7 @@ from stagetrace.page.base import Site
 from stagetrace.page.login import Login
 from stagetrace.store import database, open_store
 from stagetrace.store.base import Selection
+from stagetrace.store.load import load
 from stagetrace.store.local import LocalStore
 from store.local.made import request, span
 
@@ -112,8 +113,8 @@ def test_each_database_of_a_store_has_a_folder_in_it(tmp_path: Path) -> None:
     with LocalStore.open(store) as opened:
         opened.append(request([span(1)]))
         writers = spilled(store)
-        with open_store(str(store)) as reader, reader.relations(Selection(0, 2**63 - 1)) as relations:
-            assert relations.connection.execute("SELECT count(*) FROM spans").fetchall() == [(1,)]
+        with open_store(str(store)) as reader, load(reader, Selection(0, 2**63 - 1)) as relations:
+            assert list(relations.select("SELECT count(*) FROM spans")[1]) == [(1,)]
             assert folder_of(relations.connection) in spilled(store)
             assert len(spilled(store)) > len(writers) > 0
     assert not spilled(store)

@@ -10,7 +10,7 @@ import sqlglot
 from sqlglot.optimizer.qualify import qualify
 
 import stagetrace.store
-from stagetrace.store.reductions import CLICKHOUSE, REQUESTS, statement
+from stagetrace.store.reductions import CLICKHOUSE, REQUESTS, SPANS, statement
 from stagetrace.store.stored import ENGINE
 
 if TYPE_CHECKING:
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 SQL: Final = Path(stagetrace.store.__file__).parent / "sql"
 NAMES: Final = sorted(path.name.removesuffix(".duckdb.sql") for path in SQL.glob("*.duckdb.sql"))
-TABLE: Final = {**REQUESTS, "resource": "MAP(VARCHAR, VARCHAR)", "of_resource": "BLOB", "rest": "BLOB"}
+TABLE: Final = {
+    **REQUESTS,
+    "resource": "MAP(VARCHAR, VARCHAR)",
+    "of_resource": "BLOB",
+    "rest": "BLOB",
+    "missed": "VARCHAR",
+}
 # Of ClickHouse's aggregate functions with two lists of arguments sqlglot knows some; alike as far as columns go.
 KNOWN: Final = {"quantilesExactInclusive": "quantilesExact", "groupArraySorted": "groupArraySample"}
 
@@ -27,7 +33,7 @@ def columns(engine: Engine, name: str) -> list[str]:
     text = statement(engine, name, ["service", "path"])
     for one, other in KNOWN.items():
         text = text.replace(one, other)
-    tables: dict[str, object] = {engine.source: TABLE}
+    tables: dict[str, object] = {engine.source: TABLE, engine.spans: SPANS}
     parsed = sqlglot.parse_one(text, dialect=engine.name)
     whole = qualify(parsed, dialect=engine.name, schema=tables, validate_qualify_columns=False)
     assert isinstance(whole, sqlglot.exp.Query)

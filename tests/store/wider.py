@@ -30,7 +30,7 @@ from stagetrace.otlp.decode.request import decode
 from stagetrace.store import answers, open_store, write
 from stagetrace.store.base import Relations, Selection
 from stagetrace.store.jaeger.reader import Columns
-from stagetrace.store.load import Loader
+from stagetrace.store.load import Loader, load
 from stagetrace.store.local import LocalStore
 from store.local.made import judged, request, span
 
@@ -46,12 +46,11 @@ def message() -> bytes:
 
 def told(relations: Relations) -> dict[str, Any]:
     """Return the new columns as SQL, and as `requests --json`, have them."""
-    ask = relations.connection.execute
     query = "SELECT span_id, tier, items, ratio, paid FROM requests ORDER BY 1"
     listed = sorted(answers.requests(relations), key=lambda one: str(one["span_id"]))
     return {
-        "requests": ask(query).fetchall(),
-        "spans": ask("SELECT span_id, tier, items FROM spans ORDER BY 1").fetchall(),
+        "requests": list(relations.select(query)[1]),
+        "spans": list(relations.select("SELECT span_id, tier, items FROM spans ORDER BY 1")[1]),
         "counts": sorted((row["shop.tier"], row["stored"]) for row in relations.reduce("counts", ["shop.tier"])),
         "listed": [[one[name] for name in ("tier", "items", "ratio", "paid")] for one in listed],
     }
@@ -76,7 +75,7 @@ def of_jaeger() -> dict[str, Any]:
 def of_older(url: Path) -> list[Any]:
     """Return the new column of requests that were stored before there was any."""
     with open_store(str(url)) as reader, reader.relations(EVER) as relations:
-        rows = relations.connection.execute("SELECT span_id, tenant FROM requests ORDER BY 1").fetchall()
+        rows = list(relations.select("SELECT span_id, tenant FROM requests ORDER BY 1")[1])
     return [(int(number, 16), tenant) for number, tenant in rows]
 
 
@@ -90,7 +89,7 @@ def main(folder: Path, older: Path) -> None:
             found["log"] = told(relations)
         store.flush()
     found["local"] = of_store(folder / "store")
-    with open_store(str(folder / "store")) as whole, whole.relations(EVER) as relations:
+    with open_store(str(folder / "store")) as whole, load(whole, EVER) as relations:
         write.otlp(folder / "spans.pb", whole.iter_otlp(EVER, []), lambda _: None)
         write.parquet(folder / "spans.parquet", relations, lambda _: None)
     found["file"], found["parquet"] = of_store(folder / "spans.pb"), of_store(folder / "spans.parquet")

@@ -93,11 +93,11 @@ def utilisation(relations: Relations, one: Capacity, *, of_all: bool) -> dict[st
 
     `of_all`: the requests are all that the service had in that time.
     """
-    from stagetrace.store.answers import pools
-
     working = max(0.0, one.in_flight - (one.stages["queue"] or 0))
     # The one that was waited for most in the busiest minute, of those whose size is known.
-    pool = next((row for row in pools(relations, one.service, *_sample(one)) if row["pool_size"]), None)
+    since, until, one_in = _sample(one)
+    pools = relations.reduce("pools", service=one.service, since=since, until=until, one_in=one_in)
+    pool = next((row for row in pools if row["pool_size"]), None)
     threads = None if pool is None else pool["pool_size"] * one.busiest.instances
     batched = _use("requests in a batch", one.batch) if one.batch else _unknown("no request carries ml.batch.size")
     return {

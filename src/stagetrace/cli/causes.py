@@ -110,10 +110,7 @@ def _sample_ids(relations: Relations, verdict: int, count: float) -> list[str]:
 
 def _of_spans(relations: Relations) -> list[str]:
     """Return traces of a window without an entry span: spans of tools that record no kind."""
-    found = relations.connection.execute(
-        "SELECT DISTINCT trace_id FROM spans ORDER BY hash(trace_id), trace_id LIMIT $1", [_TRACES]
-    ).fetchall()
-    return [trace_id for (trace_id,) in found]
+    return [str(row["trace_id"]) for row in relations.reduce("traces_of_spans", most=_TRACES)]
 
 
 def _localise(reader: Reader, slow: Sequence[str], normal: Sequence[str]) -> Localised:

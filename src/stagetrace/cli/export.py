@@ -63,10 +63,11 @@ def run(args: argparse.Namespace) -> int:
 def _written(reader: Reader, wanted: Selection, path: Path, relation: str, cuts: list[str], progress: Progress) -> int:
     """Write the file and return the number of rows or spans."""
     from stagetrace.store import write
+    from stagetrace.store.load import load
 
     if path.suffix not in (".parquet", ".csv"):
         return write.otlp(path, reader.iter_otlp(wanted, cuts), progress)
-    with reader.relations(wanted) as relations:
+    with load(reader, wanted) as relations:
         if relations.reason is not None:
             cuts.append(relations.reason)
         if path.suffix == ".csv":

@@ -7,7 +7,7 @@ import csv
 import sys
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from stagetrace.cli.arguments import count, number_between, selection_options, utf8
@@ -21,9 +21,6 @@ from stagetrace.semconv import json_value
 from stagetrace.store.base import Relations
 from stagetrace.text import spreadsheet_cell
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
 DESCRIPTION: Final = """Ask in SQL (DuckDB's) over two relations: `requests` (a row an entry span) and `spans`.
 
 The options select what the relations hold. The SQL reads them and nothing else: no file, no network, no change.
@@ -35,11 +32,7 @@ _TIMEOUT_S: Final = 60.0
 _LONGEST_S: Final = 86_400
 _ROWS: Final = 100_000
 _MOST_BYTES: Final = 64 * 1024 * 1024
-_BATCH: Final = 500
 _NUMBERS: Final = (int, float, Decimal)
-_LINES: Final = 3
-# What a SELECT can be under another name: EXPLAIN, and PIVOT, which DuckDB runs as several statements.
-_READING: Final = ("SELECT", "EXPLAIN")
 OPTIONS: Final = (
     Option("SQL", "one SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN) statement", utf8),
     *selection_options(),
@@ -92,36 +85,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask(relations: Relations, sql: str, most: int) -> Result:
-    """Return the first rows of one reading statement. Raise UsageError for any other, and if DuckDB refuses it."""
-    import duckdb
+    """Return the first rows of one reading statement. Raise QueryError for any other, and if the engine refuses it.
 
-    try:
-        statements = relations.connection.extract_statements(sql)
-        if len(statements) != 1:
-            raise UsageError(f"query takes one statement, and this is {len(statements) or 'none'}\ngive one SELECT")
-        if statements[0].type.name not in _READING:
-            raise UsageError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
-        answer = relations.connection.execute(statements[0])
-        names = [name for name, *_ in answer.description or ()]
-        return Result(names, *_rows(answer, most))
-    except duckdb.Error as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
-        raise UsageError("\n".join(lines[:_LINES])) from None
-
-
-def _rows(answer: DuckDBPyConnection, most: int) -> tuple[list[tuple[Any, ...]], str | None]:
-    """Return rows until there are `most`, or many bytes of them, and what was cut off, if anything was."""
+    There are at most `most`, or many bytes of them.
+    """
+    names, found = relations.select(sql)
     rows: list[tuple[Any, ...]] = []
     size = 0
-    while some := answer.fetchmany(_BATCH):
-        for row in some:
-            if len(rows) == most:
-                return rows, f"there are more than {most:,} rows: --rows N prints more"
-            if size > _MOST_BYTES:
-                return rows, f"the first {len(rows):,} rows have {_MOST_BYTES >> 20} MiB, and there are more"
-            rows.append(row)
-            size += sum(len(plain_text(value)) for value in row)
-    return rows, None
+    for row in found:
+        if len(rows) == most:
+            return Result(names, rows, f"there are more than {most:,} rows: --rows N prints more")
+        if size > _MOST_BYTES:
+            cut = f"the first {len(rows):,} rows have {_MOST_BYTES >> 20} MiB, and there are more"
+            return Result(names, rows, cut)
+        rows.append(row)
+        size += sum(len(plain_text(value)) for value in row)
+    return Result(names, rows, None)
 
 
 def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
@@ -13,14 +13,15 @@ from stagetrace.analysis.estimates import Sample
 from stagetrace.semconv import SLA_BREACH_MISSED, number, text
 from stagetrace.store import entries
 from stagetrace.store.base import Entry, Lost, Relations, Selection, SpanRow, Tally
-from stagetrace.store.database import rows_of, sql
 from stagetrace.store.entries import matches, missed, word_of
 from stagetrace.store.reductions import (
     DECODED,
     LOADED,
     OTHER_STAGES,
     REQUESTS,
+    STAGE,
     STAGE_COLUMNS,
+    START_TIME,
     probability_of,
     weight_of,
 )
@@ -238,6 +239,9 @@ SORTS: Final[Mapping[str, str]] = {
     **STAGE_COLUMNS,
     "other": OTHER_STAGES,
 }
+_ALL: Final = 2**63 - 1
+_AT_ONCE: Final = 5000  # requests that one question decodes
+_KEY: Final = ("trace_id", "span_id", "service")
 
 
 def tally(relations: Relations, selection: Selection) -> Tally:
@@ -258,8 +262,9 @@ def _tally_row(row: Mapping[str, Any], first: int, objective: str | None) -> Row
 
 def newest(relations: Relations) -> int | None:
     """Return when the newest request began."""
-    row = relations.connection.execute("SELECT max(start_unix_nano) FROM requests").fetchone()
-    return row[0] if row else None
+    (row,) = relations.reduce("newest")
+    found: int | None = row["newest"]
+    return found
 
 
 class Place(NamedTuple):
@@ -269,18 +274,6 @@ class Place(NamedTuple):
     start_unix_nano: int
     trace_id: str
     span_id: str
-
-
-class _Values:
-    """Values that a query is bound to, in their order."""
-
-    def __init__(self) -> None:
-        self.all: list[Any] = []
-
-    def mark(self, value: Any) -> str:
-        """Return what stands for a value in the query."""
-        self.all.append(value)
-        return f"${len(self.all)}"
 
 
 def requests(
@@ -297,46 +290,42 @@ def requests(
     `sort`: one of `SORTS`, or the name of a stage; `breached`: only breaches; `after`: only those behind this place;
     `attributes`: the text form of these too, by their names.
     """
-    values = _Values()
-    by = SORTS[sort] if sort in SORTS else f"stages[{values.mark(sort)}]"
-    order = f"ORDER BY {by} DESC NULLS LAST, start_unix_nano DESC, trace_id, span_id"
-    tests = ["breached"] if breached else []
-    if after is not None:
-        tests.append(_is_behind(by, after, values))
-    if top is not None:  # their ids first, so that only these requests are decoded
-        order += f" LIMIT {int(top)}"
-        found = relations.connection.execute(
-            f"SELECT span_id, start_unix_nano FROM requests {_where(tests)} {order}",  # noqa: S608 -- constants
-            values.all,
-        ).fetchall()
-        if not found:
-            return []
-        starts = [start for _, start in found]
-        tests.append(f"start_unix_nano BETWEEN {min(starts)} AND {max(starts)}")
-        tests.append(f"span_id IN ({', '.join(values.mark(span_id) for span_id, _ in found)})")
-    wanted = [*COLUMNS, *(f"attributes[{values.mark(name)}]" for name in attributes)]
-    result = relations.connection.execute(
-        f"SELECT {', '.join(wanted)} FROM requests {_where(tests)} {order}",  # noqa: S608
-        values.all,
+    by = SORTS.get(sort, f"{STAGE}{sort}")
+    place = Place(None, 0, "", "") if after is None else after
+    # Their ids first, so that only these requests are decoded.
+    most = _ALL if top is None else top
+    found = relations.reduce(
+        "places", [by], breached=breached, is_behind=after is not None, most=most, **place._asdict()
     )
-    names = (*COLUMNS, *attributes)
-    return [_with_text_time(dict(zip(names, row, strict=True))) for row in result.fetchall()]
+    return [_shown(row, attributes) for row in _whole(relations, found, attributes)]
 
 
-def _where(tests: Sequence[str]) -> str:
-    return f"WHERE {' AND '.join(tests)}" if tests else ""
+def _whole(
+    relations: Relations, places: Sequence[Mapping[str, Any]], attributes: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Yield the requests at these places, in their order, a part of them at a time."""
+    for at in range(0, len(places), _AT_ONCE):
+        part = places[at : at + _AT_ONCE]
+        starts = [one["start_unix_nano"] for one in part]
+        ids = [one["span_id"] for one in part]
+        found = relations.reduce("whole", attributes, ids=ids, first=min(starts), last=max(starts))
+        each = {tuple(row[name] for name in _KEY): row for row in found}
+        yield from (each[tuple(one[name] for name in _KEY)] for one in part)
 
 
-def _is_behind(by: str, place: Place, values: _Values) -> str:
-    """Return the condition that a row comes after a place in the order of `requests`."""
-    start, trace_id, span_id = map(values.mark, place[1:])
-    later = (
-        f"(start_unix_nano < {start} OR (start_unix_nano = {start} AND (trace_id, span_id) > ({trace_id}, {span_id})))"
-    )
-    if place.value is None:
-        return f"({by} IS NULL AND {later})"
-    value = values.mark(place.value)
-    return f"({by} < {value} OR {by} IS NULL OR ({by} = {value} AND {later}))"
+def breaches(relations: Relations, most: int | None) -> list[Entry]:
+    """Return the records of the breaches that are selected, at most the newest so many."""
+    found = relations.reduce("late", most=_ALL if most is None else most)
+    stages = [{stage: row[of] for stage, of in STAGE_COLUMNS.items() if row[of] is not None} for row in found]
+    # The others are made of bytes, by PyArrow, which takes long to import.
+    others = [at for at, row in enumerate(found) if row[OTHER_STAGES] is not None]
+    for at, whole in zip(others, _whole(relations, [found[at] for at in others]), strict=True):
+        stages[at] = whole["stages"]
+    names = [one.name for one in fields(Entry) if one.name not in ("stages", "missed")]
+    return [
+        Entry(**{name: row[name] for name in names}, missed=missed(row["missed"]), stages=its)
+        for row, its in zip(found, stages, strict=True)
+    ]
 
 
 def entry(row: Mapping[str, Any]) -> Entry:
@@ -345,34 +334,9 @@ def entry(row: Mapping[str, Any]) -> Entry:
     return Entry(**same, missed=missed(row[SLA_BREACH_MISSED]))
 
 
-def breaches(relations: Relations, most: int | None) -> list[Entry]:
-    """Return the records of the breaches that are selected, at most the newest so many."""
-    ask = relations.connection.execute
-    since = 0
-    if most is not None:  # finding where they begin takes a column or two, so that only these are read whole
-        starts = ask("SELECT start_unix_nano FROM matching ORDER BY 1 DESC LIMIT $1", [most]).fetchall()
-        since = starts[-1][0] if starts else since
-    order = "ORDER BY start_unix_nano DESC, trace_id, span_id" + ("" if most is None else f" LIMIT {int(most)}")
-
-    def rows(columns: Sequence[str]) -> list[dict[str, Any]]:
-        query = f"SELECT {', '.join(columns)} FROM matching WHERE start_unix_nano >= $1 {order}"  # noqa: S608
-        return rows_of(ask(query, [since]))
-
-    names = [one.name for one in fields(Entry) if one.name != "stages"]
-    found = rows([*names, *STAGE_COLUMNS.values(), OTHER_STAGES])
-    stages = [{stage: row[of] for stage, of in STAGE_COLUMNS.items() if row[of] is not None} for row in found]
-    if any(row[OTHER_STAGES] is not None for row in found):  # made of bytes, by PyArrow, which takes long to import
-        stages = [row["stages"] for row in rows(["stages"])]
-    return [
-        Entry(**{**{name: row[name] for name in names}, "missed": missed(row["missed"])}, stages=its)
-        for row, its in zip(found, stages, strict=True)
-    ]
-
-
 def stage_names(relations: Relations) -> list[str]:
     """Return the names of all stages that the requests have, sorted."""
-    rows = relations.connection.execute("SELECT DISTINCT unnest(map_keys(stages)) FROM requests ORDER BY 1").fetchall()
-    return [name for (name,) in rows]
+    return [row["stage"] for row in relations.reduce("stage_names")]
 
 
 def request_of(span: SpanRow) -> dict[str, Any]:
@@ -384,13 +348,14 @@ def request_of(span: SpanRow) -> dict[str, Any]:
     found["sampling_probability"] = probability_of(found["sampling_probability"])
     found["weight"] = weight_of(found["sampling_probability"], breached=found["breached"])
     found["stages"] = dict(found["stages"])
-    found["start_time"] = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=span.start_unix_nano // 1000)
-    return _with_text_time({name: found[name] for name in COLUMNS})
+    return _shown(found)
 
 
-def _with_text_time(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its time as text (RFC 3339)."""
-    return {**row, "start_time": f"{row['start_time']:%Y-%m-%dT%H:%M:%S.%f}Z"}
+def _shown(row: Mapping[str, Any], attributes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a row as COLUMNS, with its start as text (RFC 3339), and these attributes."""
+    start = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=row["start_unix_nano"] // 1000)
+    found = {**row, START_TIME: f"{start:%Y-%m-%dT%H:%M:%S.%f}Z"}
+    return {name: found[name] for name in (*COLUMNS, *attributes)}
 
 
 def slowest_stage(request: Mapping[str, Any]) -> str | None:
@@ -401,15 +366,10 @@ def slowest_stage(request: Mapping[str, Any]) -> str | None:
     return max(totals, key=lambda stage: totals[stage], default=None)
 
 
-def count(relations: Relations, relation: str = "requests") -> int:
-    """Return how many rows a relation has."""
-    row = relations.connection.execute(f"SELECT count(*) FROM {relation}").fetchone()  # noqa: S608 -- a name of ours
-    return int(row[0]) if row else 0
-
-
-def pools(relations: Relations, service: str, since_ns: int, until_ns: int, one_in: int) -> list[dict[str, Any]]:
-    """Return the pools that requests waited for, most often first, of one wait in `one_in`: `sql/pools.sql`."""
-    return rows_of(relations.connection.execute(sql("pools"), [service, one_in, since_ns, until_ns]))
+def count(relations: Relations, most: int = _ALL) -> int:
+    """Return how many requests there are, or `most` if there are more."""
+    (row,) = relations.reduce("size", most=most)
+    return int(row["stored"])
 
 
 def newest_first(spans: Iterable[SpanRow]) -> Sequence[SpanRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,7 +16,6 @@ from stagetrace.analysis.estimates import NOTHING, Sample
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from typing_extensions import Self
 
@@ -246,30 +246,35 @@ class Closing:
         self.close()
 
 
-@dataclass(frozen=True)
-class Relations(Closing, Partial):
-    """A DuckDB connection of the caller's own with the relations `spans` and `requests` of `reductions.py`.
+class Relations(Closing, Partial, ABC):
+    """The relations `spans` and `requests` of `reductions.py`, in the database that `engine` names.
 
     `requests` holds the entry spans of the selection; `spans` every span of their traces, or, of a selection by time
     alone, every span that started in it. A span delivered twice is there once.
     """
 
-    connection: DuckDBPyConnection
-    engine: Engine
-    reason: str | None = None
+    def __init__(self, engine: Engine, reason: str | None = None) -> None:
+        """Take what the SQL of reductions leaves open, and what the relations lack."""
+        self.engine = engine
+        self.reason = reason
+
+    @abstractmethod
+    def ask(self, sql: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Return the rows of a query of ours in the engine's SQL, column -> value."""
+
+    @abstractmethod
+    def select(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Return column names and rows of one SELECT of the user's. Raise QueryError for any other, or a wrong one."""
+
+    @abstractmethod
+    def narrow(self, selection: Selection) -> Relations:
+        """Return relations of a narrower selection, which has no limit; these here are not used afterwards."""
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: object) -> list[dict[str, Any]]:
         """Return the rows of a reduction of `requests`, as `analysis.source.Source` specifies."""
-        from stagetrace.store.database import rows_of
         from stagetrace.store.reductions import statement
 
-        return rows_of(self.connection.execute(statement(self.engine, name, by), values))
-
-    def close(self) -> None:
-        """Close the connection."""
-        from stagetrace.store.database import close
-
-        close(self.connection)
+        return self.ask(statement(self.engine, name, by), values)
 
 
 class Reader(Protocol):
@@ -353,6 +358,11 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "tempo": Scheme("stagetrace.store.tempo.reader", "tempo://HOST:PORT[/PREFIX] (Tempo's HTTP port, normally 3200)"),
     "tempos": Scheme("stagetrace.store.tempo.reader", "tempos://HOST[/PREFIX] (the same over TLS)"),
     "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
+    "clickhouse": Scheme(
+        "stagetrace.store.clickhouse.reader",
+        "clickhouse://[USER:PASSWORD@]HOST[:PORT]/DATABASE?table=otel_traces (what the Collector's exporter fills)",
+    ),
+    "clickhouses": Scheme("stagetrace.store.clickhouse.reader", "clickhouses://HOST/DATABASE (the same over TLS)"),
     "file": Scheme(
         "stagetrace.store.file.reader", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"
     ),

@@ -202,9 +202,9 @@ def rows_of(result: DuckDBPyConnection) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def needs(what: str, library: str) -> StoreError:
+def needs(what: str, library: str, extra: str = "backend") -> StoreError:
     """Return the error for a library that is not installed."""
-    return StoreError(f"{what} needs {library}, which is not installed\npip install {requirement('backend')}")
+    return StoreError(f"{what} needs {library}, which is not installed\npip install {requirement(extra)}")
 
 
 def lock(connection: DuckDBPyConnection, files: Sequence[str] = ()) -> None:

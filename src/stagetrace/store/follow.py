@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple, cast
 from stagetrace.errors import UnknownTrace
 from stagetrace.store.answers import newest_first
 from stagetrace.store.base import RELATIONS, TAIL, Reader, Selection, SpanRow
-from stagetrace.store.database import sql
 from stagetrace.store.entries import matches
 from stagetrace.store.rows import distinct, spans_of
 
@@ -66,13 +65,13 @@ def newest_root(reader: Reader, wanted: Selection) -> Latest | None:
         return None
     try:
         with reader.relations(replace(wanted, service=None)) as relations:
-            row = relations.connection.execute(sql("newest_root"), [wanted.service]).fetchone()
+            found = relations.reduce("newest_root", service=wanted.service)
     except UnknownTrace:
         return None
-    if row is None:
-        return None
-    trace_id, service, name = row
-    return Latest(trace_id, f"no span here is a request (of kind SERVER); the newest root is {name} of {service}")
+    for one in found:
+        root = f"{one['name']} of {one['service']}"
+        return Latest(one["trace_id"], f"no span here is a request (of kind SERVER); the newest root is {root}")
+    return None
 
 
 def follow(reader: Reader, wanted: Selection, interval_s: float) -> Iterator[list[SpanRow]]:

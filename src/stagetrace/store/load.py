@@ -8,17 +8,18 @@ over them (columns: `reductions.LOADED`), and `select` makes the relations of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.columns import REQUESTS, SCHEMA
+from stagetrace.errors import QueryError
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.semconv import as_text, named_stages
 from stagetrace.store import entries, stored
-from stagetrace.store.base import SERVER, Relations, Selection, SpanRow, Value
-from stagetrace.store.database import connect, lock, sql
+from stagetrace.store.base import SERVER, Reader, Relations, Selection, SpanRow, Value
+from stagetrace.store.database import close, connect, lock, rows_of, sql
 from stagetrace.store.entries import path, route
 from stagetrace.store.reductions import LOADED, OLDER, OTHER_STAGES, SPANS, STAGE_COLUMNS, TYPED
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from stagetrace.store.reductions import Engine
 
 _BATCH: Final = 10_000  # spans decoded at a time
+_ROWS: Final = 500  # of a user's query that are in Python at a time
+_LINES: Final = 3  # of an error of DuckDB's
+# What a SELECT can be under another name: EXPLAIN, and PIVOT, which DuckDB runs as several statements.
+_READING: Final = ("SELECT", "EXPLAIN")
 _GREATEST: Final = 2**63 - 1  # OTLP's times go one bit further, to the year 2554
 _FITS: Final[Mapping[str, tuple[type, ...]]] = {
     "VARCHAR": (str,),
@@ -46,7 +51,7 @@ def select(
     cuts: Sequence[str] = (),
     files: Sequence[str] = (),
     engine: Engine = stored.ENGINE,
-) -> Relations:
+) -> DuckDBRelations:
     """Return the relations of `selection`, out of a query that becomes the view `loaded`; `cuts`: what it lacks.
 
     It gives `LOADED` and `has_segments`: whether a span has the attributes of the selection.
@@ -64,7 +69,59 @@ def select(
     reasons = list(cuts)
     if selection.limit is not None and _count(connection, "matching") > selection.limit:
         reasons.insert(0, f"limit {selection.limit} reached, there are older requests")
-    return Relations(connection, engine, "; ".join(reasons) or None)
+    return DuckDBRelations(connection, engine, "; ".join(reasons) or None)
+
+
+class DuckDBRelations(Relations):
+    """Relations in a DuckDB of their own."""
+
+    def __init__(self, connection: DuckDBPyConnection, engine: Engine, reason: str | None) -> None:
+        """Take a connection with the views that `select` makes."""
+        super().__init__(engine, reason)
+        self.connection = connection
+
+    def ask(self, sql: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Return the rows of a query of ours."""
+        return rows_of(self.connection.execute(sql, values))
+
+    def select(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Return column names and rows of one SELECT of the user's."""
+        import duckdb
+
+        try:
+            statements = self.connection.extract_statements(sql)
+            if len(statements) != 1:
+                raise QueryError(f"query takes one statement, and this is {len(statements) or 'none'}\ngive one SELECT")
+            if statements[0].type.name not in _READING:
+                raise QueryError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
+            answer = self.connection.execute(statements[0])
+        except duckdb.Error as error:
+            raise _refused(error) from None
+        return [name for name, *_ in answer.description or ()], _rows(answer)
+
+    def narrow(self, selection: Selection) -> Relations:
+        """Return itself, which gives this selection from now on."""
+        set_variables(self.connection, selection)
+        return self
+
+    def close(self) -> None:
+        """Close the connection."""
+        close(self.connection)
+
+
+def _rows(answer: DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    import duckdb
+
+    try:
+        while some := answer.fetchmany(_ROWS):
+            yield from some
+    except duckdb.Error as error:
+        raise _refused(error) from None
+
+
+def _refused(error: Exception) -> QueryError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
+    return QueryError("\n".join(lines[:_LINES]))
 
 
 def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) -> None:
@@ -144,7 +201,7 @@ class Loader:
         """Return whether no span that is meant was taken in."""
         return not self.connection.execute("SELECT 1 FROM whole LIMIT 1").fetchall()
 
-    def select(self, selection: Selection, cuts: Sequence[str]) -> Relations:
+    def select(self, selection: Selection, cuts: Sequence[str]) -> DuckDBRelations:
         """Return the relations of `selection`, out of the spans taken in."""
         self._flush()
         self.connection.execute(sql("once"))
@@ -164,6 +221,18 @@ class Loader:
         within = "" if self._window is None else " WHERE start_unix_nano >= $1 AND start_unix_nano < $2"
         self.connection.execute(f"INSERT INTO received BY NAME FROM batch{within}", self._window or ())
         self.connection.unregister("batch")
+
+
+def load(reader: Reader, selection: Selection) -> DuckDBRelations:
+    """Return what is selected in DuckDB, by loading the spans of a store that has another database."""
+    relations = reader.relations(selection)
+    if isinstance(relations, DuckDBRelations):
+        return relations
+    relations.close()
+    loader, cuts = Loader(selection), list[str]()
+    for message in reader.iter_otlp(selection, cuts):
+        loader.add(message.SerializeToString())
+    return loader.select(selection, cuts)
 
 
 def cells(span: SpanRow) -> tuple[Any, ...]:

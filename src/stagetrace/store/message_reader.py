@@ -187,13 +187,11 @@ class RelationReader(NamedReader):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` specifies."""
-        from stagetrace.store.load import set_variables
-
         limit = selection.limit
         with self._select(requests_of(selection)) as relations:
             tally = answers.tally(relations, selection)
-            set_variables(relations.connection, replace(selection, breached=True))
-            found = answers.breaches(relations, None if limit is None else limit + 1) if tally.requests else []
+            late = relations.narrow(replace(selection, breached=True, limit=None))
+            found = answers.breaches(late, None if limit is None else limit + 1) if tally.requests else []
         if not tally.requests or (selection.codes and not found):
             self.check_names(selection)
         if not tally.requests:
@@ -208,7 +206,7 @@ class RelationReader(NamedReader):
     def has(self, selection: Selection) -> bool:
         """Return whether there is any such request."""
         with self._select(selection) as relations:
-            return relations.connection.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is not None
+            return answers.count(relations, 1) > 0
 
 
 class MessageReader(NamedReader):

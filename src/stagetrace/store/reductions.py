@@ -39,6 +39,8 @@ STAGE_COLUMNS: Final[Mapping[str, str]] = {
 OTHER_STAGES: Final = "other_ms"
 # Those that a store decodes row by row, so that a question that names none of them is cheaper.
 DECODED: Final = frozenset({"attributes"})
+START_TIME: Final = "start_time"  # what Python makes of the start itself
+PLAIN: Final = tuple(column for column in REQUESTS if column not in DECODED and column != START_TIME)
 
 
 def probability_of(found: float | None) -> float | None:
@@ -61,8 +63,10 @@ def weight_of(probability: float | None, *, breached: bool | None) -> float:
 #
 # A text stands in `sql/NAME.ENGINE.sql`. In it, `{requests}` is the relation of the requests meant, `{verdicts}` the
 # same with a row for each objective that judged one (`sql/each_verdict_ENGINE.sql`), and `{by}` the columns that its
-# rows are grouped by, with a comma behind them; values are bound, as each engine writes that. `{attribute:KEY}` is the
-# text form of an attribute of a request, `{resource}` the map of the attributes of the resource, in text form.
+# rows are grouped by, with a comma behind them, `{value}` the first of these alone; `{spans}` is the relation of all
+# spans, `{columns}` those of PLAIN; values are bound, as each engine writes that.
+# `{attribute:KEY}` is the text form of an attribute of a request, `{resource}` the map of the attributes of the
+# resource, in text form.
 # `{sampled}` and `{unknown}` are what `estimates` asks of each group: whether it was sampled, and whether some rate is
 # not known.
 #
@@ -84,6 +88,7 @@ _LISTS: Final = {
     "parts": (*_STAGES, {"stage": "other", "column": OTHER_STAGES, "part": OTHER_STAGES.removesuffix("_ms")}),
     "quantiles": tuple({"q": q, "name": name} for q, name in (("0.5", "p50"), ("0.95", "p95"), ("0.99", "p99"))),
 }
+STAGE: Final = "stage:"  # in front of a key of groups that is the total of a stage, in ms
 PATH: Final = "path"  # the route or, of requests without one, their name
 
 
@@ -92,25 +97,33 @@ class Engine(NamedTuple):
 
     name: str
     source: str  # the requests, with the columns that `attribute` reads
+    spans: str  # all spans of the selection
     attribute: Callable[[str], str]  # expression of the text form of an attribute, of the span or else its resource
+    stage: Callable[[str], str]  # expression of the total of a stage, NULL where there is none
     resource: str  # expression of the map of the resource's attributes
     any_of: str  # the aggregate function that is true where one row of a group is
 
 
 def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
-    """Return the SQL of a reduction, grouped by columns of `requests`, `path` or attributes.
+    """Return the SQL of a reduction, grouped by columns of `requests`, `path`, stages behind STAGE, or attributes.
 
     A key behind ATTRIBUTE is an attribute also where a column has its name.
     """
     made = [f"coalesce(route, name) AS {PATH}"]
-    attributes = [key for key in by if key not in REQUESTS and key != PATH]
-    made += [f"{engine.attribute(key.removeprefix(ATTRIBUTE))} AS {_quote(key)}" for key in attributes]
+    for key in by:
+        if key.startswith(STAGE):
+            made.append(f"{engine.stage(key.removeprefix(STAGE))} AS {_quote(key)}")
+        elif key not in REQUESTS and key != PATH:
+            made.append(f"{engine.attribute(key.removeprefix(ATTRIBUTE))} AS {_quote(key)}")
     requests = f"(SELECT *, {', '.join(made)} FROM {engine.source})"  # noqa: S608 -- names are quoted
     grouped = "".join(f"{_quote(key)}, " for key in by)
     parts = {
         "requests": requests,
         "verdicts": _text(f"each_verdict_{engine.name}").replace("{requests}", requests),
+        "spans": engine.spans,
         "by": grouped,
+        "value": _quote(by[0]) if by else "",
+        "columns": ", ".join(PLAIN),
         "resource": engine.resource,
         "sampled": f"{engine.any_of}(sampling_probability IS NOT NULL OR coalesce(upgraded, false))",
         "unknown": f"{engine.any_of}(coalesce(sampling_probability = 0, false) AND NOT coalesce(breached, false))",
@@ -129,14 +142,16 @@ def _fill(text: str, parts: Mapping[str, str]) -> str:
     return _OWN.sub(lambda found: parts.get(found[1], found[0]), text)
 
 
+def of_map(column: str, key: str) -> str:
+    """Return ClickHouse's expression of a value of a map, NULL where it is not there."""
+    text = key.replace("\\", "\\\\").replace("'", "\\'")
+    return f"if(mapContains({column}, '{text}'), {column}['{text}'], NULL)"
+
+
 def _of_maps(key: str) -> str:
     """Return the expression for ClickHouse, which has maps."""
     places = [("attributes", name) for name in names_of(key)] + [("resource", key)]
-    found = []
-    for place, name in places:
-        text = name.replace("\\", "\\\\").replace("'", "\\'")
-        found.append(f"mapContains({place}, '{text}'), {place}['{text}']")
-    return f"multiIf({', '.join(found)}, NULL)"
+    return f"coalesce({', '.join(of_map(place, name) for place, name in places)})"
 
 
 def _quote(name: str) -> str:
@@ -148,4 +163,6 @@ def _text(name: str) -> str:
     return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
 
 
-CLICKHOUSE: Final = Engine("clickhouse", "requests", _of_maps, "resource", "max")
+CLICKHOUSE: Final = Engine(
+    "clickhouse", "requests", "spans", _of_maps, lambda stage: of_map("stages", stage), "resource", "max"
+)

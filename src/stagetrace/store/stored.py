@@ -348,4 +348,12 @@ def _otlp(rows: Any) -> Any:
 
 
 # Attributes are read out of a stored row's bytes.
-ENGINE: Final = Engine("duckdb", "selected", attribute_text, f"{_RESOURCE}(of_resource)", "bool_or")
+ENGINE: Final = Engine(
+    "duckdb",
+    "selected",
+    "spans",
+    attribute_text,
+    lambda stage: f"stages[{_quote(stage)}]",
+    f"{_RESOURCE}(of_resource)",
+    "bool_or",
+)

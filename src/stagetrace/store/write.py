@@ -20,7 +20,7 @@ from stagetrace.text import spreadsheet_cell
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    from stagetrace.store.base import Relations
+    from stagetrace.store.load import DuckDBRelations
 
     # Called with the number of spans written so far.
     Progress = Callable[[int], None]
@@ -56,7 +56,7 @@ def otlp(path: Path, messages: Iterable[ExportTraceServiceRequest], progress: Pr
     return count
 
 
-def parquet(path: Path, relations: Relations, progress: Progress) -> int:
+def parquet(path: Path, relations: DuckDBRelations, progress: Progress) -> int:
     """Write the spans of relations as Parquet, as `ParquetReader` reads it, by start; return their number."""
     try:
         from pyarrow.parquet import ParquetWriter
@@ -75,7 +75,7 @@ def parquet(path: Path, relations: Relations, progress: Progress) -> int:
     return count
 
 
-def csv(path: Path, relations: Relations, relation: str, progress: Progress) -> int:
+def csv(path: Path, relations: DuckDBRelations, relation: str, progress: Progress) -> int:
     """Write one of two relations as comma-separated values by start; return the number of rows.
 
     Maps are JSON, and text is none that a spreadsheet would run.

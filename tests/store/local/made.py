@@ -53,5 +53,5 @@ def request(spans: Iterable[Span], service: str = "api") -> bytes:
 def ids(reader: LocalReader) -> list[int]:
     """Return the span ids of all spans, sorted; one that is there twice comes twice."""
     with reader.relations(EVER) as relations:
-        rows = relations.connection.execute("SELECT span_id FROM spans ORDER BY 1").fetchall()
+        rows = list(relations.select("SELECT span_id FROM spans ORDER BY 1")[1])
     return [int(span_id, 16) for (span_id,) in rows]

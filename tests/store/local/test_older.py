@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def versions(store: str | Path, relation: str = "requests") -> list[tuple[int, str | None]]:
     with open_store(str(store)) as reader, reader.relations(EVER) as relations:
         query = f"SELECT span_id, model_version FROM {relation} ORDER BY span_id"  # noqa: S608 -- a name of ours
-        return [(int(number, 16), found) for number, found in relations.connection.execute(query).fetchall()]
+        return [(int(number, 16), found) for number, found in list(relations.select(query)[1])]
 
 
 def test_an_older_folder_has_its_model_versions(folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_and_beside_newer_spans_as_well(folder: Path, merged: bool) -> None:
         store.append(request([judged(11, ml__model__version="2"), judged(12), span(13, trace=11, parent=11)]))
         with store.reader() as reader, reader.relations(EVER) as relations:
             query = "SELECT count(*) FROM requests WHERE model_version = '2'"
-            assert relations.connection.execute(query).fetchall() == [(2,)]
+            assert list(relations.select(query)[1]) == [(2,)]
         store.flush()
         if merged:
             assert store._table.compact() > 1

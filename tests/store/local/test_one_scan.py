@@ -113,7 +113,7 @@ def test_a_segment_is_read_without_the_other_attributes(store: LocalStore, monke
     with store.reader() as reader:
         for segments, expected, most in (({"shop": "a"}, 1, 3), ({semconv.SLA_THRESHOLD_MS: "5"}, 52, 0)):
             with reader.relations(replace(EVER, segments=segments)) as relations:
-                assert relations.connection.execute("SELECT count(*) FROM requests").fetchall() == [(expected,)]
+                assert list(relations.select("SELECT count(*) FROM requests")[1]) == [(expected,)]
             assert len(parsed) <= most
             parsed.clear()
 
@@ -139,5 +139,5 @@ def test_a_segment_of_any_kind_is_found_as_its_text(store: LocalStore) -> None:
                     reader.relations(wanted)
                 continue
             with reader.relations(wanted) as relations:
-                rows = relations.connection.execute("SELECT span_id FROM requests ORDER BY 1").fetchall()
+                rows = list(relations.select("SELECT span_id FROM requests ORDER BY 1")[1])
             assert [int(span_id, 16) for (span_id,) in rows] == numbers, (key, text)

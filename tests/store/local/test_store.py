@@ -174,7 +174,7 @@ def test_an_old_span_is_kept_as_it_is_and_disturbs_no_other(store: LocalStore, s
             (found,) = reader.trace(f"{1:032x}").spans
             assert found.start_unix_nano == start
             near = reader.relations(Selection(NOW - HOUR, NOW + HOUR))
-            assert near.connection.execute("SELECT count(*) FROM spans").fetchone() == (1,)
+            assert list(near.select("SELECT count(*) FROM spans")[1]) == [(1,)]
             near.close()
         store.flush()
 
@@ -231,7 +231,7 @@ def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
                 found = {span.name for one in traces for _, _, span in leaves(one)}
                 assert found == ({"span 1", "span 2"} if both else {"span 1"}), key
                 with reader.relations(replace(EVER, segments={key: text})) as relations:
-                    count = relations.connection.execute("SELECT count(*) FROM requests").fetchone()
+                    (count,) = relations.select("SELECT count(*) FROM requests")[1]
                     assert count == (2 if both else 1,)
                 assert not list(reader.find_traces(Search(attributes={key: text + "0"})))
         store.flush()

@@ -14,9 +14,9 @@ from stagetrace.columns import names_of
 from stagetrace.errors import StoreError
 from stagetrace.semconv import SLA_BREACH_MISSED
 from stagetrace.store import stored
-from stagetrace.store.base import CANDIDATES, Relations, Selection, SpanRow, Trace, TraceIds
+from stagetrace.store.base import CANDIDATES, Selection, SpanRow, Trace, TraceIds
 from stagetrace.store.database import connect
-from stagetrace.store.load import select
+from stagetrace.store.load import DuckDBRelations, select
 from stagetrace.store.message_reader import SAMPLED, RelationReader
 from stagetrace.store.reductions import LOADED, TYPED
 from stagetrace.store.rows import distinct, spans_of
@@ -74,7 +74,7 @@ class ParquetReader(RelationReader):
             ).fetchall()
         return TraceIds(tuple(trace_id for (trace_id,) in rows))
 
-    def _select(self, selection: Selection) -> Relations:
+    def _select(self, selection: Selection) -> DuckDBRelations:
         wanted = " AND ".join(starmap(_has, enumerate(selection.segments, 1))) or "true"
         query = (
             "SELECT *, NULL AS rest, resource AS of_resource, "  # noqa: S608 -- constants of ours
@@ -84,7 +84,8 @@ class ParquetReader(RelationReader):
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` specifies."""
-        with self.relations(selection) as relations:
+        self._check(selection)
+        with self._select(selection) as relations:
             if relations.reason is not None:
                 cuts.append(relations.reason)
             result = relations.connection.execute(f"SELECT {OTLP} FROM whole")  # noqa: S608

@@ -19,14 +19,13 @@ from stagetrace.store.base import (
     COUNTS,
     TAIL,
     WHOLE,
-    Relations,
     Selection,
     SpanRow,
     Trace,
     TraceIds,
 )
 from stagetrace.store.database import close, rows_of
-from stagetrace.store.load import select
+from stagetrace.store.load import DuckDBRelations, select
 from stagetrace.store.local import counts, relation, search, wal
 from stagetrace.store.local.folder import Outside, View, check_format
 from stagetrace.store.local.relation import ALL_TIME, DistinctTail
@@ -99,7 +98,7 @@ class LocalReader(RelationReader):
             for rows in self._whole(wanted, self._view()):
                 yield Trace(rows[0]["trace_id"].hex(), tuple(distinct(_span_rows(rows))))
 
-    def _select(self, selection: Selection) -> Relations:
+    def _select(self, selection: Selection) -> DuckDBRelations:
         window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
         view, files, damaged = self._files(self._view(), window)
         connection = relation.database_for_loaded(self._folder)
@@ -188,7 +187,8 @@ class LocalReader(RelationReader):
 
     def iter_otlp(self, selection: Selection, cuts: list[str]) -> Iterator[ExportTraceServiceRequest]:
         """Yield the selected spans as `Reader.iter_otlp` specifies."""
-        with self.relations(selection) as relations:
+        self._check(selection)
+        with self._select(selection) as relations:
             if relations.reason is not None:
                 cuts.append(relations.reason)
             # Once, and in order of time: a file written so can be read in parts.
