@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SECOND = 10**9
+WEEK_S = 168 * 3600  # the widest time of a search that Tempo takes unless it is configured otherwise
 _GREATEST = 2**31 - 1
 
 
@@ -411,6 +412,11 @@ def _field(number: int, content: bytes) -> bytes:
 def basic(user: str, password: str) -> str:
     """Return the header of a user and a password."""
     return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def victoria() -> Tempo:
+    """Return a VictoriaTraces."""
+    return Tempo(prefix="/select/tempo", max_limit=1000, is_victoria=True, has_unknown=True)
 
 
 @contextmanager

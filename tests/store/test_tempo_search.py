@@ -22,7 +22,7 @@ from stagetrace.store.tempo.traceql import literal, query
 from store.feed import MS, Made, entry, recent
 from store.oracle import SELECTIONS, meant
 from store.spans import AGAIN, ALL, WHOLE
-from tempo import SECOND, Tempo, run_tempo
+from tempo import SECOND, WEEK_S, Tempo, run_tempo, victoria
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from stagetrace.store import Breaches
 
 pytestmark = pytest.mark.service
-
-WEEK_S = 168 * 3600  # Tempo's own bound
 
 
 @contextmanager
@@ -224,7 +222,7 @@ def test_a_text_is_written_as_go_reads_it() -> None:
 
 def test_a_victoria_traces_is_read_with_its_texts() -> None:
     """It has the types of no attribute, finds a span by its end, and gives no more than 1,000 traces."""
-    with run_tempo(Tempo(is_victoria=True, prefix="/select/tempo", max_limit=1000, has_unknown=True)) as tempo:
+    with run_tempo(victoria()) as tempo:
         tempo.add(ALL)
         tempo.add(AGAIN)
         with open_store(tempo.url) as reader:
@@ -248,7 +246,7 @@ def test_a_request_that_ends_behind_the_window_is_found_by_victoria_traces_too()
     base = recent() // SECOND * SECOND
     made = entry("svc", base + 900 * MS, ms=5_000)
     other = Made("inner", "svc", base, base + MS, kind=SpanKind.INTERNAL, attributes={semconv.ML_STAGE: "x"})
-    with run_tempo(Tempo(is_victoria=True, prefix="/select/tempo")) as tempo:
+    with run_tempo(victoria()) as tempo:
         tempo.add([made, other])
         with open_store(tempo.url) as reader:
             assert found(reader.breaches(Selection(base, base + SECOND))) == ids([made])

@@ -47,7 +47,7 @@ from stagetrace.store.tempo import traceql
 from stagetrace.store.tempo.address import parse
 from stagetrace.store.tempo.client import RangeRefusedError, Stored, TempoClient
 from stagetrace.store.tempo.search_windows import DEPTH, MAX_DEPTH, NOTHING_BEFORE, TempoSearch, TempoWalker
-from stagetrace.store.tempo.typed import give_types
+from stagetrace.store.typed import give_types
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
