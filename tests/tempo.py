@@ -131,7 +131,11 @@ class _Parser:
         if kind == "text":
             return _unquoted(token)
         if kind == "number":
-            return int(token) if token.lstrip("-").isdigit() else float(token)
+            if not token.lstrip("-").isdigit():
+                return float(token)
+            if abs(int(token)) >= 2**63:
+                raise RefusedError(f'invalid TraceQL query: strconv.Atoi: parsing "{token}": value out of range')
+            return int(token)
         if token in _WORDS:
             return _WORDS[token]
         raise RefusedError(f"invalid TraceQL query: parse error: unexpected {token}")

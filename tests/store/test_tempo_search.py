@@ -217,6 +217,8 @@ def test_a_text_is_written_as_go_reads_it() -> None:
     for key, name in keys.items():
         assert f"({name} = " in query(replace(WHOLE, segments={key: "1"}))
     assert query(replace(WHOLE, segments={"n": "1e+20"})).count(" = 100000000000000000000.0") == 2
+    for number, is_whole in {str(2**63 - 1): True, str(2**63): False, "-7": True, "007": False, "٣": False}.items():
+        assert (f" = {number} " in query(replace(WHOLE, segments={"n": number}))) == is_whole
     assert query(replace(WHOLE, segments={"tags": '["a"]'})) == "{ kind = server }"  # applied to what comes back
 
 

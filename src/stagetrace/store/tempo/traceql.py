@@ -19,6 +19,7 @@ _ROUTES: Final = (f"span.{HTTP_ROUTE}", f"span.{RPC_METHOD}")
 _MOST_SPLITS: Final = 8
 _JSON: Final = ("[", "{")  # begins the text form of a list or a map, which TraceQL cannot compare
 _DELETE: Final = 0x7F
+_GREATEST: Final = 2**63 - 1
 
 
 def query(selection: Selection, *, texts: bool = False) -> str:
@@ -97,7 +98,7 @@ def _typed(value: str) -> Iterator[str]:
     if isfinite(number) and as_text(number) == value:
         digits = format(Decimal(repr(number)), "f")
         yield digits if "." in digits else f"{digits}.0"
-    if value.lstrip("-").isdigit() and str(int(value)) == value:
+    if re.fullmatch(r"-?\d{1,19}", value, re.ASCII) and str(int(value)) == value and abs(int(value)) <= _GREATEST:
         yield value
 
 
