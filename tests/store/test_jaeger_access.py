@@ -17,7 +17,8 @@ from conftest import need
 from pki import make_pki
 from stagetrace.errors import StoreError
 from stagetrace.store import open_store
-from stagetrace.store.jaeger.client import Access, parse
+from stagetrace.store.access import Access
+from stagetrace.store.jaeger.client import parse
 from store.feed import entry, export, recent
 
 if TYPE_CHECKING:
