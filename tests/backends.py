@@ -265,8 +265,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, health: tuple
 
 
 def _is_ready(port: int, path: str) -> bool:
+    """Report whether GET of a path answers 200, or without one whether there is a listener."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
     try:
+        if not path:
+            connection.connect()
+            return True
         connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):

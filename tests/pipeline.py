@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
 
 from backends import LOOPBACK, Collector, _run, free_port
 from messages import add_scope, put
@@ -73,3 +77,20 @@ def send(to: Collector, *messages: Any) -> None:
         content = message.SerializeToString()
         headers = {"content-type": "application/x-protobuf"}
         httpx.post(f"{to.otlp_http}/v1/traces", content=content, headers=headers, timeout=30).raise_for_status()
+
+
+def count(to: Collector, service: str, requests: int) -> None:
+    """Send a counter of requests."""
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(to.otlp_grpc, insecure=True))
+    meters = MeterProvider([reader], Resource.create({"service.name": service}), shutdown_on_exit=False)
+    meters.get_meter("scope").create_counter("sla.requests").add(requests, {"sla.verdict": "breached"})
+    meters.shutdown()
+
+
+def counted(server: ClickHouse, service: str) -> list[float]:
+    """Return the values of that counter that are stored."""
+    query = (
+        "SELECT Value FROM otel_metrics_sum WHERE MetricName = 'sla.requests' AND IsMonotonic "
+        "AND Attributes['sla.verdict'] = 'breached' AND ServiceName = {service:String}"
+    )
+    return [row["Value"] for row in server.rows(query, param_service=service)]

@@ -11,10 +11,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -23,7 +20,7 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from backend.processes import until
 from backends import BackendFailed
 from clickhouse import ClickHouse, run_clickhouse
-from pipeline import AGENT, GATEWAY, SHORT, into, run_part, send, tree
+from pipeline import AGENT, GATEWAY, SHORT, count, counted, into, run_part, send, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,15 +118,8 @@ def test_short_form_writes_the_standard_table(server: ClickHouse, tmp_path: Path
 def test_short_form_writes_metrics(server: ClickHouse, tmp_path: Path) -> None:
     """Counters are in `otel_metrics_sum`."""
     with run_part(tmp_path, SHORT, into(server)) as collector:
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter(collector.otlp_grpc, insecure=True))
-        meters = MeterProvider([reader], Resource.create({"service.name": "counted"}), shutdown_on_exit=False)
-        meters.get_meter("scope").create_counter("sla.requests").add(7, {"sla.verdict": "breached"})
-        meters.shutdown()
-        query = "SELECT MetricName, Attributes, Value, IsMonotonic FROM otel_metrics_sum WHERE ServiceName = 'counted'"
-        until(lambda: server.rows(query))
-    assert server.rows(query) == [
-        {"MetricName": "sla.requests", "Attributes": {"sla.verdict": "breached"}, "Value": 7, "IsMonotonic": True}
-    ]
+        count(collector, "counted", 7)
+        until(lambda: counted(server, "counted") == [7])
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])

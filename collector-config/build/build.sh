@@ -76,7 +76,7 @@ build_otelcol() {
     say "the OpenTelemetry Collector is built already: $bin/otelcol"
     return
   fi
-  say "building the OpenTelemetry Collector, about 2 minutes the first time ..."
+  say "building the OpenTelemetry Collector, about 4 minutes the first time ..."
   version=$(sed -n 's/^  version: *//p' "$here/otelcol/manifest.yaml")
   cp "$here/otelcol/manifest.yaml" "$work/"
   # The builder's own `go mod tidy` also asks for modules that only other modules' tests use, some of which no proxy serves: it
