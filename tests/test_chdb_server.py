@@ -63,6 +63,14 @@ def test_insert(server: ClickHouse, client: Client, compress: str | bool) -> Non
     assert client.query("SELECT m FROM t WHERE n >= 1000").result_rows == [({"b": "c"},)]
 
 
+def test_insert_of_any_bytes(client: Client) -> None:
+    """Data may hold what ends a statement; large ones arrive whole."""
+    texts = [f"{n};\n\n{'x' * (n % 300)}\n;INSERT\0'" for n in range(20_000)]
+    client.insert("t", [[10_000, {"a": text}] for text in texts], column_names=["n", "m"])
+    (row,) = client.query("SELECT count(), sum(length(m['a'])) FROM t WHERE n = 10000").result_rows
+    assert row == (20_000, sum(map(len, texts)))
+
+
 def test_formats(server: ClickHouse, client: Client) -> None:
     """Native, Arrow and text hold the same; a result may have no rows, or many."""
     assert client.query("SELECT n, m FROM t WHERE n = 7").result_rows == [(7, {"a\t\0": "'ü7"})]
