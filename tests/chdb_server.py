@@ -47,8 +47,8 @@ NO_SETTINGS = {
 DECODERS: dict[str | None, Callable[[bytes], bytes]] = {
     None: bytes,
     "gzip": gzip.decompress,
-    "lz4": lz4.frame.decompress,
-    "zstd": lambda data: zstandard.ZstdDecompressor().stream_reader(data).read(),
+    "lz4": lambda data: lz4.frame.open(io.BytesIO(data)).read(),  # a frame for each block
+    "zstd": lambda data: zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read(),
 }
 UNSUPPORTED = {"compress", "decompress"}  # blocks of ClickHouse's own, with its checksum
 STATUS = {62: 400, 36: 400, 47: 404, 60: 404, 81: 404, 115: 404, 159: 408, 516: 403, 48: 501}

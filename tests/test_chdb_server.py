@@ -63,10 +63,12 @@ def test_insert(server: ClickHouse, client: Client, compress: str | bool) -> Non
     assert client.query("SELECT m FROM t WHERE n >= 1000").result_rows == [({"b": "c"},)]
 
 
-def test_insert_of_any_bytes(client: Client) -> None:
-    """Data may hold what ends a statement; large ones arrive whole."""
+@pytest.mark.parametrize("compress", ["lz4", "zstd", "gzip", False])
+def test_insert_of_any_bytes(server: ClickHouse, client: Client, compress: str | bool) -> None:
+    """Data may hold what ends a statement; several blocks arrive whole."""
     texts = [f"{n};\n\n{'x' * (n % 300)}\n;INSERT\0'" for n in range(20_000)]
-    client.insert("t", [[10_000, {"a": text}] for text in texts], column_names=["n", "m"])
+    with connect(server, compress=compress) as other:
+        other.insert("t", [[10_000, {"a": text}] for text in texts], column_names=["n", "m"])
     (row,) = client.query("SELECT count(), sum(length(m['a'])) FROM t WHERE n = 10000").result_rows
     assert row == (20_000, sum(map(len, texts)))
 
