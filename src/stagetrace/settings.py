@@ -149,7 +149,7 @@ LOG = Text("STAGETRACE_LOG", BOTH, "log level on stderr", "info")
 NATIVE = Switch("STAGETRACE_NATIVE", BOTH, "uses the parts that are in C", default=True)
 STATUS = Text("STAGETRACE_STATUS", BOTH, "folder of the status files of serving processes; `0`: none")
 STORE = Verbatim("STAGETRACE_STORE", READING, "store URL of the commands")
-STORE_TOKEN = Verbatim("STAGETRACE_STORE_TOKEN", READING, "bearer token for a store that is a Jaeger")
+STORE_TOKEN = Verbatim("STAGETRACE_STORE_TOKEN", READING, "token or password for a store on another machine")
 STORE_INSECURE = Switch("STAGETRACE_STORE_INSECURE", READING, "sends that token to other machines without TLS")
 
 # Sources: what kernel and interpreter report.

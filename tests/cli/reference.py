@@ -40,7 +40,7 @@ GROUPS: Final = {
     "Requests": ("breaches", "trace", "requests", "tail", "watch", "stages", "services", "query"),
     ANSWERS: (*("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "bench", "cost"),),
     "Policies": ("sla check", "sla explain", "sla replay", "sla suggest", "sla rules"),
-    "Back end and stored spans": ("up", "page", "import", "export", "prune"),
+    "Back end and stored spans": ("up", "page", "import", "export", "prune", "clickhouse init"),
     "Installation": ("run", "inject", "doctor", "demo", "completion"),
 }
 

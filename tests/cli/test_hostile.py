@@ -58,7 +58,7 @@ COMMANDS = {
     "import": ["import", f"/nowhere/{HOSTILE.replace(chr(0), '')}"],
 }
 # Verbs that read no store, or start a service, whose own tests look at what they print.
-OTHERS = {"bench", "completion", "demo", "doctor", "export", "inject", "page", "prune", "run"}
+OTHERS = {"bench", "clickhouse init", "completion", "demo", "doctor", "export", "inject", "page", "prune", "run"}
 OTHERS |= {"sla check", "sla rules", "up"}
 
 

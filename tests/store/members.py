@@ -6,12 +6,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from backend.running import run_up
 from backends import Jaeger, run_collector, run_jaeger
+from cli.running import answered
+from clickhouse import run_clickhouse
 from conftest import need
 from stagetrace.store import Selection, open_store, write
-from store.feed import Made, export, send
+from stagetrace.store.load import load
+from store import otel_traces
+from store.feed import Made, export, readable, send
+from tempo import WEEK_S, Tempo, run_tempo, victoria
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,57 +27,93 @@ ALL = (
     *("local-live", "local-stopped", "local-api_v3"),
     *("jaeger-memory", "jaeger-badger"),
     *("file-json", "file-protobuf", "file-parquet", "file-export"),
+    *("tempo", "tempo-victoria"),
+    *("clickhouse-map", "clickhouse-json", "clickhouse-table"),
 )
 
 
 def parameter(name: str) -> Any:
     """Return the member as a parameter; all that asks the same one runs in one process, and so starts it once."""
-    kind = pytest.mark.service if name.startswith("local") else pytest.mark.backend
+    kind = pytest.mark.service if name.startswith(("local", "clickhouse", "tempo")) else pytest.mark.backend
     return pytest.param(name, marks=[kind, pytest.mark.xdist_group(f"member {name}")])
 
 
-DISTINCT = ("local-live", "local-stopped", "jaeger-memory", "file-json", "file-parquet")
+DISTINCT = ("local-live", "local-stopped", "jaeger-memory", "file-json", "file-parquet", "clickhouse-map", "tempo")
 # One for each way in which stores are read, and those that are read like one of these.
 EACH_WAY = [parameter(name) for name in ALL if name in DISTINCT]
 LIKE_ANOTHER = [parameter(name) for name in ALL if name not in DISTINCT]
-_FILES = {"file-json": "spans.jsonl", "file-protobuf": "spans.pb"}
+_FILES = {"json": "spans.jsonl", "protobuf": "spans.pb"}
 
 
 @contextmanager
 def member(name: str, folder: Path, spans: Sequence[Made], again: Sequence[Made]) -> Iterator[str]:
     """Give the URL of a store of this kind that holds `spans`, and `again` a second time."""
     kind, _, form = name.partition("-")
-    if kind == "jaeger":
-        need("jaeger")
-        with run_jaeger(folder, storage="memory" if form == "memory" else "badger") as jaeger:
+    with _KINDS[kind](form, folder, [spans, again]) as url:
+        yield url
+
+
+@contextmanager
+def _jaeger(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
+    need("jaeger")
+    with run_jaeger(folder, storage="memory" if form == "memory" else "badger") as jaeger:
+        for spans in batches:
             send(jaeger, spans)
-            send(jaeger, again)
-            yield jaeger.url
-        return
-    if kind == "local":
-        with run_up(folder) as up:
+        yield jaeger.url
+
+
+@contextmanager
+def _local(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
+    with run_up(folder) as up:
+        for spans in batches:
             export(up.as_jaeger.otlp_grpc, spans)
-            export(up.as_jaeger.otlp_grpc, again)
-            if form != "stopped":
-                yield up.as_jaeger.url if form == "api_v3" else f"local://{folder / 'data'}"
-        if form == "stopped":
-            yield f"local://{folder / 'data'}"
-        return
+        if form != "stopped":
+            yield up.as_jaeger.url if form == "api_v3" else f"local://{folder / 'data'}"
+    if form == "stopped":
+        yield f"local://{folder / 'data'}"
+
+
+@contextmanager
+def _tempo(form: str, _folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
+    with run_tempo(victoria() if form else Tempo(max_duration_s=WEEK_S)) as tempo:
+        for spans in batches:
+            tempo.add(spans)
+        yield tempo.url
+
+
+@contextmanager
+def _clickhouse(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
+    """Give the URL of a ClickHouse with maps of attributes, with JSON, or with a table of requests."""
+    with run_clickhouse(folder) as server:
+        otel_traces.create(server, json_attributes=form == "json")
+        for spans in batches:
+            message = encode_spans([readable(one) for one in spans])
+            otel_traces.insert(server, [message], json_attributes=form == "json")
+            if form == "table":  # what was there is filled in, what comes is put into it
+                answered("clickhouse init", "--store", server.url)
+        yield server.url
+
+
+@contextmanager
+def _file(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
     need("otelcol")
-    source = folder / _FILES.get(name, "spans.jsonl")
-    collect(folder, source, [spans, again])
-    if name not in _FILES:
+    source = folder / _FILES.get(form, "spans.jsonl")
+    collect(folder, source, batches)
+    if form not in _FILES:
         target = folder / "exported" / ("spans.parquet" if form == "parquet" else "spans.pb")
         target.parent.mkdir()
         with open_store(source.as_uri()) as reader:
             ever = Selection(0, 2**63 - 1)
             if form == "parquet":
-                with reader.relations(ever) as relations:
+                with load(reader, ever) as relations:
                     write.parquet(target, relations, lambda _: None)
             else:
                 write.otlp(target, reader.iter_otlp(ever, []), lambda _: None)
         source = target
     yield source.as_uri()
+
+
+_KINDS = {"jaeger": _jaeger, "local": _local, "tempo": _tempo, "clickhouse": _clickhouse, "file": _file}
 
 
 def collect(folder: Path, path: Path, batches: Sequence[Sequence[Made]]) -> None:

@@ -12,6 +12,8 @@ from stagetrace import semconv
 from stagetrace.analysis.estimates import Sample
 from stagetrace.store import Selection
 from stagetrace.store.base import Lost, Tally
+from stagetrace.store.rows import value
+from stagetrace.store.typed import value as typed
 from store.feed import MS, Made
 from store.spans import ALL, BASE, CODES, END, ENTRIES, NASTY, RENAMED, RPC, WHOLE
 
@@ -69,7 +71,20 @@ SELECTIONS = {
 BASIC = ("edges", "several", "as-shown", "causes", "several-codes", "newest-of", "judged-by", "missed")
 
 
-def meant(selection: Selection) -> list[Made]:
+def has_texts(member: str) -> bool:
+    """Return whether a member has attributes as texts: ClickHouse and VictoriaTraces do."""
+    return member.startswith("clickhouse") or member.endswith("/select/tempo")
+
+
+def seen(one: Made, member: str) -> Made:
+    """Return a span as a store can know it: in some, attributes that stagetrace does not know are texts."""
+    if not has_texts(member):
+        return one
+    attributes = {key: value(typed(key, text_of(found))) for key, found in one.attributes.items()}
+    return replace(one, attributes=attributes)
+
+
+def meant(selection: Selection, member: str = "") -> list[Made]:
     """Return the entry spans that a selection means, newest first: the oracle, on what was made."""
 
     def is_meant(one: Made) -> bool:
@@ -88,7 +103,10 @@ def meant(selection: Selection) -> list[Made]:
             and all(key in read and text_of(read[key]) == value for key, value in wanted)
         )
 
-    found = sorted(filter(is_meant, ENTRIES), key=lambda one: (-one.start, one.trace_id, one.span_id))
+    found = sorted(
+        filter(is_meant, (seen(one, member) for one in ENTRIES)),
+        key=lambda one: (-one.start, one.trace_id, one.span_id),
+    )
     return found[: selection.limit]
 
 
@@ -127,13 +145,13 @@ def text_of(value: Any) -> str:
     return {"True": "true", "False": "false"}.get(str(value), str(value).removesuffix(".0"))
 
 
-def tally(selection: Selection) -> Tally:
+def tally(selection: Selection, member: str = "") -> Tally:
     """Return what became of the requests that a selection means: the oracle, on what was made."""
     every = replace(selection, breached=None, causes=(), codes=(), limit=None)
-    found, ever = meant(every), meant(replace(every, since_ns=0, until_ns=END))
+    found, ever = meant(every, member), meant(replace(every, since_ns=0, until_ns=END), member)
     name = selection.judged_by
     verdicts = [one.attributes.get(semconv.SLA_VERDICT) if name is None else _verdict(one, name) for one in found]
-    missed = meant(replace(selection, breached=True, limit=None))
+    missed = meant(replace(selection, breached=True, limit=None), member)
     lost: dict[tuple[str, str], list[float]] = {}
     for one in missed:
         read = one.attributes
@@ -144,7 +162,11 @@ def tally(selection: Selection) -> Tally:
         judged=verdicts.count("good") + verdicts.count("breach"),
         missed=len(missed),
         excluded=verdicts.count("excluded"),
-        recorded=sum(any(key.startswith("ml.stage.") for key in one.attributes) for one in found),
+        recorded=sum(
+            any(key.startswith("ml.stage.") for key in one.attributes)
+            or isinstance(one.attributes.get(semconv.SLA_VERDICT), str)
+            for one in found
+        ),
         lost=tuple(
             sorted(
                 (Lost(*kind, len(over), cast("float", pytest.approx(sum(over)))) for kind, over in lost.items()),

@@ -19,7 +19,7 @@ from stagetrace.columns import SCHEMA
 from stagetrace.errors import PolicyError, UnknownTrace
 from stagetrace.output import units
 from stagetrace.output.units import FORMS, UTC, Moment, Zone, moment, zone
-from stagetrace.store.base import CANDIDATES, SCHEMES, Reader, Selection, default_folder
+from stagetrace.store.base import CANDIDATES, Reader, Selection, default_folder, forms
 
 if TYPE_CHECKING:
     from stagetrace.policy.policy import Policy
@@ -122,14 +122,12 @@ POLICY: Final = Option(
 BREACHED: Final = Option("--breached", "with latest: the newest breach")
 
 
-def store_option(what: str = "where to read") -> Option:
+def store_option(what: str) -> Option:
     """Return `--store`."""
-    forms = ", ".join(scheme.form for scheme in SCHEMES.values())
-    default = f"${settings.STORE.name}, else the local data folder if there is one"
-    return Option("--store URL", f"{what}: {forms}; default: {default}")
+    return Option("--store URL", f"{what}; default: ${settings.STORE.name}, else the local data folder if there is one")
 
 
-STORE: Final = store_option()
+STORE: Final = store_option(f"where to read: {forms()}")
 _SELECTION: Final = (
     STORE,
     Option("--service NAME", "only this service; default: all that the store holds", utf8),

@@ -24,7 +24,7 @@ If `stagetrace up` has the store open, the spans go through it."""
 EXAMPLE: Final = "stagetrace import spans.jsonl --store ./traces"
 OPTIONS: Final = (
     Option("FILE", "a file, or a folder of files of one kind", Path, many="+", key="files"),
-    store_option("a local one, which takes the spans"),
+    store_option("the local store that takes the spans: its folder"),
     JSON,
 )
 _BATCH_BYTES: Final = 4 << 20

@@ -19,7 +19,7 @@ when they were received."""
 EXAMPLE: Final = "stagetrace prune --before 30d --store ./traces"
 OPTIONS: Final = (
     Option("--before WHEN", f"{FORMS}; a time without an offset is UTC", moment, required=True),
-    store_option("the local one to prune"),
+    store_option("the local store to prune: its folder"),
     JSON,
 )
 _LATEST_NS: Final = 2**63 - 1  # the store's times end in the year 2262, and its spans with them

@@ -115,6 +115,7 @@ VERBS: Final = {
     "breaches": "list the requests that missed their latency objective",
     "capacity": "show how much load a service takes, how much is left, and when to scale",
     "causes": "find what distinguishes breaches from good requests, and which service is to blame",
+    "clickhouse init": "make a table of requests in ClickHouse, so that answers take a fraction of the time",
     "compare": "show whether a version of a model is slower than another, and how sure that is",
     "completion": "print a script with which a shell completes commands and options",
     "cost": "divide what instances and tokens cost among requests",

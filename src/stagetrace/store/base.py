@@ -354,19 +354,24 @@ class Scheme(NamedTuple):
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "jaeger": Scheme("stagetrace.store.jaeger.reader", "jaeger://HOST:PORT (Jaeger's gRPC query port, normally 16685)"),
-    "jaegers": Scheme("stagetrace.store.jaeger.reader", "jaegers://HOST:PORT (the same over TLS)"),
     "tempo": Scheme("stagetrace.store.tempo.reader", "tempo://HOST:PORT[/PREFIX] (Tempo's HTTP port, normally 3200)"),
-    "tempos": Scheme("stagetrace.store.tempo.reader", "tempos://HOST[/PREFIX] (the same over TLS)"),
-    "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
     "clickhouse": Scheme(
         "stagetrace.store.clickhouse.reader",
         "clickhouse://[USER:PASSWORD@]HOST[:PORT]/DATABASE?table=otel_traces (what the Collector's exporter fills)",
     ),
-    "clickhouses": Scheme("stagetrace.store.clickhouse.reader", "clickhouses://HOST/DATABASE (the same over TLS)"),
+    "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
     "file": Scheme(
         "stagetrace.store.file.reader", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"
     ),
 }
+_OVER_TLS: Final = ("jaeger", "tempo", "clickhouse")
+SCHEMES.update({f"{name}s": SCHEMES[name]._replace(form="") for name in _OVER_TLS})
+
+
+def forms() -> str:
+    """Return the forms of all URLs."""
+    tls = " ".join(f"{name}s://" for name in _OVER_TLS)
+    return f"{', '.join(filter(None, (scheme.form for scheme in SCHEMES.values())))}; over TLS: {tls}"
 
 
 def open_store(url: str) -> Reader:
@@ -406,8 +411,7 @@ def host_and_port(url: str, default_port: int) -> tuple[str, int]:
 
 def bad(url: str, wrong: str) -> StoreError:
     """Return the error for a URL that cannot be opened."""
-    forms = ", ".join(scheme.form for scheme in SCHEMES.values())
-    return StoreError(f"cannot open store {url!r}: {wrong}\nsupported: {forms}")
+    return StoreError(f"cannot open store {url!r}: {wrong}\nsupported: {forms()}")
 
 
 def default_folder() -> Path:

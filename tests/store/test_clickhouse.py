@@ -1,0 +1,288 @@
+"""ClickHouse: the local store's answers over the table that the exporter writes, with and without one of requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from cli.running import answered, cli, printed, refused
+from clickhouse import run_clickhouse
+from messages import leaves
+from page.data import demo
+from stagetrace import log
+from stagetrace.errors import StoreError
+from stagetrace.store import Selection, answers, open_store
+from stagetrace.store.clickhouse import reader as clickhouse_reader
+from stagetrace.store.clickhouse import requests_table
+from stagetrace.store.local.store import LocalStore
+from stagetrace.store.rows import request_of, spans_of
+from store import otel_traces
+from store.test_every_command import rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from clickhouse import ClickHouse
+
+pytestmark = [pytest.mark.service, pytest.mark.xdist_group("clickhouse")]
+EVER: Final = Selection(0, 2**63 - 1)
+SINCE: Final = ("--since", "1970-01-01", "--until", "2100-01-01")
+PRICES: Final = {"currency": "EUR", "per_hour": 1.2, "per_1k_tokens": {"input": 0.3}}
+# The answers, and what else is asked of many requests at once.
+QUESTIONS: Final = {
+    "slo": ["slo"],
+    "report": ["report"],
+    "bottleneck": ["bottleneck"],
+    "causes": ["causes"],
+    "segments": ["segments"],
+    "compare": ["compare", "--a", "service.version=2026.10", "--b", "service.version=2026.11"],
+    "drift": ["drift"],
+    "capacity": ["capacity"],
+    "cost": ["cost"],
+    "stages": ["stages"],
+    "breaches": ["breaches"],
+    "groups": ["breaches", "--group"],
+    "requests": ["requests", "--slowest", "20"],
+    "suggest": ["sla suggest"],
+}
+
+
+@pytest.fixture(scope="module")
+def messages() -> list[Any]:
+    """Return what the demo recorded, some spans a message."""
+    (message,) = demo()
+    spans = list(spans_of(message))
+    return [request_of(spans[at : at + 300]) for at in range(0, len(spans), 300)]
+
+
+@pytest.fixture(scope="module")
+def local(messages: list[Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a local store that holds them once."""
+    folder = tmp_path_factory.mktemp("local") / "store"
+    with LocalStore.open(folder) as opened:
+        for message in messages:
+            opened.append(message.SerializeToString())
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def server(messages: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    """Run a server whose table holds them, one message in twenty twice: as after retries."""
+    with run_clickhouse(tmp_path_factory.mktemp("clickhouse")) as running:
+        otel_traces.create(running)
+        otel_traces.insert(running, [*messages, *messages[::20]])
+        yield running
+
+
+@pytest.fixture(scope="module")
+def table(messages: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a server with a table of requests, half of which came after it was made."""
+    half = len(messages) // 2
+    with run_clickhouse(tmp_path_factory.mktemp("table")) as running:
+        otel_traces.create(running)
+        otel_traces.insert(running, messages[:half])
+        answered("clickhouse init", "--store", running.url)
+        otel_traces.insert(running, [*messages[half:], *messages[::20]])
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def expected(local: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Any, Any]]:
+    """Return what asks a question, and what the local store says to it."""
+    prices = tmp_path_factory.mktemp("prices") / "prices.json"
+    prices.write_text(json.dumps(PRICES))
+
+    def ask(name: str, url: str) -> Any:
+        command = [*QUESTIONS[name], *(["--prices", prices] if name == "cost" else [])]
+        return rounded(answered(*command, *SINCE, "--store", url, code=None))
+
+    return lambda name, url: (ask(name, url), ask(name, local))
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_answers_are_those_of_the_local_store(
+    server: ClickHouse, table: str, expected: Callable[..., Any], name: str
+) -> None:
+    """Over spans some of which are there twice, and over the table of requests."""
+    for url in (server.url, table):
+        found, ours = expected(name, url)
+        assert found == ours
+    assert ours
+
+
+def test_the_table_is_made_once_and_taken_back(tmp_path: Path, messages: list[Any]) -> None:
+    with run_clickhouse(tmp_path) as server:
+        otel_traces.create(server)
+        otel_traces.insert(server, messages[:3])
+        before = server.rows("SELECT name, create_table_query FROM system.tables WHERE database = 'otel' ORDER BY name")
+        sql = printed("clickhouse init", "--store", server.url, "--dry-run")
+        assert sql.count(";\n") == len(sql.splitlines()) > 3
+        assert not has_table(server)
+        made = answered("clickhouse init", "--store", server.url)
+        assert made["changed"]
+        assert has_table(server)
+        again = answered("clickhouse init", "--store", server.url)
+        assert (again["statements"], again["changed"]) == ([], True)
+        assert requests_of(server) == len(entries(messages[:3]))
+        answered("clickhouse init", "--store", server.url, "--remove")
+        after = server.rows("SELECT name, create_table_query FROM system.tables WHERE database = 'otel' ORDER BY name")
+        assert after == before
+
+
+def test_a_table_of_another_version_is_not_read_until_it_is_brought_up(
+    tmp_path: Path, messages: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has one column less, and a view without it; what it holds is not believed."""
+    with run_clickhouse(tmp_path) as server:
+        otel_traces.create(server)
+        otel_traces.insert(server, messages[:3])
+        all_ = requests_table.columns()
+        older = {name: how for name, how in all_.items() if name != "process_cpu_ms"}
+        with monkeypatch.context() as patch:
+            patch.setattr(requests_table, "columns", lambda: older)
+            answered("clickhouse init", "--store", server.url)
+        server.run("DELETE FROM stagetrace_requests WHERE true").raise_for_status()
+        monkeypatch.setattr(log, "_logged", set())
+        assert requests_of(server) == len(entries(messages[:3]))
+        assert "is of another version of stagetrace and is not used" in capsys.readouterr().err
+        answered("clickhouse init", "--store", server.url)
+        assert requests_of(server) == len(entries(messages[:3]))
+        otel_traces.insert(server, messages[3:6])
+        assert requests_of(server) == len(entries(messages[:6]))
+        assert server.rows("SELECT count() AS n FROM stagetrace_requests FINAL") == [{"n": len(entries(messages[:6]))}]
+
+
+def entries(messages: list[Any]) -> list[Any]:
+    return [span for message in messages for *_, span in leaves(message) if span.kind == span.SPAN_KIND_SERVER]
+
+
+def requests_of(server: ClickHouse) -> int:
+    with open_store(server.url) as reader, reader.relations(EVER) as relations:
+        return answers.count(relations)
+
+
+def has_table(server: ClickHouse) -> bool:
+    with open_store(server.url) as reader:
+        assert isinstance(reader, clickhouse_reader.ClickHouseReader)
+        return reader.table.has_requests
+
+
+def test_a_user_who_may_set_nothing_reads_as_well(server: ClickHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queries have the server's bounds alone, which is said."""
+    monkeypatch.setattr(log, "_logged", set())
+    url = server.url.replace("://", "://reader:secret@")
+    found = cli("stages", *SINCE, "--store", url, "--json")
+    assert found.returncode == 0
+    assert "user reader may set nothing (readonly = 1)" in found.stderr
+    ours = answered("stages", *SINCE, "--store", server.url)
+    assert rounded(json.loads(found.stdout)["groups"]) == rounded(ours["groups"])
+    assert "secret" not in found.stdout + found.stderr
+    said = refused("clickhouse init", "--store", url)
+    assert "the user of the URL needs" in said or "readonly" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("otel_traces", "spans"), "name the table: clickhouse://HOST/DATABASE?table=NAME"),
+        (("/otel?", "/otle?"), "name the database: clickhouse://HOST/DATABASE?table=NAME"),
+        (("/otel?table=otel_traces", "/?table=otel_traces"), "it names one database behind the host, as /otel"),
+        (("://", "://reader:wrong@"), "check them: clickhouse://USER:PASSWORD@HOST/"),
+        (
+            ("otel_traces", "otel_traces_trace_id_ts"),
+            "it has no column Timestamp, so it is no table of the ",
+        ),
+        (("otel_traces", "otel_traces&max_execution_tim=3"), "ClickHouse has no setting 'max_execution_tim'"),
+        (("otel_traces", "otel_traces&max_rows_to_read=10"), "or allow more: clickhouse://...&max_rows_to_read=N"),
+        (
+            ("otel_traces", "otel_traces&max_memory_usage=9000"),
+            "or allow more: clickhouse://...&max_memory_usage=BYTES",
+        ),
+        (("127.0.0.1:", "127.0.0.1:1"), ""),
+    ],
+)
+def test_what_cannot_be_read_says_what_is_wrong(server: ClickHouse, change: tuple[str, str], expected: str) -> None:
+    said = refused("stages", *SINCE, "--store", server.url.replace(*change))
+    assert expected in said
+    assert "wrong" not in said.replace("is wrong", "")
+
+
+def test_a_server_that_is_not_there_is_an_error() -> None:
+    said = refused("stages", "--store", "clickhouse://127.0.0.1:9/otel")
+    assert said.startswith("stagetrace: cannot reach ClickHouse at 127.0.0.1:9: ")
+    assert said.endswith("check host, port (of HTTP, normally 8123) and that ClickHouse runs\n")
+
+
+def test_no_one_writes_by_a_query(server: ClickHouse) -> None:
+    """By what a SELECT cannot be, and by what looks like one."""
+    before = server.rows("SELECT count() AS n FROM otel_traces")
+    for sql in (
+        "INSERT INTO otel_traces (TraceId) SELECT trace_id FROM requests",
+        "DROP TABLE otel_traces",
+        "SELECT 1; DROP TABLE otel_traces",
+        "DESCRIBE requests; DROP TABLE otel_traces",
+        "CREATE TABLE mine ENGINE = Memory AS SELECT * FROM requests",
+    ):
+        assert len(refused("query", sql, *SINCE, "--store", server.url).splitlines()) <= 3
+    assert server.rows("SELECT count() AS n FROM otel_traces") == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count() AS n FROM requests",
+        "WITH few AS (SELECT * FROM requests LIMIT 7) SELECT count() AS n FROM few",
+        "-- how many?\n/* all */ SELECT count(*) AS n FROM spans WHERE is_entry",
+        "DESCRIBE requests",
+        "describe table spans;",
+        "EXPLAIN SELECT count() FROM requests",
+    ],
+)
+def test_a_query_is_clickhouse_sql_over_both_relations(server: ClickHouse, sql: str) -> None:
+    found = answered("query", sql, *SINCE, "--store", server.url)
+    assert found["rows"]
+    if found["columns"] == ["n"]:
+        assert found["rows"] in ([[7]], [[827]])
+
+
+def test_a_query_in_work_is_interrupted_by_its_id(server: ClickHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double cannot end a query; what is shown is that the server is asked to, for the one that runs."""
+    asked: list[str] = []
+    reader = clickhouse_reader.open_url(server.url)
+    begun = threading.Event()
+
+    def ask() -> None:
+        with reader.relations(EVER) as relations:
+            begun.set()
+            list(relations.select("SELECT sleepEachRow(0.5) FROM numbers(4) SETTINGS max_block_size = 1")[1])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(60)
+    real = reader.client.connect
+
+    def connect() -> Any:
+        other = real()
+        monkeypatch.setattr(other, "command", lambda sql, parameters: asked.append(f"{sql} {parameters['id']}"))
+        return other
+
+    monkeypatch.setattr(reader.client, "connect", connect)
+    deadline = time.monotonic() + 60
+    while not asked and time.monotonic() < deadline:
+        reader.interrupt()
+        time.sleep(0.05)
+    thread.join(60)
+    reader.close()
+    assert asked
+    assert asked[0].startswith("KILL QUERY WHERE query_id = {id:String} ASYNC ")
+    assert len(asked[0].split()[-1]) == 32
+
+
+def test_what_a_table_lacks_is_no_error(server: ClickHouse) -> None:
+    with pytest.raises(StoreError, match="there is no trace"), open_store(server.url) as reader:
+        reader.trace("ab" * 16)
