@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from clickhouse import ClickHouse
+    from stagetrace.store.local.counts import Point
 
 _TEXT = "Map(LowCardinality(String), String)"
 _COLUMNS = """
@@ -48,6 +49,33 @@ def insert(server: ClickHouse, messages: Iterable[Message], *, json_attributes: 
     for message in messages:
         rows = "\n".join(json.dumps(row) for row in rows_of(message, json_attributes=json_attributes))
         server.run(f"INSERT INTO otel_traces FORMAT JSONEachRow {rows}").raise_for_status()
+
+
+def insert_counts(server: ClickHouse, points: Iterable[Point]) -> None:
+    """Make the table of sums, and write points of `sla.requests` as the exporter does."""
+    server.run(
+        """CREATE TABLE otel_metrics_sum (ResourceAttributes Map(LowCardinality(String), String),
+        ServiceName LowCardinality(String), MetricName LowCardinality(String),
+        Attributes Map(LowCardinality(String), String), StartTimeUnix DateTime, TimeUnix DateTime, Value Float64,
+        AggregationTemporality Int32, IsMonotonic Boolean)
+        ENGINE = MergeTree ORDER BY (ServiceName, MetricName, TimeUnix)"""
+    ).raise_for_status()
+    rows = (
+        {
+            "ResourceAttributes": {"service.name": one.service, "service.instance.id": one.instance},
+            "ServiceName": one.service,
+            "MetricName": "sla.requests",
+            "Attributes": {"http.route": one.route, "sla.objective": one.objective, "sla.verdict": one.verdict},
+            "StartTimeUnix": one.start_ns // 10**9,
+            "TimeUnix": one.time_ns // 10**9,
+            "Value": one.value,
+            "AggregationTemporality": 1 if one.is_delta else 2,
+            "IsMonotonic": True,
+        }
+        for one in points
+    )
+    lines = "\n".join(map(json.dumps, rows))
+    server.run(f"INSERT INTO otel_metrics_sum FORMAT JSONEachRow {lines}").raise_for_status()
 
 
 def rows_of(message: Any, *, json_attributes: bool = False) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +20,7 @@ from stagetrace.errors import StoreError
 from stagetrace.store import Selection, answers, open_store
 from stagetrace.store.clickhouse import reader as clickhouse_reader
 from stagetrace.store.clickhouse import requests_table
+from stagetrace.store.local.counts import Point
 from stagetrace.store.local.store import LocalStore
 from stagetrace.store.rows import request_of, spans_of
 from store import otel_traces
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from clickhouse import ClickHouse
 
 pytestmark = [pytest.mark.service, pytest.mark.xdist_group("clickhouse")]
+S: Final = 10**9
+T: Final = 1_790_000_000 * S
 EVER: Final = Selection(0, 2**63 - 1)
 SINCE: Final = ("--since", "1970-01-01", "--until", "2100-01-01")
 PRICES: Final = {"currency": "EUR", "per_hour": 1.2, "per_1k_tokens": {"input": 0.3}}
@@ -216,6 +221,43 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
     said = refused("stages", "--store", "clickhouse://127.0.0.1:9/otel")
     assert said.startswith("stagetrace: cannot reach ClickHouse at 127.0.0.1:9: ")
     assert said.endswith("check host, port (of HTTP, normally 8123) and that ClickHouse runs\n")
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_counts_that_services_sent_are_those_of_the_local_store(tmp_path: Path, delta: bool) -> None:
+    """Of processes that restart, verdicts that begin later, points that come twice; in windows of all edges."""
+    chance = random.Random(3)
+    points = []
+    for instance in ("a", "b"):
+        for start in (0, 3600):
+            for verdict, later in (("good", 0), ("breach", 120), ("excluded", 0)):
+                total = 0
+                for minute in range(1 + later // 60, 20):
+                    added = chance.choice([0, 0, 3, 50])
+                    total += added
+                    at = T + (start + minute * 60) * S
+                    began = at - 60 * S if delta else T + start * S
+                    value = added if delta else total
+                    points.append(Point("api", instance, began, "/x", "* within 1s", verdict, value, at, delta))
+    folder = tmp_path / "store"
+    with LocalStore.open(folder) as opened:
+        for _, told in itertools.groupby(sorted(points, key=by_process), by_process):
+            opened.append_counts(list(told))
+    with run_clickhouse(tmp_path / "server") as server:
+        otel_traces.create(server)
+        otel_traces.insert_counts(server, [*points, *points[::7]])
+        edges = [T + seconds * S for seconds in (-100, 0, 90, 120, 600, 1140, 3700, 4000, 10_000)]
+        with open_store(str(folder)) as ours, open_store(server.url) as theirs:
+            assert "counts" in theirs.capabilities
+            for since, until in itertools.combinations(edges, 2):
+                wanted = Selection(since, until, service="api")
+                found, expected = (reader.counted(wanted) for reader in (theirs, ours))  # type: ignore[attr-defined]
+                assert [one.counts for one in found] == [one.counts for one in expected], (since - T, until - T)
+                assert [one.is_exact for one in found] == [one.is_exact for one in expected]
+
+
+def by_process(point: Point) -> tuple[int, str]:
+    return point.time_ns, point.instance
 
 
 def test_no_one_writes_by_a_query(server: ClickHouse) -> None:

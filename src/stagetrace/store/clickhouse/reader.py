@@ -14,8 +14,8 @@ from stagetrace import log
 from stagetrace.errors import QueryError, StoreError
 from stagetrace.store import answers
 from stagetrace.store.answers import named_in
-from stagetrace.store.base import CANDIDATES, WHOLE, Relations, Selection, SpanRow, Trace, TraceIds
-from stagetrace.store.clickhouse import relation, requests_table, spans
+from stagetrace.store.base import CANDIDATES, COUNTS, WHOLE, Relations, Selection, SpanRow, Trace, TraceIds
+from stagetrace.store.clickhouse import counts, relation, requests_table, spans
 from stagetrace.store.clickhouse.client import Client, parse
 from stagetrace.store.message_reader import SAMPLED, RelationReader
 from stagetrace.store.reductions import CLICKHOUSE
@@ -24,6 +24,7 @@ from stagetrace.store.rows import distinct, spans_of
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+    from stagetrace.analysis.estimates import Counted
     from stagetrace.store.clickhouse.relation import Table
 
 _NEEDED: Final = (
@@ -74,8 +75,6 @@ class ClickHouseRelations(Relations):
 class ClickHouseReader(RelationReader):
     """Reader of one table of spans. Not for use by several threads at once, `interrupt` aside."""
 
-    capabilities = WHOLE
-
     def __init__(self, client: Client) -> None:
         """Ask this client, which is closed with the reader."""
         super().__init__(client.address.name)
@@ -88,6 +87,15 @@ class ClickHouseReader(RelationReader):
         if self._known is None:
             self._known = describe(self.client)
         return self._known
+
+    @property
+    def capabilities(self) -> frozenset[str]:  # type: ignore[override]
+        """Return its optional capabilities: counts where their table is there."""
+        return WHOLE | {COUNTS} if self.table.has_counts else WHOLE
+
+    def counted(self, selection: Selection) -> list[Counted]:
+        """Return counts that services have sent in the selection's time."""
+        return counts.read(self.client, self.table, selection)
 
     def services(self) -> tuple[str, ...]:
         """Return the names of all services that have spans here, sorted."""
@@ -189,13 +197,15 @@ def describe(client: Client) -> Table:
             f"{address.name}: it has no column {missing[0]}, so it is no table of the Collector's clickhouseexporter\n"
             "name the one that is: clickhouse://HOST/DATABASE?table=NAME"
         )
-    names = [f"{address.table}{relation.LOOKUP}", relation.MADE]
+    names = [f"{address.table}{relation.LOOKUP}", relation.MADE, relation.COUNTS]
     found = client.rows(
         "SELECT name, comment FROM system.tables WHERE database = {database:String} AND name IN {names:Array(String)}",
         {"database": address.database, "names": names},
     )
     comments = {row["name"]: row["comment"] for row in found}
-    whole = relation.Table(address.database, address.table, types, has_lookup=names[0] in comments)
+    whole = relation.Table(
+        address.database, address.table, types, has_lookup=names[0] in comments, has_counts=relation.COUNTS in comments
+    )
     made = comments.get(relation.MADE, "")
     is_filled = made == requests_table.version(whole)
     if made.startswith(relation.FILLED) and not is_filled:

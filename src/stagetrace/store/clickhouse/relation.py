@@ -21,6 +21,7 @@ from stagetrace.store.reductions import OTHER_STAGES, START_TIME, of_map
 from stagetrace.store.reductions import REQUESTS as REQUEST_COLUMNS
 
 LOOKUP: Final = "_trace_id_ts"  # behind the table's name: the exporter's table of when each trace began and ended
+COUNTS: Final = "otel_metrics_sum"  # the exporter's table of counters
 STAGES: Final = "stages"
 FILLED: Final = "stagetrace"  # how the comment of that table begins where readers may use it
 MADE: Final = "stagetrace_requests"  # the table that `stagetrace clickhouse init` makes
@@ -45,6 +46,7 @@ class Table(NamedTuple):
     name: str
     types: Mapping[str, str]  # column -> its type, as DESCRIBE says
     has_lookup: bool = False
+    has_counts: bool = False
     has_requests: bool = False  # the table MADE beside it, filled
 
     def quoted(self, name: str | None = None) -> str:

@@ -12,21 +12,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from stagetrace.analysis.estimates import OVERFLOW, Counted
+from stagetrace.analysis.estimates import Counted
 from stagetrace.errors import StoreError
+from stagetrace.store.count_series import Series, counted
 from stagetrace.store.local.delta import now_ms
 from stagetrace.store.local.durable import sync_folder
 from stagetrace.system.access import open_own
 
 FILE: Final = "counts.sqlite"
 MOST_ROWS: Final = 1_000_000
-LIVE_NS: Final = 150_000_000_000  # a process that has sent nothing for so long while others have has ended
 _LOOK_EACH: Final = 64  # exports, at whether there are too many rows
 _REMEDY: Final = "put it back from a copy, or delete it: services count on"
 _SCHEMA: Final = """
@@ -173,7 +173,7 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
                 f"ORDER BY {_SERIES}, last",
                 (since_ns, until_ns),
             ).fetchall()
-            every = [_Series(of, [row[7:] for row in found]) for of, found in groupby(rows, key=lambda row: row[:7])]
+            every = [Series(of, [row[7:] for row in found]) for of, found in groupby(rows, key=lambda row: row[:7])]
             for series in every:  # and its counts before and after the window
                 for place, which, edge, order in ((0, "last <", since_ns, "DESC"), (-1, "first >", until_ns, "ASC")):
                     near = connection.execute(
@@ -185,45 +185,4 @@ def read(folder: Path, since_ns: int, until_ns: int) -> list[Counted]:
                     series.values[at:at] = near
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {error}\n{_REMEDY}") from None
-    return [_counts_of(name, list(of), since_ns, until_ns) for name, of in groupby(every, key=lambda one: one.key[0])]
-
-
-class _Series(NamedTuple):
-    key: tuple[str, str, int, str, str, str, str]  # as `_SERIES`
-    values: list[tuple[int, int, int]]  # value, first and last time, in this order
-
-
-def _counts_of(service: str, every: list[_Series], since: int, until: int) -> Counted:
-    lasts: dict[tuple[str, int], int] = {}  # by process
-    for series in every:
-        process = series.key[1], series.key[2]
-        lasts[process] = max(series.values[-1][2], lasts.get(process, 0))
-    newest = max(lasts.values())
-    until = min(until, newest)
-    # It may have ended, or may send more: that is not known yet.
-    is_exact = not any(last < until and last > newest - LIVE_NS for last in lasts.values())
-    since = max(since, min(series.key[2] or series.values[0][1] for series in every))
-    counts: dict[tuple[str, str, str], int] = {}
-    for series in every:
-        points = [(series.key[2], 0)] if series.key[2] else []
-        for value, first, last in series.values:
-            points += (first, value), (last, value)
-        (low, low_is_exact), (high, high_is_exact) = _at(points, since), _at(points, until)
-        is_exact = is_exact and low_is_exact and high_is_exact
-        route, objective, verdict, rest = series.key[3:]
-        of = (OVERFLOW if OVERFLOW in rest else route, objective, verdict)
-        counts[of] = counts.get(of, 0) + max(0, round(high - low))
-    return Counted(service, since, until, is_exact, counts)
-
-
-def _at(points: Iterable[tuple[int, int]], time: int) -> tuple[float, bool]:
-    """Return the value at a time, in proportion between two points, and whether that is exact."""
-    before = None
-    for at, value in points:
-        if at > time:
-            if before is None or before[0] == time or before[1] == value:
-                return (0 if before is None else before[1]), True
-            part = (time - before[0]) / (at - before[0])
-            return before[1] + part * (value - before[1]), False
-        before = (at, value)
-    return (0, True) if before is None else (before[1], True)
+    return counted(every, since_ns, until_ns)
