@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import random
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from cli.running import answered, cli, printed, refused
+from cli.running import answered, cli, printed, refused, time_of
 from clickhouse import run_clickhouse
 from messages import leaves
-from page.data import demo
+from page.data import HOSTILE_TRACE, demo
+from page.paths import ALL_PARTS
+from page.serving import AS_PART, run_page
 from stagetrace import log
 from stagetrace.errors import StoreError
 from stagetrace.store import Selection, answers, open_store
@@ -221,6 +225,31 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
     said = refused("stages", "--store", "clickhouse://127.0.0.1:9/otel")
     assert said.startswith("stagetrace: cannot reach ClickHouse at 127.0.0.1:9: ")
     assert said.endswith("check host, port (of HTTP, normally 8123) and that ClickHouse runs\n")
+
+
+def test_the_page_shows_what_it_shows_of_the_local_store(
+    server: ClickHouse, local: str, messages: list[Any], tmp_path: Path
+) -> None:
+    """Each part of each view, but for the name of the store and the time that it took."""
+    starts = [one.start_time_unix_nano for one in entries(messages)]
+    window = f"since={time_of(min(starts) - S)}&until={time_of(max(starts) + S)}"
+    late = answered("breaches", *SINCE, "--store", local)["breaches"][0]["trace_id"]
+    folders = [tmp_path / "local", tmp_path / "clickhouse"]
+    for folder in folders:
+        folder.mkdir()
+    with run_page(folders[0], local) as ours, run_page(folders[1], server.url) as theirs:
+        for path in ALL_PARTS:
+            at = f"{path.replace(HOSTILE_TRACE, late)}?{window}"
+            found, expected = theirs.get(at, headers=AS_PART), ours.get(at, headers=AS_PART)
+            assert found.status_code == expected.status_code, (path, found.text, expected.text)
+            assert shown(found.text, server.url) == shown(expected.text, local), path
+
+
+def shown(page: str, store: str) -> str:
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    text = re.sub(r"asked at .*? took [\d.]+ m?s", "", text).replace(store, "STORE").replace("'STORE'", "STORE")
+    text = re.sub(r'"(-?[\d.]+|true|false)"', r"\1", text)  # attributes that stagetrace does not know are texts
+    return re.sub(r"\d+\.\d{7,}", lambda found: f"{float(found[0]):.6f}", text)
 
 
 @pytest.mark.parametrize("delta", [False, True])

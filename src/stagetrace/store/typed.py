@@ -1,4 +1,4 @@
-"""The types of attributes in a store that has only their texts: of those that stagetrace knows, and stage totals."""
+"""The types of attributes in a store that has only their texts: of those that stagetrace knows, and its times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from stagetrace import semconv
 from stagetrace.columns import NUMBER, SCHEMA, TRUTH, WHOLE
-from stagetrace.semconv import stage_of_total
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -19,11 +18,14 @@ _TYPES: Final = {
     **{name: _KINDS[one.kind] for name, one in semconv.ATTRIBUTES.items() if one.kind in _KINDS},
     **{name: one.type for one in SCHEMA for name in (one.attribute, one.older) if name is not None},
 }
+_OURS: Final = ("ml.", "sla.", "stagetrace.")
+_TIMES: Final = (".ms", "_ms")
 
 
 def value(key: str, text: str) -> AnyValue:
     """Return the value of an attribute that has this text form: of its type where that is known, else the text."""
-    kind = NUMBER if stage_of_total(key) is not None else _TYPES.get(key)
+    is_time = key.startswith(_OURS) and key.endswith(_TIMES)  # as `ml.stage.<name>.ms`
+    kind = _TYPES.get(key, NUMBER if is_time else None)
     try:
         if kind == WHOLE:
             return AnyValue(int_value=int(text))
