@@ -14,8 +14,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
+from backend.processes import until
 from backends import LOOPBACK, Collector, _run, free_port
 from messages import add_scope, put
+from page.data import demo
+from stagetrace.store.local.store import LocalStore
+from stagetrace.store.rows import request_of, spans_of
+from store.questions import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,3 +99,22 @@ def counted(server: ClickHouse, service: str) -> list[float]:
         "AND Attributes['sla.verdict'] = 'breached' AND ServiceName = {service:String}"
     )
     return [row["Value"] for row in server.rows(query, param_service=service)]
+
+
+def answers_agree(agent: Collector, server: ClickHouse, folder: Path) -> None:
+    """Send what the demo recorded, and a part of it twice; compare answers with those of a local store in `folder`."""
+    (message,) = demo()
+    spans = list(spans_of(message))
+    messages = [request_of(spans[at : at + 500]) for at in range(0, len(spans), 500)]
+    with LocalStore.open(folder) as opened:
+        for one in messages:
+            opened.append(one.SerializeToString())
+    send(agent, *messages, *messages[:2])
+    until(lambda: _rows(server) >= len(spans) + 1000)
+    for name in ("slo", "causes", "report", "breaches"):
+        assert said(name, server.url) == said(name, str(folder)), name
+
+
+def _rows(server: ClickHouse) -> int:
+    found = server.rows("SELECT total_rows FROM system.tables WHERE database = 'otel' AND name = 'otel_traces'")
+    return int(found[0]["total_rows"]) if found else 0

@@ -20,7 +20,7 @@ from opentelemetry.trace import Link, SpanKind, StatusCode
 from backend.processes import until
 from backends import BackendFailed
 from clickhouse import ClickHouse, run_clickhouse
-from pipeline import AGENT, GATEWAY, SHORT, count, counted, into, run_part, send, tree
+from pipeline import AGENT, GATEWAY, SHORT, answers_agree, count, counted, into, run_part, send, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -223,3 +223,15 @@ def test_gateway_may_keep_all(server: ClickHouse, tmp_path: Path) -> None:
         os.kill(collector.pid, signal.SIGKILL)
     with run_part(tmp_path, GATEWAY, settings | {"CLICKHOUSE_FLUSH_TIMEOUT": "200ms"}):
         arrives(server, "all", 120)
+
+
+def test_answers_at_the_end_of_the_way_are_those_of_the_local_store(tmp_path: Path) -> None:
+    """By agent and gateway."""
+    with run_clickhouse(tmp_path / "server") as own, run_part(tmp_path / "gateway", GATEWAY, keeps_all(own)) as behind:
+        front = {"GATEWAY_OTLP_ENDPOINT": behind.otlp_grpc.removeprefix("http://")}
+        with run_part(tmp_path / "agent", AGENT, front) as agent:
+            answers_agree(agent, own, tmp_path / "store")
+
+
+def keeps_all(server: ClickHouse) -> dict[str, str]:
+    return gateway(server, GATEWAY_PROCESSORS="[memory_limiter]")

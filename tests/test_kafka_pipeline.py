@@ -14,7 +14,7 @@ import pytest
 from backend.processes import until
 from clickhouse import ClickHouse, run_clickhouse
 from kafka import Broker, run_kafka
-from pipeline import AGENT, GATEWAY, count, counted, into, run_part, send, tree
+from pipeline import AGENT, GATEWAY, answers_agree, count, counted, into, run_part, send, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -89,6 +89,18 @@ def test_metrics_travel_too(tmp_path: Path) -> None:
         with behind, run_part(tmp_path / "agent", AGENT, brokers | {"AGENT_EXPORTER": "kafka"}) as agent:
             count(agent, "counted", 7)
             until(lambda: counted(server, "counted") == [7])
+
+
+def test_answers_are_those_of_the_local_store(tmp_path: Path) -> None:
+    """By agent, Kafka and gateway."""
+    with run_clickhouse(tmp_path / "server") as server, run_kafka(tmp_path / "kafka") as kafka:
+        brokers = {"KAFKA_BROKERS": kafka.address}
+        kept = into(server) | brokers | {"GATEWAY_RECEIVER": "kafka", "GATEWAY_PROCESSORS": UNSAMPLED}
+        with (
+            run_part(tmp_path / "gateway", GATEWAY, kept),
+            run_part(tmp_path / "agent", AGENT, brokers | {"AGENT_EXPORTER": "kafka"}) as agent,
+        ):
+            answers_agree(agent, server, tmp_path / "store")
 
 
 @pytest.mark.parametrize("processors", [UNSAMPLED, SAMPLED])

@@ -28,10 +28,10 @@ from stagetrace.store.local.counts import Point
 from stagetrace.store.local.store import LocalStore
 from stagetrace.store.rows import request_of, spans_of
 from store import otel_traces
-from store.test_every_command import rounded
+from store.questions import QUESTIONS, SINCE, rounded, said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from clickhouse import ClickHouse
@@ -40,25 +40,6 @@ pytestmark = [pytest.mark.service, pytest.mark.xdist_group("clickhouse")]
 S: Final = 10**9
 T: Final = 1_790_000_000 * S
 EVER: Final = Selection(0, 2**63 - 1)
-SINCE: Final = ("--since", "1970-01-01", "--until", "2100-01-01")
-PRICES: Final = {"currency": "EUR", "per_hour": 1.2, "per_1k_tokens": {"input": 0.3}}
-# The answers, and what else is asked of many requests at once.
-QUESTIONS: Final = {
-    "slo": ["slo"],
-    "report": ["report"],
-    "bottleneck": ["bottleneck"],
-    "causes": ["causes"],
-    "segments": ["segments"],
-    "compare": ["compare", "--a", "service.version=2026.10", "--b", "service.version=2026.11"],
-    "drift": ["drift"],
-    "capacity": ["capacity"],
-    "cost": ["cost"],
-    "stages": ["stages"],
-    "breaches": ["breaches"],
-    "groups": ["breaches", "--group"],
-    "requests": ["requests", "--slowest", "20"],
-    "suggest": ["sla suggest"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -100,28 +81,13 @@ def table(messages: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield running.url
 
 
-@pytest.fixture(scope="module")
-def expected(local: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Any, Any]]:
-    """Return what asks a question, and what the local store says to it."""
-    prices = tmp_path_factory.mktemp("prices") / "prices.json"
-    prices.write_text(json.dumps(PRICES))
-
-    def ask(name: str, url: str) -> Any:
-        command = [*QUESTIONS[name], *(["--prices", prices] if name == "cost" else [])]
-        return rounded(answered(*command, *SINCE, "--store", url, code=None))
-
-    return lambda name, url: (ask(name, url), ask(name, local))
-
-
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_answers_are_those_of_the_local_store(
-    server: ClickHouse, table: str, expected: Callable[..., Any], name: str
-) -> None:
+def test_answers_are_those_of_the_local_store(server: ClickHouse, table: str, local: str, name: str) -> None:
     """Over spans some of which are there twice, and over the table of requests."""
-    for url in (server.url, table):
-        found, ours = expected(name, url)
-        assert found == ours
+    ours = said(name, local)
     assert ours
+    for url in (server.url, table):
+        assert said(name, url) == ours
 
 
 def test_the_table_is_made_once_and_taken_back(tmp_path: Path, messages: list[Any]) -> None:

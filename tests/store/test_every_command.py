@@ -14,6 +14,7 @@ from stagetrace.otlp.decode.json import encode
 from store import members
 from store.feed import readable
 from store.oracle import has_texts, seen
+from store.questions import rounded
 from store.spans import AGAIN, ALL, BASE, CODES, END, NASTY
 
 if TYPE_CHECKING:
@@ -64,15 +65,6 @@ def expected(member: str, answers_of_file: Callable[[str], dict[str, Any]]) -> d
 def test_each_store_gives_the_same_answer(member: str, expected: dict[str, Any], name: str) -> None:
     assert rounded(answered(*COMMANDS[name], "--store", member)) == rounded(expected[name])
     assert expected[name]["complete"]
-
-
-def rounded(found: Any) -> Any:
-    """Return an answer without the last digits of its numbers: engines interpolate quantiles in another order."""
-    if isinstance(found, dict):
-        return {key: rounded(one) for key, one in found.items()}
-    if isinstance(found, list):
-        return [rounded(one) for one in found]
-    return round(found, 9) if isinstance(found, float) else found
 
 
 def test_a_limit_that_no_store_reaches_is_none(member: str) -> None:
