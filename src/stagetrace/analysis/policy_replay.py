@@ -29,6 +29,14 @@ _NS: Final = 10**9
 _MS: Final = 10**6
 _DAY_S: Final = 86_400
 _ROUNDING: Final = 1e-6
+# Columns of a group that a row may lack.
+_NOTHING: Final[Row] = dict.fromkeys(
+    (
+        *("was_verdict", "was_breached", "was_objective", "was_target", "was_segment", "verdicts", "promise"),
+        *("chunk_ms", "gap_ms", "token_ms", "mean_ms", "calls", "outputs", "fallback"),
+        *("deadline_source", "remaining_ms", "deadline_ms", "excluded_reason"),
+    )
+) | {"start_unix_nano": 0, "warm": 0}
 
 
 class Change(NamedTuple):
@@ -98,12 +106,12 @@ def ask(source: Source, policy: Policy, since_ns: int, until_ns: int | None = No
     None is the end of a recording, with its last request.
     """
     bounds = _bounds(policy)
-    rows = source.reduce(REDUCTION, _keys(policy), **bounds, most=MOST)
+    rows = source.reduce(REDUCTION, attributes_of(policy), **bounds, most=MOST)
     sums: dict[str, _Sums] = {one.name: _Sums() for one in policy.objectives}
     changes: dict[_Key, list[Row]] = defaultdict(list)
     unmatched = 0.0
     for row in rows:
-        request = _request(policy, row, bounds["warmups"])
+        request = request_of(policy, row, bounds["warmups"])
         verdicts = replay(policy, request)
         unmatched += 0 if verdicts else row["requests"]
         for one in verdicts:
@@ -126,7 +134,7 @@ def ask(source: Source, policy: Policy, since_ns: int, until_ns: int | None = No
     )
 
 
-def _keys(policy: Policy) -> list[str]:
+def attributes_of(policy: Policy) -> list[str]:
     """Return by what else requests are grouped: the attributes that the conditions of a policy are about."""
     keys = dict.fromkeys(key for one in policy.objectives for key in one.keys)
     headers = [name for key in keys for name in recorded_as(key)]
@@ -151,8 +159,12 @@ def _bounds(policy: Policy) -> dict[str, list[int]]:
     }
 
 
-def _request(policy: Policy, row: Row, warmups: Sequence[int]) -> Request:
-    """Return the slowest request of a group, as an entry span has it: any of the group has the same verdict."""
+def request_of(policy: Policy, found: Row, warmups: Sequence[int] = ()) -> Request:
+    """Return the slowest request of a group, as an entry span has it: any of the group has the same verdict.
+
+    What the row does not have is not known of it.
+    """
+    row = {**_NOTHING, **found}
     is_rpc = row["method"] is None and row["route"] is not None and not row["route"].startswith("/")
     read = {
         "rpc.method" if is_rpc else "http.route": row["route"],

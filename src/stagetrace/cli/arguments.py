@@ -119,6 +119,10 @@ POLICY: Final = Option(
     "--policy TEXT|FILE",
     f"the objectives: an inline policy, or a file (sla.yaml, or OpenSLO v1); default: ${settings.SLA.name}",
 )
+JUDGED: Final = Option(
+    "--sla TEXT|FILE",
+    "judge requests that carry no verdict, as spans of other senders, by these objectives: duration, route, status",
+)
 BREACHED: Final = Option("--breached", "with latest: the newest breach")
 
 
@@ -165,7 +169,12 @@ _BREACHES: Final = (
 
 
 def selection_options(
-    since: str = "1h, of a file all of it", *, until: bool = True, cause: bool = True, limit: str = "all"
+    since: str = "1h, of a file all of it",
+    *,
+    until: bool = True,
+    cause: bool = True,
+    sla: bool = True,
+    limit: str = "all",
 ) -> tuple[Option, ...]:
     """Return `--store` and all options that select requests; `since` and `limit` describe their defaults."""
     before = Option("--until WHEN", "until when, exclusive, in the forms of --since; default: no end", moment)
@@ -175,6 +184,7 @@ def selection_options(
         Option("--since WHEN", f"from when on: {FORMS}; default: {since}", moment),
         *((before,) if until else ()),
         ZONE,
+        *((JUDGED,) if sla else ()),
         Option("--limit N", f"only the newest N requests; default: {limit}", count),
         JSON,
     )
@@ -321,9 +331,7 @@ def whole_id(reader: Reader, given: str, service: str | None, *, breached: bool)
 
 def policy_of(args: argparse.Namespace) -> Policy:
     """Return the policy that a command line names. Raise UsageError without one, PolicyError for an unreadable one."""
-    from stagetrace.policy.policy import Policy, file_named
-    from stagetrace.policy.policy_file import content, decoded, is_openslo
-    from stagetrace.rules import openslo_read
+    from stagetrace.policy.policy import Policy
 
     if isinstance(args.policy, Policy):  # that of `up`, whose page asks
         return args.policy
@@ -332,6 +340,15 @@ def policy_of(args: argparse.Namespace) -> Policy:
         raise UsageError(
             'no objectives are given\nadd --policy sla.yaml or --policy "* within 1s", or set STAGETRACE_SLA'
         )
+    return read_policy(given)
+
+
+def read_policy(given: str) -> Policy:
+    """Return an inline policy, or that of a file. Raise PolicyError for an unreadable one."""
+    from stagetrace.policy.policy import Policy, file_named
+    from stagetrace.policy.policy_file import content, decoded, is_openslo
+    from stagetrace.rules import openslo_read
+
     path = file_named(given)
     if path is None:
         return Policy.parse(given)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from stagetrace.cli import output
-from stagetrace.cli.arguments import POLICY, selection, selection_options, store_url
+from stagetrace.cli.arguments import POLICY, read_policy, selection, selection_options, store_url
 from stagetrace.cli.output import show, show_json, show_progress, warn
 from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD, NO_ANSWER, Option, UsageError, add_options, load
 from stagetrace.errors import StagetraceError
@@ -88,6 +88,7 @@ def _draw(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
 # --- Run the query of a verb: on the store that the command line names, to print the answer, or for another form of it.
 
 # Options that all verbs with an answer share, by the names of their values.
+_REASONS: Final = 3  # why requests are not judged, of which there may be many
 _SHARED: Final = frozenset(one.flags[0][2:].replace("-", "_") for one in (*selection_options(), POLICY))
 
 
@@ -102,7 +103,22 @@ def reading(
     url = store_url(args) if url is None else url
     wanted = selection(args, url, since=since, breached=breached)
     with open_store(url) as reader, show_progress(reader):
-        yield reader, wanted
+        yield reader, judged(reader, wanted, args)
+
+
+def judged(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Selection:
+    """Return the selection in which requests without a verdict have that of `--sla`, and say how many there are."""
+    given = getattr(args, "sla", None)
+    if given is None:
+        return wanted
+    from stagetrace.analysis import judging
+
+    with reader.relations(wanted.by_time) as relations:
+        found = judging.ask(relations, read_policy(given))
+    told = f"{found.afterwards:,} requests are judged afterwards by --sla, {found.inline:,} were as they ended"
+    left = [f"{count:,} are not judged: {why}" for why, count in found.left.most_common(_REASONS)]
+    sys.stderr.write(f"note: {'; '.join([told, *left])}\n")
+    return replace(wanted, judging=found.judging)
 
 
 def ask(args: argparse.Namespace, answer: Question, *, url: str | None = None, since: Moment | None = None) -> int:
@@ -140,7 +156,7 @@ def answer_of(
     until = None if wanted.until_ns > time.time_ns() else Moment(wanted.until_ns, ago=False)  # no end is meant
     shared = {**vars(wanted), "segment": list(wanted.segments.items()), "since": since, "until": until}
     own = arguments_of(verb, options, {**shared, "tz": zone, "store": store, "policy": policy()})
-    answer: Answer = module.answer(reader, wanted, own)
+    answer: Answer = module.answer(reader, judged(reader, wanted, own), own)
     return answer
 
 

@@ -25,7 +25,7 @@ FILE is there whole or not at all; one that exists is replaced."""
 EXAMPLE: Final = "stagetrace export slow.parquet --route /predict --since 7d"
 OPTIONS: Final = (
     Option("FILE", "where to write; its suffix gives the form", Path),
-    *selection_options(since="all"),
+    *selection_options(since="all", sla=False),
     Option(
         "--relation",
         "the rows of a .csv: spans (default) or requests",

@@ -28,7 +28,7 @@ DESCRIPTION: Final = (
     "is judged."
 )
 EXAMPLE: Final = "stagetrace sla replay --policy sla.yaml --since 7d --service api"
-OPTIONS: Final = (POLICY, *selection_options(cause=False), FORMAT)
+OPTIONS: Final = (POLICY, *selection_options(cause=False, sla=False), FORMAT)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

@@ -34,7 +34,7 @@ _REMEMBERED: Final = 10_000
 _WIDTHS: Final = (12, 10, 22, 10, 6, 9, 7, 7, 10, 8)  # of `columns`
 
 OPTIONS: Final = (
-    *selection_options(until=False),
+    *selection_options(until=False, sla=False),
     Option("-f --follow", "go on; with --json, one object on each line"),
     Option("--interval SECONDS", "how often -f asks the store; default: 1", seconds, 1.0),
 )

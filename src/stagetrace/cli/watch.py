@@ -30,7 +30,7 @@ DESCRIPTION: Final = """Show how each objective, route and stage does, and the n
 Where stdout is no terminal, with --once and with --json it is one snapshot."""
 EXAMPLE: Final = "stagetrace watch --since 5m"
 OPTIONS: Final = (
-    *selection_options(since="15m", until=False, cause=False),  # of breaches alone, none would seem kept
+    *selection_options(since="15m", until=False, cause=False, sla=False),  # of breaches alone, none would seem kept
     Option("--interval SECONDS", "how often the store is asked; default: 2", seconds, 2.0),
     Option("--once", "show one snapshot"),
 )

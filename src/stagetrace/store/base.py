@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from typing_extensions import Self
 
+    from stagetrace.analysis.judging import Judging
     from stagetrace.store.reductions import Engine
 
 # --- The contract of every store, and its rows. A store is one file with a `Reader` and one line in `url.SCHEMES`.
@@ -65,6 +66,17 @@ class Selection:
     judged_by: str | None = None  # only requests that this objective judged; of breaches, those that missed it
     codes: tuple[str, ...] = ()  # only breaches at one of these lines of code, as `rows` has them
     limit: int | None = None  # only the newest so many
+    judging: Judging | None = None  # how to judge the requests that carry no verdict, before anything else is asked
+
+    @property
+    def by_time(self) -> Selection:
+        """Return all requests of the same time, service, route, model and segments, whatever became of them."""
+        return replace(self, breached=None, causes=(), codes=(), judged_by=None, limit=None, judging=None)
+
+    @property
+    def stored(self) -> Selection:
+        """Return what is selected by what is stored alone: where requests are judged afterwards, no verdict is."""
+        return self if self.judging is None else self.by_time
 
     @property
     def is_filtered(self) -> bool:
@@ -360,6 +372,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
         "clickhouse://[USER:PASSWORD@]HOST[:PORT]/DATABASE?table=otel_traces (what the Collector's exporter fills)",
     ),
     "local": Scheme("stagetrace.store.local", "local:///FOLDER (what `stagetrace up` fills)"),
+    "s3": Scheme("stagetrace.store.s3.reader", "s3://BUCKET/PREFIX (what `stagetrace up --archive` fills)"),
     "file": Scheme(
         "stagetrace.store.file.reader", "file:///FILE (OTLP JSON lines or protobuf, or what `export` wrote)"
     ),

@@ -17,7 +17,7 @@ from stagetrace.errors import QueryError
 from stagetrace.otlp.decode import arrow_table, columns
 from stagetrace.otlp.decode.request import decode
 from stagetrace.semconv import as_text, named_stages
-from stagetrace.store import entries, stored
+from stagetrace.store import entries, judged, stored
 from stagetrace.store.base import SERVER, Reader, Relations, Selection, SpanRow, Value
 from stagetrace.store.database import close, connect, lock, rows_of, sql
 from stagetrace.store.entries import path, route
@@ -35,6 +35,12 @@ _ROWS: Final = 500  # of a user's query that are in Python at a time
 _LINES: Final = 3  # of an error of DuckDB's
 # What a SELECT can be under another name: EXPLAIN, and PIVOT, which DuckDB runs as several statements.
 _READING: Final = ("SELECT", "EXPLAIN")
+_JUDGED: Final = judged.Dialect(
+    bound=lambda name, _: f"getvariable('judged_{name}')",
+    place=lambda found, text: f"coalesce(list_position({found}, {text}), 0)",
+    without="EXCLUDE",
+    stage="breach_stage",
+)
 _GREATEST: Final = 2**63 - 1  # OTLP's times go one bit further, to the year 2554
 _FITS: Final[Mapping[str, tuple[type, ...]]] = {
     "VARCHAR": (str,),
@@ -58,7 +64,7 @@ def select(
 
     From here on the connection reads no file except `files`, loads nothing and cannot be reconfigured.
     """
-    define(connection, loaded, selection)
+    define(connection, loaded, selection, engine)
     # Each view is worth several ms: DuckDB looks at the columns of all files anew.
     newest = "CREATE VIEW selected AS FROM matching" if selection.limit is None else sql("newest_requests")
     connection.execute(newest)
@@ -124,9 +130,12 @@ def _refused(error: Exception) -> QueryError:
     return QueryError("\n".join(lines[:_LINES]))
 
 
-def define(connection: DuckDBPyConnection, loaded: str, selection: Selection) -> None:
+def define(connection: DuckDBPyConnection, loaded: str, selection: Selection, engine: Engine = stored.ENGINE) -> None:
     """Make the views `loaded` and, of the entry spans that are selected, `matching`, the limit aside."""
     set_variables(connection, selection)
+    if selection.judging is not None:
+        kind = judged.kind(engine.attribute, selection.judging.keys)
+        loaded = judged.overlaid(loaded, _JUDGED, kind, "is_entry", STAGE_COLUMNS)
     connection.execute(f"CREATE VIEW loaded AS {loaded}")
     connection.execute(sql("selected").replace("{columns}", _requests()))
 
@@ -149,6 +158,7 @@ def set_variables(connection: DuckDBPyConnection, selection: Selection) -> None:
         "segment_keys": list(selection.segments),
         "segment_values": list(selection.segments.values()),
         "newest": selection.limit,
+        **({} if selection.judging is None else judged.values(selection.judging, "judged_")),
     }.items():
         connection.execute(f"SET VARIABLE {name} = $1", [value])
 

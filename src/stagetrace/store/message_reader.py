@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import islice
@@ -161,6 +161,24 @@ class NamedReader(Closing, ABC):
         if ever.is_filtered and not self.has(ever):
             self.check_names(selection)
 
+    def _breaches(self, selection: Selection, select: Callable[[Selection], Relations]) -> Breaches:
+        """Return breached entry spans out of the relations that `select` gives."""
+        limit = selection.limit
+        with select(requests_of(selection)) as relations:
+            tally = answers.tally(relations, selection)
+            late = relations.narrow(replace(selection, breached=True, limit=None))
+            found = answers.breaches(late, None if limit is None else limit + 1) if tally.requests else []
+        if not tally.requests or (selection.codes and not found):
+            self.check_names(selection)
+        if not tally.requests:
+            with select(requests_of(selection, ever=True)) as of_any_time:
+                tally = replace(tally, newest_unix_nano=answers.newest(of_any_time))
+        reasons = [] if relations.reason is None else [relations.reason]
+        if limit is not None and len(found) > limit:
+            found = found[:limit]
+            reasons.insert(0, f"limit {limit} reached, there are older breaches")
+        return Breaches(tuple(self._with_stages(found)), "; ".join(reasons) or None, tally)
+
     def _with_stages(self, found: Sequence[Entry]) -> Iterator[Entry]:
         """Yield the records, those without stage totals with the ones of their stage spans; many traces at once."""
         for at in range(0, len(found), self.traces_at_once):
@@ -187,21 +205,7 @@ class RelationReader(NamedReader):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` specifies."""
-        limit = selection.limit
-        with self._select(requests_of(selection)) as relations:
-            tally = answers.tally(relations, selection)
-            late = relations.narrow(replace(selection, breached=True, limit=None))
-            found = answers.breaches(late, None if limit is None else limit + 1) if tally.requests else []
-        if not tally.requests or (selection.codes and not found):
-            self.check_names(selection)
-        if not tally.requests:
-            with self._select(requests_of(selection, ever=True)) as of_any_time:
-                tally = replace(tally, newest_unix_nano=answers.newest(of_any_time))
-        reasons = [] if relations.reason is None else [relations.reason]
-        if limit is not None and len(found) > limit:
-            found = found[:limit]
-            reasons.insert(0, f"limit {limit} reached, there are older breaches")
-        return Breaches(tuple(self._with_stages(found)), "; ".join(reasons) or None, tally)
+        return self._breaches(selection, self._select)
 
     def has(self, selection: Selection) -> bool:
         """Return whether there is any such request."""
@@ -224,6 +228,8 @@ class MessageReader(NamedReader):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` specifies."""
+        if selection.judging is not None:
+            return self._breaches(selection, self.relations)
         cuts: list[str] = []
         selection, tallier, candidates = replace(selection, breached=True), Tallier(selection), []
         for one in self._entries(cuts):

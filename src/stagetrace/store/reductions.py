@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from stagetrace import columns, semconv
 from stagetrace.columns import ATTRIBUTE, names_of
+from stagetrace.store import judged
 
 # --- The two relations that every analysis and `stagetrace query` see, alike over every store, by the one schema.
 #
@@ -121,6 +122,9 @@ def statement(engine: Engine, name: str, by: Sequence[str]) -> str:
         "requests": requests,
         "verdicts": _text(f"each_verdict_{engine.name}").replace("{requests}", requests),
         "spans": engine.spans,
+        "kind": judged.kind(engine.attribute, by),
+        "failed": judged.FAILED,
+        "is_websocket": judged.is_websocket(engine.attribute),
         "by": grouped,
         "value": _quote(by[0]) if by else "",
         "columns": ", ".join(PLAIN),

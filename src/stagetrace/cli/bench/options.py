@@ -172,7 +172,7 @@ OPTIONS: Final = (
     Option("--gate P:+N%", "exit code 1 if surely slower than --against by more: p99:+10%", gate),
     Option("--i-own-this", "the target is beyond this machine, is yours, and may be loaded"),
     Option("--wait TIME", "longest wait for the server's spans; default: 15s", duration, 15.0),
-    *selection_options(since="1h; what --replay replays", cause=False),
+    *selection_options(since="1h; what --replay replays", cause=False, sla=False),
     FORMAT,
 )
 

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
 from stagetrace.columns import LEAST_PROBABILITY, NUMBER, REQUESTS, SCHEMA, SPANS, TRUTH, WHOLE, Column, names_of
-from stagetrace.store import entries
+from stagetrace.store import entries, judged
 from stagetrace.store.base import Selection
-from stagetrace.store.reductions import OTHER_STAGES, START_TIME, of_map
+from stagetrace.store.reductions import CLICKHOUSE, OTHER_STAGES, STAGE_COLUMNS, START_TIME, of_map
 from stagetrace.store.reductions import REQUESTS as REQUEST_COLUMNS
 
 LOOKUP: Final = "_trace_id_ts"  # behind the table's name: the exporter's table of when each trace began and ended
@@ -37,6 +37,14 @@ MISSED: Final = "missed"  # of neither relation; that of breaches is read
 KEY: Final = "TraceId, SpanId, ServiceName, SpanKind"
 _JUDGED: Final = f"mapContains({{}}, '{semconv.SLA_BREACHED}')"
 _PREFIX, _SUFFIX = semconv.stage_total_ms("|").split("|")
+
+
+_DIALECT: Final = judged.Dialect(
+    bound=lambda name, kind: f"{{of_judged_{name}:Array({kind})}}",
+    place=lambda found, text: f"indexOf({found}, {text})",
+    without="EXCEPT",
+    stage="stage",
+)
 
 
 class Table(NamedTuple):
@@ -218,6 +226,10 @@ def requests(table: Table, selection: Selection, *, once: bool = True) -> Questi
         found = select(request_columns(), spans_once(table, where, once=once))
     if selection.service is not None:
         values["of_service"] = selection.service
+    if selection.judging is not None:
+        kind = judged.kind(CLICKHOUSE.attribute, selection.judging.keys)
+        found = judged.overlaid(found, _DIALECT, kind, "true", STAGE_COLUMNS)
+        values |= judged.values(selection.judging, "of_judged_")
     tests = _tests(selection, values)
     sql = f"SELECT * FROM ({found}){_where(tests)}" if tests else found
     if selection.limit is not None:

@@ -150,6 +150,8 @@ class JaegerReader(NamedReader):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` specifies."""
+        if selection.judging is not None:
+            return self._breaches(selection, self.relations)
         cuts: list[str] = []
         limit = selection.limit
         wanted = replace(selection, breached=True, limit=None)
@@ -222,7 +224,7 @@ class JaegerReader(NamedReader):
         from stagetrace.store.load import Loader
 
         loader, cuts = Loader(selection), list[str]()
-        for spans in self._tables(selection, cuts):
+        for spans in self._tables(selection.stored, cuts):
             loader.take(spans)
         relations = loader.select(selection, cuts)
         if loader.is_empty:

@@ -97,6 +97,8 @@ class TempoReader(NamedReader):
 
     def breaches(self, selection: Selection) -> Breaches:
         """Return breached entry spans as `Reader.breaches` specifies."""
+        if selection.judging is not None:
+            return self._breaches(selection, self.relations)
         limit = selection.limit
         wanted = replace(selection, breached=True, limit=None)
         uncounted: list[str] = []
@@ -177,7 +179,7 @@ class TempoReader(NamedReader):
         from stagetrace.store.load import Loader
 
         loader, cuts = Loader(selection), list[str]()
-        for trace in self._traces(selection, cuts):
+        for trace in self._traces(selection.stored, cuts):
             loader.add(request_of(trace).SerializeToString())
         relations = loader.select(selection, cuts)
         if loader.is_empty:

@@ -1,0 +1,4 @@
+-- How many requests carry a verdict.
+SELECT count(*) AS stored
+FROM {requests}
+WHERE breached IS NOT NULL OR verdict IS NOT NULL
