@@ -187,6 +187,21 @@ def test_what_cannot_be_read_says_what_is_wrong(server: ClickHouse, change: tupl
     assert "wrong" not in said.replace("is wrong", "")
 
 
+def test_a_tenant_with_a_database_of_its_own_sees_no_other(tmp_path: Path, messages: list[Any]) -> None:
+    """Nor does a question that names what only the other has."""
+    with run_clickhouse(tmp_path) as server:
+        otel_traces.create(server)
+        otel_traces.insert(server, messages[:2])
+        server.run("CREATE DATABASE other").raise_for_status()
+        server.run("CREATE TABLE other.otel_traces AS otel.otel_traces").raise_for_status()
+        other = server.url.replace("/otel?", "/other?")
+        assert answered("services", "--store", server.url)["services"]
+        assert answered("services", "--store", other)["services"] == []
+        assert "there is no service" in refused("stages", *SINCE, "--service", "ticket-router", "--store", other)
+        found = answered("query", "SELECT count() AS n FROM spans", *SINCE, "--store", other)
+        assert found["rows"] == [[0]]
+
+
 def test_a_server_that_is_not_there_is_an_error() -> None:
     said = refused("stages", "--store", "clickhouse://127.0.0.1:9/otel")
     assert said.startswith("stagetrace: cannot reach ClickHouse at 127.0.0.1:9: ")

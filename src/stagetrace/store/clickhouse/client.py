@@ -138,10 +138,10 @@ class Client:
             for block in blocks:
                 yield names, list(block)
 
-    def command(self, sql: str, values: Mapping[str, object] | None = None) -> None:
-        """Run a statement that changes something. Raise StoreError."""
+    def command(self, sql: str) -> None:
+        """Run a statement that changes something, however long that takes. Raise StoreError."""
         with self._query(StoreError) as (driver, asked):
-            driver.command(sql, parameters=dict(values or {}), settings=asked)
+            driver.command(sql, settings={**asked, "max_execution_time": 0})
 
     @contextmanager
     def _query(
