@@ -109,6 +109,19 @@ def test_the_table_is_made_once_and_taken_back(tmp_path: Path, messages: list[An
         assert after == before
 
 
+def test_each_table_of_spans_has_its_own_table_of_requests(tmp_path: Path, messages: list[Any]) -> None:
+    with run_clickhouse(tmp_path) as server:
+        otel_traces.create(server)
+        server.run("CREATE TABLE spans AS otel_traces").raise_for_status()
+        otel_traces.insert(server, messages[:3])
+        other = server.url.replace("table=otel_traces", "table=spans")
+        answered("clickhouse init", "--store", server.url)
+        answered("clickhouse init", "--store", other)
+        for url, expected in ((server.url, len(entries(messages[:3]))), (other, 0)):
+            with open_store(url) as reader, reader.relations(EVER) as relations:
+                assert answers.count(relations) == expected
+
+
 def test_a_table_of_another_version_is_not_read_until_it_is_brought_up(
     tmp_path: Path, messages: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

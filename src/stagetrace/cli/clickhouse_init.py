@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> int:
     from stagetrace.store.clickhouse import requests_table
     from stagetrace.store.clickhouse.client import Client, parse
     from stagetrace.store.clickhouse.reader import describe
-    from stagetrace.store.clickhouse.relation import MADE
 
     url = store_url(args)
     if not url.lower().startswith(("clickhouse://", "clickhouses://")):
@@ -49,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return show_result(args, keys, [f"{step.sql};" for step in found])
     if args.remove:
-        text = f"{table.database}.{MADE} and its view are gone."
+        text = f"{table.database}.{table.requests} and its view are gone."
     else:
         days = sum(step.is_fill for step in found)
-        text = f"{table.database}.{MADE} is filled, of {days} days." if found else "Nothing is left to do."
+        text = f"{table.database}.{table.requests} is filled, of {days} days." if found else "Nothing is left to do."
     return show_result(args, keys, [text])

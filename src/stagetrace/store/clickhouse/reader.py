@@ -197,7 +197,7 @@ def describe(client: Client) -> Table:
             f"{address.name}: it has no column {missing[0]}, so it is no table of the Collector's clickhouseexporter\n"
             "name the one that is: clickhouse://HOST/DATABASE?table=NAME"
         )
-    names = [f"{address.table}{relation.LOOKUP}", relation.MADE, relation.COUNTS]
+    names = [f"{table.name}{relation.LOOKUP}", table.requests, relation.COUNTS]
     found = client.rows(
         "SELECT name, comment FROM system.tables WHERE database = {database:String} AND name IN {names:Array(String)}",
         {"database": address.database, "names": names},
@@ -206,12 +206,12 @@ def describe(client: Client) -> Table:
     whole = relation.Table(
         address.database, address.table, types, has_lookup=names[0] in comments, has_counts=relation.COUNTS in comments
     )
-    made = comments.get(relation.MADE, "")
+    made = comments.get(table.requests, "")
     is_filled = made == requests_table.version(whole)
     if made.startswith(relation.FILLED) and not is_filled:
         log.once(
             f"{address.name} made",
-            f"{address.name}: the table {relation.MADE} is of another version of stagetrace and is not used; "
+            f"{address.name}: the table {table.requests} is of another version of stagetrace and is not used; "
             "bring it up: stagetrace clickhouse init",
         )
     return whole._replace(has_requests=is_filled)

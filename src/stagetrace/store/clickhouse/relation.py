@@ -17,6 +17,7 @@ from stagetrace import semconv
 from stagetrace.columns import LEAST_PROBABILITY, NUMBER, REQUESTS, SCHEMA, SPANS, TRUTH, WHOLE, Column, names_of
 from stagetrace.store import entries, judged
 from stagetrace.store.base import Selection
+from stagetrace.store.clickhouse.client import TABLE
 from stagetrace.store.reductions import CLICKHOUSE, OTHER_STAGES, STAGE_COLUMNS, START_TIME, of_map
 from stagetrace.store.reductions import REQUESTS as REQUEST_COLUMNS
 
@@ -24,7 +25,7 @@ LOOKUP: Final = "_trace_id_ts"  # behind the table's name: the exporter's table 
 COUNTS: Final = "otel_metrics_sum"  # the exporter's table of counters
 STAGES: Final = "stages"
 FILLED: Final = "stagetrace"  # how the comment of that table begins where readers may use it
-MADE: Final = "stagetrace_requests"  # the table that `stagetrace clickhouse init` makes
+MADE: Final = "stagetrace_requests"  # the table that `stagetrace clickhouse init` makes beside `otel_traces`
 _ATTRIBUTES: Final = "attributes"
 _RESOURCE: Final = "resource"
 # The columns of `requests` as users have them.
@@ -55,7 +56,12 @@ class Table(NamedTuple):
     types: Mapping[str, str]  # column -> its type, as DESCRIBE says
     has_lookup: bool = False
     has_counts: bool = False
-    has_requests: bool = False  # the table MADE beside it, filled
+    has_requests: bool = False  # the table of requests beside it, filled
+
+    @property
+    def requests(self) -> str:
+        """Return the name of the table of its requests."""
+        return MADE if self.name == TABLE else f"{MADE}_{self.name}"
 
     def quoted(self, name: str | None = None) -> str:
         """Return the name of the table, or of another one beside it, as SQL has it."""
@@ -216,9 +222,7 @@ def requests(table: Table, selection: Selection, *, once: bool = True) -> Questi
             where.append("service = {of_service:String}")
         final = " FINAL" if once else ""
         # A map of stages is made on reading: it holds nothing that the attributes do not.
-        found = (
-            f"SELECT * EXCEPT (minute, copy), {_stages()} AS {STAGES} FROM {table.quoted(MADE)}{final}{_where(where)}"
-        )
+        found = f"SELECT * EXCEPT (minute, copy), {_stages()} AS {STAGES} FROM {table.quoted(table.requests)}{final}{_where(where)}"
     else:
         where = ["SpanKind = 'Server'", *_in_time()]
         if selection.service is not None:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stagetrace.columns import NUMBER, SCHEMA, TEXT, TRUTH, WHOLE
 from stagetrace.errors import StoreError
 from stagetrace.store.clickhouse import relation
-from stagetrace.store.clickhouse.relation import FILLED, MADE, Table, select, spans_once
+from stagetrace.store.clickhouse.relation import FILLED, Table, select, spans_once
 
 if TYPE_CHECKING:
     from stagetrace.store.clickhouse.client import Client
 
-_VIEW: Final = f"{MADE}_mv"
+_VIEW: Final = "_mv"  # behind the name of the table of requests
 _TYPES: Final = {
     TEXT: "LowCardinality(Nullable(String))",
     WHOLE: "Nullable(Int64)",
@@ -89,10 +89,10 @@ def steps(client: Client, table: Table) -> Iterator[Step]:
     found = client.rows(
         "SELECT name, engine, engine_full, comment FROM system.tables "
         "WHERE database = {database:String} AND name IN {names:Array(String)}",
-        {"database": table.database, "names": [table.name, MADE]},
+        {"database": table.database, "names": [table.name, table.requests]},
     )
     beside = {row["name"]: row for row in found}
-    spans, made = beside[table.name], beside.get(MADE)
+    spans, made = beside[table.name], beside.get(table.requests)
     if spans["engine"] in ("Distributed", "View", "MaterializedView"):
         raise StoreError(
             f"{client.address.name} is a {spans['engine']} table, which holds no rows itself\n"
@@ -102,7 +102,7 @@ def steps(client: Client, table: Table) -> Iterator[Step]:
         return
     fields = ", ".join(f"{name} {kind} CODEC(ZSTD(1))" for name, kind in _types().items())
     ttl = _TTL.search(spans["engine_full"])
-    name, view = table.quoted(MADE), table.quoted(_VIEW)
+    name, view = table.quoted(table.requests), table.quoted(table.requests + _VIEW)
     replicated = "Replicated" if spans["engine"].startswith("Replicated") else ""
     if made is None:
         yield Step(
@@ -137,8 +137,8 @@ def steps(client: Client, table: Table) -> Iterator[Step]:
 def removal(table: Table) -> list[Step]:
     """Return the statements that take table and view away."""
     return [
-        Step(f"DROP VIEW IF EXISTS {table.quoted(_VIEW)}", "end the filling"),
-        Step(f"DROP TABLE IF EXISTS {table.quoted(MADE)}", "take the table of requests away"),
+        Step(f"DROP VIEW IF EXISTS {table.quoted(table.requests + _VIEW)}", "end the filling"),
+        Step(f"DROP TABLE IF EXISTS {table.quoted(table.requests)}", "take the table of requests away"),
     ]
 
 
