@@ -222,7 +222,8 @@ def requests(table: Table, selection: Selection, *, once: bool = True) -> Questi
             where.append("service = {of_service:String}")
         final = " FINAL" if once else ""
         # A map of stages is made on reading: it holds nothing that the attributes do not.
-        found = f"SELECT * EXCEPT (minute, copy), {_stages()} AS {STAGES} FROM {table.quoted(table.requests)}{final}{_where(where)}"
+        source = f"{table.quoted(table.requests)}{final}{_where(where)}"
+        found = f"SELECT * EXCEPT (minute, copy), {_stages()} AS {STAGES} FROM {source}"
     else:
         where = ["SpanKind = 'Server'", *_in_time()]
         if selection.service is not None:
