@@ -184,6 +184,7 @@ RETENTION = Verbatim(
     "STAGETRACE_RETENTION", READING, "drop spans received longer ago (36h, 7d), some a tenth later; default: keep all"
 )
 RETENTION_SIZE = Verbatim("STAGETRACE_RETENTION_SIZE", READING, "drop the oldest beyond this (500MB, 20GiB)")
+ARCHIVE = Verbatim("STAGETRACE_ARCHIVE", READING, "copy closed files to this bucket: s3://BUCKET/PREFIX")
 MAX_REQUEST = Verbatim("STAGETRACE_MAX_REQUEST", READING, "largest request, decompressed", "64MiB")
 MAX_IN_FLIGHT = Verbatim("STAGETRACE_MAX_IN_FLIGHT", READING, "largest sum of requests held at one time", "256MiB")
 SLA_ALERTS = Text(
@@ -273,6 +274,9 @@ DJANGO_SETTINGS = Verbatim("DJANGO_SETTINGS_MODULE", RECORDING, "the settings of
 RUNTIME_DIR = Verbatim("XDG_RUNTIME_DIR", BOTH, "where `STAGETRACE_STATUS` lies by default")
 TMPDIR = Verbatim("TMPDIR", BOTH, "where it lies without that folder", "/tmp")  # noqa: S108 -- in a folder of its own
 DATA_HOME = Verbatim("XDG_DATA_HOME", READING, "where the local store lies by default")
+CACHE_HOME = Verbatim("XDG_CACHE_HOME", READING, "where files of archives are kept that were read")
+AWS_ENDPOINT_URL = Verbatim("AWS_ENDPOINT_URL", READING, "the server of the archive, where it is not AWS's")
+AWS_ENDPOINT_URL_S3 = Verbatim("AWS_ENDPOINT_URL_S3", READING, "the same for S3 alone")
 COLUMNS = Verbatim("COLUMNS", READING, "width of tables where the output is no terminal")
 REQUESTS_CA_BUNDLE = Verbatim("REQUESTS_CA_BUNDLE", RECORDING, "file or folder of the authorities for OTLP over HTTP")
 CURL_CA_BUNDLE = Verbatim("CURL_CA_BUNDLE", RECORDING, "the same, without that")

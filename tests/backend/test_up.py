@@ -42,7 +42,7 @@ PORTS = ("grpc_port", "http_port", "query_grpc_port", "query_http_port")
 def test_the_ready_line_names_everything(up: Up) -> None:
     ready = up.ready
     alerts = ("objectives", "alerts_to")
-    assert set(ready) == {"ready", "pid", "data", "host", *PORTS, "store", "tls", "token", *alerts}
+    assert set(ready) == {"ready", "pid", "data", "archive", "host", *PORTS, "store", "tls", "token", *alerts}
     assert (ready["objectives"], ready["alerts_to"]) == (0, [])
     assert (ready["ready"], ready["host"], ready["tls"], ready["token"]) == (True, "127.0.0.1", False, False)
     assert ready["pid"] == up.process.pid

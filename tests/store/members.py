@@ -13,8 +13,10 @@ from backends import Jaeger, run_collector, run_jaeger
 from cli.running import answered
 from clickhouse import run_clickhouse
 from conftest import need
+from s3 import fill, run_s3
 from stagetrace.store import Selection, open_store, write
 from stagetrace.store.load import load
+from stagetrace.store.local import LocalStore
 from store import otel_traces
 from store.feed import Made, export, readable, send
 from tempo import WEEK_S, Tempo, run_tempo, victoria
@@ -29,16 +31,26 @@ ALL = (
     *("file-json", "file-protobuf", "file-parquet", "file-export"),
     *("tempo", "tempo-victoria"),
     *("clickhouse-map", "clickhouse-json", "clickhouse-table"),
+    "s3",
 )
 
 
 def parameter(name: str) -> Any:
     """Return the member as a parameter; all that asks the same one runs in one process, and so starts it once."""
-    kind = pytest.mark.service if name.startswith(("local", "clickhouse", "tempo")) else pytest.mark.backend
+    kind = pytest.mark.service if name.startswith(("local", "clickhouse", "tempo", "s3")) else pytest.mark.backend
     return pytest.param(name, marks=[kind, pytest.mark.xdist_group(f"member {name}")])
 
 
-DISTINCT = ("local-live", "local-stopped", "jaeger-memory", "file-json", "file-parquet", "clickhouse-map", "tempo")
+DISTINCT = (
+    "local-live",
+    "local-stopped",
+    "jaeger-memory",
+    "file-json",
+    "file-parquet",
+    "clickhouse-map",
+    "tempo",
+    "s3",
+)
 # One for each way in which stores are read, and those that are read like one of these.
 EACH_WAY = [parameter(name) for name in ALL if name in DISTINCT]
 LIKE_ANOTHER = [parameter(name) for name in ALL if name not in DISTINCT]
@@ -95,6 +107,19 @@ def _clickhouse(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> I
 
 
 @contextmanager
+def _s3(_form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
+    """Give the URL of an archive; of each batch the files were copied before the next one came."""
+    with run_s3(folder) as s3, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**s3.environment, "XDG_CACHE_HOME": str(folder / "cache")}.items():
+            patch.setenv(name, value)
+        with LocalStore.open(folder / "data", archived=True) as store:
+            for spans in batches:
+                store.append(encode_spans([readable(one) for one in spans]).SerializeToString())
+                assert fill(store, s3.url) or spans is not batches[0]
+        yield s3.url
+
+
+@contextmanager
 def _file(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterator[str]:
     need("otelcol")
     source = folder / _FILES.get(form, "spans.jsonl")
@@ -113,7 +138,7 @@ def _file(form: str, folder: Path, batches: Sequence[Sequence[Made]]) -> Iterato
     yield source.as_uri()
 
 
-_KINDS = {"jaeger": _jaeger, "local": _local, "tempo": _tempo, "clickhouse": _clickhouse, "file": _file}
+_KINDS = {"jaeger": _jaeger, "local": _local, "tempo": _tempo, "clickhouse": _clickhouse, "file": _file, "s3": _s3}
 
 
 def collect(folder: Path, path: Path, batches: Sequence[Sequence[Made]]) -> None:

@@ -65,6 +65,12 @@ _GAUGES: Final[dict[str, str]] = {
     "store_bytes": "Bytes of the files of the table.",
     "store_pending_spans": "Spans in the log, not yet in the table; queries see them.",
     "store_pending_bytes": "Bytes in the log, not yet in the table.",
+    "store_unarchived_files": "Files of the table that the archive (--archive) does not have yet.",
+    "store_unarchived_spans": "Spans in them: lost with this machine, while those in the archive are not.",
+    "store_spans_expired_unarchived": "Spans that --retention or --retention-size deleted before they were archived.",
+    "archive_copied_files": "Files copied to the archive since the start.",
+    "archive_copied_bytes": "Bytes of them.",
+    "archive_failures": "Copies that failed since the start; each is tried again.",
     "store_version": "Version of the table: it grows with each change.",
 }
 

@@ -90,6 +90,7 @@ class Options(Listening):
     ports: Ports = Ports()
     retention_s: float | None = None
     retention_bytes: int | None = None
+    archive: str | None = None  # a URL
     limits: Limits = Limits()
     alerting: Alerting | None = None
 

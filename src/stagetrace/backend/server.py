@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from stagetrace.backend import query_grpc, receivers
 from stagetrace.backend.alerts import saved
 from stagetrace.backend.alerts.watcher import watch
+from stagetrace.backend.archiver import Archiver
 from stagetrace.backend.commands import command_server
 from stagetrace.backend.counters import HTTP_PORTS, Counters
 from stagetrace.backend.grpc_port import GrpcPort, grpc_server
@@ -27,6 +28,7 @@ from stagetrace.backend.query_grpc import query_handlers
 from stagetrace.backend.query_http import query_app
 from stagetrace.backend.receivers import receiver_app, receiver_handlers
 from stagetrace.store.local import LocalStore
+from stagetrace.store.s3.archive import Archive
 
 if TYPE_CHECKING:
     import grpc
@@ -65,7 +67,12 @@ def serve(options: Options, on_ready: Callable[[Ports], None], pages: MakePages)
     limit_logs_of_libraries()
     with ExitStack() as stack:
         check_tls(options)
-        store = LocalStore.open(options.data, retention_s=options.retention_s, retention_bytes=options.retention_bytes)
+        store = LocalStore.open(
+            options.data,
+            retention_s=options.retention_s,
+            retention_bytes=options.retention_bytes,
+            archived=options.archive is not None,
+        )
         stack.callback(store.close)
         servers = _open(options, store, pages, stack)
         # Threads that decode take turns with those that respond, which hold the interpreter many times for a moment.
@@ -75,6 +82,10 @@ def serve(options: Options, on_ready: Callable[[Ports], None], pages: MakePages)
 
 def _open(options: Options, store: LocalStore, pages: MakePages, stack: ExitStack) -> _Servers:
     counters = Counters()
+    if options.archive is not None:
+        archiver = Archiver(store, Archive(options.archive, attempts=1))
+        stack.callback(archiver.close)
+        counters.gauges |= archiver.gauges
     intake = Intake(store, counters, options.limits)
     queries = Queries(store, counters)
     stack.callback(queries.close)

@@ -114,6 +114,10 @@ the time that passes: setting the system's clock changes nothing, and while the 
 most. --retention-size drops first what was received first. A span that starts more than an hour in the future is
 refused. Files of the store are for this user alone.
 
+--archive copies each file of the store to a bucket of S3 once no more spans come into it, an hour after its first, and
+before retention drops it as long as the bucket can be reached; `--store s3://BUCKET/PREFIX` reads it there. The
+credentials are those of AWS's variables.
+
 --sla evaluates the alerts of a policy every 30 seconds, without Prometheus, and posts them to --webhook, in the form of
 Alertmanager's webhooks, or to --alertmanager."""
 EXAMPLE: Final = "stagetrace up --data ./traces --retention 7d"
@@ -134,6 +138,7 @@ OPTIONS: Final = (
     *ACCESS,
     of_setting("--retention AGE", settings.RETENTION),
     of_setting("--retention-size SIZE", settings.RETENTION_SIZE),
+    of_setting("--archive URL", settings.ARCHIVE),
     of_setting("--max-request SIZE", settings.MAX_REQUEST),
     of_setting("--max-in-flight SIZE", settings.MAX_IN_FLIGHT),
     *ALERTING,
@@ -204,12 +209,20 @@ def _options(args: argparse.Namespace) -> Options:
         ports=Ports(*(given(flag, setting, port) for flag, setting in _PORTS.items())),
         retention_s=given("--retention", settings.RETENTION, seconds),
         retention_bytes=given("--retention-size", settings.RETENTION_SIZE, size),
+        archive=given("--archive", settings.ARCHIVE, _archive),
         limits=Limits(
             given("--max-request", settings.MAX_REQUEST, size), given("--max-in-flight", settings.MAX_IN_FLIGHT, size)
         ),
         alerting=alerting(args),
         **listening(args),
     )
+
+
+def _archive(text: str) -> str:
+    """Return the URL of an archive. Raise ValueError."""
+    from stagetrace.store.s3.archive import place
+
+    return f"s3://{place(text)}"
 
 
 def addresses(options: Options, ports: Ports) -> list[tuple[str, str]]:
@@ -231,6 +244,8 @@ def _store_facts(options: Options) -> Iterator[tuple[str, str]]:
         "retention",
         ", ".join(one for one in (age, most) if one) or "all spans are kept (--retention)",
     )
+    if options.archive is not None:
+        yield "archive", options.archive
 
 
 def to_send(options: Options, ports: Ports) -> list[str]:
@@ -268,6 +283,7 @@ def ready(options: Options, ports: Ports) -> dict[str, Any]:
         "ready": True,
         "pid": os.getpid(),
         "data": str(options.data.absolute()),
+        "archive": options.archive,
         "host": options.host,
         "grpc_port": ports.grpc,
         "http_port": ports.http,
@@ -288,4 +304,6 @@ def _ready_lines(options: Options, ports: Ports) -> Iterator[str]:
         to = posted_to(options.alerting)
         where = f"are posted to {' and '.join(to)}" if to else "are shown on the page, and posted nowhere (--webhook)"
         yield f"Alerts of {requests(len(judged(options.alerting.policy)), 'objective')} {where}"
+    if options.archive is not None:
+        yield f"Files are copied to {options.archive} once they are closed, an hour after their first span"
     yield f"Ask it: stagetrace breaches --store {options.data.absolute()}"

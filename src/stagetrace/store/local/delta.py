@@ -28,6 +28,10 @@ PARTITION: Final = "entry"
 _BYTES_TAG: Final = "stagetrace.bytes"
 _COLUMNS_TAG: Final = "stagetrace.columns"
 _RECEIVED_TAG: Final = "stagetrace.received"
+_ARCHIVE_TAG: Final = "stagetrace.archive"
+_LATE_TAG: Final = "stagetrace.late"
+CLAIMED: Final = 1  # by an archive: it may have been copied, so no other file takes its spans in
+ARCHIVED: Final = 2
 
 Action = dict[str, Any]
 
@@ -60,6 +64,8 @@ class File:
     raw: int  # bytes of its spans in memory, about
     received: Received
     generation: int = 0  # of the columns (`columns.GENERATION`) that its spans were stored with, at least
+    archive: int = 0  # CLAIMED or ARCHIVED
+    late: bool = False  # it may hold copies of spans that are in an archive in another file
 
     def add(self) -> Action:
         """Return the Delta action that adds it."""
@@ -68,6 +74,7 @@ class File:
             name: {"start_unix_nano": start, "seq": sequence} for name, start, sequence in bounds
         }
         tags = {_BYTES_TAG: self.raw, _COLUMNS_TAG: self.generation, _RECEIVED_TAG: self.received.first}
+        tags |= {name: int(value) for name, value in ((_ARCHIVE_TAG, self.archive), (_LATE_TAG, self.late)) if value}
         return {
             "path": self.path,
             "partitionValues": {PARTITION: str(self.entry).lower()},
@@ -96,6 +103,8 @@ class File:
             raw=int(tags[_BYTES_TAG]),
             received=Received(int(tags.get(_RECEIVED_TAG) or last), last),
             generation=int(tags.get(_COLUMNS_TAG) or 0),
+            archive=int(tags.get(_ARCHIVE_TAG) or 0),
+            late=tags.get(_LATE_TAG) == "1",
         )
 
 
@@ -320,12 +329,14 @@ def commit(
     removed: Iterable[str],
     stored: int,
     clock: ClockReading | None = None,
+    *,
+    changes: bool = True,
 ) -> Snapshot:
-    """Write one commit durably and return the table after it."""
+    """Write one commit durably and return the table after it; not `changes`: only of what is said about files."""
     added, removed = list(added), list(removed)
     after = before.next(added, removed, stored, clock)
     now = now_ms()
-    actions: list[Action] = [{"add": file.add()} for file in added]
+    actions: list[Action] = [{"add": {**file.add(), "dataChange": changes}} for file in added]
     actions += [
         {"remove": {"path": path, "deletionTimestamp": now, "dataChange": True, "extendedFileMetadata": False}}
         for path in removed

@@ -99,14 +99,17 @@ class LocalReader(RelationReader):
                 yield Trace(rows[0]["trace_id"].hex(), tuple(distinct(_span_rows(rows))))
 
     def _select(self, selection: Selection) -> DuckDBRelations:
-        window = (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
-        view, files, damaged = self._files(self._view(), window)
+        view, files, damaged = self._files(self._view(), self._window(selection))
         connection = relation.database_for_loaded(self._folder)
         tail = self._tail.of(connection, view)
         relation.register(connection, tail)
         query = loaded_query(relation.stored(view, files, tail, later=True), selection.segments)
         cuts = self._cuts(view, damaged)
         return select(connection, query, selection, cuts, files=relation.paths(view, files))
+
+    def _window(self, selection: Selection) -> tuple[int, int]:
+        """Return when all spans of a selection start: of requests, they do at any time."""
+        return (selection.since_ns, selection.until_ns) if not selection.is_filtered else ALL_TIME
 
     def _files(
         self, view: View, window: tuple[int, int], *, entry: bool | None = None

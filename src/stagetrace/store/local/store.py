@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from stagetrace import log
 from stagetrace.errors import StoreError
@@ -22,14 +22,17 @@ from stagetrace.store.base import Closing
 from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local.counts import CountStore, Point
-from stagetrace.store.local.delta import Clock
+from stagetrace.store.local.delta import ARCHIVED, Clock
 from stagetrace.store.local.folder import TABLE, WAL, Tail, View, announce, prepare
 from stagetrace.store.local.relation import DistinctTail
 from stagetrace.store.local.table import Table, recover
 
 if TYPE_CHECKING:
     from stagetrace.otlp.decode.spans import Decoded
+    from stagetrace.store.local.delta import File
     from stagetrace.store.local.reader import LocalReader
+
+T = TypeVar("T")
 
 _MMAP_THRESHOLD: Final = -3  # of <malloc.h>
 _BYTES: Final = 1024 * 1024
@@ -59,6 +62,8 @@ PENDING: Final = 2  # times as much, and `append` waits for the table
 RESERVE_BYTES: Final = 64 * 1024 * 1024  # of the disk stay free: room to move the log into the table
 TIDY_S: Final = 30.0
 RETENTION_SLACK: Final = 0.1  # of the age, within which spans of one file are received: it is dropped as a whole
+ARCHIVE_SPREAD_MS: Final = 3_600_000  # within which they are where files go into an archive: each is there that late
+_CLAIMED: Final = 16  # files at a time, which no merge takes while they are copied
 _RETRY_S: Final = 1.0
 COUNTS: Final = (
     *("requests", "spans_accepted", "spans_rejected", "spans_duplicate", "spans_expired"),
@@ -78,6 +83,7 @@ class Limits(NamedTuple):
     retention_s: float | None
     retention_bytes: int | None
     reserve_bytes: int
+    archived: bool = False
 
 
 class Appended(NamedTuple):
@@ -107,8 +113,9 @@ class LocalStore(Closing):
         self._table_lock = threading.Lock()  # guards the table; taken before any other
         self._clock = Clock(self._snapshot, limits.retention_s)
         age_s = limits.retention_s
-        spread_ms = None if age_s is None else max(1, int(age_s * 1000 * RETENTION_SLACK))
-        self._table = Table(folder / TABLE, self._snapshot, self._clock, spread_ms)
+        spreads = [] if age_s is None else [max(1, int(age_s * 1000 * RETENTION_SLACK))]
+        spreads += [ARCHIVE_SPREAD_MS] if limits.archived else []
+        self._table = Table(folder / TABLE, self._snapshot, self._clock, min(spreads, default=None))
         self._table.delete_strays()
         recover(folder / WAL, self._table, FLUSH_BYTES)
         self._snapshot = self._table.snapshot
@@ -127,18 +134,19 @@ class LocalStore(Closing):
         retention_s: float | None = None,
         retention_bytes: int | None = None,
         reserve_bytes: int = RESERVE_BYTES,
+        archived: bool = False,
     ) -> LocalStore:
         """Open or make the store in `folder`. Raise StoreTaken, StoreError if not writable or of a newer format.
 
         Spans that were received longer than `retention_s` ago are dropped (some a tenth of that later), and the oldest
-        files of what takes more than `retention_bytes`.
+        files of what takes more than `retention_bytes`. With `archived`, files are made that `claim` gives in time.
         """
         arrow()
         keep_large_blocks_apart()
         lock = None
         try:
             lock = prepare(folder)
-            return cls(folder, lock, Limits(retention_s, retention_bytes, reserve_bytes))
+            return cls(folder, lock, Limits(retention_s, retention_bytes, reserve_bytes, archived))
         except BaseException as error:
             if lock is not None:
                 os.close(lock)
@@ -219,13 +227,34 @@ class LocalStore(Closing):
         self.flush()
         return self._change(lambda table: table.prune(before_ns))
 
+    @property
+    def table(self) -> Path:
+        """Return the folder of the table."""
+        return self.folder / TABLE
+
+    def claim(self) -> list[File]:
+        """Return files that an archive lacks and that stay as they are, as `Table.claim`. Raise StoreError."""
+        keep = self._limits.retention_bytes
+        return self._change(lambda table: [] if self._closing else table.claim(keep, _CLAIMED))
+
+    def note_archived(self, path: str) -> None:
+        """Record that an archive has a file. Raise StoreError."""
+        self._change(lambda table: None if self._closing else table.note_archived(path))
+
     def stats(self) -> dict[str, int]:
-        """Return counts since the store was opened, and its present size."""
+        """Return counts since the store was opened, and its present size; with an archive also what that lacks."""
         with self._state:
             files = self._snapshot.files.values()
             tails = [tail for tail in (self._moving, self._tail) if tail is not None]
+            waiting = [file for file in files if file.archive != ARCHIVED] if self._limits.archived else []
+            lacking = {
+                "unarchived_files": len(waiting),
+                "unarchived_spans": sum(file.rows for file in waiting),
+                "spans_expired_unarchived": self._table.unarchived,
+            }
             return {
                 **self._counts,
+                **(lacking if self._limits.archived else {}),
                 "files": len(files),
                 "spans": sum(file.rows for file in files) + sum(tail.rows for tail in tails),
                 "bytes": sum(file.size for file in files),
@@ -254,7 +283,7 @@ class LocalStore(Closing):
             self._exact.close()
             os.close(self._lock_file)
 
-    def _change(self, change: Callable[[Table], int]) -> int:
+    def _change(self, change: Callable[[Table], T]) -> T:
         """Change the table and let readers see it."""
         with self._table_lock:
             try:

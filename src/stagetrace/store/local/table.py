@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from stagetrace.otlp.decode.request import MalformedRequest
 from stagetrace.store.database import close
 from stagetrace.store.local import delta, relation, wal
 from stagetrace.store.local import folder as parquet
-from stagetrace.store.local.delta import PARTITION, Received
+from stagetrace.store.local.delta import ARCHIVED, CLAIMED, PARTITION, Received
 from stagetrace.store.local.durable import UNFINISHED
 from stagetrace.store.local.folder import Tail, View
 from stagetrace.store.local.relation import distinct
@@ -45,6 +46,7 @@ class Table:
         self.clock = clock
         self._spread_ms = spread_ms
         self.duplicates = 0  # spans that were there already
+        self.unarchived = 0  # spans that retention dropped before an archive had them
         self._database = relation.database(folder.parent, "128MB", threads=1)
         self._replaced: list[tuple[float, str]] = []  # when each file left the table
 
@@ -57,8 +59,9 @@ class Table:
             if fresh.replaced is not None:
                 self._without(fresh.replaced, spans, added, removed)
             now = self.clock.now()
+            late = any(self.snapshot.files[path].archive for path in removed)
             for entry, part in parquet.partitions(fresh.spans):
-                added.append(parquet.write(self.folder, part, Received(now, now), entry=entry))
+                added.append(replace(parquet.write(self.folder, part, Received(now, now), entry=entry), late=late))
         except OSError:
             self._discard(added)
             raise
@@ -92,7 +95,7 @@ class Table:
     def expire(self, age_ms: int) -> int:
         """Drop files of which all spans were received longer ago, the oldest first and some; return how many spans."""
         before = self.clock.now() - age_ms
-        return self._drop([file for file in self._by_receipt() if file.received.last < before][:MOST_DROPPED])
+        return self._expire([file for file in self._by_receipt() if file.received.last < before][:MOST_DROPPED])
 
     def drop_oldest(self, keep_bytes: int) -> int:
         """Drop files, those received first, until the rest takes at most so many bytes; return how many spans."""
@@ -103,7 +106,50 @@ class Table:
                 break
             size -= file.size
             removed.append(file)
-        return self._drop(removed)
+        return self._expire(removed)
+
+    def claim(self, keep_bytes: int | None, most: int) -> list[File]:
+        """Return up to so many files that an archive lacks and no merge will change, those received first.
+
+        They are those of a window that is over, large ones, and of what takes more than half of `keep_bytes` the first:
+        these are dropped soon. From now on no merge takes them, so that what was copied is not copied again in another.
+        """
+        merging = {file.path for group in self._groups(everything=False) for file in group}
+        window = self._window(self.clock.now())
+        beyond = 0 if keep_bytes is None else self.size - keep_bytes // 2
+        found: list[File] = []
+        for file in self._by_receipt():
+            is_over = self._window(file.received.last) < window or file.rows >= MERGED_ROWS // 2
+            due = file.archive == CLAIMED or (is_over and file.path not in merging) or beyond > 0
+            beyond -= file.size
+            if file.archive != ARCHIVED and due and self._whole([file]):
+                found.append(replace(file, archive=CLAIMED))
+            if len(found) == most:
+                break
+        self._describe([file for file in found if self.snapshot.files[file.path].archive != CLAIMED])
+        return found
+
+    def note_archived(self, path: str) -> None:
+        """Record that an archive has a file, unless it has left the table."""
+        if (file := self.snapshot.files.get(path)) is not None:
+            self._describe([replace(file, archive=ARCHIVED)])
+
+    def _describe(self, files: Sequence[File]) -> None:
+        """Record something else about files that are in the table. Raise OSError; then nothing has changed."""
+        if not files:
+            return
+        try:
+            self.snapshot = delta.commit(self.folder, self.snapshot, files, [], 0, self.clock.reading(), changes=False)
+        except OSError:
+            self.snapshot = delta.load(self.folder, self.snapshot)  # it may be there all the same
+            raise
+        self._checkpoint_in_time()
+
+    def _expire(self, files: Sequence[File]) -> int:
+        """Drop whole files for retention, and count what no archive has."""
+        dropped = self._drop(files)
+        self.unarchived += sum(file.rows for file in files if file.archive != ARCHIVED)
+        return dropped
 
     def _by_receipt(self) -> list[File]:
         return sorted(self.snapshot.files.values(), key=lambda one: one.received.last)
@@ -152,26 +198,31 @@ class Table:
             received = Received.of(file.received for file in files)
             generation = min(file.generation for file in files)
             one = parquet.write(self.folder, table, received, entry=files[0].entry, generation=generation)
+        one = one and _as_before(one, files)
         self._commit([one] if one else [], [file.path for file in files], 0)
         return sum(file.rows for file in files) - (one.rows if one else 0)
 
     def _groups(self, *, everything: bool) -> list[list[File]]:
         """Return the groups of files that are worth merging, each in order of time."""
-        now = self.clock.now()
-        spread = self._spread_ms or now + 1
+        now = self._window(self.clock.now())
         tiers: dict[tuple[bool, int, int], list[File]] = {}
         least: dict[tuple[bool, int, int], int] = {}
-        small = self._whole(file for file in self.snapshot.files.values() if file.rows < MERGED_ROWS // 2)
+        files = self.snapshot.files.values()
+        small = self._whole(file for file in files if file.rows < MERGED_ROWS // 2 and not file.archive)
         for file in sorted(small, key=lambda one: one.min_start):
-            window = file.received.last // spread
+            window = self._window(file.received.last)
             # Eight of one tier make one of the next, so that a span is rewritten a few times in all; no file joins
             # those of a window that is over.
-            is_last = everything or window < now // spread
+            is_last = everything or window < now
             tier = file.entry, window, 0 if is_last else file.rows.bit_length() // 3
             tiers.setdefault(tier, []).append(file)
             least[tier] = 2 if is_last else MERGE_FILES
         groups = [group for tier, files in tiers.items() if len(files) >= least[tier] for group in _fitting(files)]
         return [group for group in groups if len(group) > 1]
+
+    def _window(self, received_ms: int) -> int:
+        """Return the number of the window in which spans that were received then become one file."""
+        return 0 if self._spread_ms is None else received_ms // self._spread_ms
 
     def _without(self, keys: pa.Table, spans: pa.Table, added: list[File], removed: list[str]) -> None:
         """Write the files that hold spans of these keys, and of the times of `spans`, once more without them."""
@@ -194,7 +245,7 @@ class Table:
                 if database.execute(held, [str(self.folder / file.path)]).fetchall():
                     removed.append(file.path)
                     one = parquet.rewrite(self.folder, [file], left)
-                    added += [one] if one else []
+                    added += [_as_before(one, [file])] if one else []
         finally:
             database.unregister("keys")
 
@@ -212,11 +263,12 @@ class Table:
         self.snapshot = after
         now = time.monotonic()
         self._replaced += [(now, path) for path in removed]
-        if after.version % delta.CHECKPOINT_EVERY == 0:
-            self._checkpoint()
+        self._checkpoint_in_time()
 
-    def _checkpoint(self) -> None:
-        """Write a checkpoint; where that fails, the commits stay and the next one is written in time."""
+    def _checkpoint_in_time(self) -> None:
+        """Write a checkpoint if it is time; where that fails, the commits stay and the next one is written in time."""
+        if self.snapshot.version % delta.CHECKPOINT_EVERY:
+            return
         try:
             delta.write(self.folder / delta.LOG, self.snapshot)
         except OSError as error:
@@ -250,6 +302,16 @@ def recover(folder: Path, table: Table, at_once: int) -> None:
         log.error(f"{wal.lost_requests(replay.lost)} (store {folder.parent}); all others are there")
     for _, path in replay.segments:
         path.unlink()
+
+
+def _as_before(one: File, files: Sequence[File]) -> File:
+    """Return a file that took the place of some with what an archive has of them; of several it has none.
+
+    A file without some of its spans needs no copy where the whole one has been copied; where that may be, its copy is
+    one of spans that are in another file.
+    """
+    (archive,) = {file.archive for file in files} or {0}
+    return replace(one, archive=archive, late=archive == CLAIMED or any(file.late for file in files))
 
 
 def _fitting(files: Iterable[File]) -> list[list[File]]:
