@@ -44,9 +44,10 @@ class S3:
         return {"AWS_ENDPOINT_URL": f"http://{LOOPBACK}:{self.port}", **keys}
 
     def names(self) -> list[str]:
-        """Return the names of all objects."""
+        """Return the names of all objects, the empty one aside that PyArrow makes of a folder."""
         listed = httpx.get(f"http://{LOOPBACK}:{self.port}/{BUCKET}?list-type=2").text
-        return [part.partition("</Key>")[0] for part in listed.split("<Key>")[1:]]
+        names = [part.partition("</Key>")[0] for part in listed.split("<Key>")[1:]]
+        return [name for name in names if not name.endswith("/unfinished/")]
 
 
 @contextmanager

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from backends import LOOPBACK, free_port
@@ -244,11 +248,66 @@ def test_a_name_has_what_a_reader_needs(start: int, end: int, *, late: bool) -> 
     assert file_of("day=x/entry=true/other.parquet") is None
 
 
+@contextmanager
+def cutting(server: S3, after: int) -> Iterator[int]:
+    """Pass connections on to a server, and cut one once, after so many bytes over all of them; yield the port."""
+    sent = 0
+    cut = threading.Event()
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((LOOPBACK, server.port)) as upstream, suppress(OSError):
+                back = threading.Thread(target=self.send_back, args=(upstream,), daemon=True)
+                back.start()
+                while data := self.request.recv(1 << 16):
+                    nonlocal sent
+                    sent += len(data)
+                    if sent > after and not cut.is_set():
+                        cut.set()
+                        break
+                    upstream.sendall(data)
+                upstream.shutdown(socket.SHUT_RDWR)
+                back.join()
+
+        def send_back(self, upstream: socket.socket) -> None:
+            with suppress(OSError):
+                while data := upstream.recv(1 << 16):
+                    self.request.sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server((LOOPBACK, 0), Forward) as forwarding:
+        threading.Thread(target=forwarding.serve_forever, daemon=True).start()
+        yield forwarding.server_address[1]
+        forwarding.shutdown()
+        assert cut.is_set()
+
+
+def test_an_upload_that_is_cut_off_leaves_no_part_of_the_file(
+    url: str, server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file of several parts the second is cut off; PyArrow then completes the upload with the first."""
+    name, content = "day=2026-12-01/entry=true/x.parquet", os.urandom(25 << 20)
+    prefix = url.removeprefix(f"s3://{BUCKET}/")
+    with cutting(server, 12 << 20) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{LOOPBACK}:{port}")
+        archive = Archive(url, attempts=1)
+        with pytest.raises(StoreError, match="cannot write"):
+            archive._put(name, content)
+        there = [one for one in server.names() if one.startswith(prefix)]
+        assert f"{prefix}/{name}" not in there
+        archive._put(name, content)
+        assert archive._size(name) == len(content)
+    assert [one for one in server.names() if one.startswith(prefix)] == [f"{prefix}/{name}"]
+
+
 def test_an_object_that_was_cut_is_an_error(url: str, store: LocalStore, server: S3) -> None:
     store.append(request([span(1, trace=1)]))
     fill(store, url)
     (name,) = objects(server, url)
-    httpx.put(f"http://{LOOPBACK}:{server.port}/{BUCKET}/{name}", content=b"PAR1").raise_for_status()
+    with Archive(url)._bucket.open_output_stream(f"{BUCKET}/{name}") as stream:
+        stream.write(b"PAR1")
     assert "has 4 bytes in place of" in refused("services", "--store", url)
 
 

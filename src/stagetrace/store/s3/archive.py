@@ -3,7 +3,7 @@
 `PREFIX/day=2026-12-01/entry=true/NAME.parquet`, by the day (UTC) on which its first span starts, or `day=long` for a
 file of more than a day. NAME has what a reader has to know of a file before it fetches it, so that one listing of
 a few days is the index of a time window, written with the file at once, by as many writers as there are.
-`PREFIX/archive.json` is the version of this format.
+`PREFIX/archive.json` is the version of this format, `PREFIX/unfinished/` what is being written.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 _FORMAT: Final = "archive.json"
+_UNFINISHED: Final = "unfinished"
 _DAY_NS: Final = 86_400 * 10**9
 _LONG: Final = "long"
 _MOST_DAYS: Final = 62  # listed one by one; beyond that, all are listed at once
@@ -43,7 +44,7 @@ _NAME: Final = re.compile(
 # Words of an error of AWS's -> what fixes it.
 _REMEDIES: Final = {
     "NO_SUCH_BUCKET": "check the name of the bucket; stagetrace makes none",
-    "ACCESS_DENIED": "the key needs s3:ListBucket and s3:GetObject, and for `up --archive` s3:PutObject",
+    "ACCESS_DENIED": "the key needs s3:ListBucket and s3:GetObject, to write s3:PutObject and s3:DeleteObject",
     "INVALID_ACCESS_KEY_ID": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "SIGNATURE_DOES_NOT_MATCH": "check AWS_SECRET_ACCESS_KEY",
 }
@@ -179,15 +180,21 @@ class Archive:
         return (one for one in self._ask("read", self._bucket.get_file_info, selector) if one.is_file)
 
     def _put(self, name: str, content: Any) -> None:
-        """Write an object at once: it is complete when the stream is closed, and never is if a part of it failed."""
+        """Write an object that is there as a whole or not at all.
+
+        It gets its name once it is complete: where a part of it fails, PyArrow completes it without that part.
+        """
+        temporary = f"{_UNFINISHED}/{name.replace('/', '+')}"  # one folder, of which PyArrow leaves an empty object
 
         def write() -> None:
-            with self._bucket.open_output_stream(f"{self.place}/{name}") as stream:
+            with self._bucket.open_output_stream(f"{self.place}/{temporary}") as stream:
                 stream.write(content)
 
         self._ask("write", write)
-        if self._size(name) != len(content):
-            raise StoreError(f"cannot write to {self.url}: {name} is not as long as it was written\n{_REMEDY}")
+        if self._size(temporary) != len(content):
+            raise StoreError(f"cannot write {self.url}: {name} is not as long as it was written\n{_REMEDY}")
+        self._ask("write", self._bucket.copy_file, f"{self.place}/{temporary}", f"{self.place}/{name}")
+        self._ask("write", self._bucket.delete_file, f"{self.place}/{temporary}")
 
     def _ask(self, what: str, do: Any, *values: Any, **named: Any) -> Any:
         """Return what a call gives. Raise StoreError where it fails."""
