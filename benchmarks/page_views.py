@@ -181,11 +181,16 @@ def look(site: Site, path: str, number: int) -> View:
 
 def _parts(site: Site, path: str, number: int) -> tuple[float, dict[str, Got]]:
     """Ask for all parts of a view at once; return the ms until the last was there, and the responses by address."""
-    urls = [unescape(url) for url in _PART.findall(site.get(site.url(path, number)).body)]
+    urls = part_urls(site.get(site.url(path, number)).body)
     with ThreadPoolExecutor(max(1, len(urls))) as pool:
         began = time.perf_counter()
         found = list(pool.map(site.get, urls))
         return 1000 * (time.perf_counter() - began), dict(zip(urls, found, strict=True))
+
+
+def part_urls(shell: str) -> list[str]:
+    """Return the addresses of the parts that a view asks for when it is loaded."""
+    return [unescape(url) for url in _PART.findall(shell)]
 
 
 def painted(site: Site, urls: Sequence[str]) -> dict[str, float]:
@@ -238,7 +243,7 @@ def visit(site: Site, url: str) -> tuple[float, int]:
     """Open a view as a browser does; return the ms until it was complete, and how many responses were errors."""
     began = time.perf_counter()
     shell = site.get(url)
-    parts = [site.get(unescape(part)) for part in _PART.findall(shell.body)]
+    parts = [site.get(part) for part in part_urls(shell.body)]
     return 1000 * (time.perf_counter() - began), sum(one.status != http.client.OK for one in (shell, *parts))
 
 

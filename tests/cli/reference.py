@@ -58,6 +58,7 @@ SHARED: Final = (
         ("--store", "--service", "--route", "--model", "--segment", "--since", "--until", "--tz", "--limit", "--json"),
     ),
     Shared("breaches", ("--judged-by", "--cause", "--code")),
+    Shared("judging", ("--sla",)),
     Shared("format", ("--format",)),
     Shared("policy", ("--policy",)),
     Shared(

@@ -199,12 +199,18 @@ def describe(client: Client) -> Table:
         )
     names = [f"{table.name}{relation.LOOKUP}", table.requests, relation.COUNTS]
     found = client.rows(
-        "SELECT name, comment FROM system.tables WHERE database = {database:String} AND name IN {names:Array(String)}",
-        {"database": address.database, "names": names},
+        "SELECT name, comment, engine FROM system.tables "
+        "WHERE database = {database:String} AND name IN {names:Array(String)}",
+        {"database": address.database, "names": [*names, table.name]},
     )
     comments = {row["name"]: row["comment"] for row in found}
     whole = relation.Table(
-        address.database, address.table, types, has_lookup=names[0] in comments, has_counts=relation.COUNTS in comments
+        address.database,
+        address.table,
+        types,
+        has_lookup=names[0] in comments,
+        has_counts=relation.COUNTS in comments,
+        has_prewhere=any(row["name"] == table.name and row["engine"].endswith("MergeTree") for row in found),
     )
     made = comments.get(table.requests, "")
     is_filled = made == requests_table.version(whole)

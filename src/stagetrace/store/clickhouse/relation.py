@@ -24,6 +24,7 @@ from stagetrace.store.reductions import REQUESTS as REQUEST_COLUMNS
 LOOKUP: Final = "_trace_id_ts"  # behind the table's name: the exporter's table of when each trace began and ended
 COUNTS: Final = "otel_metrics_sum"  # the exporter's table of counters
 STAGES: Final = "stages"
+OWN_STAGES: Final = "own_stages"  # of the table of requests: the totals of stages that have no column
 FILLED: Final = "stagetrace"  # how the comment of that table begins where readers may use it
 MADE: Final = "stagetrace_requests"  # the table that `stagetrace clickhouse init` makes beside `otel_traces`
 _ATTRIBUTES: Final = "attributes"
@@ -56,6 +57,7 @@ class Table(NamedTuple):
     types: Mapping[str, str]  # column -> its type, as DESCRIBE says
     has_lookup: bool = False
     has_counts: bool = False
+    has_prewhere: bool = False  # it is no view
     has_requests: bool = False  # the table of requests beside it, filled
 
     @property
@@ -129,12 +131,23 @@ def columns(*, of_entries: bool) -> dict[str, str]:
     found["weight"] = (
         f"if(coalesce({known}, false) AND NOT coalesce({found['breached']}, false), 1 / {probability}, 1.)"
     )
-    stages = _stages()
-    found[STAGES] = stages
-    own = ", ".join(map(text, semconv.STAGES))
-    others = f"arrayFilter(one -> one.1 NOT IN ({own}), CAST({stages} AS Array(Tuple(String, Float64))))"
+    found[STAGES] = _stages()
+    others = own_stages(found[STAGES])
     found[OTHER_STAGES] = f"if(empty({others}), NULL, arraySum(one -> one.2, {others}))"
     return found
+
+
+def own_stages(stages: str) -> str:
+    """Return the expression of the totals that have no column, as pairs, out of that of the map of all."""
+    names = ", ".join(map(text, semconv.STAGES))
+    return f"arrayFilter(one -> one.1 NOT IN ({names}), CAST({stages} AS Array(Tuple(String, Float64))))"
+
+
+def _stages_of_columns() -> str:
+    """Return the map of stage totals out of their columns and OWN_STAGES, so that no attribute is read for it."""
+    pairs = ", ".join(f"({text(stage)}, {column})" for stage, column in STAGE_COLUMNS.items())
+    known = f"arrayMap(one -> (one.1, assumeNotNull(one.2)), arrayFilter(one -> isNotNull(one.2), [{pairs}]))"
+    return f"CAST(arrayConcat({known}, CAST({OWN_STAGES} AS Array(Tuple(String, Float64)))) AS Map(String, Float64))"
 
 
 def _typed(column: Column) -> str:
@@ -189,14 +202,23 @@ def spans_once(table: Table, where: Sequence[str], *, once: bool = True) -> str:
     Each is there once: the copy with a verdict, else the one with more attributes, as `sql/once.sql`.
     """
     attributes = table.map_of("SpanAttributes")
-    order = ""
-    if once:
-        order = f" ORDER BY {_JUDGED.format(attributes)} DESC, length({attributes}) DESC LIMIT 1 BY {KEY}"
-    return (
+    found = (
         f"SELECT TraceId, SpanId, ParentSpanId, SpanName, SpanKind, ServiceName, StatusCode, Timestamp, Duration, "
-        f"{attributes} AS {_ATTRIBUTES}, {table.map_of('ResourceAttributes')} AS {_RESOURCE} "
-        f"FROM {table.quoted()}{_where(where)}{order}"
+        f"{attributes} AS {_ATTRIBUTES}, {table.map_of('ResourceAttributes')} AS {_RESOURCE} FROM {table.quoted()}"
     )
+    if not once:
+        return f"{found}{_where(where)}"
+    # Only spans that are there twice, which are few, are sorted: sorting all takes all of their attributes to memory.
+    # Two spans of one hash are sorted as well, which changes nothing.
+    copies = (
+        f"(SELECT cityHash64({KEY}) FROM {table.quoted()}{_where(where)} GROUP BY cityHash64({KEY}) HAVING count() > 1)"
+    )
+    single = _where([*where, f"cityHash64({KEY}) GLOBAL NOT IN {copies}"])
+    several = _where([*where, f"cityHash64({KEY}) GLOBAL IN {copies}"])
+    if table.has_prewhere:  # their ids alone are read of the others, which ClickHouse does not see by itself
+        several = several.replace(" WHERE ", " PREWHERE ", 1)
+    order = f"ORDER BY {_JUDGED.format(attributes)} DESC, length({attributes}) DESC LIMIT 1 BY {KEY}"
+    return f"{found}{single} UNION ALL {found}{several} {order}"
 
 
 def _where(conditions: Sequence[str]) -> str:
@@ -221,9 +243,9 @@ def requests(table: Table, selection: Selection, *, once: bool = True) -> Questi
         if selection.service is not None:
             where.append("service = {of_service:String}")
         final = " FINAL" if once else ""
-        # A map of stages is made on reading: it holds nothing that the attributes do not.
+        # A map of stages is made on reading: it holds nothing that the columns do not.
         source = f"{table.quoted(table.requests)}{final}{_where(where)}"
-        found = f"SELECT * EXCEPT (minute, copy), {_stages()} AS {STAGES} FROM {source}"
+        found = f"SELECT * EXCEPT (minute, copy, {OWN_STAGES}), {_stages_of_columns()} AS {STAGES} FROM {source}"
     else:
         where = ["SpanKind = 'Server'", *_in_time()]
         if selection.service is not None:

@@ -30,6 +30,7 @@ _TYPES: Final = {
     TRUTH: "Nullable(Bool)",
 }
 _MAP: Final = "Map(LowCardinality(String), String)"
+_OWN_STAGES: Final = "Map(LowCardinality(String), Float64)"
 # Columns that have a value in each row, and those of which nearly each row has another one.
 _OWN_TYPES: Final = {
     "trace_id": "String",
@@ -44,11 +45,16 @@ _OWN_TYPES: Final = {
     "evidence": "Nullable(String)",
     "missed": "Nullable(String)",
     "url_path": "Nullable(String)",
+    relation.OWN_STAGES: _OWN_STAGES,
     "attributes": _MAP,
     "resource": _MAP,
     "minute": "DateTime('UTC')",
     "copy": "UInt32",
 }
+# A day that is over becomes one part, of which FINAL costs nothing.
+_SETTINGS: Final = (
+    "ttl_only_drop_parts = 1, min_age_to_force_merge_seconds = 600, min_age_to_force_merge_on_partition_only = 1"
+)
 _DAY_NS: Final = 86_400 * 10**9
 _TTL: Final = re.compile(r"\bTTL toDateTime\(Timestamp\) \+ (toInterval\w+\(\d+\))")
 
@@ -63,7 +69,8 @@ class Step(NamedTuple):
 
 def columns() -> dict[str, str]:
     """Return column -> expression, over the spans of `relation.spans_once`."""
-    found = {name: how for name, how in relation.request_columns().items() if name != relation.STAGES}
+    found = relation.request_columns()
+    found[relation.OWN_STAGES] = f"CAST({relation.own_stages(found.pop(relation.STAGES))} AS {_OWN_STAGES})"
     judged = "toUInt32(isNotNull(breached)) * 65536"
     minute = "toStartOfMinute(toDateTime(Timestamp, 'UTC'))"
     return {**found, "minute": minute, "copy": f"{judged} + least(length(attributes), 65535)"}
@@ -101,6 +108,7 @@ def steps(client: Client, table: Table) -> Iterator[Step]:
     if made is not None and made["comment"] == version(table):
         return
     fields = ", ".join(f"{name} {kind} CODEC(ZSTD(1))" for name, kind in _types().items())
+    fields += ", INDEX starts start_unix_nano TYPE minmax GRANULARITY 1"  # some requests are asked for by their start
     ttl = _TTL.search(spans["engine_full"])
     name, view = table.quoted(table.requests), table.quoted(table.requests + _VIEW)
     replicated = "Replicated" if spans["engine"].startswith("Replicated") else ""
@@ -108,7 +116,7 @@ def steps(client: Client, table: Table) -> Iterator[Step]:
         yield Step(
             f"CREATE TABLE IF NOT EXISTS {name} ({fields}) ENGINE = {replicated}ReplacingMergeTree(copy) "
             "PARTITION BY toDate(minute) ORDER BY (minute, service, start_unix_nano, trace_id, span_id)"
-            f"{f' TTL minute + {ttl[1]}' if ttl else ''} SETTINGS ttl_only_drop_parts = 1 COMMENT 'being filled'",
+            f"{f' TTL minute + {ttl[1]}' if ttl else ''} SETTINGS {_SETTINGS} COMMENT 'being filled'",
             "make the table of requests",
         )
     else:

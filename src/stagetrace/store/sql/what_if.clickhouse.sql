@@ -2,8 +2,11 @@
 SELECT
     {by} quantilesExactInclusive(0.5, 0.95, 0.99)(
         assumeNotNull(duration_ms) - {cut:Float64} * coalesce(
-            multiIf(
-                {each stages, : {stage:String} = '{stage}', {column} end},
+            if(
+                {stage:String} IN ({each stages, : '{stage}' end}),
+                multiIf(
+                    {each stages, : {stage:String} = '{stage}', {column} end}, NULL
+                ),
                 stages[{stage:String}]
             ), 0
         )
