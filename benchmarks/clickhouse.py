@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,14 +106,15 @@ class Bench:
         if response.status_code != httpx.codes.OK:
             raise SystemExit(f"{response.text[:2000]}\n{sql[:500]}")
 
-    def fill(self) -> None:
-        """Make tables and spans, by two inserts at a time."""
+    def fill(self) -> str:
+        """Make tables and spans, by two inserts at a time; what fails raises."""
         for table in traffic.TABLES:
             self.run(table)
         with ThreadPoolExecutor(2) as pool:
             for number, _ in enumerate(pool.map(self._insert, range(0, self.requests, traffic.PER_INSERT))):
                 if number % 25 == 0:
                     progress(f"filled {number * traffic.PER_INSERT:,} of {self.requests:,} requests")
+        return ""
 
     def _insert(self, first: int) -> None:
         sql = traffic.insert(first, min(traffic.PER_INSERT, self.requests - first), self.requests)
@@ -187,11 +189,12 @@ class Bench:
         for path in ("/board", "/heatmap", "/stages", "/breaches", "/compare", "/tail"):
             for url in page_views.part_urls(site.get(site.url(path)).body):
                 progress(url.partition("?")[0])
-                found[url.partition("?")[0]] = self.cost(lambda url=url: _status(site.get(url)))
+                found[url.partition("?")[0]] = self.cost(partial(_of_page, site, url))
         return found
 
 
-def _status(got: page_views.Got) -> str:
+def _of_page(site: page_views.Site, url: str) -> str:
+    got = site.get(url)
     return "" if got.status == httpx.codes.OK else f"{got.status} {' '.join(got.body.split())[:200]}"
 
 
@@ -210,7 +213,7 @@ def measure(requests: int, folder: Path, forms: Sequence[str], only: str, *, pag
         bench = Bench(server, requests)
         result = Measured(requests)
         if is_new:
-            result.steps["make and insert all spans"] = bench.cost(lambda: bench.fill() or "")
+            result.steps["make and insert all spans"] = bench.cost(bench.fill)
         bench.merged()
         for form in forms:
             cost = bench.init(form)
