@@ -303,28 +303,36 @@ def requests(
 def _whole(
     relations: Relations, places: Sequence[Mapping[str, Any]], attributes: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Yield the requests at these places, in their order, a part of them at a time."""
+    """Yield the requests at these places, in their order, a part of them at a time.
+
+    One may be gone meanwhile: a store that is written to is asked twice.
+    """
     for at in range(0, len(places), _AT_ONCE):
         part = places[at : at + _AT_ONCE]
         starts = [one["start_unix_nano"] for one in part]
         ids = [one["span_id"] for one in part]
         found = relations.reduce("whole", attributes, ids=ids, first=min(starts), last=max(starts))
-        each = {tuple(row[name] for name in _KEY): row for row in found}
-        yield from (each[tuple(one[name] for name in _KEY)] for one in part)
+        each = {_key(row): row for row in found}
+        yield from (each[_key(one)] for one in part if _key(one) in each)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _KEY)
 
 
 def breaches(relations: Relations, most: int | None) -> list[Entry]:
     """Return the records of the breaches that are selected, at most the newest so many."""
     found = relations.reduce("late", most=_ALL if most is None else most)
-    stages = [{stage: row[of] for stage, of in STAGE_COLUMNS.items() if row[of] is not None} for row in found]
+    stages = {
+        _key(row): {stage: row[of] for stage, of in STAGE_COLUMNS.items() if row[of] is not None} for row in found
+    }
     # The others are made of bytes, by PyArrow, which takes long to import.
-    others = [at for at, row in enumerate(found) if row[OTHER_STAGES] is not None]
-    for at, whole in zip(others, _whole(relations, [found[at] for at in others]), strict=True):
-        stages[at] = whole["stages"]
+    others = [row for row in found if row[OTHER_STAGES] is not None]
+    stages |= {_key(row): row["stages"] for row in _whole(relations, others)}
     names = [one.name for one in fields(Entry) if one.name not in ("stages", "missed")]
     return [
-        Entry(**{name: row[name] for name in names}, missed=missed(row["missed"]), stages=its)
-        for row, its in zip(found, stages, strict=True)
+        Entry(**{name: row[name] for name in names}, missed=missed(row["missed"]), stages=stages[_key(row)])
+        for row in found
     ]
 
 
