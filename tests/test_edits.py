@@ -19,6 +19,8 @@ from answers.made import Made, lines
 from services import PYTHON, clean_environment, run_python, run_service
 from sink import run_sink
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 FOLDERS = ("benchmarks", "collector-config", "deploy", "docs", "examples", "native", "src", "tests")

@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 TEXT = """
 import pathlib, pytest
-pytestmark = pytest.mark.xdist_group("a group")
+pytestmark = [pytest.mark.xdist_group("a group"), pytest.mark.thorough]
 @pytest.mark.parametrize("address", ["a@b"])
 def test_it(address):
     seen = pathlib.Path("seen")

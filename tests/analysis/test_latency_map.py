@@ -155,6 +155,7 @@ def test_nothing_is_found_where_nothing_distinguishes_the_box(tmp_path: Path) ->
         assert diagnose(cases.ask_box(noise, BOX)).findings == ()
 
 
+@pytest.mark.thorough
 def test_a_box_of_exactly_the_breaches_is_what_causes_compares(tmp_path: Path) -> None:
     judged = (replace(one, within_ms=50) for one in requests())
     with reading(store(tmp_path / "store", judged)) as some:

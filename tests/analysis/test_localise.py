@@ -116,6 +116,7 @@ def test_a_service_that_few_traces_pass_is_compared_among_these() -> None:
     assert found.services == {"shop", "stock", "prices", "refunds"}
 
 
+@pytest.mark.thorough
 def test_services_that_are_called_more_often_are_not_to_blame() -> None:
     """One vague route, of which other windows have other mixes: more calls, as long as ever."""
     for seed in range(5):

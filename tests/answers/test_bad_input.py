@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.thorough
+
 EVER = ("--since", "1970-01-01T00:00:00Z")
 ALL = {
     "slo": (),

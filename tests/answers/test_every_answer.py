@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("every") / "store", requests)
 
 
+@pytest.mark.thorough
 def test_all_ten_as_json(folder: Path) -> None:
     """Each verb's keys are those that it prints by itself, for options given to it too."""
     command = ("report", "--all", *EVER, "--store", str(folder), "--with", "segments --by model_version", "--json")
@@ -49,6 +50,7 @@ def close(one: Any, other: Any) -> bool:
     return bool(one == pytest.approx(other)) if isinstance(one, float) else bool(one == other)
 
 
+@pytest.mark.thorough
 def test_one_page(folder: Path, tmp_path: Path) -> None:
     """The page has a heading for each answer, pictures, and needs nothing else."""
     bench = tmp_path / "bench.json"
@@ -78,6 +80,7 @@ def test_one_after_the_other(form: str, folder: Path) -> None:
     assert output.count("inference") > 5
 
 
+@pytest.mark.thorough
 def test_each_page_of_the_docs_names_the_keys_that_its_verb_prints(folder: Path) -> None:
     """An emptied page has none of them."""
     code, output, _ = run("report", "--all", *EVER, "--store", str(folder), "--json")

@@ -134,6 +134,7 @@ def _reads(pid: int, path: Path) -> bool:
     return False
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
 def test_an_export_that_is_killed_or_fails_leaves_no_half_file(tmp_path: Path, suffix: str) -> None:
     """The file that was there stays as it was; what a SIGINT interrupts is cleared away."""
@@ -235,6 +236,7 @@ def test_what_is_older_than_any_time_of_the_store_is_everything(spans: Path, tmp
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", [None, b"", b"garbage"])
 def test_damaged_spans_are_missing_from_answers_that_report_it(
     spans: Path, tmp_path: Path, damage: bytes | None
@@ -275,6 +277,7 @@ def test_a_span_of_any_time_is_taken_in_or_refused_and_counted(tmp_path: Path) -
     assert answer["accepted"] + answer["rejected"] == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.smoke
 @pytest.mark.usefixtures("services")
 def test_a_store_that_a_back_end_has_open_is_written_through_it(spans: Path, tmp_path: Path) -> None:

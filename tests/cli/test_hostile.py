@@ -21,6 +21,8 @@ from test_printable import HIDDEN
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.thorough
+
 # ruff: noqa: S608 -- SQL of a user
 
 HOSTILE = f"=a\x1b[2J\x1b]0;x\x07\r\n\t{HIDDEN.replace(chr(0xD800), '')}z"

@@ -371,6 +371,7 @@ spec:
     assert found[1:] == [{"name": name, "env": [{"name": "A", "value": "b"}]} for name in "bc"]
 
 
+@pytest.mark.thorough
 @given(st.lists(st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20), max_size=5))
 def test_texts_of_a_manifest_survive(texts: list[str]) -> None:
     made = workload("Deployment", {"containers": [{**container(), "args": [*texts, "a\nb\n", " \n c", "x" * 300]}]})

@@ -14,6 +14,8 @@ import pytest
 
 from services import run_python
 
+pytestmark = pytest.mark.thorough
+
 COUNT = str(Path(__file__).with_name("count_calls.py"))
 # By kind of request: Python calls, calls into C, operations on context variables. A resumed coroutine counts as called:
 # the pool's request awaits a thread twice, and each of these waits resumes the coroutines around it. FastAPI imports

@@ -516,6 +516,7 @@ print(rss() - before)
 """
 
 
+@pytest.mark.thorough
 def test_nothing_leaks() -> None:
     done = run_python("-c", LEAKS)
     assert done.returncode == 0, done.stderr

@@ -48,6 +48,7 @@ def test_each_patch_file_is_used(package: str) -> None:
     assert found - others == {name for name in used if name.startswith(f"{package}.")}
 
 
+@pytest.mark.thorough
 def test_patches_of_what_may_serve_nothing_load_no_opentelemetry() -> None:
     """A training script imports a model library, or a tokenizer, too."""
     done = run_python("-c", IMPORT_EACH, *sorted({patch.partition(":")[0] for patch in wanted().values()}))

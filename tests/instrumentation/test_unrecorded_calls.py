@@ -132,6 +132,7 @@ def run(code: str) -> str:
     return done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("services")
 @pytest.mark.smoke
 def test_calls_in_no_request_are_counted_named_and_evidence_of_requests_without_a_model(

@@ -66,6 +66,7 @@ def test_a_server_that_answers_one_after_the_other_holds_no_send_back() -> None:
     assert ran.late_s == pytest.approx(np.zeros(500), abs=1e-9)
 
 
+@pytest.mark.thorough
 def test_poisson_arrivals_at_one_worker_take_as_long_as_queueing_theory_predicts() -> None:
     """M/D/1 by Pollaczek and Khinchine: mean wait = rho s / (2 (1 - rho)); each latency by Lindley's recursion."""
     rate, service = 30.0, 0.02

@@ -63,6 +63,7 @@ def same_request(native: Implementation, schedule: Schedule, later: int = 20_000
     return got
 
 
+@pytest.mark.thorough
 @pytest.mark.heavier
 @settings(max_examples=5_000 if HEAVY else 300, deadline=None)
 @given(
@@ -83,6 +84,7 @@ def test_any_schedule_gives_the_same(
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.heavier
 @settings(max_examples=5_000 if HEAVY else 200, deadline=None)
 @given(
@@ -107,6 +109,7 @@ def test_any_request_gives_the_same_message(
     same_request(native, schedule, later, **more)
 
 
+@pytest.mark.thorough
 @pytest.mark.heavier
 @settings(max_examples=2_000 if HEAVY else 200, deadline=None)
 @given(streams(st.none() | USUAL | UNUSUAL), st.data())
@@ -279,6 +282,7 @@ def test_recording_uses_what_was_compiled(native: Implementation) -> None:
     assert len(messages(encoded(native, typical().stages(native), attributes={"a": 1}))) == 13
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", BOTH)
 @settings(max_examples=200, deadline=None)
 @given(

@@ -225,6 +225,7 @@ JUNK = st.one_of(
 CALLS = st.sampled_from(["enter", "leave", "begin_mark", "end_mark", "open_context", "so_far", "tile", "drop"])
 
 
+@pytest.mark.thorough
 @settings(max_examples=500, deadline=None)
 @given(
     st.lists(st.tuples(CALLS, st.lists(JUNK, max_size=3), st.booleans()), max_size=12),

@@ -174,6 +174,7 @@ def test_what_cannot_be_compared_is_refused(site: Callable[[str], str], query: s
     assert problem in response.text
 
 
+@pytest.mark.thorough
 def test_kinds_and_versions_of_each_service_are_there(tmp_path: Path) -> None:
     """Kinds are those of the command; only versions and models of one service are suggested."""
 

@@ -217,6 +217,7 @@ def test_little_data_is_told(open_page: OpenPage) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.smoke
 @pytest.mark.usefixtures("services")
 @pytest.mark.parametrize(

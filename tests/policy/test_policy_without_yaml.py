@@ -125,6 +125,7 @@ def test_an_interpreter_without_packages_reads_json_and_inline_policies(tmp_path
         assert Policy.load(str(path)) == whole
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("without_yaml")
 def test_ten_thousand_objectives_are_read_in_json() -> None:
     text = json.dumps({"objectives": [{"match": {"route": f"/{one}"}, "within": "1s"} for one in range(10_000)]})

@@ -24,6 +24,8 @@ from store.local.made import EVER, NOW, ids, judged, request, span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.thorough
+
 EVERY: Final = 4
 SPANS: Final = [*range(1, 11)]
 

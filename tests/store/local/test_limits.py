@@ -166,6 +166,7 @@ def test_memory_is_bounded_whatever_comes_in(tmp_path: Path, append: str, count:
     assert int(grown.stdout) < 400
 
 
+@pytest.mark.thorough
 def test_realistic_traffic_takes_at_most_40_bytes_a_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the folder, log and commits included; nine spans a request, which has 25 attributes and a verdict."""
     monkeypatch.syspath_prepend(str(TESTS.parent))

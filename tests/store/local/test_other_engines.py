@@ -90,6 +90,7 @@ def test_clickhouse_gives_the_sums_of_every_route(folder: Path) -> None:
     assert sum(one["breaches"] for one in found) == len(breaches["breaches"])
 
 
+@pytest.mark.thorough
 def test_clickhouse_gives_every_span_and_every_value(folder: Path) -> None:
     """Each once, though some were delivered many times; and of requests all that has a column."""
     renamed = {"breach_stage": "stage"}

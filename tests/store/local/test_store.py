@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.thorough
 def test_what_is_acknowledged_is_read_at_once(store: LocalStore) -> None:
     """From this process and from another's point of view, before and after it went into the table."""
     with store.reader() as inside, LocalReader.open(store.folder) as outside:
@@ -217,6 +218,7 @@ def test_get_trace_is_what_was_sent(store: LocalStore) -> None:
 # --- searches
 
 
+@pytest.mark.thorough
 def test_segments_find_any_attribute_by_its_text(store: LocalStore) -> None:
     attributes: dict[str, Any] = {"text": "a'b", "flag": True, "whole": 5, "part": 0.25, "http__route": "/x"}
     attributes["sla__threshold_ms"] = 50
