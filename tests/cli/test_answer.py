@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -152,6 +153,18 @@ def test_the_values_of_a_picture_are_a_table(chart: Bars) -> None:
         "Points": ["knee", "200"],
     }.get(type(chart).__name__, ["p50", "25.0 %"]):
         assert expected in cells
+
+
+def test_an_overspent_budget_is_a_full_bar_in_the_colour_of_what_is_bad() -> None:
+    """The others are as long as what is left of theirs, however much the greatest has."""
+    chart = Bars("Error budget left", [("a", 0.25, "25 %"), ("b", -10.0, "11 x spent"), ("c", 0.0, "0 %")], whole=1.0)
+    bars = [line.count("#") for line in lines(chart, 60, ASCII)[1:]]
+    assert bars == [11, 44, 0]
+    assert re.findall(r'<rect width="([\d.]+)%"[^>]*class="(first|spent)"', svg(chart)) == [
+        ("25.00", "first"),
+        ("100.00", "spent"),
+        ("0.00", "first"),
+    ]
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda one: type(one).__name__)

@@ -294,3 +294,14 @@ def test_a_url_that_cannot_be_is_refused(site: Callable[[str], str], query: str)
     answer = httpx.get(f"{site('one')}/breaches/list?{query}")
     assert answer.status_code == 400
     assert query.partition("=")[0] in answer.text
+
+
+def test_evidence_is_folded_behind_stage_cause_and_line(open_page: OpenPage) -> None:
+    """Unfolding it does not open the trace, as the rest of the row does."""
+    page = open_page("many", f"/breaches?since=2h&{FEW}")
+    row = page.locator("#list [data-row]").first
+    expect(row).to_contain_text("compute")
+    expect(row.get_by_text("inference took")).to_be_hidden()
+    row.get_by_text("evidence").click()
+    expect(row.get_by_text("inference took")).to_be_visible()
+    expect(page).to_have_url(containing("/breaches?since=2h"))

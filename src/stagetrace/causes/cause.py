@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
 
 class Definition(NamedTuple):
-    """One word that `sla.breach.cause` may be. The page's colours and the table of docs/causes.md follow from it."""
+    """One word that `sla.breach.cause` may be. The table of docs/causes.md follows from it."""
 
     word: str
     meaning: str  # in docs/causes.md: the part of the request's time behind it
     source: str  # in docs/causes.md: where that time is read
-    light: str  # its colour on the page, in the light theme
-    dark: str
     phrase: str | None  # that part of the time in the evidence; None for a word that is no part of a breakdown
     is_wait: bool  # the thread of the request waits meanwhile, so that a trace draws the time as unseen
     advice: str  # how to learn more, at the end of the evidence of a breach without a line of code
@@ -29,128 +27,122 @@ class Definition(NamedTuple):
 CAUSES: Final[dict[str, Definition]] = {}  # by word
 
 
-def _cause(  # noqa: PLR0913 -- the columns of the table
+def _cause(
     word: str,
     meaning: str,
     source: str,
     *,
-    light: str,
-    dark: str | None = None,
     phrase: str | None = None,
     is_wait: bool = False,
     advice: str = "",
     is_inferred: bool = True,
 ) -> str:
-    """Add a cause to the table and return its word; `dark` is `light` unless it is given."""
-    CAUSES[word] = Definition(word, meaning, source, light, dark or light, phrase, is_wait, advice, is_inferred)
+    """Add a cause to the table and return its word."""
+    CAUSES[word] = Definition(word, meaning, source, phrase, is_wait, advice, is_inferred)
     return word
 
 
-# Colours: waits for a place are warm, the network is blue, the processor red, the work itself green.
 # One text a line: a table.
 # fmt: off
 SOCKET_WAIT: Final = _cause(
     "socket_wait",
     "waiting in the socket before the server read it: an event loop or a worker was busy; `queue.blocked_by` names the blocker. Also suspended, while other work blocked the event loop that was to resume it",
     "`TCP_INFO`; the long steps of requests' tasks",
-    light="#b8860b", phrase="in the socket, until the server read it",
+    phrase="in the socket, until the server read it",
 )
 POOL_WAIT: Final = _cause(
     "pool_wait",
     "waiting for a thread of a pool without a free one, or for the consumer of a queue of the service's own",
     "the patch of the pool, or of the queue",
-    light="#d98e04", phrase="waiting for a thread",
+    phrase="waiting for a thread",
 )
 BATCH_WAIT: Final = _cause(
     "batch_wait",
     "waiting for a batch to fill",
     "the patch of the batcher",
-    light="#a6611a", phrase="waiting for a batch",
+    phrase="waiting for a batch",
 )
 SLOW_UPLOAD: Final = _cause(
     "slow_upload",
     "waiting for the client to send the body",
     "the server's `receive` waits, and no data is in the kernel",
-    light="#3f9bd1", phrase="waiting for the client to send the body",
+    phrase="waiting for the client to send the body",
 )
 SLOW_DOWNLOAD: Final = _cause(
     "slow_download",
     "waiting for the client to read the response",
     "the server's `send` waits, and bytes are unacknowledged; `stagetrace.network.unacked_bytes` has their number at the end",
-    light="#6c7fd8", phrase="waiting for the client to take the response",
+    phrase="waiting for the client to take the response",
 )
 DOWNSTREAM: Final = _cause(
     verdict.DOWNSTREAM,
     "waiting for another service, `sla.breach.peer`",
     "the patches of clients",
-    light="#8c6bb1", phrase="waiting for other services", is_wait=True,
+    phrase="waiting for other services", is_wait=True,
 )
 CPU_WAIT: Final = _cause(
     "cpu_wait",
     "runnable, but without a CPU: the machine, or the container's quota, has too few",
     "`schedstat`",
-    light="#d55e00", phrase="waiting for a CPU", is_wait=True,
+    phrase="waiting for a CPU", is_wait=True,
 )
 LOCK_WAIT: Final = _cause(
     "lock_wait",
     "blocked, while threads of the process that run Python computed for at least half of that time: the GIL, or a lock that one of them held",
     "`schedstat`, CPU time of threads, the system call in which it was blocked",
-    light="#c2407f", dark="#e0689f", phrase="blocked while other threads of the process computed", is_wait=True,
+    phrase="blocked while other threads of the process computed", is_wait=True,
 )
 IO_WAIT: Final = _cause(
     "io_wait",
     "blocked in a system call that no patch covers: a socket, a file, a sleep, a subprocess; or a lock held by a thread that waits for such a call itself",
     "the rest of a section on one thread after `schedstat`; for a suspended task, the time in which its event loop was idle",
-    light="#1f78b4", dark="#4aa3df", phrase="blocked in a socket, a file, a sleep or a subprocess", is_wait=True,
+    phrase="blocked in a socket, a file, a sleep or a subprocess", is_wait=True,
     advice='; wrap the call in `stagetrace.stage("...")`, or instrument its client, to see what it waits for',
 )
 GC: Final = _cause(
     "gc",
     "Python's garbage collector stopped the request's own thread, or the thread that was to take it up, while that would have run",
     "`gc.callbacks`",
-    light="#7f4f9e", dark="#a67cc5", phrase="collecting garbage", is_wait=True,
+    phrase="collecting garbage", is_wait=True,
 )
 COMPUTE: Final = _cause(
     "compute",
     "computing, longer than the baseline",
     "`schedstat`",
-    light="#009e73", phrase="computing",
+    phrase="computing",
 )
 UNKNOWN: Final = _cause(
     verdict.UNKNOWN,
     "the time has no reading",
     "",
-    light="#7d838c", phrase="of which nothing is known", is_wait=True,
+    phrase="of which nothing is known", is_wait=True,
 )
 COLD_START: Final = _cause(
     "cold_start",
     "its own work, at the first call of a model in this process and before it, or while modules were imported",
     "",
-    light="#5b8c2a",
 )
 INPUT_SIZE: Final = _cause(
     "input_size",
     "its own work, as much as an input of this size explains, which is at least twice the baseline",
     "rows of the model's input",
-    light="#00897b", dark="#26a69a",
 )
 MIXED: Final = _cause(
     "mixed",
     "several causes, of which none has half of the excess; the evidence has the share of each",
     "",
-    light="#9a8c5c",
 )
 DISCONNECT: Final = _cause(
     verdict.DISCONNECT,
     "none: the client disconnected before the end of the response, and the policy says `disconnect breach`",
     "`sla.breach.promise` is `disconnect`",
-    light="#8a8f98", is_inferred=False,
+    is_inferred=False,
 )
 ERROR: Final = _cause(
     verdict.ERROR,
     "none: the response was an error of the server, and the policy says `errors: bad`",
     "`sla.breach.promise` is `error`",
-    light="#8a8f98", is_inferred=False,
+    is_inferred=False,
 )
 # fmt: on
 

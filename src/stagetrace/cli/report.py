@@ -340,7 +340,7 @@ def parts(
         yield f"The store holds {objectives.requests(found.stored)} of this period, from {first} to {last} {zone.name}."
     if found.lines:
         yield _objectives(found, options)
-        yield Bars("Error budget of the period that was spent", list(_spent(found)))
+        yield Bars("Error budget of the period that was spent", list(_spent(found)), whole=1.0)
         yield from _of_policy(found)
     counted = [(reason, count) for listed in (found.excluded, found.unjudged) for reason, count in listed.items()]
     if counted:
@@ -398,9 +398,9 @@ def _spent(found: Found) -> Iterator[tuple[str, float | None, str]]:
     for one in found.lines[:_BARS]:
         known = one.attained
         spent = None if known is None or one.target.budget <= 0 else (1 - known.value) / one.target.budget
-        text = "?" if spent is None else f"{100 * spent:.0f} %"
+        text = "?" if spent is None else objectives.spent(spent) if spent > 1 else f"{100 * spent:.0f} %"
         name = (one.objective or one.route).partition(" within ")[0]
-        yield f"{name} of {one.service}", spent, text
+        yield f"{name} of {one.service}", -spent if spent is not None and spent > 1 else spent, text
 
 
 def _cells(one: Line) -> tuple[str, ...]:

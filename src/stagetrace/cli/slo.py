@@ -234,7 +234,7 @@ def parts(found: Found, by: str | None, zone: Zone) -> Iterator[str | Table | Ba
     yield Table(heads, [_cells(one, is_segment=bool(by)) for one in listed])
     left = [(_name(one), one.budget_left) for one in listed[:_BARS] if one.budget_left is not None]
     if left:
-        yield Bars("Error budget left", [(name, max(0.0, part), f"{100 * part:.0f} %") for name, part in left])
+        yield Bars("Error budget left", [(name, *objectives.budget_bar(part)) for name, part in left], whole=1.0)
     lines = list(_lines(found, zone))
     if len(found.objectives) > _ROWS:
         lines.append(f"These are {_ROWS} of {len(found.objectives):,}, those with the least left; --json has all.")

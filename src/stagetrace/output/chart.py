@@ -13,10 +13,14 @@ Chart: TypeAlias = "Bars | Stacked | Histogram | Series | Points"
 
 
 class Bars(NamedTuple):
-    """A bar for each row: label, value from 0 on (None: not known) and the value in words."""
+    """A bar for each row: label, value from 0 on (None: not known) and the value in words.
+
+    A negative value is what is overspent: its bar is full, and in the colour of what is bad.
+    """
 
     title: str
     rows: Sequence[tuple[str, float | None, str]]
+    whole: float | None = None  # the value of a full bar; None: the greatest of them
 
 
 class Stacked(NamedTuple):
@@ -82,7 +86,7 @@ _LEAST_BAR: Final = 10
 def lines(chart: Chart, width: int, ink: Ink = BLOCKS, zone: Zone = UTC) -> list[str]:
     """Return a picture as lines of at most `width` characters (60 or more)."""
     if isinstance(chart, Bars):
-        made = _bars([(label, value, text) for label, value, text in chart.rows], width, ink)
+        made = _bars(chart.rows, width, ink, chart.whole)
     elif isinstance(chart, Stacked):
         made = _stacked_lines(chart, width, ink)
     elif isinstance(chart, Histogram):
@@ -119,16 +123,27 @@ def _bins(chart: Histogram) -> list[tuple[str, float, str]]:
     return rows
 
 
-def _bars(rows: Sequence[tuple[str, float | None, str]], width: int, ink: Ink) -> list[str]:
+def filled(value: float | None, most: float) -> float:
+    """Return which share of a bar is filled; one that is overspent is full."""
+    if value is None or most <= 0:
+        return 0.0
+    return 1.0 if value < 0 else min(1.0, value / most)
+
+
+def longest(rows: Sequence[tuple[str, float | None, str]]) -> float:
+    """Return the greatest value."""
+    return max((value for _, value, _ in rows if value is not None), default=0)
+
+
+def _bars(rows: Sequence[tuple[str, float | None, str]], width: int, ink: Ink, whole: float | None = None) -> list[str]:
     labels = [_short(label) for label, _, _ in rows]
     texts = [printable(text) for _, _, text in rows]
     wide = max(map(len, labels), default=0)
     room = max(_LEAST_BAR, width - wide - max(map(len, texts), default=0) - 5)
-    most = max((value for _, value, _ in rows if value is not None), default=0)
+    most = whole or longest(rows)
     made = []
     for label, text, (_, value, _) in zip(labels, texts, rows, strict=True):
-        cells = 0 if value is None or most <= 0 else round(room * max(0.0, value) / most)
-        bar = ink.bar * (cells or int(bool(value and value > 0)))
+        bar = ink.bar * (round(room * filled(value, most)) or int(bool(value)))
         made.append(f"  {label:{wide}}  {bar}{' ' if bar else ''}{text}"[:width])
     return made
 

@@ -9,7 +9,19 @@ from textwrap import wrap
 from typing import Final
 
 from stagetrace.output.answer import Answer
-from stagetrace.output.chart import Bars, Chart, Histogram, Points, Series, Stacked, ends, merge_bins, number
+from stagetrace.output.chart import (
+    Bars,
+    Chart,
+    Histogram,
+    Points,
+    Series,
+    Stacked,
+    ends,
+    filled,
+    longest,
+    merge_bins,
+    number,
+)
 from stagetrace.output.table import Column, Table, numeric
 from stagetrace.output.units import UTC, Zone, shown
 from stagetrace.text import printable
@@ -110,12 +122,13 @@ STAGES: Final = {
     "network.send": "#8c6bb1",
 }
 _FIRST: Final = f'class="first" fill="{COLOURS[0]}"'
+_SPENT: Final = 'class="spent" fill="#c62828"'
 
 
 def svg(chart: Chart, zone: Zone = UTC) -> str:
     """Return a picture as an `svg` element."""
     if isinstance(chart, Bars):
-        return _whole(chart.title, _bars(chart.rows), len(chart.rows) * (_LINE + _BAR + _GAP))
+        return _whole(chart.title, _bars(chart), len(chart.rows) * (_LINE + _BAR + _GAP))
     if isinstance(chart, Stacked):
         names = -(-len(_parts(chart)) // 2)
         return _whole(chart.title, _stacked_bars(chart), len(chart.rows) * (_LINE + _BAR + _GAP) + names * _LINE)
@@ -137,15 +150,16 @@ def _whole(title: str, elements: Iterator[str], height: float) -> str:
     )
 
 
-def _bars(rows: Sequence[tuple[str, float | None, str]]) -> Iterator[str]:
-    most = max((value for _, value, _ in rows if value is not None), default=0)
-    for place, (label, value, text) in enumerate(rows):
+def _bars(chart: Bars) -> Iterator[str]:
+    most = chart.whole or longest(chart.rows)
+    for place, (label, value, text) in enumerate(chart.rows):
         y = place * (_LINE + _BAR + _GAP)
-        share = 0.0 if value is None or most <= 0 else max(0.0, value) / most
+        look = _SPENT if value is not None and value < 0 else _FIRST
         yield _label(label, y)
         yield f'<text x="100%" y="{y + 13}" text-anchor="end">{_text(text)}</text>\n'
         yield f'<rect width="100%" y="{y + _LINE}" height="{_BAR}" rx="2" fill="currentColor" opacity=".08"/>'
-        yield f'<rect width="{100 * share:.2f}%" y="{y + _LINE}" height="{_BAR}" rx="2" {_FIRST}/>\n'
+        wide = 100 * filled(value, most)
+        yield f'<rect width="{wide:.2f}%" y="{y + _LINE}" height="{_BAR}" rx="2" {look}/>\n'
 
 
 def _stacked_bars(chart: Stacked) -> Iterator[str]:

@@ -56,6 +56,16 @@ def times(factor: float) -> str:
     return f"{factor:.{0 if factor >= 10 else 1}f} times over"  # noqa: PLR2004 -- two digits
 
 
+def spent(factor: float) -> str:
+    """Return how many times an error budget is spent, shortly: 11 x spent, 1.4 x spent."""
+    return f"{factor:,.{0 if factor >= 10 else 1}f} x spent"  # noqa: PLR2004 -- two digits
+
+
+def budget_bar(left: float) -> tuple[float, str]:
+    """Return the value of the bar of an error budget, negative where it is overspent, and the value in words."""
+    return (left, f"{100 * left:.0f} %") if left >= 0 else (left, spent(1 - left))
+
+
 def requests(count: float, what: str = "request") -> str:
     """Return a count in words: 1 request, 2,000 requests."""
     return f"{round(count):,} {what}{'' if round(count) == 1 else 's'}"

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from stagetrace import __version__, semconv
-from stagetrace.causes.cause import CAUSES
+from stagetrace.causes.cause import CAUSES, UNKNOWN
 from stagetrace.output.chart import Chart
 from stagetrace.output.html import chart_table, svg, table
 from stagetrace.output.table import Table
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PATH: Final = "/static"
 _STATIC: Final = Path(__file__).parent / "static"
-_SHEET: Final = "page.css"
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -57,24 +56,11 @@ def files() -> dict[str, File]:
         for path in sorted(_STATIC.rglob("*"))
         if path.suffix in _TYPES
     }
-    bodies[_SHEET] += cause_colours().encode()
     made = sha256(b"".join(sha256(name.encode() + body).digest() for name, body in bodies.items())).hexdigest()[:12]
     return {
         name: File(body, gzip.compress(body, 9, mtime=0), _TYPES[Path(name).suffix], f"{PATH}/{made}/{name}")
         for name, body in bodies.items()
     }
-
-
-def cause_colours() -> str:
-    """Return what follows from `CAUSES` in the style sheet: a variable with the colour of each cause, and its class."""
-    names = {word: f"--{word.replace('_', '-')}" for word in CAUSES}
-    light = "; ".join(f"{name}: {CAUSES[word].light}" for word, name in names.items())
-    dark = "; ".join(f"{name}: {CAUSES[word].dark}" for word, name in names.items())
-    classes = "".join(f".cause-{word} {{ --stage: var({name}) }}\n" for word, name in names.items())
-    return f""":root {{ {light} }}
-@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark} }} }}
-:root[data-theme="dark"] {{ {dark} }}
-{classes}"""
 
 
 def address(name: str) -> str:
@@ -120,7 +106,8 @@ def environment() -> Environment:
         "q_value": q_value,
         "number": lambda value: f"{value:,.0f}",
     }
-    made.globals |= {"static": address, "version": __version__, "drawn": drawn, "stage_class": stage_class}
+    made.globals |= {"static": address, "version": __version__, "drawn": drawn}
+    made.globals |= {"stage_class": stage_class, "cause_icon": cause_icon}
     return made
 
 
@@ -143,6 +130,14 @@ def drawn(part: str | Table | Chart, zone: Zone = UTC) -> Markup:
 def stage_class(stage: str | None) -> str:
     """Return the class that gives an element the colour of a stage, as `--stage`."""
     return f"stage-{stage.replace('.', '-') if stage in semconv.STAGES else 'other'}"
+
+
+def cause_icon(cause: str | None) -> Markup:
+    """Return the icon of a cause, which stands before its word: colours are of stages alone."""
+    name = cause if cause in CAUSES else UNKNOWN
+    return Markup('<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="{}#{}"/></svg>').format(
+        address("causes.svg"), name
+    )
 
 
 def _finalized(value: Any) -> Any:

@@ -11,7 +11,6 @@ from zlib import crc32
 from stagetrace.analysis import routes_and_stages, wrong_now
 from stagetrace.analysis.attainment import Target, exact_interval, is_missed
 from stagetrace.analysis.slo import SHOWN
-from stagetrace.causes.cause import CAUSES
 from stagetrace.output import objectives
 from stagetrace.output.units import milliseconds
 from stagetrace.page.base import BadRequest, Part, View, url_time
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader
 
 _BY: Final = ("cause", "stage")
-_SERIES: Final = 8  # told apart in the picture
+_SERIES: Final = {"cause": 5, "stage": 8}  # told apart in the picture
 _LOSSES: Final = 6
 _NEWEST: Final = 6
 _ALERTS: Final = 50
 _NAMES: Final = 1_000  # combinations of service, route and model that names are taken from
 _NS: Final = 10**9
 _DAY_NS: Final = 86_400 * _NS
-_KNOWN: Final = (*STAGES, *CAUSES)  # that have a colour
 _OTHERS: Final = "all others"
 _NO_STAGE: Final = "(no stage)"
 
@@ -68,7 +66,6 @@ def now(asked: Asked, reader: Reader, site: Site) -> Part:
         "narrowed": lambda bucket: _narrowed(asked, found.start(bucket), found.width_ns),
         "lost_ms": sum(one.over_ms for one in losses),
         "kind_url": lambda kind: _kind_url(asked, kind),
-        "colour": _colour,
         "share": objectives.percent,
         "wanted": objectives.wanted,
         "seconds": _seconds,
@@ -148,23 +145,25 @@ def _series(asked: Asked, found: Found, by: str) -> list[dict[str, Any]]:
             name = None if kind.is_rest else _name(kind, by)
             sums[name] = [a + b for a, b in zip(sums.get(name, [0] * len(counts)), counts, strict=True)]
     named = sorted((name for name in sums if name is not None), key=lambda name: (-sum(sums[name]), name))
-    shown, rest = named[:_SERIES], [sums[name] for name in (*named[_SERIES:], *([None] if None in sums else []))]
+    shown, others = named[: _SERIES[by]], [*named[_SERIES[by] :], *([None] if None in sums else [])]
     made = [_one(name, sums[name], _filter_url(asked, by, name)) for name in shown]
-    if rest:
-        made.append(_one(_OTHERS, [sum(values) for values in zip(*rest, strict=True)], None))
+    if others:
+        made.append(_one(_OTHERS, [sum(values) for values in zip(*map(sums.__getitem__, others), strict=True)], None))
+    for place, one in enumerate(made, 1):  # causes are shades, which go by their place; a stage has its own colour
+        one["colour"] = f"shade-{place}" if by == "cause" else _colour(one["name"])
     return made
 
 
 def _one(name: str, values: Sequence[int], url: str | None) -> dict[str, Any]:
-    return {"name": name, "colour": _colour(name), "values": values, "total": sum(values), "url": url}
+    return {"name": name, "values": values, "total": sum(values), "url": url}
 
 
 def _name(kind: Kind, by: str) -> str:
     return (kind.cause or "unknown") if by == "cause" else (kind.stage or _NO_STAGE)
 
 
-def _colour(name: str | None) -> str:
-    return name.replace(".", "-") if name is not None and name in _KNOWN else "other"
+def _colour(stage: str) -> str:
+    return stage.replace(".", "-") if stage in STAGES else "other"
 
 
 def _filter_url(asked: Asked, by: str, name: str) -> str | None:
@@ -223,7 +222,7 @@ def newest(asked: Asked, reader: Reader, site: Site) -> Part:
     # That there are older ones is no lack: the tally has their number.
     reasons = [one for one in (found.reason or "").split("; ") if one and not one.startswith(f"limit {_NEWEST} ")]
     request = {one.span_id: request_text(one.name, one.route) for one in found.breaches}
-    values = {"breaches": found.breaches, "request": request, "tally": found.tally, "colour": _colour}
+    values = {"breaches": found.breaches, "request": request, "tally": found.tally}
     return Part("board_newest.html", values, "; ".join(reasons) or None)
 
 
@@ -325,6 +324,7 @@ def values(found: Sequence[Route], slo: Mapping[str, Any]) -> dict[str, Any]:
         "share": objectives.percent,
         "wanted": objectives.wanted,
         "interval": objectives.interval,
+        "spent": objectives.spent,
         "estimated": any(one.route is not None and one.route.sample.is_estimate for one in rows),
     }
 
