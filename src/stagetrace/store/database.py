@@ -156,7 +156,8 @@ def connect(store: Path | None = None) -> DuckDBPyConnection:
             "temp_directory": "" if folder is None else str(folder.path),
         },
     )
-    connection.execute("SET enable_progress_bar = false")  # it would stand on stdout, amid the answer
+    with suppress(duckdb.InvalidInputException):  # in a notebook without ipywidgets, where there is none
+        connection.execute("SET enable_progress_bar = false")  # it would stand on stdout, amid the answer
     if _sharers > 1:
         limit = connection.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
         number, unit = limit[0].split()  # 18.8 GiB

@@ -25,7 +25,7 @@ from stagetrace.store.reductions import LOADED, OLDER, OTHER_STAGES, SPANS, STAG
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, Statement
 
     from stagetrace.otlp.decode.spans import Decoded
     from stagetrace.store.reductions import Engine
@@ -95,15 +95,28 @@ class DuckDBRelations(Relations):
         import duckdb
 
         try:
-            statements = self.connection.extract_statements(sql)
-            if len(statements) != 1:
-                raise QueryError(f"query takes one statement, and this is {len(statements) or 'none'}\ngive one SELECT")
-            if statements[0].type.name not in _READING:
-                raise QueryError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
-            answer = self.connection.execute(statements[0])
+            answer = self.connection.execute(self._checked(sql))
         except duckdb.Error as error:
             raise _refused(error) from None
         return [name for name, *_ in answer.description or ()], _rows(answer)
+
+    def table(self, sql: str) -> pa.Table:
+        """Return the rows of one SELECT of the user's with their types. Raise QueryError as `select` does."""
+        import duckdb
+
+        try:
+            return self.connection.sql(self._checked(sql)).to_arrow_table()
+        except duckdb.Error as error:
+            raise _refused(error) from None
+
+    def _checked(self, sql: str) -> Statement:
+        """Return the only statement of SQL, which must be a reading one. Raise QueryError."""
+        statements = self.connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise QueryError(f"query takes one statement, and this is {len(statements) or 'none'}\ngive one SELECT")
+        if statements[0].type.name not in _READING:
+            raise QueryError(f"query only reads, and this is {statements[0].type.name}\ngive a SELECT")
+        return statements[0]
 
     def narrow(self, selection: Selection) -> Relations:
         """Return itself, which gives this selection from now on."""
@@ -170,8 +183,9 @@ def _requests() -> str:
 
 
 def _count(connection: DuckDBPyConnection, relation: str) -> int:
-    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
-    return int(row[0]) if row else 0
+    # All rows: a result with some left blocks the connection.
+    ((count,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
+    return int(count)
 
 
 class Loader:
