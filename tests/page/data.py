@@ -138,6 +138,8 @@ def fill(folder: Path, name: str) -> None:
         for message in DATA[name]():
             appended = store.append(message.SerializeToString())
             assert not appended.rejected, appended
+        if name == "hostile":
+            store.mark(HOSTILE[:150])
 
 
 def request(chance: random.Random, start: int, *, is_late: bool, service: str) -> ExportTraceServiceRequest:

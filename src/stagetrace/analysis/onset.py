@@ -1,11 +1,11 @@
-"""When breaches became more frequent, or less, and what was released at such a moment."""
+"""When breaches became more frequent, or less, and what was released, or marked, at such a moment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from stagetrace.analysis.base import Source
 from stagetrace.analysis.cases import Cases
 from stagetrace.analysis.statistics import Cells, Counts, one_sided
 
-# --- Moments at which something was released: a version of a service or of a model, or an instance that started.
+# --- Moments at which something was released: a version of a service or of a model, or an instance that started; and
+# those that somebody has marked.
 
 SERVICE_VERSION: Final = "service.version"
 MODEL_VERSION: Final = "model_version"
 INSTANCE: Final = "service.instance.id"
-_KEYS: Final = (SERVICE_VERSION, MODEL_VERSION, INSTANCE)  # the one that a person knows best first
-_BY: Final = ("service", "model", *_KEYS)
+MARK: Final = "mark"  # of all services
+_KEYS: Final = (SERVICE_VERSION, MODEL_VERSION, MARK, INSTANCE)  # the one that a person knows best first
+_BY: Final = ("service", "model", SERVICE_VERSION, MODEL_VERSION, INSTANCE)
 _S: Final = 10**9
 _LATE: Final = 10.0  # mean times between two requests after which a value was not there before
 _MOST_RELEASES: Final = 50  # of a service
@@ -28,10 +30,10 @@ MOST_STORED: Final = 300_000  # requests of which all are read
 
 
 class Release(NamedTuple):
-    """The first request of a version or instance that was not there at the beginning."""
+    """The first request of a version or instance that was not there at the beginning; or a mark."""
 
     at_unix_nano: int
-    service: str
+    service: str  # empty: of all
     key: str
     value: str
     model: str | None = None  # of a model's version
@@ -46,11 +48,26 @@ class Release(NamedTuple):
         return {"key": self.key, "value": self.value, "model": self.model, "at_unix_nano": self.at_unix_nano}
 
 
+@runtime_checkable
+class Marked(Protocol):
+    """What of a store that has them gives the moments that somebody has marked, each with its text."""
+
+    @property
+    def marks(self) -> Sequence[tuple[int, str]]:
+        """Return them by time."""
+        ...
+
+
 def ask(source: Source, stored: int, cases: Cases | None = None) -> list[Release]:
-    """Return the releases within a source of so many requests, by time.
+    """Return the releases and marks within a source of so many requests, by time.
 
     Attributes are too dear to read of very many: of those a sample does, if there is one, to its first request.
     """
+    marks = [Release(at, "", MARK, text) for at, text in (source.marks if isinstance(source, Marked) else ())]
+    return sorted([*_released(source, stored, cases), *marks], key=_by_time)
+
+
+def _released(source: Source, stored: int, cases: Cases | None) -> list[Release]:
     if stored <= MOST_STORED:
         return of_rows(source.reduce("versions", _BY))
     if cases is None:
@@ -86,7 +103,11 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[Release]:
             *_first_seen(own, INSTANCE, service),
         ]
         found += sorted(of_service, key=lambda one: (one.order, one.at_unix_nano))[:_MOST_RELEASES]
-    return sorted(found, key=lambda one: (one.at_unix_nano, one.order, one.service))
+    return sorted(found, key=_by_time)
+
+
+def _by_time(one: Release) -> tuple[int, int, str]:
+    return one.at_unix_nano, one.order, one.service
 
 
 def _first_seen(
@@ -108,8 +129,8 @@ def _first_seen(
 
 
 def near(releases: Iterable[Release], service: str, since_ns: int, until_ns: int) -> list[Release]:
-    """Return the releases of a service within [since, until], those that a person knows best first."""
-    inside = [one for one in releases if one.service == service and since_ns <= one.at_unix_nano <= until_ns]
+    """Return the releases of a service, and marks, within [since, until], those that a person knows best first."""
+    inside = [one for one in releases if one.service in (service, "") and since_ns <= one.at_unix_nano <= until_ns]
     return sorted(inside, key=lambda one: (one.order, one.at_unix_nano))
 
 
@@ -196,12 +217,15 @@ def changes(
         order = kept
     ends = [0, *sorted(cuts), len(order)]
     rates = [_rate(counts, order[low:high]) for low, high in pairwise(ends)]
-    made = []
+    made: list[Change] = []
     for place, cut in enumerate(sorted(cuts)):
         part = order[ends[place] : ends[place + 2]]
         release = _release(times[part], labels[part], cut - ends[place], releases)
         at = int(times[order[cut]]) if release is None else release.at_unix_nano
-        made.append(Change(at, rates[place], rates[place + 1], cuts[cut], release))
+        one = Change(at, rates[place], rates[place + 1], cuts[cut], release)
+        if release is not None and made and made[-1].release == release:  # one moment, which the requests divide in two
+            one = replace(one, before=made[-1].before, p_value=min(one.p_value, made.pop().p_value))
+        made.append(one)
     return made
 
 
@@ -274,7 +298,7 @@ def since_of(
 ) -> Since | None:
     """Return since when some requests, by their places, are breaches more often; None: all the time."""
     places = sorted(requests.tolist(), key=lambda place: rows[place]["start_unix_nano"])
-    services = {row["service"] for row in rows}
+    services = {"", *(row["service"] for row in rows)}
     own = [one for one in releases if one.service in services]
     starts, labels = [rows[place]["start_unix_nano"] for place in places], [bool(breached[place]) for place in places]
     return since(starts, labels, own, min(row["start_unix_nano"] for row in rows))

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from stagetrace.backend.control import APPEND, PRUNE
+from stagetrace.backend.control import APPEND, MARK, PRUNE
 from stagetrace.backend.counters import PAGE_PORT, Counters
 from stagetrace.backend.http_limits import Threads
 from stagetrace.backend.http_port import BODY_DEADLINES, HttpServer, receive_body
@@ -64,7 +64,7 @@ def command_server(store: LocalStore, intake: Intake, stack: ExitStack) -> tuple
 
 
 def _commands(store: LocalStore, intake: Intake, threads: Threads) -> ASGIApp:
-    """Return the app that appends and prunes."""
+    """Return the app that appends, prunes and marks."""
 
     def append(request: bytes, limits: RequestLimits) -> dict[str, Any]:
         return intake.append(_TRANSPORT, request, limits)._asdict()
@@ -77,7 +77,10 @@ def _commands(store: LocalStore, intake: Intake, threads: Threads) -> ASGIApp:
         except StoreError as error:
             raise Refused(STORE, str(error)) from None
 
-    works = {APPEND: append, PRUNE: prune}
+    def mark(text: bytes, _limits: RequestLimits) -> dict[str, Any]:
+        return intake.mark(text.decode("utf-8", "backslashreplace"))
+
+    works = {APPEND: append, PRUNE: prune, MARK: mark}
 
     async def respond(request: Request) -> Response:
         path: str = request.scope["path"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.backend.options import Limits
 from stagetrace.errors import StoreError
-from stagetrace.store.base import Closing
+from stagetrace.store.base import Closing, Mark
 from stagetrace.store.local import Appended, LocalStore, StoreTaken
 from stagetrace.system.access import is_of_user
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 APPEND: Final = "/append"  # a serialized ExportTraceServiceRequest -> {"accepted": 1, "rejected": 0, "reason": null}
 PRUNE: Final = "/prune"  # a time in ns, as text -> {"removed": 1}
+MARK: Final = "/mark"  # a text -> {"at_unix_nano": 1, "text": "deploy"}
 
 
 class _Connection(HTTPConnection):
@@ -64,6 +65,10 @@ class Running(Closing):
     def prune(self, before_ns: int) -> int:
         """Drop all spans that started before; return how many. Raise StoreError."""
         return int(self._call(PRUNE, str(before_ns).encode())["removed"])
+
+    def mark(self, text: str) -> Mark:
+        """Name this moment; return when that is on disk. Raise StoreError."""
+        return Mark(**self._call(MARK, text.encode("utf-8", "backslashreplace")))
 
     def close(self) -> None:
         """Do nothing: each request has a connection of its own."""

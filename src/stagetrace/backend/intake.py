@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -325,6 +325,13 @@ class Intake:
         self.counters.add("stored_counts", transport, len(export.points))
         self.counters.add("ignored_data_points", transport, export.discarded)
         return export.response()
+
+    def mark(self, text: str) -> dict[str, Any]:
+        """Name this moment and return the mark as JSON has it. Raise Refused."""
+        try:
+            return self._store.mark(text)._asdict()
+        except StoreError as error:
+            raise Refused(MALFORMED, str(error)) from None
 
     def metrics(self) -> str:
         """Return the counters, the bytes in work and the store's own figures, in Prometheus' text form."""

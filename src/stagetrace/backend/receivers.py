@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stagetrace.backend.grpc_port import REFUSING, Handlers, Slots, abort, read_message
@@ -133,6 +134,8 @@ def _handler(intake: Intake, slots: _Slots, store: Store) -> grpc.RpcMethodHandl
 
 PATH: Final = "/v1/traces"
 METRICS_PATH: Final = "/v1/metrics"
+MARKS_PATH: Final = "/v1/marks"  # {"text": "deploy 1.5.0"}, in JSON: names this moment
+_LARGEST_MARK: Final = 4096
 
 
 def receiver_app(
@@ -161,8 +164,30 @@ def receiver_app(
 
         return Route(path, handle, methods=["POST"])
 
+    async def mark(request: Request) -> Response:
+        try:
+            with intake.counted(_HTTP), intake.limit_request() as limits:
+                body = await receive_body(request, intake, limits, deadlines)
+                made = await threads.run(request, partial(_mark, intake, body), limits.abandon)
+                return JSONResponse(made)
+        except Refused as refused:
+            return _refusal(refused.with_traceback(None), JSON)
+
     routes = [route(PATH, _store_spans), route(METRICS_PATH, _store_counts)]
+    routes.append(Route(MARKS_PATH, mark, methods=["POST"]))
     return application(routes, _fault, access, intake.metrics, intake.counters)
+
+
+def _mark(intake: Intake, body: bytes) -> dict[str, Any]:
+    if len(body) > _LARGEST_MARK:
+        raise too_large(_LARGEST_MARK)
+    try:
+        text = json.loads(body)["text"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise Refused(MALFORMED, 'this is no mark: send {"text": "deploy 1.5.0"}')
+    return intake.mark(text)
 
 
 def _take(
@@ -209,5 +234,6 @@ def _fault(code: int, message: str, request: Request) -> Response:
     """Return what starlette or the guard refuses, in OTLP's form."""
     kind = next((one for one in KINDS if one.status == code), Kind("other", code, INTERNAL.code))
     if code == 404:  # noqa: PLR2004
-        message = f"there is no {request.url.path[:80]}; traces go to {PATH}, metrics to {METRICS_PATH}"
+        paths = f"traces go to {PATH}, metrics to {METRICS_PATH}, marks to {MARKS_PATH}"
+        message = f"there is no {request.url.path[:80]}; {paths}"
     return _refusal(Refused(kind, message), _form(request))

@@ -193,7 +193,9 @@ def q_value(value: float) -> str:
 
 
 def release_name(release: Release) -> str:
-    """Return `release 1.5.0`, `version 3 of model churn` or `the start of instance 7f3a`."""
+    """Return `release 1.5.0`, `version 3 of model churn`, `the start of instance 7f3a` or `the mark "deploy"`."""
+    if release.key == "mark":
+        return f'the mark "{release.value}"'
     if release.key == "service.instance.id":
         return f"the start of instance {release.value}"
     return f"release {release.value}" if release.model is None else f"version {release.value} of model {release.model}"

@@ -126,6 +126,13 @@ class SpanRow:
         return self.end_unix_nano - self.start_unix_nano
 
 
+class Mark(NamedTuple):
+    """A moment that somebody has named, such as a deploy."""
+
+    at_unix_nano: int
+    text: str
+
+
 class Missed(NamedTuple):
     """A bound that a breach missed (`within`, `first_chunk` ...), the measured and the allowed duration."""
 
@@ -269,6 +276,7 @@ class Relations(Closing, Partial, ABC):
         """Take what the SQL of reductions leaves open, and what the relations lack."""
         self.engine = engine
         self.reason = reason
+        self.marks: Sequence[Mark] = ()  # within the time of the selection, by time
 
     @abstractmethod
     def ask(self, sql: str, values: Mapping[str, object]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 // The board: its two pictures, which share their cursor, and asking again while the tab is visible.
 
+import { drawMoments } from "./moments.js";
 import { colour, data } from "./page.js";
 
 const AGAIN_MS = 10_000;
@@ -66,8 +67,16 @@ function rateSeries() {
   return [line("accent"), line("bad")];
 }
 
-// Draws the pictures, or gives those that are there new numbers.
+// Draws the pictures, or gives those that are there new numbers; then what happened meanwhile.
 function show() {
+  showNumbers();
+  const chart = shown.bars || shown.rate;
+  if (!chart) return;
+  const { starts_ms: starts } = shown.values;
+  drawMoments(chart.over, document.querySelector("#now .moments-list"), starts[0], starts.at(-1));
+}
+
+function showNumbers() {
   const values = data("board-data");
   document.title = values?.missed ? `${values.missed} missed · ${TITLE}` : TITLE;
   const elements = { bars: document.getElementById("board-bars"), rate: document.getElementById("board-rate") };

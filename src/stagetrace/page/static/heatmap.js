@@ -1,6 +1,7 @@
 // The heat map: draws the cells, and lets a box be drawn by mouse or keyboard. The box is in the URL; what distinguishes it
 // is the part `box`, which is asked for again when the URL changes. A box is [first column, first row, last column, last row].
 
+import { drawMoments } from "./moments.js";
 import { colour, data } from "./page.js";
 
 const FIELDS = ["from", "to", "least_ms", "most_ms"];
@@ -381,6 +382,8 @@ function begin() {
   byMouse(element);
   byKeyboard(element);
   new ResizeObserver(() => heat.draw()).observe(element);
+  const list = document.querySelector("#cells .moments-list");
+  drawMoments(element.querySelector(".plot"), list, found.origin_ms, found.origin_ms + found.width_ms * heat.columns);
 }
 
 document.addEventListener("stagetrace:part", (event) => {

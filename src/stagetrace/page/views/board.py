@@ -14,6 +14,7 @@ from stagetrace.analysis.slo import SHOWN
 from stagetrace.output import objectives
 from stagetrace.output.units import milliseconds
 from stagetrace.page.base import BadRequest, Part, View, url_time
+from stagetrace.page.moments import moments
 from stagetrace.semconv import SLA_BREACH_STAGE, STAGES
 from stagetrace.store.answers import requests_of
 from stagetrace.store.base import COUNTS, Selection
@@ -249,7 +250,14 @@ VIEW: Final = View(
     "Board",
     "/board",
     "board.html",
-    {"now": now, "alerts": alerts, "objectives": objectives_part, "newest": newest, "names": names},
+    {
+        "now": now,
+        "alerts": alerts,
+        "objectives": objectives_part,
+        "newest": newest,
+        "names": names,
+        "moments.json": moments,
+    },
     keeps=("by",),
 )
 

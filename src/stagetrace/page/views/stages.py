@@ -171,6 +171,8 @@ def course(asked: Asked, reader: Reader, site: Site) -> Part:
         "stages": [(label(name), style(name)) for name in names],
         "columns": list(_columns(asked, found, top, names)),
         "ends": [_time(asked, found, steps) for steps in (0, len(found.buckets))],
+        "from_ms": found.origin_ns / 1e6,
+        "to_ms": (found.origin_ns + len(found.buckets) * found.width_ns) / 1e6,
         "width": _span(found.width_ns),
         "means": sum(one.shares.rank is None for one in shown),
         "filled": len(shown),

@@ -26,7 +26,7 @@ from stagetrace.store.base import (
 )
 from stagetrace.store.database import close, rows_of
 from stagetrace.store.load import DuckDBRelations, select
-from stagetrace.store.local import counts, relation, search, wal
+from stagetrace.store.local import counts, marks, relation, search, wal
 from stagetrace.store.local.folder import Outside, View, check_format
 from stagetrace.store.local.relation import ALL_TIME, DistinctTail
 from stagetrace.store.message_reader import SAMPLED, RelationReader
@@ -105,7 +105,10 @@ class LocalReader(RelationReader):
         relation.register(connection, tail)
         query = loaded_query(relation.stored(view, files, tail, later=True), selection.segments)
         cuts = self._cuts(view, damaged)
-        return select(connection, query, selection, cuts, files=relation.paths(view, files))
+        relations = select(connection, query, selection, cuts, files=relation.paths(view, files))
+        times = range(selection.since_ns, selection.until_ns)
+        relations.marks = [one for one in marks.read(self._folder) if one.at_unix_nano in times]
+        return relations
 
     def _window(self, selection: Selection) -> tuple[int, int]:
         """Return when all spans of a selection start: of requests, they do at any time."""
@@ -157,8 +160,8 @@ class LocalReader(RelationReader):
         ranks = pa.array(range(len(wanted)), pa.int32())
         self._connection.register("wanted", pa.table({"trace_id": pa.array(wanted, pa.binary()), "rank": ranks}))
         # A list of constants goes into the scan, which a join does not: half the time.
-        marks = ", ".join(f"${number}" for number in range(1, len(wanted) + 1))
-        ranked = f"JOIN wanted USING (trace_id) WHERE trace_id IN ({marks})"
+        places = ", ".join(f"${number}" for number in range(1, len(wanted) + 1))
+        ranked = f"JOIN wanted USING (trace_id) WHERE trace_id IN ({places})"
         order = "ORDER BY rank, seq, start_unix_nano, span_id"
 
         def first(result: DuckDBPyConnection) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -18,9 +18,9 @@ from stagetrace import log
 from stagetrace.errors import StoreError
 from stagetrace.otlp.decode.columns import arrow, join_tables
 from stagetrace.otlp.decode.request import decode
-from stagetrace.store.base import Closing
+from stagetrace.store.base import Closing, Mark
 from stagetrace.store.database import close
-from stagetrace.store.local import delta, relation, wal
+from stagetrace.store.local import delta, marks, relation, wal
 from stagetrace.store.local.counts import CountStore, Point
 from stagetrace.store.local.delta import ARCHIVED, Clock
 from stagetrace.store.local.folder import TABLE, WAL, Tail, View, announce, prepare
@@ -184,6 +184,11 @@ class LocalStore(Closing):
     def append_counts(self, points: Sequence[Point]) -> None:
         """Store the counts that services have sent; return when they are on disk. Raise StoreError."""
         self._exact.append(points)
+
+    def mark(self, text: str) -> Mark:
+        """Name this moment; return when that is on disk. Raise StoreError."""
+        with self._table_lock:
+            return marks.add(self.folder, Mark(time.time_ns(), text))
 
     def reader(self) -> LocalReader:
         """Return a reader that sees everything acknowledged."""
