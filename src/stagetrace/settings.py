@@ -172,6 +172,9 @@ QUERY_HTTP_PORT = Verbatim("STAGETRACE_QUERY_HTTP_PORT", READING, "jaeger.api_v3
 JAEGER_UI = Text(
     "STAGETRACE_JAEGER_UI", READING, "Jaeger's UI, to which the page links: its address, or a URL with {trace_id}"
 )
+SOURCE_URL = Text(
+    "STAGETRACE_SOURCE_URL", READING, "where the page finds a line of code: a URL with {path}, {line} and {version}"
+)
 ALLOW_HOST = Verbatim("STAGETRACE_ALLOW_HOST", READING, "names in `Host`, beside local ones, separated by commas")
 TOKEN = Verbatim(
     "STAGETRACE_TOKEN", READING, "ask every client for `authorization: Bearer SECRET`; a flag shows in `ps`"

@@ -61,7 +61,8 @@ def test_a_breach_has_its_verdict_evidence_and_spans(opened: Callable[..., Page]
         "BREACH front POST /search: took 100.00 ms, 50 ms allowed, over by 50.00 ms (critical)"
     )
     expect(card).to_contain_text("it waited for ranker")
-    line = card.get_by_role("link", name="app.py:41 in search")
+    expect(card.locator(".blame code")).to_have_text("app.py:41 in search")
+    line = card.get_by_role("link", name="breaches at this line")
     assert "service=front&code=app.py%3A41+in+search" in (line.get_attribute("href") or "")
     expect(card.locator("tr.cause")).to_contain_text("downstream60.00 ms")
     assert page.locator(".card.verdict").inner_text().startswith("GOOD ranker POST /rank")

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from stagetrace import log, settings
@@ -15,7 +15,11 @@ from stagetrace.backend import options
 from stagetrace.backend.options import BackendError, Listening, host_names, risks
 from stagetrace.cli.output import show_json
 from stagetrace.cli.registry import Option, UsageError
+from stagetrace.system.access import is_loopback
 from stagetrace.system.packages import requirement
+
+if TYPE_CHECKING:
+    from stagetrace.page.source import Source
 
 
 def of_setting(names: str, setting: settings.Switch | settings.Text) -> Option:
@@ -66,6 +70,17 @@ def listening(args: argparse.Namespace) -> dict[str, Any]:
 def jaeger_ui(args: argparse.Namespace) -> str:
     """Return what `--jaeger-ui` or its variable gives; empty where neither does. Raise UsageError."""
     return parse_flag(args, "--jaeger-ui", settings.JAEGER_UI, _web_address) or ""
+
+
+def source(host: str) -> Source:
+    """Return where the page finds lines of code: by the variable, or on loopback in VS Code. Raise UsageError."""
+    from stagetrace.page.source import EDITOR, Folders, Source, template
+
+    text = settings.SOURCE_URL.read() or (EDITOR if is_loopback(host) else "")
+    try:
+        return Source(template(text) if text else "", Folders())
+    except ValueError as error:
+        raise UsageError(f"{settings.SOURCE_URL.name}: {error}") from None
 
 
 def _web_address(text: str) -> str:

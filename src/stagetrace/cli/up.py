@@ -27,6 +27,7 @@ from stagetrace.cli.listening import (
     port,
     report_ready,
     require,
+    source,
 )
 from stagetrace.cli.registry import ANSWERED, UsageError
 from stagetrace.output.objectives import requests
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from stagetrace.backend.alerts.watcher import Watcher
     from stagetrace.backend.counters import Counters
     from stagetrace.page.app import Page
+    from stagetrace.page.source import Source
     from stagetrace.store.local import LocalStore
 
 # --- The options of `stagetrace up` by which it evaluates the alerts of a policy, and posts them.
@@ -156,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     unused = setting_problems.without_switch(settings.environment())
     if unused:
         sys.stderr.write(f"stagetrace: {setting_problems.without_switch_text(unused)}\n")
-    page = partial(_page, options, jaeger_ui(args))
+    page = partial(_page, options, jaeger_ui(args), source(options.host))
 
     def report(ports: Ports) -> None:
         report_ready(options, ready(options, ports), _ready_lines(options, ports), as_json=args.json)
@@ -168,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
 def _page(
     options: Options,
     jaeger: str,
+    lines: Source,
     store: LocalStore,
     ports: Ports,
     counters: Counters,
@@ -191,6 +194,7 @@ def _page(
             *_store_facts(options),
         ],
         options=options_of,
+        source=lines,
         jaeger_ui=jaeger,
         figures=lambda: counters.figures({f"store_{name}": value for name, value in store.stats().items()}),
         send=to_send(options, ports),

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from stagetrace.errors import StagetraceError
 from stagetrace.output.units import UTC, Moment, Zone, moment, zone
 from stagetrace.output.units import shown as written
+from stagetrace.page.source import NO_SOURCE, Source
 from stagetrace.store.base import Selection
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Site:
     send: Sequence[str] = ()  # the lines of a command with which a service sends its spans here
     commands: Sequence[str] = ()  # that ask it
     alerts: Callable[[], Sequence[Alert]] | None = None  # those of objectives, where they are evaluated here
+    source: Source = NO_SOURCE  # where a line of code is
     jaeger_ui: str = ""  # the address of a Jaeger UI, or a template of its URLs with `{trace_id}`; empty: there is none
 
     def jaeger(self, trace_id: str) -> str | None:

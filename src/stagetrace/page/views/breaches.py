@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ROWS: Final = 100  # of one page of the list
 GROUPS: Final = 100
 EXPORTED: Final = 10_000
+_VERSION: Final = "service.version"
 SORTS: Final = {"start": "newest", "overrun": "most over", "duration": "slowest"}
 # Parameters of this view: by what it is sorted, whether requests are listed that are no breach, and whether groups are.
 OWN: Final = ("sort", "all", "groups")
@@ -126,7 +127,7 @@ def _page(asked: Asked, reader: Reader) -> tuple[list[dict[str, Any]], int, str 
     sort, after = _sort(asked), _place(asked)
     with reader.relations(_selected(asked)) as relations:
         total = answers.count(relations)
-        rows = answers.requests(relations, sort, ROWS + 1, after=after, attributes=[SLA_BREACH_MISSED])
+        rows = answers.requests(relations, sort, ROWS + 1, after=after, attributes=[SLA_BREACH_MISSED, _VERSION])
         return rows, total, relations.reason
 
 
@@ -375,6 +376,7 @@ class Row(NamedTuple):
     bar: Sequence[tuple[str, float, float]]  # the class of a stage's colour, where it begins and how wide it is
     stages: str  # the bar in words
     url: str
+    version: str | None  # the release of its service
 
 
 def rows_of(found: Sequence[Mapping[str, Any]], at: int, asked: Asked) -> list[Row]:
@@ -395,6 +397,7 @@ def _row(number: int, found: Mapping[str, Any], asked: Asked) -> Row:
         _bar(made.stages),
         ", ".join(f"{name} {milliseconds(took)}" for name, took in made.stages.items()),
         asked.url(f"/trace/{made.trace_id}"),
+        found[_VERSION],
     )
 
 

@@ -51,6 +51,7 @@ class Card(NamedTuple):
     keys: tuple[str, ...]
     stood: Stood | None = None
     same_line: str | None = None  # a link to the breaches at its line of code
+    version: str | None = None  # the release of its service
 
 
 class Value(NamedTuple):
@@ -206,7 +207,8 @@ def _cards(asked: Asked, trace: Trace, entries: Sequence[SpanRow], verdicts: Seq
         about = keys(evidence.places or (place,))
         code, stood = verdict.entry.code, stood_of(place, trace.spans, about)
         same_line = None if code is None else asked.url("/breaches", **_near(entry), code=code)
-        yield Card(key_of(entry), verdict, None, evidence, about, stood, same_line)
+        version = as_text(entry.resource.get("service.version")) or None
+        yield Card(key_of(entry), verdict, None, evidence, about, stood, same_line, version)
         for one in verdict.entry.missed[1:]:
             yield Card(key_of(entry), verdict, one, None, keys(places_of_bound(place, trace.spans, one.bound)))
 
