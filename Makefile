@@ -88,7 +88,7 @@ wheels: $(INSTALLED) ## what a release consists of: wheels for manylinux and mus
 	@for one in dist/*-manylinux_*.whl; do $(BIN)/python -m auditwheel show $$one || exit; done
 	@# The SBOM: what the wheel with all extras installs, in the versions that the tests ran with.
 	@$(BIN)/uv venv --quiet --clear dist/.sbom
-	@$(BIN)/uv pip install --quiet --python dist/.sbom --constraints $(LOCK) "$$(ls dist/*-manylinux_*_$$(uname -m).whl)[backend,bench,clickhouse,demo]"
+	@$(BIN)/uv pip install --quiet --python dist/.sbom --constraints $(LOCK) "$$(ls dist/*-manylinux_*_$$(uname -m).whl)[backend,bench,clickhouse,demo,mcp]"
 	@$(BIN)/uv tool run --quiet --from 'cyclonedx-bom>=7' cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
 	  --output-reproducible --output-file dist/stagetrace.cdx.json dist/.sbom
 	@rm -rf dist/.sbom

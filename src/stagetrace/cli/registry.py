@@ -126,6 +126,7 @@ VERBS: Final = {
     "import": "store the spans of files in a local store",
     "inject": "put the agent into the pods of Kubernetes manifests, or take it out",
     "mark": "name this moment, such as a deploy: drawn over time, and a candidate for since when",
+    "mcp": "answer the questions of an agent or an editor, by the Model Context Protocol",
     "page": "serve the page, which shows any store in a browser",
     "prune": "delete old spans from a local store",
     "query": "query requests and spans in SQL",

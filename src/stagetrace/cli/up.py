@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +42,8 @@ from stagetrace.system.access import is_loopback
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
+
+    from starlette.routing import BaseRoute
 
     from stagetrace.backend.alerts.watcher import Watcher
     from stagetrace.backend.counters import Counters
@@ -201,7 +204,19 @@ def _page(
         alerts=None if watcher is None else watcher.alerts,
         commands=to_ask(options, ports),
     )
-    return Page(site, Login(options, ports.query_http, counters), stack)
+    return Page(site, Login(options, ports.query_http, counters), stack, _for_agents(url, store, stack))
+
+
+def _for_agents(url: str, store: LocalStore, stack: ExitStack) -> list[BaseRoute]:
+    """Return the route of agents, where what it needs is installed."""
+    if find_spec("mcp") is None:
+        return []
+    from stagetrace.cli.agents import Agents
+    from stagetrace.mcp.route import route_of
+
+    agents = Agents(url, store.reader, [Path.cwd()])
+    stack.callback(agents.close)
+    return [route_of(agents.tools)]
 
 
 def _options(args: argparse.Namespace) -> Options:

@@ -80,14 +80,14 @@ _log: Final = ThrottledLog()
 class Page:
     """The page of one store: `backend.web.Pages`."""
 
-    def __init__(self, site: Site, login: Login, stack: ExitStack) -> None:
-        """Serve `site`; the stack closes what that takes."""
+    def __init__(self, site: Site, login: Login, stack: ExitStack, more: Sequence[BaseRoute] = ()) -> None:
+        """Serve `site`, and `more` behind the same access; the stack closes what that takes."""
         self._login = login
         self._public = [
             Route(f"{templates.PATH}/{{hash}}/{{name:path}}", templates.respond, methods=["GET"]),
             *login.routes,
         ]
-        self._views = _view_routes(replace(site, has_login=login.is_needed), stack)
+        self._views = [*_view_routes(replace(site, has_login=login.is_needed), stack), *more]
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 from stagetrace import settings
 from stagetrace.cli.arguments import selection, selection_options, trace_id, whole_id
 from stagetrace.cli.ask import judged
-from stagetrace.cli.registry import ANSWERS, load
+from stagetrace.cli.keywords import answer_to, parsed
+from stagetrace.cli.registry import ANSWERS
 from stagetrace.columns import REQUESTS, SCHEMA, SPANS
 from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.units import UTC
-from stagetrace.read.options import parsed
 from stagetrace.read.results import Answer, Rows, Trace
 from stagetrace.store import open_store
 from stagetrace.store.base import Closing, Selection, default_folder
@@ -94,12 +94,10 @@ class Store(Closing):
 
         Raise StagetraceError for a verb that gives none, and for keywords that it does not take.
         """
-        module = _verb(verb)
-        args = parsed(verb, module.OPTIONS, options)
-        vars(args).update(store=self.url, json=False)
-        selected = selection(args, self.url, since=getattr(module, "SINCE", None))
-        found = module.answer(self._reader, judged(self._reader, selected, args), args)
-        return Answer(**vars(found), zone=args.tz)
+        if verb not in _ASKED:
+            raise StagetraceError(f"{verb!r} is no verb that answers a question\nthere are {', '.join(_ASKED)}")
+        found, zone = answer_to(self._reader, self.url, verb, options)
+        return Answer(**vars(found), zone=zone)
 
     def trace(self, trace: str, *, service: str | None = None, breached: bool = False) -> Trace:
         """Return one trace, by its id, the first digits of it, or `latest`: the newest request, of this service."""
@@ -146,13 +144,6 @@ def _default() -> str:
             "or fill the local one: stagetrace up"
         )
     return folder.as_uri().replace("file:", "local:", 1)
-
-
-def _verb(name: str) -> Any:
-    """Return the module of a verb that gives an answer."""
-    if name not in _ASKED:
-        raise StagetraceError(f"{name!r} is no verb that answers a question\nthere are {', '.join(_ASKED)}")
-    return load(name)
 
 
 def _attributes(asked: str, names: Sequence[str], relation: str) -> Sequence[str]:

@@ -1,15 +1,21 @@
-"""Keywords of Python as the options of a command, which reads, checks and explains them."""
+"""Keywords, of Python or of an agent, as the options of a command, which reads, checks and explains them."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
-from stagetrace.cli.registry import Option, add_options
+from stagetrace.cli.arguments import selection
+from stagetrace.cli.ask import judged
+from stagetrace.cli.registry import Option, add_options, load
 from stagetrace.errors import StagetraceError
+from stagetrace.output.answer import Answer
+from stagetrace.output.units import Zone
+from stagetrace.store.base import Reader
 
 # Where to read is the store's, and how to print is the caller's.
 _NOT_HERE: Final = ("store", "json", "format", "long", "csv")
@@ -31,7 +37,7 @@ def parsed(
     mapping as `KEY=VALUE`. `more`: keywords that are no options, for the error. Raise StagetraceError for a keyword
     that is no option, and for a wrong value.
     """
-    keywords = {_keyword(one): one for one in options}
+    keywords = {keyword(one): one for one in options}
     meant = {name: one for name, one in keywords.items() if name not in _NOT_HERE}
     for name in given:
         if name not in meant:
@@ -43,7 +49,32 @@ def parsed(
     return parser.parse_args([*(word for word in words if word.startswith("--")), *(["--", *last] if last else [])])
 
 
-def _keyword(option: Option) -> str:
+class Asked(NamedTuple):
+    """The answer of a verb, and the zone of its times."""
+
+    answer: Answer
+    zone: Zone
+
+
+def answer_to(reader: Reader, url: str, verb: str, given: Mapping[str, object]) -> Asked:
+    """Return the answer of a verb to keywords, of the store at `url`, as its command line has it."""
+    module: Any = load(verb)
+    args = parsed(verb, module.OPTIONS, given)
+    vars(args).update(store=url, json=False)
+    wanted = selection(args, url, since=getattr(module, "SINCE", None))
+    return Asked(module.answer(reader, judged(reader, wanted, args), args), args.tz)
+
+
+def command(verb: str, options: Sequence[Option], given: Mapping[str, object], url: str) -> str:
+    """Return the command line that asks the same."""
+    keywords = {keyword(one): one for one in options}
+    words = [word for name, value in given.items() for word in _words(verb, name, keywords[name], value)]
+    pairs = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return shlex.join(["stagetrace", *verb.split(), *pairs, "--store", url])
+
+
+def keyword(option: Option) -> str:
+    """Return how a keyword names an option: `judged_by`."""
     name = option.flags[-1] if option.flags else option.names
     return name.lstrip("-").lower().replace("-", "_")
 
