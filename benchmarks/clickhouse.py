@@ -42,8 +42,8 @@ _SEGMENT = ("--segment", "tenant.id=tenant-7")
 _POLICY = "POST /predict within 40ms for 99%; * within 60ms for 99%"
 VERBS: dict[str, Sequence[str]] = {
     "services": ["services"],
-    "breaches --limit 100": ["breaches", "--limit", "100"],
-    "breaches --group": ["breaches", "--group"],
+    "breaches --each --limit 100": ["breaches", "--each", "--limit", "100"],
+    "breaches": ["breaches"],
     "requests --limit 100": ["requests", "--limit", "100"],
     "requests --slowest 10": ["requests", "--slowest", "10"],
     "requests --segment --limit 100": ["requests", *_SEGMENT, "--limit", "100"],

@@ -127,7 +127,7 @@ def _p99_of_spans(reader: LocalReader) -> int:
 def _cold(folder: Path, last_ns: int) -> int:
     """Run the command in a process of its own; return the length of its answer."""
     window = ("--since", iso(last_ns - HOUR_NS), "--until", iso(last_ns + 1))
-    argv = [str(BIN / "stagetrace"), "breaches", "--store", str(folder), *window, "--limit", "20", "--json"]
+    argv = [str(BIN / "stagetrace"), "breaches", "--each", "--store", str(folder), *window, "--limit", "20", "--json"]
     done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, env={**os.environ, **clean_environment()})
     return len(done.stdout)
 

@@ -58,7 +58,7 @@ def verbs(folder: Path) -> Iterator[Verb]:
         if store == "local":
             yield Verb("stages --segment", store, ["stages", *SEGMENT])
             yield Verb("requests --segment", store, ["requests", *SEGMENT])
-            yield Verb("breaches --segment", store, ["breaches", *SEGMENT])
+            yield Verb("breaches --segment", store, ["breaches", "--each", *SEGMENT])
             yield Verb("export .jsonl", store, ["export", str(folder / "spans.jsonl")])
 
 

@@ -56,7 +56,7 @@ def breach_of(store: str, what: str) -> Mapping[str, Any]:
     """Return the gateway's breach in the trace of one of the example's requests, once it is there."""
 
     def whole() -> list[dict[str, Any]]:
-        listed = answered("breaches", "--store", store, "--service", "gateway")["breaches"]
+        listed = answered("breaches", "--each", "--store", store, "--service", "gateway")["breaches"]
         return [one for one in listed if one["trace_id"] == TRACES[what] and one["owner"]["complete"]]
 
     until(whole)

@@ -118,6 +118,7 @@ _WHOLE: Final = _compiled(  # a quoted value, also one within a quoted text; a l
 _WORD: Final = _compiled(r"(?:[Bb]earer|[Bb]asic|[Dd]igest|[Tt]oken)[ ]+[^\s,;\"'})\]]+|[^\s,;&\"'})\]]+")
 _REST_OF_LINE: Final = _compiled(r"[^\r\n\"']+")  # of `Cookie: a=1; b=2`, and `Authorization: Digest a=1, b=2`
 _HEADERS: Final = _compiled("cookie|authoriz", re.IGNORECASE)
+_NOT_SECRET: Final = ("unauthenticated",)  # a status of gRPC
 _ONLY_IN_QUERIES: Final = ("code", "key", "sig")  # `code: 500` is no secret elsewhere
 _IN_QUERY: Final = _compiled(r"[?&;]")
 _LONG: Final = 16  # characters that each key and token of a known form has in a row, at least
@@ -210,7 +211,11 @@ def _named(text: str) -> str:
     while found := _NAME().search(text, at):
         at = found.end()
         name = unquote_plus(found["option"] or found["name"])
-        if not is_secret(name) or (name.lower() in _ONLY_IN_QUERIES and not _in_query(text, found)):
+        if (
+            not is_secret(name)
+            or name.lower() in _NOT_SECRET
+            or (name.lower() in _ONLY_IN_QUERIES and not _in_query(text, found))
+        ):
             continue
         value = _WHOLE().match(text, at) or (_REST_OF_LINE() if _HEADERS().search(name) else _WORD()).match(text, at)
         if value is not None:

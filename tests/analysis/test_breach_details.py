@@ -130,10 +130,10 @@ def test_people_see_who_owns_the_time_or_that_a_trace_is_missing(tmp_path: Path)
     front = span(1, "GET /", 0, 100, service="gate", kind="SERVER", **literal.verdict(breached=True, **late))
     alone = [front, HANDLER, SEND, call(4, 0, 90)]
     whole = [*alone, served(5, 1, 89, 4), stage(6, "inference", 1, 89, 5, "down")]
-    said = printed("breaches", "--store", literal.write(tmp_path, [encode(of_rows(alone))]))
+    said = printed("breaches", "--each", "--store", literal.write(tmp_path, [encode(of_rows(alone))]))
     assert "  handler > down:80 (no trace)  " in said
     assert said.endswith("\nNot followed: down:80, which gate waited for, has left no trace here.\n")
-    said = printed("breaches", "--store", literal.write(tmp_path, [encode(of_rows(whole))]))
+    said = printed("breaches", "--each", "--store", literal.write(tmp_path, [encode(of_rows(whole))]))
     assert "  handler > down inference  " in said
     assert "Not followed" not in said
 

@@ -245,7 +245,7 @@ def test_a_header_cannot_begin_another_one() -> None:
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
 def test_each_form_begins_with_the_sentence(form: str) -> None:
     with worker() as url:
-        shown = printed("bench", url, "--rate", "50", *QUICK, "--format", form, code=1)
+        shown = printed("bench", url, "--rate", "50", *QUICK, "--long", "--format", form, code=1)
     assert "At 50 requests/s p50 is" in shown
     assert "latency from the intended start" in shown
 

@@ -133,7 +133,7 @@ def test_a_group_is_what_the_same_selection_is(folder: Path) -> None:
         assert shares(found[1], percentile) == pytest.approx(shares(alone, percentile))
     assert found[1]["total_ms"] == pytest.approx(alone["total_ms"])
     assert found[1]["stages"][0]["what_if"] == pytest.approx(alone["stages"][0]["what_if"])
-    assert "/predict      3000" in printed("bottleneck", "--store", folder, *EVER, "--by", "path")
+    assert "/predict      3000" in printed("bottleneck", "--long", "--store", folder, *EVER, "--by", "path")
 
 
 def test_critical_paths_are_those_of_the_newest_requests(folder: Path) -> None:
@@ -232,7 +232,7 @@ def test_the_critical_path_of_one_trace(folder: Path) -> None:
     assert found["sentence"].startswith(
         f"shop {most[0]} is {100 * most[1] / made.took_ms:.0f} % of the critical path of shop POST"
     )
-    drawn = printed("bottleneck", "--store", folder, "--trace", "latest")
+    drawn = printed("bottleneck", "--long", "--store", folder, "--trace", "latest")
     assert drawn.splitlines()[0] == found["sentence"]
     assert drawn.count("█·") >= 2
 
@@ -281,5 +281,5 @@ def test_the_critical_path_of_what_jaegers_page_downloads(tmp_path: Path) -> Non
     assert us == [*first, (5, 700, 800), (3, 800, 900), (1, 900, 1000)]
     moved = {(part["service"], part["by_ns"]) for part in found["adjusted"]}
     assert moved == {("users", (500 - ahead) * 1000)}
-    text = printed("bottleneck", "--store", path, "--trace", "latest")
+    text = printed("bottleneck", "--long", "--store", path, "--trace", "latest")
     assert "2 spans of users moved by up to -9999.50 ms: a clock was skewed." in text

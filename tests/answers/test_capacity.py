@@ -118,7 +118,7 @@ def test_a_limit_in_doubt_is_answered_and_drawn(tmp_path: Path) -> None:
     found = answer(folder, "--route", "/predict")
     assert (found["law"], found["identifiable"], found["saturation"]) == ("limit", False, None)
     assert "did not go far enough" in found["why_not"]
-    assert "throughput by requests in flight" in printed("capacity", "--store", folder, *EVER)
+    assert "throughput by requests in flight" in printed("capacity", "--long", "--store", folder, *EVER)
 
 
 def test_services_and_instances_apart(idle: Path) -> None:
@@ -131,7 +131,7 @@ def test_services_and_instances_apart(idle: Path) -> None:
         assert {instance["name"] for instance in one["instances"]} == {f"pod-{number}", f"pod-{number + 2}"}
         assert one["at_work"] == 2
         assert sum(instance["requests"] for instance in one["instances"]) == one["requests"]
-    text = printed("capacity", "--store", idle, *EVER)
+    text = printed("capacity", "--long", "--store", idle, *EVER)
     assert text.startswith("2 services. ")
     assert "pod-3" in text
 
@@ -182,12 +182,12 @@ def test_requests_that_end_before_they_begin_are_counted_apart(tmp_path: Path) -
     found = answer(store(tmp_path / "store", requests))
     assert (found["requests"], found["reversed"]) == (75, 25)
     assert found["in_flight"] > 0
-    shown = printed("capacity", "--store", tmp_path / "store", *EVER)
+    shown = printed("capacity", "--long", "--store", tmp_path / "store", *EVER)
     assert "25 requests of shop end before they begin" in shown
 
 
 def test_a_part_of_the_requests_shares_the_capacity(loaded: Path) -> None:
-    shown = printed("capacity", "--store", loaded, *EVER, "--route", "/predict", code=1)
+    shown = printed("capacity", "--long", "--store", loaded, *EVER, "--route", "/predict", code=1)
     assert "Only requests of route /predict are counted; others of the service share its capacity with them." in shown
 
 

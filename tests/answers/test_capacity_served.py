@@ -57,7 +57,7 @@ def test_the_cpus_are_those_of_all_workers(tmp_path: Path) -> None:
     seconds = (found["until_unix_nano"] - found["since_unix_nano"]) / 1e9
     assert len(workers) == 2
     assert 0.7 * requests * each_s < found["utilisation"]["cpu"]["mean"] * seconds < used_s
-    text = printed("capacity", "--store", tmp_path / "data", "--since", "10m")
+    text = printed("capacity", "--long", "--store", tmp_path / "data", "--since", "10m")
     assert "`stagetrace bench http://HOST:PORT/PATH --find p99:LIMIT`" in text
     assert re.search(r"^cpu, CPUs +[\d.]+ +[\d.]+ ", text, re.MULTILINE), text
 

@@ -75,12 +75,12 @@ def test_what_was_planted_is_named_with_its_evidence(planted: Path) -> None:
 
 
 def test_people_see_a_table_and_a_picture(planted: Path) -> None:
-    shown = printed("causes", "--store", planted, *EVER)
+    shown = printed("causes", "--long", "--store", planted, *EVER)
     assert shown.startswith("Requests with ml.model.version 3 and tenant.id gold miss their objective ")
     assert "explains" in shown
     assert f"{LINE} (" in shown
     assert "Not compared, since almost each request has its own value: request.id." in shown
-    assert "<svg" in printed("causes", "--store", planted, *EVER, "--format", "html")
+    assert "<svg" in printed("causes", "--long", "--store", planted, *EVER, "--format", "html")
 
 
 def test_nothing_is_named_where_nothing_distinguishes_them(tmp_path: Path) -> None:
@@ -160,7 +160,9 @@ def test_calls_that_stopped_are_in_the_sentence(tmp_path: Path) -> None:
     assert found["sentence"].startswith(stopped[:-1])
     assert found["services"] == []
     assert found["stopped"][0]["callee"] == "prices"
-    assert stopped in printed("causes", "--store", path, "--since", fault, "--against", f"2026-03-01T12:00..{fault}")
+    assert stopped in printed(
+        "causes", "--long", "--store", path, "--since", fault, "--against", f"2026-03-01T12:00..{fault}"
+    )
 
 
 def test_an_empty_normal_window_is_no_answer(planted: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_kind_that_got_slower_is_named_before_the_gain_of_the_others(release
     assert kind["difference"] == pytest.approx(5.5, abs=0.7)
     assert kind["interval"][0] > 2
     assert kind["rest_interval"][1] < 0
-    shown = printed("compare", "--store", released, *EVER, *RELEASES)
+    shown = printed("compare", "--long", "--store", released, *EVER, *RELEASES)
     assert "Requests that got slower than the rest of their route" in shown
     assert shown.index("of 64 to 255 bytes", 200) < shown.index("(request)")
 
@@ -111,7 +111,7 @@ def test_the_worst_route_is_named_and_no_percentile_over_routes(tmp_path: Path) 
     assert "(61 of 2,000 requests)" in sentence
     assert "; of 2 other routes none is surely slower" in sentence
     assert [one["route"] for one in found["routes"]] == ["/rank", "/embed", "/chat"]
-    shown = printed("compare", "--store", path, *EVER, *RELEASES)
+    shown = printed("compare", "--long", "--store", path, *EVER, *RELEASES)
     assert "all 3 routes together, each as frequent as in a" in shown
     pooled = ask(path, *RELEASES, "--stratify", "none")
     assert "over all 3 routes together" in pooled["sentence"]

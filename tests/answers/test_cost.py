@@ -122,7 +122,7 @@ def test_many_requests_are_asked_for_part_by_part(
 def test_the_sentence_and_the_tables(filled: tuple[Path, list[Made]]) -> None:
     path = filled[0].parent / "prices.toml"
     path.write_text('currency = "EUR"\nbill = 34.10\n')
-    command = ("cost", "--store", filled[0], *EVER, "--prices", path)
+    command = ("cost", "--long", "--store", filled[0], *EVER, "--prices", path)
     shown = printed(*command)
     first = shown.splitlines()[0]
     assert first.startswith("1,000 requests of model ")
@@ -160,7 +160,7 @@ def test_sampled_requests_stand_for_others(tmp_path: Path) -> None:
     ]
     folder = store(tmp_path / "store", requests)
     assert ask(folder)["lines"][0]["requests"] == 490
-    assert "busy time is a guess" in printed("cost", "--store", folder, *EVER)
+    assert "busy time is a guess" in printed("cost", "--long", "--store", folder, *EVER)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_workers_of_one_host_are_one_instance(tmp_path: Path) -> None:
         ]
         folder = store(tmp_path / name, requests)
         options = ("--store", folder, *EVER, "--price", "per_hour=1.00")
-        return answered("cost", *options)["total"], printed("cost", *options)
+        return answered("cost", *options)["total"], printed("cost", "--long", *options)
 
     total, text = bill("known", **{"host.name": "web-1"})
     assert total == pytest.approx(1.0, rel=0.01)
@@ -214,7 +214,7 @@ def test_two_workers_of_a_server_are_one_instance(tmp_path: Path) -> None:
     with run_up(tmp_path) as up:
         with run_service(tmp_path, "flask_light", env=recorded(f"http://{up.target()}"), argv=argv) as service:
             service.call_at_once("/predict", [{"inference_s": 0.3}] * 4)  # each worker serves one at a time
-        text = printed("cost", "--store", tmp_path / "data")
+        text = printed("cost", "--long", "--store", tmp_path / "data")
         lines = answered("cost", "--store", tmp_path / "data", "--by", "host.name")["lines"]
     assert "\n1 instance, " in text
     assert "2 processes: workers of one host are one instance of their service." in text

@@ -85,7 +85,7 @@ def test_a_step_is_found_with_its_stage_and_nothing_else(stepped: Path) -> None:
 
 def test_the_picture_marks_the_change(stepped: Path) -> None:
     """Text has a table, a series with a mark, and what a day of data cannot tell."""
-    text = printed("drift", "--store", stepped, *EVER, code=1)
+    text = printed("drift", "--long", "--store", stepped, *EVER, code=1)
     assert "POST /predict inference p50" in text
     assert re.search(r"▲ \+\d\d %", text)
     assert "a daily pattern looks like drift" in text

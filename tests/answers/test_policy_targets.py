@@ -74,7 +74,7 @@ def test_an_objective_of_the_calendar_counts_the_current_month_so_far(folder: Pa
     (whole,) = october["objectives"]
     assert (whole["judged"], whole["breaches"], whole["missed"]) == (100, 10, True)
     assert whole["window_s"] == (31 * 24 + 1) * 3_600  # clocks were set back in it
-    shown = printed("slo", "--store", folder, "--policy", policy, "--until", until)
+    shown = printed("slo", "--long", "--store", folder, "--policy", policy, "--until", until)
     for line in (
         "POST /predict (objective predict) of service shop: what buyers wait for",
         "service shop: its window is the current month@Europe/Berlin, 19.5 days so far.",
@@ -109,7 +109,7 @@ def test_a_report_has_the_targets_of_the_policy(folder: Path, policy: Path) -> N
     bare = asked("2025-10", code=1)
     assert len(bare["objectives"]) == 2
     assert bare["digest"]["inputs"] != october["digest"]["inputs"]
-    shown = printed("report", "--store", folder, "--tz", "Europe/Berlin", "--period", "2025-11", *given)
+    shown = printed("report", "--long", "--store", folder, "--tz", "Europe/Berlin", "--period", "2025-11", *given)
     assert "predict: what buyers wait for" in shown
     assert "The policy has no such objectives, and their targets are the recorded ones: embed." in shown
     assert "No request under these objectives of the policy: quarterly." in shown

@@ -256,7 +256,7 @@ def test_a_credit_that_a_sample_leaves_open(tmp_path: Path) -> None:
     assert (line["estimated"], line["judged"], line["credit_percent"], line["missed"]) == (True, 152, None, None)
     (line,) = found(*arguments, "90:10%", code=0)["objectives"]
     assert line["credit_percent"] == 0
-    assert "estimates out of sampled requests" in printed("report", "--store", *arguments, "99:10%")
+    assert "estimates out of sampled requests" in printed("report", "--long", "--store", *arguments, "99:10%")
 
 
 def test_nothing_in_the_period_is_no_answer(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_period_that_is_not_over_is_not_complete(tmp_path: Path) -> None:
     folder = store(tmp_path / "store", [Made(1, within_ms=50.0)])
     answer = found(folder, "--period", "2999")
     assert not answer["complete"]
-    assert "which is to come" in answer["reason"]
+    assert "the period is not over" in answer["reason"]
 
 
 @pytest.fixture(scope="module")

@@ -62,8 +62,8 @@ def test_the_slow_tenant_is_named_and_what_it_would_gain(planted: Path) -> None:
     assert gold["longer"]
     assert gold["fixed"]["stage"] == "inference"
     assert 0.4 < gold["fixed"]["breaches_avoided"] <= 1
-    assert "(none)" in printed("segments", "--store", planted, *EVER)
-    assert "<svg" in printed("segments", "--store", planted, *EVER, "--format", "html")
+    assert "(none)" in printed("segments", "--long", "--store", planted, *EVER)
+    assert "<svg" in printed("segments", "--long", "--store", planted, *EVER, "--format", "html")
 
 
 def test_sizes_are_ranges_in_their_order(planted: Path) -> None:

@@ -103,7 +103,7 @@ def test_breaches_of_one_objective_name_only_the_services_that_it_judged(tmp_pat
         Made(number, NOON + number * S, service=service, objective=objective, within_ms=5.0)
         for number, (service, objective) in enumerate([("bot", "chat"), ("bot", "chat"), ("rank", "predict")], 1)
     ]
-    folder = ("breaches", "--store", store(tmp_path / "store", made), *EVER)
+    folder = ("breaches", "--each", "--store", store(tmp_path / "store", made), *EVER)
     assert "\nAll requests of bot, rank." in printed(*folder)
     sentence, about, *_ = printed(*folder, "--judged-by", "chat").splitlines()
     assert sentence.startswith("2 of 2 judged requests missed chat, ")

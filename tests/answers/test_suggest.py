@@ -72,7 +72,7 @@ def test_a_file_of_spans_gives_the_same_answer(folder: Path, tmp_path: Path) -> 
 
 
 def test_people_read_thresholds_budgets_and_the_policy(folder: Path) -> None:
-    text = printed("sla", "suggest", *EVER, "--store", folder, "--within", "60ms", "--window", "7d")
+    text = printed("sla", "suggest", "--long", *EVER, "--store", folder, "--within", "60ms", "--window", "7d")
     assert text.startswith("POST /predict: 95 % within 60 ms.\n")
     assert "Budgets of POST /predict: inference " in text
     assert "those of the stages add up to" in text

@@ -87,7 +87,7 @@ def test_a_process_that_was_killed_copies_each_file_once(folder: Path, monkeypat
         with run_up(folder, "--archive", s3.url, env=s3.environment) as up:
             until(lambda: up.metric("stagetrace_store_unarchived_files") == 0)
         assert len(s3.names()) == 2
-        found = answered("breaches", "--store", s3.url, *EVER)
+        found = answered("breaches", "--each", "--store", s3.url, *EVER)
         assert len(found["breaches"]) == 5
 
 

@@ -169,7 +169,7 @@ def test_a_traced_service_is_answered_for(up: Up, tmp_path: Path) -> None:
         trace_id, answer = service.call("POST", "/predict", json={"measures": [5.1, 3.5, 1.4, 0.2]})
         assert answer.status_code == 200, answer.text
         until(lambda: len(names_of(up, trace_id)) >= 3)
-    (breach,) = answered("breaches", "--store", up.as_jaeger.url, "--service", "whole-way")["breaches"]
+    (breach,) = answered("breaches", "--each", "--store", up.as_jaeger.url, "--service", "whole-way")["breaches"]
     assert (breach["trace_id"], breach["route"]) == (trace_id, "/predict")
     assert "inference" in breach["stages"]
     assert "inference" in printed("trace", trace_id, "--store", up.as_jaeger.url)

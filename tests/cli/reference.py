@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from stagetrace import semconv
 from stagetrace.causes.cause import CAUSES as WORDS
 from stagetrace.cli.main import parser_for
-from stagetrace.cli.registry import VERBS, load
+from stagetrace.cli.registry import GROUPS, VERBS, load
 from stagetrace.columns import REQUESTS, SCHEMA, SPANS, Column
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "cli.md"
@@ -34,17 +34,6 @@ BEGIN_CAUSES = "<!-- begin of the causes -->\n"
 END_CAUSES = "<!-- end of the causes -->\n"
 
 
-# The verbs of the page, in the order in which a reader needs them. One that is not here answers a question.
-ANSWERS: Final = "Answers"
-GROUPS: Final = {
-    "Requests": ("breaches", "trace", "requests", "tail", "watch", "stages", "services", "query"),
-    ANSWERS: (*("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "bench", "cost"),),
-    "Policies": ("sla check", "sla explain", "sla replay", "sla suggest", "sla rules"),
-    "Back end and stored spans": ("up", "page", "import", "export", "prune", "clickhouse init"),
-    "Installation": ("run", "inject", "doctor", "demo", "completion"),
-}
-
-
 class Shared(NamedTuple):
     """Options that several verbs have in one meaning: their name on the page, and their flags."""
 
@@ -59,7 +48,7 @@ SHARED: Final = (
     ),
     Shared("breaches", ("--judged-by", "--cause", "--code")),
     Shared("judging", ("--sla",)),
-    Shared("format", ("--format",)),
+    Shared("format", ("--format", "--long")),
     Shared("policy", ("--policy",)),
     Shared(
         "listening",
@@ -73,14 +62,8 @@ _DEFAULT: Final = "; default: "
 def reference() -> str:
     """Return a section for each verb, by group: description, its own arguments, which shared ones, example."""
     usual = _usual()
-    parts = (f"## {name}\n\n" + "\n".join(_section(verb, usual) for verb in verbs) for name, verbs in groups().items())
+    parts = (f"## {name}\n\n" + "\n".join(_section(verb, usual) for verb in verbs) for name, verbs in GROUPS.items())
     return "\n".join(parts)
-
-
-def groups() -> dict[str, tuple[str, ...]]:
-    """Return all verbs by the heading under which they stand."""
-    listed = {verb for verbs in GROUPS.values() for verb in verbs}
-    return {**GROUPS, ANSWERS: (*GROUPS[ANSWERS], *(verb for verb in VERBS if verb not in listed))}
 
 
 def shared() -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import stagetrace
 from stagetrace import semconv
-from stagetrace.cli.ask import format_option, print_answer
+from stagetrace.cli.ask import LONG, format_option, print_answer
 from stagetrace.cli.registry import Option, UsageError, add_options
 from stagetrace.output.answer import Answer
 from stagetrace.output.chart import ASCII, Bars, Histogram, Points, Series, Stacked, lines
@@ -35,7 +35,7 @@ ANSWER = Answer("A & B", "p99 is <fine>.", {"stages": [1.5, None]}, ("A line.", 
 
 def arguments(*given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_options(parser, [Option("--json", "JSON"), format_option("keda")])
+    add_options(parser, [Option("--json", "JSON"), format_option("keda"), LONG])
     return parser.parse_args(given)
 
 
@@ -55,7 +55,7 @@ def test_an_incomplete_answer_is_marked_in_each_form(capsys: pytest.CaptureFixtu
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    print_answer(arguments(), ANSWER)
+    print_answer(arguments("--long"), ANSWER)
     shown = "p99 is <fine>.\n\nA line.\n\nStages\nstage        p99\nshop <b>\nqueue|x  1.00 ms\n"
     assert capsys.readouterr().out.startswith(shown)
 

@@ -41,7 +41,7 @@ def made(jaeger: Jaeger) -> list[Made]:
 
 def test_breaches_json_is_one_object_of_the_documented_keys(jaeger: Jaeger, made: list[Made]) -> None:
     hop = {"service": SERVICE, "stage": "inference", "duration_ms": 80.25, "peer": None}
-    assert answered("breaches", "--store", jaeger.url, "--service", SERVICE) == {
+    assert answered("breaches", "--each", "--store", jaeger.url, "--service", SERVICE) == {
         "complete": True,
         "requests": 4,
         "judged": 4,
@@ -85,7 +85,7 @@ def test_breaches_json_is_one_object_of_the_documented_keys(jaeger: Jaeger, made
 
 
 def test_breaches_for_people_is_a_table_with_ids_that_trace_takes(jaeger: Jaeger, made: list[Made]) -> None:
-    shown = printed("breaches", "--service", SERVICE, STAGETRACE_STORE=jaeger.url)
+    shown = printed("breaches", "--each", "--service", SERVICE, STAGETRACE_STORE=jaeger.url)
     counts, about, _, note, head, *rows, _, step = shown.splitlines()
     day, _, clock = time_of(made[0].start)[:23].partition("T")
     assert note == f"{day}; service {SERVICE}; allowed 50 ms; severity major"
@@ -101,7 +101,7 @@ def test_breaches_for_people_is_a_table_with_ids_that_trace_takes(jaeger: Jaeger
 
 
 def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -> None:
-    listed = printed("breaches", "--store", jaeger.url, "--service", SERVICE)
+    listed = printed("breaches", "--each", "--store", jaeger.url, "--service", SERVICE)
     step = listed.splitlines()[-1].partition(": stagetrace ")[2]
     done = process(*step.split())
     assert (done.returncode, done.stderr) == (0, "")
@@ -111,7 +111,7 @@ def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -
 
 def test_fail_makes_a_breach_exit_one(jaeger: Jaeger, made: list[Made]) -> None:
     assert made
-    at = ("breaches", "--store", jaeger.url, "--service", SERVICE, "--fail")
+    at = ("breaches", "--each", "--store", jaeger.url, "--service", SERVICE, "--fail")
     printed(*at, code=1)
     answered(*at, code=1)
     calm = printed(*at, "--since", time_of(made[0].start + 1))
@@ -119,7 +119,7 @@ def test_fail_makes_a_breach_exit_one(jaeger: Jaeger, made: list[Made]) -> None:
 
 
 def test_fail_is_no_good_news_where_nothing_was_judged(jaeger: Jaeger, made: list[Made]) -> None:
-    at = ("breaches", "--store", jaeger.url, "--service", SERVICE, "--since", time_of(made[0].start + 2 * MS))
+    at = ("breaches", "--each", "--store", jaeger.url, "--service", SERVICE, "--since", time_of(made[0].start + 2 * MS))
     shown = printed(*at)
     assert re.match(r"No requests in this window, the last one 1\d min ago, at 20.*\nAll requests of shop ", shown)
     failed = cli(*at, "--fail")
@@ -135,7 +135,7 @@ def test_where_jaeger_has_too_many_requests_to_count_the_numbers_say_so(
     assert made
     monkeypatch.setattr("stagetrace.store.jaeger.reader.COUNTED", 2)
     monkeypatch.setattr("stagetrace.store.jaeger.reader._LEAST", 1)
-    at = ("breaches", "--store", jaeger.url, "--service", SERVICE)
+    at = ("breaches", "--each", "--store", jaeger.url, "--service", SERVICE)
     done = cli(*at, "--json")
     answer = json.loads(done.stdout)
     assert (answer["counted_all"], answer["missed"], len(answer["breaches"])) == (False, 3, 3)
@@ -182,7 +182,7 @@ def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaege
     nasty = entry("nasty", base, attributes={"http.route": "/\x1b[2J\n", semconv.SLA_BREACH_EVIDENCE: "a\x1b]0;x\x07b"})
     child = nasty.stage("in\x1bference", base, nasty.end)
     send(jaeger, [nasty, child])
-    listed = printed("breaches", "--store", jaeger.url, "--service", "nasty")
+    listed = printed("breaches", "--each", "--store", jaeger.url, "--service", "nasty")
     drawn = printed("trace", nasty.trace_id, "--store", jaeger.url)
     assert "\x1b" not in listed + drawn
     assert "/\\x1b[2J\\n" in listed
@@ -192,7 +192,7 @@ def test_control_characters_of_a_request_do_not_reach_the_terminal(jaeger: Jaege
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["breaches", "--store", "jaeger://\udcff"], "no host has such a name"),
+        (["breaches", "--each", "--store", "jaeger://\udcff"], "no host has such a name"),
         *(
             (["requests", "--store", "x", option, "a=\udcff"], f"argument {option}: 'a=\\udcff' is not UTF-8")
             for option in ("--service", "--route", "--model", "--segment")
@@ -228,11 +228,21 @@ def test_no_answer_is_exit_code_two_with_a_remedy(jaeger: Jaeger, made: list[Mad
     assert made
     nothing = f"jaeger://127.0.0.1:{free_port()}"
     cases = {
-        ("breaches", "--store", nothing): f"{nothing}: no server listens there",
+        ("breaches", "--each", "--store", nothing): f"{nothing}: no server listens there",
         ("trace", "ab" * 16, "--store", nothing): f"{nothing}: no server listens there",
-        ("breaches", "--store", jaeger.query_http.replace("http", "jaeger")): "a server answers there, but not in gRPC",
-        ("breaches", "--store", jaeger.otlp_grpc.replace("http", "jaeger")): "it has no jaeger.api_v3.QueryService",
-        ("breaches", "--store", jaeger.url, "--service", "shoq"): "there is no service 'shoq'\nit holds ",
+        (
+            "breaches",
+            "--each",
+            "--store",
+            jaeger.query_http.replace("http", "jaeger"),
+        ): "a server answers there, but not in gRPC",
+        (
+            "breaches",
+            "--each",
+            "--store",
+            jaeger.otlp_grpc.replace("http", "jaeger"),
+        ): "it has no jaeger.api_v3.QueryService",
+        ("breaches", "--each", "--store", jaeger.url, "--service", "shoq"): "there is no service 'shoq'\nit holds ",
         ("trace", "ab" * 16, "--store", jaeger.url): f"there is no trace {'ab' * 16}\nit may still be on its way",
     }
     for arguments, expected in cases.items():
@@ -247,12 +257,12 @@ def test_a_process_ends_with_the_exit_code_and_keeps_stdout_for_the_answer() -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"stagetrace {__version__}\n", "")
     done = process("nonsense")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "invalid choice: 'nonsense'" in done.stderr
+    assert "there is no command nonsense" in done.stderr
 
 
 def test_a_closed_pipe_is_quiet(jaeger: Jaeger, made: list[Made]) -> None:
     at = ["--store", jaeger.url]
-    for arguments in (["breaches", *at], ["trace", made[0].trace_id, *at], ["--help"]):
+    for arguments in (["breaches", "--each", *at], ["trace", made[0].trace_id, *at], ["--help"]):
         reading, writing = os.pipe()
         os.close(reading)
         done = subprocess.run(
@@ -266,7 +276,7 @@ def test_ctrl_c_while_waiting_is_exit_code_130() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(WITHIN_S)
         store = f"jaeger://127.0.0.1:{server.getsockname()[1]}"
-        with started([*COMMAND, "breaches", "--store", store], env=environment()) as command:
+        with started([*COMMAND, "breaches", "--each", "--store", store], env=environment()) as command:
             connection, _ = server.accept()
             connection.settimeout(WITHIN_S)
             assert connection.recv(1)  # it has asked, and waits for an answer

@@ -97,7 +97,9 @@ def test_a_fault_of_ours_is_no_interruption_and_no_answer(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("verb", [["breaches", "--json", "--fail"], ["stages"], ["query", "FROM spans", "--csv"]])
+@pytest.mark.parametrize(
+    "verb", [["breaches", "--each", "--json", "--fail"], ["stages"], ["query", "FROM spans", "--csv"]]
+)
 def test_an_answer_that_cannot_be_written_is_no_answer(tmp_path: Path, verb: list[str], unbuffered: str) -> None:
     """And never 1, which says that there is a breach."""
     argv = [*COMMAND, *verb, "--store", str(literal.write(tmp_path))]
@@ -118,6 +120,6 @@ def test_an_answer_that_cannot_be_written_is_no_answer(tmp_path: Path, verb: lis
 
 
 def test_streams_that_are_closed_end_no_command(tmp_path: Path) -> None:
-    argv = [*COMMAND, "breaches", "--store", str(literal.write(tmp_path))]
+    argv = [*COMMAND, "breaches", "--each", "--store", str(literal.write(tmp_path))]
     done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *argv], env=environment(), timeout=60, check=False)
     assert done.returncode == 0

@@ -259,7 +259,7 @@ def test_a_damaged_commit_is_a_short_error(spans: Path, tmp_path: Path) -> None:
     printed("import", spans, "--store", store)
     for path in store.rglob("0*1.json"):
         path.write_bytes(b"{garbage")
-    for command in (["services"], ["breaches", *EARLIER], ["stages", *EARLIER], ["import", spans]):
+    for command in (["services"], ["breaches", "--each", *EARLIER], ["stages", *EARLIER], ["import", spans]):
         assert refused(*command, "--store", store).startswith("stagetrace: cannot read "), command
 
 
@@ -335,8 +335,8 @@ def test_all_of_a_file_is_read_whatever_its_clock_was(tmp_path: Path) -> None:
     """Spans of 2030 in the file are no future; those in a store are behind its window's end, a day from now."""
     made = [Made(number, 1_893_456_000 * 10**9 + number * MS, within_ms=5.0) for number in range(1, 8)]
     path = lines(tmp_path / "spans.jsonl", made)
-    assert len(answered("breaches", "--store", path)["breaches"]) == 7
+    assert len(answered("breaches", "--each", "--store", path)["breaches"]) == 7
     assert len(answered("requests", "--store", path)["requests"]) == 7
     assert answered("trace", "latest", "--store", path)["trace_id"] == f"{7:032x}"
-    before = answered("breaches", "--store", path, "--until", "2030-01-01T00:00:00.004Z")
+    before = answered("breaches", "--each", "--store", path, "--until", "2030-01-01T00:00:00.004Z")
     assert len(before["breaches"]) == 3

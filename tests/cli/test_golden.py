@@ -45,7 +45,7 @@ def test_each_verb_has_a_file() -> None:
 
 
 def test_groups_of_a_local_store_are_those_of_a_file(folder: Path, tmp_path: Path) -> None:
-    asked = partial(answered, "breaches", "--group", *EVER, "--store")
+    asked = partial(answered, "breaches", *EVER, "--store")
     assert asked(store(tmp_path / "store", golden.GROUPS)) == asked(folder / "groups.jsonl")
 
 
@@ -59,14 +59,15 @@ def test_people_get_the_first_20_and_see_the_number_of_the_others(tmp_path: Path
     broken = literal.verdict(breached=True)
     made = [literal.request(number, number, {"queue": number}, **broken) for number in range(1, 31)]
     at = ("--store", literal.write(tmp_path, made))
-    rest = {"requests": "20 of 30 requests shown; more: --top N", "breaches": "These are the newest 20 of 30; "}
-    for verb, more in rest.items():
-        text = printed(verb, *at)
+    rest = {"requests": "20 of 30 requests shown; more: --top N", "breaches --each": "These are the newest 20 of 30; "}
+    for command, more in rest.items():
+        verb, *each = command.split()
+        text = printed(verb, *each, *at)
         assert more in text
         assert [line.split()[-1] for line in text.splitlines() if trace_id(0)[:20] in line][:20] == [
             trace_id(number) for number in range(30, 10, -1)
         ]
-        assert len(answered(verb, *at)[verb]) == 30
+        assert len(answered(verb, *each, *at)[verb]) == 30
         assert more not in printed(verb, *at, *(("--top", "30") if verb == "requests" else ("--limit", "30")))
     assert len(printed("requests", *at, "--top", "25").splitlines()) == 28
     done = cli("requests", *map(str, at), "--limit", "25")
@@ -78,8 +79,8 @@ def test_breaches_take_the_same_filters(spans: Path) -> None:
     cases = {"": [5, 1], "--model Tagger": [], "--segment tenant=blue --route /predict": [5]}
     cases |= {"--cause slow_download --model Tagger": [], "--cause gc": [], "--cause gc --cause cpu_wait": [5]}
     for verb, (options, expected) in product(("breaches", "requests"), cases.items()):
-        breached = ["--breached"] if verb == "requests" else []
-        assert ids(answered(verb, "--store", spans, *options.split(), *breached)[verb]) == expected
+        listed = ["--breached" if verb == "requests" else "--each"]
+        assert ids(answered(verb, "--store", spans, *options.split(), *listed)[verb]) == expected
 
 
 def test_a_limit_is_shown_in_each_form(spans: Path) -> None:
@@ -115,11 +116,11 @@ def test_time_lost_is_ranked_by_time_and_not_by_number(tmp_path: Path) -> None:
     verdicts = [literal.verdict(breached=True, **dict(zip(names, one, strict=True))) for one in lost]
     made = [literal.request(n, n, {lost[n - 1][0]: 80}, **one) for n, one in enumerate(verdicts, 1)]
     file = literal.write(tmp_path, made)
-    assert printed("breaches", "--store", file).splitlines()[0] == (
+    assert printed("breaches", "--each", "--store", file).splitlines()[0] == (
         "9 of 9 judged requests missed their objective, 213.0 ms over in all: inference/cause6 28 %, "
         "inference/cause5 23 %, inference/cause4 19 %, inference/cause3 14 %, inference/cause2 9 %, 2 others 6 %."
     )
-    found = answered("breaches", "--store", file)["lost"]
+    found = answered("breaches", "--each", "--store", file)["lost"]
     assert [one["cause"] for one in found] == ["cause6", "cause5", "cause4", "cause3", "cause2", "cause1", "gc"]
     assert (found[-1]["missed"], found[-1]["overrun_ms"]) == (3, 3.0)
 
@@ -130,7 +131,7 @@ def test_what_fails_where_nothing_was_judged(tmp_path: Path) -> None:
     excluded = {**plain, semconv.SLA_VERDICT: "excluded", semconv.SLA_OBJECTIVE: "POST /score excluded"}
 
     def of(*requests: str) -> tuple[int, str]:
-        done = cli("breaches", "--store", str(literal.write(tmp_path, requests)), "--fail")
+        done = cli("breaches", "--each", "--store", str(literal.write(tmp_path, requests)), "--fail")
         return done.returncode, done.stdout.partition("\n")[0]
 
     recorded = literal.request(1, 0, {"inference": 80}, **plain)

@@ -71,7 +71,7 @@ def test_every_command_does_with_what_is_brought(hidden: list[str], tmp_path: Pa
     commands = [
         ["import", str(spans)],
         ["services"],
-        ["breaches", "--since", "1970-01-01"],
+        ["breaches", "--each", "--since", "1970-01-01"],
         ["trace", trace_id(1)],
         ["tail", "--since", "1970-01-01"],
         ["stages", "--since", "1970-01-01"],

@@ -16,10 +16,12 @@ import sys
 import termios
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from answers import made as requests
 from backend.processes import WITHIN_S, Lines, started
 from backend.running import run_up
 from cli import literal
@@ -32,7 +34,6 @@ from store.feed import MS, Made, entry, export, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from backends import Jaeger
 
@@ -238,10 +239,10 @@ def test_the_plain_installation_reads_jaeger_and_files(jaeger: Jaeger, tmp_path:
     path = literal.write(tmp_path)
     cases = (
         (["services", "--store", jaeger.url], "plain"),
-        (["breaches", "--store", jaeger.url, "--service", "plain", "--route", "/predict"], made.trace_id),
+        (["breaches", "--each", "--store", jaeger.url, "--service", "plain", "--route", "/predict"], made.trace_id),
         (["trace", made.trace_id, "--store", jaeger.url], made.trace_id),
         (["tail", "--store", jaeger.url, "--service", "plain"], made.trace_id[:8]),
-        (["breaches", "--store", str(path)], trace_id(5)),
+        (["breaches", "--each", "--store", str(path)], trace_id(5)),
         (["trace", trace_id(1), "--store", str(path)], "inference"),
     )
     done = without(BLOCKED, [command for command, _ in cases])
@@ -330,3 +331,29 @@ def test_bash_completes(typed: str, expected: list[str] | None) -> None:
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=60, check=True)
     found = done.stdout.split()
     assert {"breaches", "watch", "--help"} <= set(found) if expected is None else found == expected
+
+
+def test_bash_completes_the_names_of_a_store_and_runs_nothing_that_they_hold(tmp_path: Path) -> None:
+    """Names are asked for in the background: the first key may find none, a later one does."""
+    hostile = f"$(touch {tmp_path}/ran)`touch {tmp_path}/ran` x"
+    made = [requests.Made(1, service="shop"), requests.Made(2, service=hostile, route="/pay it")]
+    folder = requests.store(tmp_path / "store", made)
+    script = (
+        'eval "$1"; COMP_LINE="stagetrace slo --store $2 "; COMP_WORDS=(stagetrace slo "$3" "$4"); COMP_CWORD=3; '
+        "for _ in $(seq 100); do _stagetrace; [ ${#COMPREPLY[@]} -gt 0 ] && break; sleep 0.1; done; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    env = {
+        **environment(),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def completed(option: str, word: str) -> list[str]:
+        argv = ["bash", "-c", script, "bash", printed("completion", "bash"), str(folder), option, word]
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+
+    assert completed("--service", "sh") == ["shop"]
+    assert completed("--route", "") == ["/pay\\ it", "/predict"]
+    assert len(completed("--service", "")) == 2
+    assert not (tmp_path / "ran").exists()

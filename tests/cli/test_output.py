@@ -97,14 +97,14 @@ def test_rows_of_two_days_and_services_keep_both() -> None:
 def test_columns_that_say_least_leave_a_narrow_line_and_are_named() -> None:
     other = ("2026-11-25 00:00:00.000", "web", "GET /health", "Ranker", "200", "ab" * 16)
     assert rendered(Table(MANY, [ROWS[0], other]), 50) == [
-        "2026-11-25; status 200; no room for model",
+        "2026-11-25; status 200; columns left out: model",
         "time (UTC)    service  request        trace",
         "11:27:40.494  api      POST /predict  906f7089",
         "00:00:00.000  web      GET /health    abababab",
     ]
     assert rendered(Table(MANY, [ROWS[0], other]), 40)[:2] == [
-        "2026-11-25; status 200; no room for",
-        "service, model",
+        "2026-11-25; status 200; columns left",
+        "out: service, model",
     ]
 
 

@@ -60,8 +60,8 @@ def test_every_verb_reads_the_store_like_a_file_of_the_same_spans(verb: str, bot
 @pytest.mark.usefixtures("example")
 def test_the_store_draws_a_trace_and_refuses_what_it_does_not_have(both: tuple[str, str]) -> None:
     url, _ = both
-    trace_id = answered("breaches", "--store", url, *WHEN)["breaches"][0]["trace_id"]
+    trace_id = answered("breaches", "--each", "--store", url, *WHEN)["breaches"][0]["trace_id"]
     assert answered("trace", trace_id, "--store", url)["trace_id"] == trace_id
-    unknown = refused("breaches", "--store", url, *WHEN, "--route", "/nowhere")
+    unknown = refused("breaches", "--each", "--store", url, *WHEN, "--route", "/nowhere")
     assert "no request has the route '/nowhere'\nthere are /predict" in unknown
     assert "there is no such file" in refused("services", "--store", f"{url}.gone")

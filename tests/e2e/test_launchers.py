@@ -66,7 +66,7 @@ def drive(service: Service) -> dict[str, bool]:
 
 def wait_for_breaches(store: str, service_name: str, count: int) -> dict[str, Any]:
     """Ask until `count` breaches are there, then once more after a pause, to see any that are too many."""
-    command = ("breaches", "--store", store, "--service", service_name, "--since", "15m")
+    command = ("breaches", "--each", "--store", store, "--service", service_name, "--since", "15m")
 
     def are_there() -> bool:
         done = cli(*command, "--json")  # a service is unknown before its first span has come
@@ -223,7 +223,7 @@ def test_fail_makes_a_breach_the_exit_code(collector: Collector, jaeger: Jaeger,
         service.call("POST", "/predict", json={"inference_s": SLOW_S})
         service.stop()
     wait_for_breaches(jaeger.url, name, 1)
-    command = ("breaches", "--store", jaeger.url, "--service")
+    command = ("breaches", "--each", "--store", jaeger.url, "--service")
     assert process(*command, name, "--fail").returncode == 1
     assert "inference" in printed(*command, name)
     refused(*command, "no such service")

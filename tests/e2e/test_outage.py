@@ -242,7 +242,7 @@ def test_the_real_collector_comes_late(protocol: str, jaeger: Jaeger, tmp_path: 
 
 
 def _breaches(jaeger: Jaeger, name: str) -> set[str]:
-    asked = cli("breaches", "--store", jaeger.url, "--service", name, "--json")
+    asked = cli("breaches", "--each", "--store", jaeger.url, "--service", name, "--json")
     return {one["trace_id"] for one in json.loads(asked.stdout)["breaches"]} if asked.returncode == 0 else set()
 
 

@@ -167,6 +167,24 @@ def test_what_is_no_receiver_at_all_has_taken_nothing(protocol: str, first: byte
     assert result.reason
 
 
+@pytest.mark.parametrize(
+    ("protocol", "spoken", "remedy"),
+    [
+        ("grpc", "http", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        ("http", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"),
+    ],
+)
+def test_the_port_of_the_other_protocol_is_named_with_the_variable(
+    protocol: str, spoken: str, remedy: str, receiver: Receiver
+) -> None:
+    made = client(protocol, receiver.http if spoken == "http" else receiver.grpc)
+    outcome = made.send(request("a"))
+    made.shutdown()
+    assert (outcome.delivered, outcome.retryable) == (False, True)
+    assert f"{'HTTP' if spoken == 'http' else 'gRPC'} is spoken there" in outcome.reason
+    assert remedy in outcome.remedy
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nobody_there(protocol: str) -> None:
     made = client(protocol, "http://127.0.0.1:1", timeout=2)

@@ -36,7 +36,6 @@ def test_each_view_is_accessible(open_page: OpenPage, path: str) -> None:
     assert violations(page) == []
 
 
-@pytest.mark.thorough
 @pytest.mark.smoke
 @pytest.mark.usefixtures("services")
 def test_shells_and_parts_respond(site: Callable[[str], str]) -> None:

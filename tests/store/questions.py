@@ -23,7 +23,7 @@ QUESTIONS: Final = {
     "cost": ["cost"],
     "stages": ["stages"],
     "breaches": ["breaches"],
-    "groups": ["breaches", "--group"],
+    "groups": ["breaches"],
     "requests": ["requests", "--slowest", "20"],
     "suggest": ["sla suggest"],
 }

@@ -26,9 +26,19 @@ OPEN = ("--since", time_of(BASE))  # for commands that go on
 POLICY = "POST /predict within 50ms per_chunk 1ms for 1%; POST /rank within 45ms for 1%; * within 60ms for 1%"
 # Jaeger holds a span of the feed itself too, so where that would count, a service is named.
 COMMANDS = {
-    "breaches": ["breaches", *WINDOW],
-    "breaches-filtered": ["breaches", *WINDOW, "--route", "/rank", "--model", "Tagger", "--segment", "tier=1"],
-    "breaches-grouped": ["breaches", *WINDOW, "--group", "--code", "app.py", "--code", CODES[2]],
+    "breaches": ["breaches", "--each", *WINDOW],
+    "breaches-filtered": [
+        "breaches",
+        "--each",
+        *WINDOW,
+        "--route",
+        "/rank",
+        "--model",
+        "Tagger",
+        "--segment",
+        "tier=1",
+    ],
+    "breaches-grouped": ["breaches", *WINDOW, "--code", "app.py", "--code", CODES[2]],
     "stages": ["stages", *WINDOW],
     "requests": ["requests", *WINDOW, "--slowest", "9"],
     "requests-nasty": ["requests", *WINDOW, "--route", NASTY, "--sort", "inference"],

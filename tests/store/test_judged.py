@@ -47,7 +47,7 @@ def foreign() -> list[Made]:
             attributes["http.route"] = route
         start = BASE + number * 20 * MS
         made = Made(f"{method} {route}", "shop", start, start + took, attributes=attributes, status=StatusCode.UNSET)
-        found += [made, made.child("SELECT", start, start + took // 2, kind=SpanKind.CLIENT)]
+        found += [made, made.child("SELECT", start, start + 3 * took // 4, kind=SpanKind.CLIENT)]
         if number % 10 == 0:
             found.append(entry("shop", start + 5 * MS, breached=number % 20 == 0))
     return found
@@ -101,7 +101,7 @@ def test_each_objective_counts_what_was_judged_afterwards_apart(url: str) -> Non
 
 
 def test_a_breach_has_what_it_was_allowed(url: str) -> None:
-    found, _ = asked("breaches", "--service", "shop", "--route", "/cart", "--store", url)
+    found, _ = asked("breaches", "--each", "--service", "shop", "--route", "/cart", "--store", url)
     carts = (one for one in OTHERS if one.attributes.get("http.route") == "/cart")
     expected = {one.span_id: one for one in carts if one.end - one.start > BOUNDS["/cart"]}
     assert {one["span_id"] for one in found["breaches"]} == set(expected)
@@ -111,9 +111,13 @@ def test_a_breach_has_what_it_was_allowed(url: str) -> None:
         assert one["overrun_ms"] == pytest.approx((made.end - made.start - 80 * MS) / 1e6)
         assert one["objective"] == f"{NAMES[0]}{AFTERWARDS}"
         assert one["cause"] is None
+        assert (one["owner"]["service"], one["owner"]["stage"]) == ("shop", "SELECT")  # most of the critical path
     assert found["missed"] == len(expected)
-    limited, _ = asked("breaches", "--service", "shop", "--route", "/cart", "--limit", "3", "--store", url)
+    limited, _ = asked("breaches", "--each", "--service", "shop", "--route", "/cart", "--limit", "3", "--store", url)
     assert len(limited["breaches"]) == 3
+    for verb in ("why", "breaches"):
+        shown = cli(verb, "--sla", POLICY, "--since", "1970-01-01", "--route", "/cart", "--store", url).stdout
+        assert "shop SELECT, " in shown
 
 
 def test_answers_go_by_those_verdicts(url: str) -> None:
@@ -125,7 +129,8 @@ def test_answers_go_by_those_verdicts(url: str) -> None:
 
 def test_nothing_is_judged_without_the_option(url: str) -> None:
     assert (
-        answered("breaches", "--service", "shop", "--since", "1970-01-01", "--store", url)["missed"] == len(OURS) // 2
+        answered("breaches", "--each", "--service", "shop", "--since", "1970-01-01", "--store", url)["missed"]
+        == len(OURS) // 2
     )
 
 

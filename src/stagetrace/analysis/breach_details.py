@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.analysis.span_tree import CLIENT, SERVER
+from stagetrace.analysis.span_tree import CLIENT, SERVER, aggregated, path_of, span_tree
 from stagetrace.causes import cause
 from stagetrace.policy.verdict import peer_of
 from stagetrace.semconv import number, stage_totals, text
@@ -87,6 +87,15 @@ def owner_of(entry: Any, spans: Sequence[Any]) -> Owner:
             return Owner((*path, Hop(service, WIRE, (called_ns - served_ns) / 1e6, served[0][1].service)))
         entries = [server for _, server in served]
         seen.update(server.span_id for server in entries)
+
+
+def on_path(entry: Any, spans: Sequence[Any]) -> Hop:
+    """Return the span that takes most of the critical path of a request: where no stage says where its time went."""
+    place = next(place for place, span in enumerate(spans) if span is entry)
+    portions = aggregated([path_of(span_tree(spans), place)])
+    if not portions:
+        return Hop(entry.service, entry.name, entry.duration_ns / 1e6)
+    return Hop(portions[0].service, portions[0].name, portions[0].duration_ns / 1e6)
 
 
 def _total(spans: Iterable[Any]) -> int:
@@ -232,6 +241,7 @@ class Group:
     last_unix_nano: int
     median_overrun_ms: float | None
     worst_overrun_ms: float | None
+    lost_ms: float  # over what was allowed, in all
     worst_trace_id: str
 
 

@@ -360,5 +360,8 @@ def _refuse(_messages: object, context: grpc.ServicerContext) -> bytes:
     """Refuse a call before its message is read."""
     abort(
         context,
-        Refused(UNAUTHENTICATED, "a token is needed: send the metadata `authorization: Bearer TOKEN`"),
+        Refused(
+            UNAUTHENTICATED,
+            "no token was sent, and one is needed in the metadata `authorization`, after the word Bearer",
+        ),
     )

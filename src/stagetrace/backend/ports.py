@@ -153,7 +153,10 @@ class Access:
     def check_token(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Raise Refused for a request without the token, if there is one."""
         if not is_authorized(next((value for name, value in headers if name == b"authorization"), None), self.token):
-            raise Refused(UNAUTHENTICATED, "a token is needed: send the header `authorization: Bearer TOKEN`")
+            raise Refused(
+                UNAUTHENTICATED,
+                "no token was sent, and one is needed in the header `authorization`, after the word Bearer",
+            )
 
     def _check_host(self, host: str) -> None:
         name = _name(host)

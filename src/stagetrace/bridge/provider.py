@@ -287,6 +287,12 @@ def _entry_point(group: str, name: str) -> EntryPoint | None:
     if point is not None:
         return point
     known = ", ".join(sorted(point.name for point in entry_points(group=group)))
+    if name.startswith("otlp ("):
+        remedy = "OTEL_EXPORTER_OTLP_PROTOCOL can be http/protobuf or grpc, which every receiver speaks."
+        log.once(
+            group, f"there is no exporter of {name.removeprefix('otlp ').strip('()')}; nothing is exported.\n{remedy}"
+        )
+        return None
     log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")
     return None
 

@@ -115,7 +115,7 @@ UNKNOWN: Final = _cause(
     verdict.UNKNOWN,
     "the time has no reading",
     "",
-    phrase="of which nothing is known", is_wait=True,
+    phrase="not explained by any reading", is_wait=True,
 )
 COLD_START: Final = _cause(
     "cold_start",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -191,6 +192,21 @@ def selection_options(
 
 
 # --- The store and the selection that a command line names.
+
+
+ALONE: Final[dict[str, str | None]] = dict.fromkeys(("service", "route", "model", "since", "until", "segment"))
+
+
+def next_command(args: argparse.Namespace, verb: str, *more: str, **values: str | None) -> str:
+    """Return a command of the same store and selection, as far as a command line names them; `values` go before."""
+    own = vars(args)
+    given = {name: own.get(name) for name in ("store", "service", "route", "model", "since", "until")} | values
+    words = ["stagetrace", *verb.split(), *more]
+    for name, value in given.items():
+        text = value.text if isinstance(value, Moment) else value
+        words += [f"--{name}", text] if text else []
+    segments = [] if "segment" in values else [f"{key}={value}" for key, value in own.get("segment", ())]
+    return shlex.join([*words, *(word for one in segments for word in ("--segment", one))])
 
 
 def list_size(args: argparse.Namespace) -> int | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from stagetrace.cli import output
 from stagetrace.cli.arguments import POLICY, read_policy, selection, selection_options, store_url
-from stagetrace.cli.output import show, show_json, show_progress, warn
+from stagetrace.cli.output import show, show_json, show_progress, show_short, warn
 from stagetrace.cli.registry import ANSWERED, ANSWERS, BAD, NO_ANSWER, Option, UsageError, add_options, load
 from stagetrace.errors import StagetraceError
 from stagetrace.output import chart
@@ -47,7 +47,8 @@ def format_option(*more: str) -> Option:
     return Option("--format", about, default=TEXT, choices=forms)
 
 
-FORMAT: Final = format_option()
+LONG: Final = Option("--long", "print all tables, pictures and notes, not the first table alone")
+PRINTED: Final = (format_option(), LONG)
 
 
 def print_answer(args: argparse.Namespace, answer: Answer) -> int:
@@ -59,7 +60,7 @@ def print_answer(args: argparse.Namespace, answer: Answer) -> int:
     elif args.format == HTML:
         sys.stdout.write(page(answer.title, [answer], zone))
     else:
-        show_answer(answer, args.format, zone)
+        show_answer(answer, args.format, zone, is_long=args.long)
     warn(answer.reason)
     return BAD if answer.is_bad else NO_ANSWER if answer.is_undecided else ANSWERED
 
@@ -70,12 +71,19 @@ def check_form(args: argparse.Namespace) -> None:
         raise UsageError(f"--json and --format {args.format} are two forms\ngive one of them")
 
 
-def show_answer(answer: Answer, form: str, zone: Zone) -> None:
-    """Print one answer as text or Markdown."""
+def show_answer(answer: Answer, form: str, zone: Zone, *, is_long: bool) -> None:
+    """Print one answer as text or Markdown; as text, unless it shall be long, no more than one table or picture."""
     if form == MARKDOWN:
         sys.stdout.write(markdown(answer, zone))
-    else:
-        show(answer.sentence, *(one for part in answer.parts for one in ("", *_draw(part, zone))))
+        return
+    steps = [f"Next: {one}" for one in answer.steps]
+    if is_long:
+        parts = (one for part in answer.parts for one in ("", *_draw(part, zone)))
+        show(answer.sentence, *parts, *(["", *steps] if steps else []))
+        return
+    first = next((part for part in answer.parts if not isinstance(part, str)), None)
+    has_more = len(answer.parts) > (first is not None)
+    show_short([answer.sentence], () if first is None else _draw(first, zone), steps, has_more=has_more)
 
 
 def _draw(part: str | Table | Chart, zone: Zone) -> Sequence[str | Table]:
@@ -232,7 +240,7 @@ def run_all(args: argparse.Namespace) -> int:
         show(since)
         for one in answers.values():
             show("", *([] if args.format == MARKDOWN else [one.title.upper()]))
-            show_answer(one, args.format, args.tz)
+            show_answer(one, args.format, args.tz, is_long=args.long)
     warn(reason)
     return BAD if any(one.is_bad for one in answers.values()) else ANSWERED
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments import NEWEST, list_size, selection_options, store_url
-from stagetrace.cli.ask import reading
-from stagetrace.cli.output import show, show_json, warn
+from stagetrace.cli.ask import LONG, reading
+from stagetrace.cli.output import show, show_json, show_short, warn
 from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER, Option
 from stagetrace.output import breaches, units
 from stagetrace.output.answer import join_reasons
-from stagetrace.output.breaches import as_json, blame_text, groups_as_json, owners_of, summary, with_cause
+from stagetrace.output.breaches import as_json, blame_text, groups_as_json, owners_of, stage_of, summary, worst_paths
 from stagetrace.output.table import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.units import Zone, milliseconds, threshold
 from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 DESCRIPTION: Final = (
     "Show how many of the judged requests missed their latency objective, and which stages and causes took the time;\n"
-    "list the newest of them, with the stage that took most of the time. Where that stage waited for another service,\n"
-    "the trace is followed down to the service that owns the time, the wire in between included. With --group, show\n"
-    "breaches of the same service, route, stage, cause and line of code as one group each."
+    "those of the same service, route, stage, cause and line of code are one group each. With --each, list the newest\n"
+    "one by one: where the slowest stage waited for another service, the trace is followed down to the service that\n"
+    "owns the time, the wire in between included."
 )
 EXAMPLE: Final = "stagetrace breaches --store jaeger://localhost:16685 --service api --since 15m"
 
 OPTIONS: Final = (
     *selection_options(limit=NEWEST),
     Option(
-        "--group",
-        "list groups of breaches that are alike in place of each one; --limit is then of groups, largest first",
+        "--each",
+        "list each breach, newest first, in place of groups of those that are alike; --limit is then of breaches",
     ),
+    LONG,
     Option("--fail", "exit with 1 if there is a breach, and with 2 if no request was judged"),
 )
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     with reading(args) as (reader, selected):
         wanted = replace(selected, limit=list_size(args))
         services = (wanted.service,) if wanted.service is not None else reader.services()
-        print_breaches = _print_groups if args.group else _print_list
+        print_breaches = _print_list if args.each else _print_groups
         tally, is_complete = print_breaches(args, reader, wanted, services)
     return _fail_code(tally, is_complete=is_complete) if args.fail else ANSWERED
 
@@ -89,10 +90,14 @@ def _print_groups(
         show_json(answer)
         cuts = [answer["reason"]] if "reason" in answer else []
     else:
-        parts: list[Table | str] = [*summary(tally, wanted, services, args.tz)]
-        if found.groups:
-            parts += ["", _group_table(found.groups, args.tz), "", *_group_steps(found, store_url(args))]
-        show(*parts)
+        said = summary(tally, wanted, services, args.tz)
+        paths = worst_paths(reader, found.groups)
+        table = [_group_table(found.groups, paths, args.tz)] if found.groups else []
+        steps = _group_steps(found, store_url(args)) if found.groups else []
+        if args.long:
+            show(*said, *(one for part in table for one in ("", part)), *(["", *steps] if steps else []))
+        else:
+            show_short(said, table, steps, has_more=False)
     warn(join_reasons(cuts))
     return tally, relations.complete
 
@@ -128,14 +133,14 @@ def _table(listed: Sequence[tuple[Entry, Owner]], zone: Zone) -> Table:
     )
 
 
-def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
+def _group_table(groups: Sequence[Group], paths: Mapping[tuple[str, str], str], zone: Zone) -> Table:
     return table_of(
         groups,
         (
             (numeric("breaches"), lambda one: f"{one.breaches:,}"),
             (Column("service", kind=COMMON, leaves=3), lambda one: one.service),
             (Column("request"), lambda one: one.route),
-            (Column("stage"), lambda one: with_cause(one.stage, one.cause)),
+            (Column("stage"), lambda one: stage_of(one, paths)),
             (Column("line of code", kind=COMMON), lambda one: one.code or "-"),
             (numeric("median over"), lambda one: milliseconds(one.median_overrun_ms)),
             (numeric("worst over", 1), lambda one: milliseconds(one.worst_overrun_ms)),
@@ -152,13 +157,13 @@ def _group_table(groups: Sequence[Group], zone: Zone) -> Table:
 def _list_steps(answer: Breaches, url: str) -> list[str]:
     newest, count = answer.breaches[0], len(answer.breaches)
     more = _more(count, answer.tally.missed, f"newest {count} of {answer.tally.missed:,}")
-    return [*more, f"See the newest: stagetrace trace {newest.trace_id} --store {shlex.quote(url)}"]
+    return [*more, f"Next: stagetrace trace {newest.trace_id} --store {shlex.quote(url)}"]
 
 
 def _group_steps(found: Groups, url: str) -> list[str]:
     worst, count = found.groups[0].worst_trace_id, len(found.groups)
     more = _more(count, found.different, f"largest {count} of {found.different:,} groups")
-    return [*more, f"See the worst of the largest group: stagetrace trace {worst} --store {shlex.quote(url)}"]
+    return [*more, f"Next: stagetrace why {worst} --store {shlex.quote(url)}"]
 
 
 def _more(count: int, total: int, which: str) -> list[str]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.analysis.attainment import target_of
-from stagetrace.cli.arguments import ABOVE_0, number_between, selection_options
-from stagetrace.cli.ask import format_option, print_answer, reading
+from stagetrace.cli.arguments import ABOVE_0, next_command, number_between, selection_options
+from stagetrace.cli.ask import LONG, format_option, print_answer, reading
 from stagetrace.cli.output import warn
 from stagetrace.cli.registry import ANSWERED, Option, UsageError
 from stagetrace.errors import StagetraceError
@@ -67,6 +67,7 @@ OPTIONS: Final = (
         objective,
     ),
     format_option(*autoscaler.FORMS),
+    LONG,
 )
 
 # --- Utilisation of a service's resources, as far as its spans show it: time averages, and capacity where known.
@@ -212,6 +213,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         [*_notes(wanted), *(part for number, one in enumerate(made) for part in _parts(*one, args, number, len(made)))],
         is_bad=any(_is_bad(one, given, args) for one, given in zip(found, plans, strict=True)),
         reason=join_reasons(reasons),
+        steps=() if any(tests) or not found else [next_command(args, "bottleneck")],
     )
 
 
@@ -407,7 +409,7 @@ def _levels(one: Capacity, args: argparse.Namespace) -> Table:
             (numeric("waiting"), lambda level: number(level.waiting)),
             (numeric("time"), lambda level: f"{number(level.seconds)} s"),
             (numeric("requests"), lambda level: units.about(round(level.requests), one.sample)),
-            (numeric("kept"), kept),
+            (numeric("attainment"), kept),
         ),
         f"Levels of load in an instance of {one.service}, by {one.width_s:g} s",
     )

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments import selection_options, window
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.arguments import ALONE, next_command, selection_options, window
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars
 from stagetrace.output.table import COMMON, Column, Table, numeric, table_of
-from stagetrace.output.units import Zone, between, chance, milliseconds, percent, shown, since_text
+from stagetrace.output.units import Zone, between, chance, milliseconds, percent, shown, since_text, values_text
 
 if TYPE_CHECKING:
     from stagetrace.analysis.cases import Cases
@@ -38,7 +38,7 @@ OPTIONS: Final = (
         "the good requests of the same window",
         between,
     ),
-    FORMAT,
+    *PRINTED,
 )
 _TRACES: Final = 600  # of each side
 _SPANS: Final = 60_000  # of each side
@@ -74,7 +74,13 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         _keys(cases, found, services),
         _parts(cases, found, services, args.tz),
         reason=reason,
+        steps=[next_command(args, "why", trace_id, **ALONE) for trace_id in _examples(found)[:1]],
     )
+
+
+def _examples(found: Diagnosis) -> list[str]:
+    evidence = [*(one.evidence for one in found.findings), *(one.evidence for one in found.causes)]
+    return [trace_id for one in evidence for trace_id in one.trace_ids]
 
 
 def _breached_against_good(reader: Reader, relations: Relations, cases: Cases) -> Localised | None:
@@ -133,11 +139,6 @@ def _localise(reader: Reader, slow: Sequence[str], normal: Sequence[str]) -> Loc
 LEAST: Final = 5  # requests or traces of each kind: of `analysis.diagnosis` and `localise`, which are heavy to import
 _SHOWN: Final = 10  # rows of a table
 _FEWER: Final = "How many fewer breaches there would be, at least, if these requests did as well as the others"
-
-
-def values_text(values: Mapping[str, str | None]) -> str:
-    """Return values of attributes in words."""
-    return " and ".join(f"without {key}" if value is None else f"{key} {value}" for key, value in values.items())
 
 
 def _sentence(cases: Cases, found: Diagnosis, services: Localised | None, zone: Zone) -> str:

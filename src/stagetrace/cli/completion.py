@@ -1,15 +1,19 @@
-"""`stagetrace completion`: a script with which a shell completes commands and options."""
+"""`stagetrace completion`: a script with which a shell completes commands, options, and names that a store holds."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from stagetrace.cli.arguments import STORE, store_url
 from stagetrace.cli.registry import ANSWERED, VERBS, Option, load
+from stagetrace.store import open_store
+from stagetrace.store.base import Selection
 
-DESCRIPTION: Final = """Print a script with which the shell completes commands, options and their fixed values.
+DESCRIPTION: Final = """Print a script with which the shell completes commands, options and their fixed values; bash and
+zsh also services, routes and objectives of the store, which are asked for in the background.
 
 bash: eval "$(stagetrace completion bash)" in ~/.bashrc
 zsh:  eval "$(stagetrace completion zsh)" in ~/.zshrc, behind compinit
@@ -17,13 +21,29 @@ fish: stagetrace completion fish > ~/.config/fish/completions/stagetrace.fish"""
 EXAMPLE: Final = 'eval "$(stagetrace completion bash)"'
 
 _OF_TWO_WORDS: Final = "commands of two words"
+_NAMES: Final = "names"
+_MOST: Final = 200
+_FOREVER_NS: Final = 2**63 - 1
 _HELP: Final = Option("-h --help", "show this help")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script and return the exit code."""
+    """Print the script, or the names that a store holds, and return the exit code."""
+    if args.shell == _NAMES:
+        sys.stdout.writelines(f"{flag}\t{name}\n" for flag, name in _stored(args) if name.isprintable())
+        return ANSWERED
     sys.stdout.write(_SHELLS[args.shell]({verb: (_HELP, *load(verb).OPTIONS) for verb in VERBS}))
     return ANSWERED
+
+
+def _stored(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Yield the names that a store holds, each behind the option that takes it."""
+    with open_store(store_url(args)) as reader:
+        yield from (("--service", name) for name in reader.services())
+        with reader.relations(Selection(0, _FOREVER_NS)) as relations:
+            rows = relations.reduce("counts", ("path", "objective"))
+    for flag, key in (("--route", "path"), ("--judged-by", "objective")):
+        yield from ((flag, name) for name in sorted({str(row[key]) for row in rows if row[key] is not None})[:_MOST])
 
 
 def _bash(options: dict[str, tuple[Option, ...]]) -> str:
@@ -40,8 +60,30 @@ def _bash(options: dict[str, tuple[Option, ...]]) -> str:
         for flag in one.flags
         if one.choices
     ]
-    return f"""_stagetrace() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} words=
+    return f"""_stagetrace_names() {{
+    local folder="${{XDG_CACHE_HOME:-$HOME/.cache}}/stagetrace" store= file
+    [[ $COMP_LINE =~ --store[=\\ ]+([^\\ ]+) ]] && store=${{BASH_REMATCH[1]}}
+    file="$folder/names-$(printf %s "$store@$PWD" | cksum | cut -d' ' -f1)"
+    if [ -z "$(find "$file" -mmin -1 2>/dev/null)" ]; then
+        mkdir -p "$folder"
+        {{
+            stagetrace completion names ${{store:+--store "$store"}} >"$file.$$" && mv "$file.$$" "$file"
+            rm -f "$file.$$"
+        }} >/dev/null 2>&1 &
+        disown
+        for _ in 1 2 3; do [ -e "$file" ] || sleep 0.1; done
+    fi
+    [ -e "$file" ] && sed -n "s|^$1\t||p" "$file"
+}}
+_stagetrace() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} words= name
+    COMPREPLY=()
+    case "$before" in --service|--route|--judged-by)  # not by `compgen -W`, which would run what names hold
+        while IFS= read -r name; do
+            [[ $name == "$word"* ]] && COMPREPLY+=("$(printf %q "$name")")
+        done < <(_stagetrace_names "$before")
+        return ;;
+    esac
     case "$verb" in {two}) [ "$COMP_CWORD" -gt 2 ] && verb="$verb ${{COMP_WORDS[2]}}" ;; esac
     if [ "$COMP_CWORD" -eq 1 ]; then
         words='{" ".join(firsts)} --help --version'
@@ -92,4 +134,7 @@ def _quoted(text: str) -> str:
 
 
 _SHELLS: Final[dict[str, Callable[[dict[str, tuple[Option, ...]]], str]]] = {"bash": _bash, "fish": _fish, "zsh": _zsh}
-OPTIONS: Final = (Option("SHELL", "bash, fish or zsh", choices=sorted(_SHELLS)),)
+OPTIONS: Final = (
+    Option("SHELL", f"bash, fish or zsh; {_NAMES}: what the script asks for", choices=[*sorted(_SHELLS), _NAMES]),
+    STORE,
+)

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments import selection_options, utf8
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.arguments import next_command, selection_options, utf8
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output.answer import Answer, keys_of, no_requests
 from stagetrace.output.chart import Bars
@@ -70,7 +70,7 @@ OPTIONS: Final = (
         repeats=True,
     ),
     *selection_options(cause=False),
-    FORMAT,
+    *PRINTED,
 )
 
 
@@ -92,7 +92,14 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     if found.stored == 0:
         return Answer("Cost", no_requests(wanted, args.tz), _keys(found), reason=relations.reason)
     parts: list[str | Table | Bars] = [_table(found, by), _bars(found), *_notes(found, given, sampled)]
-    return Answer("Cost", _sentence(found, given), _keys(found), parts, reason=relations.reason)
+    return Answer(
+        "Cost",
+        _sentence(found, given),
+        _keys(found),
+        parts,
+        reason=relations.reason,
+        steps=[next_command(args, "bottleneck")],
+    )
 
 
 def _prices(args: argparse.Namespace) -> Prices | None:

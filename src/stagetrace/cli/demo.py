@@ -235,9 +235,8 @@ def _demo(folder: Path) -> None:
             send_faults(address)
         breaches = _wait_for_breaches(str(data))
         _show("stages", "--store", str(data))
-        _show("breaches", "--store", str(data), "--limit", "10")
-        _print("\nThose that are alike, and the line of code at which they stood:")
-        _show("breaches", "--store", str(data), "--group", "--limit", "6")
+        _show("why", "--store", str(data))
+        _show("breaches", "--each", "--store", str(data), "--limit", "10")
         for of, key, value in _EXAMPLES:
             alike = [breach for breach in breaches if breach[key] == value]
             if alike:
@@ -354,7 +353,7 @@ def _wait_for_breaches(store: str) -> list[dict[str, Any]]:
     """Return the breaches, once all that are sure to be there are."""
     deadline = time.monotonic() + _QUERYABLE_WITHIN_S
     while True:
-        argv = [*_STAGETRACE, "breaches", "--store", store, "--json"]
+        argv = [*_STAGETRACE, "breaches", "--each", "--store", store, "--json"]
         asked = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603
         breaches: list[dict[str, Any]] = json.loads(asked.stdout)["breaches"] if asked.returncode == 0 else []
         if len(breaches) >= SLOW_AT_LEAST:

@@ -9,11 +9,12 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from textwrap import wrap
 from typing import Any, Final, NoReturn
 
 from stagetrace import __version__, settings
 from stagetrace.cli.console import INTERRUPTED, note_interrupts, printable_streams, unescaped
-from stagetrace.cli.registry import NO_ANSWER, VERBS, add_options, load
+from stagetrace.cli.registry import ANSWERED, GROUPS, MORE, NO_ANSWER, VERBS, add_options, load
 from stagetrace.errors import StagetraceError
 from stagetrace.system import setting_problems
 from stagetrace.text import TRACEBACK, bounded
@@ -24,6 +25,7 @@ _PIPE_CLOSED: Final = 141
 _AT_LEISURE: Final = ("bench", "demo", "page", "up")
 _BEFORE: Final = ("-h", "--help", "--version")  # what may stand before the verb
 _WRONG_CHOICE: Final = re.compile(r"argument (\S+): invalid choice: '(.*?)'")  # as argparse words it
+_WIDTH: Final = 100
 _SILENT: Final = ("completion", "doctor")
 
 _EPILOG: Final = """exit codes:
@@ -32,7 +34,7 @@ _EPILOG: Final = """exit codes:
   2  wrong usage, or no answer
 
 example:
-  stagetrace breaches --store jaeger://localhost:16685 --since 1h"""
+  stagetrace why --store jaeger://localhost:16685 --since 1h"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,21 +129,22 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
     """Return the parser, with the options of `verb` alone: the other verbs' modules stay unimported."""
     parser = _Parser(
         prog="stagetrace",
+        usage="stagetrace [-h] [--version] COMMAND ...",
         description="Which stage of which ML request missed its latency objective, and why.",
-        epilog=_EPILOG,
+        epilog=_listed() + _EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"stagetrace {__version__}")
-    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, title="commands")
-    for name, summary in VERBS.items():
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    for name in VERBS:
         if name != verb:
-            commands.add_parser(name, help=summary)
+            commands.add_parser(name)
             continue
         module = load(name)
         command = commands.add_parser(
             name,
-            help=summary,
+            prog=f"stagetrace {name}",
             description=module.DESCRIPTION,
             epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -149,6 +152,45 @@ def parser_for(verb: str | None) -> argparse.ArgumentParser:
         )
         add_options(command, module.OPTIONS)
     return parser
+
+
+def _listed() -> str:
+    """Return the commands by group, a line each; the rest in one."""
+    lines = []
+    for group, verbs in GROUPS.items():
+        if group == MORE:
+            lines += wrap(f"{group}: {', '.join(verbs)}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        else:
+            lines += [f"{group}:", *(f"  {verb:<12} {summary}" for verb, summary in verbs.items())]
+    return "\n".join([*lines, "", ""])
+
+
+def _listing(given: Sequence[str]) -> int | None:
+    """List commands where none is given, or the first word of some; return the exit code, or None of a command."""
+    if not given:
+        parser_for(None).print_help()
+        return ANSWERED
+    if given[0] in VERBS or given[0].startswith("-"):
+        return None
+    if any(verb.startswith(f"{given[0]} ") for verb in VERBS):
+        return _run_group(given[0], given[1:])
+    return _no_command(given[0], VERBS)
+
+
+def _run_group(first: str, rest: Sequence[str]) -> int:
+    """List the commands that begin with a word; without one more, or with --help, that is an answer."""
+    verbs = {verb: summary for verb, summary in VERBS.items() if verb.startswith(f"{first} ")}
+    if rest and rest[0] not in _BEFORE:
+        return _no_command(f"{first} {rest[0]}", verbs, f"stagetrace {first} --help")
+    width = max(map(len, verbs))
+    lines = [f"usage: stagetrace {first} COMMAND ...", "", *(f"  {one:<{width}}  {verbs[one]}" for one in verbs)]
+    sys.stdout.write("\n".join([*lines, "", f"help of one: stagetrace {next(iter(verbs))} --help", ""]))
+    return ANSWERED
+
+
+def _no_command(given: str, verbs: Iterable[str], listing: str = "stagetrace --help") -> int:
+    sys.stderr.write(f"stagetrace: there is no command {bounded(given)}{_meant(given, verbs)}\ntry: {listing}\n")
+    return NO_ANSWER
 
 
 def parser_of(parser: argparse.ArgumentParser, verb: str) -> _Parser:
@@ -162,6 +204,9 @@ def _run(given: list[str]) -> int:
     """Parse and run; argparse's own ways out (--help, --version, an error) become exit codes."""
     if " ".join(given[:2]) in VERBS:  # a verb of two words: `sla check`
         given = [" ".join(given[:2]), *given[2:]]
+    listed = _listing(given)
+    if listed is not None:
+        return listed
     # Only --help and --version may stand before the verb, and both end there.
     verb = given[0] if given and given[0] in VERBS else None
     later = next((one for one in given if one in VERBS), None)

@@ -25,6 +25,8 @@ _WIDTH_UNKNOWN: Final = 100
 _NARROWEST: Final = 60
 _PATIENCE_S: Final = 0.3
 _BAR: Final = 30
+_SHORT: Final = 20  # lines of an answer that need not be long
+_LEAST: Final = 5  # of its table
 
 
 def terminal_width() -> int:
@@ -121,12 +123,37 @@ def show_json(answer: dict[str, Any]) -> None:
 def show(*parts: Table | str) -> None:
     """Print tables and lines, in this order."""
     width = terminal_width() if is_bounded() else None
+    _write([line for part in parts for block in _blocks(part, width) for line in block])
+
+
+def show_short(said: Sequence[str], parts: Sequence[Table | str], steps: Sequence[str], *, has_more: bool) -> None:
+    """Print what is said, as much of one table or picture as a short answer has room for, and what to run next."""
+    width = terminal_width()
+    drawn = [block for part in parts for block in _blocks(part, width if is_bounded() else None)]
+    needs = sum(-(-len(printable(one)) // width) for one in (*said, *steps)) + bool(drawn) + bool(steps) + 1
     lines: list[Line] = []
-    for part in parts:
-        if isinstance(part, str):
-            lines.append([Cell(printable(part))])
-        else:
-            lines += [line for block in blocks(part, width) for line in block]
+    for block in drawn:
+        if len(lines) + len(block) > max(_LEAST, _SHORT - needs):
+            break
+        lines += block
+    left = sum(map(len, drawn)) - len(lines)
+    more = f"... {left} more lines: --long" if left else "More: --long" if has_more else None
+    ends = [*([] if more is None else [more]), *(["", *steps] if steps else [])]
+    _write(
+        [
+            *([Cell(printable(one))] for one in said),
+            *([[]] if lines else []),
+            *lines,
+            *([Cell(printable(one))] for one in ends),
+        ]
+    )
+
+
+def _blocks(part: Table | str, width: int | None) -> list[list[Line]]:
+    return [[[Cell(printable(part))]]] if isinstance(part, str) else blocks(part, width)
+
+
+def _write(lines: list[Line]) -> None:
     if sys.stdout.isatty() and has_rich():
         from rich.console import Console
 

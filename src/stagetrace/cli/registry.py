@@ -107,46 +107,62 @@ class Verb(Protocol):
         ...
 
 
-# All verbs, each with its line in the list of commands. The module of `sla check` is `sla_check`, that of `import` is
-# `import_`, since the word is Python's.
-VERBS: Final = {
-    "bench": "put load on a service: what latency it keeps, and up to which rate",
-    "bottleneck": "show where the time of requests goes, at the median and in the tail",
-    "breaches": "list the requests that missed their latency objective",
-    "capacity": "show how much load a service takes, how much is left, and when to scale",
-    "causes": "find what distinguishes breaches from good requests, and which service is to blame",
-    "clickhouse init": "make a table of requests in ClickHouse, so that answers take a fraction of the time",
-    "compare": "show whether a version of a model is slower than another, and how sure that is",
-    "completion": "print a script with which a shell completes commands and options",
-    "cost": "divide what instances and tokens cost among requests",
-    "demo": "run a service with real faults, and what the commands report of them",
-    "doctor": "check the installation, the settings, the delivery of spans, and running services",
-    "drift": "show which latencies have changed: steps and slopes over time, alarms",
-    "export": "write spans to a file: Parquet, CSV, OTLP",
-    "import": "store the spans of files in a local store",
-    "inject": "put the agent into the pods of Kubernetes manifests, or take it out",
-    "mark": "name this moment, such as a deploy: drawn over time, and a candidate for since when",
-    "mcp": "answer the questions of an agent or an editor, by the Model Context Protocol",
-    "page": "serve the page, which shows any store in a browser",
-    "prune": "delete old spans from a local store",
-    "query": "query requests and spans in SQL",
-    "report": "report on a period: objectives met, exclusions, incidents, credits",
-    "requests": "list requests: the newest, the slowest",
-    "run": "start a service with recording on, for installs that read no .pth file",
-    "segments": "show how tenants, tiers, regions or input sizes fare, against the rest",
-    "services": "list the services that have spans",
-    "sla explain": "show why a request has its verdict, and which one a policy gives it",
-    "sla replay": "show what a policy would have said of stored requests",
-    "sla check": "check a policy: errors and warnings by line and column, and what it says",
-    "sla rules": "print what follows from a policy: alerts for Prometheus, and others",
-    "sla suggest": "suggest objectives that observed traffic could keep",
-    "slo": "show whether each objective is kept, and how long its error budget lasts",
-    "stages": "show how long each stage takes, by route and model",
-    "tail": "show the newest requests, and new ones as they arrive",
-    "trace": "draw one trace: which stage took the time",
-    "up": "run the embedded back end: OTLP in, a local store, answers out",
-    "watch": "show objectives, routes and stages, refreshed",
+# All verbs by the heading under which the help lists them, each with its line there. The module of `sla check` is `sla_check`,
+# that of `import` is `import_`, since the word is Python's.
+MORE: Final = "More"  # which the help names in one line
+GROUPS: Final = {
+    "Start": {
+        "up": "run the embedded back end: OTLP in, a local store, answers out",
+        "demo": "run a service with real faults, and what the commands report of them",
+        "doctor": "check the installation, the settings, the delivery of spans, and running services",
+    },
+    "Look": {
+        "why": "tell what is wrong now; with a trace, why that one request was late",
+        "breaches": "show the requests that missed their objective, in groups of those that are alike",
+        "trace": "draw one trace: which stage took the time",
+        "stages": "show how long each stage takes, by route and model",
+        "page": "serve the page, which shows any store in a browser",
+    },
+    "Ten answers": {
+        "slo": "show whether each objective is kept, and how long its error budget lasts",
+        "report": "report on a period: objectives met, exclusions, incidents, credits",
+        "bottleneck": "show where the time of requests goes, at the median and in the tail",
+        "causes": "find what distinguishes breaches from good requests, and which service is to blame",
+        "segments": "show how tenants, tiers, regions or input sizes fare, against the rest",
+        "compare": "show whether a version of a model is slower than another, and how sure that is",
+        "drift": "show which latencies have changed: steps and slopes over time, alarms",
+        "capacity": "show how much load a service takes, how much is left, and when to scale",
+        "cost": "divide what instances and tokens cost among requests",
+        "bench": "put load on a service: what latency it keeps, and up to which rate",
+    },
+    "Objectives": {
+        "sla check": "check a policy: errors and warnings by line and column, and what it says",
+        "sla explain": "show why a request has its verdict, and which one a policy gives it",
+        "sla replay": "show what a policy would have said of stored requests",
+        "sla suggest": "suggest objectives that observed traffic could keep",
+        "sla rules": "print what follows from a policy: alerts for Prometheus, and others",
+    },
+    "Stored data": {
+        "query": "query requests and spans in SQL",
+        "export": "write spans to a file: Parquet, CSV, OTLP",
+        "import": "store the spans of files in a local store",
+        "mark": "name this moment, such as a deploy: drawn over time, and a candidate for since when",
+        "prune": "delete old spans from a local store",
+    },
+    MORE: {
+        "clickhouse init": "make a table of requests in ClickHouse, so that answers take a fraction of the time",
+        "completion": "print a script with which a shell completes commands and options",
+        "inject": "put the agent into the pods of Kubernetes manifests, or take it out",
+        "mcp": "answer the questions of an agent or an editor, by the Model Context Protocol",
+        "requests": "list requests: the newest, the slowest",
+        "run": "start a service with recording on, for installs that read no .pth file",
+        "services": "list the services that have spans",
+        "tail": "show the newest requests, and new ones as they arrive",
+        "silence": "let no receiver of alerts hear of an objective for a time",
+        "watch": "show objectives, routes and stages, refreshed",
+    },
 }
+VERBS: Final = {verb: summary for listed in GROUPS.values() for verb, summary in listed.items()}
 
 # The verbs that answer a question of one selection, in the order in which they are asked of a service.
 ANSWERS: Final = ("slo", "report", "bottleneck", "causes", "segments", "compare", "drift", "capacity", "cost")

@@ -17,12 +17,13 @@ from stagetrace.cli.arguments import (
     EVER,
     FINITE,
     POLICY,
+    next_command,
     number_between,
     policy_if_any,
     selection_options,
     utf8,
 )
-from stagetrace.cli.ask import ALL, FORMAT, ask, run_all
+from stagetrace.cli.ask import ALL, PRINTED, ask, run_all
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer, join_reasons, keys_of
@@ -166,7 +167,7 @@ OPTIONS: Final = (
     ),
     POLICY,
     *ALL,
-    FORMAT,
+    *PRINTED,
 )
 
 
@@ -191,7 +192,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         found = report.ask(relations, options, policy)
         reasons = [relations.reason, unread]
     if options.until_ns > now:
-        reasons.append(f"the period ends at {shown(options.until_ns, args.tz, 0)} {args.tz.name}, which is to come")
+        reasons.append(f"the period is not over, it ends at {shown(options.until_ns, args.tz, 0)} {args.tz.name}")
     if found.lines_left:
         reasons.append(f"{found.lines_left:,} objectives and routes with fewer breaches are not listed")
     if found.incidents_left:
@@ -206,6 +207,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         is_bad=bool(found.missed),
         is_undecided=not keys["told"],
         reason=reason,
+        steps=[next_command(args, "slo")],
     )
 
 

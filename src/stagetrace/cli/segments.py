@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace import semconv
 from stagetrace.analysis.base import rank
-from stagetrace.cli.arguments import count, selection_options, utf8
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.arguments import count, next_command, selection_options, utf8
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, keys_of
 from stagetrace.output.chart import Bars, Stacked
@@ -45,7 +45,7 @@ OPTIONS: Final = (
         utf8,
     ),
     Option("--top N", "how many segments; default: 20, at most 200", count, 20),
-    FORMAT,
+    *PRINTED,
 )
 _NUMBERS: Final = 0.5  # of the values named, and of the requests: more are numbers, fewer are in the largest segments
 
@@ -70,7 +70,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
             if _are_numbers(rows):
                 names, rows, ranges = _ranges(found, names, most)
     shown = View(by, segments(rows), remedies(found, names) if names else {}, found, is_ranges=ranges)
-    return Answer("Segments", _sentence(shown), _keys(shown), _parts(shown), reason=relations.reason)
+    steps = [next_command(args, "causes")]
+    return Answer("Segments", _sentence(shown), _keys(shown), _parts(shown), reason=relations.reason, steps=steps)
 
 
 def _default(cases: Cases) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments import POLICY, is_file, policy_of, selection_options, store_url
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.ask import PRINTED
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer, join_reasons, keys_of, no_requests
 from stagetrace.output.table import COMMON, TRACE, Column, Table, numeric, table_of
@@ -28,7 +28,7 @@ DESCRIPTION: Final = (
     "is judged."
 )
 EXAMPLE: Final = "stagetrace sla replay --policy sla.yaml --since 7d --service api"
-OPTIONS: Final = (POLICY, *selection_options(cause=False, sla=False), FORMAT)
+OPTIONS: Final = (POLICY, *selection_options(cause=False, sla=False), *PRINTED)
 
 
 def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:

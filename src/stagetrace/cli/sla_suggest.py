@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments import selection_options
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer, keys_of, no_requests
@@ -48,7 +48,7 @@ OPTIONS: Final = (
     ),
     Option("--output FILE", "write the policy to this file, which must not exist", Path),
     *selection_options(cause=False),
-    FORMAT,
+    *PRINTED,
 )
 
 

@@ -11,8 +11,17 @@ from typing import Any, Final
 
 from stagetrace.analysis.attainment import COLUMNS, Counts, Exact
 from stagetrace.analysis.slo import SHOWN, Found, Objective
-from stagetrace.cli.arguments import EVER, POLICY, is_file, policy_if_any, selection_options, store_url, utf8
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.arguments import (
+    EVER,
+    POLICY,
+    is_file,
+    next_command,
+    policy_if_any,
+    selection_options,
+    store_url,
+    utf8,
+)
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer, join_reasons, keys_of
@@ -46,7 +55,7 @@ OPTIONS: Final = (
     *selection_options("the window of each objective", cause=False),
     Option("--by ATTRIBUTE", "each value of this attribute, or column of `requests`, by itself", _attribute),
     POLICY,
-    FORMAT,
+    *PRINTED,
 )
 SINCE: Final = EVER  # each objective has its own window
 
@@ -93,7 +102,12 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         is_bad=bool(found.missed),
         is_undecided=not is_told,
         reason=join_reasons(reasons),
+        steps=[_next(found.objectives[0], args)] if found.missed else (),
     )
+
+
+def _next(worst: Objective, args: argparse.Namespace) -> str:
+    return next_command(args, "why", service=worst.service, route=worst.route)
 
 
 def _exact(reader: Reader, wanted: Selection, end: int, by: str | None) -> Exact | None:
@@ -290,9 +304,8 @@ def _notes(one: Objective) -> Iterator[str]:
     yield from _of_policy(one, name)
     for alert in one.alerts:
         if alert.fires:
-            windows = f"in the last {alert.long} and the last {alert.short}"
-            rate = "too fast" if alert.factor == 1 else f"over {alert.factor:g} times too fast"
-            yield f"Alert: {name} spent its error budget {rate} {windows}."
+            rates = [f"{burn.rate:.3g} in {span}" for span in (alert.long, alert.short) if (burn := one.burn.get(span))]
+            yield f"Alert: {name} has a burn rate of {' and '.join(rates)} (alert at {alert.factor:g})."
     if not one.is_held:
         yield f"{name}: {_held_text(one)}; share and budget are of these."
     if not one.target.is_from_policy:

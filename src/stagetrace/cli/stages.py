@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments import selection_options
-from stagetrace.cli.ask import reading
-from stagetrace.cli.output import show_result
+from stagetrace.cli.arguments import next_command, selection_options
+from stagetrace.cli.ask import PRINTED
 from stagetrace.output import units
-from stagetrace.output.answer import no_requests
+from stagetrace.output.answer import Answer, no_requests
 from stagetrace.output.table import Column, Table, numbers
 from stagetrace.output.table_rows import as_json, heading
 from stagetrace.output.units import milliseconds, rounded_percent
@@ -18,6 +17,7 @@ from stagetrace.output.units import milliseconds, rounded_percent
 if TYPE_CHECKING:
     from stagetrace.analysis.estimates import Sample
     from stagetrace.analysis.routes_and_stages import Group, Stage
+    from stagetrace.store.base import Reader, Selection
 
 DESCRIPTION: Final = (
     "Show how long each stage takes, of each service, route and model: exact quantiles, and its share of the whole\n"
@@ -25,20 +25,35 @@ DESCRIPTION: Final = (
     "request counts for as many as it stands for, marked by ~."
 )
 EXAMPLE: Final = "stagetrace stages --route /predict --since 15m"
-OPTIONS: Final = selection_options()
+OPTIONS: Final = (*selection_options(), *PRINTED)
 _COLUMNS: Final = (Column("stage"), *numbers("count", "p50", "p95", "p99", "max", "share"))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the stages and return the exit code."""
-    with reading(args) as (reader, wanted), reader.relations(wanted) as relations:
-        from stagetrace.analysis import routes_and_stages
+def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answer:
+    """Return the stages of a selection."""
+    from stagetrace.analysis import routes_and_stages
 
+    with reader.relations(wanted) as relations:
         groups = routes_and_stages.ask_stages(relations)
     notes = [units.note(f"{group.service} {group.route}", group.sample) for group in groups]
     table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
-    parts: list[Table | str] = [table, *filter(None, notes)] if groups else [no_requests(wanted, args.tz)]
-    return show_result(args, {"groups": [as_json(group) for group in groups]}, parts, relations.reason)
+    return Answer(
+        "Stages",
+        _sentence(groups) if groups else no_requests(wanted, args.tz),
+        {"groups": [as_json(group) for group in groups]},
+        [table, *filter(None, notes)] if groups else (),
+        reason=relations.reason,
+        steps=[next_command(args, "bottleneck")] if groups else (),
+    )
+
+
+def _sentence(groups: Sequence[Group]) -> str:
+    """Return which requests are the slowest, and in which stage."""
+    slowest = max(groups, key=lambda group: group.whole.p99_ms)
+    longest = max(slowest.stages, key=lambda stage: stage.share or 0.0, default=None)
+    where = "" if longest is None else f"; {longest.stage} takes {rounded_percent(longest.share)} of its time"
+    took = milliseconds(slowest.whole.p99_ms)
+    return f"At p99 {slowest.route} of service {slowest.service} takes longest, {took}{where}."
 
 
 def _rows(group: Group) -> Iterator[tuple[str, ...] | str]:

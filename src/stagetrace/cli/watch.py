@@ -116,7 +116,7 @@ def _routes(routes: Sequence[Route]) -> Table:
             (numeric("p50", 3), lambda one: milliseconds(one.p50_ms)),
             (numeric("p99"), lambda one: milliseconds(one.p99_ms)),
             (numeric("breaches"), lambda one: str(one.breaches) if one.judged else "-"),
-            (numeric("met"), lambda one: units.attainment_percent(one.attainment, one.sample)),
+            (numeric("attainment"), lambda one: units.attainment_percent(one.attainment, one.sample)),
         ),
         "Objectives and routes",
     )

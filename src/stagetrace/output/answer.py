@@ -26,6 +26,7 @@ class Answer(Partial):
     is_bad: bool = False  # exit code 1
     is_undecided: bool = False  # exit code 2, unless it is bad: what was asked is not known
     reason: str | None = None
+    steps: Sequence[str] = ()  # commands to run next, for people
 
 
 def as_json(answer: Answer) -> dict[str, Any]:

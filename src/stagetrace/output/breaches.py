@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.analysis.breach_details import WIRE, Hop, Owner, owner_of
+from stagetrace.analysis.breach_details import WIRE, Hop, Owner, on_path, owner_of
 from stagetrace.causes.cause import DOWNSTREAM, UNKNOWN
 from stagetrace.errors import StoreError
 from stagetrace.output import units
@@ -16,12 +16,12 @@ from stagetrace.output.answer import completeness, keys_of
 from stagetrace.output.objectives import requests
 from stagetrace.output.units import UTC, Zone, milliseconds, shown, threshold, window
 from stagetrace.semconv import text
-from stagetrace.store.base import Breaches, Entry, Missed, Reader, Selection, SpanRow, Tally, Trace
+from stagetrace.store.base import SERVER, Breaches, Entry, Missed, Reader, Selection, SpanRow, Tally, Trace
 from stagetrace.store.entries import entry_of
 from stagetrace.text import printable
 
 if TYPE_CHECKING:
-    from stagetrace.analysis.breach_details import Groups
+    from stagetrace.analysis.breach_details import Group, Groups
 
 # --- Breaches with the owners of their time: as JSON, and what is to blame in a few words.
 
@@ -29,8 +29,8 @@ FOLLOWED: Final = 200  # traces that one answer looks into
 
 
 def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
-    """Return the owner of the time of each breach; traces of those that waited for another service are read at once."""
-    followed = list(dict.fromkeys(one.trace_id for one in entries if one.cause == DOWNSTREAM))
+    """Return the owner of the time of each breach; by its trace if it waited for a service or has no stage."""
+    followed = list(dict.fromkeys(one.trace_id for one in entries if _is_followed(one)))
     traces: dict[str, Trace | str] = dict.fromkeys(
         followed[FOLLOWED:], f"only {FOLLOWED} traces are looked into, those of the newest"
     )
@@ -42,9 +42,13 @@ def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
     return [_owner(entry, traces) for entry in entries]
 
 
+def _is_followed(entry: Entry) -> bool:
+    return entry.cause == DOWNSTREAM or entry.stage is None
+
+
 def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
     """Return the owner of the time of one breach, by its trace, or by the reason why that could not be followed."""
-    if entry.cause != DOWNSTREAM:
+    if not _is_followed(entry):
         return _not_followed(entry)
     trace = traces.get(entry.trace_id, f"there is no trace {entry.trace_id}")
     if isinstance(trace, str):
@@ -52,7 +56,21 @@ def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
     top = next((span for span in trace.spans if span.span_id == entry.span_id), None)
     if top is None:
         return _not_followed(entry, f"trace {entry.trace_id} lacks its span")
-    return owner_of(top, trace.spans)
+    own = Hop(entry.service, None, entry.duration_ms)
+    return owner_of(top, trace.spans) if entry.stage is not None else Owner((own, on_path(top, trace.spans)))
+
+
+def worst_paths(reader: Reader, groups: Iterable[Group]) -> dict[tuple[str, str], str]:
+    """Return what takes most of the critical path of the worst breach of each group without a stage, by its trace."""
+    wanted = {one.worst_trace_id: one.service for one in groups if one.stage is None}
+    found = {}
+    for trace in reader.traces(list(wanted)) if wanted else ():
+        service = wanted[trace.trace_id]
+        tops = [span for span in trace.spans if span.kind == SERVER and span.service == service]
+        if tops:
+            hop = on_path(max(tops, key=lambda span: span.duration_ns), trace.spans)
+            found[trace.trace_id, service] = f"{hop.service} {hop.stage}, {milliseconds(hop.duration_ms)}"
+    return found
 
 
 def _not_followed(entry: Entry, reason: str | None = None) -> Owner:
@@ -65,13 +83,13 @@ def _not_followed(entry: Entry, reason: str | None = None) -> Owner:
 
 
 def as_json(answer: Breaches, owners: Sequence[Owner]) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
+    """Return the object that `breaches --each --json` prints."""
     entries = [_entry_json(entry, owner) for entry, owner in zip(answer.breaches, owners, strict=True)]
     return {**_tally_json(answer.tally, answer.reason), "breaches": entries}
 
 
 def groups_as_json(found: Groups, tally: Tally, reason: str | None, limit: int | None = None) -> dict[str, Any]:
-    """Return the object that `--group --json` prints; `reason`: what the breaches lack, beside what the limit cuts."""
+    """Return the object that `breaches --json` prints; `reason`: what the breaches lack, beside what the limit cuts."""
     more = found.different - len(found.groups)
     cut = f"limit {limit} reached, there are {more} smaller groups" if more else None
     groups = [asdict(one) for one in found.groups]
@@ -109,6 +127,8 @@ def _entry_json(entry: Entry, owner: Owner) -> dict[str, Any]:
 def blame_text(entry: Entry, owner: Owner) -> str:
     """Return the slowest stage and its cause, or the way down to the owner of the time."""
     stage = entry.stage or "-"
+    if entry.stage is None and len(owner.path) > 1:
+        return f"{owner.last.service} {owner.last.stage}"
     if owner.last.stage == WIRE:
         below = [f"{hop.service} {hop.stage}" for hop in owner.path[1:-1]]
         return " > ".join([stage, *below, f"wire to {owner.last.peer}"])
@@ -118,6 +138,11 @@ def blame_text(entry: Entry, owner: Owner) -> str:
     if below:
         return " > ".join([stage, *below])
     return with_cause(entry.stage, entry.cause)
+
+
+def stage_of(group: Group, paths: Mapping[tuple[str, str], str]) -> str:
+    """Return the stage and cause of a group of breaches or, without a stage, what took the worst its time."""
+    return paths.get((group.worst_trace_id, group.service)) or with_cause(group.stage, group.cause)
 
 
 def with_cause(stage: str | None, cause: str | None) -> str:
@@ -177,7 +202,6 @@ def _over(tally: Tally) -> str:
     if not tally.missed:
         return ""
     whole = tally.overrun_ms
-    lost = f"{whole / _SECOND_MS:.1f} s" if whole >= _SECOND_MS else f"{whole:.1f} ms"
     if whole <= 0:
         return ""
     kinds = [(f"{one.stage or '(no stage)'}/{one.cause or 'unknown'}", one.overrun_ms) for one in tally.lost[:_CAUSES]]
@@ -185,7 +209,12 @@ def _over(tally: Tally) -> str:
     rest = tally.lost[_CAUSES:]
     if rest:
         named.append(f"{requests(len(rest), 'other')} {100 * sum(one.overrun_ms for one in rest) / whole:.0f} %")
-    return f", {lost} over in all: {', '.join(named)}"
+    return f", {total(whole)} over in all: {', '.join(named)}"
+
+
+def total(ms: float) -> str:
+    """Return the time of many requests, which may be seconds."""
+    return f"{ms / _SECOND_MS:.1f} s" if ms >= _SECOND_MS else f"{ms:.1f} ms"
 
 
 def _why(tally: Tally) -> str:

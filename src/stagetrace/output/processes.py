@@ -65,6 +65,10 @@ _CROWDED: Final = {
         "raise max_workers of the pool that the server was given, or start more processes",
     ),
 }
+_MORE_WORKERS: Final = "start more workers or threads; `queue.blocked_by` on such a request names what was in the way"
+_ON_A_LOOP: Final = (
+    *("aiohttp.web", "daphne", "granian", "grpc.aio._server", "hypercorn", "sanic", "tornado", "uvicorn"),
+)
 _SELDOM: Final = 0.01  # of all requests: rarer waits need no fix
 
 
@@ -265,11 +269,17 @@ def _costs(status: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         number = _number(waits, reason)
         if number:
             seldom = number < total * _SELDOM
+            mend = _MORE_WORKERS if reason == "socket" and not _has_event_loop(status) else fix
             found = f"{number} waits: requests {what}" + (f" ({total} requests in all)" if total else "")
-            yield (OK, f"{found}, which is seldom", "") if seldom else (WARN, found, fix)
+            yield (OK, f"{found}, which is seldom", "") if seldom else (WARN, found, mend)
     sampler = status.get("sampler")
     if isinstance(sampler, str) and not files.samples_all(sampler):
         yield OK, f"its head sampler is {sampler}: dropped requests are judged and counted, breaches are delivered", ""
+
+
+def _has_event_loop(status: dict[str, Any]) -> bool:
+    """Return whether a server of the process runs its handlers on an event loop."""
+    return any(str(name).startswith(_ON_A_LOOP) for name in _list(_dict(status, "patches"), "patched"))
 
 
 def time_text(seconds: Any) -> str:

@@ -79,7 +79,7 @@ def blocks(table: Table, width: int | None = None) -> list[list[Line]]:
     columns, rows, notes = _take_common(table)
     if width is not None:
         columns, rows, left = _fitting(columns, rows, width)
-        notes += [f"no room for {', '.join(left)}"] if left else []
+        notes += [f"columns left out: {', '.join(left)}"] if left else []
     titles = [printable(table.title)] if table.title is not None else []
     titles += ["; ".join(notes)] if notes else []
     top = [line for title in titles for line in _text(title, width)]

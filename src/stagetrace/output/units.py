@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone, tzinfo
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stagetrace.analysis.estimates import Attainment, Sample
     from stagetrace.analysis.onset import Release
 
@@ -79,12 +81,13 @@ def zone(text: str) -> Zone:
 class Moment:
     """A point in time: `ns` after 1970, or, if `ago`, before the time at which the command runs.
 
-    `wall`: as clocks of a zone show it, which is not known yet.
+    `wall`: as clocks of a zone show it, which is not known yet. `text`: as it was given.
     """
 
     ns: int
     ago: bool
     wall: bool = False
+    text: str = field(default="", compare=False)
 
     def at(self, now_ns: int, zone: Zone = UTC) -> int:
         """Return it in nanoseconds since 1970; earlier times become 1970."""
@@ -99,13 +102,14 @@ def moment(text: str) -> Moment:
     """Return the moment that `text` names. Raise ArgumentTypeError with the accepted forms."""
     if duration := _DURATION.fullmatch(text):
         number, unit = duration.groups()
-        return Moment(int(Fraction(number) * _UNIT_NS[unit]), ago=True)
+        return Moment(int(Fraction(number) * _UNIT_NS[unit]), ago=True, text=text)
     if re.fullmatch(r"\d+(\.\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} has no unit: {_EXPECTED}")
     found = _TIME.fullmatch(f"{text}T00:00" if _DAY.fullmatch(text) else text)
     if found is None:
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {_EXPECTED}")
-    return Moment(_nanoseconds(text, found), ago=False, wall=found[5] is None and found[6] is None)
+    is_wall = found[5] is None and found[6] is None
+    return Moment(_nanoseconds(text, found), ago=False, wall=is_wall, text=text)
 
 
 def shown(ns: int, zone: Zone = UTC, digits: int = 3) -> str:
@@ -199,6 +203,11 @@ def release_name(release: Release) -> str:
     if release.key == "service.instance.id":
         return f"the start of instance {release.value}"
     return f"release {release.value}" if release.model is None else f"version {release.value} of model {release.model}"
+
+
+def values_text(values: Mapping[str, str | None]) -> str:
+    """Return values of attributes in words."""
+    return " and ".join(f"without {key}" if value is None else f"{key} {value}" for key, value in values.items())
 
 
 def since_text(at_unix_nano: int, release: Release | None, zone: Zone) -> str:

@@ -14,7 +14,7 @@ from stagetrace.policy import yaml_nodes
 from stagetrace.policy.alert_options import AlertOptions, changed
 from stagetrace.policy.objective import BOUNDS, EXCLUDED, IN_NAME, NEVER_NS, SERVICE_KEY, Condition, Objective
 from stagetrace.policy.policy_keys import ALERTS, OBJECTIVE, OF_EXCLUDED, OVERRIDE, PERCENTILES, POLICY, SHORT_KEYS
-from stagetrace.policy.policy_kinds import CONDITIONS, Keys, changes, fields, place
+from stagetrace.policy.policy_kinds import CONDITIONS, Keys, changes, fields, nearest, place
 from stagetrace.policy.quantities import duration_ns
 from stagetrace.policy.yaml_nodes import At, Mapping, Node, Problem, Problems, Scalar, Sequence, WrongError
 
@@ -212,6 +212,11 @@ class _Objectives:
         self.places.append({"": node.at, **node.places} if isinstance(node, Mapping) else {"": node.at})
 
 
+def _means_within(key: str) -> bool:
+    """Return whether an unknown key is `within` misspelt, which is a problem already."""
+    return key not in OBJECTIVE and nearest(key, OBJECTIVE) == "write within"
+
+
 def _check(node: Node, found: dict[str, Any], problems: Problems, *, is_override: bool) -> None:
     """Add to the problems what is missing of an objective or an override, or cannot stand together."""
     entries = node.entries if isinstance(node, Mapping) else {}
@@ -226,7 +231,7 @@ def _check(node: Node, found: dict[str, Any], problems: Problems, *, is_override
         for key in entries:
             if key not in OF_EXCLUDED:
                 wrong(key, f"{key} says nothing of what is excluded", "remove one of the two")
-    elif not bounds and not is_override:
+    elif not bounds and not is_override and not any(_means_within(key) for key in entries):
         wrong("", "an objective without within", "write within: 250ms, or excluded: true")
     elif len(bounds) > 1:
         fix = "write two objectives, of which the first has continue: true"

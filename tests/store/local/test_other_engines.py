@@ -86,7 +86,7 @@ def test_clickhouse_gives_the_sums_of_every_route(folder: Path) -> None:
     sql = example("sql", "deltaLakeLocal").replace(SHOWN, str(folder))
     found = clickhouse(folder, f"{sql} SETTINGS output_format_json_quote_64bit_integers = 0")
     assert found == ours(folder, OURS)
-    breaches = answered("breaches", "--store", folder, "--since", "1970-01-01T00:00:00Z")
+    breaches = answered("breaches", "--each", "--store", folder, "--since", "1970-01-01T00:00:00Z")
     assert sum(one["breaches"] for one in found) == len(breaches["breaches"])
 
 

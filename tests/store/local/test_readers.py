@@ -116,7 +116,17 @@ def test_a_command_does_without_pyarrow_where_the_log_is_empty(store: LocalStore
         "import sys; from stagetrace.cli.main import main; code = main(sys.argv[1:]); "
         "print(code, sorted({'duckdb', 'pyarrow'} & {*sys.modules}))"
     )
-    asked = ["breaches", "--store", str(store.folder), "--since", "1970-01-01T00:00:00Z", "--limit", "5", "--json"]
+    asked = [
+        "breaches",
+        "--each",
+        "--store",
+        str(store.folder),
+        "--since",
+        "1970-01-01T00:00:00Z",
+        "--limit",
+        "5",
+        "--json",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", script, *asked], capture_output=True, text=True, timeout=60, check=True
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace import __version__
 from stagetrace.cli.arguments import count, selection_options
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.errors import StagetraceError
 from stagetrace.system.packages import requirement
@@ -173,7 +173,7 @@ OPTIONS: Final = (
     Option("--i-own-this", "the target is beyond this machine, is yours, and may be loaded"),
     Option("--wait TIME", "longest wait for the server's spans; default: 15s", duration, 15.0),
     *selection_options(since="1h; what --replay replays", cause=False, sla=False),
-    FORMAT,
+    *PRINTED,
 )
 
 

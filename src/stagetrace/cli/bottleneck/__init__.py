@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.analysis.span_tree import SERVER, Path, Tree, aggregated, path_of, span_tree
 from stagetrace.cli import output
-from stagetrace.cli.arguments import selection_options, trace_id, utf8, whole_id
-from stagetrace.cli.ask import FORMAT
+from stagetrace.cli.arguments import next_command, selection_options, trace_id, utf8, whole_id
+from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output.answer import Answer, keys_of, no_requests
 from stagetrace.output.table import Column, Table, numeric
@@ -43,7 +43,7 @@ OPTIONS: Final = (
         trace_id,
     ),
     *selection_options(),
-    FORMAT,
+    *PRINTED,
 )
 TITLE: Final = "Bottleneck"
 _NEWEST: Final = 200  # requests around each percentile whose critical paths are summed
@@ -71,6 +71,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         {**view.keys(whole, by), **view.path_keys(paths), "groups": [view.keys(group, by) for group in groups]},
         [*view.parts(whole), *view.path_parts(paths), *view.group_parts(groups, by)],
         reason=relations.reason,
+        steps=[next_command(args, "why")],
     )
 
 

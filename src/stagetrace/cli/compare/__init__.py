@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from stagetrace.cli.arguments import selection_options, utf8
-from stagetrace.cli.ask import FORMAT, ask
+from stagetrace.cli.ask import PRINTED, ask
 from stagetrace.cli.compare.sides import Gate, check, newest_two, side, side_part, state_of, store_of
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output.answer import join_reasons
@@ -87,7 +87,7 @@ OPTIONS: Final = (
     ),
     Option("--once", "narrower intervals, right for one look at a number of requests that was set before"),
     *selection_options(cause=False),
-    FORMAT,
+    *PRINTED,
 )
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.cli.arguments import next_command
 from stagetrace.cli.compare.sentence import kind_text, percentile, sentence, size_text
 from stagetrace.cli.compare.sides import Gate, gate_keys
 from stagetrace.output.answer import Answer, keys_of
@@ -84,7 +85,16 @@ def answer(
     gated = "".join(_gate_text(gate, state, len(found.routes)) for gate, state in gates)
     text = sentence(sides, found, kinds) + gated + "."
     parts = [*_tables(sides, found, kinds), *_notes(found, args)]
-    return Answer(TITLE, text, keys, parts, is_bad=failed, is_undecided=keys["gate"] == "undecided", reason=reason)
+    return Answer(
+        TITLE,
+        text,
+        keys,
+        parts,
+        is_bad=failed,
+        is_undecided=keys["gate"] == "undecided",
+        reason=reason,
+        steps=[next_command(args, "why")],
+    )
 
 
 def _gate_text(gate: Gate, state: str, routes: int) -> str:

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
         probe = checks.Probe(*sent)
         running, about = living_processes(None)
         asked, why = probe.answer()
-        found += [*checks.installation_checks(asked), *checks.delivery_checks(asked, why), *spools(running)]
+        installed = checks.installation_checks(asked)
+        found += [_beside(one) if running else one for one in installed]
+        found += [*checks.delivery_checks(asked, why), *spools(running)]
         found += [checks.arrival(one, args.round_trip, asked) for one in sent]
     else:
         running, about = living_processes(args.pid)
@@ -64,6 +66,13 @@ def run(args: argparse.Namespace) -> int:
         parts += processes.table(running[0].status)
     show_result(args, keys, parts)
     return BAD if fails else ANSWERED
+
+
+def _beside(one: Check) -> Check:
+    """Return a check of this shell where traced processes run, which have been given settings of their own."""
+    if one.name not in ("switch", "policy") or one.state != WARN:
+        return one
+    return Check(one.name, OK, f"{one.found}; that is of this shell, the processes below have settings of their own")
 
 
 def spools(running: list[files.Found]) -> list[Check]:

@@ -6,8 +6,8 @@ import argparse
 from typing import Final
 from urllib.parse import urlsplit
 
-from stagetrace.cli.arguments import is_file, seconds, selection, selection_options, store_url
-from stagetrace.cli.ask import FORMAT, TEXT, ask
+from stagetrace.cli.arguments import is_file, next_command, seconds, selection, selection_options, store_url
+from stagetrace.cli.ask import PRINTED, TEXT, ask
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output.answer import Answer, no_requests
 from stagetrace.output.units import Moment
@@ -48,7 +48,7 @@ OPTIONS: Final = (
     Option("--interval SECONDS", "how often --watch asks; default: 60", seconds, 60.0),
     Option("--webhook URL", "with --watch: POST each new alarm there too, as JSON", webhook),
     *selection_options(since="1d, of a file all of it", cause=False),  # breaches alone are no latency over time
-    FORMAT,
+    *PRINTED,
 )
 
 
@@ -90,4 +90,5 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         view.parts(found, looked, released, args.tz),
         is_bad=any(drift.is_worse(one) for one in looked),
         reason=relations.reason,
+        steps=[next_command(args, "why")],
     )

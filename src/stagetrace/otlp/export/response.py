@@ -29,10 +29,14 @@ class Outcome(NamedTuple):
     misdirected: bool = False  # not delivered, and other settings could help
     wait_s: float = 0.0  # how long the receiver asks to be left alone
     reason: str = ""
+    speaks: str = ""  # the protocol that is spoken there, where it is not ours
 
     @property
     def remedy(self) -> str:
         """What a person may do about it."""
+        if self.speaks:
+            other = f"OTEL_EXPORTER_OTLP_ENDPOINT to {_PORTS[self.speaks]}"
+            return f"Set OTEL_EXPORTER_OTLP_PROTOCOL={self.speaks}, or {other}"
         if self.misdirected:
             return "Set OTEL_EXPORTER_OTLP_PROTOCOL, _ENDPOINT, _HEADERS or _CERTIFICATE to what can be used"
         if self.retryable:
@@ -45,6 +49,13 @@ class Trouble(NamedTuple):
 
     reason: str
     since: float
+
+
+# What each end finds where the other protocol is spoken, and the port that our own one has.
+_NOT_GRPC: Final = "Failed parsing HTTP/2"  # as gRPC's core words it
+_PORTS: Final = {"http/protobuf": "the port of gRPC, normally 4317", "grpc": "the port of HTTP, normally 4318"}
+_IS_HTTP: Final = "HTTP is spoken there, not gRPC: this is the port of http/protobuf, as 4318"
+_IS_GRPC: Final = "gRPC is spoken there, not HTTP/1.1: this is the port of grpc, as 4317"
 
 
 def grpc_success(body: bytes) -> Outcome:
@@ -60,6 +71,8 @@ def grpc_failure(code: str, details: str, trailers: Mapping[str, Any], retryable
 
     RESOURCE_EXHAUSTED is retryable only where the receiver says with RetryInfo that it will recover.
     """
+    if _NOT_GRPC in details:
+        return Outcome(delivered=False, retryable=True, reason=_IS_HTTP, speaks="http/protobuf")
     wait_s = _retry_info(trailers)
     can_retry = wait_s is not None if code == "RESOURCE_EXHAUSTED" else code in retryable
     misdirected = code in GRPC_MISDIRECTED
@@ -86,6 +99,14 @@ def _retry_info(trailers: Mapping[str, Any]) -> float | None:
         return _signed(delay.get(1, 0)) + _signed(delay.get(2, 0)) / 1e9
     except (ValueError, TypeError, AttributeError):
         return None
+
+
+def http_fault(error: Exception) -> Outcome:
+    """Return what it means that no response of HTTP came."""
+    text = f"{type(error).__name__}: {error}"
+    if type(error).__name__ == "BadStatusLine" and "\0" in text:  # a frame of HTTP/2, with which gRPC begins
+        return Outcome(delivered=False, retryable=True, reason=_IS_GRPC, speaks="grpc")
+    return Outcome(delivered=False, retryable=True, reason=text[:_LONGEST_REASON])
 
 
 def http_outcome(status: int, reason: str, headers: Mapping[str, str], body: bytes) -> Outcome:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 
 from stagetrace import __version__, log
 from stagetrace.otlp.export.connection import Connection
-from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_outcome
+from stagetrace.otlp.export.response import Outcome, grpc_failure, grpc_success, http_fault, http_outcome
 from stagetrace.settings import ENDPOINT, RETRYABLE_CODES, SETTINGS, has_grpc, otlp, protocol
 from stagetrace.system.threads import yield_interpreter
 
@@ -150,7 +150,7 @@ class HttpTransport:
                     raise
                 return self._way.post(body, self._headers, left)
         except Exception as error:  # noqa: BLE001 -- whatever has happened, no OTLP receiver has responded
-            return Outcome(delivered=False, retryable=True, reason=f"{type(error).__name__}: {error}"[:200])
+            return http_fault(error)
 
     def close(self) -> None:
         """Close idle connections."""

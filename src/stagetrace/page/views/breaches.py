@@ -116,7 +116,7 @@ def owners(asked: Asked, reader: Reader, site: Site) -> Part:
 
 
 def export(asked: Asked, reader: Reader, site: Site) -> File:
-    """Return what `stagetrace breaches --json` prints, of at most `EXPORTED` breaches."""
+    """Return what `stagetrace breaches --each --json` prints, of at most `EXPORTED` breaches."""
     answer = reader.breaches(replace(asked.selection, limit=EXPORTED))
     text = json.dumps(as_json(answer, owners_of(reader, answer.breaches)), ensure_ascii=False, indent=1)
     return File(text.encode("utf-8", "backslashreplace"), "application/json", "breaches.json")
@@ -196,8 +196,8 @@ def _command(asked: Asked, site: Site) -> str:
         words += [f"--{name}", value]
     if _is_of_all(asked) and _sort(asked) != "start":
         words += ["--sort", _sort(asked)]
-    if _is_grouped(asked):
-        words.append("--group")
+    elif not _is_of_all(asked) and not _is_grouped(asked):
+        words.append("--each")
     return shlex.join([*words, "--json"])
 
 
