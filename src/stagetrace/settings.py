@@ -197,6 +197,9 @@ WEBHOOK = Text("STAGETRACE_WEBHOOK", READING, "post these alerts to this URL; de
 ALERTMANAGER = Text(
     "STAGETRACE_ALERTMANAGER", READING, "post them to this Alertmanager; default: `alertmanager` of the policy file"
 )
+NOTIFY = Verbatim(
+    "STAGETRACE_NOTIFY", READING, "URLs of Apprise by which people hear of them, separated by spaces: Slack, e-mail ..."
+)
 WEBHOOK_TOKEN = Verbatim("STAGETRACE_WEBHOOK_TOKEN", READING, "bearer token for the webhook")
 WEBHOOK_SECRET = Verbatim("STAGETRACE_WEBHOOK_SECRET", READING, "signs what is posted to the webhook (HMAC, SHA-256)")
 ALERTMANAGER_TOKEN = Verbatim("STAGETRACE_ALERTMANAGER_TOKEN", READING, "bearer token for the Alertmanager")

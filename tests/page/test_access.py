@@ -231,7 +231,7 @@ def test_a_form_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
 
     kind = [(b"content-type", b"application/x-www-form-urlencoded")]
     with pytest.raises(Refused, match="not received within"):
-        run_alone(login._fields(Request({"type": "http", "headers": kind}, receive)))
+        run_alone(login.read_form(Request({"type": "http", "headers": kind}, receive)))
 
 
 def test_logging_out_ends_the_session(locked: Served) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from stagetrace.backend.control import APPEND, MARK, PRUNE
+from stagetrace.backend.alerts import silences
+from stagetrace.backend.control import APPEND, MARK, PRUNE, SILENCE
 from stagetrace.backend.counters import PAGE_PORT, Counters
 from stagetrace.backend.http_limits import Threads
 from stagetrace.backend.http_port import BODY_DEADLINES, HttpServer, receive_body
@@ -27,6 +29,7 @@ from stagetrace.backend.refusal import MALFORMED, NOT_FOUND, STORE, Refused
 from stagetrace.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
 
     from starlette.requests import Request
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from stagetrace.store.local import LocalStore
 
+Work: TypeAlias = "Callable[[bytes, RequestLimits], dict[str, Any]]"
 _TRANSPORT: Final = "http"
 _AT_WORK: Final = 4
 _MOST: Final = 64  # connections
@@ -64,23 +68,20 @@ def command_server(store: LocalStore, intake: Intake, stack: ExitStack) -> tuple
 
 
 def _commands(store: LocalStore, intake: Intake, threads: Threads) -> ASGIApp:
-    """Return the app that appends, prunes and marks."""
+    """Return the app that appends, prunes, marks and silences."""
 
     def append(request: bytes, limits: RequestLimits) -> dict[str, Any]:
         return intake.append(_TRANSPORT, request, limits)._asdict()
 
-    def prune(before: bytes, _limits: RequestLimits) -> dict[str, Any]:
-        if not before.isdigit():
-            raise Refused(MALFORMED, f"{before[:20]!r} is not a time in nanoseconds")
-        try:
-            return {"removed": store.prune(int(before))}
-        except StoreError as error:
-            raise Refused(STORE, str(error)) from None
-
     def mark(text: bytes, _limits: RequestLimits) -> dict[str, Any]:
         return intake.mark(text.decode("utf-8", "backslashreplace"))
 
-    works = {APPEND: append, PRUNE: prune, MARK: mark}
+    works: dict[str, Work] = {
+        APPEND: append,
+        PRUNE: partial(_prune, store),
+        MARK: mark,
+        SILENCE: partial(_silence, store),
+    }
 
     async def respond(request: Request) -> Response:
         path: str = request.scope["path"]
@@ -96,3 +97,19 @@ def _commands(store: LocalStore, intake: Intake, threads: Threads) -> ASGIApp:
             return PlainTextResponse(refused.message, refused.kind.status)
 
     return Starlette(routes=[Route("/{path:path}", respond, methods=["POST"])])
+
+
+def _prune(store: LocalStore, before: bytes, _limits: RequestLimits) -> dict[str, Any]:
+    if not before.isdigit():
+        raise Refused(MALFORMED, f"{before[:20]!r} is not a time in nanoseconds")
+    try:
+        return {"removed": store.prune(int(before))}
+    except StoreError as error:
+        raise Refused(STORE, str(error)) from None
+
+
+def _silence(store: LocalStore, content: bytes, _limits: RequestLimits) -> dict[str, Any]:
+    try:
+        return silences.put(store.folder, *silences.parse(content), time.time_ns())._asdict()
+    except (ValueError, StoreError) as error:
+        raise Refused(MALFORMED, str(error)) from None

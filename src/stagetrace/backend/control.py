@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
+from stagetrace.backend.alerts.silences import Silence, put
 from stagetrace.backend.options import Limits
 from stagetrace.errors import StoreError
 from stagetrace.store.base import Closing, Mark
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 APPEND: Final = "/append"  # a serialized ExportTraceServiceRequest -> {"accepted": 1, "rejected": 0, "reason": null}
 PRUNE: Final = "/prune"  # a time in ns, as text -> {"removed": 1}
+SILENCE: Final = "/silence"  # {"objective": "a", "service": "", "seconds": 1} -> that, and "until_unix_nano"
 MARK: Final = "/mark"  # a text -> {"at_unix_nano": 1, "text": "deploy"}
 
 
@@ -70,6 +73,11 @@ class Running(Closing):
         """Name this moment; return when that is on disk. Raise StoreError."""
         return Mark(**self._call(MARK, text.encode("utf-8", "backslashreplace")))
 
+    def silence(self, objective: str, service: str, seconds: float) -> Silence:
+        """Let no receiver hear of alerts of an objective for so long. Raise StoreError."""
+        asked = {"objective": objective, "service": service, "seconds": seconds}
+        return Silence(**self._call(SILENCE, json.dumps(asked).encode()))
+
     def close(self) -> None:
         """Do nothing: each request has a connection of its own."""
 
@@ -90,6 +98,14 @@ class Running(Closing):
             raise StoreError(content)
         found: dict[str, Any] = json.loads(content)
         return found
+
+
+def silence(folder: Path, objective: str, service: str, seconds: float) -> Silence:
+    """Let no receiver hear of alerts of an objective for so long, as `silences.put` does. Raise StoreError."""
+    with open_writer(folder) as store:
+        if isinstance(store, Running):
+            return store.silence(objective, service, seconds)
+        return put(folder, objective, service, seconds, time.time_ns())
 
 
 def open_writer(folder: Path) -> LocalStore | Running:

@@ -80,6 +80,7 @@ class Alerting:
     webhook_secret: str = field(default="", repr=False)
     alertmanager: str = field(default="", repr=False)
     alertmanager_token: str = field(default="", repr=False)
+    notify: tuple[str, ...] = field(default=(), repr=False)  # URLs of Apprise
 
 
 @dataclass(frozen=True)

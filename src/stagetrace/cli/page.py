@@ -12,7 +12,18 @@ from stagetrace.backend.options import Listening, check
 from stagetrace.cli.arguments import STORE, is_file, store_url
 from stagetrace.cli.ask import answer_of, options_of
 from stagetrace.cli.console import leave
-from stagetrace.cli.listening import ACCESS, HOST, PAGE, READY, jaeger_ui, listening, port, report_ready, require, source
+from stagetrace.cli.listening import (
+    ACCESS,
+    HOST,
+    PAGE,
+    READY,
+    jaeger_ui,
+    listening,
+    port,
+    report_ready,
+    require,
+    source,
+)
 from stagetrace.cli.registry import ANSWERED, Option
 from stagetrace.store import open_store
 
@@ -44,13 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     url = store_url(args)
     open_store(url).close()  # a URL that is wrong is reported now, not to a browser
+    ask = partial(answer_of, url)
     site = Site(
-        url,
-        partial(open_store, url),
-        partial(answer_of, url),
-        options=options_of,
-        source=source(options.host),
-        jaeger_ui=jaeger_ui(args),
+        url, partial(open_store, url), ask, options=options_of, source=source(options.host), jaeger_ui=jaeger_ui(args)
     )
     if is_file(url):  # a recording, to which the last hour means nothing
         site = replace(site, since=_EVER)

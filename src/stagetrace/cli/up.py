@@ -79,6 +79,7 @@ def alerting(args: argparse.Namespace) -> Alerting | None:
         settings.WEBHOOK_SECRET.read(),
         _checked("--alertmanager", alertmanager or policy.alerts.alertmanager, tokens[1]),
         tokens[1],
+        tuple(settings.NOTIFY.read().split()),
     )
 
 
@@ -106,7 +107,8 @@ def _checked(flag: str, url: str, token: str) -> str:
 
 def posted_to(found: Alerting) -> list[str]:
     """Return where alerts go, without paths and secrets."""
-    return [notify.Target(url).shown for url in (found.webhook, found.alertmanager) if url]
+    posted = [notify.Target(url).shown for url in (found.webhook, found.alertmanager) if url]
+    return [*posted, *(f"{url.partition('://')[0]}://..." for url in found.notify)]
 
 
 DESCRIPTION: Final = """Run the embedded back end: OTLP in, a local store, Jaeger's query API out. One process.
@@ -202,6 +204,8 @@ def _page(
         figures=lambda: counters.figures({f"store_{name}": value for name, value in store.stats().items()}),
         send=to_send(options, ports),
         alerts=None if watcher is None else watcher.alerts,
+        silences=(lambda: ()) if watcher is None else watcher.silences,
+        silence=None if watcher is None else watcher.silence,
         commands=to_ask(options, ports),
     )
     return Page(site, Login(options, ports.query_http, counters), stack, _for_agents(url, store, stack))

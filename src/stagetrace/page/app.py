@@ -24,7 +24,7 @@ from stagetrace.backend.ports import Access, check_tls, connections_of_ports, li
 from stagetrace.backend.refusal import FORBIDDEN, METHOD, NOT_FOUND, UNAUTHENTICATED, Refused, short
 from stagetrace.backend.web import HEALTH, METRICS, application, json_fault
 from stagetrace.errors import StagetraceError, UnknownTrace
-from stagetrace.page import templates
+from stagetrace.page import silencing, templates
 from stagetrace.page.base import Asked, BadRequest, File
 from stagetrace.page.login import Login
 from stagetrace.page.queries import THREADS, Cache, Made, Readers, limited
@@ -128,6 +128,8 @@ def _view_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
     stack.callback(cache.close, readers.interrupt, _END_S)
     endpoints = _Endpoints(site, readers, cache)
     routes: list[BaseRoute] = [ROUTE]
+    if site.silence is not None:
+        routes.append(silencing.route(site.silence, partial(cache.forget, "board alerts ")))
     for view in VIEWS:
         routes += [Route(path, endpoints.shell(view), methods=["GET"]) for path in _paths(view)]
         routes += [

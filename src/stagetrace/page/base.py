@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from stagetrace.backend.alerts.silences import Silence
     from stagetrace.backend.counters import Figure
     from stagetrace.output.answer import Answer
     from stagetrace.rules.alerts import Alert
@@ -60,6 +61,8 @@ class Site:
     send: Sequence[str] = ()  # the lines of a command with which a service sends its spans here
     commands: Sequence[str] = ()  # that ask it
     alerts: Callable[[], Sequence[Alert]] | None = None  # those of objectives, where they are evaluated here
+    silences: Callable[[], Sequence[Silence]] = lambda: ()  # of these alerts
+    silence: Callable[[str, str, float], object] | None = None  # an objective, of a service or all, for so many seconds
     source: Source = NO_SOURCE  # where a line of code is
     jaeger_ui: str = ""  # the address of a Jaeger UI, or a template of its URLs with `{trace_id}`; empty: there is none
 

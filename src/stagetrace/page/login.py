@@ -133,12 +133,12 @@ class Login:
         once more by itself, as a page of this site.
         """
         query = f"?{request.url.query}" if request.url.query else ""
-        wanted = _own(f"{request.scope.get('raw_path', b'').decode('latin-1')}{query}")
+        wanted = own_path(f"{request.scope.get('raw_path', b'').decode('latin-1')}{query}")
         is_linked = request.headers.get("sec-fetch-site") in _OTHER_SITES
         return document("login.html", 401, wanted=wanted, message=None, again=is_linked)
 
     async def _show(self, request: Request) -> Response:
-        wanted = _own(request.query_params.get("next", "/"))
+        wanted = own_path(request.query_params.get("next", "/"))
         if self.has_session(request):
             return RedirectResponse(wanted, 303)
         return document("login.html", 200, wanted=wanted, message=None, again=False)
@@ -146,9 +146,9 @@ class Login:
     async def _log_in(self, request: Request) -> Response:
         wanted = "/"
         try:
-            _check_origin(request.headers)
-            fields = await _fields(request)
-            wanted = _own(fields.get("next", "/"))
+            check_origin(request.headers)
+            fields = await read_form(request)
+            wanted = own_path(fields.get("next", "/"))
         except Refused as refused:
             status = refused.kind.status
             return document("login.html", status, wanted=wanted, message=refused.message, again=False)
@@ -184,21 +184,21 @@ def _hash(value: str) -> bytes:
     return hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()
 
 
-def _own(path: str) -> str:
+def own_path(path: str) -> str:
     """Return a path of this site as it is, and the first page for anything else."""
     return path if _OWN_PATH.fullmatch(path) and not path.startswith((LOGIN, LOGOUT)) else "/"
 
 
-def _check_origin(headers: Mapping[str, str]) -> None:
+def check_origin(headers: Mapping[str, str]) -> None:
     """Raise Refused unless the browser states that a page of ours sent the form; which site, `Access` has checked."""
     if "origin" not in headers and headers.get("sec-fetch-site") != "same-origin":
-        raise Refused(FORBIDDEN, "this form was sent by no page of this site\nlog in by this form")
+        raise Refused(FORBIDDEN, "this form was sent by no page of this site\nuse the form of the page")
 
 
-async def _fields(request: Request) -> dict[str, str]:
+async def read_form(request: Request) -> dict[str, str]:
     """Return the fields of a form. Raise Refused."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise Refused(MALFORMED, "this is no form as a browser sends it\nlog in by this form")
+        raise Refused(MALFORMED, "this is no form as a browser sends it\nuse the form of the page")
     body = b""
     with anyio.move_on_after(_BODY_S) as scope:
         more = True
@@ -208,14 +208,14 @@ async def _fields(request: Request) -> dict[str, str]:
                 raise Refused(ABANDONED, "the client disconnected before the end of the form")
             body += message.get("body", b"")
             if len(body) > _BODY:
-                raise Refused(TOO_LARGE, f"the form has more than {_BODY:,} bytes\nlog in by this form")
+                raise Refused(TOO_LARGE, f"the form has more than {_BODY:,} bytes\nuse the form of the page")
             more = message.get("more_body", False)
     if scope.cancelled_caught:
         raise Refused(SLOW, f"the form was not received within {_BODY_S} s\nsend it again")
     try:
         return {name: values[-1] for name, values in parse_qs(body.decode(), max_num_fields=_FIELDS).items()}
     except ValueError:
-        raise Refused(MALFORMED, "this is no form as a browser sends it\nlog in by this form") from None
+        raise Refused(MALFORMED, "this is no form as a browser sends it\nuse the form of the page") from None
 
 
 def peer_of(address: object) -> str:

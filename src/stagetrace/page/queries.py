@@ -177,6 +177,12 @@ class Cache:
             if not flight.viewers and flight.work.cancel():  # nobody waits for it, and it has not begun
                 self._flights.pop(key, None)
 
+    def forget(self, part: str) -> None:
+        """Drop what is kept of a part: it is no longer true."""
+        for key in [one for one in self._kept if one.startswith(part)]:
+            _, dropped = self._kept.pop(key)
+            self._bytes -= len(dropped.body)
+
     def close(self, interrupt: Callable[[], None], within_s: float) -> bool:
         """Have what is being made end; return whether it did. `interrupt` has the questions of its threads fail."""
         self.is_closed = True

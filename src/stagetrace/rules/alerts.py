@@ -143,18 +143,23 @@ class Told:
 
 
 def due(
-    alerts: Mapping[Labels, Alert], told: Mapping[Labels, Told], repeat_s: float, now_unix_nano: int
+    alerts: Mapping[Labels, Alert],
+    told: Mapping[Labels, Told],
+    repeat_s: float,
+    now_unix_nano: int,
+    silent: Collection[Labels] = (),
 ) -> list[Message]:
     """Return what the receiver has to be told now.
 
-    That is: what fires and it does not know, or was told `repeat_s` ago; and of what it knows, that it fires no longer.
+    That is: what fires and it does not know, or was told `repeat_s` ago, unless it is `silent`; and of what it knows,
+    that it fires no longer.
     """
     found = []
     for labels in dict.fromkeys((*told, *alerts)):
         alert, known = alerts.get(labels), told.get(labels)
         if alert is not None and alert.state == FIRING:
             is_known = known is not None and known.started_unix_nano == alert.started_unix_nano
-            if known is None or not is_known or known.since_s >= repeat_s:
+            if labels not in silent and (known is None or not is_known or known.since_s >= repeat_s):
                 found.append(Message(labels, alert.annotations, alert.started_unix_nano, is_repeated=is_known))
         elif known is not None:
             found.append(_resolved(alert, known, now_unix_nano))
@@ -269,8 +274,8 @@ class Watched(NamedTuple):
         return (self.no_data_s / 2, SILENT_S) if self.alert is None else self.alert.windows
 
 
-def watched(policy: Policy) -> list[Watched]:
-    """Return all rules of a policy. Raise RulesError where one could never fire."""
+def watched(policy: Policy, page: str = "") -> list[Watched]:
+    """Return all rules of a policy, whose alerts link to the `page`. Raise RulesError where one could never fire."""
     found = []
     for objective in burn.judged(policy):
         no_data_s = policy.alerts_of(objective).no_data_s
@@ -278,7 +283,7 @@ def watched(policy: Policy) -> list[Watched]:
         levels = promql.levels(objective)
         kinds: list[tuple[burn.Alert | None, bool]] = [(one, at is promql.SEGMENTS) for one in alerts for at in levels]
         kinds += [(None, False)] if no_data_s else []
-        rules = alert_rules(objective, alerts, policy, RulesOptions())
+        rules = alert_rules(objective, alerts, policy, RulesOptions(page=page))
         for (alert, is_segmented), rule in zip(kinds, rules, strict=True):
             # All that its labels follow from: after a change of the policy the alerts of the rule before it end.
             name = json.dumps([objective.name, is_segmented, rule["alert"], rule["labels"]])

@@ -29,12 +29,14 @@ class RulesOptions:
 
     `scale`: a factor of all windows and intervals; tests take one far below 1, and wait seconds for hours. `requests`:
     the counter of judged requests. `service`: the objectives are those of this service alone; empty for all whose
-    requests have them. A condition of the policy on `service.name` does the same for its objective.
+    requests have them. A condition of the policy on `service.name` does the same for its objective. `page`: the URL of
+    stagetrace's page over the same spans, where that is known.
     """
 
     scale: float = 1.0
     requests: str = REQUESTS
     service: str = ""
+    page: str = ""
 
 
 class Format(NamedTuple):

@@ -14,6 +14,7 @@ from stagetrace.rules import burn, promql
 from stagetrace.rules.base import Format, RulesError, RulesOptions, yaml_of
 from stagetrace.rules.promql import SEGMENTS, WHOLE, YOUNG_S, Level, counted, duration, labels, number, quoted, template
 from stagetrace.semconv import SLA_BREACHED, SLA_OBJECTIVE
+from stagetrace.system.access import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,17 +30,17 @@ _JAEGER_PORT: Final = 16_686
 _HOUR_S: Final = 3_600
 
 
-def breaches_url(policy: Policy, objective: Objective, service: str, window_s: float) -> str:
+def breaches_url(policy: Policy, objective: Objective, service: str, window_s: float, page: str = "") -> str:
     """Return a URL of an objective's breaches of the last time; `service` goes into it as it is.
 
     Jaeger finds the objective that an entry span shows. Where that may be another one, which was missed too, the URL is
     of all breaches.
 
     The address, `traces` of the alerts, is one of Jaeger where its path ends with `/search`, its port is 16686 or its
-    host has `jaeger` in it, and one of stagetrace's page otherwise.
+    host has `jaeger` in it, and one of stagetrace's page otherwise: of `page`, where the policy names none.
     """
-    base = policy.alerts_of(objective).traces.rstrip("/")
-    if is_jaeger(base):
+    base = (policy.alerts_of(objective).traces or page).rstrip("/")
+    if is_jaeger(base) and not _is_same(base, page):
         wanted = {SLA_BREACHED: "true", **({SLA_OBJECTIVE: objective.name} if _is_shown(policy, objective) else {})}
         tags = quote(json.dumps(wanted, separators=(",", ":")), safe="")
         lookback = f"{max(1, -(-window_s // _HOUR_S)):.0f}h"  # that Jaeger's page offers
@@ -47,6 +48,13 @@ def breaches_url(policy: Policy, objective: Objective, service: str, window_s: f
     since = duration(max(60, window_s))
     missed = quote(objective.name, safe="")
     return f"{base.removesuffix('/breaches')}/breaches?service={service}&judged-by={missed}&since={since}"
+
+
+def _is_same(base: str, page: str) -> bool:
+    """Return whether an address is that of our own page, which by default has Jaeger's port."""
+    one, other = urlsplit(base), urlsplit(page)
+    hosts = [parts.hostname or "" for parts in (one, other)]
+    return one.port == other.port and (hosts[0] == hosts[1] or all(map(is_loopback, hosts))) if page else False
 
 
 def _is_shown(policy: Policy, objective: Objective) -> bool:
@@ -164,7 +172,7 @@ def _burn_rule(alert: Alert, policy: Policy, options: RulesOptions, level: Level
         "alert": name,
         "expr": _burn_expr(alert, name, own, options, level),
         "labels": _labels(alert.objective, policy, own),
-        "annotations": _annotations(alert.objective, policy, _text(alert), alert.long_s),
+        "annotations": _annotations(alert.objective, policy, _text(alert), alert.long_s, options.page),
     }
 
 
@@ -243,13 +251,15 @@ def _labels(objective: Objective, policy: Policy, own: dict[str, str]) -> dict[s
     return {**named, "sla_objective": template(objective.name), "service": "{{ $labels.job }}", **own}
 
 
-def _annotations(objective: Objective, policy: Policy, text: dict[str, str], window_s: float | None) -> dict[str, str]:
+def _annotations(
+    objective: Objective, policy: Policy, text: dict[str, str], window_s: float | None, page: str = ""
+) -> dict[str, str]:
     alerts = policy.alerts_of(objective)
     about = {"objective_description": template(objective.description)} if objective.description else {}
     runbook = {"runbook_url": template(alerts.runbook)} if alerts.runbook else {}
     traces = {}
-    if alerts.traces and window_s is not None:
-        traces["traces"] = breaches_url(policy, objective, _SERVICE_IN_URL, window_s)
+    if (alerts.traces or page) and window_s is not None:
+        traces["traces"] = breaches_url(policy, objective, _SERVICE_IN_URL, window_s, page)
     return {**text, **about, **runbook, **traces}
 
 

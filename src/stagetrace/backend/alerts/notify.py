@@ -7,7 +7,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -56,6 +56,33 @@ DEADLINE_S: Final = 20.0  # for all of it
 _MOST_STUCK: Final = 4  # posts that have not ended by their deadline
 
 
+NOT_TAKEN: Final = "it did not take the message"
+
+
+class Attempts:
+    """Makes attempts in threads, each for a bounded time: one that does not end is left alone. Used by one thread."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._stuck: list[threading.Thread] = []
+
+    def make(self, attempt: Callable[[], list[str]]) -> None:
+        """Make an attempt, which returns why it failed, or nothing. Raise NotTaken."""
+        self._stuck = [one for one in self._stuck if one.is_alive()]
+        if len(self._stuck) >= _MOST_STUCK:
+            raise NotTaken(f"{len(self._stuck)} earlier requests to it have not ended")
+        why: list[str] = []
+        thread = threading.Thread(target=lambda: why.extend(attempt()), name="stagetrace-post", daemon=True)
+        thread.start()
+        # A timeout of a socket begins anew with each byte that comes.
+        thread.join(self._deadline_s)
+        if thread.is_alive():
+            self._stuck.append(thread)
+            raise NotTaken(f"no whole response within {self._deadline_s:g} s")
+        if why:
+            raise NotTaken(why[0])
+
+
 class Target:
     """Where to post. Used by one thread at a time."""
 
@@ -69,26 +96,11 @@ class Target:
         self._headers = {"Content-Type": "application/json", "User-Agent": "stagetrace"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._deadline_s = deadline_s
-        self._stuck: list[threading.Thread] = []
+        self._attempts = Attempts(deadline_s)
 
     def post(self, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Post a JSON document. Raise NotTaken."""
-        self._stuck = [one for one in self._stuck if one.is_alive()]
-        if len(self._stuck) >= _MOST_STUCK:
-            raise NotTaken(f"{len(self._stuck)} earlier requests to it have not ended")
-        why: list[str] = []
-        thread = threading.Thread(
-            target=lambda: why.extend(self._try(body, headers or {})), name="stagetrace-post", daemon=True
-        )
-        thread.start()
-        # A timeout of a socket begins anew with each byte that comes.
-        thread.join(self._deadline_s)
-        if thread.is_alive():
-            self._stuck.append(thread)
-            raise NotTaken(f"no whole response within {self._deadline_s:g} s")
-        if why:
-            raise NotTaken(why[0])
+        self._attempts.make(lambda: self._try(body, headers or {}))
 
     def _try(self, body: bytes, headers: dict[str, str]) -> list[str]:
         """Return why it was not taken; nothing if it was."""
@@ -327,6 +339,7 @@ class Outbox:
         self._state = threading.Condition()
         self._told = dict(told)
         self._alerts: Mapping[Labels, Alert] = {}
+        self._silent: Collection[Labels] = ()
         self._is_new = self._closing = False
         self._waiting = 0
         self._thread = threading.Thread(target=self._work, name=f"stagetrace-{receiver.name}", daemon=True)
@@ -335,11 +348,13 @@ class Outbox:
         """Send in a thread of its own."""
         self._thread.start()
 
-    def offer(self, alerts: Mapping[Labels, Alert], elapsed_s: float) -> None:
-        """Take the alerts of the newest look, which came `elapsed_s` after the one before."""
+    def offer(self, alerts: Mapping[Labels, Alert], elapsed_s: float, silent: Collection[Labels] = ()) -> None:
+        """Take the alerts of the newest look, `elapsed_s` after the one before; of `silent` ones nothing is sent."""
         with self._state:
-            lost = untold(self._alerts, alerts, self._told)
-            self._alerts = alerts
+            lost = untold(
+                {labels: one for labels, one in self._alerts.items() if labels not in self._silent}, alerts, self._told
+            )
+            self._alerts, self._silent = alerts, silent
             self._told = aged(self._told, elapsed_s)
             self._is_new = True
             self._state.notify_all()
@@ -371,7 +386,7 @@ class Outbox:
                     self._state.wait(max(0.01, until - time.monotonic()) if self._is_new else None)
                 if self._closing:
                     return
-                messages = due(self._alerts, self._told, self.receiver.repeat_s, time.time_ns())
+                messages = due(self._alerts, self._told, self.receiver.repeat_s, time.time_ns(), self._silent)
                 self._is_new = False
             try:
                 is_done = self._send(messages)

@@ -7,13 +7,14 @@ import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from stagetrace import log
-from stagetrace.backend.alerts import saved
+from stagetrace.backend.alerts import saved, silences
 from stagetrace.backend.alerts.counting import Found, Replayed, add_counts, count
 from stagetrace.backend.alerts.notify import Alertmanager, Outbox, Webhook
 from stagetrace.backend.counters import ThrottledLog
-from stagetrace.errors import StagetraceError
+from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.rules import alerts as alert_seen
 from stagetrace.rules.alerts import FIRING, PENDING, RESOLVED, Alert, Labels, advance
 from stagetrace.rules.base import RulesError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stagetrace.backend.alerts.notify import Receiver
+    from stagetrace.backend.alerts.silences import Silence
     from stagetrace.backend.counters import Counters
     from stagetrace.backend.options import Alerting
     from stagetrace.policy.policy import Policy
@@ -53,9 +55,9 @@ class Plan:
     windows: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, policy: Policy) -> Plan:
-        """Return the plan for a policy. Raise RulesError where an alert could never fire."""
-        rules = alert_seen.watched(policy)
+    def of(cls, policy: Policy, page: str = "") -> Plan:
+        """Return the plan for a policy, with links to the `page`. Raise RulesError where an alert could never fire."""
+        rules = alert_seen.watched(policy, page)
         return cls(policy, rules, alert_seen.windows(rules))
 
     @property
@@ -74,9 +76,11 @@ class Watcher:
         policy: Callable[[], Policy],
         receivers: Sequence[Receiver],
         counters: Counters,
+        page: str = "",
     ) -> None:
         """`policy` returns the policy in force: the same object as long as it has not changed."""
         self._folder = folder
+        self._page = page
         self._open_reader = open_reader
         self._policy = policy
         self._counters = counters
@@ -87,7 +91,7 @@ class Watcher:
         self._alerts: dict[Labels, Alert] = dict(before.alerts)
         self._outboxes = [Outbox(one, before.told.get(one.key, {}), counters, self.save) for one in receivers]
         self._asked = policy()  # the newest policy, in force or not
-        self._plan = Plan.of(self._asked)
+        self._plan = Plan.of(self._asked, page)
         saved.keep(folder, self._asked)
         self._replayed = Replayed(self._asked, self._plan.windows)
         self._looked_ns: int | None = None  # of the clock that nobody can set
@@ -159,8 +163,24 @@ class Watcher:
             self._alerts = after = _bound(advance(before, seen, unknown, elapsed_s, now))
         if _states(before) != _states(after) or time.monotonic() > self._saved_at + _SAVE_S:
             self.save()
+        self._offer(elapsed_s)
+
+    def _offer(self, elapsed_s: float) -> None:
+        with self._lock:
+            alerts, found = self._alerts, self.silences()
+        silent = {labels for labels in alerts if silences.of(labels, found)}
         for one in self._outboxes:
-            one.offer(after, elapsed_s)
+            one.offer(alerts, elapsed_s, silent)
+
+    def silence(self, objective: str, service: str, seconds: float) -> Silence:
+        """Let no receiver hear of alerts of an objective, of one service or of all, for so long. Raise StoreError."""
+        if objective not in {one.objective.name for one in self._plan.rules}:
+            raise StoreError(f"no alerts of an objective {objective[:80]!r} are evaluated\nreload the board")
+        return silences.put(self._folder, objective, service, seconds, time.time_ns())
+
+    def silences(self) -> list[Silence]:
+        """Return the silences that are not over."""
+        return silences.read(self._folder, time.time_ns())
 
     def _elapsed_s(self) -> float:
         """Return the time since the last look; two intervals count at most, since nobody looked meanwhile."""
@@ -174,7 +194,7 @@ class Watcher:
             return
         self._asked = policy
         try:
-            self._plan = Plan.of(policy)
+            self._plan = Plan.of(policy, self._page)
             saved.keep(self._folder, policy)
             self._replayed = Replayed(policy, self._plan.windows)
         except RulesError as error:
@@ -236,12 +256,15 @@ _HELP: Final = (
     "# HELP stagetrace_alerts Alerts of objectives, by state; unknown: those whose condition is not known right now.",
     "# TYPE stagetrace_alerts gauge",
 )
+_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 -- addresses that no client can use
 _ESCAPED: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 
 
 def watch(alerting: Alerting, page: str, store: LocalStore, counters: Counters, stack: ExitStack) -> Watcher:
     """Start to watch the objectives over an open store, until the stack ends; `page` is the URL of the page."""
-    watcher = Watcher(store.folder, store.reader, alerting.renewed, list(_receivers(alerting, page)), counters)
+    receivers = list(_receivers(alerting, page))
+    page = "" if urlsplit(page).hostname in _EVERYWHERE else page
+    watcher = Watcher(store.folder, store.reader, alerting.renewed, receivers, counters, page)
     counters.lines.append(lambda: _lines(watcher))
     stack.callback(watcher.stop)
     watcher.start()
@@ -255,6 +278,10 @@ def _receivers(alerting: Alerting, page: str) -> Iterator[Receiver]:
     if alerting.alertmanager:
         interval_s = Plan.of(alerting.policy).interval_s
         yield Alertmanager(alerting.alertmanager, alerting.alertmanager_token, page, interval_s)
+    if alerting.notify:
+        from stagetrace.backend.alerts.notifications import Notifications
+
+        yield from map(Notifications, alerting.notify)
 
 
 def _lines(watcher: Watcher) -> Iterator[str]:

@@ -11,8 +11,10 @@ from zlib import crc32
 from stagetrace.analysis import routes_and_stages, wrong_now
 from stagetrace.analysis.attainment import Target, exact_interval, is_missed
 from stagetrace.analysis.slo import SHOWN
+from stagetrace.backend.alerts.silences import of as silence_of
 from stagetrace.output import objectives
 from stagetrace.output.units import milliseconds
+from stagetrace.page import silencing
 from stagetrace.page.base import BadRequest, Part, View, url_time
 from stagetrace.page.moments import moments
 from stagetrace.semconv import SLA_BREACH_STAGE, STAGES
@@ -80,7 +82,9 @@ def alerts(asked: Asked, reader: Reader, site: Site) -> Part:
     # One that says that there is no data is of an objective, and of no service.
     services = (asked.selection.service, "")
     found = [one for one in every if services[0] is None or one[1].get("service", "") in services]
-    return Part("board_alerts.html", {"alerts": found[:_ALERTS], "all_alerts": len(found)})
+    silences = site.silences()
+    rows = [(*one, silence_of(one[0].labels, silences)) for one in found[:_ALERTS]]
+    return Part("board_alerts.html", {"alerts": rows, "all_alerts": len(found), "lengths": silencing.CHOICES})
 
 
 def _by(asked: Asked) -> str:
