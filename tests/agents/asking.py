@@ -45,12 +45,12 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 
 
 def requests(text: Callable[[str], str] = str, code: str = "app.py:2 in predict", many: int = 60) -> list[Made]:
-    """Return requests of which each fifth is late; all that a sender chooses goes through `text`."""
+    """Return requests of which each fifth is late, each by another time; what a sender chooses goes through `text`."""
     return [
         Made(
             1 + number,
             NOON + number * 1000 * MS,
-            {"preprocess": 5.0, "inference": 100.0 if number % 5 == 0 else 10.0},
+            {"preprocess": 5.0, "inference": 100.0 + number if number % 5 == 0 else 10.0},
             service=text("shop"),
             route=text("/predict"),
             name=text("POST /predict"),

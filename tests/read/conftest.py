@@ -33,7 +33,7 @@ def requests() -> list[Made]:
     ]
 
 
-@pytest.fixture(scope="module", params=["local", "file"])
+@pytest.fixture(scope="module", params=["local", pytest.param("file", marks=pytest.mark.thorough)])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder: Path = tmp_path_factory.mktemp("read")
     if request.param == "local":

@@ -192,7 +192,7 @@ def test_what_spans_hold_is_escaped(opened: st.Store) -> None:
         (lambda s: s.requests(attributes=["route"]), "requests: 'route' is a column already\nleave it out"),
         (lambda s: s.answer("causes", by="x"), "causes takes no 'by'\nthere are against, limit"),
         (lambda s: s.answer("slo", format="html"), "slo takes no 'format'\nthere are"),
-        (lambda s: s.answer("cauzes"), "'cauzes' is no verb that answers a question\nthere are why, slo"),
+        (lambda s: s.answer("cauzes"), "'cauzes' is no verb that answers a question\nthere are why, stages, slo"),
         (lambda s: s.answer("compare", once="yes"), "compare: once is True or False, and 'yes' is neither"),
         (lambda s: s.trace("xyz"), "'xyz' is neither latest nor a trace id"),
         (lambda s: s.requests(service="nope"), "there is no service 'nope'\nit holds shop"),
