@@ -84,12 +84,34 @@ def test_what_costs_latency_in_a_running_service_is_reported(tmp_path: Path) -> 
         for words in ("lay in their socket while the event loop", "found all threads of anyio's pool taken", "sampler")
     )
     assert (lain.state, taken.state, sampled.state) == (WARN, WARN, OK)
-    assert "more workers" in lain.fix
+    assert "`async def`" in lain.fix
     assert "total_tokens" in taken.fix
     assert sampled.found.startswith("its head sampler is TraceIdRatioBased{0.25}: ")
     assert f"recording in process {one['pid']} (anyio, " in first
     assert "uvicorn), spans to otlp_proto_grpc http://127.0.0.1:1, head sampler TraceIdRatioBased{0.25}, " in first
     assert first.endswith("judging by: POST /predict within 20ms; GET /plain within 1s")
+
+
+def test_async_handlers_are_named_to_a_service_that_has_an_event_loop_alone() -> None:
+    for server, is_async in (("gunicorn.workers.gthread", False), ("uvicorn.server", True)):
+        told = {"patches": {"patched": [server]}, "waits": {"socket": 100}}
+        *_, waited = processes.checks(status.Found(Path("7-7.json"), told, alive=True))
+        assert waited.state == WARN
+        assert ("`async def`" in waited.fix, "more workers" in waited.fix) == (is_async, True)
+
+
+@pytest.mark.usefixtures("services")
+def test_this_shell_is_not_warned_of_where_traced_processes_run(tmp_path: Path) -> None:
+    folder = tmp_path / "status"
+    with run_service(tmp_path, env=environment(folder, NOWHERE)) as service:
+        service.call("GET", "/plain")
+        status_in(folder, lambda status: "target" in status)
+        with_service = checks(tmp_path)
+    without = checks(tmp_path)
+    for name in ("switch", "policy"):
+        ((alone,), (beside,)) = without[name], with_service[name]
+        assert (alone.state, beside.state) == (WARN, OK)
+        assert beside.found == f"{alone.found}; that is of this shell, the processes below have settings of their own"
 
 
 def test_a_wait_now_and_then_is_no_warning() -> None:

@@ -423,7 +423,7 @@ def traceback_of_the_app(log: str) -> str:
         },
         {
             "STAGETRACE_SLA=no sense at all": "the word `within` is missing",
-            "OTEL_EXPORTER_OTLP_PROTOCOL=http/json": "there is no exporter 'otlp (http/json)'",
+            "OTEL_EXPORTER_OTLP_PROTOCOL=http/json": "there is no exporter of http/json",
         },
         {
             "STAGETRACE_SLA=GET /nowhere within 5ms": "matched none of",

@@ -50,6 +50,7 @@ def test_credentials_in_a_text_are_redacted(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "UNAUTHENTICATED: no token was sent, and one is needed in the metadata `authorization`, after the word Bearer",
         "could not convert string to float: 'abc'",
         "status code: 500, key: 5, sig: 11",
         "Basic authentication failed; bearer authentication is needed",

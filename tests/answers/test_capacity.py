@@ -104,7 +104,7 @@ def test_a_load_that_never_came_near(idle: Path) -> None:
     found = answer(idle, "--service", "svc-1", "--rate", "100")
     assert (found["knee"], found["peak_per_s"], found["interval"], found["identifiable"]) == (None, None, None, False)
     assert (found["headroom"], found["saturation"]) == (None, None)
-    assert found["sentence"].startswith("The capacity of svc-1 is not identifiable from this data: ")
+    assert found["sentence"].startswith("The capacity of service svc-1 is not identifiable from this data: ")
     test = "stagetrace bench http://HOST:PORT/predict --body @request.json --find p99:60ms"
     assert f"To find it, load a copy of the service: `{test}`." in found["sentence"]
     assert found["load_test"] == test

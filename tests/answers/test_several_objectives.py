@@ -104,8 +104,8 @@ def test_breaches_of_one_objective_name_only_the_services_that_it_judged(tmp_pat
         for number, (service, objective) in enumerate([("bot", "chat"), ("bot", "chat"), ("rank", "predict")], 1)
     ]
     folder = ("breaches", "--each", "--store", store(tmp_path / "store", made), *EVER)
-    assert "\nAll requests of bot, rank." in printed(*folder)
+    assert "\nAll requests of services bot, rank." in printed(*folder)
     sentence, about, *_ = printed(*folder, "--judged-by", "chat").splitlines()
     assert sentence.startswith("2 of 2 judged requests missed chat, ")
-    assert about == "All requests of bot."
+    assert about == "All requests of service bot."
     assert "rank" not in printed(*folder, "--judged-by", "chat")

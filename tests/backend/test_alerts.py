@@ -133,7 +133,7 @@ def test_slo_and_the_page_show_the_alerts_that_up_evaluates_and_no_others(policy
     def shown(up: Up) -> tuple[list[str], list[str]]:
         """Return the alerts of `slo`, and those of the board's objectives."""
         page = httpx.get(f"{up.url('query_http_port')}/board/objectives").raise_for_status().text
-        told = printed("slo", "--store", data, code=1).splitlines()
+        told = printed("slo", "--long", "--store", data, code=1).splitlines()
         return [one for one in told if "Alert" in one], re.findall(r"alert: [^<]*", page)
 
     with run_up(tmp_path, f"--sla={policy}") as up:
@@ -144,7 +144,7 @@ def test_slo_and_the_page_show_the_alerts_that_up_evaluates_and_no_others(policy
                 in httpx.get(f"{up.url('query_http_port')}/board/alerts").text
             )
         )
-        told = "spent its error budget over 2 times too fast in the last 10m and the last 5m."
+        told = "has a burn rate of 100 in 10m and 100 in 5m (alert at 2)."
         assert shown(up) == (
             [f"Alert: /predict (objective predict) of service shop {told}"],
             ["alert: burn rate over 2 in 10m and in 5m"],

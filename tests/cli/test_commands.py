@@ -96,7 +96,7 @@ def test_breaches_for_people_is_a_table_with_ids_that_trace_takes(jaeger: Jaeger
     assert cells[:-1] == [clock, "POST /predict", "80.25 ms", "30.25 ms", "inference"]
     assert printed("trace", ids[1], STAGETRACE_STORE=jaeger.url).startswith(f"trace {made[1].trace_id}, ")
     assert counts == "3 of 4 judged requests missed their objective, 90.8 ms over in all: inference/unknown 100 %."
-    assert about.startswith(f"All requests of {SERVICE} since ")
+    assert about.startswith(f"All requests of service {SERVICE} since ")
     assert step == f"See the newest: stagetrace trace {made[0].trace_id} --store {jaeger.url}"
 
 
@@ -115,13 +115,15 @@ def test_fail_makes_a_breach_exit_one(jaeger: Jaeger, made: list[Made]) -> None:
     printed(*at, code=1)
     answered(*at, code=1)
     calm = printed(*at, "--since", time_of(made[0].start + 1))
-    assert calm.startswith("0 of 1 judged requests missed their objective.\nAll requests of shop since ")
+    assert calm.startswith("0 of 1 judged requests missed their objective.\nAll requests of service shop since ")
 
 
 def test_fail_is_no_good_news_where_nothing_was_judged(jaeger: Jaeger, made: list[Made]) -> None:
     at = ("breaches", "--each", "--store", jaeger.url, "--service", SERVICE, "--since", time_of(made[0].start + 2 * MS))
     shown = printed(*at)
-    assert re.match(r"No requests in this window, the last one 1\d min ago, at 20.*\nAll requests of shop ", shown)
+    assert re.match(
+        r"No requests in this window, the last one 1\d min ago, at 20.*\nAll requests of service shop ", shown
+    )
     failed = cli(*at, "--fail")
     assert (failed.returncode, failed.stdout) == (2, shown)
     assert failed.stderr == "stagetrace: no request was judged, so that --fail has no answer\n"

@@ -210,6 +210,10 @@ RULE = "objectives:\n  - match: {route: POST /predict}\n    within: 250ms\n    "
         ("version: 2\nobjectives: [{within: 1s}]", "1:10: version: there stands the number 2: write 1"),
         ("objectives:\n- withn: 1s", "2:3: 'withn' is no key of an objective: write within"),
         ("objectives:\n- threshold: 1s", "2:3: 'threshold' is no key of an objective: write within"),
+        (
+            "objectives:\n- {match: {route: /a}, witin: 50ms}",
+            "2:24: 'witin' is no key of an objective: write within",
+        ),
         ("objectives:\n- {}", "2:3: an objective without within: write within: 250ms, or excluded: true"),
         ("objectives:\n- 5", "2:3: an objective is the number 5: write a mapping"),
         ("slos: []", "1:1: 'slos' is no key of a policy: write objectives"),

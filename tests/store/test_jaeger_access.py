@@ -62,7 +62,7 @@ def test_our_back_end_is_read_with_token_and_tls(sealed: Up, pki: Path) -> None:
     store = f"{sealed.ready['store']}?ca={pki / 'ca.pem'}"
     assert printed("services", "--store", store, STAGETRACE_STORE_TOKEN=TOKEN) == "sealed\n"
     shown = printed("breaches", "--each", STAGETRACE_STORE=store, STAGETRACE_STORE_TOKEN=TOKEN)
-    assert "\nAll requests of sealed since " in shown
+    assert "\nAll requests of service sealed since " in shown
 
 
 @pytest.mark.smoke

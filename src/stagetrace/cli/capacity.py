@@ -279,7 +279,7 @@ def _sentence_of(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
     long = "minute" if round(one.busiest.seconds) == _MINUTE_S else f"{number(one.busiest.seconds)} s"
     busiest = f"the busiest {long} took {number(one.busiest.per_s)}/s"
     if one.peak_per_s is None or one.headroom is None:
-        sentence = f"The capacity of {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
+        sentence = f"The capacity of service {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
     else:
         how = "peaks at" if one.law.law == "usl" and one.law.knee is not None else "levels off at"
         at = one.knee if one.law.knee is not None else one.saturation
@@ -366,7 +366,7 @@ def _parts(
     """Return the parts below the sentence of one service."""
     made: list[str | Table | Chart] = []
     if test is not None and services > 1:
-        made.append(f"The capacity of {one.service} is not known. {_how_to_find(test)}")
+        made.append(f"The capacity of service {one.service} is not known. {_how_to_find(test)}")
     if place < _MOST_PICTURES and one.levels:
         made.append(_picture(one))
     if services == 1 or place < _MOST_PICTURES:

@@ -124,8 +124,7 @@ GROUPS: Final = {
         "page": "serve the page, which shows any store in a browser",
     },
     "Ten answers": {
-        "silence": "let no receiver of alerts hear of an objective for a time",
-    "slo": "show whether each objective is kept, and how long its error budget lasts",
+        "slo": "show whether each objective is kept, and how long its error budget lasts",
         "report": "report on a period: objectives met, exclusions, incidents, credits",
         "bottleneck": "show where the time of requests goes, at the median and in the tail",
         "causes": "find what distinguishes breaches from good requests, and which service is to blame",

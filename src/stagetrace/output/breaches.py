@@ -166,7 +166,8 @@ def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone
     is_narrowed = replace(wanted, service=None, judged_by=None, limit=None, causes=(), codes=()).is_filtered
     names = tally.services or services
     more = f" and {len(names) - _SERVICES} more" if len(names) > _SERVICES else ""
-    of = f"{', '.join(map(printable, names[:_SERVICES]))}{more}{window(wanted.since_ns, wanted.until_ns, zone)}"
+    noun = "service" if len(names) == 1 else "services"
+    of = f"{noun} {', '.join(map(printable, names[:_SERVICES]))}{more}{window(wanted.since_ns, wanted.until_ns, zone)}"
     about = f"{'The selected' if is_narrowed else 'All'} requests of {of}"
     if not tally.requests:
         return [f"No requests in this window{_last(tally, zone)}.", f"{about}."]
