@@ -318,6 +318,7 @@ def test_completion_knows_every_command_and_option(shell: str) -> None:
         ("requests --sort net", ["network.receive", "network.send"]),
         ("export x.csv --relation ", ["spans", "requests"]),
         ("completion z", ["zsh"]),
+        ("breaches --cause io", ["io_wait"]),
     ],
 )
 def test_bash_completes(typed: str, expected: list[str] | None) -> None:

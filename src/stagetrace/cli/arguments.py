@@ -158,6 +158,7 @@ _BREACHES: Final = (
         f"only breaches with this cause ({_HELD['cause']}), one of {', '.join(CAUSES)}; may be repeated, one must hold",
         _cause,
         repeats=True,
+        choices=Suggested(CAUSES),
     ),
     Option(
         "--code LINE",
