@@ -30,6 +30,7 @@ from stagetrace.cli.registry import ANSWERS
 from stagetrace.page.app import Page
 from stagetrace.page.base import Site
 from stagetrace.page.login import Login
+from stagetrace.page.queries import KEPT_S
 from stagetrace.page.views import answers
 from stagetrace.page.views.answers import QUESTIONS
 from stagetrace.store import open_store
@@ -163,7 +164,7 @@ def test_the_error_of_one_card_leaves_the_others(browser: Browser, site: Callabl
     page.goto(f"{site('demo')}/answers")
     expect(page.locator("#card-bench .sentence")).to_be_visible(timeout=20_000)
     expect(page.locator("#card-causes .error")).to_be_visible()
-    assert page.locator(".cards .sentence").count() == len(ALL) - 2
+    expect(page.locator(".cards .sentence")).to_have_count(len(ALL) - 2, timeout=30_000)
     page.close()
 
 
@@ -206,3 +207,34 @@ def test_what_takes_too_long_is_ended_and_leaves_the_reader(tmp_path: Path) -> N
         assert "more than 2 s" in late.text
         assert client.get("/answers/slo/card").status_code == 200
     assert not [one for one in threading.enumerate() if one.name == "stagetrace-page-limit"]
+
+
+def test_a_slow_card_holds_no_other(open_page: OpenPage, site: Callable[[str], str]) -> None:
+    """Each is asked for, the quickest answers first; one that never responds leaves nine with theirs."""
+    address = site("demo")
+    page = open_page(address, "/board?since=24h")
+    asked: list[str] = []
+    page.route(re.compile("/answers/drift/card"), lambda _route: None)  # never responds
+    page.on("request", lambda one: asked.append(one.url) if "/card" in one.url else None)
+    page.goto(f"{address}/answers?since=24h")
+    expect(page.locator(".cards .part .waiting")).to_have_count(1, timeout=60_000)
+    verbs = [url.split("/")[-2] for url in asked]
+    assert set(verbs) == set(ALL)
+    assert set(verbs[:3]) == {"bench", "slo", "compare"}
+    assert page.locator("#card-drift .waiting").count() == 1
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_card_shows_its_last_answer_while_it_is_asked_again(open_page: OpenPage, site: Callable[[str], str]) -> None:
+    address = site("demo")
+    page = open_page(address, "/answers?since=23h")
+    first = page.locator("#card-slo .took").inner_text()
+    time.sleep(KEPT_S + 1)
+    card = httpx.get(f"{address}/answers/slo/card?since=23h").raise_for_status().text
+    assert first.removeprefix("asked at ") in card
+    assert "This is the last answer. Asking again" in card
+    page.reload()
+    settle(page)
+    expect(page.locator("#card-slo .anew")).to_have_count(0, timeout=30_000)
+    expect(page.locator("#card-slo .took")).not_to_have_text(first)
+    assert page.locator("#card-slo .sentence").count() == 1

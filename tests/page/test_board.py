@@ -338,3 +338,4 @@ def test_on_a_phone_the_rows_of_tables_are_cards(open_page: OpenPage, tmp_path: 
         newest.get_by_text("evidence").click()
         expect(newest.get_by_text("inference took")).to_be_visible()
         assert violations(page) == []
+        page.close()  # it would ask again

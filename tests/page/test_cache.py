@@ -272,3 +272,52 @@ def test_readers_are_kept_after_an_answer_closed_after_an_error_and_interrupted_
     readers.interrupt()
     readers.close()
     assert [(one.closed, one.interrupted) for one in opened] == [(1, 2), (1, 0)]
+
+
+def test_a_part_is_shown_as_it_was_while_it_is_made_anew() -> None:
+    """At once, to whoever takes it so; who wants it as it is waits for what is being made already."""
+    clock = Clock()
+
+    async def work(cache: Cache) -> None:
+        first, second = Store(Made(b"first", 200, 0.0)), Store(Made(b"second", 200, 0.0), shut=True)
+        assert await cache.get(viewer(), "x", first, old=True) == first.made
+        clock.now += KEPT_S + 1
+        for _ in range(3):
+            assert await cache.get(viewer(), "x", second, old=True) == Made(b"first", 200, 0.0, is_old=True)
+        anew = asyncio.create_task(cache.get(viewer(), "x", second))
+        await entered(second)
+        second.opened.set()
+        assert await anew == second.made
+        assert second.asked == 1
+        assert await cache.get(viewer(), "x", second, old=True) == second.made
+
+    run(work, clock)
+
+
+def test_parts_that_take_long_hold_no_other() -> None:
+    async def work(cache: Cache) -> None:
+        slow = [Store(shut=True) for _ in range(queries.APART + 2)]
+        asked = [
+            asyncio.create_task(cache.get(viewer(), f"slow {place}", one, apart=True)) for place, one in enumerate(slow)
+        ]
+        for one in slow[: queries.APART]:
+            await entered(one)
+        assert await cache.get(viewer(), "quick", Store()) == FINE
+        for one in slow:
+            one.opened.set()
+        assert await asyncio.gather(*asked) == [FINE] * len(slow)
+
+    run(work)
+
+
+def test_what_is_no_longer_true_is_forgotten() -> None:
+    async def work(cache: Cache) -> None:
+        store, other = Store(), Store()
+        for key, one in (("board alerts /x", store), ("board now /x", other)):
+            await cache.get(viewer(), key, one)
+        cache.forget("board alerts ")
+        for key, one in (("board alerts /x", store), ("board now /x", other)):
+            await cache.get(viewer(), key, one)
+        assert (store.asked, other.asked) == (2, 1)
+
+    run(work)

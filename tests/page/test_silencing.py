@@ -44,3 +44,4 @@ def test_an_alert_is_silenced_and_the_silence_ended_by_a_button(open_page: OpenP
         assert violations(page) == []
         row.get_by_role("button", name="End the silence").click()
         expect(row.get_by_role("button", name="Silence", exact=True)).to_be_visible()
+        page.close()  # it would ask again

@@ -145,6 +145,7 @@ def test_lines_of_breaches_and_stacks_are_links(open_page: OpenPage, tmp_path: P
             page = open_page(address, path)
             link = page.locator("a.source", has_text="ranker/model.py:12 in forward").first
             assert link.get_attribute("href") == expected, path
+            page.close()  # a board would ask again
         page = open_page(address, f"/breaches?{wanted}")
         box = page.locator("a.source").first.bounding_box()
         assert box is not None

@@ -27,7 +27,7 @@ from stagetrace.errors import StagetraceError, UnknownTrace
 from stagetrace.page import silencing, templates
 from stagetrace.page.base import Asked, BadRequest, File
 from stagetrace.page.login import Login
-from stagetrace.page.queries import THREADS, Cache, Made, Readers, limited
+from stagetrace.page.queries import APART, THREADS, Cache, Made, Readers, limited
 from stagetrace.page.templates import HEADERS, document, fragment, render
 from stagetrace.page.views import VIEWS
 from stagetrace.semconv import SLA_BREACHED, SLA_OBJECTIVE
@@ -72,6 +72,7 @@ ROUTE: Final = Route("/search", _respond, methods=["GET"])
 
 _FAILED: Final = "the page failed on this question; see the log of the back end"
 _END_S: Final = 3.0  # until questions to the store are interrupted as the page closes
+_ANEW: Final = "x-anew"  # a header: the part as it is, not as it was
 _FOR_PROGRAMS: Final = (HEALTH, METRICS, "/api/")
 _MESSAGES: Final = {NOT_FOUND.status: "There is no such page.", METHOD.status: "A page is only read: by GET."}
 _log: Final = ThrottledLog()
@@ -120,7 +121,7 @@ class Page:
 
 
 def _view_routes(site: Site, stack: ExitStack) -> list[BaseRoute]:
-    database.share_memory(THREADS + 1)  # with the live tail
+    database.share_memory(THREADS + APART + 1)  # with the live tail
     readers = Readers(site.open_reader)
     stack.callback(readers.close)
     # Beside those that wait for the API, so that a port full of viewers still responds to /health.
@@ -187,13 +188,20 @@ class _Endpoints:
         async def respond(request: Request) -> Response:
             key = f"{view.name} {name} {request.url.path}?{request.url.query}"
             try:
-                made = await self._cache.get(request, key, partial(self._make_part, request, make))
+                made = await self._cache.get(
+                    request,
+                    key,
+                    partial(self._make_part, request, make),
+                    apart=name in view.apart,
+                    old=name in view.as_they_were and _ANEW not in request.headers,
+                )
             except Refused as refused:
                 response = fragment(refused.message, refused.kind.status)
                 response.headers["retry-after"] = str(refused.kind.retry_after_s)
                 return response
             named = {} if made.file is None else {"content-disposition": f'attachment; filename="{_named(made.file)}"'}
-            return Response(made.body, made.status, media_type=made.type, headers=HEADERS | named)
+            body = made.body + render("part_old.html", url=_own_url(request)).encode() if made.is_old else made.body
+            return Response(body, made.status, media_type=made.type, headers=HEADERS | named)
 
         return respond
 
@@ -219,6 +227,10 @@ class _Endpoints:
 
     def _asked(self, request: Request) -> Asked:
         return Asked.of(request.query_params.multi_items(), request.path_params, self._site.since)
+
+
+def _own_url(request: Request) -> str:
+    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
 def _status(error: StagetraceError) -> int:

@@ -116,6 +116,10 @@ class View:
     # Its own parameters that stay when the selection changes. A field of `more_filter` is one: such a view then has an
     # empty block `kept`, which would hold them hidden.
     keeps: Sequence[str] = ()
+    # Parts that may take long: they are made in threads apart, so that they hold no others.
+    apart: Sequence[str] = ()
+    # Parts that are shown as they last were, while they are made anew.
+    as_they_were: Sequence[str] = ()
 
 
 # --- What a URL of the page asks for: the selection, which every view shares, and what is of one view alone.

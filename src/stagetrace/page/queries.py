@@ -113,6 +113,7 @@ def limited(reader: Reader, seconds: float) -> Iterator[None]:
 
 KEPT_S: Final = 2.0  # at least; and as long as it took to make
 THREADS: Final = 3  # that ask the store at one time
+APART: Final = 3  # besides, for parts that may take long: they hold no other
 _MOST: Final = 256
 _BYTES: Final = 32 << 20
 _OK: Final = 200
@@ -126,6 +127,7 @@ class Made(NamedTuple):
     took_s: float
     type: str = "text/html"
     file: str | None = None  # as which a browser saves it
+    is_old: bool = False  # it is being made anew
 
 
 @dataclass(eq=False)
@@ -145,23 +147,31 @@ class Cache:
         self._viewers = viewers
         self._clock = clock
         self._pool = ThreadPoolExecutor(THREADS, "stagetrace-page")
+        self._apart = ThreadPoolExecutor(APART, "stagetrace-page-apart")
         self._waiting = 0
         self._flights: dict[str, _Flight] = {}
         self._kept: OrderedDict[str, tuple[float, Made]] = OrderedDict()  # until when; the oldest first
         self._bytes = 0
         self.is_closed = False
 
-    async def get(self, request: Request, key: str, make: Callable[[], Made]) -> Made:
-        """Return the part of this key, made in a thread if it is not there.
+    async def get(
+        self, request: Request, key: str, make: Callable[[], Made], *, apart: bool = False, old: bool = False
+    ) -> Made:
+        """Return the part of this key, made in a thread if it is not there: with `apart`, in one for long ones.
 
-        Raise Refused where too many wait, or the client has disconnected. `make` raises nothing.
+        With `old`, return it as it was, if it is there, and have it made anew. Raise Refused where too many wait, or
+        the client has disconnected. `make` raises nothing.
         """
         until, kept = self._kept.get(key, (0.0, None))
         if kept is not None and self._clock() < until:
             return kept
+        if kept is not None and old:
+            if key not in self._flights:
+                self._begin(key, make, apart=apart)
+            return kept._replace(is_old=True)
         if self._waiting >= self._viewers:
             raise Refused(BUSY, f"{self._viewers} parts of pages are being made at this moment\nask again in a moment")
-        flight = self._flights.get(key) or self._begin(key, make)
+        flight = self._flights.get(key) or self._begin(key, make, apart=apart)
         flight.viewers += 1
         self._waiting += 1
         leaving = asyncio.create_task(wait_for_disconnect(request))
@@ -186,7 +196,8 @@ class Cache:
     def close(self, interrupt: Callable[[], None], within_s: float) -> bool:
         """Have what is being made end; return whether it did. `interrupt` has the questions of its threads fail."""
         self.is_closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._apart):
+            pool.shutdown(wait=False, cancel_futures=True)
         running = [flight.work for flight in self._flights.values()]
         end = time.monotonic() + within_s
         while (is_running := not all(work.done() for work in running)) and time.monotonic() < end:
@@ -194,9 +205,10 @@ class Cache:
             time.sleep(_AGAIN_S)
         return not is_running
 
-    def _begin(self, key: str, make: Callable[[], Made]) -> _Flight:
+    def _begin(self, key: str, make: Callable[[], Made], *, apart: bool) -> _Flight:
         loop = asyncio.get_running_loop()
-        flight = self._flights[key] = _Flight(self._pool.submit(make), loop.create_future())
+        pool = self._apart if apart else self._pool
+        flight = self._flights[key] = _Flight(pool.submit(make), loop.create_future())
 
         def landed(_work: Future[Made]) -> None:
             with suppress(RuntimeError):  # the loop has ended

@@ -12,7 +12,7 @@ from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.answer import Answer, as_json
 from stagetrace.output.table import Table
 from stagetrace.page.base import SHARED, Asked, BadRequest, File, Part, View
-from stagetrace.page.queries import TookTooLong
+from stagetrace.page.queries import APART, TookTooLong
 
 if TYPE_CHECKING:
     from stagetrace.page.base import Option, Site
@@ -158,8 +158,12 @@ def as_file(asked: Asked, reader: Reader, site: Site) -> File:
     return File(text.encode(), "application/json", None)
 
 
+# The cards are asked for in this order, the quickest answers first, and so many at a time.
+_ORDER: Final = ("bench", "slo", "compare", "report", "capacity", "bottleneck", "cost", "segments", "causes", "drift")
+
+
 def _list(_asked: Asked, _site: Site) -> Mapping[str, Any]:
-    return {"questions": QUESTIONS}
+    return {"questions": QUESTIONS, "order": {verb: place for place, verb in enumerate(_ORDER)}, "at_once": APART}
 
 
 def _one(asked: Asked, site: Site) -> Mapping[str, Any]:
@@ -186,4 +190,6 @@ ONE: Final = View(
     shell=_one,
     in_menu=False,
     keeps=NAMES,
+    apart=("card", "whole", "json"),
+    as_they_were=("card",),
 )
