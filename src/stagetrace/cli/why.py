@@ -171,13 +171,13 @@ def _sentences(one: Verdict, owner: Owner, usual: Mapping[str | None, Usual], fo
     yield f"{one.word}: {one.sentence}."
     if one.word != BREACH:
         return
-    stage = usual.get(entry.stage)
-    took = "" if entry.stage not in entry.stages else f" took {milliseconds(entry.stages[entry.stage or ''])}"
-    often = f", usually {milliseconds(stage.median_ms)}" if stage is not None and took else ""
-    at = f" at {entry.code}" if entry.code else ""
-    yield f"Stage {blame_text(entry, owner)}{at}{took}{often}."
     if entry.evidence:
         yield f"{entry.evidence}."
+    if not entry.evidence or len(owner.path) > 1:
+        took = "" if entry.stage not in entry.stages else f" took {milliseconds(entry.stages[entry.stage or ''])}"
+        yield f"Stage {blame_text(entry, owner)}{f' at {entry.code}' if entry.code else ''}{took}."
+    if entry.stage in usual:
+        yield f"Usually {entry.stage} takes {milliseconds(usual[entry.stage].median_ms)}."
     if found.alike is not None and found.alike.group.breaches > 1:
         count, since = found.alike.group.breaches, found.alike.since
         begun = "all the time" if since is None else f"since {since_text(*since, zone)}"
