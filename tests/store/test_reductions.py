@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chdb.session import Session
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import stagetrace.store
 from answers.made import MS, NOON, Made, store
 from stagetrace.store import open_store
 from stagetrace.store.base import Relations, Selection
 from stagetrace.store.load import DuckDBRelations, load
+from stagetrace.store.local import LocalStore
 from stagetrace.store.reductions import CLICKHOUSE, statement
 
 if TYPE_CHECKING:
@@ -86,9 +88,26 @@ def requests() -> Iterator[Made]:
         )
 
 
+def calls() -> ExportTraceServiceRequest:
+    """Return calls of some of these requests: of peers, by their names of now and of before, and of one without any."""
+    message = ExportTraceServiceRequest()
+    spans = message.resource_spans.add()
+    spans.resource.attributes.add(key="service.name").value.string_value = "shop"
+    scope = spans.scope_spans.add()
+    for number in range(1, 200):
+        span = scope.spans.add(trace_id=number.to_bytes(16, "big"), span_id=(10**6 + number).to_bytes(8, "big"), kind=3)
+        span.parent_span_id = number.to_bytes(8, "big")
+        span.start_time_unix_nano, span.end_time_unix_nano = NOON, NOON + number * MS
+        key = ("peer.service", "server.address", "net.peer.name", "db.system", "other")[number % 5]
+        span.attributes.add(key=key).value.string_value = "it's"
+    return message
+
+
 @pytest.fixture(scope="module")
 def duckdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBRelations]:
     folder = store(tmp_path_factory.mktemp("reductions") / "store", requests())
+    with LocalStore.open(folder) as opened:
+        assert not opened.append(calls().SerializeToString()).rejected
     with open_store(str(folder)) as reader, load(reader, EVER) as relations:
         yield relations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.page.views import answers, board, breaches, compare, doctor, heatmap, stages, tail, trace
+from stagetrace.page.views import answers, board, breaches, compare, doctor, heatmap, services, stages, tail, trace
 
 if TYPE_CHECKING:
     from stagetrace.page.base import View
@@ -20,4 +20,5 @@ VIEWS: Final[tuple[View, ...]] = (
     answers.ONE,
     tail.VIEW,
     doctor.VIEW,
+    services.VIEW,
 )
