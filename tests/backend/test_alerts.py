@@ -144,7 +144,7 @@ def test_slo_and_the_page_show_the_alerts_that_up_evaluates_and_no_others(policy
                 in httpx.get(f"{up.url('query_http_port')}/board/alerts").text
             )
         )
-        told = "has a burn rate of 100 in 10m and 100 in 5m (alert at 2)."
+        told = "has a burn rate of 10 in 10m and 10 in 5m (alert at 2)."
         assert shown(up) == (
             [f"Alert: /predict (objective predict) of service shop {told}"],
             ["alert: burn rate over 2 in 10m and in 5m"],
