@@ -20,6 +20,8 @@ from backends import binary
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 CHART: Final = DEPLOY / "helm/stagetrace"
+CONFIG: Final = DEPLOY.parent / "collector-config"
+OF_CLICKHOUSE: Final = ("clickhouse.yaml", "gateway.yaml")  # a chart reads no file that is outside of it
 INSTRUMENTATION: Final = "opentelemetry.io/v1alpha1/Instrumentation"
 NAMESPACE: Final = "ml"
 _TITLE: Final = "# Rendered from deploy/helm/stagetrace by tests/deploy/rendered.py.\n"
@@ -62,3 +64,5 @@ def kustomize_files() -> dict[str, str]:
 if __name__ == "__main__":
     for name, text in kustomize_files().items():
         (DEPLOY / "kustomize" / name).write_text(text, "utf-8")
+    for name in OF_CLICKHOUSE:
+        (CHART / name).write_bytes((CONFIG / name).read_bytes())

@@ -90,6 +90,7 @@ def problems(schemas: Path, text: str) -> list[str]:
 VALUES = [
     *product(("", "collector.enabled=true"), ("", f"sla={SLA}"), ("", "storage.className=fast,tokenSecret=mine")),
     ("instrumentation.enabled=false",),
+    ("clickhouse.enabled=true",),
 ]
 
 
@@ -101,6 +102,7 @@ def test_what_helm_renders_is_valid(schemas: Path, values: tuple[str, ...]) -> N
     assert ("Instrumentation" in kinds) == ("instrumentation.enabled=false" not in values)
     assert ("Secret" in kinds) == ("storage.className=fast,tokenSecret=mine" not in values)
     assert kinds.count("StatefulSet") == 1 + ("collector.enabled=true" in values)
+    assert ("Deployment" in kinds) == ("clickhouse.enabled=true" in values)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +281,10 @@ def test_the_collector_takes_spans_without_a_token_and_passes_them_on(tmp_path: 
 
 def test_each_container_runs_in_a_namespace_with_the_restricted_policy() -> None:
     """What the policy demands, which the API server applied to these pods accepts (docs/kubernetes.md)."""
-    sets = [one for one in documents(render("collector.enabled=true")) if one["kind"] == "StatefulSet"]
-    assert len(sets) == 2
-    for one in sets:
+    made = documents(render("collector.enabled=true")) + documents(render("clickhouse.enabled=true"))
+    workloads = [one for one in made if one["kind"] in ("Deployment", "StatefulSet")]
+    assert len(workloads) == 4
+    for one in workloads:
         spec = one["spec"]["template"]["spec"]
         assert (
             spec["securityContext"].items()

@@ -26,3 +26,21 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{- /* Not empty where services send to a Collector. */}}
+{{- define "stagetrace.has-collector" -}}
+{{- if or .Values.collector.enabled .Values.clickhouse.enabled }}true{{ end }}
+{{- end }}
+
+{{- /* The files of the Collector. The second is on top of the first. */}}
+{{- define "stagetrace.collector-config" -}}
+{{- if .Values.clickhouse.enabled -}}
+clickhouse.yaml: |
+  {{- .Files.Get "clickhouse.yaml" | nindent 2 }}
+gateway.yaml: |
+  {{- .Files.Get "gateway.yaml" | nindent 2 }}
+{{- else -}}
+collector.yaml: |
+  {{- tpl (.Files.Get "collector.yaml") . | nindent 2 }}
+{{- end }}
+{{- end }}
