@@ -64,7 +64,7 @@ COMMANDS = {
 }
 # Verbs that read no store, or start a service, whose own tests look at what they print.
 OTHERS = {"bench", "clickhouse init", "completion", "demo", "doctor", "export", "inject", "page", "prune", "run"}
-OTHERS |= {"sla check", "sla rules", "up"}
+OTHERS |= {"mark", "mcp", "silence", "sla check", "sla rules", "up"}
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_without_the_counter_it_is_estimated_and_is_reported(tmp_path: Path) -> 
         found = routes(up)
         assert read(Path(up.ready["data"]), 0, time.time_ns()) == []
         where = ("--store", up.ready["data"], "--since", "1h")
-        shown, stages, breaches = (printed(verb, *where) for verb in ("watch", "stages", "breaches"))
+        shown, stages, breaches = (printed(*verb.split(), *where) for verb in ("watch", "stages --long", "breaches"))
         as_json = answered("breaches", "--each", *where)
     plain, child = found["/plain"], found["/child"]
     assert plain["requests"] == 10 * plain["stored"]

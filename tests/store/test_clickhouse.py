@@ -227,7 +227,7 @@ def test_the_page_shows_what_it_shows_of_the_local_store(
     """Each part of each view, but for the name of the store and the time that it took."""
     starts = [one.start_time_unix_nano for one in entries(messages)]
     window = f"since={time_of(min(starts) - S)}&until={time_of(max(starts) + S)}"
-    late = answered("breaches", *SINCE, "--store", local)["breaches"][0]["trace_id"]
+    late = answered("breaches", "--each", *SINCE, "--store", local)["breaches"][0]["trace_id"]
     folders = [tmp_path / "local", tmp_path / "clickhouse"]
     for folder in folders:
         folder.mkdir()

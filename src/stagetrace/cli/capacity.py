@@ -279,7 +279,9 @@ def _sentence_of(one: Capacity, given: Plan, args: argparse.Namespace) -> str:
     long = "minute" if round(one.busiest.seconds) == _MINUTE_S else f"{number(one.busiest.seconds)} s"
     busiest = f"the busiest {long} took {number(one.busiest.per_s)}/s"
     if one.peak_per_s is None or one.headroom is None:
-        sentence = f"The capacity of service {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
+        sentence = (
+            f"The capacity of service {one.service} is not identifiable from this data: {one.law.reason}; {busiest}."
+        )
     else:
         how = "peaks at" if one.law.law == "usl" and one.law.knee is not None else "levels off at"
         at = one.knee if one.law.knee is not None else one.saturation

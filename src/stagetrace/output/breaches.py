@@ -29,7 +29,7 @@ FOLLOWED: Final = 200  # traces that one answer looks into
 
 
 def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
-    """Return the owner of the time of each breach; by its trace if it waited for a service or has no stage."""
+    """Return the owner of the time of each breach; by its trace if it waited for a service or is of no stage."""
     followed = list(dict.fromkeys(one.trace_id for one in entries if _is_followed(one)))
     traces: dict[str, Trace | str] = dict.fromkeys(
         followed[FOLLOWED:], f"only {FOLLOWED} traces are looked into, those of the newest"
@@ -43,7 +43,11 @@ def owners_of(reader: Reader, entries: Sequence[Entry]) -> list[Owner]:
 
 
 def _is_followed(entry: Entry) -> bool:
-    return entry.cause == DOWNSTREAM or entry.stage is None
+    if entry.stage is not None or entry.objective is None:
+        return entry.cause == DOWNSTREAM
+    from stagetrace.analysis.judging import AFTERWARDS
+
+    return entry.objective.endswith(AFTERWARDS)  # its span is of another sender, which has no stages
 
 
 def _owner(entry: Entry, traces: Mapping[str, Trace | str]) -> Owner:
