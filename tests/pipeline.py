@@ -111,7 +111,7 @@ def answers_agree(agent: Collector, server: ClickHouse, folder: Path) -> None:
             opened.append(one.SerializeToString())
     send(agent, *messages, *messages[:2])
     until(lambda: _rows(server) >= len(spans) + 1000)
-    for name in ("slo", "causes", "report", "breaches"):
+    for name in ("slo", "causes", "report", "breaches", "why"):
         assert said(name, server.url) == said(name, str(folder)), name
 
 

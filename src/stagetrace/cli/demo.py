@@ -193,7 +193,7 @@ the service with
 
   STAGETRACE=1 STAGETRACE_SLA="{OBJECTIVES}" OTEL_SERVICE_NAME=my-service uvicorn app:app
 
-Then ask: stagetrace breaches, stagetrace stages, stagetrace requests, stagetrace tail -f, stagetrace query "SELECT ..."
+Then ask: stagetrace why, stagetrace trace latest, stagetrace stages, stagetrace slo, stagetrace query "SELECT ..."
 """
 
 

@@ -100,7 +100,7 @@ def _groups(
             (Column("request"), lambda one: one.group.route),
             (Column("stage"), lambda one: stage_of(one.group, paths)),
             (Column("line of code", kind=COMMON), lambda one: one.group.code or "-"),
-            (Column("who is hit (and how many)"), _who),
+            (Column("who is hit (how many of them)"), _who),
             (Column(f"since ({zone.name})", kind=TIME), lambda one: shown(_begin(one), zone, 0)),
             (Column("with", kind=COMMON, leaves=3), _release),
         ),
