@@ -30,7 +30,7 @@ test: check ## check, all tests within one process, and one of each server, libr
 
 test-all: check backends-if-go pythons ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (about 50 minutes)
 	@echo "running all tests ..."
-	@$(BIN)/python tests/run_again.py $(PYTEST) --session-timeout 4000 -m "not heavy"
+	@$(BIN)/python tests/run_again.py $(PYTEST) --session-timeout 4400 -m "not heavy"
 
 test-sample: $(INSTALLED) ## a short form of some heavy tests (under 10 minutes)
 	@echo "running a sample of the heavy tests ..."
