@@ -157,6 +157,7 @@ def test_doctor_reports_that_a_word_for_off_switches_on(value: str) -> None:
     assert check["found"] == f"STAGETRACE={value} switches recording on, as all but 0 and false"
 
 
+@pytest.mark.thorough
 def test_up_reports_what_services_started_beside_it_lack(tmp_path: Path) -> None:
     """It does so first, and so even if it cannot start."""
     (tmp_path / "file").touch()

@@ -159,6 +159,7 @@ ORDER = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_long", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_an_injection_changes_nothing_but_data(tmp_path: Path, *, is_long: bool) -> None:
     """Of two stores alike but for the words of each name, route and attribute, all but `data` is equal.

@@ -73,6 +73,7 @@ def test_weights_are_those_of_each_kind() -> None:
     assert found.stages[0].quantiles[0].adjusted.b == pytest.approx(found.whole.quantiles[0].adjusted.b, rel=0.02)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sequential", [True, False])
 def test_another_mix_is_no_difference_and_a_difference_is_found_in_any_mix(sequential: bool) -> None:
     false, missed, excluded = 0, 0, 0

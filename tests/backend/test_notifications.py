@@ -105,6 +105,7 @@ def notify(url: str, *messages: Message) -> None:
         receiver.post(batch, NOW)
 
 
+@pytest.mark.thorough
 def test_an_e_mail_is_sent_for_each_alert() -> None:
     with mailbox() as (port, received):
         notify(f"mailto://127.0.0.1:{port}?to=ops@example.org&from=up@example.org", FIRING, ENDED)
@@ -141,6 +142,7 @@ def test_slack_gets_the_text(posted: list[tuple[str, Any]]) -> None:
     assert "http://127.0.0.1:16686/breaches?service=shop" in text
 
 
+@pytest.mark.thorough
 def test_an_incident_of_pagerduty_ends_with_its_alert(posted: list[tuple[str, Any]]) -> None:
     other = FIRING._replace(labels=(*LABELS[:3], ("severity", "ticket"), *LABELS[4:]))
     notify("pagerduty://A1BRTD4JD@TIiajkdnlazkcOXrIdevi7FQ", FIRING, other, ENDED)

@@ -47,6 +47,7 @@ def whole(store: str | Path) -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".pb"])
 def test_what_is_exported_is_a_store_with_the_same_spans(spans: Path, tmp_path: Path, suffix: str) -> None:
     """Also what no column knows: events, links, odd attribute values, resource and scope."""

@@ -197,6 +197,7 @@ def wild_spans(draw: st.DrawFn) -> bytes:
     return head + b"".join(draw(st.lists(parts, max_size=9)))
 
 
+@pytest.mark.thorough
 @pytest.mark.heavier
 @settings(max_examples=5_000 if HEAVY else 150, deadline=None)
 @given(st.lists(wild_spans(), max_size=4), st.binary(max_size=12), st.booleans())

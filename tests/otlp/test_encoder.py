@@ -85,6 +85,7 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     return ExportTraceServiceRequest.FromString(encoder.encode_spans(spans))
 
 
+@pytest.mark.thorough
 @pytest.mark.heavier
 @settings(max_examples=4_000 if HEAVY else 60)
 @given(st.lists(SPANS, max_size=6))

@@ -210,7 +210,7 @@ print(outcome)
 packages = {name.partition(".")[0] for name in sys.modules}
 print(*sorted(packages & {"requests", "urllib3", "opentelemetry", "google", "grpc", "certifi", "typing_extensions"}))
 """
-DELIVERED = "Outcome(delivered=True, rejected=0, retryable=False, misdirected=False, wait_s=0.0, reason='')"
+DELIVERED = "Outcome(delivered=True, rejected=0, retryable=False, misdirected=False, wait_s=0.0, reason='', speaks='')"
 
 
 @pytest.mark.parametrize("has_packages", [False, True])

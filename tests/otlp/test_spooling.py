@@ -52,6 +52,7 @@ def test_an_outage_costs_nothing_and_breaches_come_first(receiver: Receiver, tmp
     assert {k: v for k, v in state(tmp_path).items() if v and k != "bytes"} == {}
 
 
+@pytest.mark.thorough
 def test_breaches_come_first_however_often_they_were_tried_in_vain(receiver: Receiver, tmp_path: Path) -> None:
     """What fails again and again goes behind all else, since it may be at fault itself: not what an outage failed."""
     spool = Spool(tmp_path)

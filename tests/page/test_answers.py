@@ -188,6 +188,7 @@ def test_an_answer_with_its_pictures_is_accessible_and_fits_a_phone(open_page: O
         page.close()
 
 
+@pytest.mark.thorough
 def test_what_takes_too_long_is_ended_and_leaves_the_reader(tmp_path: Path) -> None:
     """A query that never ends is interrupted after the limit; the next question is answered."""
     fill(tmp_path, "one")

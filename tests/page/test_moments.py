@@ -166,6 +166,7 @@ def test_releases_and_marks_are_lines_with_their_texts(
     assert violations(page) == []
 
 
+@pytest.mark.thorough
 def test_since_when_names_a_mark(tmp_path: Path) -> None:
     """Where a version changed as well, the version; else the mark that stands where the breaches began."""
     data = tmp_path / "data"

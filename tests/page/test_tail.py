@@ -164,6 +164,7 @@ def test_a_viewer_that_is_slow_is_told_what_it_missed() -> None:
     assert silence.startswith(":")
 
 
+@pytest.mark.thorough
 def test_no_thread_is_left_without_a_viewer(tmp_path: Path) -> None:
     """Nor a second one made for more of them; whoever watches again gets what arrives then."""
 

@@ -334,6 +334,7 @@ def test_an_edited_query_is_noted_since_the_objective_beside_it_decides() -> Non
     assert "SLO predict: spec.indicator.spec.ratioMetric.good.metricSource.spec.query is not expressed" in note
 
 
+@pytest.mark.thorough
 @given(st.sampled_from([OURS, HAND, ALL]), st.data())
 def test_any_broken_file_is_refused_by_line_and_column(text: str, data: st.DataObject) -> None:
     """A value of another kind, a missing or an unknown key, anywhere: a policy, or a refusal, and no other error."""

@@ -111,6 +111,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         assert len(str(error).splitlines()) == 2  # noqa: PT017
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(cut=st.integers(0, 400), byte=st.integers(0, 255))
 def test_one_wrong_byte_in_json_is_an_error_of_its_line_alone(

@@ -259,6 +259,7 @@ def test_a_duration_below_zero_stays_one() -> None:
         assert found.end_time_unix_nano - found.start_time_unix_nano == -250_000
 
 
+@pytest.mark.thorough
 def test_any_document_is_read_or_refused() -> None:
     """Each value in turn, and at random several, replaced by one of another type."""
     draw = random.Random(4)

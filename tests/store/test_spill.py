@@ -121,13 +121,13 @@ def test_each_database_of_a_store_has_a_folder_in_it(tmp_path: Path) -> None:
 
 
 def test_databases_of_a_server_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page has four at a time, each with a quarter of what a command has."""
+    """The page has seven at a time, each with a seventh of what a command has."""
     monkeypatch.setattr(database, "_sharers", 1)
     alone = memory_limit()
     with ExitStack() as stack:
         site = Site("a store", lambda: pytest.fail("nobody asked"), lambda *_: pytest.fail("nobody asked"))
         Page(site, Login(Listening(), 0, Counters()), stack)
-        assert memory_limit() == pytest.approx(alone / 4, rel=0.05)  # shown with one digit
+        assert memory_limit() == pytest.approx(alone / 7, rel=0.05)  # shown with one digit
 
 
 def memory_limit() -> float:

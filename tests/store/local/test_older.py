@@ -62,6 +62,7 @@ with LocalStore.open(Path(sys.argv[1])) as store:
 """
 
 
+@pytest.mark.thorough
 def test_a_breach_stored_before_its_code_had_a_column_has_it(tmp_path: Path) -> None:
     """A newer service may send to an older back end: the line is listed, selected and counted all the same."""
     argv = [sys.executable, "-c", BEFORE, str(tmp_path / "store")]

@@ -81,6 +81,7 @@ def clickhouse(folder: Path, sql: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.thorough
 def test_clickhouse_gives_the_sums_of_every_route(folder: Path) -> None:
     """By the example of the page: requests, breaches and times of each route, to the last digit."""
     sql = example("sql", "deltaLakeLocal").replace(SHOWN, str(folder))

@@ -107,6 +107,7 @@ def test_a_copy_that_comes_days_late_counts_once(store: LocalStore) -> None:
         assert ids(reader) == list(range(1, 13))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flushed", [False, True])
 @pytest.mark.parametrize("verdict_first", [False, True])
 def test_the_copy_with_the_verdict_stays(store: LocalStore, *, flushed: bool, verdict_first: bool) -> None:
@@ -257,6 +258,7 @@ def test_find_traces_narrows_by_everything(store: LocalStore) -> None:
         assert reader.operations("other") == [("span 99", "server")]
 
 
+@pytest.mark.thorough
 def test_spans_after_gives_each_span_once_in_order_of_arrival(store: LocalStore) -> None:
     with store.reader() as inside, LocalReader.open(store.folder) as outside:
         for reader in (inside, outside):
