@@ -172,12 +172,13 @@ def test_one_that_fails_or_does_not_end_is_tried_again(caplog: pytest.LogCapture
     assert "hidden" not in caplog.text
 
 
-def test_a_url_that_is_none_ends_the_start_without_being_shown() -> None:
+def test_a_url_that_is_none_ends_the_start_without_being_shown(tmp_path: Path) -> None:
     with pytest.raises(BackendError) as refused:
         Notifications("nonsense://s3cret/path")
     assert "nonsense://..." in str(refused.value)
     assert "s3cret" not in str(refused.value)
-    told = fail_to_start("--data", "unused", "--sla", "* within 1s", env={"STAGETRACE_NOTIFY": "slack://T1/s3cret"})
+    env = {"STAGETRACE_NOTIFY": "slack://T1/s3cret"}
+    told = fail_to_start("--data", str(tmp_path), "--sla", "* within 1s", env=env)
     assert "STAGETRACE_NOTIFY has a URL, slack://..., that Apprise cannot use" in told
     assert "s3cret" not in told
 

@@ -104,8 +104,8 @@ def test_a_template_that_is_no_address_of_a_source_is_refused(text: str) -> None
         template(text)
 
 
-def test_a_page_with_such_a_template_does_not_start() -> None:
-    told = fail_to_start("--data", "unused", env={"STAGETRACE_SOURCE_URL": "javascript:alert(1)//{path}"})
+def test_a_page_with_such_a_template_does_not_start(tmp_path: Path) -> None:
+    told = fail_to_start("--data", str(tmp_path), env={"STAGETRACE_SOURCE_URL": "javascript:alert(1)//{path}"})
     assert "STAGETRACE_SOURCE_URL: 'javascript:alert(1)//{path}' is no URL of a line of code" in told
 
 
