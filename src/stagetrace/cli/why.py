@@ -171,12 +171,11 @@ def _sentences(one: Verdict, owner: Owner, usual: Mapping[str | None, Usual], fo
     yield f"{one.word}: {one.sentence}."
     if one.word != BREACH:
         return
-    at = f" at {entry.code}" if entry.code and entry.code not in (entry.evidence or "") else ""
+    at = f" at {entry.code}" if entry.code else ""
+    took = "" if entry.stage not in entry.stages else f" took {milliseconds(entry.stages[entry.stage or ''])}"
+    yield f"Stage {blame_text(entry, owner)}{at}{took}."
     if entry.evidence:
-        yield f"{entry.evidence}{at}."
-    if not entry.evidence or len(owner.path) > 1:
-        took = "" if entry.stage not in entry.stages else f" took {milliseconds(entry.stages[entry.stage or ''])}"
-        yield f"Stage {blame_text(entry, owner)}{'' if entry.evidence else at}{took}."
+        yield f"{entry.evidence}."
     if entry.stage in usual:
         yield f"Usually {entry.stage} takes {milliseconds(usual[entry.stage].median_ms)}."
     if found.alike is not None and found.alike.group.breaches > 1:

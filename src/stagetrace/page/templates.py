@@ -134,7 +134,7 @@ def stage_class(stage: str | None) -> str:
 
 def cause_icon(cause: str | None) -> Markup:
     """Return the icon of a cause, which stands before its word: colours are of stages alone."""
-    name = cause if cause in CAUSES else UNKNOWN
+    name = cause if cause in CAUSES and f'id="{cause}"'.encode() in files()["causes.svg"].body else UNKNOWN
     return Markup('<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="{}#{}"/></svg>').format(
         address("causes.svg"), name
     )
