@@ -116,7 +116,7 @@ def duckdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBRelations
 def clickhouse(duckdb: DuckDBRelations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Give a ClickHouse with the same `requests`, as its store is to have them: with the resource's attributes."""
     folder = tmp_path_factory.mktemp("clickhouse")
-    session: Any = Session()  # type: ignore[no-untyped-call]
+    session: Any = Session()
     more = "resource, requests.attributes['sla.breach.missed'] AS missed"
     requests = f"SELECT requests.*, {more} FROM requests JOIN spans USING (span_id)"  # noqa: S608 -- ours
     for name, query in {"requests": requests, "spans": "FROM spans"}.items():
