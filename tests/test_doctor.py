@@ -280,8 +280,12 @@ def test_a_receiver_that_does_not_answer_is_waited_for_within_a_bound(tmp_path: 
 @pytest.mark.parametrize(
     ("env", "found", "fix"),
     [
-        ({"OTEL_TRACES_EXPORTER": "otpl"}, "there is no exporter 'otpl'", "set OTEL_TRACES_EXPORTER to one that is"),
-        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "otlp (http/json)", "set OTEL_"),
+        ({"OTEL_TRACES_EXPORTER": "otpl"}, "there is no exporter 'otpl'", "set OTEL_TRACES_EXPORTER or OTEL_"),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+            "there is no exporter of http/json",
+            "set OTEL_",
+        ),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "http://127.0.0.1:1", "start a Collector there"),
     ],
 )

@@ -73,8 +73,7 @@ def _loaded(name: str) -> tuple[bool, str]:
     for point in entry_points(group=group, name=name):
         point.load()
         return True, ""
-    known = ", ".join(sorted(point.name for point in entry_points(group=group)))
-    raise LookupError(f"there is no exporter {name!r}; OTEL_TRACES_EXPORTER can be {known}, none")
+    raise LookupError("; ".join(settings.no_exporter(name, (one.name for one in entry_points(group=group)))))
 
 
 def _request() -> bytes:

@@ -341,6 +341,13 @@ def exporters(signal: str, default: str) -> list[str]:
     return [resolved(signal, name.strip()) for name in names if name.strip() not in ("", "none")]
 
 
+def no_exporter(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """Return what is wrong with an exporter that is not installed, as `resolved` names it, and what can be set."""
+    if name.startswith("otlp ("):
+        return f"there is no exporter of {name[6:-1]}", "OTEL_EXPORTER_OTLP_PROTOCOL can be http/protobuf or grpc"
+    return f"there is no exporter {name!r}", f"OTEL_TRACES_EXPORTER can be {', '.join(sorted(known))}, none"
+
+
 # The official exporters of OTLP, whose work transports of our own do, by protocol.
 OTLP_EXPORTERS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 

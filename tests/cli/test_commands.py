@@ -97,7 +97,7 @@ def test_breaches_for_people_is_a_table_with_ids_that_trace_takes(jaeger: Jaeger
     assert printed("trace", ids[1], STAGETRACE_STORE=jaeger.url).startswith(f"trace {made[1].trace_id}, ")
     assert counts == "3 of 4 judged requests missed their objective, 90.8 ms over in all: inference/unknown 100 %."
     assert about.startswith(f"All requests of service {SERVICE} since ")
-    assert step == f"Next: stagetrace trace {made[0].trace_id} --store {jaeger.url}"
+    assert step == f"Next: stagetrace trace {made[0].trace_id}"
 
 
 def test_the_next_step_that_is_printed_works(jaeger: Jaeger, made: list[Made]) -> None:

@@ -1,6 +1,6 @@
 """Why requests were late: the largest groups of breaches, who is hit by each, since when; and one request among others.
 
-A group is compared with the good requests of its own service and route: what the group's requests have in common and
+A group is compared with all other requests of its own service and route: what the group's requests have in common and
 those have not is who is hit.
 """
 
@@ -25,7 +25,7 @@ _USUAL: Final = (0.5, 0.95)
 
 @dataclass(frozen=True)
 class Explained:
-    """A group of breaches, what distinguishes it from good requests of its route, and since when it is."""
+    """A group of breaches, what distinguishes it from the other requests of its route, and since when it is."""
 
     group: Group
     hit: Contrast | None
@@ -80,21 +80,17 @@ def _usual(made: Cases) -> Iterator[Usual]:
 
 
 def _explained(group: Group, made: Cases, released: Sequence[Release]) -> Explained:
-    kind = (group.service, group.route, group.stage, group.cause, group.code)
-    of_kind = [
-        is_bad and (row["service"], row["path"], row["stage"], row["cause"], row["code"]) == kind
-        for row, is_bad in zip(made.rows, made.breached.tolist(), strict=True)
+    of_route = [place for place, of in enumerate(made.strata) if of == (group.service, group.route)]
+    rows = [made.rows[place] for place in of_route]
+    kind = (group.stage, group.cause, group.code)
+    labels = [
+        bool(is_bad) and (row["stage"], row["cause"], row["code"]) == kind
+        for row, is_bad in zip(rows, made.breached[of_route], strict=True)
     ]
-    compared = [
-        place
-        for place, (row, is_bad) in enumerate(zip(made.rows, made.breached.tolist(), strict=True))
-        if of_kind[place] or (not is_bad and (row["service"], row["path"]) == kind[:2])
-    ]
-    rows, labels = [made.rows[place] for place in compared], [of_kind[place] for place in compared]
     if not any(labels):  # none of it is in the sample
         return Explained(group, None, None)
-    attributes = {key: [column[place] for place in compared] for key, column in made.attributes.items()}
-    found = search(attributes, labels, made.weights[compared].tolist()).contrasts
+    attributes = {key: [column[place] for place in of_route] for key, column in made.attributes.items()}
+    found = search(attributes, labels, made.weights[of_route].tolist()).contrasts
     # What followed from a request, or happened to serve it, hit nobody.
     hit = next((one for one in found if rank_of(one.values)[0] < RESPONSE), None)
     requests = np.arange(len(rows)) if hit is None else hit.requests

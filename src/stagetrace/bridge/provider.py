@@ -286,14 +286,8 @@ def _entry_point(group: str, name: str) -> EntryPoint | None:
     point: EntryPoint | None = next(iter(entry_points(group=group, name=name)), None)
     if point is not None:
         return point
-    known = ", ".join(sorted(point.name for point in entry_points(group=group)))
-    if name.startswith("otlp ("):
-        remedy = "OTEL_EXPORTER_OTLP_PROTOCOL can be http/protobuf or grpc, which every receiver speaks."
-        log.once(
-            group, f"there is no exporter of {name.removeprefix('otlp ').strip('()')}; nothing is exported.\n{remedy}"
-        )
-        return None
-    log.once(group, f"there is no exporter {name!r}; nothing is exported.\nOTEL_TRACES_EXPORTER can be: {known}, none.")
+    wrong, fix = settings.no_exporter(name, (one.name for one in entry_points(group=group)))
+    log.once(group, f"{wrong}; nothing is exported.\n{fix}.")
     return None
 
 

@@ -218,16 +218,19 @@ def list_size(args: argparse.Namespace) -> int | None:
 
 def store_url(args: argparse.Namespace) -> str:
     """Return the URL from the option, the environment, or the local data folder. Raise UsageError if there is none."""
-    url = _url(args)
-    if url:
-        return url
-    folder = default_folder()
-    if not folder.is_dir():
+    url = _url(args) or default_url()
+    if url is None:
         raise UsageError(
             f"no store to read from\ngive --store jaeger://localhost:16685, or set {settings.STORE.name}\n"
             "or fill the local one: stagetrace up"
         )
-    return folder.as_uri().replace("file:", "local:", 1)
+    return url
+
+
+def default_url() -> str | None:
+    """Return the URL of the store of the environment, or of the local data folder; None where there is neither."""
+    folder = default_folder()
+    return settings.STORE.read() or (folder.as_uri().replace("file:", "local:", 1) if folder.is_dir() else None)
 
 
 def local_folder(args: argparse.Namespace) -> Path:

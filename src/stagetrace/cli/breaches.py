@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments import NEWEST, list_size, selection_options, store_url
+from stagetrace.cli.arguments import ALONE, NEWEST, list_size, next_command, selection_options
 from stagetrace.cli.ask import LONG, reading
 from stagetrace.cli.output import show, show_json, show_short, warn
 from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER, Option
@@ -66,7 +65,7 @@ def _print_list(
         parts: list[Table | str] = [*summary(answer.tally, wanted, services, args.tz)]
         if answer.breaches:
             listed = list(zip(answer.breaches, owners, strict=True))
-            parts += ["", _table(listed, args.tz), "", *_list_steps(answer, store_url(args))]
+            parts += ["", _table(listed, args.tz), "", *_list_steps(answer, args)]
         parts += [f"Not followed: {reason}." for reason in sorted({one.reason for one in owners if one.reason})]
         show(*parts)
         # A list that ends with the limit has its own line for that.
@@ -93,7 +92,7 @@ def _print_groups(
         said = summary(tally, wanted, services, args.tz)
         paths = worst_paths(reader, found.groups)
         table = [_group_table(found.groups, paths, args.tz)] if found.groups else []
-        steps = _group_steps(found, store_url(args)) if found.groups else []
+        steps = _group_steps(found, args) if found.groups else []
         if args.long:
             show(*said, *(one for part in table for one in ("", part)), *(["", *steps] if steps else []))
         else:
@@ -154,16 +153,16 @@ def _group_table(groups: Sequence[Group], paths: Mapping[tuple[str, str], str], 
     )
 
 
-def _list_steps(answer: Breaches, url: str) -> list[str]:
+def _list_steps(answer: Breaches, args: argparse.Namespace) -> list[str]:
     newest, count = answer.breaches[0], len(answer.breaches)
     more = _more(count, answer.tally.missed, f"newest {count} of {answer.tally.missed:,}")
-    return [*more, f"Next: stagetrace trace {newest.trace_id} --store {shlex.quote(url)}"]
+    return [*more, f"Next: {next_command(args, 'trace', newest.trace_id, **ALONE)}"]
 
 
-def _group_steps(found: Groups, url: str) -> list[str]:
+def _group_steps(found: Groups, args: argparse.Namespace) -> list[str]:
     worst, count = found.groups[0].worst_trace_id, len(found.groups)
     more = _more(count, found.different, f"largest {count} of {found.different:,} groups")
-    return [*more, f"Next: stagetrace why {worst} --store {shlex.quote(url)}"]
+    return [*more, f"Next: {next_command(args, 'why', worst, **ALONE)}"]
 
 
 def _more(count: int, total: int, which: str) -> list[str]:

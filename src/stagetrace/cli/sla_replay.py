@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments import POLICY, is_file, policy_of, selection_options, store_url
+from stagetrace.cli.arguments import POLICY, is_file, next_command, policy_of, selection_options, store_url
 from stagetrace.cli.ask import PRINTED
 from stagetrace.output import objectives
 from stagetrace.output.answer import Answer, join_reasons, keys_of, no_requests
@@ -52,6 +52,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         is_bad=any(one.missed for one in found.outcomes),
         is_undecided=not is_told,
         reason=join_reasons([*reasons, *policy.problems]),
+        steps=[next_command(args, "slo")] if is_told else (),
     )
 
 

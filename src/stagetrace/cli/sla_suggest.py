@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stagetrace.cli.arguments import selection_options
+from stagetrace.cli.arguments import next_command, selection_options
 from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
 from stagetrace.output import objectives
@@ -81,6 +81,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
         list(parts(found, policy if args.output is None else None)),
         is_undecided=not text,
         reason=reason or reason_of(found),
+        steps=[next_command(args, "sla replay", "--policy", str(args.output))] if text and args.output else (),
     )
 
 

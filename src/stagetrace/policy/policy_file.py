@@ -231,7 +231,7 @@ def _check(node: Node, found: dict[str, Any], problems: Problems, *, is_override
         for key in entries:
             if key not in OF_EXCLUDED:
                 wrong(key, f"{key} says nothing of what is excluded", "remove one of the two")
-    elif not bounds and not is_override and not any(_means_within(key) for key in entries):
+    elif not bounds and not is_override and (problems.is_full or not any(map(_means_within, entries))):
         wrong("", "an objective without within", "write within: 250ms, or excluded: true")
     elif len(bounds) > 1:
         fix = "write two objectives, of which the first has continue: true"

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from stagetrace import settings
-from stagetrace.cli.arguments import selection, selection_options, trace_id, whole_id
+from stagetrace.cli.arguments import default_url, selection, selection_options, trace_id, whole_id
 from stagetrace.cli.ask import judged
 from stagetrace.cli.keywords import answer_to, parsed
 from stagetrace.cli.registry import ANSWERS
@@ -16,7 +16,7 @@ from stagetrace.errors import StagetraceError, StoreError
 from stagetrace.output.units import UTC
 from stagetrace.read.results import Answer, Rows, Trace
 from stagetrace.store import open_store
-from stagetrace.store.base import Closing, Selection, default_folder
+from stagetrace.store.base import Closing, Selection
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -129,21 +129,13 @@ def open(url: str | None = None) -> Store:  # noqa: A001 -- as in `st.open`
 
     By default the one that the commands read: $STAGETRACE_STORE, else the local data folder.
     """
-    where = _default() if url is None else url
-    return Store(where, open_store(where))
-
-
-def _default() -> str:
-    named = settings.STORE.read()
-    if named:
-        return named
-    folder = default_folder()
-    if not folder.is_dir():
+    where = default_url() if url is None else url
+    if where is None:
         raise StoreError(
             f"no store to read from\nname one: open('jaeger://localhost:16685'), or set {settings.STORE.name}\n"
             "or fill the local one: stagetrace up"
         )
-    return folder.as_uri().replace("file:", "local:", 1)
+    return Store(where, open_store(where))
 
 
 def _attributes(asked: str, names: Sequence[str], relation: str) -> Sequence[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
-from stagetrace.cli.arguments import selection, store_url
+from stagetrace.cli.arguments import next_command, selection, store_url
 from stagetrace.cli.ask import print_answer
 from stagetrace.cli.bench import options
 from stagetrace.cli.output import Progress
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         latency_ms = [round(value, 6) if isfinite(value) else None for value in last.latency_ms.tolist()]
         made = baseline.Baseline(args.save, args.url, last.step.rate, arrivals, time.time_ns(), latency_ms)
         notes.append(f"saved as baseline {args.save}: {baseline.save(made)}")
-    return print_answer(args, view.answer(report, {"url": args.url, "arrivals": arrivals}, comparison, notes))
+    found = view.answer(report, {"url": args.url, "arrivals": arrivals}, comparison, notes)
+    steps = [next_command(args, "why")] if found.keys["joined"] else ()
+    return print_answer(args, replace(found, steps=steps))
 
 
 def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Answer:

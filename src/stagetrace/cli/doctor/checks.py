@@ -375,7 +375,7 @@ def _missing(trace_id: str, reader: Reader) -> str:
 
 def _mend(reason: str, endpoint: str | None) -> str:
     if endpoint is None:
-        return "set OTEL_TRACES_EXPORTER to one that is installed"
+        return "set OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_PROTOCOL to one that is installed"
     if reason.startswith(("ImportError", "ModuleNotFoundError")):
         return "install what is missing, or too old: see the check of the packages"
     lower = reason.lower()
