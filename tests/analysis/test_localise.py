@@ -14,6 +14,7 @@ from stagetrace.store.base import SpanRow
 MS = 1_000_000
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in (2, 3))])
 @pytest.mark.parametrize("with_kinds", [True, False], ids=["kinds", "no kinds"])
 @pytest.mark.parametrize("kind", FAULTS)

@@ -27,7 +27,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(golden.FOLDER.glob("*.txt"))])
+# These take seconds each.
+LONG = ("bottleneck", "capacity", "causes", "compare", "report", "requests")
+EACH = [
+    pytest.param(path.stem, marks=pytest.mark.thorough if path.stem in LONG else ())
+    for path in sorted(golden.FOLDER.glob("*.txt"))
+]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_each_output_is_the_one_that_is_kept(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     kept = (golden.FOLDER / f"{name}.txt").read_text("utf-8")

@@ -69,6 +69,7 @@ WAITS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_it_is_delivered_wherever_the_main_thread_is(wait: str) -> None:
     """Then the process ends by the signal; what it was at does not go on."""

@@ -78,6 +78,7 @@ def test_11_breaches_among_400_requests_at_10_percent() -> None:
     assert 0.95 < found.attainment.low < 0.9725 < found.attainment.high < 0.99
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("draws", "off", "off_ms"), [(10, 30, 2.5), pytest.param(60, 12, 1, marks=pytest.mark.thorough)]
 )

@@ -166,6 +166,7 @@ def in_order(rows: list[dict[str, Any]], by: list[str]) -> list[dict[str, Any]]:
     return sorted(rows, key=key)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_both_engines_agree(name: str, duckdb: Relations, clickhouse: Any) -> None:
     """Row by row, whatever their order; each call that `reductions/NAME.json` lists."""
