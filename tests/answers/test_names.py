@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("names") / "store", made)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", [*ANSWERS, "why", "stages"])
 def test_the_sentence_says_what_a_name_is_of(verb: str, folder: Path) -> None:
     sentence = answered(verb, "--store", folder, *EVER, *OPTIONS.get(verb, ()), code=None)["sentence"]

@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("short") / "store", made)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", SHORT)
 def test_an_answer_is_short_unless_it_shall_be_long(verb: str, folder: Path) -> None:
     until = ("--until", "2026-03-02") if verb in ("slo", "report", "cost") else ()

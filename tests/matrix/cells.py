@@ -129,7 +129,6 @@ CELLS: Final = (
 SMOKE: Final = (
     Cell("3.10", "wsgiref"),
     Cell("3.14", "fastapi", API, "1.45.2"),
-    Cell("3.10", "flask", OWN, "1.20.0", "protobuf==3.20.3 urllib3==1.26.20"),
 )
 
 
