@@ -234,7 +234,7 @@ def _demo(folder: Path) -> None:
             _print(f"sending:\n{FAULTS}")
             send_faults(address)
         breaches = _wait_for_breaches(str(data))
-        _show("stages", "--store", str(data))
+        _show("stages", "--long", "--store", str(data))
         _show("why", "--store", str(data))
         _show("breaches", "--each", "--store", str(data), "--limit", "10")
         for of, key, value in _EXAMPLES:

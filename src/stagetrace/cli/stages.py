@@ -34,7 +34,7 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     from stagetrace.analysis import routes_and_stages
 
     with reader.relations(wanted) as relations:
-        groups = routes_and_stages.ask_stages(relations)
+        groups = sorted(routes_and_stages.ask_stages(relations), key=lambda group: -group.whole.p99_ms)
     notes = [units.note(f"{group.service} {group.route}", group.sample) for group in groups]
     table = Table(_COLUMNS, [row for group in groups for row in _rows(group)])
     return Answer(
@@ -48,8 +48,8 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 
 def _sentence(groups: Sequence[Group]) -> str:
-    """Return which requests are the slowest, and in which stage."""
-    slowest = max(groups, key=lambda group: group.whole.p99_ms)
+    """Return which requests are the slowest, those of the first group, and in which stage."""
+    slowest = groups[0]
     longest = max(slowest.stages, key=lambda stage: stage.share or 0.0, default=None)
     where = "" if longest is None else f"; {longest.stage} takes {rounded_percent(longest.share)} of its time"
     took = milliseconds(slowest.whole.p99_ms)
