@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import stagetrace
 from stagetrace import settings
 from stagetrace.guard import guarded
+from stagetrace.semconv import STAGETRACE_PROCESS_CPUS
 from stagetrace.tracing.span import Resource
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _CONTAINER_IDS: Final = (
     ("/proc/self/mountinfo", r"/containers/([0-9a-f]{64})/"),
     ("/proc/self/cgroup", r"(?m)[/-]([0-9a-f]{64})(?:\.scope)?$"),
 )
+_QUOTA: Final = "/sys/fs/cgroup/cpu.max"
 _NAMESPACE: Final = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _POD: Final = r"/pods/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/"
 
@@ -76,6 +78,7 @@ def _attributes() -> dict[str, Any]:
         "telemetry.sdk.name": "stagetrace",
         "telemetry.sdk.version": stagetrace.__version__,
         "service.instance.id": _random_uuid(),
+        **(_cpus() or {}),
         **(_container() or {}),
         **(_kubernetes() or {}),
         **given,
@@ -110,6 +113,16 @@ def _given_attributes(text: str) -> dict[str, Any]:
 def _host() -> str:
     """Return the name that the system has for itself, in a container that of the container: nothing is looked up."""
     return socket.gethostname()
+
+
+@guarded
+def _cpus() -> dict[str, float]:
+    """Return how many CPUs this process may use, by its affinity and by the quota of its container."""
+    cpus = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with suppress(OSError, ValueError):  # ValueError: `max`, no quota
+        quota, period = Path(_QUOTA).read_text().split()
+        cpus = min(cpus, int(quota) / int(period))
+    return {STAGETRACE_PROCESS_CPUS: cpus}
 
 
 @guarded

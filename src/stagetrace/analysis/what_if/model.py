@@ -1,0 +1,260 @@
+"""A model of a service from its recorded requests: how its processes share their time, and what a request needs alone.
+
+A process lets at most `limit` requests work at once; others wait in the order of their arrival. Those at work slow each
+other down: a share `serial` of the work needs what one of them has at a time (the GIL, the event loop), a share
+`parallel` needs a CPU alone, and the rest waits for something outside, slowed by nobody. How fast n requests go at once
+follows by mean value analysis of that closed queueing network (Reiser and Lavenberg, 1980; several CPUs by Seidmann's
+approximation, 1987). The shares are those by which the work that requests needed does not depend on how many others
+were at work beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Final
+
+import numpy as np
+
+from stagetrace.analysis.arrays import Floats
+from stagetrace.analysis.what_if.recorded import Recorded, at_work, profile
+from stagetrace.analysis.what_if.simulation import Batches
+
+_STEPS: Final = 10  # of shares that are tried
+_CONTENTION: Final = (0.0, 0.05, 0.1, 0.2, 0.4)  # that are tried
+_OF_REQUESTS: Final = 0.8  # of the CPU time of a process: what its requests' own work takes, at least ...
+_BESIDE_S: Final = 0.0015  # ... beside so much for each, of the server and of recording
+_GROUPS: Final = 8
+_ALONE: Final = 0.02  # of requests that were at work beside one other, below which their process takes one at a time
+_SAME_BATCH_S: Final = 0.0005  # requests of a batch begin their inference within that
+_LEAST_BATCHES: Final = 50
+_LEAST_FULL: Final = 10
+_MOST_AT_ONCE: Final = 400
+_WAIT_S: Final = 0.001
+_POOLS: Final = ("thread_pool", "executor", "server_threads", "grpc_pool")
+_BATCHES: Final = ("batch", "consumer")
+ONE: Final = "one request at a time"
+
+
+@dataclass(frozen=True, order=True)
+class Shares:
+    """Which share of the work of a request, alone, needs what; the rest of it waits for something outside."""
+
+    serial: float
+    parallel: float
+    contention: float = 0.0  # part by which each other one at work makes all of it longer beyond that
+
+    def speeds(self, cpus: float, most: int = _MOST_AT_ONCE) -> Floats:
+        """Return how fast each of 0 ... `most` requests at work at once goes, as a share of one alone."""
+        outside = max(0.0, 1 - self.serial - self.parallel)
+        on_cpu = self.serial + self.parallel
+        waiting_serial = waiting_parallel = 0.0
+        found = [1.0]
+        for count in range(1, most + 1):
+            serial = self.serial * (1 + waiting_serial)
+            parallel = (
+                self.parallel / cpus * (1 + waiting_parallel) if cpus > 1 else self.parallel * (1 + waiting_parallel)
+            )
+            alone = outside + (self.parallel * (cpus - 1) / cpus if cpus > 1 else 0.0)
+            took = max(serial + parallel + alone, count * on_cpu / cpus)
+            waiting_serial, waiting_parallel = count * serial / took, count * parallel / took
+            found.append(1 / (took * (1 + self.contention * (count - 1))))
+        speeds = np.array(found)
+        return speeds / speeds[1] if most else speeds
+
+
+@dataclass(frozen=True)
+class Model:
+    """A service as it was recorded."""
+
+    recorded: Recorded
+    plausible: tuple[
+        tuple[Shares, Floats], ...
+    ]  # the best first; each with the work of every request alone, in seconds
+    limit: int | None  # requests at work at once in a process; None: no limit was ever reached
+    pool: str | None  # what that limit is
+    visits: int  # how often a request waits for its pool
+    after_s: float  # that a process which takes one request at a time needs between two
+    cpus: float
+    batches: Batches | None
+    spread: Floats  # factors by which batches took longer than such ones do
+
+    @property
+    def shares(self) -> Shares:
+        """Return the shares that fit best."""
+        return self.plausible[0][0]
+
+    @property
+    def own_s(self) -> Floats:
+        """Return how long the work of each request would have taken alone, by these."""
+        return self.plausible[0][1]
+
+    @property
+    def has_pool(self) -> bool:
+        """Return whether requests are known to wait for a thread of a pool."""
+        return self.limit is not None and self.pool != ONE and self.batches is None
+
+    @property
+    def slowed(self) -> float:
+        """Return the share of their time that requests waited for or were slowed by each other."""
+        recorded = self.recorded
+        lost = recorded.wait_s.sum() + (recorded.total_work_s - self.own_s).sum()
+        return float(lost / recorded.duration_s.sum())
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the model has found, in sentences."""
+        workers = "1 worker" if self.recorded.processes == 1 else f"{self.recorded.processes} workers"
+        limit = "any number of requests" if self.limit is None else f"{self.limit} at most" if self.limit > 1 else ONE
+        serial, parallel = f"{100 * self.shares.serial:.0f} %", f"{100 * self.shares.parallel:.0f} %"
+        yield (
+            f"The model: {workers}, at work for {limit} each; of the work of a request {serial} is done one request "
+            f"after another, {parallel} on any CPU, and the rest waits for something outside."
+        )
+
+
+def fit(recorded: Recorded, pools: Sequence[dict[str, Any]], cpus: float) -> Model:
+    """Return the model of recorded requests; `pools`: rows of the reduction of that name."""
+    begin, end = at_work(recorded)
+    times, busy = profile(begin, end, recorded.process, recorded.processes)
+    limit, pool = _limit(recorded, busy, times, begin, pools)
+    fitting = [_of_one(recorded)] if limit == 1 else _shares(recorded, begin, end, times, busy, cpus)
+    plausible = [(one, _own(one, begin, end, times, busy, recorded.process, cpus)) for one in fitting]
+    after = _between(recorded, begin, end) if limit == 1 else 0.0
+    batches = _batches(recorded) if any(row["reason"] in _BATCHES and row["waits"] for row in pools) else None
+    waits = sum(row["waits"] for row in pools if row["reason"] == pool)
+    visits = max(1, round(waits / len(begin)))
+    return Model(recorded, tuple(plausible), limit, pool, visits, after, cpus, *(batches or (None, np.ones(1))))
+
+
+def _limit(
+    recorded: Recorded, busy: Floats, times: Floats, begin: Floats, pools: Sequence[dict[str, Any]]
+) -> tuple[int | None, str | None]:
+    """Return how many requests a process works for at once, and what limits it."""
+    sized = next((row for row in pools if row["reason"] in _POOLS and row["pool_size"]), None)
+    if sized is not None:
+        return int(sized["pool_size"]), str(sized["reason"])
+    beside = busy[recorded.process, np.searchsorted(times, begin, side="right") - 1]
+    if float(np.mean(beside > 1)) < _ALONE and float(np.mean(recorded.wait_s > _WAIT_S)) > _ALONE:
+        return 1, ONE
+    return None, None
+
+
+def _between(recorded: Recorded, begin: Floats, end: Floats) -> float:
+    """Return how long a process that takes one request at a time needs from one to the next that waits for it."""
+    gaps = []
+    for process in range(recorded.processes):
+        own = np.flatnonzero(recorded.process == process)
+        own = own[np.argsort(begin[own])]
+        waited = recorded.start_s[own[1:]] < end[own[:-1]]
+        gaps.append((begin[own[1:]] - end[own[:-1]])[waited])
+    found = np.concatenate(gaps)
+    return max(0.0, float(found.mean())) if len(found) else 0.0
+
+
+def _of_one(recorded: Recorded) -> Shares:
+    """Return the shares of requests that are never beside another one: by the CPU time of their process alone."""
+    mean = float(recorded.total_work_s.mean())
+    serial = 1.0 if recorded.cpu_s is None or mean <= 0 else min(1.0, recorded.cpu_s / mean)
+    return Shares(serial, 0.0)
+
+
+def _speed(shares: Shares, busy: Floats, cpus: float) -> Floats:
+    """Return how fast a request of each process goes, where `busy` are at work in each."""
+    speeds = shares.speeds(cpus, min(_MOST_AT_ONCE, int(busy.max())))
+    found = speeds[np.minimum(busy, len(speeds) - 1).astype(np.intp)]
+    if len(busy) > 1:
+        on_cpu = shares.serial + shares.parallel
+        short = np.maximum(1.0, (busy * found).sum(axis=0) * on_cpu / cpus)
+        found = 1 / ((1 - on_cpu) + (1 / found - (1 - on_cpu)) * short)
+    return np.asarray(found)
+
+
+def _own(shares: Shares, begin: Floats, end: Floats, times: Floats, busy: Floats, process: Any, cpus: float) -> Floats:
+    """Return how long the work of each request would have taken alone."""
+    speed = _speed(shares, busy, cpus)
+    done = np.concatenate([np.zeros((len(busy), 1)), np.cumsum(speed[:, :-1] * np.diff(times), axis=1)], axis=1)
+    found = np.empty(len(begin))
+    for one in range(len(busy)):
+        own = process == one
+        found[own] = np.interp(end[own], times, done[one]) - np.interp(begin[own], times, done[one])
+    return np.maximum(found, 1e-9)
+
+
+def _shares(recorded: Recorded, begin: Floats, end: Floats, times: Floats, busy: Floats, cpus: float) -> list[Shares]:
+    """Return the shares by which work depends least on who was beside it, the best first of those that fit as well."""
+    # How many were there when it began: that does not depend on its own work, as how many came meanwhile does.
+    beside = busy[recorded.process, np.searchsorted(times, begin, side="right") - 1]
+    edges = np.unique(np.quantile(beside, np.linspace(0, 1, _GROUPS + 1)))
+    group = np.clip(np.searchsorted(edges, beside, side="right") - 1, 0, max(len(edges) - 2, 0))
+    tried = []
+    for serial, parallel, contention in product(range(_STEPS + 1), range(_STEPS + 1), _CONTENTION):
+        if serial + parallel > _STEPS:
+            continue
+        shares = Shares(serial / _STEPS, parallel / _STEPS, contention)
+        own = _own(shares, begin, end, times, busy, recorded.process, cpus)
+        if _fits_cpu(shares, float(own.mean()), recorded.cpu_s):
+            tried.append((_misfit(own, recorded.path, group), shares))
+    if not tried:
+        return [Shares(0.0, 0.0)]
+    # By chance alone the groups differ by as much as this. Contention is only there where it explains more than that.
+    chance = float(np.std(np.log(end - begin))) / np.sqrt(len(begin) / max(len(edges) - 1, 1))
+    enough = min(misfit for misfit, _ in tried) + chance
+    contention = min(shares.contention for misfit, shares in tried if misfit <= enough)
+    near = sorted((misfit, shares) for misfit, shares in tried if misfit <= enough and shares.contention == contention)
+    return [shares for misfit, shares in near if misfit <= near[0][0] + chance / 2]
+
+
+def _fits_cpu(shares: Shares, own_s: float, cpu_s: float | None) -> bool:
+    """Return whether shares agree with the CPU time of the process, some of which is for no request's own work."""
+    if cpu_s is None:
+        return True
+    on_cpu, step = shares.serial + shares.parallel, 1 / _STEPS
+    least = min(1.0, (_OF_REQUESTS * cpu_s - _BESIDE_S) / own_s)
+    return least - step <= on_cpu and (on_cpu - step) * own_s <= cpu_s
+
+
+def _misfit(own: Floats, path: Any, group: Any) -> float:
+    """Return by how much the logarithm of the work differs between groups of requests, beyond their routes."""
+    logs = np.log(own)
+    for one in np.unique(path):
+        logs[path == one] -= np.median(logs[path == one])
+    counts = np.bincount(group)
+    medians = np.array([np.mean(logs[group == one]) if count else 0.0 for one, count in enumerate(counts)])
+    overall = float((medians * counts).sum() / counts.sum())
+    return float(np.sqrt((counts * (medians - overall) ** 2).sum() / counts.sum()))
+
+
+def _batches(recorded: Recorded) -> tuple[Batches, Floats] | None:
+    """Return how the batches were made that requests were in; None where too few can be told apart."""
+    known = ~np.isnan(recorded.batch)
+    end = recorded.start_s + recorded.duration_s - recorded.send_s - recorded.work_s["postprocess"]
+    begin = end - recorded.work_s["inference"]
+    ready = begin - recorded.wait_s
+    waits: dict[bool, list[float]] = {True: [], False: []}  # by whether the process was idle when the first one came
+    sizes, took, gaps = [], [], []
+    for process in range(recorded.processes):
+        own = np.flatnonzero(known & (recorded.process == process))
+        own = own[np.argsort(begin[own])]
+        before = -np.inf
+        for group in np.split(own, np.flatnonzero(np.diff(begin[own]) > _SAME_BATCH_S) + 1):
+            if not len(group):
+                continue
+            first, since = float(ready[group].min()), float(begin[group].min())
+            sizes.append(float(recorded.batch[group].max()))
+            took.append(float(recorded.work_s["inference"][group].max()))
+            is_idle = first > before
+            waits[is_idle].append(since - (first if is_idle else before))
+            gaps.append(np.nan if is_idle else since - before)
+            before = since + took[-1]
+    if len(sizes) < _LEAST_BATCHES:
+        return None
+    size, time = np.array(sizes), np.array(took)
+    each, fixed = np.polyfit(size, time, 1) if len(np.unique(size)) > 1 else (0.0, float(time.mean()))
+    fixed, each = max(float(fixed), 1e-6), max(float(each), 0.0)
+    wait = float(np.median(waits[True])) if waits[True] else 0.0
+    after_busy = float(np.median(waits[False])) if waits[False] else wait
+    full = np.array(gaps)[size == size.max()]
+    gather = float(np.nanmean(full)) if np.isfinite(full).sum() >= _LEAST_FULL else 0.0
+    spread = time / (fixed + each * size)
+    return Batches(int(size.max()), wait, after_busy < wait / 2, gather, fixed, each), spread

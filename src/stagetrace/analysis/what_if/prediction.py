@@ -1,0 +1,318 @@
+"""How a service fares after a change, by simulating its model: percentiles and breaches with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from stagetrace.analysis.arrays import Floats
+from stagetrace.analysis.what_if import simulation
+from stagetrace.analysis.what_if.changes import Change, Goal
+from stagetrace.analysis.what_if.model import ONE, Model, fit
+from stagetrace.analysis.what_if.recorded import Recorded, read
+from stagetrace.analysis.what_if.simulation import Station
+from stagetrace.errors import StagetraceError
+
+if TYPE_CHECKING:
+    from stagetrace.analysis.base import Source
+
+PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
+LEAST: Final = 500  # requests
+MOST_READ: Final = 20_000  # the newest requests
+RUNS: Final = 20
+UNLIKE: Final = 0.15  # by which the present may be reproduced wrongly at p95
+_WAITED: Final = 0.01  # of their time that requests waited for or were slowed by others, at least
+_INTERVAL: Final = (5.0, 95.0)
+_UNKNOWN_CPUS: Final = 64.0
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with the interval that has it by 90 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How requests fare, those refused excluded; durations in ms, shares from 0 to 1."""
+
+    percentiles_ms: Mapping[str, Value]
+    breaches: Value | None  # share of requests that miss their objective; None where there is none
+    refused: float
+    waited_ms: float  # mean
+    use: Mapping[str, float]  # what may run short -> share of it in use
+
+    @property
+    def bottleneck(self) -> tuple[str, float] | None:
+        """Return what is most in use."""
+        return max(self.use.items(), key=lambda one: one[1], default=None)
+
+    def measure(self, name: str) -> float | None:
+        """Return the value of a percentile, in ms, or of `breaches`."""
+        if name in PERCENTILES:
+            return self.percentiles_ms[name].value
+        return None if self.breaches is None else self.breaches.value
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """The present of one service as recorded and as modelled, and each change; or why there is no answer."""
+
+    service: str
+    requests: int
+    recorded: Outcome | None = None
+    modelled: Outcome | None = None
+    changes: tuple[tuple[Change, Outcome], ...] = ()  # those that reach the goal, the least first, if there is one
+    model: Model | None = None
+    goal: str | None = None
+    refusal: str | None = None
+    would_help: str | None = None
+
+    @property
+    def waits_reproduced(self) -> float | None:
+        """Return the waits of the present as modelled, as a share of those recorded."""
+        if self.recorded is None or self.modelled is None or not self.recorded.waited_ms:
+            return None
+        return self.modelled.waited_ms / self.recorded.waited_ms
+
+
+@dataclass(frozen=True)
+class _Run:
+    duration_s: Floats  # NaN where refused
+    within_s: Floats
+    wait_s: Floats
+    use: Mapping[str, float]
+
+
+def ask(
+    source: Source, service: str, changes: Sequence[Change], goal: Goal | None = None, cpus: float | None = None
+) -> WhatIf:
+    """Return what each change would do to a service; without any change and goal, what some usual ones would.
+
+    `cpus`: of its machine, where that is not as recorded.
+    """
+    rows = source.reduce("recorded_requests", ("path", "method"), service=service, most=MOST_READ)
+    if len(rows) < LEAST:
+        why = f"{len(rows)} requests are stored, and a model needs {LEAST}"
+        return WhatIf(service, len(rows), refusal=why, would_help="record it under load: stagetrace bench URL")
+    if any(row["weight"] != 1 for row in rows):
+        why = "the store holds a sample of the requests, so what each one waited for is not there"
+        return WhatIf(service, len(rows), refusal=why, would_help="some minutes with OTEL_TRACES_SAMPLER=always_on")
+    recorded = read(rows)
+    since, until = rows[-1]["start_unix_nano"], rows[0]["start_unix_nano"] + 1
+    pools = source.reduce("pools", service=service, since=since, until=until, one_in=1)
+    return predict(service, fit(recorded, pools, cpus or recorded.cpus or _UNKNOWN_CPUS), changes, goal)
+
+
+def predict(
+    service: str, model: Model, changes: Sequence[Change], goal: Goal | None = None, runs: int = RUNS
+) -> WhatIf:
+    """Return what each change would do; with a goal the least changes, one of each kind, that would reach it."""
+    recorded = model.recorded
+    as_recorded = _outcome([_Run(recorded.duration_s, recorded.within_s, recorded.wait_s, {})])
+    modelled = _simulated(model, Change(), runs)
+    found = WhatIf(
+        service, len(recorded.start_s), as_recorded, modelled, model=model, goal=None if goal is None else goal.text
+    )
+    why = _cannot(model, as_recorded, modelled)
+    if why is not None:
+        return replace(found, refusal=why[0], would_help=why[1])
+    changes = changes or ([] if goal is not None else list(_usual(model)))
+    for change in changes:
+        _check(model, change)
+    tried = [(change, _simulated(model, change, runs)) for change in changes]
+    return replace(found, changes=tuple(tried if goal is None else _least(model, goal, runs)))
+
+
+def _cannot(model: Model, recorded: Outcome, modelled: Outcome) -> tuple[str, str] | None:
+    """Return why the model cannot tell, and what would help; None if it can."""
+    own = model.recorded
+    if model.slowed < _WAITED:
+        why = f"its requests waited for or were slowed by each other for {100 * model.slowed:.1f} % of their time only"
+        return why, "record it under more load: stagetrace bench URL"
+    p95, was = modelled.percentiles_ms["p95"].value, recorded.percentiles_ms["p95"].value
+    if abs(p95 / was - 1) > UNLIKE:
+        why = f"the model gives a p95 of {p95:.3g} ms for the present, and {was:.3g} ms were recorded"
+        return why, f"record it under a steady load, of {own.per_s:.3g} requests/s or less"
+    return None
+
+
+def _check(model: Model, change: Change) -> None:
+    """Raise StagetraceError for a change of what these requests do not show."""
+    if change.threads is not None and not model.has_pool:
+        raise StagetraceError("no request waited for a thread of a pool, so what more or fewer would do is not known")
+    if (change.batch_size is not None or change.batch_wait_s is not None) and model.batches is None:
+        raise StagetraceError("no request waited for a batch, so what other batches would do is not known")
+    if change.off_loop and model.pool != ONE:
+        raise StagetraceError("the requests of this service do not hold an event loop: there is nothing to move")
+    known = {stage for stage, took in model.recorded.work_s.items() if took.any()}
+    if lacking := change.stages.keys() - known:
+        raise StagetraceError(f"no request has stage {min(lacking)!r}\nthere are {', '.join(sorted(known))}")
+    paths = set(model.recorded.path)
+    if lacking := set(change.off_loop) - paths:
+        raise StagetraceError(f"there is no request {min(lacking)!r}\nthere are {', '.join(sorted(paths))}")
+
+
+def _usual(model: Model) -> Iterator[Change]:
+    """Yield what people ask first."""
+    yield Change(workers=model.recorded.processes + 1)
+    if model.limit is not None and model.has_pool:
+        yield Change(threads=2 * model.limit)
+    if model.batches is not None:
+        yield Change(batch_wait_s=model.batches.wait_s / 2)
+    yield Change(stages={_longest_stage(model): 0.8})
+    yield Change(rate=1.5)
+
+
+def _longest_stage(model: Model) -> str:
+    work = model.recorded.work_s
+    return max(work, key=lambda stage: float(work[stage].sum()))
+
+
+def _candidates(model: Model) -> Iterator[Iterator[Change]]:
+    """Yield the changes of each kind that may be tried, the least first."""
+    now = model.recorded.processes
+    yield (Change(workers=now + more) for more in range(1, 9))
+    if model.limit is not None and model.has_pool:
+        yield (Change(threads=model.limit * times) for times in (2, 4, 8))
+    if model.batches is not None:
+        most, wait = model.batches.most, model.batches.wait_s
+        yield (Change(batch_wait_s=wait * part) for part in (0.5, 0.25, 0.0) if wait)
+        yield (Change(batch_size=most * times) for times in (2, 4))
+    yield (Change(stages={_longest_stage(model): 1 - percent / 100}) for percent in (10, 20, 30, 40, 50))
+    yield (Change(rate=1 - percent / 100) for percent in (10, 20, 30, 40, 50))
+
+
+def _least(model: Model, goal: Goal, runs: int) -> Iterator[tuple[Change, Outcome]]:
+    """Yield of each kind the least change that reaches a goal, with what it does."""
+    for kind in _candidates(model):
+        for change in kind:
+            outcome = _simulated(model, change, runs)
+            value = outcome.measure(goal.measure)
+            if value is None:
+                raise StagetraceError("no request of this service has an objective, so there are no breaches")
+            if value < goal.below:
+                yield change, outcome
+                break
+
+
+# --- Simulate a change some times, and what comes out.
+
+
+def _simulated(model: Model, change: Change, runs: int) -> Outcome:
+    return _outcome([_run(model, change, seed) for seed in range(runs)])
+
+
+def _outcome(runs: Sequence[_Run]) -> Outcome:
+    measures = [_measures(run) for run in runs]
+
+    def value(key: str) -> Value:
+        found = measures[0][key]
+        low, high = np.percentile([one[key] for one in measures], _INTERVAL)
+        return Value(found, min(found, float(low)), max(found, float(high)))
+
+    return Outcome(
+        {name: value(name) for name in PERCENTILES},
+        value("breaches") if all("breaches" in one for one in measures) else None,
+        value("refused").value,
+        value("waited_ms").value,
+        {key: float(np.median([run.use.get(key, 0.0) for run in runs])) for key in runs[0].use},
+    )
+
+
+def _measures(run: _Run) -> dict[str, float]:
+    kept = ~np.isnan(run.duration_s)
+    took = run.duration_s[kept]
+    found = {name: float(np.percentile(took, rank)) * 1e3 for name, rank in PERCENTILES.items()}
+    judged = kept & ~np.isnan(run.within_s)
+    if judged.any():
+        found["breaches"] = float(np.mean(run.duration_s[judged] > run.within_s[judged]))
+    found["refused"] = 1 - float(np.mean(kept))
+    found["waited_ms"] = float(np.mean(run.wait_s[kept])) * 1e3
+    return found
+
+
+def _run(model: Model, change: Change, seed: int) -> _Run:
+    """Simulate requests that arrive as they did: at first (`seed` 0) each with its own work, then of others like it."""
+    recorded = model.recorded
+    chance = np.random.default_rng(seed)
+    like = _shuffled(recorded.path, chance) if seed else np.arange(len(recorded.path))
+    times = change.rate or (1.0 if change.per_s is None else change.per_s / recorded.per_s)
+    arrive = recorded.start_s / times
+    processes = change.workers or recorded.processes
+    is_same = processes == recorded.processes
+    process = recorded.process if is_same else chance.integers(0, processes, len(arrive))
+    if model.batches is not None:
+        return _batched(model, change, arrive, like, process)
+    shares, own_s = model.plausible[int(chance.integers(len(model.plausible))) if seed else 0]
+    limit = model.limit if change.threads is None else change.threads
+    station = Station(
+        processes=processes,
+        limit=limit,
+        speeds=shares.speeds(model.cpus).tolist(),
+        on_cpu=shares.serial + shares.parallel,
+        cpus=model.cpus,
+        after_s=model.after_s,
+        most=change.most_in_process,
+        visits=model.visits,
+    )
+    own = (own_s * _left(recorded, change.stages))[like]
+    free = np.isin(recorded.path, change.off_loop) if change.off_loop else None
+    served = simulation.serve(station, arrive, own, process.tolist(), None if free is None else free.tolist())
+    use = {"the CPUs": served.used_cpus / model.cpus}
+    if limit is not None:
+        use["each worker" if limit == 1 else "the pool's threads"] = served.taken / (processes * limit)
+    if station.on_cpu and limit != 1:
+        use["the GIL"] = served.used_cpus * shares.serial / station.on_cpu / processes
+    rest = (recorded.receive_s + recorded.send_s)[like]
+    return _Run(served.wait_s + served.work_s + rest, recorded.within_s, served.wait_s, use)
+
+
+def _shuffled(path: Any, chance: np.random.Generator) -> Any:
+    """Return requests in another order, each in the place of one of its own route."""
+    found = np.arange(len(path))
+    for one in np.unique(path):
+        places = np.flatnonzero(path == one)
+        found[places] = chance.permutation(places)
+    return found
+
+
+def _left(recorded: Recorded, stages: Mapping[str, float]) -> Floats:
+    """Return which part of the work of each request a change of stages leaves."""
+    total = recorded.total_work_s
+    kept = np.sum([stages.get(stage, 1.0) * took for stage, took in recorded.work_s.items()], axis=0)
+    return np.where(total > 0, kept / np.maximum(total, 1e-12), 1.0)
+
+
+def _batched(model: Model, change: Change, arrive: Floats, like: Any, process: Any) -> _Run:
+    """Simulate a service that puts its requests into batches, in each process by itself."""
+    assert model.batches is not None  # noqa: S101 -- its caller has asked
+    recorded, now, left = model.recorded, model.batches, change.stages
+    faster = left.get("inference", 1.0)
+    batches = replace(
+        now,
+        most=change.batch_size or now.most,
+        wait_s=now.wait_s if change.batch_wait_s is None else change.batch_wait_s,
+        fixed_s=now.fixed_s * faster,
+        each_s=now.each_s * faster,
+    )
+    work = recorded.work_s
+    before = recorded.receive_s + sum(
+        work[stage] * left.get(stage, 1.0) for stage in ("preprocess", "handler", "other")
+    )
+    after = recorded.send_s + work["postprocess"] * left.get("postprocess", 1.0)
+    ready = arrive + before[like]
+    wait, took, busy = np.empty(len(arrive)), np.empty(len(arrive)), 0.0
+    for one in np.unique(process):
+        own = np.flatnonzero(process == one)
+        own = own[np.argsort(ready[own], kind="stable")]
+        found = simulation.batch(batches, ready[own], model.spread)
+        wait[own], took[own] = found.wait_s, found.work_s
+        busy = max(busy, found.busy)
+    return _Run((before + after)[like] + wait + took, recorded.within_s, wait, {"the batches' model": busy})
