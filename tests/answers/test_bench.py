@@ -18,11 +18,11 @@ from cli.running import COMMAND, answered, cli, environment, printed, refused, t
 from stagetrace.analysis import bench
 from stagetrace.analysis.bench_objective import Objective
 from stagetrace.cli.bench import load_run
-from stagetrace.cli.bench import options as target
 from stagetrace.cli.bench.load_run import Bench, join
 from stagetrace.cli.bench.options import sender
 from stagetrace.cli.bench.view import Report, answer
 from stagetrace.cli.main import parser_for
+from stagetrace.load import base as target
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -207,7 +207,8 @@ def test_arguments_that_are_not_utf8_are_refused(arguments: list[str], expected:
 
 
 NEEDED = {"URL": "http://localhost:1/", "ID": "ab" * 16, "SHELL": "bash", "SQL": "SELECT 1", "FILE": "x.csv"}
-NEEDED |= {"TEXT": "deploy 1.5.0", "OBJECTIVE": "predict"}
+NEEDED |= {"TEXT": "deploy 1.5.0", "OBJECTIVE": "predict", "TRACE": "ab" * 16}
+REQUIRED = {"prune": ["--before=30d"], "replay": ["--against=http://localhost:1"]}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -215,7 +216,7 @@ def test_each_misspelt_option_of_each_command_names_the_right_one(verb: str) -> 
     taken = arguments_of(verb)
     options = [option for action in taken for option in action.option_strings if option.startswith("--")]
     needed = [NEEDED[str(action.metavar)] for action in taken if not action.option_strings and verb != "run"]
-    needed += ["--before=30d"] if verb == "prune" else []
+    needed += REQUIRED.get(verb, [])
     for option in options:
         swapped = f"{option[:-2]}{option[-1]}{option[-2]}"
         wrong = swapped if swapped not in options and swapped != option else f"{option}x"

@@ -34,6 +34,8 @@ COMMANDS = {
     **{verb: [verb, *EVER] for verb in (*ANSWERS, "breaches", "requests", "stages")},
     "report-all": ["report", "--all", *EVER, "--format", "html"],
     "segments": ["segments", "--by", HOSTILE, *EVER],
+    "replay": ["replay", f"{1:032x}", "--against", "http://127.0.0.1:9"],
+    "replay-body": ["replay", f"{1:032x}", "--against", "http://127.0.0.1:9", "--body", f"/{HOSTILE}=@{HOSTILE}"],
     "requests-sorted": ["requests", "--sort", STAGE, *EVER],
     "services": ["services"],
     "why": ["why", *EVER],

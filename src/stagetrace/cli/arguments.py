@@ -31,6 +31,8 @@ _AHEAD_NS: Final = 86_400 * 10**9
 _FOREVER_NS: Final = 2**63 - 1
 _HOUR: Final = Moment(3600 * 10**9, ago=True)
 _MOST: Final = 10**18
+_UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of RFC 9110: the name of a header
 ABOVE_0, FINITE = sys.float_info.min, sys.float_info.max  # ends for `number_between`
 _SHOWN: Final = 20
 EVER: Final = Moment(0, ago=False)
@@ -104,6 +106,35 @@ def _code(text: str) -> str:
     if not text:
         raise ValueError("it is empty; name a line of code, as app.py:41")
     return utf8(text)
+
+
+def duration(text: str) -> float:
+    """Return a duration in seconds, more than 0."""
+    seconds = warmup(text)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} must be more than zero")
+    return seconds
+
+
+def warmup(text: str) -> float:
+    """Return a duration in seconds, 0 or more; without a unit it is of seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.ASCII)
+    if match is None or (match[2] or "s") not in _UNITS:
+        raise ValueError(f"{text!r} is no duration: write 50ms, 30s or 2m")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def header(text: str) -> tuple[str, str]:
+    """Return name and value of a header."""
+    name, colon, value = text.partition(":")
+    value = value.strip()
+    if not colon or not _TOKEN.fullmatch(name):
+        raise ValueError(f"{text!r} is no header: write 'name: value'")
+    if not all(c == "\t" or " " <= c <= "~" or "\x80" <= c <= "\xff" for c in value):
+        raise ValueError(f"the value of the header {name} has characters that none may have")
+    if name.lower() in ("traceparent", "content-length", "transfer-encoding", "connection", "upgrade"):
+        raise ValueError(f"the header {name} is set by stagetrace itself")
+    return name, value
 
 
 # --- The options.

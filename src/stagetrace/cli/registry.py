@@ -154,6 +154,7 @@ GROUPS: Final = {
         "completion": "print a script with which a shell completes commands and options",
         "inject": "put the agent into the pods of Kubernetes manifests, or take it out",
         "mcp": "answer the questions of an agent or an editor, by the Model Context Protocol",
+        "replay": "send a breach to a test instance again, alone and under the load that was around it",
         "requests": "list requests: the newest, the slowest",
         "run": "start a service with recording on, for installs that read no .pth file",
         "services": "list the services that have spans",

@@ -1,1 +1,1 @@
-"""The load generator of `stagetrace bench`: arrivals planned ahead, sent when they are due, over HTTP or gRPC."""
+"""The load generator of `bench` and `replay`: arrivals planned ahead, sent when they are due, over HTTP or gRPC."""

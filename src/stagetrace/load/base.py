@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
 from stagetrace.errors import StagetraceError
 from stagetrace.system.access import is_loopback
+from stagetrace.system.packages import requirement
 
 # --- The contract of a protocol of the load generator: one class that sends a request and reports its end.
 
 
 class LoadError(StagetraceError):
-    """The target cannot be used; the message names the remedy."""
+    """No load can be sent as asked; the message names the remedy."""
+
+
+def check_installed(verb: str, *names: str) -> None:
+    """Raise LoadError where a library that the load of a verb needs is missing."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise LoadError(f"{verb} needs {', '.join(missing)}\npip install {requirement('bench')}")
 
 
 class Exchange(Protocol):
@@ -50,6 +60,7 @@ class Sender(Protocol):
 # --- The target of a load: its URL, and the addresses behind its name, which must be this machine's own.
 
 _PORTS: Final = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+_CONNECTS_WITHIN_S: Final = 5.0
 _FORMS: Final = "http://HOST:PORT/PATH, https://..., grpc://HOST:PORT/pkg.Service/Method, grpcs://..."
 
 
@@ -93,12 +104,17 @@ def parse(url: str) -> Target:
         raise _bad(url, "the host is missing")
     if parts.username is not None:
         raise _bad(url, "a name and a password in it would be shown; give them with -H 'authorization: ...'")
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    query = f"?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else ""
-    target = Target(scheme, host, port if port is not None else _PORTS[scheme], path + query)
-    if target.is_grpc and (path.count("/") != 2 or not all(path[1:].split("/")) or query):  # noqa: PLR2004
+    path = quoted(parts.path or "/", parts.query)
+    target = Target(scheme, host, port if port is not None else _PORTS[scheme], path)
+    if target.is_grpc and (path.count("/") != 2 or not all(path[1:].split("/")) or parts.query):  # noqa: PLR2004
         raise _bad(url, "of gRPC it must name service and method: grpc://HOST:PORT/pkg.Service/Method")
     return target
+
+
+def quoted(path: str, query: str = "") -> str:
+    """Return path and query as a request line has them: what it cannot have is written by its bytes."""
+    tail = f"?{quote(query, safe='/%:@!$&()*+,;=~-._?')}" if query else ""
+    return quote(path, safe="/%:@!$&'()*+,;=~-._") + tail
 
 
 def addresses(target: Target, *, own: bool) -> list[str]:
@@ -117,6 +133,39 @@ def addresses(target: Target, *, own: bool) -> list[str]:
     return known
 
 
+def answering(target: Target, addresses: Sequence[str]) -> str:
+    """Return the first address at which somebody listens: of `localhost` that may be either of two."""
+    why = ""
+    for address in addresses:
+        try:
+            socket.create_connection((address, target.port), _CONNECTS_WITHIN_S).close()
+        except OSError as error:  # noqa: PERF203 -- there are two at most
+            why = error.strerror or str(error)
+        else:
+            return address
+    raise LoadError(f"cannot connect to {target.host} port {target.port}: {why}\nstart the service, or check the URL")
+
+
 def _bad(url: str, wrong: str) -> LoadError:
     shown = url if "@" not in url else "the URL"
     return LoadError(f"cannot send requests to {shown!r}: {wrong}\nsupported: {_FORMS}")
+
+
+# --- The bodies of requests, as they are given.
+
+MOST_BYTES: Final = 256 * 1024 * 1024
+
+
+def body_of(text: str) -> bytes:
+    """Return the body of a text, or of the file behind `@`."""
+    return read_body(text[1:]) if text.startswith("@") else text.encode("utf-8", "surrogateescape")
+
+
+def read_body(path: str) -> bytes:
+    """Return what a file holds. Raise LoadError where it cannot be read, or is too large."""
+    try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise LoadError(f"{path} is larger than 256 MiB\ngive fewer or smaller bodies")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise LoadError(f"cannot read {path}: {error.strerror}") from None

@@ -7,10 +7,12 @@ were due meanwhile slow; none is left out (coordinated omission).
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import selectors
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -218,6 +220,19 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             loop.run_until_complete(_cancel_rest())
         finally:
             loop.close()
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Keep the garbage collector from pausing this process while it measures."""
+    gc.collect()
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 async def _cancel_rest() -> None:

@@ -8,18 +8,21 @@ once, ids aside.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
-from stagetrace.load.base import LoadError
+from stagetrace import __version__
+from stagetrace.load.base import LoadError, Target
 
 _IDLE_S: Final = (
     1.0  # a connection idle for longer is closed: servers do that too, some after 2 s, and requests get lost
 )
 _OPENS_WITHIN_S: Final = 5.0
 _INFORMATIONAL: Final = range(100, 200)
+_SPARE_FILES: Final = 100
 CLOSED: Final = "connection closed before the response ended"
 
 
@@ -45,6 +48,49 @@ def message(method: str, path: str, headers: Sequence[tuple[str, str]], body: by
     if body is not None:
         lines.append(f"content-length: {len(body)}")
     return Message("\r\n".join([*lines, "traceparent: "]).encode("latin-1"), b"\r\n\r\n" + (body or b""))
+
+
+def headers(
+    target: Target, given: Sequence[tuple[str, str]], bodies: Sequence[bytes | None], agent: str
+) -> list[tuple[str, str]]:
+    """Return the headers of requests with such bodies: those that are given, and what these leave open."""
+    names = {name.lower() for name, _ in given}
+    defaults = [("host", target.authority), ("accept", "*/*"), ("user-agent", f"{agent}/{__version__}")]
+    made = [(name, value) for name, value in defaults if name not in names] + list(given)
+    sent = [body for body in bodies if body is not None]
+    if sent and "content-type" not in names:
+        made.append(("content-type", "application/json" if all(map(_is_json, sent)) else "application/octet-stream"))
+    return made
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
+
+
+def tls(ca: str | None = None, *, insecure: bool = False) -> ssl.SSLContext:
+    """Return the settings of TLS; `ca`: a file of certificates to trust in place of the system's."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise LoadError(f"cannot use the certificates of {ca}: {error.strerror or error}") from None
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def connections(most: int) -> int:
+    """Return how many connections there may be: no more than this process may have files open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return most
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - _SPARE_FILES))
 
 
 class HttpSender:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import signal
 import threading
 import time
@@ -115,7 +114,7 @@ class Bench:
         result = self._result
         result.since_unix_nano = time.time_ns()
         try:
-            with self._stopping(), _without_collecting():
+            with self._stopping(), generator.without_collecting():
                 if self._args.find is not None:
                     await self._find(rate)
                 elif self._replayed is not None:
@@ -239,19 +238,6 @@ def rate_of(due_s: Sequence[float] | Any) -> float:
     """Return the mean rate of recorded starts."""
     span = float(due_s[-1] - due_s[0])
     return (len(due_s) - 1) / span if span > 0 else float(len(due_s))
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Keep the garbage collector from pausing this process while it measures."""
-    gc.collect()
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def busy(steps: Sequence[RateRun]) -> str | None:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import socket
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace import __version__
-from stagetrace.cli.arguments import count, selection_options
+from stagetrace.cli.arguments import count, duration, header, selection_options, warmup
 from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
-from stagetrace.errors import StagetraceError
-from stagetrace.system.packages import requirement
 
 if TYPE_CHECKING:
     from stagetrace.analysis.bench_objective import Objective
     from stagetrace.load.base import Sender, Target
 
-_UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MOST_RATE: Final = 1e6
 _REPLAYED: Final = ("service", "route", "model", "since", "until", "limit", "segment")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -66,22 +58,6 @@ def _percentile(text: str) -> float:
     return share
 
 
-def duration(text: str) -> float:
-    """Return a duration in seconds, more than 0."""
-    seconds = warmup(text)
-    if seconds <= 0:
-        raise ValueError(f"{text!r} must be more than zero")
-    return seconds
-
-
-def warmup(text: str) -> float:
-    """Return a duration in seconds, 0 or more; without a unit it is of seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.ASCII)
-    if match is None or (match[2] or "s") not in _UNITS:
-        raise ValueError(f"{text!r} is no duration: write 50ms, 30s or 2m")
-    return float(match[1]) * _UNITS[match[2] or "s"]
-
-
 def rate(text: str) -> float:
     """Return a positive number."""
     match = re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII)
@@ -92,19 +68,6 @@ def rate(text: str) -> float:
 
 def _rates(text: str) -> list[float]:
     return [rate(one.strip()) for one in text.split(",")]
-
-
-def header(text: str) -> tuple[str, str]:
-    """Return name and value of a header."""
-    name, colon, value = text.partition(":")
-    value = value.strip()
-    if not colon or not _TOKEN.fullmatch(name):
-        raise ValueError(f"{text!r} is no header: write 'name: value'")
-    if not all(c == "\t" or " " <= c <= "~" or "\x80" <= c <= "\xff" for c in value):
-        raise ValueError(f"the value of the header {name} has characters that none may have")
-    if name.lower() in ("traceparent", "content-length", "transfer-encoding", "connection", "upgrade"):
-        raise ValueError(f"the header {name} is set by bench itself")
-    return name, value
 
 
 def _method(text: str) -> str:
@@ -202,67 +165,49 @@ def check(args: argparse.Namespace) -> None:
 # --- Makes the sender of `stagetrace bench` out of its options: protocol, address, and the bytes of the requests.
 
 _NEEDED: Final = ("numpy", "scipy", "httptools")
-_CONNECTS_WITHIN_S: Final = 5.0
-_SPARE_FILES: Final = 100
-_MOST_BODIES: Final = 256 * 1024 * 1024
 
 
 def check_installed(*more: str) -> None:
-    """Raise StagetraceError where a library is missing."""
-    missing = [name for name in (*_NEEDED, *more) if find_spec(name) is None]
-    if missing:
-        raise StagetraceError(f"bench needs {', '.join(missing)}\npip install {requirement('bench')}")
+    """Raise LoadError where a library is missing."""
+    from stagetrace.load.base import check_installed
+
+    check_installed("bench", *_NEEDED, *more)
 
 
 def sender(args: argparse.Namespace) -> Sender:
     """Return the sender of the requests. Raise LoadError for a target that cannot or must not be loaded."""
-    from stagetrace.load.base import addresses, parse
+    from stagetrace.load.base import addresses, answering, parse
 
     target = parse(args.url)
-    address = _answering(target, addresses(target, own=args.i_own_this))
+    address = answering(target, addresses(target, own=args.i_own_this))
     return _rpc(args, target, address) if target.is_grpc else _http(args, target, address)
 
 
-def _answering(target: Target, addresses: Sequence[str]) -> str:
-    """Return the first address at which somebody listens: of `localhost` that may be either of two."""
-    from stagetrace.load.base import LoadError
-
-    why = ""
-    for address in addresses:
-        try:
-            socket.create_connection((address, target.port), _CONNECTS_WITHIN_S).close()
-        except OSError as error:  # noqa: PERF203 -- there are two at most
-            why = error.strerror or str(error)
-        else:
-            return address
-    raise LoadError(f"cannot connect to {target.host} port {target.port}: {why}\nstart the service, or check the URL")
-
-
 def _http(args: argparse.Namespace, target: Target, address: str) -> Sender:
-    from stagetrace.load.http import Address, HttpSender, message
+    from stagetrace.load.http import Address, HttpSender, connections, headers, message, tls
 
     if args.message_file:
         raise UsageError("--message-file is of gRPC\ngive --body-file")
     bodies = _bodies(args)
     method = args.method or ("GET" if bodies == [None] else "POST")
-    given = {name.lower() for name, _ in args.header}
-    defaults = [("host", target.authority), ("accept", "*/*"), ("user-agent", f"stagetrace-bench/{__version__}")]
-    headers = [(name, value) for name, value in defaults if name not in given] + list(args.header)
-    if bodies != [None] and "content-type" not in given:
-        headers.append(("content-type", "application/json" if _is_json(bodies) else "application/octet-stream"))
-    messages = [message(method, target.path, headers, body) for body in bodies]
-    where = Address(address, target.port, _tls(args) if target.is_tls else None, target.host)
-    return HttpSender(where, messages, connections=_connections(args), expected=args.expect or range(200, 300))
+    sent = headers(target, args.header, bodies, "stagetrace-bench")
+    messages = [message(method, target.path, sent, body) for body in bodies]
+    encrypted = tls(args.ca, insecure=args.insecure) if target.is_tls else None
+    where = Address(address, target.port, encrypted, target.host)
+    return HttpSender(
+        where, messages, connections=connections(args.connections), expected=args.expect or range(200, 300)
+    )
 
 
 def _rpc(args: argparse.Namespace, target: Target, address: str) -> Sender:
+    from stagetrace.load.base import read_body
     from stagetrace.load.rpc import Place, RpcSender, serialise
 
     if args.insecure or args.expect or args.method:
         raise UsageError("--insecure, --expect and --method are of HTTP\nleave them out; --ca FILE names what to trust")
     place = Place(target, address, Path(args.ca).read_bytes() if args.ca else None)
     if args.message_file:
-        messages = [_read(args.message_file)]
+        messages = [read_body(args.message_file)]
     else:
         check_installed("grpc_reflection")
         texts = [b"{}" if body is None else body for body in _bodies(args)]
@@ -271,26 +216,16 @@ def _rpc(args: argparse.Namespace, target: Target, address: str) -> Sender:
 
 
 def _bodies(args: argparse.Namespace) -> list[bytes | None]:
+    from stagetrace.load.base import body_of, read_body
+
     if args.bodies:
-        lines = [line for line in _read(args.bodies).splitlines() if line.strip()]
+        lines = [line for line in read_body(args.bodies).splitlines() if line.strip()]
         if not lines:
             raise UsageError(f"there is no body in {args.bodies}\nwrite one on each line")
         return list(lines)
     if args.body_file:
-        return [_read(args.body_file)]
-    if args.body is None:
-        return [None]
-    text: str = args.body
-    return [_read(text[1:]) if text.startswith("@") else text.encode("utf-8", "surrogateescape")]
-
-
-def _read(path: str) -> bytes:
-    try:
-        if Path(path).stat().st_size > _MOST_BODIES:
-            raise UsageError(f"{path} is larger than 256 MiB\ngive fewer or smaller bodies")
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        return [read_body(args.body_file)]
+    return [None if args.body is None else body_of(args.body)]
 
 
 def _text(body: bytes) -> str:
@@ -300,36 +235,3 @@ def _text(body: bytes) -> str:
         raise UsageError(
             "the body is not UTF-8, and messages of gRPC are given as JSON\nor give --message-file"
         ) from None
-
-
-def _is_json(bodies: Sequence[bytes | None]) -> bool:
-    try:
-        for body in bodies:
-            json.loads(body or b"")
-    except ValueError:
-        return False
-    return True
-
-
-def _tls(args: argparse.Namespace) -> Any:
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=args.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"cannot use the certificates of {args.ca}: {error.strerror or error}") from None
-    if args.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _connections(args: argparse.Namespace) -> int:
-    """Return how many connections there may be: no more than this process may have files open."""
-    most: int = args.connections
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return most
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - _SPARE_FILES))
