@@ -11,13 +11,16 @@ import asyncio
 import json
 import math
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -35,9 +38,14 @@ from stagetrace.load.http import Address, HttpSender, Message, message
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 WARM_S: Final = 2.0
-LEAST_S, LEAST_REQUESTS = 8.0, 600.0
-CAPACITY_S, DEEP = 5.0, 8
+LEAST_S, LEAST_REQUESTS, MOST_S = 8.0, 600.0, 32.0
+CAPACITY_S: Final = 5.0
+DEEP: Final = (8, 32)  # with more requests at a time, threads and evidence of breaches may cost throughput
+COUNT_WITHIN: Final = 0.01  # of what a rate gives: else chance makes 0.95 of the capacity more than all of it
+PORTS: Final = range(20_000, 30_000)  # which no connection of a client takes
 TIMEOUT_S: Final = 30.0
 FRACTIONS: Final = (0.3, 0.5, 0.7, 0.85, 0.95)  # of the capacity of the service as it is
 TWO: Final = (0.5, 0.85)
@@ -171,9 +179,7 @@ def stopped(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 @contextmanager
 def running(name: str, configuration: Configuration, folder: Path, threshold_ms: float) -> Iterator[Running]:
     """Run a service that is recorded into `folder`/data, until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     own = {**environment(configuration), **dict(SERVICES[name].variables)}
     clean = clean_environment() | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     module, workers = f"benchmarks.what_if.services.{SERVICES[name].module or name}:app", str(configuration.workers)
@@ -199,6 +205,15 @@ def running(name: str, configuration: Configuration, folder: Path, threshold_ms:
         process = stack.enter_context(stopped(start([sys.executable, "-m", *argv], **options)))
         await_ready(process, port, folder / "service.log", configuration.workers)
         yield Running(port, sessions | {"service": process.pid})
+
+
+def free_port() -> int:
+    """Return a port at which nobody listens."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit("no port is free")
 
 
 def await_ready(process: subprocess.Popen[str], port: int, log: Path, workers: int) -> None:
@@ -233,26 +248,23 @@ def cpu_seconds(sessions: dict[str, int]) -> dict[str, float]:
 # --- The load.
 
 
-def messages(name: str, count: int, seed: int) -> tuple[list[str], list[Message]]:
+def messages(name: str, number: int, seed: int) -> tuple[list[str], list[Message]]:
     """Return the routes of so many requests, and the requests.
 
     Each has a connection of its own, as if from many clients: those that are kept bind a client to one worker.
     """
     of, draw = SERVICES[name], np.random.default_rng(seed)
-    drawn = np.clip(draw.lognormal(math.log(of.sizes.median), of.sizes.sigma, count), of.sizes.least, of.sizes.most)
-    routes = ["/light" if share < of.light else of.route for share in draw.random(count)]
+    drawn = np.clip(draw.lognormal(math.log(of.sizes.median), of.sizes.sigma, number), of.sizes.least, of.sizes.most)
+    routes = ["/light" if share < of.light else of.route for share in draw.random(number)]
     headers = [("host", "bench"), ("content-type", "application/json"), ("connection", "close")]
     bodies = [json.dumps({"size": int(size)}).encode() for size in drawn]
     return routes, [message("POST", route, headers, body) for route, body in zip(routes, bodies, strict=True)]
 
 
 async def closed_loop(port: int, sent: Sequence[Message], deep: int, seconds: float) -> list[float]:
-    """Send requests, always so many at a time; return the latencies of those that ended, in seconds."""
-    sender, ids, loop = (
-        HttpSender(Address("127.0.0.1", port), sent, connections=1000),
-        generator.Ids(),
-        asyncio.get_running_loop(),
-    )
+    """Send requests, always so many at a time; return the latencies of those that ended in time, in seconds."""
+    sender = HttpSender(Address("127.0.0.1", port), sent, connections=1000)
+    ids, loop = generator.Ids(), asyncio.get_running_loop()
     await sender.open()
     latencies: list[float] = []
     until = loop.time() + seconds
@@ -263,7 +275,8 @@ async def closed_loop(port: int, sent: Sequence[Message], deep: int, seconds: fl
             sender.send(number, ids.traceparent(), done.set_result)
             if (failure := await done) is not None:
                 raise SystemExit(f"a request failed: {failure}")
-            latencies.append(loop.time() - begun)
+            if loop.time() <= until:
+                latencies.append(loop.time() - begun)
             number += deep
 
     await asyncio.gather(*map(client, range(deep)))
@@ -272,21 +285,29 @@ async def closed_loop(port: int, sent: Sequence[Message], deep: int, seconds: fl
 
 
 def capacity_of(name: str, folder: Path) -> dict[str, float]:
-    """Return how many requests a second a service takes as it is, its latency without load, and an objective."""
+    """Return how many requests a second a service takes as it is, its latency without load, and an objective.
+
+    The objective is in force as the capacity is measured, for the evidence of breaches takes time.
+    """
     place = folder / f"capacity-{name}"
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
+    place.mkdir(parents=True)
     _, sent = messages(name, 2000, 0)
     with running(name, base(name), place, 1000) as service:
-        for deep, seconds in ((2, 2.0), (1, 2.0), (DEEP, CAPACITY_S)):
-            latencies = generator.run(closed_loop(service.port, sent, deep, seconds))
-            if deep == 1:
-                p95_ms = float(np.percentile(latencies, 95)) * 1e3
+        latencies = [generator.run(closed_loop(service.port, sent, 1, 2.0)) for _ in range(2)][1]
+    p95_ms = float(np.percentile(latencies, 95)) * 1e3
+    threshold_ms = 5 * math.ceil(SERVICES[name].within * p95_ms / 5)
+    shutil.rmtree(place)
+    place.mkdir()
+    with running(name, base(name), place, threshold_ms) as service:
+        generator.run(closed_loop(service.port, sent, 2, 1.0))
+        ended = {deep: len(generator.run(closed_loop(service.port, sent, deep, CAPACITY_S))) for deep in DEEP}
     shutil.rmtree(place)
     return {
-        "capacity": round(len(latencies) / CAPACITY_S, 1),
+        "capacity": round(min(ended.values()) / CAPACITY_S, 1),
+        **{f"closed_loop_of_{deep}": round(count / CAPACITY_S, 1) for deep, count in ended.items()},
         "unloaded_p95_ms": round(p95_ms, 2),
-        "threshold_ms": 5 * math.ceil(SERVICES[name].within * p95_ms / 5),
+        "threshold_ms": threshold_ms,
     }
 
 
@@ -302,12 +323,21 @@ def capacities(names: Sequence[str], folder: Path) -> dict[str, dict[str, float]
     return known
 
 
+def arrivals(seed: int, rate: float, seconds: float) -> tuple[int, NDArray[np.float64]]:
+    """Return Poisson arrivals whose count is what the rate gives, and their seed: the first from `seed` on."""
+    for tried in count(seed):
+        due_s = poisson(rate, WARM_S + seconds, tried)
+        counted = np.count_nonzero(due_s >= WARM_S)
+        if abs(counted - rate * seconds) <= max(1, COUNT_WITHIN * rate * seconds):
+            return tried, due_s
+    raise AssertionError  # `count` has no end
+
+
 def record(cell: Cell, folder: Path, known: dict[str, float], seconds: float | None) -> dict[str, Any]:
     """Run a cell; return what its clients measured."""
     rate = round(known["capacity"] * cell.fraction, 2)
-    seconds = seconds or max(LEAST_S, LEAST_REQUESTS / rate)
-    seed = zlib.crc32(f"{cell.service} {cell.fraction}".encode())
-    due_s = poisson(rate, WARM_S + seconds, seed)
+    seconds = seconds or min(max(LEAST_S, LEAST_REQUESTS / rate), MOST_S)
+    seed, due_s = arrivals(zlib.crc32(f"{cell.service} {cell.fraction}".encode()), rate, seconds)
     routes, sent = messages(cell.service, len(due_s), seed)
     with running(cell.service, cell.configuration, folder, known["threshold_ms"]) as service:
 
@@ -375,6 +405,7 @@ def main() -> None:
     if given.list:
         print(*(cell.id for cell in cells), sep="\n")
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end, too
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, BEFORE_OTHERS)
     with suppress(OSError):
