@@ -93,7 +93,7 @@ def test_a_worker_rests_between_two_requests_and_refuses_beyond_its_limit() -> N
     found = serve(replace(plain, most=2), arrive, work, [0] * 4)
     np.testing.assert_array_equal(np.isnan(found.wait_s), [False, False, True, True])
     # One that no longer holds the loop begins at once.
-    np.testing.assert_allclose(serve(plain, arrive, work, [0] * 4, [False, True, False, False]).wait_s[1], 0)
+    np.testing.assert_allclose(serve(plain, arrive, work, [0] * 4, free=[False, True, False, False]).wait_s[1], 0)
 
 
 def test_batches() -> None:

@@ -42,6 +42,8 @@ COMMANDS = {
     "why-trace": ["why", f"{1:032x}"],
     "breaches-each": ["breaches", "--each", *EVER],
     "sla-explain": ["sla explain", f"{1:032x}", "--policy", "* within 5ms"],
+    "what-if": ["what-if", *EVER, "--workers", "2"],
+    "what-if-service": ["what-if", *EVER, "--service", HOSTILE, "--move", f"{HOSTILE} off the loop"],
     "sla-replay": ["sla replay", *EVER, "--policy", "* within 5ms"],
     "sla-suggest": ["sla suggest", *EVER, "--target", "1%"],
     "tail": ["tail", *EVER],

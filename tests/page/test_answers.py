@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from page.conftest import OpenPage
     from stagetrace.output.answer import Answer
 
-ALL = (*ANSWERS, "bench")
+ALL = (*ANSWERS, "bench", "what-if")
 OPTIONS: dict[str, dict[str, str | list[str]]] = {
     "segments": {"by": "http.route", "top": "3"},
     "compare": {"a": "http.route=/predict", "b": "http.route=/explain", "quantiles": "p50", "once": "1"},
@@ -66,6 +66,7 @@ REFUSED = {
     "segments": {"limit": "3"},
     "bottleneck": {"trace": "latest"},
     "causes": {"--against": "1h..10m"},
+    "what-if": {"store": "/etc"},
 }
 FILES = re.compile("FILE|URL|PATH|DIR|VERB")
 
@@ -73,7 +74,7 @@ FILES = re.compile("FILE|URL|PATH|DIR|VERB")
 def test_each_answer_is_here_with_the_question_of_the_docs() -> None:
     assert set(QUESTIONS) == set(ALL) == set(answers.ALLOWED)
     docs = (Path(__file__).parents[2] / "docs/answers/README.md").read_text()
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \[`(\w+)`\]", docs, re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \[`([\w-]+)`\]", docs, re.MULTILINE)
     assert {verb: (reason, question) for reason, question, verb in rows} == QUESTIONS
 
 

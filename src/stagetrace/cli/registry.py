@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from keyword import iskeyword
@@ -123,7 +124,7 @@ GROUPS: Final = {
         "stages": "show how long each stage takes, by route and model",
         "page": "serve the page, which shows any store in a browser",
     },
-    "Ten answers": {
+    "Answers": {
         "slo": "show whether each objective is kept, and how long its error budget lasts",
         "report": "report on a period: objectives met, exclusions, incidents, credits",
         "bottleneck": "show where the time of requests goes, at the median and in the tail",
@@ -134,6 +135,7 @@ GROUPS: Final = {
         "capacity": "show how much load a service takes, how much is left, and when to scale",
         "cost": "divide what instances and tokens cost among requests",
         "bench": "put load on a service: what latency it keeps, and up to which rate",
+        "what-if": "show how requests would fare with other workers, threads, batches, load or stages",
     },
     "Objectives": {
         "sla check": "check a policy: errors and warnings by line and column, and what it says",
@@ -171,5 +173,5 @@ ANSWERS: Final = ("slo", "report", "bottleneck", "causes", "segments", "compare"
 
 def load(name: str) -> Verb:
     """Return the module of a verb."""
-    module = f"{name}_" if iskeyword(name) else name.replace(" ", "_")
+    module = f"{name}_" if iskeyword(name) else re.sub(r"[ -]", "_", name)
     return cast("Verb", import_module(f"stagetrace.cli.{module}"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stagetrace.cli.arguments import ABOVE_0, count, next_command, number_between, selection_options, utf8, warmup
 from stagetrace.cli.ask import PRINTED
-from stagetrace.cli.registry import Option, UsageError
+from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, no_requests
+from stagetrace.output.chart import Bars
 from stagetrace.output.table import Column, Table, numeric, table_of
 from stagetrace.output.units import milliseconds, percent
 
@@ -96,7 +97,7 @@ OPTIONS: Final = (
         "CPUs that the workers share; default: as recorded",
         number_between(ABOVE_0, 1e4, "is no number of CPUs"),
     ),
-    *selection_options(),
+    *selection_options(cause=False),
     *PRINTED,
 )
 
@@ -105,29 +106,38 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
     """Return what each change would do to the service that is selected."""
     from stagetrace.analysis.what_if import prediction
 
-    service = wanted.service or _only_service(reader)
-    if service is None:
-        return Answer(TITLE, no_requests(wanted, args.tz), {"service": None, "refusal": None, "changes": []})
+    services = [wanted.service] if wanted.service is not None else reader.services()
+    if len(services) != 1:
+        return _of_no_service(services, wanted, args)
+    if replace(wanted, service=None).is_filtered:
+        why = "only some of its requests are selected, and a model needs all that shared its processes"
+        found = prediction.WhatIf(services[0], 0, refusal=why, would_help="leave all but --service and times out")
+        return _answer(found, args)
     with reader.relations(wanted) as relations:
-        found = prediction.ask(relations, service, list(_changes(args)), args.find, args.cpus)
+        found = prediction.ask(relations, services[0], list(_changes(args)), args.find, args.cpus)
+    return _answer(found, args, relations.reason)
+
+
+def _of_no_service(services: Sequence[str], wanted: Selection, args: argparse.Namespace) -> Answer:
+    """Return the answer where there is not one service."""
+    text = no_requests(wanted, args.tz)
+    if services:
+        text = f"A model is of one service, and there are {len(services)}: {', '.join(services)}."
+    keys = {"service": None, "refusal": text, "changes": []}
+    steps = [next_command(args, "what-if", service=name) for name in services[:1]]
+    return Answer(TITLE, text, keys, is_undecided=bool(services), steps=steps)
+
+
+def _answer(found: WhatIf, args: argparse.Namespace, reason: str | None = None) -> Answer:
     return Answer(
         TITLE,
         _sentence(found),
         _keys(found),
         list(_parts(found)),
-        reason=relations.reason,
+        reason=reason,
         is_undecided=found.refusal is not None,
         steps=[next_command(args, "capacity")],
     )
-
-
-def _only_service(reader: Reader) -> str | None:
-    services = reader.services()
-    if len(services) > 1:
-        raise UsageError(
-            f"there are {len(services)} services, and a model is of one\ngive --service NAME: {', '.join(services)}"
-        )
-    return services[0] if services else None
 
 
 def _changes(args: argparse.Namespace) -> Iterator[Change]:
@@ -166,21 +176,22 @@ def _sentence(found: WhatIf) -> str:
         change, outcome = found.changes[0]
     assert found.recorded is not None  # noqa: S101 -- only a refusal has none
     now = found.recorded
-    told = [f"p99 {_from_to(now.percentiles_ms['p99'], outcome.percentiles_ms['p99'], milliseconds)}"]
+    p99 = _from_to(now.percentiles_ms["p99"], outcome.percentiles_ms["p99"], milliseconds)
+    told = [f"p99 of service {found.service} {p99}"]
     if now.breaches is not None and outcome.breaches is not None and now.breaches.value + outcome.breaches.high:
         told.append(f"breaches {_from_to(now.breaches, outcome.breaches, percent)}")
     if outcome.refused:
         told.append(f"{percent(outcome.refused)} refused")
     next_ = outcome.bottleneck
-    limit = f"; most in use is then {next_[0]}, {percent(next_[1])}" if next_ is not None else ""
-    return f"With {change.text} service {found.service} has {', '.join(told)}{limit}."
+    limit = f"; most in use then: {next_[0]}, {percent(next_[1])}" if next_ is not None else ""
+    return f"With {change.text}: {', '.join(told)}{limit}."
 
 
 def _from_to(before: Value, after: Value, text: Any) -> str:
     return f"{text(before.value)} -> {text(after.value)} ({text(after.low)} to {text(after.high)})"
 
 
-def _parts(found: WhatIf) -> Iterator[str | Table]:
+def _parts(found: WhatIf) -> Iterator[str | Table | Bars]:
     rows: list[tuple[str, Outcome]] = []
     if found.recorded is not None:
         rows.append(("as recorded", found.recorded))
@@ -200,6 +211,9 @@ def _parts(found: WhatIf) -> Iterator[str | Table]:
             ),
             f"Service {found.service}, {found.requests:,} requests",
         )
+    if found.changes:
+        bars = [(name, (p99 := one.percentiles_ms["p99"].value), milliseconds(p99)) for name, one in rows]
+        yield Bars("p99", bars)
     if found.model is not None:
         yield from found.model.notes()
 

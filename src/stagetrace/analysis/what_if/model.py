@@ -22,7 +22,7 @@ from stagetrace.analysis.what_if.recorded import Recorded, at_work, profile
 from stagetrace.analysis.what_if.simulation import Batches
 
 _STEPS: Final = 10  # of shares that are tried
-_CONTENTION: Final = (0.0, 0.05, 0.1, 0.2, 0.4)  # that are tried
+_CONTENTION: Final = (0.0, 0.25, 0.5, 1.0, 2.0)  # that are tried
 _OF_REQUESTS: Final = 0.8  # of the CPU time of a process: what its requests' own work takes, at least ...
 _BESIDE_S: Final = 0.0015  # ... beside so much for each, of the server and of recording
 _GROUPS: Final = 8
@@ -31,10 +31,10 @@ _SAME_BATCH_S: Final = 0.0005  # requests of a batch begin their inference withi
 _LEAST_BATCHES: Final = 50
 _LEAST_FULL: Final = 10
 _MOST_AT_ONCE: Final = 400
-_WAIT_S: Final = 0.001
+WAIT_S: Final = 0.001
 _POOLS: Final = ("thread_pool", "executor", "server_threads", "grpc_pool")
 _BATCHES: Final = ("batch", "consumer")
-ONE: Final = "one request at a time"
+ONE: Final = "one request"
 
 
 @dataclass(frozen=True, order=True)
@@ -43,7 +43,7 @@ class Shares:
 
     serial: float
     parallel: float
-    contention: float = 0.0  # part by which each other one at work makes all of it longer beyond that
+    contention: float = 0.0  # part by which all of it gets longer beyond that, where many are at work
 
     def speeds(self, cpus: float, most: int = _MOST_AT_ONCE) -> Floats:
         """Return how fast each of 0 ... `most` requests at work at once goes, as a share of one alone."""
@@ -59,7 +59,7 @@ class Shares:
             alone = outside + (self.parallel * (cpus - 1) / cpus if cpus > 1 else 0.0)
             took = max(serial + parallel + alone, count * on_cpu / cpus)
             waiting_serial, waiting_parallel = count * serial / took, count * parallel / took
-            found.append(1 / (took * (1 + self.contention * (count - 1))))
+            found.append(1 / (took * (1 + self.contention * (1 - 1 / count))))
         speeds = np.array(found)
         return speeds / speeds[1] if most else speeds
 
@@ -104,12 +104,20 @@ class Model:
 
     def notes(self) -> Iterator[str]:
         """Yield what the model has found, in sentences."""
-        workers = "1 worker" if self.recorded.processes == 1 else f"{self.recorded.processes} workers"
-        limit = "any number of requests" if self.limit is None else f"{self.limit} at most" if self.limit > 1 else ONE
-        serial, parallel = f"{100 * self.shares.serial:.0f} %", f"{100 * self.shares.parallel:.0f} %"
+        shares, processes = self.shares, self.recorded.processes
+        workers = "1 worker" if processes == 1 else f"{processes} workers"
+        most = (
+            "any number of requests"
+            if self.limit is None
+            else ONE
+            if self.limit == 1
+            else f"at most {self.limit} requests"
+        )
+        parts = shares.serial, shares.parallel, 1 - shares.serial - shares.parallel
+        serial, parallel, outside = (f"{100 * max(0.0, part):.0f} %" for part in parts)
         yield (
-            f"The model: {workers}, at work for {limit} each; of the work of a request {serial} is done one request "
-            f"after another, {parallel} on any CPU, and the rest waits for something outside."
+            f"The model: {workers}, each at work for {most} at a time; of the work of a request {serial} is done one "
+            f"request after another (the GIL, the event loop), {parallel} on any CPU, and {outside} waits for others."
         )
 
 
@@ -135,7 +143,7 @@ def _limit(
     if sized is not None:
         return int(sized["pool_size"]), str(sized["reason"])
     beside = busy[recorded.process, np.searchsorted(times, begin, side="right") - 1]
-    if float(np.mean(beside > 1)) < _ALONE and float(np.mean(recorded.wait_s > _WAIT_S)) > _ALONE:
+    if float(np.mean(beside > 1)) < _ALONE and float(np.mean(recorded.wait_s > WAIT_S)) > _ALONE:
         return 1, ONE
     return None, None
 
@@ -231,8 +239,7 @@ def _batches(recorded: Recorded) -> tuple[Batches, Floats] | None:
     end = recorded.start_s + recorded.duration_s - recorded.send_s - recorded.work_s["postprocess"]
     begin = end - recorded.work_s["inference"]
     ready = begin - recorded.wait_s
-    waits: dict[bool, list[float]] = {True: [], False: []}  # by whether the process was idle when the first one came
-    sizes, took, gaps = [], [], []
+    sizes, took, gaps, delays = [], [], [], []  # after the batch before, and after the first request came
     for process in range(recorded.processes):
         own = np.flatnonzero(known & (recorded.process == process))
         own = own[np.argsort(begin[own])]
@@ -240,21 +247,28 @@ def _batches(recorded: Recorded) -> tuple[Batches, Floats] | None:
         for group in np.split(own, np.flatnonzero(np.diff(begin[own]) > _SAME_BATCH_S) + 1):
             if not len(group):
                 continue
-            first, since = float(ready[group].min()), float(begin[group].min())
+            since = float(begin[group].min())
             sizes.append(float(recorded.batch[group].max()))
             took.append(float(recorded.work_s["inference"][group].max()))
-            is_idle = first > before
-            waits[is_idle].append(since - (first if is_idle else before))
-            gaps.append(np.nan if is_idle else since - before)
+            gaps.append(since - before)
+            delays.append(since - float(ready[group].min()))
             before = since + took[-1]
     if len(sizes) < _LEAST_BATCHES:
         return None
     size, time = np.array(sizes), np.array(took)
     each, fixed = np.polyfit(size, time, 1) if len(np.unique(size)) > 1 else (0.0, float(time.mean()))
     fixed, each = max(float(fixed), 1e-6), max(float(each), 0.0)
-    wait = float(np.median(waits[True])) if waits[True] else 0.0
-    after_busy = float(np.median(waits[False])) if waits[False] else wait
-    full = np.array(gaps)[size == size.max()]
-    gather = float(np.nanmean(full)) if np.isfinite(full).sum() >= _LEAST_FULL else 0.0
+    gap, delay, is_full = np.array(gaps), np.array(delays), size == size.max()
+    # A batch that is not full has waited for as long as it may: since it was taken up, or since its first request came.
+    taken_up, came = np.minimum(gap, delay)[~is_full], delay[~is_full]
+    from_first = len(came) >= _LEAST_FULL and _spread(came) < _spread(taken_up)
+    behind = gap[is_full & (gap < delay)]
+    gather = float(behind.mean()) if len(behind) >= _LEAST_FULL else 0.0
+    wait = float(np.median(came if from_first else taken_up)) if len(came) >= _LEAST_FULL else gather
     spread = time / (fixed + each * size)
-    return Batches(int(size.max()), wait, after_busy < wait / 2, gather, fixed, each), spread
+    return Batches(int(size.max()), wait, from_first, gather, fixed, each), spread
+
+
+def _spread(values: Floats) -> float:
+    """Return how far values lie from each other: the middle half of them."""
+    return float(np.subtract(*np.percentile(values, (75, 25))))

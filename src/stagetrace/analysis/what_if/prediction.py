@@ -11,8 +11,8 @@ import numpy as np
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if import simulation
 from stagetrace.analysis.what_if.changes import Change, Goal
-from stagetrace.analysis.what_if.model import ONE, Model, fit
-from stagetrace.analysis.what_if.recorded import Recorded, read
+from stagetrace.analysis.what_if.model import ONE, WAIT_S, Model, fit
+from stagetrace.analysis.what_if.recorded import Recorded, at_work, read
 from stagetrace.analysis.what_if.simulation import Station
 from stagetrace.errors import StagetraceError
 
@@ -264,7 +264,14 @@ def _run(model: Model, change: Change, seed: int) -> _Run:
     )
     own = (own_s * _left(recorded, change.stages))[like]
     free = np.isin(recorded.path, change.off_loop) if change.off_loop else None
-    served = simulation.serve(station, arrive, own, process.tolist(), None if free is None else free.tolist())
+    served = simulation.serve(
+        station,
+        arrive,
+        own,
+        process.tolist(),
+        free=None if free is None else free.tolist(),
+        taken_until=_taken_before(model) if change == Change() else (),
+    )
     use = {"the CPUs": served.used_cpus / model.cpus}
     if limit is not None:
         use["each worker" if limit == 1 else "the pool's threads"] = served.taken / (processes * limit)
@@ -272,6 +279,18 @@ def _run(model: Model, change: Change, seed: int) -> _Run:
         use["the GIL"] = served.used_cpus * shares.serial / station.on_cpu / processes
     rest = (recorded.receive_s + recorded.send_s)[like]
     return _Run(served.wait_s + served.work_s + rest, recorded.within_s, served.wait_s, use)
+
+
+def _taken_before(model: Model) -> list[tuple[float, int]]:
+    """Return until when the places of each process were taken by requests before the recorded ones."""
+    if model.limit is None:
+        return []
+    found: list[tuple[float, int]] = []
+    begin, _ = at_work(model.recorded)
+    for process in range(model.recorded.processes):
+        first = np.flatnonzero(model.recorded.process == process)[: model.limit]
+        found += [(float(begin[one]), process) for one in first if model.recorded.wait_s[one] > WAIT_S]
+    return found
 
 
 def _shuffled(path: Any, chance: np.random.Generator) -> Any:
@@ -312,7 +331,8 @@ def _batched(model: Model, change: Change, arrive: Floats, like: Any, process: A
     for one in np.unique(process):
         own = np.flatnonzero(process == one)
         own = own[np.argsort(ready[own], kind="stable")]
-        found = simulation.batch(batches, ready[own], model.spread)
+        free = float(ready[own[0]] + recorded.wait_s[own[0]]) if change == Change() else 0.0
+        found = simulation.batch(batches, ready[own], model.spread, free)
         wait[own], took[own] = found.wait_s, found.work_s
         busy = max(busy, found.busy)
     return _Run((before + after)[like] + wait + took, recorded.within_s, wait, {"the batches' model": busy})

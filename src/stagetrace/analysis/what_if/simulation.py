@@ -46,11 +46,18 @@ class Served:
 
 
 def serve(  # noqa: C901, PLR0912, PLR0915 -- one loop, a few microseconds a request
-    station: Station, arrive_s: Floats, own_s: Floats, process: Sequence[int], free: Sequence[bool] | None = None
+    station: Station,
+    arrive_s: Floats,
+    own_s: Floats,
+    process: Sequence[int],
+    *,
+    free: Sequence[bool] | None = None,
+    taken_until: Sequence[tuple[float, int]] = (),
 ) -> Served:
     """Return how requests fare that arrive in that order and need `own_s` of work.
 
-    `process`: which one takes each. `free`: those that are at work at once, whatever the limit.
+    `process`: which one takes each. `free`: those that are at work at once, whatever the limit. `taken_until`: until
+    when places of processes are taken by requests that came before, which are not there.
     """
     arrivals, needs = arrive_s.tolist(), own_s.tolist()
     count, processes = len(arrivals), station.processes
@@ -70,7 +77,9 @@ def serve(  # noqa: C901, PLR0912, PLR0915 -- one loop, a few microseconds a req
     taken = [0] * processes  # places taken in each: at work, or resting after a request
     area = cpu_area = now = 0.0
     place = 0
-    resting: list[tuple[float, int]] = []  # when a process is ready for the next request
+    resting = sorted(taken_until)  # when a process is ready for the next request
+    for _, of in resting:
+        taken[of] += 1
     while True:
         # The next event: an arrival, the end of a rest, or of the work of some request.
         when, what, of = (arrivals[place], 0, 0) if place < count else (_NEVER, 0, 0)
@@ -165,11 +174,14 @@ class Batches:
     each_s: float
 
 
-def batch(batches: Batches, ready_s: Floats, spread: Floats) -> Batched:
-    """Return how requests fare that become ready in this order; `spread`: factors by which batches took longer."""
+def batch(batches: Batches, ready_s: Floats, spread: Floats, free_s: float = 0.0) -> Batched:
+    """Return how requests fare that become ready in this order; `spread`: factors by which batches took longer.
+
+    `free_s`: when the model is free.
+    """
     most, wait_s, fixed_s, each_s = batches.most, batches.wait_s, batches.fixed_s, batches.each_s
     ready, factors = ready_s.tolist(), spread.tolist()
-    count, place, number, free, busy = len(ready), 0, 0, 0.0, 0.0
+    count, place, number, free, busy = len(ready), 0, 0, free_s, 0.0
     waits, works = [0.0] * count, [0.0] * count
     while place < count:
         first = ready[place]

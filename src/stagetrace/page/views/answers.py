@@ -1,4 +1,4 @@
-"""The ten answers: all of them as cards, and one of them whole, with the options that a URL may give."""
+"""The answers: all of them as cards, and one of them whole, with the options that a URL may give."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ ALLOWED: Final[Mapping[str, Sequence[str]]] = {
     "capacity": ("--rate", "--objective"),
     "cost": ("--by", "--price"),
     "bench": (),
+    "what-if": (
+        *("--workers", "--threads", "--batch-size", "--batch-wait", "--rate", "--stage", "--without", "--move"),
+        *("--limit-concurrency", "--find", "--cpus"),
+    ),
 }
 NAMES: Final = tuple(dict.fromkeys(flag.removeprefix("--") for flags in ALLOWED.values() for flag in flags))
 _SIDES: Final = ("--a", "--b")
@@ -81,7 +85,10 @@ def _check(flag: str, value: str) -> None:
         raise BadRequest(f"{flag} {key}= opens another store, which a URL may not\nask on a command line")
 
 
-# --- The ten answers: all of them as cards, and one of them whole, with its options.
+# --- The answers: all of them as cards, and one of them whole, with its options.
+
+
+WHAT_IF: Final = "what-if"
 
 
 class Question(NamedTuple):
@@ -106,7 +113,32 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     "capacity": Question("scaling", "How much load does the service take, what is left, and when is it time to scale?"),
     "cost": Question("cost", "What does a request cost, and what of the bill was idle or went into breaches?"),
     "bench": Question("benchmarks", "Up to which rate does a service meet its objective, and what breaks it?"),
+    WHAT_IF: Question("planning", "What would more workers, other batches, a faster stage or more load do?"),
 }
+
+
+class Slider(NamedTuple):
+    """An option of `what-if` that is moved: its values, and the one at which nothing is changed."""
+
+    label: str
+    flag: str
+    text: str  # the option's value, with `{}` for the number
+    least: float
+    most: float
+    step: float
+    now: float
+
+
+SLIDERS: Final = (
+    Slider("workers", "workers", "{}", 0, 16, 1, 0),
+    Slider("threads of a pool", "threads", "{}", 0, 100, 4, 0),
+    Slider("requests in a batch", "batch-size", "{}", 0, 64, 4, 0),
+    Slider("a batch waits", "batch-wait", "{}ms", -1, 50, 1, -1),
+    Slider("load", "rate", "x{}", 0.5, 3, 0.1, 1),
+    Slider("preprocess", "stage", "preprocess {}%", -90, 100, 10, 0),
+    Slider("inference", "stage", "inference {}%", -90, 100, 10, 0),
+    Slider("requests in a worker at most", "limit-concurrency", "{}", 0, 200, 5, 0),
+)
 
 
 def _verb(asked: Asked) -> str:
@@ -159,7 +191,9 @@ def as_file(asked: Asked, reader: Reader, site: Site) -> File:
 
 
 # The cards are asked for in this order, the quickest answers first, and so many at a time.
-_ORDER: Final = ("bench", "slo", "compare", "report", "capacity", "bottleneck", "cost", "segments", "causes", "drift")
+_ORDER: Final = (
+    *("bench", "slo", "compare", "report", "capacity", "bottleneck", "cost", "what-if", "segments", "causes", "drift"),
+)
 
 
 def _list(_asked: Asked, _site: Site) -> Mapping[str, Any]:
@@ -174,6 +208,7 @@ def _one(asked: Asked, site: Site) -> Mapping[str, Any]:
         "question": QUESTIONS[verb],
         "questions": QUESTIONS,
         "options": options(site, verb),
+        "sliders": SLIDERS if verb == WHAT_IF else (),
         "shared": SHARED,
         "command": command(site, verb, asked, words),
         "ignored": _ignored(site, verb, asked),
