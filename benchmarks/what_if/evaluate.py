@@ -124,8 +124,8 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
         held = [row[f"{name}_low"] <= row[f"{name}_actual"] <= row[f"{name}_high"] for row in told]
         unit = "points" if name == "attainment" else "%"
         lines.append(
-            f"{name}: median error {100 * np.median(off):.1f} {unit}, 90 % below {100 * np.quantile(off, 0.9):.1f} {unit}; "
-            f"interval holds {100 * np.mean(held):.0f} %"
+            f"{name}: median error {100 * np.median(off):.1f} {unit}, 90 % below {100 * np.quantile(off, 0.9):.1f} "
+            f"{unit}; interval holds {100 * np.mean(held):.0f} %"
         )
     return lines
 

@@ -36,6 +36,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "compare": SINCE,
     "slo": SINCE,
     "capacity": SINCE,
+    "what_if": SINCE | {"workers": ["2"]},
     "breaches": SINCE,
     "services": {},
     "code_at": {"id": LATE},

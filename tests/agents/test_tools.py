@@ -19,7 +19,7 @@ from stagetrace.mcp.source import Place, files_of
 
 ROOT = Path(__file__).parents[2]
 TOOLS = [
-    *("why", "explain_request", "where_does_time_go", "causes", "compare", "slo", "capacity"),
+    *("why", "explain_request", "where_does_time_go", "causes", "compare", "slo", "capacity", "what_if"),
     *("breaches", "services", "code_at", "sql", "doctor"),
 ]
 # What no tool takes: another store, a file, a policy, which may be a file.

@@ -87,6 +87,12 @@ _OF_VERBS: Final = {
         "How much load a service takes, how much is left, and when to scale.",
         (*_SELECTED, "rate", "objective"),
     ),
+    "what_if": _Question(
+        "what-if",
+        "How requests of a service would fare with other workers, threads, batches, load or stages, by simulating the "
+        "recorded ones: percentiles and breaches with intervals, and what is most in use then. Says where it cannot tell.",
+        ("service", "since", "until", "workers", "threads", "batch_size", "batch_wait", "rate", "stage", "find"),
+    ),
 }
 
 

@@ -123,7 +123,7 @@ def _of_no_service(services: Sequence[str], wanted: Selection, args: argparse.Na
     text = no_requests(wanted, args.tz)
     if services:
         text = f"A model is of one service, and there are {len(services)}: {', '.join(services)}."
-    keys = {"service": None, "refusal": text, "changes": []}
+    keys: dict[str, Any] = {"service": None, "refusal": text, "changes": []}
     steps = [next_command(args, "what-if", service=name) for name in services[:1]]
     return Answer(TITLE, text, keys, is_undecided=bool(services), steps=steps)
 

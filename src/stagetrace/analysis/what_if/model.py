@@ -21,7 +21,10 @@ from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if.recorded import Recorded, at_work, profile
 from stagetrace.analysis.what_if.simulation import Batches
 
-_STEPS: Final = 10  # of shares that are tried
+_STEP: Final = 0.1  # from one share that is tried to the next
+_PARALLEL: Final = tuple(_STEP * step for step in range(11))
+_SERIAL: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, *_PARALLEL[1:])  # a little counts where many are at work
+_TOGETHER: Final = tuple(float(part) for part in np.geomspace(0.0005, 1, 34))
 _CONTENTION: Final = (0.0, 0.25, 0.5, 1.0, 2.0)  # that are tried
 _OF_REQUESTS: Final = 0.8  # of the CPU time of a process: what its requests' own work takes, at least ...
 _BESIDE_S: Final = 0.0015  # ... beside so much for each, of the server and of recording
@@ -44,9 +47,12 @@ class Shares:
     serial: float
     parallel: float
     contention: float = 0.0  # part by which all of it gets longer beyond that, where many are at work
+    together: float = 0.0  # part by which each other one makes it longer: all go step by step together
 
     def speeds(self, cpus: float, most: int = _MOST_AT_ONCE) -> Floats:
         """Return how fast each of 0 ... `most` requests at work at once goes, as a share of one alone."""
+        if self.together:
+            return 1 / (1 + self.together * np.maximum(np.arange(most + 1) - 1, 0))
         outside = max(0.0, 1 - self.serial - self.parallel)
         on_cpu = self.serial + self.parallel
         waiting_serial = waiting_parallel = 0.0
@@ -195,31 +201,44 @@ def _shares(recorded: Recorded, begin: Floats, end: Floats, times: Floats, busy:
     beside = busy[recorded.process, np.searchsorted(times, begin, side="right") - 1]
     edges = np.unique(np.quantile(beside, np.linspace(0, 1, _GROUPS + 1)))
     group = np.clip(np.searchsorted(edges, beside, side="right") - 1, 0, max(len(edges) - 2, 0))
-    tried = []
-    for serial, parallel, contention in product(range(_STEPS + 1), range(_STEPS + 1), _CONTENTION):
-        if serial + parallel > _STEPS:
-            continue
-        shares = Shares(serial / _STEPS, parallel / _STEPS, contention)
+    # By chance alone the groups differ by about as much as this.
+    chance = float(np.std(np.log(end - begin))) / np.sqrt(len(begin) / max(len(edges) - 1, 1))
+
+    def fitting(shares: Shares) -> tuple[float, Shares] | None:
         own = _own(shares, begin, end, times, busy, recorded.process, cpus)
-        if _fits_cpu(shares, float(own.mean()), recorded.cpu_s):
-            tried.append((_misfit(own, recorded.path, group), shares))
+        fits = recorded.is_engine or _fits_cpu(shares, float(own.mean()), recorded.cpu_s)
+        return (_misfit(own, recorded.path, group), shares) if fits else None
+
+    tried: list[tuple[float, Shares]] = []
+    for candidates in _candidates(is_engine=recorded.is_engine):
+        tried += filter(None, map(fitting, candidates))
+        if tried and min(tried)[0] <= chance:
+            break
     if not tried:
         return [Shares(0.0, 0.0)]
-    # By chance alone the groups differ by as much as this. Contention is only there where it explains more than that.
-    chance = float(np.std(np.log(end - begin))) / np.sqrt(len(begin) / max(len(edges) - 1, 1))
-    enough = min(misfit for misfit, _ in tried) + chance
+    enough = min(tried)[0] + chance
     contention = min(shares.contention for misfit, shares in tried if misfit <= enough)
     near = sorted((misfit, shares) for misfit, shares in tried if misfit <= enough and shares.contention == contention)
     return [shares for misfit, shares in near if misfit <= near[0][0] + chance / 2]
+
+
+def _candidates(*, is_engine: bool) -> Iterator[list[Shares]]:
+    """Yield the shares that are tried, those with more contention only if no others fit."""
+    if is_engine:
+        yield [Shares(0.0, 0.0, together=part) for part in _TOGETHER]
+        return
+    for contention in _CONTENTION:
+        pairs = product(_SERIAL, _PARALLEL)
+        yield [Shares(serial, parallel, contention) for serial, parallel in pairs if serial + parallel < 1 + _STEP / 2]
 
 
 def _fits_cpu(shares: Shares, own_s: float, cpu_s: float | None) -> bool:
     """Return whether shares agree with the CPU time of the process, some of which is for no request's own work."""
     if cpu_s is None:
         return True
-    on_cpu, step = shares.serial + shares.parallel, 1 / _STEPS
+    on_cpu = shares.serial + shares.parallel
     least = min(1.0, (_OF_REQUESTS * cpu_s - _BESIDE_S) / own_s)
-    return least - step <= on_cpu and (on_cpu - step) * own_s <= cpu_s
+    return least - _STEP <= on_cpu and (on_cpu - _STEP) * own_s <= cpu_s
 
 
 def _misfit(own: Floats, path: Any, group: Any) -> float:

@@ -23,6 +23,7 @@ PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 LEAST: Final = 500  # requests
 MOST_READ: Final = 20_000  # the newest requests
 RUNS: Final = 20
+_OWN: Final = 5  # of them, at most, in which each request needs what it needed, by as many of the shares that fit
 UNLIKE: Final = 0.15  # by which the present may be reproduced wrongly at p95
 _WAITED: Final = 0.01  # of their time that requests waited for or were slowed by others, at least
 _INTERVAL: Final = (5.0, 95.0)
@@ -206,14 +207,16 @@ def _least(model: Model, goal: Goal, runs: int) -> Iterator[tuple[Change, Outcom
 
 
 def _simulated(model: Model, change: Change, runs: int) -> Outcome:
-    return _outcome([_run(model, change, seed) for seed in range(runs)])
+    own = min(_OWN, runs, len(model.plausible))
+    return _outcome([_run(model, change, seed, own) for seed in range(runs)], own)
 
 
-def _outcome(runs: Sequence[_Run]) -> Outcome:
+def _outcome(runs: Sequence[_Run], own: int = 1) -> Outcome:
+    """Return what comes out: of the first `own` runs the median, and of all the interval."""
     measures = [_measures(run) for run in runs]
 
     def value(key: str) -> Value:
-        found = measures[0][key]
+        found = float(np.median([one[key] for one in measures[:own]]))
         low, high = np.percentile([one[key] for one in measures], _INTERVAL)
         return Value(found, min(found, float(low)), max(found, float(high)))
 
@@ -238,11 +241,11 @@ def _measures(run: _Run) -> dict[str, float]:
     return found
 
 
-def _run(model: Model, change: Change, seed: int) -> _Run:
-    """Simulate requests that arrive as they did: at first (`seed` 0) each with its own work, then of others like it."""
+def _run(model: Model, change: Change, seed: int, own_runs: int) -> _Run:
+    """Simulate requests that arrive as they did: at first (`own_runs`) each with its own work, then of one like it."""
     recorded = model.recorded
     chance = np.random.default_rng(seed)
-    like = _shuffled(recorded.path, chance) if seed else np.arange(len(recorded.path))
+    like = np.arange(len(recorded.path)) if seed < own_runs else _shuffled(recorded.path, chance)
     times = change.rate or (1.0 if change.per_s is None else change.per_s / recorded.per_s)
     arrive = recorded.start_s / times
     processes = change.workers or recorded.processes
@@ -250,7 +253,8 @@ def _run(model: Model, change: Change, seed: int) -> _Run:
     process = recorded.process if is_same else chance.integers(0, processes, len(arrive))
     if model.batches is not None:
         return _batched(model, change, arrive, like, process)
-    shares, own_s = model.plausible[int(chance.integers(len(model.plausible))) if seed else 0]
+    fitting = len(model.plausible)
+    shares, own_s = model.plausible[seed * fitting // own_runs if seed < own_runs else int(chance.integers(fitting))]
     limit = model.limit if change.threads is None else change.threads
     station = Station(
         processes=processes,

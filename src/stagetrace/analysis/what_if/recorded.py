@@ -13,6 +13,7 @@ from stagetrace.analysis.attainment import target_of
 
 WORK: Final = ("preprocess", "handler", "inference", "postprocess", "other")  # stages in which a request is at work
 _NS: Final = 1e9
+_ENGINES: Final = ("vllm", "sglang")
 _CPU: Final = "process_cpu_ms"
 
 
@@ -33,6 +34,7 @@ class Recorded:
     target: float | None  # share of requests that are to keep their objective, of most of them
     cpus: float | None  # that the processes may use together
     cpu_s: float | None  # CPU time of all processes for each request
+    is_engine: bool = False  # whether a language-model engine serves them, which takes all a step further together
 
     @property
     def total_work_s(self) -> Floats:
@@ -77,6 +79,7 @@ def read(rows: Sequence[Mapping[str, Any]]) -> Recorded:
         target=max(set(targets), key=targets.count) if targets else None,
         cpus=max(cpus) if cpus else None,
         cpu_s=_cpu_of(rows),
+        is_engine=2 * sum(row["framework"] in _ENGINES for row in rows) > len(rows),
     )
 
 

@@ -6,7 +6,7 @@ SELECT
             arrayStringConcat(arrayFilter(x -> x != '', [{resource}['host.name'], {resource}['process.pid']]), ':'), ''
         )
     ) AS instance,
-    toFloat64OrNull({resource}['stagetrace.process.cpus']) AS cpus, start_unix_nano, end_unix_nano, weight, batch_size,
+    toFloat64OrNull({resource}['stagetrace.process.cpus']) AS cpus, start_unix_nano, end_unix_nano, weight, framework, batch_size,
     process_cpu_ms, objective, target, threshold_ms, {each parts, : {column} end}
 FROM {requests}
 WHERE service = {service:String} AND end_unix_nano >= start_unix_nano

@@ -5,7 +5,7 @@ SELECT
         {resource}['service.instance.id'],
         nullif(concat_ws(':', {resource}['host.name'], {resource}['process.pid']), '')
     ) AS instance,
-    try_cast({resource}['stagetrace.process.cpus'] AS DOUBLE) AS cpus, start_unix_nano, end_unix_nano, weight, batch_size,
+    try_cast({resource}['stagetrace.process.cpus'] AS DOUBLE) AS cpus, start_unix_nano, end_unix_nano, weight, framework, batch_size,
     process_cpu_ms, objective, target, threshold_ms, {each parts, : {column} end}
 FROM {requests}
 WHERE service = $service AND end_unix_nano >= start_unix_nano
