@@ -12,7 +12,7 @@ import pytest
 from stagetrace.analysis.what_if.changes import Change, Goal, together
 from stagetrace.analysis.what_if.model import Model, Shares, fit
 from stagetrace.analysis.what_if.prediction import LEAST, WhatIf, ask, predict
-from stagetrace.analysis.what_if.recorded import WORK, Recorded
+from stagetrace.analysis.what_if.recorded import WORK, Recorded, since_last_start
 from stagetrace.analysis.what_if.simulation import Batches, Station, batch, serve
 from stagetrace.errors import StagetraceError
 
@@ -251,6 +251,15 @@ def test_few_requests_and_samples_are_refused(rows: Rows, why: str) -> None:
     found = ask(rows, "it", [Change(workers=2)])
     assert why in str(found.refusal)
     assert found.would_help
+
+
+def test_processes_of_before_a_deploy_are_left_out() -> None:
+    """Where those of after it have served enough."""
+    names = ["new"] * 300 + ["new", "other"] * 200 + ["old"] * 600
+    rows = [{"instance": name} for name in names]
+    assert len(since_last_start(rows, 500)) == 699
+    assert len(since_last_start(rows, 800)) == 1300
+    assert len(since_last_start(rows, 5000)) == 1300
 
 
 def test_changes_together() -> None:

@@ -156,6 +156,21 @@ def test_options_are_in_the_url_and_in_the_command(open_page: OpenPage) -> None:
     expect(page).to_have_url(re.compile("by=http.route"))
 
 
+def test_sliders_ask_what_if(open_page: OpenPage) -> None:
+    """One that is moved is an option of the question, and all of them can be put back."""
+    page = open_page("demo", "/answers/what-if?since=2h")
+    workers = page.locator("#sliders input[data-name=workers]")
+    with page.expect_response(re.compile(r"/answers/what-if/whole\?since=2h&workers=3$")):
+        workers.fill("3")
+    expect(page.locator("#sliders output").first).to_have_text("3")
+    with page.expect_response(re.compile(r"workers=3&rate=x1\.5$")):
+        page.locator("#sliders input[data-name=rate]").fill("1.5")
+    expect(page.locator("#whole .sentence")).to_be_visible()
+    with page.expect_response(re.compile(r"/answers/what-if/whole\?since=2h$")):
+        page.get_by_role("button", name="As it is").click()
+    expect(page.locator("#sliders output").first).to_have_text("as it is")
+
+
 @pytest.mark.usefixtures("services")
 def test_the_error_of_one_card_leaves_the_others(browser: Browser, site: Callable[[str], str]) -> None:
     """Whether it has a response or none."""

@@ -89,8 +89,8 @@ _OF_VERBS: Final = {
     ),
     "what_if": _Question(
         "what-if",
-        "How requests of a service would fare with other workers, threads, batches, load or stages, by simulating the "
-        "recorded ones: percentiles and breaches with intervals, and what is most in use then. Says where it cannot tell.",
+        "How requests of a service would fare with other workers, threads, batches, load or stages, by simulating "
+        "those recorded: percentiles and breaches with intervals, what is then most in use, or why it cannot tell.",
         ("service", "since", "until", "workers", "threads", "batch_size", "batch_wait", "rate", "stage", "find"),
     ),
 }

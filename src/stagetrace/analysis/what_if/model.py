@@ -34,6 +34,7 @@ _SAME_BATCH_S: Final = 0.0005  # requests of a batch begin their inference withi
 _LEAST_BATCHES: Final = 50
 _LEAST_FULL: Final = 10
 _MOST_AT_ONCE: Final = 400
+_MOMENT_S: Final = 0.0001
 WAIT_S: Final = 0.001
 _POOLS: Final = ("thread_pool", "executor", "server_threads", "grpc_pool")
 _BATCHES: Final = ("batch", "consumer")
@@ -148,7 +149,8 @@ def _limit(
     sized = next((row for row in pools if row["reason"] in _POOLS and row["pool_size"]), None)
     if sized is not None:
         return int(sized["pool_size"]), str(sized["reason"])
-    beside = busy[recorded.process, np.searchsorted(times, begin, side="right") - 1]
+    # A moment later: clocks are read in between.
+    beside = busy[recorded.process, np.searchsorted(times, begin + _MOMENT_S, side="right") - 1]
     if float(np.mean(beside > 1)) < _ALONE and float(np.mean(recorded.wait_s > WAIT_S)) > _ALONE:
         return 1, ONE
     return None, None

@@ -12,7 +12,7 @@ from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if import simulation
 from stagetrace.analysis.what_if.changes import Change, Goal
 from stagetrace.analysis.what_if.model import ONE, WAIT_S, Model, fit
-from stagetrace.analysis.what_if.recorded import Recorded, at_work, read
+from stagetrace.analysis.what_if.recorded import Recorded, at_work, read, since_last_start
 from stagetrace.analysis.what_if.simulation import Station
 from stagetrace.errors import StagetraceError
 
@@ -105,6 +105,7 @@ def ask(
     if any(row["weight"] != 1 for row in rows):
         why = "the store holds a sample of the requests, so what each one waited for is not there"
         return WhatIf(service, len(rows), refusal=why, would_help="some minutes with OTEL_TRACES_SAMPLER=always_on")
+    rows = since_last_start(rows, LEAST)
     recorded = read(rows)
     since, until = rows[-1]["start_unix_nano"], rows[0]["start_unix_nano"] + 1
     pools = source.reduce("pools", service=service, since=since, until=until, one_in=1)

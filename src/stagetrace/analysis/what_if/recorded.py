@@ -52,6 +52,20 @@ class Recorded:
         return (len(self.start_s) - 1) / max(float(self.start_s[-1]), 1e-9)
 
 
+def since_last_start(rows: Sequence[Mapping[str, Any]], least: int) -> Sequence[Mapping[str, Any]]:
+    """Return the rows, newest first, since when the processes are those of now; all of them where these are too few.
+
+    A deploy or a restart begins new processes: those before it were not at work beside them.
+    """
+    last: dict[str | None, int] = {}  # the oldest row of each process
+    for place, row in enumerate(rows):
+        last[row["instance"]] = place
+    for begun in sorted(last.values()):
+        if begun + 1 >= least:
+            return rows[: begun + 1]
+    return rows
+
+
 def read(rows: Sequence[Mapping[str, Any]]) -> Recorded:
     """Return requests from rows of the reduction `recorded_requests`, newest first, by `path` and `method`."""
     rows = rows[::-1]
