@@ -41,15 +41,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WARM_S: Final = 2.0
-LEAST_S, LEAST_REQUESTS, MOST_S = 8.0, 600.0, 32.0
+LEAST_S, LEAST_REQUESTS, MOST_S = 18.0, 600.0, 32.0
 CAPACITY_S: Final = 5.0
 DEEP: Final = (8, 32)  # with more requests at a time, threads and evidence of breaches may cost throughput
 COUNT_WITHIN: Final = 0.01  # of what a rate gives: else chance makes 0.95 of the capacity more than all of it
 PORTS: Final = range(20_000, 30_000)  # which no connection of a client takes
 TIMEOUT_S: Final = 30.0
-FRACTIONS: Final = (0.3, 0.5, 0.7, 0.85, 0.95)  # of the capacity of the service as it is
-TWO: Final = (0.5, 0.85)
-LOW: Final = (0.3, 0.5)  # of blas in several workers: its threads wait spinning, and starve each other
+FRACTIONS: Final = (0.3, 0.45, 0.6, 0.7, 0.8)  # of the capacity of the service as it is
+SOME: Final = (0.45, 0.6, 0.8)
+ONE: Final = (0.7,)
+LOW: Final = (0.3, 0.45)  # of blas in several workers: its threads wait spinning, and starve each other
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 FASTER: Final = 0.7  # the time of the main stage, as a share of what it was
 
@@ -127,14 +128,14 @@ def changes(name: str) -> Iterator[tuple[str, Configuration, Sequence[float]]]:
     """Yield what is changed of a service, and the fractions of its capacity at which it runs so."""
     of, as_is = SERVICES[name], base(name)
     yield "workers2", as_is._replace(workers=2), LOW if name == "blas" else FRACTIONS
-    yield "faster", as_is._replace(faster=True), FRACTIONS
+    yield "faster", as_is._replace(faster=True), SOME
     if of.threads:
-        yield f"threads{of.threads[1]}", as_is._replace(threads=of.threads[1]), FRACTIONS
+        yield f"threads{of.threads[1]}", as_is._replace(threads=of.threads[1]), SOME
     if of.is_batcher:
-        yield "wait0", as_is._replace(batch_wait_ms=0), FRACTIONS
-        yield "wait20", as_is._replace(batch_wait_ms=20), FRACTIONS
-        yield "size16", as_is._replace(batch_size=16), TWO
-    yield "workers4", as_is._replace(workers=4), LOW[:1] if name == "blas" else TWO
+        yield "wait0", as_is._replace(batch_wait_ms=0), SOME
+        yield "wait20", as_is._replace(batch_wait_ms=20), SOME
+        yield "size16", as_is._replace(batch_size=16), SOME
+    yield "workers4", as_is._replace(workers=4), LOW[:1] if name == "blas" else ONE
 
 
 def grid() -> list[Cell]:

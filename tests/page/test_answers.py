@@ -166,6 +166,11 @@ def test_sliders_ask_what_if(open_page: OpenPage) -> None:
     with page.expect_response(re.compile(r"workers=3&rate=x1\.5$")):
         page.locator("#sliders input[data-name=rate]").fill("1.5")
     expect(page.locator("#whole .sentence")).to_be_visible()
+    expect(page.locator("#command")).to_contain_text("--workers=3 --rate=x1.5")
+    page.reload()
+    settle(page)
+    expect(page.locator("#sliders output").first).to_have_text("3")
+    expect(page.locator("#command")).to_contain_text("--workers=3 --rate=x1.5")
     with page.expect_response(re.compile(r"/answers/what-if/whole\?since=2h$")):
         page.get_by_role("button", name="As it is").click()
     expect(page.locator("#sliders output").first).to_have_text("as it is")

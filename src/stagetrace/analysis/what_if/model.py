@@ -10,8 +10,8 @@ were at work beside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if.recorded import Recorded, at_work, profile
-from stagetrace.analysis.what_if.simulation import Batches
+from stagetrace.analysis.what_if.simulation import Batches, Station, serve
 
 _STEP: Final = 0.1  # from one share that is tried to the next
 _PARALLEL: Final = tuple(_STEP * step for step in range(11))
@@ -29,6 +29,13 @@ _CONTENTION: Final = (0.0, 0.25, 0.5, 1.0, 2.0)  # that are tried
 _OF_REQUESTS: Final = 0.8  # of the CPU time of a process: what its requests' own work takes, at least ...
 _BESIDE_S: Final = 0.0015  # ... beside so much for each, of the server and of recording
 _GROUPS: Final = 8
+_NEARLY: Final = 0.2  # others beside a request, on average, below which it was nearly alone
+_LEAST_ALONE: Final = 50
+_FEW: Final = 5
+_TAIL: Final = 95
+_NEAR: Final = 0.03
+_HALVINGS: Final = 8
+_MOST_CONTENTION: Final = 16.0
 _ALONE: Final = 0.02  # of requests that were at work beside one other, below which their process takes one at a time
 _SAME_BATCH_S: Final = 0.0005  # requests of a batch begin their inference within that
 _LEAST_BATCHES: Final = 50
@@ -54,16 +61,14 @@ class Shares:
         """Return how fast each of 0 ... `most` requests at work at once goes, as a share of one alone."""
         if self.together:
             return 1 / (1 + self.together * np.maximum(np.arange(most + 1) - 1, 0))
-        outside = max(0.0, 1 - self.serial - self.parallel)
+        outside, cpus = max(0.0, 1 - self.serial - self.parallel), max(1.0, cpus)
         on_cpu = self.serial + self.parallel
         waiting_serial = waiting_parallel = 0.0
         found = [1.0]
         for count in range(1, most + 1):
             serial = self.serial * (1 + waiting_serial)
-            parallel = (
-                self.parallel / cpus * (1 + waiting_parallel) if cpus > 1 else self.parallel * (1 + waiting_parallel)
-            )
-            alone = outside + (self.parallel * (cpus - 1) / cpus if cpus > 1 else 0.0)
+            parallel = self.parallel / cpus * (1 + waiting_parallel)
+            alone = outside + self.parallel * (cpus - 1) / cpus
             took = max(serial + parallel + alone, count * on_cpu / cpus)
             waiting_serial, waiting_parallel = count * serial / took, count * parallel / took
             found.append(1 / (took * (1 + self.contention * (1 - 1 / count))))
@@ -76,9 +81,8 @@ class Model:
     """A service as it was recorded."""
 
     recorded: Recorded
-    plausible: tuple[
-        tuple[Shares, Floats], ...
-    ]  # the best first; each with the work of every request alone, in seconds
+    # The shares that fit, the best first, each with the work of every request alone, in seconds.
+    plausible: tuple[tuple[Shares, Floats], ...]
     limit: int | None  # requests at work at once in a process; None: no limit was ever reached
     pool: str | None  # what that limit is
     visits: int  # how often a request waits for its pool
@@ -113,13 +117,7 @@ class Model:
         """Yield what the model has found, in sentences."""
         shares, processes = self.shares, self.recorded.processes
         workers = "1 worker" if processes == 1 else f"{processes} workers"
-        most = (
-            "any number of requests"
-            if self.limit is None
-            else ONE
-            if self.limit == 1
-            else f"at most {self.limit} requests"
-        )
+        most = {None: "any number of requests", 1: ONE}.get(self.limit, f"at most {self.limit} requests")
         parts = shares.serial, shares.parallel, 1 - shares.serial - shares.parallel
         serial, parallel, outside = (f"{100 * max(0.0, part):.0f} %" for part in parts)
         yield (
@@ -134,11 +132,18 @@ def fit(recorded: Recorded, pools: Sequence[dict[str, Any]], cpus: float) -> Mod
     times, busy = profile(begin, end, recorded.process, recorded.processes)
     limit, pool = _limit(recorded, busy, times, begin, pools)
     fitting = [_of_one(recorded)] if limit == 1 else _shares(recorded, begin, end, times, busy, cpus)
-    plausible = [(one, _own(one, begin, end, times, busy, recorded.process, cpus)) for one in fitting]
+    most = _most_alone(recorded, begin, end, times, busy)
+
+    def own_of(shares: Shares) -> Floats:
+        return np.minimum(_own(shares, begin, end, times, busy, recorded.process, cpus), most)
+
+    plausible = [(one, own_of(one)) for one in fitting]
     after = _between(recorded, begin, end) if limit == 1 else 0.0
     batches = _batches(recorded) if any(row["reason"] in _BATCHES and row["waits"] for row in pools) else None
     waits = sum(row["waits"] for row in pools if row["reason"] == pool)
     visits = max(1, round(waits / len(begin)))
+    if limit != 1 and batches is None and not recorded.is_engine:
+        plausible = [_with_contention(one, own_of, recorded, limit, visits, cpus) for one in _some(fitting)]
     return Model(recorded, tuple(plausible), limit, pool, visits, after, cpus, *(batches or (None, np.ones(1))))
 
 
@@ -146,13 +151,14 @@ def _limit(
     recorded: Recorded, busy: Floats, times: Floats, begin: Floats, pools: Sequence[dict[str, Any]]
 ) -> tuple[int | None, str | None]:
     """Return how many requests a process works for at once, and what limits it."""
-    sized = next((row for row in pools if row["reason"] in _POOLS and row["pool_size"]), None)
-    if sized is not None:
-        return int(sized["pool_size"]), str(sized["reason"])
     # A moment later: clocks are read in between.
     beside = busy[recorded.process, np.searchsorted(times, begin + _MOMENT_S, side="right") - 1]
     if float(np.mean(beside > 1)) < _ALONE and float(np.mean(recorded.wait_s > WAIT_S)) > _ALONE:
         return 1, ONE
+    for row in pools:
+        # Mostly more at work than there are threads: the pool is for a part of the work.
+        if row["reason"] in _POOLS and row["pool_size"] and np.median(beside) <= row["pool_size"]:
+            return int(row["pool_size"]), str(row["reason"])
     return None, None
 
 
@@ -188,13 +194,67 @@ def _speed(shares: Shares, busy: Floats, cpus: float) -> Floats:
 
 def _own(shares: Shares, begin: Floats, end: Floats, times: Floats, busy: Floats, process: Any, cpus: float) -> Floats:
     """Return how long the work of each request would have taken alone."""
-    speed = _speed(shares, busy, cpus)
-    done = np.concatenate([np.zeros((len(busy), 1)), np.cumsum(speed[:, :-1] * np.diff(times), axis=1)], axis=1)
+    return np.maximum(_during(_speed(shares, busy, cpus), begin, end, times, process), 1e-9)
+
+
+def _some(fitting: Sequence[Shares]) -> list[Shares]:
+    """Return a few of the shares that fit, the best among them."""
+    return [fitting[place * len(fitting) // _FEW] for place in range(min(_FEW, len(fitting)))]
+
+
+def _with_contention(
+    shares: Shares,
+    own_of: Callable[[Shares], Floats],
+    recorded: Recorded,
+    limit: int | None,
+    visits: int,
+    cpus: float,
+) -> tuple[Shares, Floats]:
+    """Return shares with as much contention as makes the simulated work as long as the recorded at p95, and the work.
+
+    How long requests are slowed by being unlucky, and by switching from one to the other, is in no mean.
+    """
+    wanted = np.percentile(recorded.total_work_s, _TAIL)
+    low, high = shares.contention, _MOST_CONTENTION
+    found = shares, own_of(shares)
+    for _ in range(_HALVINGS):
+        station = Station(
+            recorded.processes, limit, found[0].speeds(cpus).tolist(), found[0].serial + found[0].parallel, cpus
+        )
+        station = replace(station, visits=visits)
+        served = serve(station, recorded.start_s, found[1], recorded.process.tolist())
+        off = float(np.percentile(served.work_s, _TAIL) / wanted) - 1
+        if abs(off) < _NEAR or (off > 0 and found[0].contention == shares.contention):
+            break
+        low, high = (low, found[0].contention) if off > 0 else (found[0].contention, high)
+        tried = replace(shares, contention=(low + high) / 2)
+        found = tried, own_of(tried)
+    return found
+
+
+def _most_alone(recorded: Recorded, begin: Floats, end: Floats, times: Floats, busy: Floats) -> Floats:
+    """Return for each request the longest work of those of its route that had nearly nobody beside them.
+
+    Threads get the GIL by luck: what one took for being unlucky is no work of its own.
+    """
+    beside = _during(np.maximum(busy - 1, 0), begin, end, times, recorded.process) / np.maximum(end - begin, 1e-9)
+    most = np.full(len(begin), np.inf)
+    for path in np.unique(recorded.path):
+        own = recorded.path == path
+        alone = (end - begin)[own & (beside < _NEARLY)]
+        if len(alone) >= _LEAST_ALONE:
+            most[own] = alone.max()
+    return most
+
+
+def _during(values: Floats, begin: Floats, end: Floats, times: Floats, process: Any) -> Floats:
+    """Return the integral of a value of each process over the work of each of its requests."""
+    until = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values[:, :-1] * np.diff(times), axis=1)], axis=1)
     found = np.empty(len(begin))
-    for one in range(len(busy)):
+    for one in range(len(values)):
         own = process == one
-        found[own] = np.interp(end[own], times, done[one]) - np.interp(begin[own], times, done[one])
-    return np.maximum(found, 1e-9)
+        found[own] = np.interp(end[own], times, until[one]) - np.interp(begin[own], times, until[one])
+    return found
 
 
 def _shares(recorded: Recorded, begin: Floats, end: Floats, times: Floats, busy: Floats, cpus: float) -> list[Shares]:

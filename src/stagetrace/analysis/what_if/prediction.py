@@ -25,9 +25,11 @@ MOST_READ: Final = 20_000  # the newest requests
 RUNS: Final = 20
 _OWN: Final = 5  # of them, at most, in which each request needs what it needed, by as many of the shares that fit
 UNLIKE: Final = 0.15  # by which the present may be reproduced wrongly at p95
-_WAITED: Final = 0.01  # of their time that requests waited for or were slowed by others, at least
+_WAITED: Final = 0.01  # share of their time that requests waited for or were slowed by others, at least
+_OFF: Final = {"low": 1 / (1 + UNLIKE), "high": 1 + UNLIKE}  # by which the model may be off, so that intervals have it
+_PIECE: Final = 50  # requests that stay together where others are drawn
 _INTERVAL: Final = (5.0, 95.0)
-_UNKNOWN_CPUS: Final = 64.0
+UNKNOWN_CPUS: Final = 64.0  # more than a process keeps busy
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def ask(
 
     `cpus`: of its machine, where that is not as recorded.
     """
+    rows: Sequence[dict[str, Any]]
     rows = source.reduce("recorded_requests", ("path", "method"), service=service, most=MOST_READ)
     if len(rows) < LEAST:
         why = f"{len(rows)} requests are stored, and a model needs {LEAST}"
@@ -109,7 +112,7 @@ def ask(
     recorded = read(rows)
     since, until = rows[-1]["start_unix_nano"], rows[0]["start_unix_nano"] + 1
     pools = source.reduce("pools", service=service, since=since, until=until, one_in=1)
-    return predict(service, fit(recorded, pools, cpus or recorded.cpus or _UNKNOWN_CPUS), changes, goal)
+    return predict(service, fit(recorded, pools, cpus or recorded.cpus or UNKNOWN_CPUS), changes, goal)
 
 
 def predict(
@@ -215,11 +218,17 @@ def _simulated(model: Model, change: Change, runs: int) -> Outcome:
 def _outcome(runs: Sequence[_Run], own: int = 1) -> Outcome:
     """Return what comes out: of the first `own` runs the median, and of all the interval."""
     measures = [_measures(run) for run in runs]
+    is_recorded = len(runs) == 1
 
     def value(key: str) -> Value:
         found = float(np.median([one[key] for one in measures[:own]]))
-        low, high = np.percentile([one[key] for one in measures], _INTERVAL)
-        return Value(found, min(found, float(low)), max(found, float(high)))
+        if is_recorded:
+            return Value(found, found, found)
+        low, high = (
+            float(np.percentile([one.get(f"{key} {off}", one[key]) for one in measures], rank))
+            for off, rank in zip(_OFF, _INTERVAL, strict=True)
+        )
+        return Value(found, low, high)
 
     return Outcome(
         {name: value(name) for name in PERCENTILES},
@@ -233,27 +242,32 @@ def _outcome(runs: Sequence[_Run], own: int = 1) -> Outcome:
 def _measures(run: _Run) -> dict[str, float]:
     kept = ~np.isnan(run.duration_s)
     took = run.duration_s[kept]
-    found = {name: float(np.percentile(took, rank)) * 1e3 for name, rank in PERCENTILES.items()}
     judged = kept & ~np.isnan(run.within_s)
-    if judged.any():
-        found["breaches"] = float(np.mean(run.duration_s[judged] > run.within_s[judged]))
+    found: dict[str, float] = {}
+    for off, times in {"": 1.0, **_OFF}.items():
+        for name, rank in PERCENTILES.items():
+            found[f"{name} {off}".strip()] = float(np.percentile(took, rank)) * 1e3 * times
+        if judged.any():
+            share = float(np.mean(run.duration_s[judged] * times > run.within_s[judged]))
+            found[f"breaches {off}".strip()] = share
     found["refused"] = 1 - float(np.mean(kept))
     found["waited_ms"] = float(np.mean(run.wait_s[kept])) * 1e3
     return found
 
 
 def _run(model: Model, change: Change, seed: int, own_runs: int) -> _Run:
-    """Simulate requests that arrive as they did: at first (`own_runs`) each with its own work, then of one like it."""
+    """Simulate the recorded requests: at first (`own_runs`) as they came, then pieces of their course."""
     recorded = model.recorded
     chance = np.random.default_rng(seed)
-    like = np.arange(len(recorded.path)) if seed < own_runs else _shuffled(recorded.path, chance)
+    count = len(recorded.start_s)
+    which = np.arange(count) if seed < own_runs else _resampled(count, chance)
     times = change.rate or (1.0 if change.per_s is None else change.per_s / recorded.per_s)
-    arrive = recorded.start_s / times
+    arrive = np.cumsum(np.diff(recorded.start_s, prepend=0.0)[which]) / times
     processes = change.workers or recorded.processes
     is_same = processes == recorded.processes
-    process = recorded.process if is_same else chance.integers(0, processes, len(arrive))
+    process = recorded.process[which] if is_same else chance.integers(0, processes, count)
     if model.batches is not None:
-        return _batched(model, change, arrive, like, process)
+        return _batched(model, change, arrive, which, process)
     fitting = len(model.plausible)
     shares, own_s = model.plausible[seed * fitting // own_runs if seed < own_runs else int(chance.integers(fitting))]
     limit = model.limit if change.threads is None else change.threads
@@ -267,8 +281,8 @@ def _run(model: Model, change: Change, seed: int, own_runs: int) -> _Run:
         most=change.most_in_process,
         visits=model.visits,
     )
-    own = (own_s * _left(recorded, change.stages))[like]
-    free = np.isin(recorded.path, change.off_loop) if change.off_loop else None
+    own = (own_s * _left(recorded, change.stages))[which]
+    free = np.isin(recorded.path[which], change.off_loop) if change.off_loop else None
     served = simulation.serve(
         station,
         arrive,
@@ -277,13 +291,13 @@ def _run(model: Model, change: Change, seed: int, own_runs: int) -> _Run:
         free=None if free is None else free.tolist(),
         taken_until=_taken_before(model) if change == Change() else (),
     )
-    use = {"the CPUs": served.used_cpus / model.cpus}
+    use = {} if model.cpus >= UNKNOWN_CPUS else {"the CPUs": served.used_cpus / model.cpus}
     if limit is not None:
         use["each worker" if limit == 1 else "the pool's threads"] = served.taken / (processes * limit)
     if station.on_cpu and limit != 1:
         use["the GIL"] = served.used_cpus * shares.serial / station.on_cpu / processes
-    rest = (recorded.receive_s + recorded.send_s)[like]
-    return _Run(served.wait_s + served.work_s + rest, recorded.within_s, served.wait_s, use)
+    rest = (recorded.receive_s + recorded.send_s)[which]
+    return _Run(served.wait_s + served.work_s + rest, recorded.within_s[which], served.wait_s, use)
 
 
 def _taken_before(model: Model) -> list[tuple[float, int]]:
@@ -298,13 +312,10 @@ def _taken_before(model: Model) -> list[tuple[float, int]]:
     return found
 
 
-def _shuffled(path: Any, chance: np.random.Generator) -> Any:
-    """Return requests in another order, each in the place of one of its own route."""
-    found = np.arange(len(path))
-    for one in np.unique(path):
-        places = np.flatnonzero(path == one)
-        found[places] = chance.permutation(places)
-    return found
+def _resampled(count: int, chance: np.random.Generator) -> Any:
+    """Return pieces of a course of requests, drawn with replacement (moving block bootstrap; Künsch, 1989)."""
+    begins = chance.integers(0, count - _PIECE + 1, -(-count // _PIECE))
+    return (begins[:, None] + np.arange(_PIECE)).ravel()[:count]
 
 
 def _left(recorded: Recorded, stages: Mapping[str, float]) -> Floats:
@@ -314,7 +325,7 @@ def _left(recorded: Recorded, stages: Mapping[str, float]) -> Floats:
     return np.where(total > 0, kept / np.maximum(total, 1e-12), 1.0)
 
 
-def _batched(model: Model, change: Change, arrive: Floats, like: Any, process: Any) -> _Run:
+def _batched(model: Model, change: Change, arrive: Floats, which: Any, process: Any) -> _Run:
     """Simulate a service that puts its requests into batches, in each process by itself."""
     assert model.batches is not None  # noqa: S101 -- its caller has asked
     recorded, now, left = model.recorded, model.batches, change.stages
@@ -331,13 +342,13 @@ def _batched(model: Model, change: Change, arrive: Floats, like: Any, process: A
         work[stage] * left.get(stage, 1.0) for stage in ("preprocess", "handler", "other")
     )
     after = recorded.send_s + work["postprocess"] * left.get("postprocess", 1.0)
-    ready = arrive + before[like]
+    ready = arrive + before[which]
     wait, took, busy = np.empty(len(arrive)), np.empty(len(arrive)), 0.0
     for one in np.unique(process):
         own = np.flatnonzero(process == one)
         own = own[np.argsort(ready[own], kind="stable")]
-        free = float(ready[own[0]] + recorded.wait_s[own[0]]) if change == Change() else 0.0
+        free = float(ready[own[0]] + recorded.wait_s[which[own[0]]]) if change == Change() else 0.0
         found = simulation.batch(batches, ready[own], model.spread, free)
         wait[own], took[own] = found.wait_s, found.work_s
         busy = max(busy, found.busy)
-    return _Run((before + after)[like] + wait + took, recorded.within_s, wait, {"the batches' model": busy})
+    return _Run((before + after)[which] + wait + took, recorded.within_s[which], wait, {"the batches' model": busy})

@@ -179,8 +179,10 @@ def card(asked: Asked, reader: Reader, site: Site) -> Part:
 
 def whole(asked: Asked, reader: Reader, site: Site) -> Part:
     """Return an answer with all of its tables and pictures."""
-    answer = _ask(asked, reader, site)
-    return Part("answer_whole.html", {"answer": answer}, answer.reason)
+    answer, verb = _ask(asked, reader, site), _verb(asked)
+    # The sliders ask again without a new page.
+    shown = command(site, verb, asked, given(site, verb, asked)) if verb == WHAT_IF else None
+    return Part("answer_whole.html", {"answer": answer, "command": shown}, answer.reason)
 
 
 def as_file(asked: Asked, reader: Reader, site: Site) -> File:
