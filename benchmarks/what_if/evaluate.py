@@ -24,6 +24,7 @@ from stagetrace.analysis.what_if import prediction
 from stagetrace.analysis.what_if.changes import Change
 from stagetrace.analysis.what_if.model import Model, fit
 from stagetrace.analysis.what_if.recorded import Recorded, read
+from stagetrace.errors import StagetraceError
 from stagetrace.store import open_store
 from stagetrace.store.base import Selection
 
@@ -110,7 +111,10 @@ def compared(a: Path, b: Path, runs: int) -> dict[str, Any]:
     took = actual.duration_s * 1e3
     row |= {f"{name}_actual": float(np.percentile(took, int(name[1:]))) for name in MEASURES[:3]}
     row["attainment_actual"] = float(np.mean(actual.duration_s <= actual.within_s))
-    found = prediction.predict(cell["service"], model_of(a), [change_of(a.parent, base, cell)], runs=runs)
+    try:
+        found = prediction.predict(cell["service"], model_of(a), [change_of(a.parent, base, cell)], runs=runs)
+    except StagetraceError as error:
+        return row | {"refusal": str(error)}
     if found.recorded is not None:
         row |= {f"{name}_before": found.recorded.measure(name) for name in MEASURES[:3]}
     if found.modelled is not None:

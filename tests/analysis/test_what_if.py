@@ -120,7 +120,8 @@ def requests(
     arrive -= arrive[0]
     work, process = chance.gamma(4, MEAN_S / 4, count), chance.integers(0, processes, count)
     on_cpu = shares.serial + shares.parallel
-    station = Station(processes, limit, shares.speeds(2).tolist(), on_cpu, 2.0)
+    sync = limit == 1 and on_cpu < 0.5  # no event loop takes one at a time although that waits for others
+    station = Station(processes, limit, shares.speeds(2).tolist(), on_cpu, 2.0, shared=sync and processes > 1)
     found = serve(station, arrive, work, process.tolist())
     none = np.zeros(count)
     stages = dict.fromkeys(WORK, none) | {"preprocess": 0.25 * found.work_s, "inference": 0.75 * found.work_s}

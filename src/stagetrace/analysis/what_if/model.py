@@ -41,6 +41,7 @@ _SAME_BATCH_S: Final = 0.0005  # requests of a batch begin their inference withi
 _LEAST_BATCHES: Final = 50
 _LEAST_FULL: Final = 10
 _MOST_AT_ONCE: Final = 400
+_COMPUTING: Final = 0.8  # share of its work that is computed, below which a request also waits for others
 _MOMENT_S: Final = 0.0001
 WAIT_S: Final = 0.001
 _POOLS: Final = ("thread_pool", "executor", "server_threads", "grpc_pool")
@@ -105,6 +106,14 @@ class Model:
     def has_pool(self) -> bool:
         """Return whether requests are known to wait for a thread of a pool."""
         return self.limit is not None and self.pool != ONE and self.batches is None
+
+    @property
+    def has_sync_workers(self) -> bool:
+        """Return whether a process waits for others with its one request: no event loop does.
+
+        Such workers take the next request from one queue, whoever is free; event loops accept it whether free or not.
+        """
+        return self.limit == 1 and self.shares.serial < _COMPUTING
 
     @property
     def slowed(self) -> float:

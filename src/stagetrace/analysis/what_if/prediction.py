@@ -28,6 +28,7 @@ UNLIKE: Final = 0.15  # by which the present may be reproduced wrongly at p95
 _WAITED: Final = 0.01  # share of their time that requests waited for or were slowed by others, at least
 _OFF: Final = {"low": 1 / (1 + UNLIKE), "high": 1 + UNLIKE}  # by which the model may be off, so that intervals have it
 _PIECE: Final = 50  # requests that stay together where others are drawn
+_THREADS: Final = 2.0  # times its own time of CPU time, from which on a request is computed by several threads
 _INTERVAL: Final = (5.0, 95.0)
 UNKNOWN_CPUS: Final = 64.0  # more than a process keeps busy
 
@@ -100,7 +101,7 @@ def ask(
 
     `cpus`: of its machine, where that is not as recorded.
     """
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
     rows = source.reduce("recorded_requests", ("path", "method"), service=service, most=MOST_READ)
     if len(rows) < LEAST:
         why = f"{len(rows)} requests are stored, and a model needs {LEAST}"
@@ -154,6 +155,10 @@ def _check(model: Model, change: Change) -> None:
         raise StagetraceError("no request waited for a thread of a pool, so what more or fewer would do is not known")
     if (change.batch_size is not None or change.batch_wait_s is not None) and model.batches is None:
         raise StagetraceError("no request waited for a batch, so what other batches would do is not known")
+    if (change.workers or 0) > model.recorded.processes and _computes_beside(model):
+        raise StagetraceError(
+            "its model computes with threads of its own, and what several workers do to each other by that is not known"
+        )
     if change.off_loop and model.pool != ONE:
         raise StagetraceError("the requests of this service do not hold an event loop: there is nothing to move")
     known = {stage for stage, took in model.recorded.work_s.items() if took.any()}
@@ -164,9 +169,16 @@ def _check(model: Model, change: Change) -> None:
         raise StagetraceError(f"there is no request {min(lacking)!r}\nthere are {', '.join(sorted(paths))}")
 
 
+def _computes_beside(model: Model) -> bool:
+    """Return whether requests use more CPU time than one thread can in the time that they take alone."""
+    cpu_s = model.recorded.cpu_s
+    return cpu_s is not None and cpu_s > _THREADS * float(model.own_s.mean()) and model.batches is None
+
+
 def _usual(model: Model) -> Iterator[Change]:
     """Yield what people ask first."""
-    yield Change(workers=model.recorded.processes + 1)
+    if not _computes_beside(model):
+        yield Change(workers=model.recorded.processes + 1)
     if model.limit is not None and model.has_pool:
         yield Change(threads=2 * model.limit)
     if model.batches is not None:
@@ -183,7 +195,8 @@ def _longest_stage(model: Model) -> str:
 def _candidates(model: Model) -> Iterator[Iterator[Change]]:
     """Yield the changes of each kind that may be tried, the least first."""
     now = model.recorded.processes
-    yield (Change(workers=now + more) for more in range(1, 9))
+    if not _computes_beside(model):
+        yield (Change(workers=now + more) for more in range(1, 9))
     if model.limit is not None and model.has_pool:
         yield (Change(threads=model.limit * times) for times in (2, 4, 8))
     if model.batches is not None:
@@ -278,6 +291,7 @@ def _run(model: Model, change: Change, seed: int, own_runs: int) -> _Run:
         on_cpu=shares.serial + shares.parallel,
         cpus=model.cpus,
         after_s=model.after_s,
+        shared=model.has_sync_workers and not is_same,
         most=change.most_in_process,
         visits=model.visits,
     )
