@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stagetrace.store.base import Reader
 
 _SELECTION: Final = selection_options()
-_ASKED: Final = tuple(dict.fromkeys(("why", "stages", *ANSWERS, "sla replay", "sla suggest")))
+_ASKED: Final = tuple(dict.fromkeys(("why", "stages", *ANSWERS, "what-if", "sla replay", "sla suggest")))
 
 
 class Selected(TypedDict, total=False):
