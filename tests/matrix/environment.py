@@ -18,7 +18,8 @@ from matrix.pythons import interpreter
 if TYPE_CHECKING:
     from matrix.cells import Cell
 
-# Later releases are not seen, and mirrors have those of a week before, so that the table of docs/compatibility.md changes by a change of this line alone.
+# Later releases are not seen, and mirrors have those of a week before: the table of docs/compatibility.md changes by a
+# change of this line alone.
 AS_OF = "2026-11-23"
 
 
