@@ -241,7 +241,12 @@ def test_the_page_shows_what_it_shows_of_the_local_store(
 
 def shown(page: str, store: str) -> str:
     text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
-    text = re.sub(r"asked at .*? took [\d.]+ m?s", "", text).replace(store, "STORE").replace("'STORE'", "STORE")
+    text = (
+        re.sub(r"asked at .*? took [\d.]+ m?s", "", text)
+        .replace(store, "STORE")
+        .replace("'STORE'", "STORE")
+        .replace("'--store=STORE'", "--store=STORE")
+    )
     text = re.sub(r'"(-?[\d.]+|true|false)"', r"\1", text)  # attributes that stagetrace does not know are texts
     return re.sub(r"\d+\.\d{7,}", lambda found: f"{float(found[0]):.6f}", text)
 
