@@ -166,7 +166,8 @@ def _changes(args: argparse.Namespace) -> Iterator[Change]:
 
 def _sentence(found: WhatIf) -> str:
     if found.refusal is not None:
-        return f"What would be cannot be told of service {found.service}: {found.refusal}. What would help: {found.would_help}."
+        why = f"{found.refusal}. What would help: {found.would_help}."
+        return f"What would be cannot be told of service {found.service}: {why}"
     if not found.changes:
         return f"No single change that was tried reaches {found.goal} for service {found.service}."
     change, outcome = found.changes[-1]
