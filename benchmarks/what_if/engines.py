@@ -41,7 +41,6 @@ def recorded(requests: list[dict[str, Any]], times: list[dict[str, Any]]) -> Rec
         path=np.full(len(start), "engine"),
         batch=np.full(len(start), np.nan),
         within_s=np.full(len(start), np.nan),
-        target=None,
         cpus=None,
         cpu_s=None,
         is_engine=True,

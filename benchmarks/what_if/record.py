@@ -74,19 +74,11 @@ class Service(NamedTuple):
     light: float = 0.0  # share of the requests to /light
     threads: tuple[int, ...] = ()  # as it is, and the other
     is_batcher: bool = False
-    module: str = ""  # default: its name
-    variables: tuple[tuple[str, str], ...] = ()
 
 
 SERVICES: Final = {
     "sklearn_cpu": Service("/predict", Sizes(180, 0.35, 40, 500), "inference", threads=(40, 8)),
     "blas": Service("/predict", Sizes(180, 0.4, 30, 600), "inference", threads=(40, 8)),
-    "blas_one": Service(
-        *("/predict", Sizes(180, 0.4, 30, 600), "inference"),
-        threads=(40, 8),
-        module="blas",
-        variables=(("OPENBLAS_NUM_THREADS", "1"),),
-    ),
     "loop_blocking": Service("/predict", Sizes(160_000, 0.35, 40_000, 500_000), "handler", light=0.2),
     "pool_io": Service("/fetch", Sizes(50_000, 0.25, 20_000, 120_000), "handler", within=2, threads=(8, 40)),
     "batcher": Service("/predict", Sizes(600, 0.4, 50, 2_000), "inference", is_batcher=True),
@@ -181,9 +173,9 @@ def stopped(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 def running(name: str, configuration: Configuration, folder: Path, threshold_ms: float) -> Iterator[Running]:
     """Run a service that is recorded into `folder`/data, until the block ends."""
     port = free_port()
-    own = {**environment(configuration), **dict(SERVICES[name].variables)}
+    own = environment(configuration)
     clean = clean_environment() | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    module, workers = f"benchmarks.what_if.services.{SERVICES[name].module or name}:app", str(configuration.workers)
+    module, workers = f"benchmarks.what_if.services.{name}:app", str(configuration.workers)
     argv = ["uvicorn", module, "--port", str(port), "--no-access-log", "--workers", workers]
     with ExitStack() as stack:
         ports = stack.enter_context(back_end(folder / "data"))

@@ -179,7 +179,7 @@ STAGETRACE_SKIPPED_STALLS: Final = _attribute("stagetrace.skipped_stalls", INT, 
 
 # Any span: what could not be recorded of it.
 STAGETRACE_PROCESS_CPU_MS: Final = _attribute("stagetrace.process.cpu_ms", DOUBLE, "entry span, at most four a second of a process: CPU time that all threads of its process used since the span before that carries it, ms")
-STAGETRACE_PROCESS_CPUS: Final = _attribute("stagetrace.process.cpus", DOUBLE, "resource: CPUs that the process may use, by its affinity and, in a container, its quota")
+STAGETRACE_PROCESS_CPUS: Final = _attribute("stagetrace.process.cpus", DOUBLE, "resource: CPUs that the process may use, by its affinity and the quota of its container (cgroup version 2)")
 STAGETRACE_TRUNCATED_ATTRIBUTES: Final = _attribute("stagetrace.truncated_attributes", INT, "any span: values, of its events and links too, that were cut at the limit")
 STAGETRACE_DROPPED_ATTRIBUTES: Final = _attribute("stagetrace.dropped_attributes", INT, "entry or stage span: attributes dropped: over 128 of a stage, without a text, or containing themselves")
 STAGETRACE_DROPPED_DETAILS: Final = _attribute("stagetrace.dropped_details", INT, "entry span, where there are any: detail spans that were dropped, the shortest: a request has 64 at most")

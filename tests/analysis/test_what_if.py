@@ -136,7 +136,6 @@ def requests(
         path=np.full(count, "POST /predict"),
         batch=np.full(count, np.nan),
         within_s=np.full(count, 0.05),
-        target=0.99,
         cpus=2.0,
         cpu_s=float(work.mean() * on_cpu),
     )
@@ -195,6 +194,50 @@ def test_threads_load_and_a_faster_stage() -> None:
     assert stage["p95"] < 0.7 * np.percentile(recorded.duration_s, 95) * 1e3
 
 
+def test_a_language_model_engine_at_twice_its_load() -> None:
+    """All its requests go a step further together: each other one makes them slower by the same part."""
+    together = Shares(0, 0, together=0.02)
+    engine = replace(requests(together, 600), is_engine=True, cpu_s=None)
+    found = predict("it", model_of(engine), [Change(rate=2)], runs=RUNS)
+    assert only(found) == measured(requests(together, 1200))
+
+
+def test_a_handler_that_is_moved_off_the_loop_holds_the_others_no_more() -> None:
+    recorded = requests(Shares(1, 0), 60, limit=1)
+    long = np.arange(6000) % 20 == 0
+    path = np.where(long, "POST /embed", "POST /predict")
+    slow = served_again(replace(recorded, path=path), np.where(long, 0.06, 0.004))
+    model = model_of(slow)
+    found = predict("it", model, [Change(off_loop=("POST /embed",)), Change(most_in_process=2)], runs=RUNS)
+    assert found.refusal is None
+    (_, moved), (_, limited) = found.changes
+    others = np.percentile(slow.duration_s[~long], 90) * 1e3
+    assert moved.percentiles_ms["p50"].value < others / 2
+    assert moved.waited_ms < slow.wait_s.mean() * 1e3 / 2
+    assert 0 < limited.refused < 0.5
+    assert limited.waited_ms < slow.wait_s.mean() * 1e3
+
+
+def served_again(recorded: Recorded, work: Any) -> Recorded:
+    """Return requests of a process that takes one at a time, with other work."""
+    found = serve(Station(1, 1, [1.0, 1.0], 1.0, 2.0), recorded.start_s, work, recorded.process.tolist())
+    none = np.zeros(len(work))
+    stages = dict.fromkeys(WORK, none) | {"handler": found.work_s}
+    took = found.wait_s + found.work_s
+    return replace(recorded, wait_s=found.wait_s, duration_s=took, work_s=stages, cpu_s=float(work.mean()))
+
+
+def test_requests_that_do_nothing_are_no_error() -> None:
+    """As those that no route takes."""
+    recorded = requests(Shares(1, 0), 60)
+    nothing = np.arange(6000) % 10 == 0
+    stages = {stage: np.where(nothing, 0.0, took) for stage, took in recorded.work_s.items()}
+    odd = replace(recorded, work_s=stages, duration_s=np.where(nothing, 0.0, recorded.duration_s))
+    found = predict("it", model_of(odd), [Change(workers=2)], runs=RUNS)
+    assert found.recorded is not None
+    assert found.modelled is not None
+
+
 def test_the_least_change_that_reaches_a_goal() -> None:
     model = model_of(requests(Shares(1, 0), 90, limit=1))
     found = predict("it", model, [], Goal("breaches", 0.05, "breaches < 5 %"), runs=RUNS)
@@ -238,7 +281,8 @@ class Rows:
     """A source with so many requests, each of some weight."""
 
     def __init__(self, count: int, weight: float) -> None:
-        self.rows = [{"weight": weight}] * count
+        stages = ("network_receive", "queue", *WORK, "network_send")
+        self.rows = [{"weight": weight, **{f"{stage}_ms": None for stage in stages}}] * count
 
     def reduce(self, name: str, by: Sequence[str] = (), **values: Any) -> list[dict[str, Any]]:
         del name, by, values
@@ -246,9 +290,14 @@ class Rows:
 
 
 @pytest.mark.parametrize(
-    ("rows", "why"), [(Rows(LEAST - 1, 1.0), "499 requests are stored"), (Rows(LEAST, 2.0), "a sample")]
+    ("rows", "why"),
+    [
+        (Rows(LEAST - 1, 1.0), "499 requests are stored"),
+        (Rows(LEAST, 2.0), "a sample"),
+        (Rows(LEAST, 1.0), "its spans have no stages"),
+    ],
 )
-def test_few_requests_and_samples_are_refused(rows: Rows, why: str) -> None:
+def test_few_requests_samples_and_spans_without_stages_are_refused(rows: Rows, why: str) -> None:
     found = ask(rows, "it", [Change(workers=2)])
     assert why in str(found.refusal)
     assert found.would_help

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,22 @@ def test_attributes_are_read_as_opentelemetry_reads_them(text: str, monkeypatch:
     expected = dict(OTELResourceDetector().detect().attributes)
     found = resource.resource().attributes
     assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [("50000 100000\n", 0.5), ("max 100000\n", None), ("none", None), ("9999900000 100000", None), (None, None)],
+)
+def test_how_many_cpus_there_are(
+    quota: str | None, cpus: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the affinity, unless a container has less."""
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(resource, "_QUOTA", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(resource, "_of_process", None)
+    expected = len(os.sched_getaffinity(0)) if cpus is None else cpus
+    assert resource.resource().attributes["stagetrace.process.cpus"] == expected
 
 
 def test_the_name_of_the_service_has_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:

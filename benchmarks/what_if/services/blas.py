@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import anyio.to_thread
 import numpy as np
 from fastapi import FastAPI
-from pydantic import BaseModel
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from benchmarks.what_if.services.pool import Query, sized_pool
 
 LAYERS: Final = 7 if os.environ.get("FASTER") else 10
 
@@ -26,22 +22,7 @@ network = MLPRegressor(hidden_layer_sizes=(512,) * LAYERS, max_iter=1, solver="s
 network.fit(samples[:50], samples[:50, 0])
 
 
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    anyio.to_thread.current_default_thread_limiter().total_tokens = int(os.environ["THREADS"])
-    yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-class Query(BaseModel):
-    size: int
-
-
-@app.get("/health")
-async def health() -> dict[str, bool]:
-    return {"ok": True}
+app = FastAPI(lifespan=sized_pool)
 
 
 @app.post("/predict")

@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import anyio.to_thread
 from fastapi import FastAPI
-from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from benchmarks.what_if.services.pool import Query, sized_pool
 
 FACTOR: Final = 0.7 if os.environ.get("FASTER") else 1.0
 
 
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    anyio.to_thread.current_default_thread_limiter().total_tokens = int(os.environ["THREADS"])
-    yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-class Query(BaseModel):
-    size: int
-
-
-@app.get("/health")
-async def health() -> dict[str, bool]:
-    return {"ok": True}
+app = FastAPI(lifespan=sized_pool)
 
 
 @app.post("/fetch")

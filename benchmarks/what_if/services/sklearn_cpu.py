@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import anyio.to_thread
 import numpy as np
 from fastapi import FastAPI
-from pydantic import BaseModel
 from sklearn.ensemble import RandomForestClassifier
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from benchmarks.what_if.services.pool import Query, sized_pool
 
 TREES: Final = 77 if os.environ.get("FASTER") else 110
 FEATURES: Final = 80
@@ -24,22 +20,7 @@ samples = random.random((500, FEATURES))
 model = RandomForestClassifier(TREES, max_depth=8, random_state=0).fit(samples, samples[:, 0] + samples[:, 1] > 1)
 
 
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    anyio.to_thread.current_default_thread_limiter().total_tokens = int(os.environ["THREADS"])
-    yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-class Query(BaseModel):
-    size: int
-
-
-@app.get("/health")
-async def health() -> dict[str, bool]:
-    return {"ok": True}
+app = FastAPI(lifespan=sized_pool)
 
 
 @app.post("/predict")

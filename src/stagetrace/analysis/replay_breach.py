@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import comb, inf, isfinite
+from math import inf, isfinite
 from statistics import median
 from typing import Any, Final, NamedTuple
 
@@ -199,13 +199,11 @@ def is_more_often_late(one: Outcome, other: Outcome) -> bool:
 
     The chance that so many of all late ones fall into this run, if both are alike, is then below 5 %.
     """
-    count, late = one.answered + other.answered, one.late + other.late
-    ways = sum(
-        comb(one.answered, k) * comb(other.answered, late - k)
-        for k in range(one.late, min(one.answered, late) + 1)
-        if late - k <= other.answered
-    )
-    return ways < _ALPHA * comb(count, late)
+    import numpy as np
+    from scipy.stats import fisher_exact
+
+    table = np.array([[run.late, run.answered - run.late] for run in (one, other)])
+    return bool(fisher_exact(table, alternative="greater").pvalue < _ALPHA)
 
 
 def in_the_way(load: Outcome, without: Mapping[str, Outcome]) -> list[str]:

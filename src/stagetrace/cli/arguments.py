@@ -110,13 +110,13 @@ def _code(text: str) -> str:
 
 def duration(text: str) -> float:
     """Return a duration in seconds, more than 0."""
-    seconds = warmup(text)
+    seconds = delay(text)
     if seconds <= 0:
         raise ValueError(f"{text!r} must be more than zero")
     return seconds
 
 
-def warmup(text: str) -> float:
+def delay(text: str) -> float:
     """Return a duration in seconds, 0 or more; without a unit it is of seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text, re.ASCII)
     if match is None or (match[2] or "s") not in _UNITS:

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stagetrace.cli.arguments import ABOVE_0, count, next_command, number_between, selection_options, utf8, warmup
+from stagetrace.cli.arguments import (
+    ABOVE_0,
+    count,
+    delay,
+    duration,
+    next_command,
+    number_between,
+    selection_options,
+    utf8,
+)
 from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option
 from stagetrace.output.answer import Answer, no_requests
@@ -32,8 +41,7 @@ TITLE: Final = "What if"
 _RATE: Final = re.compile(r"(x?)(\d+(?:\.\d+)?)", re.ASCII)
 _STAGE: Final = re.compile(r"([\w.]+)\s+([+-])(\d+(?:\.\d+)?)\s*%", re.ASCII)
 _MOVE: Final = re.compile(r"(\S.*?)\s+off the loop")
-_GOAL: Final = re.compile(r"(breaches|p50|p95|p99)\s*<\s*(\d+(?:\.\d+)?)\s*(%|us|ms|s)", re.ASCII)
-_MS: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_GOAL: Final = re.compile(r"breaches\s*<\s*(\d+(?:\.\d+)?)\s*%|(p50|p95|p99)\s*<\s*(\d.*)", re.ASCII)
 
 
 class Rate(NamedTuple):
@@ -73,17 +81,16 @@ def goal(text: str) -> Goal:
     from stagetrace.analysis.what_if.changes import Goal
 
     found = _GOAL.fullmatch(text)
-    if not found or (found[1] == "breaches") != (found[3] == "%"):
+    if not found:
         raise ValueError(f"{text!r} is no goal; write 'breaches < 1 %' or 'p99 < 100ms'")
-    bound = float(found[2]) / 100 if found[3] == "%" else float(found[2]) * _MS[found[3]]
-    return Goal(found[1], bound, text)
+    return Goal(found[2], duration(found[3]) * 1e3, text) if found[2] else Goal("breaches", float(found[1]) / 100, text)
 
 
 OPTIONS: Final = (
     Option("--workers N", "worker processes in all; each of these options may be repeated", count, repeats=True),
     Option("--threads N", "threads of each worker's pool", count, repeats=True),
     Option("--batch-size N", "requests that a batch takes at most", count, repeats=True),
-    Option("--batch-wait TIME", "how long a batch waits for more requests: 5ms, or 0", warmup, repeats=True),
+    Option("--batch-wait TIME", "how long a batch waits for more requests: 5ms, or 0", delay, repeats=True),
     Option(
         "--rate RATE", "the load: x1.5 for so many times the present one, or requests per second", rate, repeats=True
     ),
@@ -166,8 +173,7 @@ def _changes(args: argparse.Namespace) -> Iterator[Change]:
 
 def _sentence(found: WhatIf) -> str:
     if found.refusal is not None:
-        why = f"{found.refusal}. What would help: {found.would_help}."
-        return f"What would be cannot be told of service {found.service}: {why}"
+        return f"No prediction for service {found.service}: {found.refusal}. What would help: {found.would_help}."
     if not found.changes:
         return f"No single change that was tried reaches {found.goal} for service {found.service}."
     change, outcome = found.changes[-1]
@@ -203,7 +209,7 @@ def _parts(found: WhatIf) -> Iterator[str | Table | Bars]:
             (
                 (Column("change"), lambda one: one[0]),
                 *((numeric(name), _percentile(name)) for name in ("p50", "p95", "p99")),
-                (numeric("p99, 90 % of"), lambda one: _interval(one[1].percentiles_ms["p99"], milliseconds)),
+                (numeric("p99, 90 % interval"), lambda one: _interval(one[1].percentiles_ms["p99"], milliseconds)),
                 (numeric("breaches"), lambda one: "-" if one[1].breaches is None else percent(one[1].breaches.value)),
                 (numeric("waits"), lambda one: milliseconds(one[1].waited_ms)),
                 (Column("most in use"), lambda one: _use(one[1])),

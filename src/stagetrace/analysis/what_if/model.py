@@ -5,7 +5,8 @@ other down: a share `serial` of the work needs what one of them has at a time (t
 `parallel` needs a CPU alone, and the rest waits for something outside, slowed by nobody. How fast n requests go at once
 follows by mean value analysis of that closed queueing network (Reiser and Lavenberg, 1980; several CPUs by Seidmann's
 approximation, 1987). The shares are those by which the work that requests needed does not depend on how many others
-were at work beside them.
+were at work beside them; `contention` is what more it takes for the simulated present to be as slow as the recorded.
+The requests of a language-model engine go step by step `together` instead.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from stagetrace.analysis.what_if.simulation import Batches, Station, serve
 _STEP: Final = 0.1  # from one share that is tried to the next
 _PARALLEL: Final = tuple(_STEP * step for step in range(11))
 _SERIAL: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, *_PARALLEL[1:])  # a little counts where many are at work
-_TOGETHER: Final = tuple(float(part) for part in np.geomspace(0.0005, 1, 34))
-_CONTENTION: Final = (0.0, 0.25, 0.5, 1.0, 2.0)  # that are tried
 _OF_REQUESTS: Final = 0.8  # of the CPU time of a process: what its requests' own work takes, at least ...
 _BESIDE_S: Final = 0.0015  # ... beside so much for each, of the server and of recording
 _GROUPS: Final = 8
@@ -43,6 +42,7 @@ _LEAST_FULL: Final = 10
 _MOST_AT_ONCE: Final = 400
 _COMPUTING: Final = 0.8  # share of its work that is computed, below which a request also waits for others
 _MOMENT_S: Final = 0.0001
+_SHORTEST_S: Final = 1e-6
 WAIT_S: Final = 0.001
 _POOLS: Final = ("thread_pool", "executor", "server_threads", "grpc_pool")
 _BATCHES: Final = ("batch", "consumer")
@@ -75,6 +75,11 @@ class Shares:
             found.append(1 / (took * (1 + self.contention * (1 - 1 / count))))
         speeds = np.array(found)
         return speeds / speeds[1] if most else speeds
+
+
+# Those that are tried.
+_SHARED: Final = [Shares(a, b) for a, b in product(_SERIAL, _PARALLEL) if a + b < 1 + _STEP / 2]
+_TOGETHER: Final = [Shares(0.0, 0.0, together=float(part)) for part in np.geomspace(0.0005, 1, 34)]
 
 
 @dataclass(frozen=True)
@@ -203,12 +208,13 @@ def _speed(shares: Shares, busy: Floats, cpus: float) -> Floats:
 
 def _own(shares: Shares, begin: Floats, end: Floats, times: Floats, busy: Floats, process: Any, cpus: float) -> Floats:
     """Return how long the work of each request would have taken alone."""
-    return np.maximum(_during(_speed(shares, busy, cpus), begin, end, times, process), 1e-9)
+    return np.maximum(_during(_speed(shares, busy, cpus), begin, end, times, process), _SHORTEST_S)
 
 
 def _some(fitting: Sequence[Shares]) -> list[Shares]:
     """Return a few of the shares that fit, the best among them."""
-    return [fitting[place * len(fitting) // _FEW] for place in range(min(_FEW, len(fitting)))]
+    few = min(_FEW, len(fitting))
+    return [fitting[place * len(fitting) // few] for place in range(few)]
 
 
 def _with_contention(
@@ -224,18 +230,17 @@ def _with_contention(
     How long requests are slowed by being unlucky, and by switching from one to the other, is in no mean.
     """
     wanted = np.percentile(recorded.total_work_s, _TAIL)
-    low, high = shares.contention, _MOST_CONTENTION
+    on_cpu, low, high = shares.serial + shares.parallel, 0.0, _MOST_CONTENTION
     found = shares, own_of(shares)
     for _ in range(_HALVINGS):
-        station = Station(
-            recorded.processes, limit, found[0].speeds(cpus).tolist(), found[0].serial + found[0].parallel, cpus
-        )
-        station = replace(station, visits=visits)
+        speeds = found[0].speeds(cpus).tolist()
+        station = Station(recorded.processes, limit, speeds, on_cpu, cpus, visits=visits)
         served = serve(station, recorded.start_s, found[1], recorded.process.tolist())
         off = float(np.percentile(served.work_s, _TAIL) / wanted) - 1
-        if abs(off) < _NEAR or (off > 0 and found[0].contention == shares.contention):
+        contention = found[0].contention
+        if abs(off) < _NEAR or (off > 0 and not contention):
             break
-        low, high = (low, found[0].contention) if off > 0 else (found[0].contention, high)
+        low, high = (low, contention) if off > 0 else (contention, high)
         tried = replace(shares, contention=(low + high) / 2)
         found = tried, own_of(tried)
     return found
@@ -273,34 +278,18 @@ def _shares(recorded: Recorded, begin: Floats, end: Floats, times: Floats, busy:
     edges = np.unique(np.quantile(beside, np.linspace(0, 1, _GROUPS + 1)))
     group = np.clip(np.searchsorted(edges, beside, side="right") - 1, 0, max(len(edges) - 2, 0))
     # By chance alone the groups differ by about as much as this.
-    chance = float(np.std(np.log(end - begin))) / np.sqrt(len(begin) / max(len(edges) - 1, 1))
-
-    def fitting(shares: Shares) -> tuple[float, Shares] | None:
-        own = _own(shares, begin, end, times, busy, recorded.process, cpus)
-        fits = recorded.is_engine or _fits_cpu(shares, float(own.mean()), recorded.cpu_s)
-        return (_misfit(own, recorded.path, group), shares) if fits else None
+    spread = float(np.std(np.log(np.maximum(end - begin, _SHORTEST_S))))
+    chance = spread / np.sqrt(len(begin) / max(len(edges) - 1, 1))
 
     tried: list[tuple[float, Shares]] = []
-    for candidates in _candidates(is_engine=recorded.is_engine):
-        tried += filter(None, map(fitting, candidates))
-        if tried and min(tried)[0] <= chance:
-            break
+    for shares in _TOGETHER if recorded.is_engine else _SHARED:
+        own = _own(shares, begin, end, times, busy, recorded.process, cpus)
+        if recorded.is_engine or _fits_cpu(shares, float(own.mean()), recorded.cpu_s):
+            tried.append((_misfit(own, recorded.path, group), shares))
     if not tried:
         return [Shares(0.0, 0.0)]
-    enough = min(tried)[0] + chance
-    contention = min(shares.contention for misfit, shares in tried if misfit <= enough)
-    near = sorted((misfit, shares) for misfit, shares in tried if misfit <= enough and shares.contention == contention)
-    return [shares for misfit, shares in near if misfit <= near[0][0] + chance / 2]
-
-
-def _candidates(*, is_engine: bool) -> Iterator[list[Shares]]:
-    """Yield the shares that are tried, those with more contention only if no others fit."""
-    if is_engine:
-        yield [Shares(0.0, 0.0, together=part) for part in _TOGETHER]
-        return
-    for contention in _CONTENTION:
-        pairs = product(_SERIAL, _PARALLEL)
-        yield [Shares(serial, parallel, contention) for serial, parallel in pairs if serial + parallel < 1 + _STEP / 2]
+    tried.sort()
+    return [shares for misfit, shares in tried if misfit <= tried[0][0] + chance / 2]
 
 
 def _fits_cpu(shares: Shares, own_s: float, cpu_s: float | None) -> bool:

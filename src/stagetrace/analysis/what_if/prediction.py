@@ -12,7 +12,7 @@ from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if import simulation
 from stagetrace.analysis.what_if.changes import Change, Goal
 from stagetrace.analysis.what_if.model import ONE, WAIT_S, Model, fit
-from stagetrace.analysis.what_if.recorded import Recorded, at_work, read, since_last_start
+from stagetrace.analysis.what_if.recorded import Recorded, at_work, have_stages, read, since_last_start
 from stagetrace.analysis.what_if.simulation import Station
 from stagetrace.errors import StagetraceError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 LEAST: Final = 500  # requests
-MOST_READ: Final = 20_000  # the newest requests
+MOST_READ: Final = 8_000  # the newest requests; a second for each change that is simulated
 RUNS: Final = 20
 _OWN: Final = 5  # of them, at most, in which each request needs what it needed, by as many of the shares that fit
 UNLIKE: Final = 0.15  # by which the present may be reproduced wrongly at p95
@@ -109,6 +109,9 @@ def ask(
     if any(row["weight"] != 1 for row in rows):
         why = "the store holds a sample of the requests, so what each one waited for is not there"
         return WhatIf(service, len(rows), refusal=why, would_help="some minutes with OTEL_TRACES_SAMPLER=always_on")
+    if not have_stages(rows):
+        why = "its spans have no stages, so what waited and what worked is not known"
+        return WhatIf(service, len(rows), refusal=why, would_help="record it by stagetrace: STAGETRACE=1")
     rows = since_last_start(rows, LEAST)
     recorded = read(rows)
     since, until = rows[-1]["start_unix_nano"], rows[0]["start_unix_nano"] + 1

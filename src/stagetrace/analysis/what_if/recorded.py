@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from stagetrace.analysis.arrays import Floats
-from stagetrace.analysis.attainment import target_of
 
-WORK: Final = ("preprocess", "handler", "inference", "postprocess", "other")  # stages in which a request is at work
+# Stages in which a request is at work; `other` has the time in no stage, too.
+WORK: Final = ("preprocess", "handler", "inference", "postprocess", "other")
 _NS: Final = 1e9
 _ENGINES: Final = ("vllm", "sglang")
 _CPU: Final = "process_cpu_ms"
@@ -31,7 +31,6 @@ class Recorded:
     path: np.ndarray[Any, np.dtype[np.str_]]  # as `POST /predict`
     batch: Floats  # requests in its batch; NaN where none is known
     within_s: Floats  # what its objective allows; NaN where it has none
-    target: float | None  # share of requests that are to keep their objective, of most of them
     cpus: float | None  # that the processes may use together
     cpu_s: float | None  # CPU time of all processes for each request
     is_engine: bool = False  # whether a language-model engine serves them, which takes all a step further together
@@ -50,6 +49,11 @@ class Recorded:
     def per_s(self) -> float:
         """Return the rate of arrivals."""
         return (len(self.start_s) - 1) / max(float(self.start_s[-1]), 1e-9)
+
+
+def have_stages(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether it is known of any request how long it waited, or was at work."""
+    return any(row[f"{stage}_ms"] is not None for row in rows for stage in ("queue", *WORK))
 
 
 def since_last_start(rows: Sequence[Mapping[str, Any]], least: int) -> Sequence[Mapping[str, Any]]:
@@ -76,21 +80,22 @@ def read(rows: Sequence[Mapping[str, Any]]) -> Recorded:
 
     names = [row["instance"] or "" for row in rows]
     number = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    start = np.array([(row["start_unix_nano"] - first) / _NS for row in rows])
-    targets = [target_of(row["objective"], row["target"]).share for row in rows if row["threshold_ms"] is not None]
+    duration = np.array([(row["end_unix_nano"] - row["start_unix_nano"]) / _NS for row in rows])
+    receive, wait, send = (column(f"{stage}_ms") for stage in ("network_receive", "queue", "network_send"))
+    work = {stage: column(f"{stage}_ms") for stage in WORK}
+    work["other"] += np.maximum(0.0, duration - receive - wait - send - np.sum([*work.values()], axis=0))
     cpus = [row["cpus"] for row in rows if row["cpus"]]
     return Recorded(
-        start_s=start,
-        duration_s=np.array([(row["end_unix_nano"] - row["start_unix_nano"]) / _NS for row in rows]),
-        receive_s=column("network_receive_ms"),
-        wait_s=column("queue_ms"),
-        send_s=column("network_send_ms"),
-        work_s={stage: column(f"{stage}_ms") for stage in WORK},
+        start_s=np.array([(row["start_unix_nano"] - first) / _NS for row in rows]),
+        duration_s=duration,
+        receive_s=receive,
+        wait_s=wait,
+        send_s=send,
+        work_s=work,
         process=np.array([number[name] for name in names], dtype=np.intp),
         path=np.array([" ".join(filter(None, (row["method"], row["path"]))) for row in rows]),
         batch=column("batch_size", np.nan, 1.0),
         within_s=column("threshold_ms", np.nan),
-        target=max(set(targets), key=targets.count) if targets else None,
         cpus=max(cpus) if cpus else None,
         cpu_s=_cpu_of(rows),
         is_engine=2 * sum(row["framework"] in _ENGINES for row in rows) > len(rows),

@@ -109,7 +109,10 @@ def serve(  # noqa: C901, PLR0912, PLR0915 -- one loop, a few microseconds a req
             if station.shared:
                 of = min(range(processes), key=taken.__getitem__)
             queue = waiting[0 if station.shared else of]
-            if station.most is not None and taken[of] + len(queue) >= station.most:
+            if (
+                station.most is not None
+                and taken[of] + len(queue) / (processes if station.shared else 1) >= station.most
+            ):
                 refused.append(request)
                 continue
             if free is not None and free[request]:
@@ -154,11 +157,10 @@ def serve(  # noqa: C901, PLR0912, PLR0915 -- one loop, a few microseconds a req
 
 @dataclass(frozen=True)
 class Batched:
-    """Of each request: how long it waited for its batch, and how long that took; and how full batches were."""
+    """Of each request: how long it waited for its batch, and how long that took; and which share the model was busy."""
 
     wait_s: Floats
     work_s: Floats
-    mean: float
     busy: float
 
 
@@ -198,4 +200,4 @@ def batch(batches: Batches, ready_s: Floats, spread: Floats, free_s: float = 0.0
             waits[one], works[one] = begin - ready[one], took
         free, place, number, busy = begin + took, end, number + 1, busy + took
     length = max(free - ready[0], 1e-9)
-    return Batched(np.array(waits), np.array(works), count / max(number, 1), busy / length)
+    return Batched(np.array(waits), np.array(works), busy / length)

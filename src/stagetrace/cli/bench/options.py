@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stagetrace.cli.arguments import count, duration, header, selection_options, warmup
+from stagetrace.cli.arguments import count, delay, duration, header, selection_options
 from stagetrace.cli.ask import PRINTED
 from stagetrace.cli.registry import Option, UsageError
 
@@ -117,7 +117,7 @@ OPTIONS: Final = (
         "how long to send at each rate: 30s, 2m; default: as long as the percentile needs, 10s to 2m",
         duration,
     ),
-    Option("--warmup TIME", "sent before and not measured; default: 1s; 0s: none", warmup, 1.0),
+    Option("--warmup TIME", "sent before and not measured; default: 1s; 0s: none", delay, 1.0),
     Option("--timeout TIME", "when a request has failed; default: 30s", duration, 30.0),
     Option("--connections N", "HTTP connections at most; default: 1000", count, 1000),
     Option("--method NAME", "of HTTP; default: GET, with a body POST", _method),

@@ -7,7 +7,7 @@ SELECT
         )
     ) AS instance,
     toFloat64OrNull({resource}['stagetrace.process.cpus']) AS cpus, start_unix_nano, end_unix_nano, weight, framework, batch_size,
-    process_cpu_ms, objective, target, threshold_ms, {each parts, : {column} end}
+    process_cpu_ms, threshold_ms, {each parts, : {column} end}
 FROM {requests}
 WHERE service = {service:String} AND end_unix_nano >= start_unix_nano
 ORDER BY start_unix_nano DESC, span_id

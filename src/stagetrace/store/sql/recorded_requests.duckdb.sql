@@ -6,7 +6,7 @@ SELECT
         nullif(concat_ws(':', {resource}['host.name'], {resource}['process.pid']), '')
     ) AS instance,
     try_cast({resource}['stagetrace.process.cpus'] AS DOUBLE) AS cpus, start_unix_nano, end_unix_nano, weight, framework, batch_size,
-    process_cpu_ms, objective, target, threshold_ms, {each parts, : {column} end}
+    process_cpu_ms, threshold_ms, {each parts, : {column} end}
 FROM {requests}
 WHERE service = $service AND end_unix_nano >= start_unix_nano
 ORDER BY start_unix_nano DESC, span_id
