@@ -112,12 +112,12 @@ def ask(source: Source) -> Tracks:
     # Where there are too many groups, the smallest of those that are examined is the least worth reading.
     least = LEAST_REQUESTS if len(enough) <= MOST_GROUPS else enough[MOST_GROUPS - 1]["stored"]
     enough = enough[:MOST_GROUPS]
-    window, rows = _looked_at(source, window, least)
-    inside = sum(row["stored"] for row in rows if row["part"] == REQUEST)
-    outside = max(sum(row["stored"] - row["negative"] for row in enough) - inside, 0)
-    tracks = _tracks(source, window, least, enough, {width(window): rows})
+    window, inside = _looked_at(source, window)
     return found._replace(
-        tracks=tracks, since_unix_nano=window.first, until_unix_nano=window.last, outside=int(outside)
+        tracks=_tracks(source, window, least, enough),
+        since_unix_nano=window.first,
+        until_unix_nano=window.last,
+        outside=found.requests - inside,
     )
 
 
@@ -135,16 +135,27 @@ def nice(least_ns: float) -> int:
     return int(-(-least_ns // day)) * day
 
 
-def _looked_at(source: Source, window: _Window, least: int) -> tuple[_Window, list[dict[str, Any]]]:
-    """Return the window that holds nearly all requests, and its rows: a clock that was off must not stretch it."""
-    rows: list[dict[str, Any]] = []
+def _looked_at(source: Source, window: _Window) -> tuple[_Window, int]:
+    """Return the window that holds nearly all requests, and how many: a clock that was off must not stretch it."""
+    counts: dict[int, int] = {}
     for _ in range(_LOOKS):
-        rows = _rows(source, window, width(window), least)
-        narrow = _narrowed(window, rows)
+        counts = _counts(source, window)
+        narrow = _narrowed(window, counts)
         if narrow == window:
             break
         window = narrow
-    return window, rows
+    return window, sum(counts.values())
+
+
+def _counts(source: Source, window: _Window) -> dict[int, int]:
+    """Return how many requests of a window began in each step."""
+    step = width(window)
+    origin = window.first // step * step
+    steps = (window.last - origin) // step + 1
+    counts: dict[int, int] = {}
+    for row in source.reduce("latency_cells", origin=origin, width=step, columns=steps, bins=1, rows=1):
+        counts[row["bucket"]] = counts.get(row["bucket"], 0) + row["stored"]
+    return counts
 
 
 def _rows(source: Source, window: _Window, step: int, least: int) -> list[dict[str, Any]]:
@@ -154,13 +165,9 @@ def _rows(source: Source, window: _Window, step: int, least: int) -> list[dict[s
     return [row for row in found if 0 <= row["bucket"] < steps]
 
 
-def _narrowed(window: _Window, rows: Iterable[dict[str, Any]]) -> _Window:
+def _narrowed(window: _Window, counts: Mapping[int, int]) -> _Window:
     step = width(window)
     origin = window.first // step * step
-    counts: dict[int, int] = {}
-    for row in rows:
-        if row["part"] == REQUEST:
-            counts[row["bucket"]] = counts.get(row["bucket"], 0) + row["stored"]
     steps = (window.last - origin) // step + 1
     if step == _S or steps < LEAST_STEPS:
         return window
@@ -183,7 +190,6 @@ def _tracks(
     window: _Window,
     least: int,
     groups: Sequence[Mapping[str, Any]],
-    read: dict[int, list[dict[str, Any]]],
 ) -> tuple[Track, ...]:
     """Return the tracks, each in the shortest of a few steps of time that holds enough requests for its quantile."""
     finest = width(window)
@@ -198,8 +204,7 @@ def _tracks(
                     break
     made: list[Track] = []
     for step, wanted in sorted(chosen.items()):
-        rows = read[step] if step in read else _rows(source, window, step, least)
-        made += _of_rows(rows, window, step, wanted)
+        made += _of_rows(_rows(source, window, step, least), window, step, wanted)
     order = {tuple(row[key] for key in BY): place for place, row in enumerate(groups)}
     places = {group_of(row): order[tuple(row[key] for key in BY)] for row in groups}
     within = {group_of(row): row["within_ms"] for row in groups}

@@ -9,6 +9,9 @@ WITH timed AS (
         [
             duration_ms, {each parts, : {column} end}
         ] AS ms
+    WHERE cityHash64(toString(({by} 0))) IN (  -- by its text, since that of a NULL is NULL
+        SELECT cityHash64(toString(({by} 0))) FROM {requests} GROUP BY ALL HAVING count() >= {least:Int64}
+    )
 ),
 binned AS (
     SELECT
@@ -51,5 +54,4 @@ answered AS (
 )
 SELECT
     {by} bucket, part, stored_ AS stored, whole AS requests, {each quantiles, : {name}_ms end}
-FROM (SELECT *, sum(stored_) OVER (PARTITION BY {by} part) AS of_all FROM answered)
-WHERE of_all >= {least:Int64}
+FROM answered
