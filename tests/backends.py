@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOOPBACK = "127.0.0.1"
+# As when the tests began, some of which give a process another home. `build.sh` builds into BUILT.
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = Path(os.environ.get("STAGETRACE_CACHE") or _CACHES / "stagetrace")
+BUILT = CACHE / "bin"
 CONFIG = Path(__file__).parent.parent / "collector-config"
 READY_WITHIN_S = 30
 STOP_WITHIN_S = 10
@@ -67,19 +71,13 @@ class Collector:
     pid: int
 
 
-def cache() -> Path:
-    """Return the folder that collector-config/build/build.sh builds into."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("STAGETRACE_CACHE") or Path(home) / "stagetrace") / "bin"
-
-
 def binary(name: str) -> Path:
     """Return what `make backends` has built, as `jaeger`, `otelcol` or `helm`: STAGETRACE_<NAME>, or as built.
 
     Raise BackendMissing.
     """
     variable = f"STAGETRACE_{name.upper()}"
-    path = Path(os.environ.get(variable) or cache() / name)
+    path = Path(os.environ.get(variable) or BUILT / name)
     if not os.access(path, os.X_OK):
         message = f"The real {name} is needed, and {path} is not there: run `make backends` (once; it needs Go)."
         if os.environ.get(variable):

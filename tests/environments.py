@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends import CACHE
 from missing import missing
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def _made(name: str, requirements: str, *more: str) -> str:
 
 def once(name: str, inputs: list[str], make: Callable[[Path], None]) -> Path:
     """Return the folder of the cache for these inputs; make it if it does not exist."""
-    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
-    folder = Path(base) / "stagetrace" / f"{name}-{key}"
+    folder = CACHE / f"{name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

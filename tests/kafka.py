@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backends import CONFIG, LOOPBACK, _process, cache, free_port
+from backends import BUILT, CONFIG, LOOPBACK, _process, free_port
 from missing import missing
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def jars() -> Path:
     lacking = [name for name in ("mvn", "java") if shutil.which(name) is None]
     if lacking:
         missing(f"the real Kafka needs {' and '.join(lacking)}")
-    folder = cache() / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:16]}"
+    folder = BUILT / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:16]}"
     if not folder.is_dir():
         made = folder.with_suffix(".new")
         subprocess.run(["mvn", "-q", "-B", "-f", POM, COPY, f"-DoutputDirectory={made}"], check=True)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("services")
 
-JS = backends.cache().parent / "js"
+JS = backends.CACHE / "js"
 PACKAGES = [
     "@opentelemetry/api",
     "@opentelemetry/resources",

@@ -22,7 +22,7 @@ import yaml
 
 from backend.processes import until
 from backend.running import COMMAND, FREE_PORTS, PROTOBUF, Up, request, serving
-from backends import _process, binary, cache, free_port
+from backends import BUILT, _process, binary, free_port
 from deploy.rendered import CHART, DEPLOY, INSTRUMENTATION, documents, helm, kustomize_files, render
 from stagetrace import __version__
 from stagetrace.cli.inject import IMAGE
@@ -46,7 +46,7 @@ def write_schemas(folder: Path, version: str) -> None:
         text = (source / f"{name.lower()}.json").read_text("utf-8").replace('"/api/_definitions.json#', '"#')
         schema = {key: value for key, value in json.loads(text).items() if key != "$id"}
         (folder / f"{name.lower()}.json").write_text(json.dumps({**schema, "$defs": definitions}), "utf-8")
-    crd = yaml.safe_load((cache() / "instrumentation-crd.yaml").read_text("utf-8"))
+    crd = yaml.safe_load((BUILT / "instrumentation-crd.yaml").read_text("utf-8"))
     (found,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1alpha1")
     written = json.dumps(closed(found["schema"]["openAPIV3Schema"]))
     (folder / "instrumentation-opentelemetry-v1alpha1.json").write_text(written, "utf-8")

@@ -24,6 +24,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from backends import CACHE
 from missing import missing
 from services import AS_STOCK, PYTHON
 
@@ -40,9 +41,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.sample]
 
 def sdist(suite: str) -> Path:
     """Return the unpacked sdist of the installed version, downloaded once."""
-    base = os.environ.get("STAGETRACE_CACHE") or os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     name = f"opentelemetry-instrumentation-{suite}"
-    cache = Path(base) / "stagetrace" / "sdists"
+    cache = CACHE / "sdists"
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / f"{name.replace('-', '_')}-{version(name)}"
     with (cache / "lock").open("w") as lock:

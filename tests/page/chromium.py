@@ -14,7 +14,7 @@ from typing import Final
 
 import brotli
 
-from backends import cache
+from backends import CACHE
 from missing import missing
 
 PACKAGES: Final = Path(__file__).parent / "browser"
@@ -41,7 +41,7 @@ class Browser:
 def installed() -> Browser:
     """Return the browser, installed on first use; skip the test where npm is missing, unless this is CI."""
     lock = (PACKAGES / "package-lock.json").read_bytes()
-    folder = cache().parent / f"browser-{hashlib.sha256(lock).hexdigest()[:12]}"
+    folder = CACHE / f"browser-{hashlib.sha256(lock).hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name("browser.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)  # tests run in several processes
