@@ -31,6 +31,7 @@ import numpy as np
 from benchmarks.ground_truth.processes import BEFORE_OTHERS, READY_WITHIN_S, STOP_WITHIN_S, start
 from benchmarks.measure import clean_environment, progress
 from benchmarks.planted.run import back_end
+from stagetrace.cli.demo import MESSAGE
 from stagetrace.load import generator
 from stagetrace.load.generator import Generator, poisson
 from stagetrace.load.http import Address, HttpSender, Message, message
@@ -69,11 +70,12 @@ class Service(NamedTuple):
 
     route: str
     sizes: Sizes
-    main_stage: str  # which FASTER shortens, as spans name it
+    main_stage: str | None  # which FASTER shortens, as spans name it
     within: float = 3.0  # the objective, as a multiple of p95 without load
     light: float = 0.0  # share of the requests to /light
     threads: tuple[int, ...] = ()  # as it is, and the other
     is_batcher: bool = False
+    line: str | None = None  # sizes are lines of a text, in place of a number
 
 
 SERVICES: Final = {
@@ -83,6 +85,7 @@ SERVICES: Final = {
     "pool_io": Service("/fetch", Sizes(50_000, 0.25, 20_000, 120_000), "handler", within=2, threads=(8, 40)),
     "batcher": Service("/predict", Sizes(600, 0.4, 50, 2_000), "inference", is_batcher=True),
     "gunicorn_callee": Service("/check", Sizes(14_000, 0.3, 4_000, 40_000), "callee"),
+    "ticket_router": Service("/predict", Sizes(80, 0.6, 1, 400), None, line=MESSAGE.format(123_456)),
 }
 
 
@@ -120,7 +123,8 @@ def changes(name: str) -> Iterator[tuple[str, Configuration, Sequence[float]]]:
     """Yield what is changed of a service, and the fractions of its capacity at which it runs so."""
     of, as_is = SERVICES[name], base(name)
     yield "workers2", as_is._replace(workers=2), LOW if name == "blas" else FRACTIONS
-    yield "faster", as_is._replace(faster=True), SOME
+    if of.main_stage is not None:
+        yield "faster", as_is._replace(faster=True), SOME
     if of.threads:
         yield f"threads{of.threads[1]}", as_is._replace(threads=of.threads[1]), SOME
     if of.is_batcher:
@@ -250,8 +254,9 @@ def messages(name: str, number: int, seed: int) -> tuple[list[str], list[Message
     drawn = np.clip(draw.lognormal(math.log(of.sizes.median), of.sizes.sigma, number), of.sizes.least, of.sizes.most)
     routes = ["/light" if share < of.light else of.route for share in draw.random(number)]
     headers = [("host", "bench"), ("content-type", "application/json"), ("connection", "close")]
-    bodies = [json.dumps({"size": int(size)}).encode() for size in drawn]
-    return routes, [message("POST", route, headers, body) for route, body in zip(routes, bodies, strict=True)]
+    bodies = [{"size": int(size)} if of.line is None else {"text": "\n".join([of.line] * int(size))} for size in drawn]
+    sent = zip(routes, bodies, strict=True)
+    return routes, [message("POST", route, headers, json.dumps(body).encode()) for route, body in sent]
 
 
 async def closed_loop(port: int, sent: Sequence[Message], deep: int, seconds: float) -> list[float]:

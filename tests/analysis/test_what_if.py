@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stagetrace.analysis.what_if.changes import Change, Goal, together
-from stagetrace.analysis.what_if.model import Model, Shares, fit
+from stagetrace.analysis.what_if.model import GIL, Model, Shares, fit
 from stagetrace.analysis.what_if.prediction import LEAST, WhatIf, ask, predict
 from stagetrace.analysis.what_if.recorded import WORK, Recorded, since_last_start
 from stagetrace.analysis.what_if.simulation import Batches, Station, batch, serve
@@ -219,12 +219,33 @@ def test_a_handler_that_is_moved_off_the_loop_holds_the_others_no_more() -> None
 
 
 def served_again(recorded: Recorded, work: Any) -> Recorded:
-    """Return requests of a process that takes one at a time, with other work."""
-    found = serve(Station(1, 1, [1.0, 1.0], 1.0, 2.0), recorded.start_s, work, recorded.process.tolist())
+    """Return requests of processes that take one at a time, with other work."""
+    station = Station(recorded.processes, 1, [1.0, 1.0], 1.0, 2.0)
+    found = serve(station, recorded.start_s, work, recorded.process.tolist())
     none = np.zeros(len(work))
     stages = dict.fromkeys(WORK, none) | {"handler": found.work_s}
     took = found.wait_s + found.work_s
     return replace(recorded, wait_s=found.wait_s, duration_s=took, work_s=stages, cpu_s=float(work.mean()))
+
+
+@pytest.mark.parametrize(("load", "workers"), [(200, 2), (140, 2), (200, 3)])
+def test_requests_that_nobody_interrupts_go_one_after_another(load: int, workers: int) -> None:
+    """They compute for less than the GIL's switch interval, and wait for it before their work, and after it."""
+    model = model_of(waiting_for_the_gil(load))
+    assert model.pool == GIL
+    found = predict("it", model, [Change(workers=workers)], runs=RUNS)
+    assert only(found) == measured(waiting_for_the_gil(load, workers))
+    assert found.waits_reproduced == pytest.approx(1, abs=0.1)
+    with pytest.raises(StagetraceError, match="no request waited for a thread"):
+        predict("it", model, [Change(threads=80)], runs=RUNS)
+
+
+def waiting_for_the_gil(per_s: float, processes: int = 1) -> Recorded:
+    """Return requests of 3.5 ms that wait for each other, half of that in no queue."""
+    recorded = requests(Shares(0, 0), per_s, processes)
+    found = served_again(recorded, 0.35 * recorded.total_work_s)
+    half = found.wait_s / 2
+    return replace(found, wait_s=half, work_s={**found.work_s, "postprocess": half})
 
 
 def test_requests_that_do_nothing_are_no_error() -> None:

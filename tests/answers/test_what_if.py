@@ -114,9 +114,9 @@ def test_what_is_wrong_is_said(folder: str, option: tuple[str, str], why: str) -
 @pytest.mark.heavy
 @pytest.mark.sample
 def test_a_worker_more_does_what_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a service whose handler blocks the event loop: predicted from one worker, then run with two."""
-    assert base("loop_blocking").workers == 1
-    before, after = (tmp_path / f"loop_blocking-{name}-70" for name in ("base", "workers2"))
+    """Of the demo's service: predicted from one worker, then run with two."""
+    assert base("ticket_router").workers == 1
+    before, after = (tmp_path / f"ticket_router-{name}-70" for name in ("base", "workers2"))
     ids = f"{before.name},{after.name}"
     monkeypatch.setattr("sys.argv", ["record", "--folder", str(tmp_path), "--cells", ids])
     main()

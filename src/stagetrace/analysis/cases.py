@@ -24,6 +24,8 @@ GOOD: Final = 0
 BREACH: Final = 1
 ANY: Final = 2
 MOST: Final = 20_000  # requests of each kind
+_ENOUGH: Final = 5_000  # good ones, beside few breaches
+_FOR_EACH: Final = 2  # good ones for each breach: with any number of them, errors would be a fifth smaller
 # The kinds of requests that the reduction `cases` tells apart.
 _BY_VERDICT: Final = 0
 _BY_BOX: Final = 1
@@ -126,13 +128,14 @@ def is_given(key: str) -> bool:
 
 
 def ask(source: Source, most: int = MOST) -> Cases:
-    """Return breaches and good requests of a source, about `most` of each; none, if none is judged."""
+    """Return breaches and good requests of a source, about `most` of each at most; none, if none is judged."""
     (total,) = source.reduce("counts") or [{}]
     breaches, good = float(total.get("breaches") or 0), float(total.get("good") or 0)
     if not total or breaches + good == 0:
         return _make_cases([], [], 0.0, 0.0, total)
     rest = int(total["stored"]) - round(breaches)
-    bad, others = _rows(source, _BY_VERDICT, part(most, breaches), part(most, rest))
+    enough = min(most, max(_ENOUGH, _FOR_EACH * breaches))
+    bad, others = _rows(source, _BY_VERDICT, part(most, breaches), part(enough, rest))
     return _make_cases(bad, others, breaches, good, total)
 
 
@@ -181,9 +184,9 @@ def _values(box: Box | None) -> dict[str, Any]:
     return {f"box_{name.partition('_')[0]}": value for name, value in (box or _NO_BOX)._asdict().items()}
 
 
-def part(most: int, count: float) -> int:
+def part(most: float, count: float) -> int:
     """Return the `below` of a reduction that takes about so many of so many."""
-    return min(_WHOLE, -(-most * _WHOLE // max(1, int(count))))
+    return min(_WHOLE, -(-int(most) * _WHOLE // max(1, int(count))))
 
 
 def _make_cases(

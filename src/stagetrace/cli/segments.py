@@ -76,9 +76,14 @@ def answer(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answe
 
 def _default(cases: Cases) -> str | None:
     """Return the best-known attribute of which requests have several values, or one that they have at all."""
-    columns = {key: set(_names(cases, key)) for key in KNOWN}
-    several = (key for key, found in columns.items() if len(found) > 1)
-    return next(several, next((key for key, found in columns.items() if found != {None} and found), None))
+    only = None
+    for key in KNOWN:
+        found = set(_names(cases, key))
+        if len(found) > 1:
+            return key
+        if only is None and found and found != {None}:
+            only = key
+    return only
 
 
 def _names(cases: Cases, by: str) -> list[str | None]:
@@ -87,8 +92,8 @@ def _names(cases: Cases, by: str) -> list[str | None]:
         return [None if row[by] is None else str(row[by]) for row in cases.rows]
     found: list[str | None] = []
     for row in cases.rows:
-        own = dict(zip(row["keys"], row["texts"], strict=True))
-        found.append(own.get(by, dict(zip(row["resource_keys"], row["resource_texts"], strict=True)).get(by)))
+        places = (("keys", "texts"), ("resource_keys", "resource_texts"))
+        found.append(next((row[texts][row[keys].index(by)] for keys, texts in places if by in row[keys]), None))
     return found
 
 

@@ -231,7 +231,7 @@ def _attributes(rows: Any) -> Any:
     for key, (column, _) in TYPED.items():
         for at, one in enumerate(given.get(column, ())):
             if one is not None:
-                found[at][key] = as_text(one)
+                found[at][key] = one if isinstance(one, str) else as_text(one)
     for at, rest in enumerate(given.get(REST, ())):
         if rest:
             more = _texts(rest)

@@ -6,7 +6,8 @@ other down: a share `serial` of the work needs what one of them has at a time (t
 follows by mean value analysis of that closed queueing network (Reiser and Lavenberg, 1980; several CPUs by Seidmann's
 approximation, 1987). The shares are those by which the work that requests needed does not depend on how many others
 were at work beside them; `contention` is what more it takes for the simulated present to be as slow as the recorded.
-The requests of a language-model engine go step by step `together` instead.
+The requests of a language-model engine go step by step `together` instead. Where requests compute for a few ms each, of
+which the GIL's switch interval (5 ms) lets nobody interrupt them, they go through their process one after another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if.recorded import Recorded, at_work, profile
-from stagetrace.analysis.what_if.simulation import Batches, Station, serve
+from stagetrace.analysis.what_if.simulation import Batches, Served, Station, serve
 
 _STEP: Final = 0.1  # from one share that is tried to the next
 _PARALLEL: Final = tuple(_STEP * step for step in range(11))
@@ -35,6 +36,10 @@ _TAIL: Final = 95
 _NEAR: Final = 0.03
 _HALVINGS: Final = 8
 _MOST_CONTENTION: Final = 16.0
+_RANKS: Final = (95, 90, 99)  # of durations: each tells how much of their time was own work, of which they may differ
+_LEAST_RANK: Final = 80.0
+_SWITCH_S: Final = 0.005  # `sys.getswitchinterval`: for that long nobody takes the GIL from a thread that computes
+_LIKE_CPU: Final = 1.25  # times the CPU time of the process, at most, and no less of it
 _ALONE: Final = 0.02  # of requests that were at work beside one other, below which their process takes one at a time
 _SAME_BATCH_S: Final = 0.0005  # requests of a batch begin their inference within that
 _LEAST_BATCHES: Final = 50
@@ -47,6 +52,7 @@ WAIT_S: Final = 0.001
 _POOLS: Final = ("thread_pool", "executor", "server_threads", "grpc_pool")
 _BATCHES: Final = ("batch", "consumer")
 ONE: Final = "one request"
+GIL: Final = "the GIL"
 
 
 @dataclass(frozen=True, order=True)
@@ -110,7 +116,13 @@ class Model:
     @property
     def has_pool(self) -> bool:
         """Return whether requests are known to wait for a thread of a pool."""
-        return self.limit is not None and self.pool != ONE and self.batches is None
+        return self.limit is not None and self.pool not in (ONE, GIL) and self.batches is None
+
+    @property
+    def wait_s(self) -> Floats:
+        """Return how long each request waited: who waits for the GIL does so in any stage."""
+        recorded = self.recorded
+        return recorded.wait_s + (recorded.total_work_s - self.own_s) if self.pool == GIL else recorded.wait_s
 
     @property
     def has_sync_workers(self) -> bool:
@@ -146,7 +158,9 @@ def fit(recorded: Recorded, pools: Sequence[dict[str, Any]], cpus: float) -> Mod
     times, busy = profile(begin, end, recorded.process, recorded.processes)
     limit, pool = _limit(recorded, busy, times, begin, pools)
     fitting = [_of_one(recorded)] if limit == 1 else _shares(recorded, begin, end, times, busy, cpus)
-    most = _most_alone(recorded, begin, end, times, busy)
+    took = np.maximum(end - begin, _SHORTEST_S)
+    alone = _during(np.maximum(busy - 1, 0), begin, end, times, recorded.process) / took < _NEARLY
+    most = _most_alone(recorded.path, took, alone)
 
     def own_of(shares: Shares) -> Floats:
         return np.minimum(_own(shares, begin, end, times, busy, recorded.process, cpus), most)
@@ -158,6 +172,9 @@ def fit(recorded: Recorded, pools: Sequence[dict[str, Any]], cpus: float) -> Mod
     visits = max(1, round(waits / len(begin)))
     if limit != 1 and batches is None and not recorded.is_engine:
         plausible = [_with_contention(one, own_of, recorded, limit, visits, cpus) for one in _some(fitting)]
+        in_turn = _in_turn(recorded, alone, cpus)
+        if in_turn and _unlike(recorded, in_turn[0], 1, 1, cpus) < _unlike(recorded, plausible[0], limit, visits, cpus):
+            return Model(recorded, tuple(in_turn), 1, GIL, 1, 0.0, cpus, None, np.ones(1))
     return Model(recorded, tuple(plausible), limit, pool, visits, after, cpus, *(batches or (None, np.ones(1))))
 
 
@@ -230,12 +247,10 @@ def _with_contention(
     How long requests are slowed by being unlucky, and by switching from one to the other, is in no mean.
     """
     wanted = np.percentile(recorded.total_work_s, _TAIL)
-    on_cpu, low, high = shares.serial + shares.parallel, 0.0, _MOST_CONTENTION
+    low, high = 0.0, _MOST_CONTENTION
     found = shares, own_of(shares)
     for _ in range(_HALVINGS):
-        speeds = found[0].speeds(cpus).tolist()
-        station = Station(recorded.processes, limit, speeds, on_cpu, cpus, visits=visits)
-        served = serve(station, recorded.start_s, found[1], recorded.process.tolist())
+        served = _present(recorded, found, limit, visits, cpus)
         off = float(np.percentile(served.work_s, _TAIL) / wanted) - 1
         contention = found[0].contention
         if abs(off) < _NEAR or (off > 0 and not contention):
@@ -246,19 +261,61 @@ def _with_contention(
     return found
 
 
-def _most_alone(recorded: Recorded, begin: Floats, end: Floats, times: Floats, busy: Floats) -> Floats:
-    """Return for each request the longest work of those of its route that had nearly nobody beside them.
+def _present(recorded: Recorded, fitting: tuple[Shares, Floats], limit: int | None, visits: int, cpus: float) -> Served:
+    """Return how the recorded requests fare in a simulation."""
+    shares, own = fitting
+    on_cpu = shares.serial + shares.parallel
+    station = Station(recorded.processes, limit, shares.speeds(cpus).tolist(), on_cpu, cpus, visits=visits)
+    return serve(station, recorded.start_s, own, recorded.process.tolist())
+
+
+def _unlike(recorded: Recorded, fitting: tuple[Shares, Floats], limit: int | None, visits: int, cpus: float) -> float:
+    """Return how far the durations of a simulation are from the recorded ones, at p50 and p95, as logarithms."""
+    served = _present(recorded, fitting, limit, visits, cpus)
+    took = served.wait_s + served.work_s + recorded.receive_s + recorded.send_s
+    ours, theirs = (
+        np.log(np.maximum(np.percentile(one, (50, _TAIL)), _SHORTEST_S)) for one in (took, recorded.duration_s)
+    )
+    return float(np.abs(ours - theirs).sum())
+
+
+def _in_turn(recorded: Recorded, alone: Any, cpus: float) -> list[tuple[Shares, Floats]]:
+    """Return how long requests compute that go through their process one after another; nothing where they do not.
+
+    Each stage took as long as it does for those that have nobody beside them, or else they waited for the GIL: as much
+    of the time is own work as makes the simulated present as long as the recorded. It is about the process's CPU time.
+    """
+    if recorded.cpu_s is None or np.count_nonzero(alone) < _LEAST_ALONE:
+        return []
+    found = []
+    for rank in _RANKS:
+        wanted = np.percentile(recorded.duration_s, rank)
+        low, high = _LEAST_RANK, 100.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            own = np.sum([_most_alone(recorded.path, work, alone, middle) for work in recorded.work_s.values()], axis=0)
+            tried = Shares(1.0, 0.0), np.maximum(own, _SHORTEST_S)
+            served = _present(recorded, tried, 1, 1, cpus)
+            is_more = np.percentile(served.wait_s + served.work_s + recorded.receive_s + recorded.send_s, rank) > wanted
+            low, high = (low, middle) if is_more else (middle, high)
+        is_cpu = 1 / _LIKE_CPU < tried[1].mean() / recorded.cpu_s < _LIKE_CPU
+        if is_cpu and np.median(tried[1]) < _SWITCH_S:
+            found.append(tried)
+    return found
+
+
+def _most_alone(paths: Any, took: Floats, alone: Any, rank: float = 100.0) -> Floats:
+    """Return what each request took, or what those of its route took that had nearly nobody beside them (the longest).
 
     Threads get the GIL by luck: what one took for being unlucky is no work of its own.
     """
-    beside = _during(np.maximum(busy - 1, 0), begin, end, times, recorded.process) / np.maximum(end - begin, 1e-9)
-    most = np.full(len(begin), np.inf)
-    for path in np.unique(recorded.path):
-        own = recorded.path == path
-        alone = (end - begin)[own & (beside < _NEARLY)]
-        if len(alone) >= _LEAST_ALONE:
-            most[own] = alone.max()
-    return most
+    most = np.full(len(took), np.inf)
+    for path in np.unique(paths):
+        own = paths == path
+        those = took[own & alone]
+        if len(those) >= _LEAST_ALONE:
+            most[own] = np.percentile(those, rank)
+    return np.asarray(np.minimum(took, most))
 
 
 def _during(values: Floats, begin: Floats, end: Floats, times: Floats, process: Any) -> Floats:

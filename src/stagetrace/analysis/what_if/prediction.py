@@ -11,7 +11,7 @@ import numpy as np
 from stagetrace.analysis.arrays import Floats
 from stagetrace.analysis.what_if import simulation
 from stagetrace.analysis.what_if.changes import Change, Goal
-from stagetrace.analysis.what_if.model import ONE, WAIT_S, Model, fit
+from stagetrace.analysis.what_if.model import GIL, ONE, WAIT_S, Model, fit
 from stagetrace.analysis.what_if.recorded import Recorded, at_work, have_stages, read, since_last_start
 from stagetrace.analysis.what_if.simulation import Station
 from stagetrace.errors import StagetraceError
@@ -124,7 +124,7 @@ def predict(
 ) -> WhatIf:
     """Return what each change would do; with a goal the least changes, one of each kind, that would reach it."""
     recorded = model.recorded
-    as_recorded = _outcome([_Run(recorded.duration_s, recorded.within_s, recorded.wait_s, {})])
+    as_recorded = _outcome([_Run(recorded.duration_s, recorded.within_s, model.wait_s, {})])
     modelled = _simulated(model, Change(), runs)
     found = WhatIf(
         service, len(recorded.start_s), as_recorded, modelled, model=model, goal=None if goal is None else goal.text
@@ -310,7 +310,8 @@ def _run(model: Model, change: Change, seed: int, own_runs: int) -> _Run:
     )
     use = {} if model.cpus >= UNKNOWN_CPUS else {"the CPUs": served.used_cpus / model.cpus}
     if limit is not None:
-        use["each worker" if limit == 1 else "the pool's threads"] = served.taken / (processes * limit)
+        name = {ONE: "each worker", GIL: GIL}.get(model.pool or "", "the pool's threads")
+        use[name] = served.taken / (processes * limit)
     if station.on_cpu and limit != 1:
         use["the GIL"] = served.used_cpus * shares.serial / station.on_cpu / processes
     rest = (recorded.receive_s + recorded.send_s)[which]
