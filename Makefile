@@ -42,9 +42,9 @@ test-sanitizers: $(INSTALLED) ## the tests of native code, compiled with Address
 
 # The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
 FUZZ_CASES ?= 100000
-test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store, torch, TensorFlow, Ray Serve
+test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store, torch, TensorFlow, Ray Serve: docs/proof.md
 	@echo "running the heavy tests ..."
-	@STAGETRACE_HEAVY=1 STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -q --timeout 5400 --durations=8 -m "heavy or heavier"
+	@STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python tests/prove.py $(FILES)
 
 check: $(INSTALLED) ## lint, format, types, import rules
 	@echo "checking lint, format, types and import rules ..."

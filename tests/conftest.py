@@ -117,6 +117,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = _group(item)
         if group and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(group))
+        for mark in (*item.iter_markers("heavy"), *item.iter_markers("heavier")):
+            item.user_properties += [("tried", text) for text in mark.args]
         if not HEAVY and item.get_closest_marker("heavy"):
             item.add_marker(pytest.mark.skip(reason="make test-heavy runs this"))
 

@@ -51,7 +51,7 @@ def test_no_thread_and_no_descriptor_is_left_behind(tmp_path: Path) -> None:
     assert_all_accounted_for(result, "4")
 
 
-@pytest.mark.heavy
+@pytest.mark.heavy("1,000,000 requests")
 @pytest.mark.parametrize("variant", ["stagetrace", "stagetrace, 1 % sampled"])
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_a_million_requests_do_not_make_it_grow(threads: str, variant: str, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Sender:
 
 
 @pytest.mark.sample
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{ROUNDS} kills")
 def test_no_acknowledged_span_is_lost(tmp_path: Path) -> None:
     before: list[Sender] = []
     left: list[Path] = []

@@ -55,7 +55,7 @@ def mutator() -> Mutator:
 
 
 @pytest.mark.sample
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{CASES // 2:,} hostile requests")
 def test_hostile_requests_get_an_honest_answer(target: Up, mutator: Mutator) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", target.ready["http_port"], timeout=60)
     with grpc.insecure_channel(target.target()) as channel:
@@ -105,7 +105,7 @@ def _over_grpc(channel: grpc.Channel, case: Case) -> None:
     assert code in FINE_GRPC, (code, case)
 
 
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{CASES // 2:,} hostile spans")
 def test_good_neighbours_of_a_hostile_span_are_kept(target: Up, mutator: Mutator) -> None:
     with grpc.insecure_channel(target.target()) as channel:
         for _ in range(CASES // 2 // PER_TRACE):

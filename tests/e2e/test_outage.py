@@ -300,7 +300,7 @@ def _resident(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.heavy
+@pytest.mark.heavy("an outage of 60 s at 500 requests/s")
 @pytest.mark.parametrize("spool", [pytest.param(True, marks=pytest.mark.sample), False], ids=["spool", "no spool"])
 def test_a_minute_of_outage_at_500_requests_a_second(*, spool: bool, receiver: Receiver, tmp_path: Path) -> None:
     rate = float(os.environ.get("STAGETRACE_OUTAGE_RATE", scaled(500, 200, 500)))

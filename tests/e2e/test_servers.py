@@ -297,7 +297,7 @@ def test_a_request_that_its_server_stops_is_marked(server: list[str], tmp_path: 
 
 
 @in_four
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{RANDOMISED:,} requests")
 def test_whatever_is_asked_there_is_one_entry_span_tiled_and_truly_judged(asgi: Asked) -> None:
     assert len(asgi.randomised) == RANDOMISED
     by_trace: dict[str, list[Received]] = {}

@@ -91,7 +91,7 @@ def ask(service: Service, drawn: Drawn) -> tuple[str, Drawn, str]:
     return trace_id, drawn, got.code
 
 
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{RPCS:,} calls")
 @pytest.mark.parametrize("app", ["grpc_threads", "grpc_aio"])
 def test_tiling_one_entry_span_and_verdict_hold_without_exception(app: str, sink: Sink, tmp_path: Path) -> None:
     seed = secrets.randbits(32)

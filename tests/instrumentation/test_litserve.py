@@ -199,7 +199,7 @@ def test_what_a_worker_computes_and_waits_for_a_cpu_is_the_cause(service: Servic
     assert entry["sla.breach.part.compute_ms"] >= 490
 
 
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{RANDOMISED:,} requests")
 def test_each_request_has_one_tiled_entry_span_with_its_verdict(service: Service, sink: Sink) -> None:
     """In whatever order it comes: responses, streams, errors, clients that disconnect; and batches are linked."""
     rng = random.Random(6)

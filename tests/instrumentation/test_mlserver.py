@@ -293,7 +293,7 @@ def ask(service: Service, port: int, kind: str, factor: float) -> tuple[str, htt
     return rest(service, kind.removesuffix(", raises"), [[factor, 1 if kind.endswith("raises") else 0]])
 
 
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{RANDOMISED:,} requests")
 def test_each_request_has_one_tiled_entry_span_with_its_verdict(server: tuple[str, Service, int], sink: Sink) -> None:
     """In whatever order it comes: REST and gRPC, batches, streams, errors, clients that go away."""
     where, service, port = server

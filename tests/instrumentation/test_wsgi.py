@@ -351,7 +351,7 @@ KINDS = ("whole", "infer", "stream", "infer-stream", "raise", "raise-stream", "g
 
 
 @with_flask
-@pytest.mark.heavier
+@pytest.mark.heavier("1,000 requests")
 def test_many_requests_at_random(service: Service, sink: Sink) -> None:
     """Each has one entry span, tiled, whose verdict is its duration against the threshold."""
     chance = random.Random(7)

@@ -334,7 +334,7 @@ def test_any_attributes_survive(pairs: Iterable[tuple[str, Any]], name: str) -> 
     assert_kept(request(span(name, attributes=attributes), span()))
 
 
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{FUZZ_CASES:,} mutated requests")
 def test_mutated_requests_never_break_it() -> None:
     """What is read of a broken request is what protobuf reads of its parts; anything else is refused, never a crash."""
     draw = random.Random(7)

@@ -198,7 +198,7 @@ def wild_spans(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.thorough
-@pytest.mark.heavier
+@pytest.mark.heavier("5,000 requests")
 @settings(max_examples=5_000 if HEAVY else 150, deadline=None)
 @given(st.lists(wild_spans(), max_size=4), st.binary(max_size=12), st.booleans())
 def test_any_spans_give_the_same(spans: list[bytes], junk: bytes, large: bool) -> None:
@@ -272,7 +272,7 @@ def fuzzed() -> Iterator[bytes]:
 
 @pytest.mark.thorough
 @pytest.mark.sample
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{FUZZ_CASES:,} mutated requests")
 def test_mutated_requests_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third as if it were large, so that its spans are checked one by one."""
     accepted = 0

@@ -86,7 +86,7 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
 
 
 @pytest.mark.thorough
-@pytest.mark.heavier
+@pytest.mark.heavier("4,000 lists of spans")
 @settings(max_examples=4_000 if HEAVY else 60)
 @given(st.lists(SPANS, max_size=6))
 def test_any_spans_give_the_official_message(spans: Sequence[ReadableSpan]) -> None:

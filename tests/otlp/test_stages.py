@@ -64,7 +64,7 @@ def same_request(native: Implementation, schedule: Schedule, later: int = 20_000
 
 
 @pytest.mark.thorough
-@pytest.mark.heavier
+@pytest.mark.heavier("5,000 schedules of marks")
 @settings(max_examples=5_000 if HEAVY else 300, deadline=None)
 @given(
     schedules(st.none() | USUAL | UNUSUAL),
@@ -85,7 +85,7 @@ def test_any_schedule_gives_the_same(
 
 
 @pytest.mark.thorough
-@pytest.mark.heavier
+@pytest.mark.heavier("5,000 requests")
 @settings(max_examples=5_000 if HEAVY else 200, deadline=None)
 @given(
     schedules(st.none() | USUAL | UNUSUAL, 150),
@@ -110,7 +110,7 @@ def test_any_request_gives_the_same_message(
 
 
 @pytest.mark.thorough
-@pytest.mark.heavier
+@pytest.mark.heavier("2,000 streams")
 @settings(max_examples=2_000 if HEAVY else 200, deadline=None)
 @given(streams(st.none() | USUAL | UNUSUAL), st.data())
 def test_any_stream_gives_the_same(native: Implementation, schedule: Schedule, data: st.DataObject) -> None:

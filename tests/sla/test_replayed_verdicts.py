@@ -52,6 +52,7 @@ def named(request: verdict_oracle.Sent) -> dict[str, Any]:
 
 
 @pytest.mark.thorough
+@pytest.mark.heavier(f"{POLICIES:,} policies")
 def test_a_replayed_verdict_is_that_of_the_oracle_or_unknown() -> None:
     """Under the policy that judged the request in its process, and under another one."""
     chance = random.Random(62)

@@ -76,6 +76,7 @@ def entry_spans(sent: list[bytes]) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.heavier(f"{REQUESTS // len(RATES):,} requests")
 @pytest.mark.parametrize("rate", RATES)
 def test_verdicts_are_those_of_the_oracle(rate: float) -> None:
     """Each breach is sent, each span that is sent has the oracle's verdicts, and the counts are of all requests."""

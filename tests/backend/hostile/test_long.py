@@ -148,7 +148,7 @@ def attackers(up: Up) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.sample
-@pytest.mark.heavier
+@pytest.mark.heavier(f"{REQUESTS:,} hostile requests")
 def test_legal_requests_are_served_beside_hostile_ones(tmp_path: Path) -> None:
     with run_up(tmp_path) as up, many_descriptors(), attackers(up) as processes:
         legal = Legal(up)

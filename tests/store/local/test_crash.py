@@ -44,7 +44,10 @@ def _numbers(first: int, count: int) -> range:
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "rounds",
-    [pytest.param(1, marks=pytest.mark.smoke), pytest.param(ROUNDS, marks=[pytest.mark.heavier, pytest.mark.sample])],
+    [
+        pytest.param(1, marks=pytest.mark.smoke),
+        pytest.param(ROUNDS, marks=[pytest.mark.heavier(f"{ROUNDS} kills"), pytest.mark.sample]),
+    ],
 )
 def test_everything_acknowledged_outlives_kill_9(tmp_path: Path, rounds: int) -> None:
     """Kill the writer again and again on one folder; read beside the corpse, after a power failure and recovery."""

@@ -397,7 +397,7 @@ def test_damaged_counts_can_be_deleted(tmp_path: Path, name: str) -> None:
     assert len(counts.read(tmp_path, 0, 2 * NOW)) == 1
 
 
-@pytest.mark.heavier
+@pytest.mark.heavier("400 damaged stores")
 def test_no_damage_goes_unnoticed(made: Path, tmp_path: Path, logged: list[str]) -> None:
     """Of any file but the newest of the log: all is there, or the answer or the log shows what is not, or an error."""
     draw = random.Random(9)

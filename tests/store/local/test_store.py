@@ -192,7 +192,7 @@ def test_late_spans_and_spans_without_parents_belong_to_their_trace(store: Local
 
 
 @pytest.mark.thorough
-@pytest.mark.heavier
+@pytest.mark.heavier("100,000 spans")
 def test_a_trace_of_very_many_spans(store: LocalStore) -> None:
     count = scaled(20_000, 100_000, 100_000)
     for first in range(1, count + 1, 10_000):
