@@ -6,6 +6,7 @@ weights make each kind stand for all of its requests. A box of times and duratio
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -108,8 +109,8 @@ class Cases:
         columns: dict[str, list[str | None]] = {}
         measured: set[str] = set()
         for place, row in enumerate(self.rows):
-            for keys, texts in (("resource_keys", "resource_texts"), ("keys", "texts")):
-                for key, text in zip(row[keys], row[texts], strict=True):
+            for of in ("resource", "attributes"):
+                for key, text in row[of].items():
                     if key in measured:
                         continue
                     if key not in columns:
@@ -176,6 +177,12 @@ def _rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the requests that are marked, and the others: out of one scan, which takes most of the time."""
     rows = source.reduce("cases", kind=kind, marked_below=marked_below, below=below, most=_MOST_ROWS, **_values(box))
+    resources: dict[str, dict[str, str]] = {}  # few different ones
+    for row in rows:
+        row["attributes"], text = json.loads(row["attributes"]), row["resource"]
+        if text not in resources:
+            resources[text] = json.loads(text)
+        row["resource"] = resources[text]
     return [row for row in rows if row["marked"]], [row for row in rows if not row["marked"]]
 
 

@@ -111,7 +111,7 @@ def _sizes(a: Cases, b: Cases) -> tuple[list[str | None], bool]:
     found: list[str | None] = []
     in_bytes = False
     for row in (*a.rows, *b.rows):
-        texts = dict(zip(row["keys"], row["texts"], strict=True))
+        texts = row["attributes"]
         body = next((number(texts[name]) for name in _BODY if name in texts), None)
         batch = next((number(texts[name]) for name in _BATCH if name in texts), None)
         in_bytes = in_bytes or body is not None

@@ -133,7 +133,7 @@ def evidence(cases: Cases, rows: Array, baseline: Array) -> Evidence:
 
 
 def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[StageShift, ...], Excess]:
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     timed: tuple[list[Timed], list[Timed]] = ([], [])
     for row, stratum, weight, is_bad in zip(cases.rows, strata, cases.weights, cases.breached, strict=True):
@@ -143,7 +143,7 @@ def _stages(cases: Cases, strata: Sequence[tuple[str, str]]) -> tuple[tuple[Stag
     compared = Compared(slow, normal, mix(slow, normal)[0])
     whole = compared.excess({None: [one.took_ms for one in slow]}, {None: [one.took_ms for one in normal]})[None]
     parts = compared.of_parts()
-    chances = benjamini_hochberg([min(1.0, 2 * norm.sf(one.z)) for one in parts.values()])
+    chances = benjamini_hochberg([min(1.0, 2 * ndtr(-one.z)) for one in parts.values()])
     found = [
         StageShift(
             stage,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from stagetrace.analysis.arrays import Floats, Indices
 from stagetrace.analysis.levels import ALARMS, SHORTEST, Levels, Noise, hinge, left_over, levels
@@ -248,7 +248,7 @@ def _at_releases(
             continue
         grown = float(ranks[cut:].mean() - ranks[:cut].mean())
         error = float(ranks.std() * noise.of_contrast(*sizes) ** 0.5)
-        chance = min(1.0, 2 * float(stats.norm.sf(abs(grown) / error)) * len(candidates))
+        chance = min(1.0, 2 * float(special.ndtr(-abs(grown) / error)) * len(candidates))
         before, after = (_ms(float(part.mean())) for part in (values[:cut], values[cut:]))
         found.append(
             (chance, one.order, Change(track, STEP, one.at_unix_nano, before, after, chance, ongoing=True, release=one))
@@ -269,7 +269,7 @@ def _slope(
     _, ratio = left_over(part, at)
     inflated = float(noise.of_mean(len(part)) * len(part))
     freedom = max((len(part) - 2) / inflated, 1.0)
-    chance = min(2 * float(stats.t.sf(ratio / inflated**0.5, freedom)) * len(values), 1.0)
+    chance = min(2 * float(special.stdtr(freedom, -ratio / inflated**0.5)) * len(values), 1.0)
     if chance > alarms:
         return None
     slope, level = np.polyfit(at, part, 1)
@@ -289,7 +289,7 @@ def _detectable(steps: Levels, size: int, alarms: float) -> float:
         return 0.0
     quarter = max(size // 4, SHORTEST)
     error = steps.noise.deviation * steps.unit * float(steps.noise.of_contrast(quarter, size - quarter)) ** 0.5
-    return float(np.expm1(min((float(stats.norm.isf(alarms / size / 2)) + _NINE_IN_TEN) * error, 10.0)))
+    return float(np.expm1(min((_NINE_IN_TEN - float(special.ndtri(alarms / size / 2))) * error, 10.0)))
 
 
 def _ms(logarithm: float) -> float:

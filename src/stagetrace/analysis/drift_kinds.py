@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from stagetrace.analysis.arrays import Array, Floats
 from stagetrace.analysis.base import rank_of
@@ -152,7 +152,7 @@ def _clearest(sample: Sample, kind: Kind, first: int, last: int) -> Cut:
         return Cut(first, 1.0)
     ratios = np.abs(_ratios(_values(sample, kind)[first:last])[places - 1])
     best = int(ratios.argmax())
-    return Cut(first + int(places[best]), min(1.0, 2 * float(stats.norm.sf(ratios[best])) * len(places)))
+    return Cut(first + int(places[best]), min(1.0, 2 * float(special.ndtr(-ratios[best])) * len(places)))
 
 
 def _ratios(values: Floats) -> Floats:
@@ -274,7 +274,7 @@ def _detectable(sample: Sample, kind: Kind) -> float:
     size = len(kind.rows)
     low, high = np.quantile(sample.logs[kind.rows], [0.25, 0.75])
     error = float(high - low) / 1.35 * (4 / size + 4 / (3 * size)) ** 0.5
-    return float(np.expm1(min((float(stats.norm.isf(RATE / size / 2)) + _NINE_IN_TEN) * error, 10.0)))
+    return float(np.expm1(min((_NINE_IN_TEN - float(special.ndtri(RATE / size / 2))) * error, 10.0)))
 
 
 # --- A sample of requests as arrays, by route: what a change of their latency does to them.

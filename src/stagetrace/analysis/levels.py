@@ -177,7 +177,7 @@ class Segments:
         step = np.abs(np.diff(self.means))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(step > 0, step / error, 0.0)
-        return np.asarray(2 * stats.t.sf(ratio, freedom))
+        return np.asarray(2 * special.stdtr(freedom, -ratio))
 
     def variances(self) -> Floats:
         """Return the variance of the noise in each segment, drawn towards that around it where it is short."""
@@ -213,7 +213,7 @@ def is_jump(values: Floats, split: int, start: int, end: int, noise: Noise) -> b
         return False
     rest, ratio = left_over(values[low:high], at >= 0, at, at * (at >= 0))
     freedom = (len(at) - 4) * (1 - noise.rho) / (1 + noise.rho)
-    return rest <= 0 or 2 * stats.t.sf(ratio / np.sqrt(noise.of_mean(len(at)) * len(at)), max(freedom, 1.0)) < _JUMP
+    return rest <= 0 or 2 * special.stdtr(max(freedom, 1.0), -ratio / np.sqrt(noise.of_mean(len(at)) * len(at))) < _JUMP
 
 
 def _blocks(values: Floats, split: int, start: int, end: int) -> tuple[Floats, Floats, Floats]:
@@ -353,7 +353,7 @@ def levels(values: Floats, alarms: float = ALARMS) -> Levels:
     noise = Noise(clean)
     noise.deviation = max(noise.deviation, _QUIETEST)
     limit = alarms / size
-    splits = candidates(clean, noise, _CANDIDATE * float(stats.norm.isf(limit / 2)))
+    splits = candidates(clean, noise, -_CANDIDATE * float(special.ndtri(limit / 2)))
     checked: Checked = {}
     for _ in range(4):
         before = splits

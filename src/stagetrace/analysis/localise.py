@@ -250,7 +250,7 @@ def _has_failed(span: Any) -> bool:
 
 def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     """Return the services that differ, by score: the share of the excess, by how abnormal it is; and errors."""
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     alone = compared.among_passing(lambda part: None if isinstance(part[0], _Edge) else part[0])
     edges = compared.among_passing(lambda part: part[0] if isinstance(part[0], _Edge) else None)
@@ -260,7 +260,7 @@ def _culprits(compared: Compared, whole: Excess) -> list[Culprit]:
     failed = _failures(compared)
     services = sorted({**owned, **failed})
     # Three statistics: of time by means and by ranks, and of errors.
-    tests = [min(1.0, 3 * norm.sf(max(owned.get(one, NONE).z, failed.get(one, NONE).z))) for one in services]
+    tests = [min(1.0, 3 * ndtr(-max(owned.get(one, NONE).z, failed.get(one, NONE).z))) for one in services]
     total = sum(one.sure for one in owned.values()) or 1.0
     slower = min(1.0, total / max(whole.normal, _LEAST_MS))
     made = []

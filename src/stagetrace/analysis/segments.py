@@ -185,7 +185,7 @@ def _of_latency(table: _Table, rows: Sequence[Mapping[str, Any]]) -> tuple[Array
 
     Van Elteren's test (1960): Wilcoxon's rank sums of the histograms' buckets, within routes.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     weights, squares = _column(rows, "requests"), _column(rows, "squares")
     buckets = np.array([row["bucket"] for row in rows])
@@ -205,7 +205,7 @@ def _of_latency(table: _Table, rows: Sequence[Mapping[str, Any]]) -> tuple[Array
         total += (counts @ ranks - mine * (size + 1) / 2) / (size + 1)
         variance += mine * (size - mine) / size * spread / (size + 1) ** 2
     z = np.divide(total, np.sqrt(variance), out=np.zeros_like(total), where=variance > 1e-12)  # noqa: PLR2004 -- rounding
-    made: Array = np.minimum(1.0, 2 * norm.sf(np.abs(z)))
+    made: Array = np.minimum(1.0, 2 * ndtr(-np.abs(z)))
     return made, z > 0
 
 
@@ -213,7 +213,7 @@ def _shares(
     breaches: Array, judged: Array, effective: Array, prior: tuple[float, float] | None, place: int
 ) -> dict[str, Any]:
     """Return the breach share of a segment, raw and shrunk, with intervals."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     bad, whole = float(breaches[place]), float(judged[place])
     rest = _ratio(breaches.sum() - bad, judged.sum() - whole)
@@ -223,14 +223,14 @@ def _shares(
     # As many requests as an unsampled count would need to be as sure.
     good = max(float(effective[place]), 1e-9)
     size = good if bad == 0 else bad if share == 1 else 1 / (share * (1 - share) * (1 / bad + 1 / good))
-    low = float(beta.ppf(0.025, share * size, size - share * size + 1)) if bad else 0.0
-    high = float(beta.ppf(0.975, share * size + 1, size - share * size)) if share < 1 else 1.0
+    low = float(betaincinv(share * size, size - share * size + 1, 0.025)) if bad else 0.0
+    high = float(betaincinv(share * size + 1, size - share * size, 0.975)) if share < 1 else 1.0
     drawn = (prior[0] + share * size, prior[1] + (1 - share) * size)
     return {
         "breach_share": share,
         "interval": (low, high),
         "shrunk": drawn[0] / sum(drawn),
-        "shrunk_interval": (float(beta.ppf(0.025, *drawn)), float(beta.ppf(0.975, *drawn))),
+        "shrunk_interval": (float(betaincinv(*drawn, 0.025)), float(betaincinv(*drawn, 0.975))),
         "rest_share": rest,
     }
 

@@ -8,7 +8,7 @@ from math import ceil, exp, log, sqrt
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from stagetrace import semconv
 from stagetrace.analysis.arrays import Floats, Indices
@@ -226,7 +226,7 @@ def intervals(found: Bins, low: float, high: float, seed: int) -> Floats | None:
         return None
     drawn_shares = times[known] / whole[known, None] + (exact - middle)
     inside = max(2.0, float((parts(found.edges, low, high) * found.stored).sum()))
-    tail = stats.norm.cdf(sqrt(inside / (inside - 1)) * stats.t.ppf((1 - LEVEL) / 2, inside - 1))
+    tail = special.ndtr(sqrt(inside / (inside - 1)) * special.stdtrit(inside - 1, (1 - LEVEL) / 2))
     both = np.quantile(drawn_shares, [tail, 1 - tail], axis=0).T
     made: Floats = np.clip(np.column_stack([np.minimum(both[:, 0], exact), np.maximum(both[:, 1], exact)]), 0.0, 1.0)
     return made

@@ -88,13 +88,9 @@ def _default(cases: Cases) -> str | None:
 
 def _names(cases: Cases, by: str) -> list[str | None]:
     """Return the text of an attribute or a column of each request of the sample."""
-    if cases.rows and by in cases.rows[0] and by not in ("keys", "texts"):
+    if cases.rows and by in cases.rows[0] and by not in ("attributes", "resource"):
         return [None if row[by] is None else str(row[by]) for row in cases.rows]
-    found: list[str | None] = []
-    for row in cases.rows:
-        places = (("keys", "texts"), ("resource_keys", "resource_texts"))
-        found.append(next((row[texts][row[keys].index(by)] for keys, texts in places if by in row[keys]), None))
-    return found
+    return [row["attributes"].get(by, row["resource"].get(by)) for row in cases.rows]
 
 
 def _are_numbers(rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,8 +1,8 @@
 -- As for DuckDB; by another hash, so that others come.
 SELECT
     trace_id, span_id, service, path, start_unix_nano, duration_ms, weight, overrun_ms, stage, cause, code, model,
-    model_version, framework, mapKeys(stages) AS stage_names, mapValues(stages) AS stage_ms, mapKeys(attributes) AS keys,
-    mapValues(attributes) AS texts, mapKeys({resource}) AS resource_keys, mapValues({resource}) AS resource_texts, marked
+    model_version, framework, mapKeys(stages) AS stage_names, mapValues(stages) AS stage_ms,
+    toJSONString(attributes) AS attributes, toJSONString({resource}) AS resource, marked
 FROM (
     SELECT
         *, CAST(

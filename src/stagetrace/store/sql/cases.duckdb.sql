@@ -1,12 +1,12 @@
 -- Requests with all that may distinguish them, of two kinds: with `kind` 0 breaches (`marked`) and judged ones that are none, with
 -- 1 those in a box of when they began (ns) and how long they took (ms) and all others; with 2 all are of the second kind. Each of
 -- them comes with probability `marked_below` or `below` / 2^64, by its id, so that the same come each time; at most `most`.
--- Maps come as two lists, which are the same with each engine. Plain comparisons are what DuckDB does before it decodes
+-- Attributes come as JSON, which takes half the time of maps or lists. Plain comparisons are what DuckDB does before it decodes
 -- attributes; with % or CASE it decodes all.
 SELECT
     trace_id, span_id, service, path, start_unix_nano, duration_ms, weight, overrun_ms, stage, cause, code, model,
-    model_version, framework, map_keys(stages) AS stage_names, map_values(stages) AS stage_ms, map_keys(attributes) AS keys,
-    map_values(attributes) AS texts, map_keys(resource) AS resource_keys, map_values(resource) AS resource_texts,
+    model_version, framework, map_keys(stages) AS stage_names, map_values(stages) AS stage_ms,
+    to_json(attributes)::VARCHAR AS attributes, to_json(resource)::VARCHAR AS resource,
     coalesce(
         ($kind = 0 AND breached) OR ($kind = 1 AND (
             start_unix_nano >= $box_since AND start_unix_nano < $box_until
