@@ -90,6 +90,9 @@ def right(data: bytes) -> int:
     except MalformedRequest:
         assert not wanted
         return 0
+    if found.accepted < len(wanted):  # what nests too deep was replaced by a later value of its field: only bytes tell
+        assert not is_readable(ExportTraceServiceRequest, data)
+        return 0
     assert found.accepted == len(wanted)
     columns = table([found])
     columns.validate(full=True)
