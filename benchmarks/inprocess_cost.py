@@ -62,6 +62,8 @@ def staged(variant: Variant, how: str, name: str | None = None) -> Variant:
     return replace(variant, name=name or variant.name, env={**variant.env, "BENCH_STAGES": how})
 
 
+LATE = replace(STAGETRACE, name="stagetrace, all late", env={**STAGETRACE.env, "STAGETRACE_SLA": "* within 1us"})
+
 # One line for each kind of server.
 SERVERS = (
     Server(
@@ -73,6 +75,7 @@ SERVERS = (
             STOCK,
             staged(STOCK, "opentelemetry", "stock, three spans of one's own"),
             staged(STAGETRACE, "stagetrace"),
+            staged(LATE, "stagetrace"),
             STOCK_SAMPLED,
             staged(STAGETRACE_SAMPLED, "stagetrace"),
         ),
