@@ -23,12 +23,15 @@ HEAD: Final = "| what | tried | result | minutes | on | commit |\n|---|---|---|-
 _HEAVY: Final = ("-m", "heavy or heavier")
 _ROW: Final = re.compile(r"^\| .*?\]\(\.\./(tests/[^)]+)\) \|.*\n", re.MULTILINE)
 _PATIENCE_S: Final = 5400
+_TESTS_FAILED: Final = 1  # exit code of pytest: tests ran and some failed
 
 
 def files() -> list[str]:
     """Return the files of `tests` that have heavy tests."""
-    listed = pytest("--collect-only", *_HEAVY, "tests").stdout
-    return sorted({line.partition("::")[0] for line in listed.splitlines() if "::" in line})
+    listed = pytest("--collect-only", *_HEAVY, "tests")
+    if listed.returncode:
+        raise SystemExit(listed.stdout)
+    return sorted({line.partition("::")[0] for line in listed.stdout.splitlines() if "::" in line})
 
 
 def pytest(*options: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +46,8 @@ def prove(file: str) -> tuple[str, bool]:
     began = time.monotonic()
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         done = pytest(f"--timeout={_PATIENCE_S}", *_HEAVY, f"--junit-xml={report.name}", file)
+        if done.returncode not in (0, _TESTS_FAILED):
+            raise SystemExit(done.stdout)
         cases = list(ET.parse(report.name).iter("testcase"))  # noqa: S314 -- pytest's own
     minutes = (time.monotonic() - began) / 60
     failed = [
@@ -60,7 +65,7 @@ def prove(file: str) -> tuple[str, bool]:
     shown = "; ".join(f"{text} ({times} times)" if times > 1 else text for text, times in tried.items())
     what = (ast.get_docstring(ast.parse((ROOT / file).read_text("utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
     cells = [f"{what} [{Path(file).stem}](../{file})", shown, "; ".join(words), f"{minutes:.1f}", today(), commit()]
-    return f"| {' | '.join(cells)} |\n", not failed and done.returncode == 0
+    return f"| {' | '.join(cells)} |\n", not failed
 
 
 def today() -> str:

@@ -285,7 +285,9 @@ def _in_turn(recorded: Recorded, alone: Any, cpus: float) -> list[tuple[Shares, 
     Each stage took as long as it does for those that have nobody beside them, or else they waited for the GIL: as much
     of the time is own work as makes the simulated present as long as the recorded. It is about the process's CPU time.
     """
-    if recorded.cpu_s is None or np.count_nonzero(alone) < _LEAST_ALONE:
+    if not recorded.cpu_s or np.count_nonzero(alone) < _LEAST_ALONE:
+        return []
+    if np.median(recorded.total_work_s[alone]) >= _SWITCH_S:
         return []
     found = []
     for rank in _RANKS:
@@ -298,8 +300,7 @@ def _in_turn(recorded: Recorded, alone: Any, cpus: float) -> list[tuple[Shares, 
             served = _present(recorded, tried, 1, 1, cpus)
             is_more = np.percentile(served.wait_s + served.work_s + recorded.receive_s + recorded.send_s, rank) > wanted
             low, high = (low, middle) if is_more else (middle, high)
-        is_cpu = 1 / _LIKE_CPU < tried[1].mean() / recorded.cpu_s < _LIKE_CPU
-        if is_cpu and np.median(tried[1]) < _SWITCH_S:
+        if 1 / _LIKE_CPU < tried[1].mean() / recorded.cpu_s < _LIKE_CPU:
             found.append(tried)
     return found
 
