@@ -202,6 +202,8 @@ def test_interrupted_demo_leaves_nothing_behind(ending: signal.Signals, tmp_path
     for line in process.stdout:
         if line.startswith("sending"):
             break
+    else:
+        pytest.fail(f"the demo ended: {process.communicate(timeout=120)[1]}")
     assert processes_below(tmp_path)
     process.send_signal(ending)
     output, errors = process.communicate(timeout=120)

@@ -33,13 +33,16 @@ def stream() -> Response:
 
 @app.get("/announced")
 def announced() -> Response:
-    """Announce 1000 bytes, send `sent` of them at once, and go on for a while: with nothing, or the rest."""
+    """Announce 1000 bytes, send `sent` of them at once, and go on for a while: with nothing, or the rest.
+
+    It ends before the stream that is asked for after it: a server that SIGTERM kills loses what it still answers.
+    """
     sent = int(request.args["sent"])
 
     def body() -> Iterator[bytes]:
         yield b"x" * sent
-        for _ in range(10):
+        for _ in range(5):
             time.sleep(0.05)
-            yield b"x" * ((1000 - sent) // 10)
+            yield b"x" * ((1000 - sent) // 5)
 
     return Response(body(), headers={"Content-Length": "1000"})
