@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SERVER = 2
+CLIENT = 3
 SHORT_NS = 8_000_000
 # On the request that ends when it is time for it, whichever that is: `tests/answers/test_capacity_served.py` reads it.
 NOW_AND_THEN = "stagetrace.process.cpu_ms"

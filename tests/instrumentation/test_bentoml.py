@@ -10,7 +10,7 @@ import pytest
 
 from environments import interpreter_with
 from services import Service, run_service
-from sink import SERVER, Received, Sink, assert_tiled, request_of
+from sink import CLIENT, SERVER, Received, Sink, assert_tiled, request_of
 from trees import batch_of
 
 if TYPE_CHECKING:
@@ -202,7 +202,9 @@ def test_a_called_service_is_below_the_stage_of_the_caller(
     first, second = (entry_of(sink, trace_id, one) for one in (path, asked))
     for entry in (first, second):
         assert_tiled(under(sink, entry))
-    assert second.parent_id in {stage.span_id for stage in under(sink, first).stages}
+    (call,) = [span for span in sink.spans if span.span_id == second.parent_id]
+    assert call.kind == CLIENT
+    assert call.parent_id in {stage.span_id for stage in under(sink, first).stages}
     (inference,) = [stage for stage in under(sink, second).stages if stage.name == "inference"]
     assert inference.attributes["ml.model.name"] == model or inference.attributes["ml.batch.size"] == 1
 

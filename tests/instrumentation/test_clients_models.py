@@ -11,6 +11,7 @@ from environments import folder_with
 from model_apis import PAUSE_S, STREAMS, TEXT, WHOLE, ModelApis, run_model_apis, text_of
 from parts import parts
 from services import Service, run_service
+from sink import CLIENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 EARLY = 0.95
-CLIENT = 3
 PASSED_ON = ["httpx", "httpx2", "httpx-async", "httpx2-async", "requests", "urllib3-chunks", "aiohttp"]
 HOW = [*PASSED_ON, "urllib3-parts", "requests-whole", "aiohttp-whole", "urllib3"]
 DECODING = ["httpx", "httpx2-async", "urllib3-parts", "aiohttp"]  # by code of their own

@@ -238,5 +238,5 @@ def test_injected_faults_change_no_response(parts: str, both: Both, tmp_path: Pa
         for method, path, kwargs, _ in ASKED:
             assert answer(service, method, path, **kwargs) == answer(both.untraced, method, path, **kwargs)
         service.stop()
-        for name in parts.split(","):
-            assert f"{name.partition(':')[0]}." in service.log, service.log
+        assert "stagetrace_contrib.ray_serve" in service.log
+        assert "injected fault" in service.log

@@ -178,7 +178,7 @@ class Baselines:
         baselines = self.of(route, breakdown.size) if missed.end_ns is None else (None, None)
         stage, cause, text = _blame_stage(verdict, missed, breakdown, baselines)
         verdict = verdict._replace(stage=stage, stage_ns=breakdown.stages.get(stage, verdict.stage_ns))
-        text = verdict.attributes()[semconv.SLA_BREACH_EVIDENCE] + text
+        text = verdict.evidence(missed) + text
         text += connection_evidence(cause, attributes or {}) + host_evidence(cause)
         if stage == semconv.HANDLER and not breakdown.is_recognised:
             text += "; no model was recognised"

@@ -366,12 +366,12 @@ def breakdown_of(
         divided.waited += waited
     known = [*calls, *((one.start, one.end) for one in sections), *((one.start, one.end) for one, _, _ in remote)]
     phrases = waits.add_behind(known)
-    found = _own_parts(divided, waits, calls, sections, [one for one, _, _ in remote])
+    own = waits.all_own()
+    found = _own_parts(divided, waits, own, calls, sections, [one for one, _, _ in remote])
     for_gil = divided.for_gil + waits.divide_unexplained(divided)
     times = {part: sum(by_stage.values()) for part, by_stage in waits.cells.items()}
     for part, took in found.items():
         times[part] = times.get(part, 0) + took
-    own = waits.all_own()
     runs = sorted((begin, end) for begin, end, _ in gc_pauses.pauses(own[0][0], own[-1][1])) if own else []
     near = at_most(waits.own, with_marked(sections, measured.computed), remote, calls, runs)
     totals = {stage: sum(end - begin for begin, end in own) for stage, own in waits.own.items()}
@@ -393,10 +393,14 @@ def breakdown_of(
 
 
 def _own_parts(
-    divided: _Sections, waits: _Waits, calls: list[Interval], sections: list[Section], remote: Sequence[Segment]
+    divided: _Sections,
+    waits: _Waits,
+    own: list[Interval],
+    calls: list[Interval],
+    sections: list[Section],
+    remote: Sequence[Segment],
 ) -> dict[str, int]:
-    """Return how the time divides in which the request works itself; its wake-ups are added to the queue."""
-    own = waits.all_own()
+    """Return how `own` divides, the time in which the request works itself; its wake-ups are added to the queue."""
     whole = sum(end - begin for begin, end in own)
     downstream = overlap(own, calls)
     rest = max(whole - downstream - divided.explained(), 0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
     Cells = dict[str, dict[str, float]]  # nanoseconds by part of the breakdown, and by stage
-    Piece = tuple[list[Interval], thread_cpu.Share]
+    Piece = tuple[list[Interval], int, thread_cpu.Share]  # when a thread worked, how long in all, and what it did
 
     class Measurements(Protocol):
         """What a request has measured, besides its stages."""
@@ -124,12 +124,12 @@ def at_most(
     pieces = list(_pieces(sections))
     for segment, computed, waited in remote:
         whole = segment.end - segment.start
-        pieces.append(([(segment.start, segment.end)], thread_cpu.Share(whole, computed, waited, 0, 0)))
+        pieces.append(([(segment.start, segment.end)], whole, thread_cpu.Share(whole, computed, waited, 0, 0)))
     for stage, times in own.items():
-        add(found, cause.GC, stage, overlap(times, collected))
+        if collected:
+            add(found, cause.GC, stage, overlap(times, collected))
         for one in times:
-            for part, took in _work(one, pieces, calls):
-                add(found, part, stage, took)
+            _add_work(found, stage, one, pieces, calls)
     return found
 
 
@@ -185,27 +185,29 @@ def remote_stages(segments: Iterable[Segment], sections: Sequence[Section]) -> I
             yield segment, computed, min(waited, whole - computed)
 
 
-def _work(times: Interval, pieces: Iterable[Piece], calls: Sequence[Interval]) -> Iterator[tuple[str, float]]:
-    """Yield what is known of a time in which the request works, by its sections and its calls to other services."""
-    yield cause.DOWNSTREAM, overlap([times], calls)
+def _add_work(found: Cells, stage: str, times: Interval, pieces: Iterable[Piece], calls: Sequence[Interval]) -> None:
+    """Add what is known of a time in which the request works, by its sections and its calls to other services."""
     explained = list(calls)
-    for intervals, share in pieces:
-        explained += intervals
-        within = sum(overlap([times], [one]) for one in intervals)
+    if calls:
+        add(found, cause.DOWNSTREAM, stage, overlap([times], calls))
+    for intervals, whole, share in pieces:
+        within = overlap([times], intervals)
         if within:
-            part = within / sum(end - begin for begin, end in intervals)
-            yield cause.COMPUTE, part * share.computed
-            yield cause.CPU_WAIT, part * share.waited
-            for word in (cause.LOCK_WAIT, cause.IO_WAIT):
-                yield word, part * share.blocked
-            yield cause.UNKNOWN, part * (share.wall - share.computed - share.waited - share.blocked)
+            explained += intervals
+            part = within / whole
+            add(found, cause.COMPUTE, stage, part * share.computed)
+            add(found, cause.CPU_WAIT, stage, part * share.waited)
+            add(found, cause.LOCK_WAIT, stage, part * share.blocked)
+            add(found, cause.IO_WAIT, stage, part * share.blocked)
+            add(found, cause.UNKNOWN, stage, part * (share.wall - share.computed - share.waited - share.blocked))
     rest = times[1] - times[0] - overlap([times], sorted(explained))
-    for word in _OF_THE_REST:
-        yield word, rest
+    if rest:
+        for word in _OF_THE_REST:
+            add(found, word, stage, rest)
 
 
 def _pieces(sections: Sequence[Section]) -> Iterable[Piece]:
-    """Yield the times and the share of each section, without the sections within it on the same thread."""
+    """Yield what each section did, without the sections within it on the same thread."""
     for place, section in enumerate(sections):
         share = section.share
         if share is None:
@@ -221,4 +223,5 @@ def _pieces(sections: Sequence[Section]) -> Iterable[Piece]:
                     waited=max(share.waited - inner.waited, 0),
                     blocked=max(share.blocked - inner.blocked, 0),
                 )
-        yield [*times, (at, section.end)], share
+        times.append((at, section.end))
+        yield times, sum(end - begin for begin, end in times), share

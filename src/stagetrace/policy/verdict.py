@@ -263,7 +263,7 @@ class Verdict(NamedTuple):
                 attributes[semconv.SLA_BREACH_MISSED] = self.missed.text
             if self.stage is not None:
                 attributes[semconv.SLA_BREACH_STAGE] = self.stage
-                attributes[semconv.SLA_BREACH_EVIDENCE] = self._evidence(self.missed)
+                attributes[semconv.SLA_BREACH_EVIDENCE] = self.evidence(self.missed)
             if self.peer is not None:
                 attributes[semconv.SLA_BREACH_PEER] = self.peer
                 attributes.update(self.callee.attributes)
@@ -274,7 +274,8 @@ class Verdict(NamedTuple):
             return missed.bound
         return UNKNOWN if self.peer is None else DOWNSTREAM
 
-    def _evidence(self, missed: Missed) -> str:
+    def evidence(self, missed: Missed) -> str:
+        """Return in words what the stage to blame took of the time in question."""
         took, stage = f"{missed.took_ns / 1e6:.1f} ms", f"{self.stage_ns / 1e6:.1f} ms"
         allowed = f"{missed.threshold_ns / 1e6:g} ms allowed"
         if self.fallback is not None and missed.bound in (FIRST_CHUNK, PER_CHUNK):

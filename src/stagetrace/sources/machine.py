@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVERY_NS: Final = 5_000_000_000  # the kernel adds up pressure in steps of up to two seconds
+NEW_NS: Final = 100_000_000  # within this time breaches share a reading, however many they are
 LONGEST_NS: Final = 30_000_000_000
 PRESSURE: Final = Path("/proc/pressure/cpu")
 OWN_CGROUPS: Final = Path("/proc/self/cgroup")
@@ -41,6 +42,8 @@ class Meter:
         self._count = count
         self._lock = allocate_lock()  # guards _marks
         self._marks: deque[tuple[int, int]] = deque(maxlen=2)  # when it was read, and what it was then
+        self._rise: Rise | None = None  # the latest one, and when that was
+        self._risen_at = 0
 
     def tick(self) -> None:
         """Read the counter, if the last reading is older than EVERY_NS."""
@@ -55,12 +58,16 @@ class Meter:
 
     def rise(self) -> Rise | None:
         """Return the rise within the last LONGEST_NS at most; None where it was not read so recently, or cannot be."""
+        if time.monotonic_ns() - self._risen_at < NEW_NS:
+            return self._rise
         count, now = self._source.read(self._count), time.monotonic_ns()
         if count is None:
             return None
         with self._lock:
             since = next((mark for mark in self._marks if now - mark[0] <= LONGEST_NS), None)
-        return None if since is None else Rise(max(count - since[1], 0), now - since[0])
+        self._rise = None if since is None else Rise(max(count - since[1], 0), now - since[0])
+        self._risen_at = now
+        return self._rise
 
 
 def pressure_ns() -> int:
