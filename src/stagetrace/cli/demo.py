@@ -8,6 +8,7 @@ import importlib.util
 import json
 import random
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -167,7 +168,8 @@ def _post_slowly(address: str, path: str, body: dict[str, str]) -> None:
 
 DESCRIPTION: Final = """Start the embedded back end and a ticket router (FastAPI and scikit-learn, no tracing code
 in it), send it traffic with a few real faults, and show what stagetrace reports. Then let it live through a day in
-a minute, and run the ten answers on the recorded requests. Takes about two minutes, and leaves the report behind."""
+a minute, and run the ten answers on the recorded requests. Takes about two minutes, and keeps what it recorded, so
+that each command can be run again; stopped before its end it keeps nothing."""
 EXAMPLE: Final = "stagetrace demo"
 OPTIONS: Final = ()
 OBJECTIVES: Final = "POST /predict within 50ms for 99%; * within 250ms"
@@ -180,7 +182,6 @@ _EXAMPLES: Final = (
     ("of the handler that blocks the event loop", "route", BLOCKING),
     ("that waited in a queue", "stage", "queue"),
 )
-_REPORT: Final = "stagetrace-report-"
 _NEEDED: Final = ("fastapi", "uvicorn", "sklearn", "duckdb", "pyarrow")
 _READY_WITHIN_S: Final = 60
 _QUERYABLE_WITHIN_S: Final = 30
@@ -188,8 +189,11 @@ _STOPS_WITHIN_S: Final = 20
 _STAGETRACE: Final = (sys.executable, "-m", "stagetrace.cli.main")
 
 _NEXT: Final = f"""
-Everything is stopped again. For your own service: install stagetrace beside it, keep `stagetrace up` running, and start
-the service with
+Everything is stopped again. What was recorded is in {{folder}}, with the page report.html: each command
+above but `bench`, which needs the service, can be run again there, and `stagetrace page --store {{folder}}/data`
+shows it in a browser. `rm -r {{folder}}` removes it.
+
+For your own service: install stagetrace beside it, keep `stagetrace up` running, and start the service with
 
   STAGETRACE=1 STAGETRACE_SLA="{OBJECTIVES}" OTEL_SERVICE_NAME=my-service uvicorn app:app
 
@@ -198,7 +202,7 @@ Then ask: stagetrace why, stagetrace trace latest, stagetrace stages, stagetrace
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it all in a folder that is gone afterwards."""
+    """Run it all in a new folder, which stays if all goes well."""
     del args
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -206,13 +210,15 @@ def run(args: argparse.Namespace) -> int:
     # `kill` and the end of a terminal clean up as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="stagetrace-demo-"))
     try:
-        with tempfile.TemporaryDirectory(prefix="stagetrace-demo-") as folder:
-            _demo(Path(folder))
-    except KeyboardInterrupt:
-        _print("\ninterrupted; everything is stopped")
+        _demo(folder)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, KeyboardInterrupt):
+            _print("\ninterrupted; everything is stopped")
         raise
-    _print(_NEXT)
+    _print(_NEXT.format(folder=folder))
     return ANSWERED
 
 
@@ -269,13 +275,12 @@ def _second_act(folder: Path, data: Path, settings: dict[str, str]) -> None:
     }
     given = [one for verb, some in options.items() for one in ("--with", shlex.join([verb, *some]))]
     page = _ask("report", "--all", *since, *given, "--bench", str(folder / "bench.json"), "--format", "html")
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix=_REPORT, suffix=".html", delete=False) as report:
-        report.write(page)
-    _print(f"\nThe ten answers, with pictures, are on one page: {report.name}\n")
+    (folder / "report.html").write_text(page, "utf-8")
+    _print(f"\nThe ten answers, with pictures, are on one page: {folder / 'report.html'}\n")
     for verb in ANSWERS:
-        command = [verb, *options.get(verb, [])]
+        command = [verb, *options.get(verb, []), *since]
         _print(f"$ stagetrace {shlex.join(command)}")
-        _print(f"  {json.loads(_ask(*command, *since, '--json'))['sentence']}")
+        _print(f"  {json.loads(_ask(*command, '--json'))['sentence']}")
     _print(f"$ stagetrace {shlex.join(['bench', *load])}\n  {json.loads(bench)['sentence']}")
 
 
