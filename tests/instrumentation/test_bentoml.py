@@ -132,17 +132,17 @@ def test_responses_are_the_untraced_ones_and_each_request_is_recorded(both: Both
 
 
 def test_its_metrics_are_the_untraced_ones(both: Both) -> None:
-    """By name, labels and count; times differ."""
+    """By name, labels and count, of all workers together; times differ."""
     times = ("_sum", "_bucket", "_created", "_timestamp_seconds")
 
-    def counts(service: Service) -> dict[str, str]:
-        lines = service.client.get("/metrics").text.splitlines()
-        found = dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-        return {
-            re.sub(r"\d{4,}", "n", name): "" if name.split("{")[0].endswith(times) else value
-            for name, value in found.items()
-            if name.startswith("bentoml_")
-        }
+    def counts(service: Service) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for line in service.client.get("/metrics").text.splitlines():
+            if line.startswith("bentoml_"):
+                name, value = line.rsplit(" ", 1)
+                name = re.sub(r"\d{4,}|(?<=worker_index=\")\d", "n", name)
+                found[name] = found.get(name, 0) + (0 if name.split("{")[0].endswith(times) else float(value))
+        return found
 
     for service in both:
         for path, body, _ in CASES:
