@@ -85,11 +85,10 @@ def commit() -> str:
 
 def put(row: str) -> None:
     """Put a row into the page, in place of that of the same file; rows are in the order of their files."""
-    text = PAGE.read_text("utf-8")
-    rows = {found[1]: found[0] for found in _ROW.finditer(text)}
-    rows |= {found[1]: found[0] for found in _ROW.finditer(row)}
-    before = text.partition(HEAD)[0]
-    PAGE.write_text(before + HEAD + "".join(rows[file] for file in sorted(rows)), "utf-8")
+    before, _, table = PAGE.read_text("utf-8").partition(HEAD)
+    rows = {found[1]: found[0] for found in _ROW.finditer(table + row)}
+    after = _ROW.sub("", table)
+    PAGE.write_text(before + HEAD + "".join(rows[file] for file in sorted(rows)) + after, "utf-8")
 
 
 def main() -> int:

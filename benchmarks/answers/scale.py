@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +153,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for requests in args.requests:
             folder = (args.folder or Path(temporary)) / f"requests-{requests}"
-            if not folder.exists():
-                make(folder, requests)
+            if not folder.exists():  # in a process of its own: its memory would count as that of the commands
+                maker = get_context("spawn").Process(target=make, args=(folder, requests))
+                maker.start()
+                maker.join()
             for name, arguments in QUESTIONS.items():
                 if args.only in name:
                     found = [ask(folder, arguments) for _ in range(args.repeat)]

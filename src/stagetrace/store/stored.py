@@ -26,7 +26,9 @@ from stagetrace.otlp.decode.columns import (
     STRING,
     TYPED,
 )
+from stagetrace.otlp.decode.spans import attribute_of
 from stagetrace.otlp.decode.to_otlp import resource_spans
+from stagetrace.otlp.decode.wire import varint
 from stagetrace.semconv import as_text, named_stages
 from stagetrace.store.database import needs
 from stagetrace.store.reductions import LOADED, REQUESTS, STAGE_COLUMNS, Engine
@@ -292,16 +294,30 @@ def _text_of_attribute(rests: Any, key: str, kind: str | None) -> Any:
     if isinstance(rests, pa.ChunkedArray):
         rests = rests.combine_chunks()
     named = key.encode()
-    texts = [_text(rest, key, kind) if rest and named in rest else None for rest in rests.to_pylist()]
+    field = b"\x0a" + varint(len(named)) + named
+    texts = [_text(rest, key, field, kind) if rest and named in rest else None for rest in rests.to_pylist()]
     return pa.array(texts, pa.string())
 
 
-def _text(rest: bytes, key: str, kind: str | None) -> str | None:
+def _text(rest: bytes, key: str, field: bytes, kind: str | None) -> str | None:
     """Return the text form of the last attribute of a serialized span that has the key, if it is of this kind."""
+    pair = attribute_of(rest, field)
+    if pair is not None:
+        return _text_of_pair(pair, kind)
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-    found = next((one.value for one in reversed(Span.FromString(rest).attributes) if one.key == key), None)
-    return as_text(value(found)) if found is not None and kind in (None, found.WhichOneof("value")) else None
+    # The key is elsewhere, or is not written as protobuf writes it.
+    found = next((one for one in reversed(Span.FromString(rest).attributes) if one.key == key), None)
+    return None if found is None else _text_of_pair(found.SerializeToString(), kind)
+
+
+@lru_cache(maxsize=4096)
+def _text_of_pair(pair: bytes, kind: str | None) -> str | None:
+    """Return the text form of the value of a serialized attribute, if it is of this kind."""
+    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+
+    found = KeyValue.FromString(pair).value
+    return as_text(value(found)) if kind in (None, found.WhichOneof("value")) else None
 
 
 def _of_resource(blobs: Any, keys: Any) -> Any:

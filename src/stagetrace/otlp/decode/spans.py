@@ -241,6 +241,25 @@ def _read(left: bytes) -> list[tuple[str, Any]]:
 _read_known: Final = lru_cache(_KEPT)(_read)
 
 
+def attribute_of(rest: bytes, key: bytes) -> bytes | None:
+    """Return the last attribute of a serialized span (REST) that begins with `key`, a serialized field; None if none.
+
+    It is a serialized KeyValue. To decode all attributes takes five times as long.
+    """
+    found, at = None, 0
+    while at < len(rest):
+        if rest[at] != _ATTRIBUTE:
+            at = _after(rest, at)
+            continue
+        size, first = rest[at + 1], at + 2
+        if size >= MORE:
+            size, first = varint_at(rest, at + 1)
+        at = first + size
+        if rest.startswith(key, first, at):
+            found = rest[first:at]
+    return found
+
+
 def _after(data: bytes, at: int) -> int:
     """Return what follows a field of a serialized span: of one that OTLP does not have the end, as these come last."""
     try:
