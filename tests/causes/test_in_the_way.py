@@ -36,6 +36,7 @@ ENV = {
 WITHIN_S = 40  # of trying again: a busy machine adds causes of its own, what the code gets wrong is wrong each time
 LONG, SHORT = 0.4, 0.001
 ROUNDS = 2  # of the gRPC server
+BLOCKED = 6  # of that whose handler blocks the loop
 _names = itertools.count()
 
 
@@ -175,6 +176,25 @@ def test_what_had_the_threads_of_a_grpc_server() -> None:
         subprocess.run([PYTHON, "in_the_way_grpc.py"], cwd=APPS, env=env, check=True, timeout=120)
         entries = responded(sink.wait_for(lambda spans: len(responded(spans)) == ROUNDS))
     assert any(map(wanted.fits, entries)), [entry.attributes for entry in entries]
+
+
+def test_an_rpc_waits_while_another_one_blocks_the_loop() -> None:
+    """Before its handler, or with its response on its way. Neither client is slow."""
+    with run_sink() as sink:
+        env = clean_environment() | sink.environment(**ENV)
+        subprocess.run([PYTHON, "blocked_loop_grpc.py"], cwd=APPS, env=env, check=True, timeout=120)
+        entries = entries_in(sink.wait_for(lambda spans: len(entries_in(spans)) == 2 * BLOCKED))
+    for stage, slow in (("network.receive", "slow_upload"), ("network.send", "slow_download")):
+        waited = [one.attributes for one in entries if one.attributes[f"ml.stage.{stage}.ms"] > 80]
+        assert any(
+            one["sla.breach.part.socket_wait_ms"] > 80 and one.get(f"sla.breach.part.{slow}_ms", 0) < 40
+            for one in waited
+            if "sla.breach.part.socket_wait_ms" in one
+        ), waited
+
+
+def entries_in(spans: list[Received]) -> list[Received]:
+    return [span for span in spans if span.kind == SERVER]
 
 
 def responded(spans: list[Received]) -> list[Received]:

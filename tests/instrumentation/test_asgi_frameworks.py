@@ -179,3 +179,25 @@ def test_a_websocket_is_judged_by_a_rule_that_names_it(framework: str, service: 
     assert attributes["http.route"] == routes.get(framework, "/talk/{room}")
     assert [attributes[f"stagetrace.network.messages.{way}"] for way in ("received", "sent")] == [1, 1]
     assert attributes["sla.objective"] == "WEBSOCKET * within 60s"
+
+
+@pytest.mark.parametrize(
+    "lacks", [(), ("replace_metacharacters",), ("replace_metacharacters", "remove_non_capturing_groups")]
+)
+def test_a_regular_expression_is_a_template_in_every_django(
+    lacks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django 3 and 4.0 have fewer of the functions that make one of the other."""
+    from django.contrib.admindocs import utils
+
+    from stagetrace.patches.django import template
+
+    for name in lacks:
+        monkeypatch.delattr(utils, name)
+    for route, wanted in {
+        "^api/v1/(?P<endpoint_name>.+)/predict$": "/api/v1/<endpoint_name>/predict",
+        r"^items/(?P<item>[0-9]+)/$": "/items/<item>/",
+        r"^a/(\w+)\Z": "/a/<var>",
+        "items/<int:item>": "/items/<int:item>",
+    }.items():
+        assert template.__wrapped__(route) == wanted

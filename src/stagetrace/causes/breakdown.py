@@ -301,8 +301,9 @@ class _Waits:
         at, whole = segment.start, segment.end
         peer = [(at, whole)] if measured.peer_waits is None else measured.peer_waits
         peer = () if measured.fits_buffer(stage) else peer
-        in_socket = [(begin, end) for begin, end, _ in measured.socket_waits]
-        kept = [(WAITS[stage], begin, end, True) for begin, end in _without(peer, in_socket)]
+        # While other work blocked the loop, nobody waited for the peer.
+        here = [(begin, end) for begin, end, _ in (*measured.socket_waits, *measured.behind)]
+        kept = [(WAITS[stage], begin, end, True) for begin, end in _without(peer, here)]
         kept += [(cause.SOCKET_WAIT, begin, end, is_explained) for begin, end, is_explained in measured.socket_waits]
         for part, begin, end, is_explained in sorted(kept, key=lambda one: one[1:]):
             begin, end = max(begin, at), min(end, whole)  # noqa: PLW2901

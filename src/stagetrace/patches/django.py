@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _OF_REGEX = re.compile(r"[\^$?*+\\(]")
+_METACHARACTERS = re.compile(r"[\^$?*+]|\\[bBAZ]")
 
 
 patch_wsgi_handler = patching({"WSGIHandler.__call__": outermost})
@@ -48,16 +49,13 @@ def template(route: str) -> str:
 
 
 def _simple(route: str) -> str:
-    from django.contrib.admindocs.utils import (
-        remove_non_capturing_groups,
-        replace_metacharacters,
-        replace_named_groups,
-        replace_unnamed_groups,
-    )
+    from django.contrib.admindocs import utils
 
-    for step in (remove_non_capturing_groups, replace_named_groups, replace_unnamed_groups, replace_metacharacters):
-        route = step(route)
-    return route
+    for name in ("remove_non_capturing_groups", "replace_named_groups", "replace_unnamed_groups"):
+        step = getattr(utils, name, None)  # Django 3 lacks the first
+        route = route if step is None else step(route)
+    clean = getattr(utils, "replace_metacharacters", None)  # Django 4.1
+    return clean(route) if clean is not None else _METACHARACTERS.sub("", route)
 
 
 @guarded

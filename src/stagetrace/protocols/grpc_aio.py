@@ -22,7 +22,7 @@ from stagetrace.protocols.grpc_request import FOREVER_S, Rpc, Server, arrive, on
 from stagetrace.protocols.grpc_threads import KINDS, AioRequests, Requests
 from stagetrace.request.context import here
 from stagetrace.request.current import current
-from stagetrace.request.loop_blockers import stepped
+from stagetrace.request.loop_blockers import LONG_NS, note_behind, stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
 from stagetrace.sources.thread_cpu import sample
@@ -102,6 +102,7 @@ class AioRpc(Rpc):
     _has_aborted = False
     _has_raised = False
     _has_finished = False  # the handler
+    _awaited_message = False  # while it is looked at what kept the loop from reading it
 
     @property
     def request_streaming(self) -> bool:
@@ -168,6 +169,10 @@ class AioRpc(Rpc):
             report(WHERE, error)
         if self._takes_stream:
             request = self._received(request) or request
+        elif time_ns() - self.started >= LONG_NS:
+            self._awaited_message = True
+            note_behind(self.started, time_ns(), self)
+            self._awaited_message = False
         try:
             answer = await self._in_steps(self._behaviour(request, context))
         except BaseException as error:
@@ -267,6 +272,13 @@ class AioRpc(Rpc):
         self._look_at(context)
         return PooledContext(context, self)
 
+    def was_behind(self, start: int, end: int, other: str) -> None:
+        """Note as every request does; while the message was awaited, it lay in the socket, for all that can be told."""
+        if self._awaited_message:
+            self.socket_waits = [*self.socket_waits, (start, end, True)]
+        else:
+            super().was_behind(start, end, other)
+
     def _look_at(self, context: Any) -> None:
         if self.stage_report is not None:
             self.stage_report.context = context
@@ -331,6 +343,9 @@ class AioRpc(Rpc):
         if self.closed:  # dropped
             return
         try:
+            ended = self.suspended_at
+            if ended and time_ns() - ended >= LONG_NS:  # the response was on its way
+                note_behind(ended, time_ns(), self)
             if self.status_of_grpc == "UNIMPLEMENTED":
                 self.has_no_method()
             code, cancelled = self._outcome()
