@@ -194,10 +194,9 @@ class Agents:
         tally = reader.breaches(replace(wanted, limit=1)).tally
         with reader.relations(replace(wanted, breached=True)) as relations:
             found = breach_details.ask(relations, _GROUPS)
-        services = tally.services or ((wanted.service,) if wanted.service is not None else reader.services())
         answer = groups_as_json(found, tally, relations.reason, _GROUPS)
         return Found(
-            " ".join(summary(tally, wanted, services, args.tz)),
+            " ".join(summary(reader, tally, wanted, args.tz)),
             command("breaches", options, given, self.url),
             {key: value for key, value in answer.items() if key not in _ENDS},
             [one.worst_trace_id for one in found.groups][:_MOST_EVIDENCE],

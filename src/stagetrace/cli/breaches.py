@@ -14,7 +14,15 @@ from stagetrace.cli.output import show, show_json, show_short, warn
 from stagetrace.cli.registry import ANSWERED, BAD, NO_ANSWER, Option
 from stagetrace.output import breaches, units
 from stagetrace.output.answer import join_reasons
-from stagetrace.output.breaches import as_json, blame_text, groups_as_json, owners_of, stage_of, summary, worst_paths
+from stagetrace.output.breaches import (
+    as_json,
+    blame_text,
+    groups_as_json,
+    owners_of,
+    stage_of,
+    summary,
+    worst_paths,
+)
 from stagetrace.output.table import COMMON, TIME, TRACE, Column, Table, numeric, table_of
 from stagetrace.output.units import Zone, milliseconds, threshold
 from stagetrace.store.base import Breaches, Entry, Reader, Selection, Tally
@@ -46,15 +54,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the breaches and return the exit code."""
     with reading(args) as (reader, selected):
         wanted = replace(selected, limit=list_size(args))
-        services = (wanted.service,) if wanted.service is not None else reader.services()
         print_breaches = _print_list if args.each else _print_groups
-        tally, is_complete = print_breaches(args, reader, wanted, services)
+        tally, is_complete = print_breaches(args, reader, wanted)
     return _fail_code(tally, is_complete=is_complete) if args.fail else ANSWERED
 
 
-def _print_list(
-    args: argparse.Namespace, reader: Reader, wanted: Selection, services: Sequence[str]
-) -> tuple[Tally, bool]:
+def _print_list(args: argparse.Namespace, reader: Reader, wanted: Selection) -> tuple[Tally, bool]:
     """Print each breach; return the outcomes of all requests, and whether no breach is missing."""
     answer = reader.breaches(wanted)
     owners = owners_of(reader, answer.breaches)
@@ -62,7 +67,7 @@ def _print_list(
     if args.json:
         show_json(as_json(answer, owners))
     else:
-        parts: list[Table | str] = [*summary(answer.tally, wanted, services, args.tz)]
+        parts: list[Table | str] = [*summary(reader, answer.tally, wanted, args.tz)]
         if answer.breaches:
             listed = list(zip(answer.breaches, owners, strict=True))
             parts += ["", _table(listed, args.tz), "", *_list_steps(answer, args)]
@@ -74,9 +79,7 @@ def _print_list(
     return answer.tally, answer.complete
 
 
-def _print_groups(
-    args: argparse.Namespace, reader: Reader, wanted: Selection, services: Sequence[str]
-) -> tuple[Tally, bool]:
+def _print_groups(args: argparse.Namespace, reader: Reader, wanted: Selection) -> tuple[Tally, bool]:
     """Print the groups of breaches; return what `_print_list` does."""
     from stagetrace.analysis import breach_details
 
@@ -89,7 +92,7 @@ def _print_groups(
         show_json(answer)
         cuts = [answer["reason"]] if "reason" in answer else []
     else:
-        said = summary(tally, wanted, services, args.tz)
+        said = summary(reader, tally, wanted, args.tz)
         paths = worst_paths(reader, found.groups)
         table = [_group_table(found.groups, paths, args.tz)] if found.groups else []
         steps = _group_steps(found, args) if found.groups else []

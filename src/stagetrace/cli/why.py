@@ -56,8 +56,7 @@ def _of_now(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Answ
     from stagetrace.analysis import why
 
     tally = reader.breaches(replace(wanted, limit=1)).tally
-    services = tally.services or ((wanted.service,) if wanted.service is not None else reader.services())
-    text = " ".join(summary(tally, wanted, services, args.tz))
+    text = " ".join(summary(reader, tally, wanted, args.tz))
     keys = {name: getattr(tally, name) for name in _TALLY} | {"different": 0, "groups": []}
     if not tally.missed:
         step = "stages" if tally.judged else "sla suggest" if tally.requests else "doctor"

@@ -163,12 +163,12 @@ _FROM: Final = 2  # of a unit, or the smaller unit is used
 _SECOND_MS: Final = 1000.0
 
 
-def summary(tally: Tally, wanted: Selection, services: Sequence[str], zone: Zone = UTC) -> list[str]:
-    """Return the answer in a sentence, and its subject: a selection, in these services."""
-    if not services:
+def summary(reader: Reader, tally: Tally, wanted: Selection, zone: Zone = UTC) -> list[str]:
+    """Return the answer in a sentence, and its subject: a selection, in the services that have any of it."""
+    names = tally.services or ((wanted.service,) if wanted.service is not None else reader.services())
+    if not names:
         return ["The store holds no spans of any service yet."]
     is_narrowed = replace(wanted, service=None, judged_by=None, limit=None, causes=(), codes=()).is_filtered
-    names = tally.services or services
     more = f" and {len(names) - _SERVICES} more" if len(names) > _SERVICES else ""
     noun = "service" if len(names) == 1 else "services"
     of = f"{noun} {', '.join(map(printable, names[:_SERVICES]))}{more}{window(wanted.since_ns, wanted.until_ns, zone)}"
