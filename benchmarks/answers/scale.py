@@ -157,6 +157,8 @@ def main() -> None:
                 maker = get_context("spawn").Process(target=make, args=(folder, requests))
                 maker.start()
                 maker.join()
+                if maker.exitcode:
+                    raise SystemExit(maker.exitcode)
             for name, arguments in QUESTIONS.items():
                 if args.only in name:
                     found = [ask(folder, arguments) for _ in range(args.repeat)]

@@ -53,6 +53,7 @@ _ATTRIBUTE: Final = "stagetrace_attribute"
 _OF_RESOURCE: Final = "stagetrace_of_resource"
 _LATER: Final = "stagetrace_later"
 _OTLP: Final = "stagetrace_otlp"
+_KEPT_UP_TO: Final = 256  # bytes: what a longer attribute means is not remembered
 _KINDS: Final = dict(ALL)
 DUCKDB: Final = {
     "binary": "BLOB",
@@ -303,7 +304,7 @@ def _text(rest: bytes, key: str, field: bytes, kind: str | None) -> str | None:
     """Return the text form of the last attribute of a serialized span that has the key, if it is of this kind."""
     pair = attribute_of(rest, field)
     if pair is not None:
-        return _text_of_pair(pair, kind)
+        return (_text_of_pair if len(pair) <= _KEPT_UP_TO else _text_of_pair.__wrapped__)(pair, kind)
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     # The key is elsewhere, or is not written as protobuf writes it.

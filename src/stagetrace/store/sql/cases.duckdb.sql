@@ -1,6 +1,6 @@
 -- Requests with all that may distinguish them, of two kinds: with `kind` 0 breaches (`marked`) and judged ones that are none, with
 -- 1 those in a box of when they began (ns) and how long they took (ms) and all others; with 2 all are of the second kind. Each of
--- them comes with probability `marked_below` or `below` / 2^64, by its id, so that the same come each time; at most `most`.
+-- them comes with probability `marked_below` or `below` / 2^64, by its id and start, so that the same come each time; at most `most`.
 -- Attributes come as JSON, which takes half the time of maps or lists. Plain comparisons are what DuckDB does before it decodes
 -- attributes; with % or CASE it decodes all. Where the result has an order of its own, and the condition two columns (one of one
 -- column is a part of the scan), DuckDB puts the few rows of each part of a scan together before it decodes attributes: a third
