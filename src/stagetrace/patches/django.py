@@ -49,12 +49,12 @@ def template(route: str) -> str:
 
 
 def _simple(route: str) -> str:
-    from django.contrib.admindocs import utils
+    from django.contrib.admindocs import utils  # before 4.1 it lacks the first and the last of these four
 
     for name in ("remove_non_capturing_groups", "replace_named_groups", "replace_unnamed_groups"):
-        step = getattr(utils, name, None)  # Django 3 lacks the first
+        step = getattr(utils, name, None)
         route = route if step is None else step(route)
-    clean = getattr(utils, "replace_metacharacters", None)  # Django 4.1
+    clean = getattr(utils, "replace_metacharacters", None)
     return clean(route) if clean is not None else _METACHARACTERS.sub("", route)
 
 

@@ -22,7 +22,7 @@ from stagetrace.protocols.grpc_request import FOREVER_S, Rpc, Server, arrive, on
 from stagetrace.protocols.grpc_threads import KINDS, AioRequests, Requests
 from stagetrace.request.context import here
 from stagetrace.request.current import current
-from stagetrace.request.loop_blockers import LONG_NS, note_behind, stepped
+from stagetrace.request.loop_blockers import LONG_NS, blocked_since, note_behind, stepped
 from stagetrace.semconv import NETWORK_RECEIVE, NETWORK_SEND, QUEUE
 from stagetrace.sources import loops
 from stagetrace.sources.thread_cpu import sample
@@ -102,7 +102,6 @@ class AioRpc(Rpc):
     _has_aborted = False
     _has_raised = False
     _has_finished = False  # the handler
-    _awaited_message = False  # while it is looked at what kept the loop from reading it
 
     @property
     def request_streaming(self) -> bool:
@@ -170,9 +169,7 @@ class AioRpc(Rpc):
         if self._takes_stream:
             request = self._received(request) or request
         elif time_ns() - self.started >= LONG_NS:
-            self._awaited_message = True
-            note_behind(self.started, time_ns(), self)
-            self._awaited_message = False
+            self._note_socket_wait()
         try:
             answer = await self._in_steps(self._behaviour(request, context))
         except BaseException as error:
@@ -272,12 +269,13 @@ class AioRpc(Rpc):
         self._look_at(context)
         return PooledContext(context, self)
 
-    def was_behind(self, start: int, end: int, other: str) -> None:
-        """Note as every request does; while the message was awaited, it lay in the socket, for all that can be told."""
-        if self._awaited_message:
-            self.socket_waits = [*self.socket_waits, (start, end, True)]
-        else:
-            super().was_behind(start, end, other)
+    @guarded
+    def _note_socket_wait(self) -> None:
+        """Note for how long other work kept the loop from reading the message: it was there, for all that is known."""
+        now = time_ns()
+        since = blocked_since(self.started, now)
+        if now - since >= LONG_NS:
+            self.socket_waits = [*self.socket_waits, (since, now, True)]
 
     def _look_at(self, context: Any) -> None:
         if self.stage_report is not None:

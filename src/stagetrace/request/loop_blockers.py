@@ -50,9 +50,16 @@ def blocker(start: int, end: int) -> str | None:
 
 @guarded
 def note_behind(start: int, end: int, request: Any) -> None:
-    """Note on a request, suspended in [start, end), since when other work had blocked the loop that resumed it.
+    """Note on a request, suspended in [start, end), since when other work had blocked the loop that resumed it."""
+    at = blocked_since(start, end)
+    if end - at >= LONG_NS:
+        request.was_behind(at, end, blocker(at, end) or "other requests")
 
-    One long step after the other, up to the end: had the loop been free, it would have run what was ready.
+
+def blocked_since(start: int, end: int) -> int:
+    """Return since when, of [start, end), other work had blocked this thread up to the end; the end if none had.
+
+    One long step after the other: had the loop been free, it would have run what was ready.
     """
     thread, at = get_ident(), end
     for blocked, since, until, _, _ in reversed(copied(_blocked)):
@@ -60,8 +67,7 @@ def note_behind(start: int, end: int, request: Any) -> None:
             break
         if blocked == thread and since < at and at - until < max(LONG_NS, (until - since) // 8):
             at = max(since, start)
-    if end - at >= LONG_NS:
-        request.was_behind(at, end, blocker(at, end) or "other requests")
+    return at
 
 
 @guarded_end
