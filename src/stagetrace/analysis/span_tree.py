@@ -310,7 +310,6 @@ def _waited(tree: Tree, place: int, start: int, end: int) -> Iterator[tuple[int,
 # What is known of it was measured by length, not by place: it is drawn at the end of the times that no span covers.
 # Spans are as `span_tree` describes them.
 
-_QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
 _NETWORK: Final = {semconv.NETWORK_RECEIVE: cause.SLOW_UPLOAD, semconv.NETWORK_SEND: cause.SLOW_DOWNLOAD}
 _WAITS: Final = frozenset(word for word, one in cause.CAUSES.items() if one.is_wait)
 _BLOCKED: Final = "blocked by a lock, the GIL, a device, or input or output"
@@ -353,7 +352,8 @@ def _waits(span: Any, stage: str, entry: Any, left: int) -> tuple[tuple[tuple[st
     attributes = span.attributes
     if stage == semconv.QUEUE:
         reason = text(attributes, semconv.QUEUE_REASON) or ""
-        return _some((cause.PHRASES[_QUEUES.get(reason, cause.POOL_WAIT)], left)), False
+        phrase = cause.WAITS_FOR.get(reason) or cause.PHRASES[cause.QUEUES.get(reason, cause.POOL_WAIT)]
+        return _some((phrase, left)), False
     if stage in _NETWORK:
         return _some((cause.PHRASES[_NETWORK[stage]], left)), False
     computed = _ns(attributes, semconv.CPU_TIME_MS)

@@ -22,7 +22,15 @@ from stagetrace.causes.cause import Breakdown
 from stagetrace.policy.verdict import overlap
 from stagetrace.request.exchange import NOT_HERE
 from stagetrace.request.stages import NOTHING
-from stagetrace.semconv import CPU_TIME_MS, ML_BATCH_SIZE, ML_COLD_START, ML_MODEL_RECOGNISED, QUEUE, QUEUE_BLOCKED_BY
+from stagetrace.semconv import (
+    CPU_TIME_MS,
+    ML_BATCH_SIZE,
+    ML_COLD_START,
+    ML_MODEL_RECOGNISED,
+    QUEUE,
+    QUEUE_BLOCKED_BY,
+    QUEUE_REASON,
+)
 from stagetrace.sources import gc_pauses, thread_cpu
 from stagetrace.system.import_hooks import finder
 
@@ -210,6 +218,7 @@ class _Waits:
         self.own: dict[str, list[Interval]] = {}  # by stage
         self.wake_ups: list[tuple[int, int]] = []  # how long, and for how much of that a CPU was lacking
         self.unexplained: list[_Unexplained] = []  # in the socket, without a known event loop blocker
+        self._queued: dict[str, int] = {}  # nanoseconds of POOL_WAIT, by `queue.reason`
 
     def add(self, segment: Segment) -> None:
         """Add a stage of the request."""
@@ -231,6 +240,8 @@ class _Waits:
             self._add_socket(wait.stage, begin, end, is_explained=QUEUE_BLOCKED_BY in wait.attributes)
             return
         if part == cause.POOL_WAIT:
+            reason = wait.attributes.get(QUEUE_REASON, "")
+            self._queued[reason] = self._queued.get(reason, 0) + end - begin
             for since, until, lacked in self._measured.wakeups:
                 if since < end and begin < until:
                     over = max(since, begin)  # the thread was asked for just before the stage
@@ -259,6 +270,11 @@ class _Waits:
     def loop_in(self, times: Sequence[Interval]) -> _Suspended:
         """Return what the loop did in these times."""
         return _Suspended.of(times, self._shares)
+
+    def words_of_queues(self) -> Mapping[str, str]:
+        """Return the words for the wait in queues, if those of its part are not those of most of it."""
+        took = max(self._queued, key=lambda reason: self._queued[reason], default="")
+        return {cause.POOL_WAIT: cause.WAITS_FOR[took]} if took in cause.WAITS_FOR else NOTHING
 
     def add_behind(self, known: Sequence[Interval]) -> Mapping[str, str]:
         """Add the times in which other work blocked the loop, but for those of which more is `known`.
@@ -366,7 +382,7 @@ def breakdown_of(
         divided.computed += computed
         divided.waited += waited
     known = [*calls, *((one.start, one.end) for one in sections), *((one.start, one.end) for one, _, _ in remote)]
-    phrases = waits.add_behind(known)
+    phrases = {**waits.words_of_queues(), **waits.add_behind(known)}
     own = waits.all_own()
     found = _own_parts(divided, waits, own, calls, sections, [one for one, _, _ in remote])
     for_gil = divided.for_gil + waits.divide_unexplained(divided)

@@ -42,12 +42,11 @@ WAITS: Final = {NETWORK_RECEIVE: cause.SLOW_UPLOAD, NETWORK_SEND: cause.SLOW_DOW
 _OF_THE_REST: Final = (cause.IO_WAIT, cause.UNKNOWN, cause.CPU_WAIT, cause.LOCK_WAIT)
 ROUNDS: Final = 16
 EXACT: Final = 0.001  # of the whole time
-QUEUES: Final = {"socket": cause.SOCKET_WAIT, "batch": cause.BATCH_WAIT}
 
 
 def queue_part(segment: Segment) -> str:
     """Return the part of the breakdown that a wait in a queue is."""
-    return QUEUES.get(segment.attributes.get(QUEUE_REASON, ""), cause.POOL_WAIT)
+    return cause.QUEUES.get(segment.attributes.get(QUEUE_REASON, ""), cause.POOL_WAIT)
 
 
 class Section(NamedTuple):

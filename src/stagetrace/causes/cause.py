@@ -52,8 +52,8 @@ SOCKET_WAIT: Final = _cause(
 )
 POOL_WAIT: Final = _cause(
     "pool_wait",
-    "waiting for a thread of a pool without a free one, or for the consumer of a queue of the service's own",
-    "the patch of the pool, or of the queue",
+    "waiting for a thread of a pool without a free one, for the consumer of a queue of the service's own, or for a lock or semaphore of asyncio or AnyIO that another request had",
+    "the patch of the pool, of the queue, or of the lock",
     phrase="waiting for a thread",
 )
 BATCH_WAIT: Final = _cause(
@@ -148,6 +148,13 @@ ERROR: Final = _cause(
 
 # The parts of a breakdown, and the words of the evidence for them.
 PHRASES: Final = {word: one.phrase for word, one in CAUSES.items() if one.phrase is not None}
+# Of a queue, by its `queue.reason`: which part it is, if not POOL_WAIT, and its words, where the part's are others.
+QUEUES: Final = {"socket": SOCKET_WAIT, "batch": BATCH_WAIT}
+WAITS_FOR: Final = {
+    "consumer": "waiting for the consumer of a queue",
+    "lock": "waiting for a lock",
+    "semaphore": "waiting for a semaphore",
+}
 WORDS: Final = tuple(word for word, one in CAUSES.items() if one.is_inferred)
 # The parts of a request's own work, and what took the CPU or the GIL from that.
 OWN: Final = (COMPUTE, IO_WAIT, UNKNOWN)

@@ -1,4 +1,4 @@
-"""anyio: the tasks of its task groups, and the wait for a worker thread.
+"""anyio: the tasks of its task groups, its locks, and the wait for a worker thread.
 
 In task groups Starlette, FastAPI, Litestar and sse-starlette make and send streams: each step of a task that is started
 for a request is a step of that request's work, as those of its handler are. In worker threads FastAPI and Starlette run
@@ -14,9 +14,10 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from stagetrace.guard import guarded, report, switch
-from stagetrace.instrumentation.base import patching
+from stagetrace.instrumentation.base import wrap_all
 from stagetrace.instrumentation.batching.consumer import current_work
 from stagetrace.instrumentation.batching.queued_items import taken
+from stagetrace.instrumentation.locks import patch_locks
 from stagetrace.request.current import current, recording
 from stagetrace.request.working import PoolTask, wait
 
@@ -38,7 +39,10 @@ def _following(original: Any) -> Any:
     return start_soon
 
 
-patch_backend = patching({"TaskGroup.start_soon": _following})  # of asyncio, or of trio
+def patch_backend(module: Any) -> None:
+    """Wrap `TaskGroup.start_soon` and the locks of a back end, asyncio's or trio's."""
+    wrap_all([(module.TaskGroup, "start_soon", _following)])
+    patch_locks(module)
 
 
 @guarded

@@ -91,12 +91,14 @@ PATCHES = {
     "vllm.v1.engine.async_llm": "stagetrace.patches.vllm:patch_async_llm",
     "sglang.srt.entrypoints.engine": "stagetrace.patches.sglang:patch_engine",
     "sglang.srt.managers.tokenizer_manager": "stagetrace.patches.sglang:patch_manager",
+    "asyncio.locks": "stagetrace.patches.locks:patch_locks",
     "asyncio.queues": "stagetrace.patches.queues:patch_queues",
     "queue": "stagetrace.patches.queues:patch_queues",
 }
 # Patched only in processes that serve: modules of the standard library that most programs use, and those for which much
 # is imported.
 _WHERE_SERVED = {
+    "asyncio.locks",
     "asyncio.queues",
     "queue",
     "opentelemetry.trace",
