@@ -64,6 +64,7 @@ class Requests:
             starts = [one["start"] for one in self.requests]
             first, last = min(starts, default=None), max(starts, default=None)
             return [{"requests": len(starts) or None, "first": first, "last": last}]
+        by = (*by, "host.name", INSTANCE) if name == "busy" else by
         groups = defaultdict(list)
         for place, one in enumerate(self.requests):
             group = (*(one.get(key) for key in by), one["breached"])

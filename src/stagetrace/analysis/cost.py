@@ -134,17 +134,18 @@ def _all_of(
 
 
 def _busy(source: Source, by: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of `busy`, queried in parts of the time, so that no part holds very many requests."""
+    """Return the rows of `busy` by these keys, queried in parts of the time: no part holds very many requests."""
     (whole,) = source.reduce("versions", []) or [{"requests": None}]
     if not whole["requests"]:
         return []
+    asked = [key for key in by if key not in (HOST, INSTANCE)]  # a row has these two anyway
     parts = min(_MOST_PARTS, math.ceil(whole["requests"] / _PART))
     steps = [whole["first"] + (whole["last"] - whole["first"]) * place // parts for place in range(1, parts)]
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for since, until in pairwise([-_EVER, *steps, _EVER]):
         if since == until:
             continue
-        for row in source.reduce("busy", by, most=MOST + 1, since=since, until=until):
+        for row in source.reduce("busy", asked, most=MOST + 1, since=since, until=until):
             one = found.setdefault(_key(row, by), {**row, "stored": 0, "negative": 0, "sixteenths": 0})
             for name in _COUNTED:
                 one[name] += row[name]
