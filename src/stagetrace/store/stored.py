@@ -7,7 +7,7 @@ The attributes beyond its columns are decoded from a row's bytes when a query re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -290,14 +290,9 @@ def _later(rests: Any, keys: Any, kinds: Any) -> Any:
 
 def _text_of_attribute(rests: Any, key: str, kind: str | None) -> Any:
     """Return the text form of one attribute of each span, of any kind or where it is of this kind."""
-    import pyarrow as pa
-
-    if isinstance(rests, pa.ChunkedArray):
-        rests = rests.combine_chunks()
     named = key.encode()
     field = b"\x0a" + varint(len(named)) + named
-    texts = [_text(rest, key, field, kind) if rest and named in rest else None for rest in rests.to_pylist()]
-    return pa.array(texts, pa.string())
+    return _texts_of(rests, lambda rest: _text(rest, key, field, kind) if rest and named in rest else None)
 
 
 def _text(rest: bytes, key: str, field: bytes, kind: str | None) -> str | None:
@@ -323,16 +318,20 @@ def _text_of_pair(pair: bytes, kind: str | None) -> str | None:
 
 def _of_resource(blobs: Any, keys: Any) -> Any:
     """Return one attribute of each resource in text form; NULL where it is not there."""
+    key = keys[0].as_py() if len(keys) else ""
+    return _texts_of(blobs, lambda blob: _resource_texts(blob).get(key))
+
+
+def _texts_of(blobs: Any, text: Callable[[bytes | None], str | None]) -> Any:
+    """Return a text of each blob; it is made once for those that are alike."""
     import pyarrow as pa
 
-    key = keys[0].as_py() if len(keys) else ""
     coded = _encode(blobs)
-    texts = [_resource_texts(blob).get(key) for blob in coded.dictionary.to_pylist()]
-    return pa.array(texts, pa.string()).take(coded.indices)
+    return pa.array(map(text, coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
 
 
 def _encode(blobs: Any) -> Any:
-    """Return resources as numbers into the few different ones."""
+    """Return blobs as numbers into the different ones."""
     import pyarrow as pa
 
     if isinstance(blobs, pa.ChunkedArray):
