@@ -21,7 +21,7 @@ def test_the_newest_baseline_is_the_answer(tmp_path: Path, monkeypatch: pytest.M
     assert baseline.answer(UTC).sentence.startswith("No load was put on a service from this machine: stagetrace bench ")
     latencies = [*(float(one) for one in range(1, 100)), None]
     url = "http://user:s3cret@localhost:8000/predict"
-    path = baseline.save(Baseline("v1", url, 50.0, "constant", NOON, latencies))
+    path = baseline.save(Baseline("v1", url, 50.0, "constant", NOON, NOON, latencies))
     answer = baseline.answer(UTC)
     (one,) = answer.keys["baselines"]
     assert (one["name"], one["requests"], one["failed"]) == ("v1", 100, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Final
@@ -14,12 +15,14 @@ from stagetrace.cli.bench import options
 from stagetrace.cli.output import Progress
 from stagetrace.cli.registry import UsageError
 from stagetrace.errors import StagetraceError
+from stagetrace.output.units import utc
 from stagetrace.store import open_store
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from stagetrace.cli.bench.baseline import Baseline
     from stagetrace.output.answer import Answer
     from stagetrace.store.base import Reader, Selection
 
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if kept is not None:
         baseline.check(kept, rate if due_s is None else rate_of(due_s), arrivals)
     progress = Progress("requests")
+    begun_ns = time.time_ns()
     try:
         result = Bench(args, options.sender(args), progress, due_s).run(rate)
         if not result.steps:
@@ -65,11 +69,25 @@ def run(args: argparse.Namespace) -> int:
     if args.save:
         last = result.steps[-1]
         latency_ms = [round(value, 6) if isfinite(value) else None for value in last.latency_ms.tolist()]
-        made = baseline.Baseline(args.save, args.url, last.step.rate, arrivals, time.time_ns(), latency_ms)
+        made = baseline.Baseline(args.save, args.url, last.step.rate, arrivals, begun_ns, time.time_ns(), latency_ms)
         notes.append(f"saved as baseline {args.save}: {baseline.save(made)}")
     found = view.answer(report, {"url": args.url, "arrivals": arrivals}, comparison, notes)
-    steps = [next_command(args, "why")] if found.keys["joined"] else ()
-    return print_answer(args, replace(found, steps=steps))
+    steps = _steps(args, kept, begun_ns) if found.keys["joined"] else ()
+    return print_answer(args, replace(found, steps=tuple(steps)))
+
+
+def _steps(args: argparse.Namespace, kept: Baseline | None, begun_ns: int) -> Iterator[str]:
+    """Yield the commands about this run: its requests against those of the baseline, and why some are late."""
+    begun = _time(begun_ns)
+    if kept is not None:
+        a = f"period={_time(kept.begun_unix_nano)}..{_time(kept.saved_unix_nano)}"
+        b = f"period={begun}..{_time(time.time_ns())}"
+        yield next_command(args, "compare", "--a", a, "--b", b, since=None, until=None)
+    yield next_command(args, "why", since=begun, until=None)
+
+
+def _time(ns: int) -> str:
+    return f"{utc(ns).replace(' ', 'T')}Z"
 
 
 def answer(_reader: Reader, _wanted: Selection, args: argparse.Namespace) -> Answer:

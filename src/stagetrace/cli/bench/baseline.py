@@ -41,6 +41,7 @@ class Baseline:
     url: str
     rate: float
     arrivals: str
+    begun_unix_nano: int
     saved_unix_nano: int
     latency_ms: Sequence[float | None]  # None: failed
     format: int = 1

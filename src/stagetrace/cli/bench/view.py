@@ -118,9 +118,12 @@ def answer(report: Report, about: Mapping[str, Any], comparison: Mapping[str, An
     found, stages = result.found, report.stages()
     valid = step.valid if found is None else found.low is not None
     text = _sentence(report)
+    said = [text if re.match(r"p[0-9]", text) else text[:1].upper() + text[1:]]  # a percentile keeps its small letter
+    if comparison is not None:
+        said.append(_compared(comparison))
     return Answer(
         "Benchmark",
-        f"{text if re.match(r'p[0-9]', text) else text[:1].upper() + text[1:]}.",  # a percentile keeps its small letter
+        " ".join(f"{one}." for one in said),
         {
             **_keys(report.main),
             "valid": valid,
@@ -211,6 +214,18 @@ def _where(report: Report) -> str:
     part, share = next(iter(report.excess.shares.items()))
     reason = f" ({next(iter(report.queue_ms)).replace('_', ' ')})" if part == "queue" and report.queue_ms else ""
     return f"{100 * share:.0f} % of the excess is {_WORDS.get(part, part)}{reason}"
+
+
+def _compared(comparison: Mapping[str, Any]) -> str:
+    """Return how the run differs from the baseline, at each percentile."""
+    differences = ", ".join(f"{one['q']} {_difference(one)}" for one in comparison["quantiles"])
+    return f"Against the baseline {comparison['baseline']}: {differences}"
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    """Return a difference and its interval: `+4.1 % [-2.0, +9.9]`."""
+    low, high = ("?" if end is None else f"{100 * end:+.1f}" for end in one["interval"])
+    return "-" if one["difference"] is None else f"{100 * one['difference']:+.1f} % [{low}, {high}]"
 
 
 def _search_sentence(report: Report, p: str, limit: str) -> str:
@@ -312,9 +327,5 @@ def _stage_parts(report: Report) -> Iterator[str | Table | Chart]:
 
 def _comparison_table(comparison: Mapping[str, Any]) -> Table:
     columns = [Column(""), *numbers("before", "now", "difference")]
-    rows = []
-    for one in comparison["quantiles"]:
-        low, high = ("?" if end is None else f"{100 * end:+.1f}" for end in one["interval"])
-        difference = "-" if one["difference"] is None else f"{100 * one['difference']:+.1f} % [{low}, {high}]"
-        rows.append([one["q"], _ms(one["a_ms"]), _ms(one["b_ms"]), difference])
+    rows = [[one["q"], _ms(one["a_ms"]), _ms(one["b_ms"]), _difference(one)] for one in comparison["quantiles"]]
     return Table(columns, rows, f"against the baseline {comparison['baseline']}")
