@@ -213,7 +213,7 @@ def test_a_run_is_compared_with_a_baseline_and_a_gate_fails_where_it_is_surely_s
     with worker(0.009) as url:
         slower = benched(1, url, "--rate", "100", *QUICK, "--against", "before", "--gate", "p50:+10%", **home)
     assert same["comparison"]["is_slower"] is False
-    assert same["sentence"].partition(" Against the baseline before: p50 ")[2].count(" %") == 3  # each with its interval
+    assert same["sentence"].partition(" Against the baseline before: p50 ")[2].count(" %") == 3  # and intervals
     median = next(one for one in slower["comparison"]["quantiles"] if one["q"] == "p50")
     assert median["b_ms"] > 9
     assert median["interval"][0] <= median["difference"] <= median["interval"][1]
