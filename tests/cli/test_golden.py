@@ -62,21 +62,22 @@ def ids(requests: list[dict[str, Any]]) -> list[int]:
     return [int(one["trace_id"], 16) for one in requests]
 
 
-def test_people_get_the_first_20_and_see_the_number_of_the_others(tmp_path: Path) -> None:
+def test_people_get_the_first_15_and_see_the_number_of_the_others(tmp_path: Path) -> None:
     """Scripts get all; a limit that cuts is reported."""
     broken = literal.verdict(breached=True)
     made = [literal.request(number, number, {"queue": number}, **broken) for number in range(1, 31)]
     at = ("--store", literal.write(tmp_path, made))
-    rest = {"requests": "20 of 30 requests shown; more: --top N", "breaches --each": "These are the newest 20 of 30; "}
+    rest = {"requests": "15 of 30 requests shown; more: --top N", "breaches --each": "These are the newest 15 of 30; "}
     for command, more in rest.items():
         verb, *each = command.split()
         text = printed(verb, *each, *at)
         assert more in text
-        assert [line.split()[-1] for line in text.splitlines() if trace_id(0)[:20] in line][:20] == [
-            trace_id(number) for number in range(30, 10, -1)
+        assert [line.split()[-1] for line in text.splitlines() if trace_id(0)[:20] in line][:15] == [
+            trace_id(number) for number in range(30, 15, -1)
         ]
         assert len(answered(verb, *each, *at)[verb]) == 30
         assert more not in printed(verb, *at, *(("--top", "30") if verb == "requests" else ("--limit", "30")))
+    assert len(printed("requests", *at).splitlines()) == 18
     assert len(printed("requests", *at, "--top", "25").splitlines()) == 28
     done = cli("requests", *map(str, at), "--limit", "25")
     assert (len(done.stdout.splitlines()), done.returncode) == (27, 0)

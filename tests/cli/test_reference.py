@@ -43,7 +43,7 @@ def test_a_verb_has_its_own_options_and_names_those_that_it_shares() -> None:
     assert "| `--fail` |" in breaches
     assert "| `--route" not in breaches
     shared = (
-        "Shared options: selection, breaches, judging, `--long`; `--limit` by default: the newest 20, with --json all."
+        "Shared options: selection, breaches, judging, `--long`; `--limit` by default: the newest 15, with --json all."
     )
     assert shared in breaches
     tail = page.partition("### `stagetrace tail`")[2].partition("\n### ")[0]

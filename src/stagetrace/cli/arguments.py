@@ -34,9 +34,9 @@ _MOST: Final = 10**18
 _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of RFC 9110: the name of a header
 ABOVE_0, FINITE = sys.float_info.min, sys.float_info.max  # ends for `number_between`
-_SHOWN: Final = 20
+SHOWN: Final = 15  # of a list: with its heads within 20 lines
 EVER: Final = Moment(0, ago=False)
-NEWEST: Final = f"the newest {_SHOWN}, with --json all"  # what `list_size` does: `selection_options(limit=NEWEST)`
+NEWEST: Final = f"the newest {SHOWN}, with --json all"  # what `list_size` does: `selection_options(limit=NEWEST)`
 
 # --- Readers of values, for options of any verb.
 
@@ -242,9 +242,9 @@ def next_command(args: argparse.Namespace, verb: str, *more: str, **values: str 
 
 
 def list_size(args: argparse.Namespace) -> int | None:
-    """Return how many requests a list shows: `--limit`, else 20 to people, and all in JSON (None)."""
+    """Return how many requests a list shows: `--limit`, else `SHOWN` to people, and all in JSON (None)."""
     limit: int | None = args.limit
-    return limit if limit is not None or args.json else _SHOWN
+    return limit if limit is not None or args.json else SHOWN
 
 
 def store_url(args: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final
 
-from stagetrace.cli.arguments import Suggested, count, list_size, selection_options, utf8
+from stagetrace.cli.arguments import SHOWN, Suggested, count, list_size, selection_options, utf8
 from stagetrace.cli.ask import reading
 from stagetrace.cli.output import remark, show_result
 from stagetrace.cli.registry import Option, UsageError
@@ -33,7 +33,7 @@ OPTIONS: Final = (
         utf8,
         choices=Suggested((*_ORDERS, *STAGE_COLUMNS, "other")),
     ),
-    Option("--top N", "show only the first N of that order; default: 20, with --json or --limit all", count),
+    Option("--top N", f"show only the first N of that order; default: {SHOWN}, with --json or --limit all", count),
     Option("--slowest N", "short for --sort duration --top N", count),
     Option("--breached", "only those that missed their objective", alone=_VERDICT),
     Option("--kept", "only those that did not, judged or not", alone=_VERDICT),
