@@ -40,8 +40,7 @@ test-sanitizers: $(INSTALLED) ## the tests of native code, compiled with Address
 	@echo "compiling the C extension with sanitizers, and running its tests ..."
 	@$(BIN)/python tests/native/sanitize.py
 
-# The full million of fuzzed requests takes about an hour: make test-heavy FUZZ_CASES=1000000
-FUZZ_CASES ?= 100000
+FUZZ_CASES ?= 1000000
 test-heavy: $(INSTALLED) ## kill -9, outages, a million requests, $(FUZZ_CASES) fuzzed ones, the limits of the local store, torch, TensorFlow, Ray Serve: docs/proof.md
 	@echo "running the heavy tests ..."
 	@STAGETRACE_FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python tests/prove.py $(FILES)
