@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from collections import Counter
@@ -132,9 +133,14 @@ def test_bytes_are_bounded_as_spans_are() -> None:
 def test_what_is_not_sorted_in_yet_is_bounded_too() -> None:
     """An exporter that hangs: callers keep the bounds themselves, though no thread of ours has time for it."""
     _, made = provider_of(Keeping(pause_s=30), max_spans=50)
-    for _ in range(50_000):
-        made.put(RESOURCE, None, ENCODED, 1, breach=False)
-        assert len(made._queue._incoming) < 20_000  # as many as come in a few switches between threads
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 10)
+    try:
+        for _ in range(50_000):
+            made.put(RESOURCE, None, ENCODED, 1, breach=False)
+            assert len(made._queue._incoming) < 20_000  # as many as come in some switches between threads
+    finally:
+        sys.setswitchinterval(interval)
     assert_all_accounted_for(made, 50_000)
 
 
