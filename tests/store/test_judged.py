@@ -120,6 +120,20 @@ def test_a_breach_has_what_it_was_allowed(url: str) -> None:
         assert "shop SELECT, " in shown
 
 
+def test_one_request_is_judged_afterwards(url: str) -> None:
+    """A late one is told with its bound and the breaches that are like it."""
+    carts = [one for one in OTHERS if one.attributes.get("http.route") == "/cart"]
+    slow = next(one for one in carts if one.end - one.start > 80 * MS)
+    quick = next(one for one in carts if one.end - one.start <= 80 * MS)
+    found, said = asked("why", slow.trace_id, "--store", url)
+    assert (found["verdict"], found["threshold_ms"], found["stage"]) == ("BREACH", 80.0, None)
+    assert found["overrun_ms"] == pytest.approx((slow.end - slow.start - 80 * MS) / 1e6)
+    assert found["alike"]["breaches"] == late("/cart")
+    assert said.count("are judged afterwards by --sla") == 1
+    assert asked("why", quick.trace_id, "--store", url)[0]["verdict"] == "GOOD"
+    assert answered("why", slow.trace_id, "--store", url)["verdict"] == "NOT JUDGED"
+
+
 def test_answers_go_by_those_verdicts(url: str) -> None:
     report, _ = asked("report", "--service", "shop", "--store", url)
     assert sum(one["judged"] for one in report["objectives"]) == of("/cart") + of("/pay") + len(OURS)

@@ -111,7 +111,8 @@ def reading(
     url = store_url(args) if url is None else url
     wanted = selection(args, url, since=since, breached=breached)
     with open_store(url) as reader, show_progress(reader):
-        yield reader, judged(reader, wanted, args)
+        is_of_one = getattr(args, "id", None) is not None  # which is not among those that are selected
+        yield reader, wanted if is_of_one else judged(reader, wanted, args)
 
 
 def judged(reader: Reader, wanted: Selection, args: argparse.Namespace) -> Selection:

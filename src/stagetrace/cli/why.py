@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.cli.arguments import ALONE, TRACE, next_command, selection_options, whole_id
-from stagetrace.cli.ask import PRINTED
+from stagetrace.cli.ask import PRINTED, judged
 from stagetrace.errors import UnknownTrace
 from stagetrace.output.answer import Answer, completeness, join_reasons, keys_of
 from stagetrace.output.breaches import (
     BREACH,
+    NOT_JUDGED,
     blame_text,
     missed_keys,
     owners_of,
     stage_of,
     summary,
     total,
+    verdict,
     verdict_of,
     worst_paths,
 )
 from stagetrace.output.table import COMMON, TIME, Column, Table, numeric, table_of
 from stagetrace.output.units import Zone, milliseconds, percent, release_name, shown, since_text, values_text
-from stagetrace.store.base import SERVER, Entry, Reader, Selection
+from stagetrace.store.base import SERVER, Entry, Reader, Relations, Selection
 from stagetrace.store.entries import request_text
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ _GROUPS: Final = 5
 _TOLD: Final = 10  # breaches, as `analysis.causes` needs to compare them
 _HOUR_NS: Final = 3600 * 10**9
 _TALLY: Final = ("requests", "judged", "missed", "overrun_ms")
+_JUDGED: Final = ("objective", "threshold_ms", "overrun_ms", "severity", "stage")
 _HIT: Final = ("values", "breached", "good", "relative_risk")
 
 
@@ -129,35 +132,57 @@ def _of_trace(reader: Reader, args: argparse.Namespace) -> Answer:
 
     meant = whole_id(reader, args.id, args.service, breached=False)
     trace = reader.trace(meant.trace_id)
-    judged = [verdict_of(span, trace.spans) for span in trace.spans if span.kind == SERVER]
-    if not judged:
+    found = [verdict_of(span, trace.spans) for span in trace.spans if span.kind == SERVER]
+    if not found:
         raise UnknownTrace(
             f"trace {meant.trace_id} has no request: no span of kind SERVER\ndraw it: stagetrace trace {meant.trace_id}"
         )
-    one = max(judged, key=_harm)
+    near = judged(reader, _around(one.entry for one in found), args)
+    if near.judging is not None:
+        with reader.relations(near) as relations:
+            found = [_afterwards(one, relations) for one in found]
+    one = max(found, key=_harm)
     entry = one.entry
     kind = (entry.stage, entry.cause, entry.code) if one.word == BREACH else None
-    near = (max(0, entry.start_unix_nano - _HOUR_NS), entry.start_unix_nano + _HOUR_NS)
-    with reader.relations(Selection(*near, service=entry.service, route=request_text(entry.name, entry.route))) as of:
-        found = why.ask_one(of, kind)
+    route = request_text(entry.name, entry.route)
+    near = replace(_around([entry]), service=entry.service, route=route, judging=near.judging)
+    with reader.relations(near) as of:
+        others = why.ask_one(of, kind)
     (owner,) = owners_of(reader, [entry])
-    usual = {each.stage: each for each in found.usual}
+    usual = {each.stage: each for each in others.usual}
     return Answer(
         TITLE,
-        " ".join(_sentences(one, owner, usual, found, args.tz)),
+        " ".join(_sentences(one, owner, usual, others, args.tz)),
         {
             "trace_id": entry.trace_id,
             "span_id": entry.span_id,
             "verdict": one.word,
             **keys_of(entry, "trace_id", "span_id", duration_ms=entry.duration_ms, missed=missed_keys(entry)),
             "owner": {**owner.last._asdict(), **completeness(owner.reason)},
-            "usual": [each._asdict() for each in found.usual],
-            "alike": None if found.alike is None else _group(found.alike, found.breaches),
+            "usual": [each._asdict() for each in others.usual],
+            "alike": None if others.alike is None else _group(others.alike, others.breaches),
         },
         [_stages(entry, usual)],
         reason=join_reasons([trace.reason, of.reason]),
         steps=[next_command(args, "trace", entry.trace_id, **ALONE)],
     )
+
+
+def _around(entries: Iterable[Entry]) -> Selection:
+    """Return the requests within an hour of these."""
+    starts = [one.start_unix_nano for one in entries]
+    return Selection(max(0, min(starts) - _HOUR_NS), max(starts) + _HOUR_NS)
+
+
+def _afterwards(one: Verdict, relations: Relations) -> Verdict:
+    """Return the verdict that `--sla` gives a request without one."""
+    from stagetrace.store import answers
+
+    row = answers.request(relations, one.entry) if one.word == NOT_JUDGED else None
+    if row is None:
+        return one
+    entry = replace(one.entry, **{name: row[name] for name in _JUDGED})
+    return verdict(entry, row["breached"], is_excluded=row["verdict"] == answers.EXCLUDED)
 
 
 def _harm(one: Verdict) -> tuple[bool, float, float]:

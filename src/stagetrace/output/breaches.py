@@ -298,6 +298,7 @@ def missed_keys(entry: Entry) -> list[dict[str, Any]]:
 # --- The verdict on one entry span in words, as a command and the page show it. Pure.
 
 BREACH = "BREACH"
+NOT_JUDGED: Final = "NOT JUDGED"
 
 
 class Verdict(NamedTuple):
@@ -311,13 +312,17 @@ class Verdict(NamedTuple):
 
 def verdict_of(span: SpanRow, spans: Sequence[SpanRow]) -> Verdict:
     """Return the verdict on one entry span, out of the spans of its trace."""
-    entry = entry_of(span, spans)
+    is_excluded = text(span.attributes, semconv.SLA_VERDICT) == "excluded"
+    breached = span.attributes.get(semconv.SLA_BREACHED)
+    return verdict(entry_of(span, spans), None if breached is None else bool(breached), is_excluded=is_excluded)
+
+
+def verdict(entry: Entry, breached: bool | None, *, is_excluded: bool) -> Verdict:
+    """Return a verdict in words; `breached` is None where the request is not judged."""
     who = f"{entry.service} {entry.name}: took {milliseconds(entry.duration_ms)}"
     allowed = "" if entry.threshold_ms is None else f", {threshold(entry.threshold_ms)} allowed"
-    breached = span.attributes.get(semconv.SLA_BREACHED)
     if breached is None:
-        is_excluded = text(span.attributes, semconv.SLA_VERDICT) == "excluded"
-        return Verdict("EXCLUDED" if is_excluded else "NOT JUDGED", who, (), entry)
+        return Verdict("EXCLUDED" if is_excluded else NOT_JUDGED, who, (), entry)
     if not breached:
         return Verdict("GOOD", f"{who}{allowed}", (), entry)
     over = "" if entry.overrun_ms is None else f", over by {milliseconds(entry.overrun_ms)}"

@@ -300,6 +300,11 @@ def requests(
     return [_shown(row, attributes) for row in _whole(relations, found, attributes)]
 
 
+def request(relations: Relations, entry: Entry) -> dict[str, Any] | None:
+    """Return the row of one request, as `requests` does; None where it is not selected."""
+    return next((_shown(row, ()) for row in _whole(relations, [vars(entry)])), None)
+
+
 def _whole(
     relations: Relations, places: Sequence[Mapping[str, Any]], attributes: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
