@@ -89,11 +89,17 @@ def test_the_command_of_a_result_prints_the_same(store: Path, capsys: pytest.Cap
 
 
 def test_a_request_is_explained_with_its_line_and_the_code_there(store: Path) -> None:
-    request, code = asked(here(store, store.parent), ("explain_request", {"id": LATE}), ("code_at", {"id": "latest"}))
+    questions = (
+        ("explain_request", {"id": LATE}),
+        ("explain_request", {"id": "latest"}),
+        ("code_at", {"id": "latest"}),
+    )
+    request, latest, code = asked(here(store, store.parent), *questions)
     figures = request["data"]["figures"]
     assert (figures["stage"], figures["cause"], figures["code"]) == ("inference", "unknown", "app.py:2 in predict")
     assert "at app.py:2 in predict" in request["data"]["sentence"]
     assert request["data"]["evidence"][0] == LATE
+    assert latest["data"]["evidence"] == code["data"]["evidence"]  # the newest breach, and not the newest request
     (place,) = code["data"]["figures"]["places"]
     assert place["file"] == str(store.parent / "app.py")
     assert place["lines"] == [" 1 def predict():", ">2     slow()", " 3     return 1"]
@@ -104,6 +110,7 @@ def test_not_enough_data_is_a_result(store: Path, tmp_path: Path) -> None:
     few = fill(tmp_path / "few", requests(many=2))
     compare, capacity, why = asked(here(few), ("compare", SINCE), ("capacity", SINCE), ("why", {"since": "1h"}))
     assert "Not enough requests to tell" in compare["data"]["sentence"]
+    assert compare["data"]["evidence"] == []  # of the last hour, whatever the sides, would be no evidence
     assert "not enough data" in capacity["data"]["sentence"]
     assert why["data"]["figures"]["requests"] == 0
     (none,) = asked(here(few), ("code_at", {"id": f"{2:032x}"}))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from stagetrace import semconv
-from stagetrace.cli.arguments import count, selection, selection_options, trace_id, whole_id
+from stagetrace.cli.arguments import LATEST, count, selection, selection_options, trace_id, whole_id
 from stagetrace.cli.ask import judged
 from stagetrace.cli.keywords import answer_to, command, keyword, parsed
 from stagetrace.cli.registry import Option, UsageError, load
@@ -36,6 +36,9 @@ _MOST_ROWS: Final = 1000
 _EVIDENCE: Final = 3
 _MOST_EVIDENCE: Final = 8
 _ENDS: Final = ("complete", "reason", "sentence", "next")  # of JSON, which stand elsewhere in a result
+_TRACE: Final = {
+    "id": {"type": "string", "description": "trace id, or its first digits (4 or more), or latest: the newest breach"},
+}
 _DOCTOR: Final = ("-c", "import sys; from stagetrace.cli.main import main; sys.exit(main(sys.argv[1:]))")
 
 
@@ -160,20 +163,25 @@ class Agents:
         def ask(reader: Reader, given: Mapping[str, Any]) -> Found:
             _check(name, given, one.takes, one.required)
             _check_sides(name, given)
+            if given.get("id") == LATEST:  # of a late one: why is asked of no other
+                given = {**given, "id": whole_id(reader, LATEST, None, breached=True).trace_id}
             answer, _ = answer_to(reader, self.url, one.verb, given)
             figures = {key: value for key, value in as_json(answer).items() if key not in _ENDS}
             evidence = list(islice(dict.fromkeys(_trace_ids(figures)), _MOST_EVIDENCE))
-            asked = {**given, "id": figures["trace_id"]} if "id" in given else given  # and not what is latest now
+            if not evidence and name != "compare":  # whose sides are other requests than those selected
+                evidence = self._slowest(reader, given)
+            asked = {**given, "id": figures["trace_id"]} if "id" in given else given  # the whole of it
             return Found(
                 answer.sentence,
                 command(one.verb, options, asked, self.url),
                 figures,
-                evidence or self._slowest(reader, given),
+                evidence,
                 answer.steps,
                 answer.reason,
             )
 
-        return Tool(name, one.about, _properties(options, one.takes), self._asked(ask), one.required)
+        properties = _TRACE if one.takes == tuple(_TRACE) else _properties(options, one.takes)
+        return Tool(name, one.about, properties, self._asked(ask), one.required)
 
     def _slowest(self, reader: Reader, given: Mapping[str, Any]) -> list[str]:
         """Return the ids of the longest requests of a selection, where its answer has none of its own."""
@@ -282,8 +290,7 @@ def _schema(option: Option) -> dict[str, Any]:
 
 def _code_properties() -> dict[str, dict[str, Any]]:
     number = {"type": "integer", "description": "only the place at this line, of those that the request stood at"}
-    trace = {"type": "string", "description": "trace id, or its first digits (4 or more), or latest: the newest breach"}
-    return {"id": trace, "line": number}
+    return {**_TRACE, "line": number}
 
 
 def _check(name: str, given: Mapping[str, Any], takes: Sequence[str], required: Sequence[str] = ()) -> None:
