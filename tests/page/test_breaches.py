@@ -55,7 +55,9 @@ def exported(address: str, query: str = "") -> list[dict[str, Any]]:
 
 def traces(page: Page) -> list[str]:
     """Return the traces that the rows link to."""
-    links: list[str] = page.eval_on_selector_all("#list [data-row] a", "all => all.map(one => one.pathname)")
+    links: list[str] = page.eval_on_selector_all(
+        "#list [data-row] a[href*='/trace/']", "all => all.map(one => one.pathname)"
+    )
     return [link.rpartition("/")[2] for link in links]
 
 
