@@ -106,6 +106,23 @@ def test_each_amount_is_that_of_brute_force(filled: tuple[Path, list[Made]]) -> 
     assert found["busy_s"] == pytest.approx(float(sum(share.values())) / 1e9)
 
 
+def test_models_whose_requests_begin_and_end_at_the_same_times_cost_the_same(tmp_path: Path) -> None:
+    models = ["churn", "ranker", "rank"]
+    requests = [
+        Made(
+            3 * number + place,
+            NOON + number // 12 * 1000 * MS,
+            {"inference": 1000.0 * (1 + number % 7)},
+            model=model,
+            resource={"service.instance.id": "a"},
+        )
+        for number in range(3000)
+        for place, model in enumerate(models, 1)
+    ]
+    found = ask(store(tmp_path / "store", requests), "--by", "model", prices={"bill": 300})
+    assert {line["by"]["model"]: line["amount"] for line in found["lines"]} == dict.fromkeys(models, 100)
+
+
 def test_many_requests_are_asked_for_part_by_part(
     filled: tuple[Path, list[Made]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,8 @@
 -- As for DuckDB.
 WITH events AS (
     SELECT
-        {by} {attribute:host.name} AS "host.name", {attribute:service.instance.id} AS "service.instance.id", coalesce(breached, false) AS is_breach, weight, start_unix_nano >= {since:Int64} AS is_own,
+        {by} {attribute:host.name} AS "host.name", {attribute:service.instance.id} AS "service.instance.id",
+        coalesce(breached, false) AS is_breach, weight, start_unix_nano >= {since:Int64} AS is_own,
         end_unix_nano < start_unix_nano AS is_negative, pair.1 AS step, pair.2 AS moment
     FROM (
         SELECT
@@ -30,8 +31,8 @@ shared AS (
     FROM counted
 )
 SELECT
-    {by} "host.name", "service.instance.id", is_breach, weight, intDiv(countIf(is_own), 2) AS stored, intDiv(countIf(is_own AND is_negative), 2) AS negative,
-    -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last
+    {by} "host.name", "service.instance.id", is_breach, weight, intDiv(countIf(is_own), 2) AS stored,
+    intDiv(countIf(is_own AND is_negative), 2) AS negative, -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last
 FROM shared
 GROUP BY ALL
 ORDER BY sixteenths DESC

@@ -38,11 +38,11 @@ counted AS (
     FROM events
     WINDOW flow AS (PARTITION BY place ORDER BY moment ROWS UNBOUNDED PRECEDING)
 ),
--- Events of one time are in no order: the gaps between them are 0.
+-- With peers: events of one time are in no order.
 shared AS (
     SELECT
         number, step, moment, sum(CASE WHEN before > 0 THEN floor(16 * (gap / heavy))::HUGEINT ELSE 0 END) OVER (
-            PARTITION BY place ORDER BY moment ROWS UNBOUNDED PRECEDING
+            PARTITION BY place ORDER BY moment
         ) AS upto
     FROM counted
 ),
@@ -50,7 +50,8 @@ summed AS (
     SELECT number, -sum(step * upto) AS sixteenths, min(moment) AS first, max(moment) AS last FROM shared GROUP BY number
 )
 SELECT
-    {by} "host.name", "service.instance.id", is_breach, weight, coalesce(sum(len(begins)) FILTER (WHERE is_own), 0) AS stored,
+    {by} "host.name", "service.instance.id", is_breach, weight,
+    coalesce(sum(len(begins)) FILTER (WHERE is_own), 0) AS stored,
     coalesce(sum(len(begins)) FILTER (WHERE is_own AND is_negative), 0) AS negative, sum(sixteenths) AS sixteenths,
     min(first) AS first, max(last) AS last
 FROM summed JOIN numbered USING (number)
