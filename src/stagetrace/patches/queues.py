@@ -1,7 +1,8 @@
-"""Queues of the standard library: objects that a request puts there with a future, for a batcher of the service's own.
+"""The standard library: its queues, and the locks of asyncio.
 
-Each queue has `_put` and `_get` beneath its locks and waits, so that a `get()` that waits since before the patch comes
-here, too. Those of the plain queues are one line each, which is repeated here, since each further call would be felt.
+A request puts objects with a future into a queue, for a batcher of the service's own. Each queue has `_put` and `_get`
+beneath its locks and waits, so that a `get()` that waits since before the patch comes here, too. Those of the plain
+queues are one line each, which is repeated here, since each further call would be felt.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from stagetrace.guard import guarded
 from stagetrace.instrumentation.batching.consumer import note_put_again, note_taken
 from stagetrace.instrumentation.batching.queued_items import MAX_ITEMS, Item, future_in, queued, taken
+from stagetrace.instrumentation.locks import patch_locks
 from stagetrace.request.current import current, entries, recording
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+__all__ = ["patch_locks", "patch_queues"]
 OWN = ("queue", "asyncio.queues")
 _current = current.get
 _known: set[Any] = set()  # our methods that take an object out

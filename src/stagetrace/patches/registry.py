@@ -91,7 +91,7 @@ PATCHES = {
     "vllm.v1.engine.async_llm": "stagetrace.patches.vllm:patch_async_llm",
     "sglang.srt.entrypoints.engine": "stagetrace.patches.sglang:patch_engine",
     "sglang.srt.managers.tokenizer_manager": "stagetrace.patches.sglang:patch_manager",
-    "asyncio.locks": "stagetrace.patches.locks:patch_locks",
+    "asyncio.locks": "stagetrace.patches.queues:patch_locks",
     "asyncio.queues": "stagetrace.patches.queues:patch_queues",
     "queue": "stagetrace.patches.queues:patch_queues",
 }
