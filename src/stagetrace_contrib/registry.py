@@ -16,6 +16,7 @@ ENTRY_PATCHES = {
     "blacksheep.server.application": "stagetrace_contrib.blacksheep:patch_application",
     "blacksheep.server.routing": "stagetrace_contrib.blacksheep:patch_routing",
     "bottle": "stagetrace_contrib.bottle:patch_bottle",
+    "celery.signals": "stagetrace_contrib.celery:patch_signals",
     "cog.predictor": "stagetrace_contrib.cog:patch_predictor",
     "falcon.app": "stagetrace_contrib.falcon:patch_app",
     "gradio.queueing": "stagetrace_contrib.gradio:patch_queueing",

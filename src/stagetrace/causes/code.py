@@ -276,7 +276,7 @@ _CALLERS: Final = frozenset(
         *("httptools", "hypercorn", "twisted", "uvicorn", "uvicorn_worker", "uvloop", "waitress", "websockets"),
         *("_bentoml_sdk", "_bentoml_impl", "bentoml", "cog", "gradio", "litserve", "mlserver", "mosec", "ray"),
         *("aiohttp", "blacksheep", "bottle", "connexion", "django", "falcon", "fastapi", "flask", "litestar"),
-        *("quart", "rest_framework", "sanic", "starlette", "tornado", "werkzeug"),
+        *("celery", "quart", "rest_framework", "sanic", "starlette", "tornado", "werkzeug"),
         *("a2wsgi", "anyio", "asgiref", "ddtrace", "newrelic", "opentelemetry", "prometheus_client"),
         *("sentry_sdk", "sniffio", "sse_starlette", "trio", "wsproto"),
     )

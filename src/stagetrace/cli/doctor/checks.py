@@ -56,7 +56,7 @@ _ACTIVATED: Final = "import sys; print('stagetrace.activate' in sys.modules)"
 _DISTRIBUTIONS: Final = {"grpc": "grpcio", "sklearn": "scikit-learn"}
 # Servers and model libraries in common use, to report the installed ones that have no patch.
 _KNOWN: Final = (
-    *("aiohttp", "bentoml", "catboost", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
+    *("aiohttp", "bentoml", "catboost", "celery", "django", "fastapi", "flask", "keras", "lightgbm", "litestar"),
     *("cog", "gradio", "mlflow", "mlserver", "mosec", "onnxruntime", "quart", "ray", "sklearn", "starlette"),
     *("tensorflow", "torch", "transformers", "uvicorn", "xgboost", *unrecognised_models.MODELS),
 )

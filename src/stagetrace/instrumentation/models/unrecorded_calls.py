@@ -45,7 +45,7 @@ SPAN: Final = "start a span of kind SERVER around each request, of a tracer prov
 SERVING: Final = {
     *("uvicorn", "hypercorn", "granian", "daphne", "gunicorn", "waitress", "werkzeug", "cheroot", "gevent"),
     *("fastapi", "starlette", "litestar", "quart", "falcon", "blacksheep", "flask", "django", "bottle"),
-    *("litserve", "mlserver", "mosec", "cog", "aiohttp.web_protocol", "tornado.httpserver", "sanic"),
+    *("litserve", "mlserver", "mosec", "cog", "celery", "aiohttp.web_protocol", "tornado.httpserver", "sanic"),
 }
 
 due: float = 0  # when to check again, in nanoseconds since the epoch
