@@ -37,6 +37,21 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) < 120
 
 
+def test_each_claim_of_the_readme_has_a_command_that_exists() -> None:
+    page = (ROOT / "docs/proof.md").read_text()
+    rows = re.findall(r'^\| "(.+)" \| `(.+)` \|$', page.partition("## What the README claims")[2], re.MULTILINE)
+    assert rows
+    flowing = " ".join(README.split())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for claim, command in rows:
+        assert claim in flowing
+        program, *arguments = shlex.split(command.replace("FILES=", ""))
+        modules = [one.replace(".", "/") + ".py" for one in arguments if one.startswith("benchmarks.")]
+        assert program != "make" or arguments[0] in targets
+        for path in [*modules, *(one for one in arguments if "/" in one)]:
+            assert (ROOT / path).exists(), path
+
+
 @pytest.mark.smoke
 @pytest.mark.usefixtures("services")
 def test_the_readme_service_runs_as_the_readme_says(sink: Sink, tmp_path: Path) -> None:
