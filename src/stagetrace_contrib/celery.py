@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, guarded_end
+from stagetrace.instrumentation.base import after, wrap_all
 from stagetrace.request.current import recording
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ def patch_signals(module: ModuleType) -> None:
     """Be told of each message that is sent, of each task, and of the start and the end of each worker process."""
     receivers = (
         (module.before_task_publish, _send),
-        (module.worker_process_init, _prepare),
         (module.task_prerun, _begin),
         (module.task_failure, _fail),
         (module.task_postrun, _end),
@@ -36,6 +36,8 @@ def patch_signals(module: ModuleType) -> None:
     )
     for signal, receiver in receivers:
         signal.connect(receiver, weak=False)
+    # After all receivers: there OpenTelemetry's documentation has services of Celery set their provider.
+    wrap_all([(module.worker_process_init, "send", after(_prepare))])
 
 
 @guarded
@@ -49,8 +51,7 @@ def _send(headers: Any = None, **_: Any) -> None:
             headers.update(here.carrier(request))
 
 
-@guarded
-def _prepare(**_: Any) -> None:
+def _prepare(*_: Any, **__: Any) -> None:
     from stagetrace.runtime.runtime import runtime
 
     runtime.prepare_now()

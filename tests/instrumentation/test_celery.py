@@ -35,9 +35,11 @@ POOLS = ("prefork", "threads", "solo")
 
 
 @contextmanager
-def run_worker(folder: Path, env: dict[str, str], *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def run_worker(
+    folder: Path, env: dict[str, str], *options: str, app: str = "tasks"
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker of the tasks whose messages are in a folder, until the block ends."""
-    argv = [PYTHON, "-m", "celery", "-A", "tasks:queue", "worker", "-c", "2", "-l", "INFO", *options]
+    argv = [PYTHON, "-m", "celery", "-A", f"{app}:queue", "worker", "-c", "2", "-l", "INFO", *options]
     log_file = folder / "worker.log"
     with log_file.open("wb") as log:
         env = {**clean_environment(), **UNSEEN, "TASKS_FOLDER": str(folder), **env}
@@ -193,9 +195,21 @@ def connected() -> Iterator[None]:
     before = [list(one.receivers) for one in every]
     module.patch_signals(signals)
     yield
+    vars(signals.worker_process_init).pop("send")
     for one, receivers in zip(every, before, strict=True):
         one.receivers[:] = receivers
         one.sender_receivers_cache.clear()
+
+
+@pytest.mark.usefixtures("services")
+def test_a_provider_of_the_service_is_set_before_ours(sink: Sink, tmp_path: Path) -> None:
+    worker = run_worker(tmp_path, sink.environment(), "--pool", "prefork", app="tasks_own_provider")
+    with worker, run_api(tmp_path, sink) as api:
+        trace_id, result = sent(api, "predict")
+        _, task = sink.requests(trace_id, 2)
+    assert result == {"state": "SUCCESS", "result": 0}
+    assert task.entry.service == "own"
+    assert "Overriding" not in (tmp_path / "worker.log").read_text()
 
 
 @pytest.mark.usefixtures("connected")
