@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SENT: Final = "stagetrace-sent"  # header of a message: when it was sent, in nanoseconds since the epoch
 CALL: Final = "_stagetrace_call"  # on a task's request
 REASON: Final = "worker"
-FAILED: Final = "FAILURE"
 
 
 def patch_signals(module: ModuleType) -> None:
