@@ -85,7 +85,14 @@ PROVIDER = (
     "trace.set_tracer_provider(TracerProvider())"
 )
 ROBYN = "import types; sys.modules['robyn'] = types.ModuleType('robyn')"
-CHILD = "import multiprocessing.process; multiprocessing.process.parent_process = lambda: 'one'"
+CHILD = (
+    "import multiprocessing.process, types; "
+    "multiprocessing.process.parent_process = lambda: types.SimpleNamespace(pid=os.getpid())"
+)
+STATUS = (
+    "import json; from stagetrace.process_status import files; me = files.myself(); "
+    "files.write(files.folder(), me, json.dumps({'namespace': me.namespace}))"
+)
 # By process, a part of what is logged a minute after the first call; empty where nothing is.
 PROCESSES = {
     "a script": ("", "none of the servers that stagetrace knows has served here"),
@@ -97,14 +104,15 @@ PROCESSES = {
     "with a provider of its own": (f"{ROBYN}; {PROVIDER}", ""),
     "made by multiprocessing": (CHILD, ""),
     "made by multiprocessing, to serve": (f"{CHILD}; {ROBYN}", "does not see those of robyn"),
+    "made by multiprocessing, of a service": (f"{CHILD}; {STATUS}; import fastapi", "has made this one, records some"),
     "that has served": ("from stagetrace.runtime.runtime import runtime; runtime.ready = True", ""),
 }
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_outside_a_handler_it_is_logged_once_after_a_minute(process: str) -> None:
+def test_outside_a_handler_it_is_logged_once_after_a_minute(process: str, tmp_path: Path) -> None:
     before, logged = PROCESSES[process]
-    stderr = run(CALLS.replace("BEFORE", before))
+    stderr = run(CALLS.replace("BEFORE", before), STAGETRACE_STATUS=str(tmp_path))
     if logged:
         waited, _, then = stderr.rpartition("until then\n")
         assert waited == "until then\n" * 2
@@ -126,8 +134,8 @@ def test_a_check_that_fails_is_logged_once_and_harms_no_call() -> None:
     assert LOGGED not in stderr
 
 
-def run(code: str) -> str:
-    done = run_python("-c", code, **TRACED)
+def run(code: str, **more: str) -> str:
+    done = run_python("-c", code, **TRACED, **more)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

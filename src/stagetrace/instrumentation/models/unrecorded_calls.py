@@ -2,7 +2,8 @@
 
 A call of a model outside a recorded request is no fault: a warm-up, a training, a batch job. Below the handler of a
 server without a patch it is one, which is logged at once. Where the calls go on for a minute and nothing has served, it
-is logged with what is known. It is never logged where a patched server serves, or may serve yet.
+is logged with what is known. It is never logged where a patched server serves, or may serve yet, unless a process that
+records requests has made this one: then the calls may be those of a batcher.
 Where one serves, calls are counted from the first request on that was judged (`request/serving_process.py`).
 """
 
@@ -79,17 +80,22 @@ def check(model: Any) -> None:
     if _is_served():
         begin_counting()
         return
-    server = _calling_server()
+    server, parent = _calling_server(), None
     if server is None:
         _since = _since or now
-        if now - _since < LOG_AFTER_NS or _may_be_served():
+        if now - _since < LOG_AFTER_NS:
             return
-        server = next((name for name, module in UNPATCHED.items() if module in sys.modules), None)
-        if server is None and _has_parent():
-            return
+        parent = _parent_pid()
+        if parent is None or not _records(parent):
+            if _may_be_served():
+                return
+            server = next((name for name, module in UNPATCHED.items() if module in sys.modules), None)
+            if server is None and parent is not None:
+                return
+            parent = None
     due = NEVER
     if _logging.acquire(blocking=False):
-        _log(type(model).__name__, server)
+        _log(type(model).__name__, server, parent)
 
 
 def _is_served() -> bool:
@@ -117,22 +123,36 @@ def _may_be_served() -> bool:
     return any(name in SERVING or name.partition(".")[0] in SERVING for name in finder.patched)
 
 
-def _has_parent() -> bool:
-    """Return whether `multiprocessing` has made this process: another process receives its requests."""
+def _parent_pid() -> int | None:
+    """Return the process that has made this one by `multiprocessing`, and receives its requests, if any."""
     process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
+    parent = None if process is None else process.parent_process()
+    return None if parent is None else parent.pid
 
 
-def _log(model: str, server: str | None) -> None:
+def _records(pid: int) -> bool:
+    """Return whether a process of this user records requests."""
+    from stagetrace.process_status import files
+
+    folder = files.folder()
+    return folder is not None and any(one.alive and one.path.stem.startswith(f"{pid}-") for one in files.read(folder))
+
+
+def _log(model: str, server: str | None, parent: int | None) -> None:
     """Log it a little later: cog takes what is printed during a call for a part of the response."""
-    write, text = log.warning, f"{model} is called, and no request is recorded: "
-    if server is None:
-        write = log.info
+    write, text = log.info, f"{model} is called, and no request is recorded: "
+    if parent is not None:
+        text += (
+            f"process {parent}, which has made this one, records some.\n"
+            "Where this one serves them, see docs/servers.md#batches-and-worker-processes; batch jobs need nothing."
+        )
+    elif server is None:
         text += (
             "none of the servers that stagetrace knows has served here.\n"
             "A service is recorded under those that README.md names; training and batch jobs need nothing."
         )
     else:
+        write = log.warning
         text += (
             f"stagetrace does not see those of {server}, and nothing that it knows has served here.\n"
             "Serve by one of the servers that README.md names, or add stages to entry spans of OpenTelemetry's: "
