@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
@@ -169,15 +170,23 @@ def test_a_tooltip_has_the_numbers_of_a_cell(open_page: OpenPage) -> None:
     expect(tip).to_contain_text("breach")
 
 
+def until(page: Page, is_so: Callable[[], bool]) -> None:
+    """Wait for it; `wait_for_function` asks a second time by `eval`, which the page's policy forbids."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+
+
 def test_the_picture_is_drawn_again_in_the_dark_and_in_another_size(open_page: OpenPage) -> None:
     page = open_page("demo", "/heatmap", color_scheme="light")
     light = page.evaluate(PIXELS)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"before => ({PIXELS})() !== before", arg=light)
+    until(page, lambda: page.evaluate(PIXELS) != light)
     page.locator("#theme").click()  # light, whatever the system has
-    page.wait_for_function(f"before => ({PIXELS})() === before", arg=light)
+    until(page, lambda: page.evaluate(PIXELS) == light)
     page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_function("document.querySelector('#heat canvas').width < 390")
+    until(page, lambda: page.evaluate("document.querySelector('#heat canvas').width < 390"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
