@@ -7,7 +7,7 @@ does to its call, with the time. All is done in receivers of Celery's own signal
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import timezone
 from typing import TYPE_CHECKING, Any, Final
 
 from stagetrace.guard import guarded, guarded_end
@@ -81,13 +81,16 @@ def _call(name: str, request: Any) -> ServedCall:
 
 def _due(request: Any) -> int | None:
     """Return since when a task could have run, in nanoseconds since the epoch: it was sent, and its time had come."""
-    sent = request.get(SENT)
-    if sent is None:
+    text = str(request.get(SENT))
+    if not (text.isascii() and text.isdigit()):  # its sender is not recorded, or is none of ours
         return None
+    sent = int(text)
     if request.eta is None:
-        return int(sent)
-    eta = datetime.fromisoformat(request.eta)
-    return max(int(sent), int((eta if eta.tzinfo else eta.replace(tzinfo=timezone.utc)).timestamp() * 1e9))
+        return sent
+    from celery.utils.time import maybe_iso8601
+
+    eta = maybe_iso8601(request.eta)  # of clients in other languages, too
+    return max(sent, int((eta if eta.tzinfo else eta.replace(tzinfo=timezone.utc)).timestamp() * 1e9))
 
 
 @guarded

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery, signals
+from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.utils.dispatch import Signal
 
@@ -186,6 +187,24 @@ def test_a_task_of_a_sender_that_is_not_recorded_begins_with_its_run(sink: Sink,
     (task,) = sink.requests(trace_id, 1)
     assert_tiled(task)
     assert task.names == ["preprocess", "inference", "postprocess"]
+
+
+@pytest.mark.parametrize("sent", [None, "", "soon", "-1", "1e9", "\u0661", 1.5, b"1"])
+def test_a_time_that_is_none_is_unknown(sent: Any) -> None:
+    assert module._due(Context({module.SENT: sent})) is None
+
+
+@pytest.mark.parametrize(
+    ("eta", "due"),
+    [
+        (None, 10**18),
+        ("2001-09-09T01:46:41+00:00", 10**18 + 10**9),
+        ("2001-09-09T01:46:41Z", 10**18 + 10**9),
+        ("2001-09-09T01:46:39", 10**18),
+    ],
+)
+def test_a_task_waits_once_its_time_has_come(eta: str | None, due: int) -> None:
+    assert module._due(Context({module.SENT: str(10**18), "eta": eta})) == due
 
 
 @pytest.fixture

@@ -85,14 +85,13 @@ def check(model: Any) -> None:
         _since = _since or now
         if now - _since < LOG_AFTER_NS:
             return
-        parent = _parent_pid()
-        if parent is None or not _records(parent):
+        parent = _recorded_parent()
+        if parent is None:
             if _may_be_served():
                 return
             server = next((name for name, module in UNPATCHED.items() if module in sys.modules), None)
-            if server is None and parent is not None:
+            if server is None and _parent() is not None:
                 return
-            parent = None
     due = NEVER
     if _logging.acquire(blocking=False):
         _log(type(model).__name__, server, parent)
@@ -123,19 +122,21 @@ def _may_be_served() -> bool:
     return any(name in SERVING or name.partition(".")[0] in SERVING for name in finder.patched)
 
 
-def _parent_pid() -> int | None:
+def _parent() -> int | None:
     """Return the process that has made this one by `multiprocessing`, and receives its requests, if any."""
     process = sys.modules.get("multiprocessing.process")
     parent = None if process is None else process.parent_process()
     return None if parent is None else parent.pid
 
 
-def _records(pid: int) -> bool:
-    """Return whether a process of this user records requests."""
+def _recorded_parent() -> int | None:
+    """Return it if it records requests."""
     from stagetrace.process_status import files
 
-    folder = files.folder()
-    return folder is not None and any(one.alive and one.path.stem.startswith(f"{pid}-") for one in files.read(folder))
+    parent, folder = _parent(), files.folder()
+    if parent is None or folder is None:
+        return None
+    return parent if any(one.alive and one.path.stem.startswith(f"{parent}-") for one in files.read(folder)) else None
 
 
 def _log(model: str, server: str | None, parent: int | None) -> None:
