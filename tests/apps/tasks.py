@@ -1,6 +1,7 @@
 """Tasks of Celery's, whose messages are files of the folder TASKS_FOLDER, and an API that sends them."""
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ def slow(row: list[float]) -> int:
 @queue.task  # type: ignore[untyped-decorator]
 def fails(row: list[float]) -> None:
     raise ValueError(f"no such row: {row}")
+
+
+@queue.task  # type: ignore[untyped-decorator]
+def ends(row: list[float]) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)  # as a hard time limit does, which kills a tenth of a second later
+    time.sleep(10)
 
 
 @queue.task(bind=True)  # type: ignore[untyped-decorator]

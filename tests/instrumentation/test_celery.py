@@ -176,6 +176,16 @@ def test_sigterm_loses_no_finished_task(pool: str, sink: Sink, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("services")
+def test_a_task_whose_process_is_told_to_end_is_recorded_until_then(sink: Sink, tmp_path: Path) -> None:
+    env = sink.environment(STAGETRACE_SLA="* within 1ms")
+    with run_worker(tmp_path, env, "--pool", "prefork"), run_api(tmp_path, sink) as api:
+        trace_id, _ = api.call("POST", "/send/ends", json=ROW)
+        _, task = sink.requests(trace_id, 2)
+    assert task.entry.attributes["stagetrace.network.disconnect"] == "cancelled"
+    assert task.entry.attributes["sla.verdict"] == "breach"
+
+
+@pytest.mark.usefixtures("services")
 def test_a_task_of_a_sender_that_is_not_recorded_begins_with_its_run(sink: Sink, tmp_path: Path) -> None:
     seen = sink.traces()
     with run_worker(tmp_path, sink.environment(), "--pool", "solo"):
