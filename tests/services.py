@@ -186,13 +186,18 @@ def run_service(
             _wait_ready(service, ready, within_s)
             yield service
         finally:
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes], within_s: float = 20) -> None:
+    """Have the leader of a session end, unless it has; kill its whole session if it does not."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait_ready(service: Service, path: str, within_s: float) -> None:

@@ -1,7 +1,7 @@
 """Celery: each task that a worker runs has an entry span, with its wait for the worker as `queue`.
 
 It begins when it was sent, if the process that sent it is recorded, too: that adds headers to the message, as a client
-does to its call, with the time. All is done in receivers of Celery's own signals, which it calls around each task.
+does to its call, with the time. Nearly all is done in receivers of Celery's own signals.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _begin(task: Any = None, **_: Any) -> None:
         return
     from stagetrace.runtime.runtime import runtime
 
-    runtime.prepare_now()  # in a pool of threads or greenlets, which has no process of its own
+    if not runtime.ready:  # in a pool of threads or greenlets, which has no process of its own
+        runtime.prepare_now()
     if runtime.ready:
         vars(request)[CALL] = call = _call(task.name, request)
         call.enter()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -17,7 +15,8 @@ from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.utils.dispatch import Signal
 
-from services import APPS, PYTHON, UNSEEN, Service, clean_environment, run_service
+from backend.processes import until
+from services import APPS, PYTHON, UNSEEN, Service, clean_environment, end, run_service
 from sink import assert_tiled
 from stagetrace import guard
 from stagetrace.runtime import runtime
@@ -46,24 +45,10 @@ def run_worker(
         env = {**clean_environment(), **UNSEEN, "TASKS_FOLDER": str(folder), **env}
         process = subprocess.Popen(argv, cwd=APPS, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        _until(lambda: b" ready." in log_file.read_bytes(), process)
+        until(lambda: b" ready." in log_file.read_bytes(), process)
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _until(is_so: Any, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+        end(process, within_s=30)
 
 
 @pytest.fixture(scope="module", params=POOLS)

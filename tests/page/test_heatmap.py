@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
@@ -12,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from answers.made import MS, NOON, Made, kept, store
+from backend.processes import until
 from page.conftest import containing, settle, violations
 from page.data import CODES
 from stagetrace.output.answer import Answer
@@ -170,23 +170,16 @@ def test_a_tooltip_has_the_numbers_of_a_cell(open_page: OpenPage) -> None:
     expect(tip).to_contain_text("breach")
 
 
-def until(page: Page, is_so: Callable[[], bool]) -> None:
-    """Wait for it; `wait_for_function` asks a second time by `eval`, which the page's policy forbids."""
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(20)
-
-
 def test_the_picture_is_drawn_again_in_the_dark_and_in_another_size(open_page: OpenPage) -> None:
     page = open_page("demo", "/heatmap", color_scheme="light")
     light = page.evaluate(PIXELS)
     page.emulate_media(color_scheme="dark")
-    until(page, lambda: page.evaluate(PIXELS) != light)
+    # Not `wait_for_function`, which asks a second time by `eval`: the page's policy forbids that.
+    until(lambda: page.evaluate(PIXELS) != light)
     page.locator("#theme").click()  # light, whatever the system has
-    until(page, lambda: page.evaluate(PIXELS) == light)
+    until(lambda: page.evaluate(PIXELS) == light)
     page.set_viewport_size({"width": 390, "height": 800})
-    until(page, lambda: page.evaluate("document.querySelector('#heat canvas').width < 390"))
+    until(lambda: page.evaluate("document.querySelector('#heat canvas').width < 390"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
