@@ -71,7 +71,7 @@ class Place:
     """The place of one connection: `drop` closes the connection at once, `unread` returns the bytes yet to be sent."""
 
     drop: Callable[[], None]
-    unread: Callable[[], int]
+    unread: Callable[[], int] = lambda: 0
     awaited: Awaited | None = None
     deadline: float = field(default=math.inf)
     unread_before: int = 0

@@ -25,6 +25,7 @@ from stagetrace.backend.counters import ThrottledLog
 from stagetrace.backend.http_limits import DEADLINES, Awaited, Closed, Connections, Deadlines, Place
 from stagetrace.backend.intake import STALLED, too_large
 from stagetrace.backend.refusal import ABANDONED, BUSY, SLOW, Refused
+from stagetrace.backend.silent import Silent, accept
 from stagetrace.system.access import is_of_user
 
 if TYPE_CHECKING:
@@ -128,16 +129,16 @@ ENDLESS: Final = "stagetrace.endless"
 
 
 class Connection(H11Protocol):
-    """One connection, and its place among those of its port."""
+    """One connection whose client has begun to send, and its place among those of its port."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, connections: Connections) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState, connections: Connections, place: Place) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self.conn = Parser()
         self.opening: asyncio.Task[None] | None = None
-        self.place = Place(self._drop, self._unread)
+        self.place = place
+        place.drop, place.unread = self._drop, self._unread
         self._connections = connections
         self._progress = 0  # bytes
-        connections.add(self.place)
 
     def _drop(self) -> None:
         if self.transport is not None:
@@ -231,7 +232,7 @@ def _refusal(status: int, message: str) -> bytes:
 # --- One HTTP port: accepts connections up to its limit, and serves each by uvicorn.
 
 _GRACE_S: Final = 3
-_BATCH: Final = 64  # connections that are accepted before others are served
+_BATCH: Final = 1024  # connections that are accepted before others are served
 _PAUSE_S: Final = 0.1  # without accepting, where descriptors are short
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -284,10 +285,14 @@ class HttpServer(uvicorn.Server):
         """Change no handler."""
         yield
 
-    def connection(self) -> Connection:
-        """Return the protocol of a new connection."""
+    def add(self, place: Place) -> None:
+        """Take a new connection."""
         self._counters.add("connections", self._port)
-        return Connection(self.config, self.server_state, self.connections)
+        self.connections.add(place)
+
+    def connection(self, place: Place) -> Connection:
+        """Return the protocol of a connection whose client has begun to send."""
+        return Connection(self.config, self.server_state, self.connections, place)
 
     def _closed(self, why: Closed) -> None:
         self._counters.add("closed_connections", why.value)
@@ -316,6 +321,7 @@ class _Listener:
         self._tls = tls
         self._handshake_s = handshake_s
         self._loop = asyncio.get_running_loop()
+        self._silent = Silent(self._open)
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -329,6 +335,7 @@ class _Listener:
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._socket.fileno())
+            self._silent.close()
         for task in self._opening:
             task.cancel()
 
@@ -338,7 +345,7 @@ class _Listener:
     def _accept(self) -> None:
         for _ in range(_BATCH):
             try:
-                accepted, _ = self._socket.accept()
+                accepted = accept(self._socket)
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:  # descriptors are short: one that gives way is closed before the next attempt
@@ -350,11 +357,22 @@ class _Listener:
                 log.once("control", "a process of another user connected to the socket of commands, and was not served")
                 accepted.close()
             elif self._server.connections.has_room():
-                self._open(self._server.connection(), accepted)
+                self._add(accepted)
             else:
                 self._refuse(accepted)
 
-    def _open(self, connection: Connection, accepted: socket.socket) -> None:
+    def _add(self, accepted: socket.socket) -> None:
+        place = Place(lambda: self._hang_up(place, accepted))
+        self._server.add(place)
+        self._silent.add(place, accepted)
+
+    def _hang_up(self, place: Place, accepted: socket.socket) -> None:
+        self._silent.discard(accepted)
+        self._server.connections.discard(place)
+        accepted.close()
+
+    def _open(self, place: Place, accepted: socket.socket) -> None:
+        connection = self._server.connection(place)
         task = self._loop.create_task(self._establish(connection, accepted))
 
         def established(_task: asyncio.Task[None]) -> None:

@@ -18,6 +18,7 @@ from backend.processes import until
 from backend.running import Up, names_of, post, request, run_up
 from backends import LOOPBACK
 from pki import make_pki
+from stagetrace.backend import silent
 from stagetrace.backend.counters import Counters
 from stagetrace.backend.http_limits import DEADLINES, Awaited, Closed, Connections, Deadlines, Place, Threads
 from stagetrace.backend.http_port import BODY_DEADLINES, BodyDeadlines, HttpServer
@@ -304,6 +305,14 @@ def test_tls_has_the_deadline_of_the_first_headers(tmp_path: Path) -> None:
         until(lambda: len(server.connections) == 0)
         probes.send_garbage(door.address, 2)
         until(lambda: sum(map(door.closed, (Closed.CROWDED, Closed.HANDSHAKE, Closed.SLOW))) == 8)
+
+
+def test_a_port_serves_where_there_is_no_epoll(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silent, "_IS_LINUX", False)
+    with receiver(store) as door:
+        assert door.post(SPANS).status_code == 200
+        with probes.silent(door.address, 2):
+            assert door.is_healthy()
 
 
 def test_the_longest_wait_gives_way() -> None:
