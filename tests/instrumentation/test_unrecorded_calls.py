@@ -87,7 +87,8 @@ PROVIDER = (
 ROBYN = "import types; sys.modules['robyn'] = types.ModuleType('robyn')"
 CHILD = (
     "import multiprocessing.process, types; "
-    "multiprocessing.process.parent_process = lambda: types.SimpleNamespace(pid=os.getpid())"
+    "multiprocessing.process.parent_process = lambda: types.SimpleNamespace(pid=os.getpid()); "
+    "multiprocessing.process.current_process()._identity = ({},)"
 )
 STATUS = (
     "import json; from stagetrace.process_status import files; me = files.myself(); "
@@ -102,9 +103,13 @@ PROCESSES = {
     "that will serve by uvicorn": (f"{ROBYN}; import uvicorn", ""),
     "of FastAPI": (f"{ROBYN}; import fastapi", ""),
     "with a provider of its own": (f"{ROBYN}; {PROVIDER}", ""),
-    "made by multiprocessing": (CHILD, ""),
-    "made by multiprocessing, to serve": (f"{CHILD}; {ROBYN}", "does not see those of robyn"),
-    "made by multiprocessing, of a service": (f"{CHILD}; {STATUS}; import fastapi", "has made this one, records some"),
+    "made by multiprocessing first": (CHILD.format(1), "If this process serves requests of others"),
+    "made by multiprocessing after others": (CHILD.format(2), ""),
+    "made by multiprocessing, to serve": (f"{CHILD.format(2)}; {ROBYN}", "does not see those of robyn"),
+    "made by multiprocessing, of a service": (
+        f"{CHILD.format(2)}; {STATUS}; import fastapi",
+        "has made this one, records some",
+    ),
     "that has served": ("from stagetrace.runtime.runtime import runtime; runtime.ready = True", ""),
 }
 

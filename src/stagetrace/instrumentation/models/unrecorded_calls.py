@@ -90,7 +90,7 @@ def check(model: Any) -> None:
             if _may_be_served():
                 return
             server = next((name for name, module in UNPATCHED.items() if module in sys.modules), None)
-            if server is None and _parent() is not None:
+            if server is None and _is_a_further_child():
                 return
     due = NEVER
     if _logging.acquire(blocking=False):
@@ -129,6 +129,16 @@ def _parent() -> int | None:
     return None if parent is None else parent.pid
 
 
+def _is_a_further_child() -> bool:
+    """Return whether `multiprocessing` has made this process, and others before it: one of them is enough to log."""
+    process = sys.modules.get("multiprocessing.process")
+    return (
+        process is not None
+        and process.parent_process() is not None
+        and process.current_process()._identity[-1:] != (1,)
+    )
+
+
 def _recorded_parent() -> int | None:
     """Return it if it records requests."""
     from stagetrace.process_status import files
@@ -150,7 +160,8 @@ def _log(model: str, server: str | None, parent: int | None) -> None:
     elif server is None:
         text += (
             "none of the servers that stagetrace knows has served here.\n"
-            "A service is recorded under those that README.md names; training and batch jobs need nothing."
+            "A service is recorded under those that README.md names. If this process serves requests of others, see\n"
+            "docs/servers.md#batches-and-worker-processes; training and batch jobs need nothing."
         )
     else:
         write = log.warning
