@@ -364,7 +364,10 @@ class _Listener:
     def _add(self, accepted: socket.socket) -> None:
         place = Place(lambda: self._hang_up(place, accepted))
         self._server.add(place)
-        self._silent.add(place, accepted)
+        try:
+            self._silent.add(place, accepted)
+        except OSError:  # the kernel watches no more connections
+            place.drop()
 
     def _hang_up(self, place: Place, accepted: socket.socket) -> None:
         self._silent.discard(accepted)

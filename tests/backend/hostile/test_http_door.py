@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
@@ -313,6 +314,21 @@ def test_a_port_serves_where_there_is_no_epoll(store: LocalStore, monkeypatch: p
         assert door.post(SPANS).status_code == 200
         with probes.silent(door.address, 2):
             assert door.is_healthy()
+
+
+def test_a_connection_that_the_kernel_does_not_watch_is_closed(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with receiver(store) as door:
+        with monkeypatch.context() as patched:
+            patched.setattr(silent.Silent, "_control", refuse)
+            with probes.silent(door.address, 2) as connections:
+                assert [probes.received(one) for one in connections] == [b""] * 2
+        assert door.is_healthy()
+        until(lambda: len(door.server.connections) == 0)
 
 
 def test_the_longest_wait_gives_way() -> None:
