@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -95,34 +94,33 @@ def test_services_and_export(member: str, tmp_path: Path) -> None:
 
 
 TEXTS = ("'; DROP TABLE loaded; --", "x' OR '1'='1", "1); DELETE FROM requests; --", "../../etc/passwd")
+VERBS = ("breaches", "stages", "requests", "watch", "query")
+FLAGS = (
+    *(("--route", "{}"), ("--model", "{}"), ("--segment", "tenant={}"), ("--segment", "{}=1")),
+    *(("--code", "{} in predict"), ("--service", "{}"), ("--since", "{}"), ("--until", "{}"), ("--limit", "{}")),
+)
 
 
 @pytest.mark.parametrize("member", members.EACH_WAY, indirect=True)
 def test_whatever_a_flag_holds_is_data(member: str, expected: dict[str, Any], request: pytest.FixtureRequest) -> None:
     """An injection through a flag is what it says literally, which nothing has, or is refused; nothing changes.
 
-    The texts take turns: each flag of each command has one here, and another over another store.
+    Commands and texts take turns: each flag has one of each here, and others over another store.
     """
     at = ("--store", member)
-    texts = itertools.cycle(TEXTS)
-    for _ in range(members.DISTINCT.index(request.node.callspec.params["member"])):
-        next(texts)
-    for verb in ("breaches", "stages", "requests", "watch", "query"):
+    turn = members.DISTINCT.index(request.node.callspec.params["member"])
+    for number, (flag, holding) in enumerate(FLAGS):
+        verb = VERBS[(number + turn) % len(VERBS)]
+        if verb == "watch" and flag in ("--code", "--until"):
+            continue  # it has neither
+        text = holding.format(TEXTS[(number + turn) % len(TEXTS)])
         sql = ["SELECT count(*) FROM requests"] if verb == "query" else []
-        window = OPEN if verb == "watch" else WINDOW
-        for flags in (
-            ["--route", next(texts)],
-            ["--model", next(texts)],
-            ["--segment", f"tenant={next(texts)}"],
-            ["--segment", f"{next(texts)}=1"],
-            *([["--code", f"{next(texts)} in predict"]] if verb != "watch" else []),
-        ):
-            said = refused(verb, *sql, *window, *flags, *at, "--json")
-            assert ": no request has the " in said
-            assert len(said.splitlines()) == 2
-        next(texts)  # or each flag would have the same one in each command
-        for flag in ("--service", "--since", "--limit", *(["--until"] if window is WINDOW else [])):
-            refused(verb, *sql, flag, next(texts), *at, "--json")
+        if flag in ("--service", "--since", "--until", "--limit"):
+            refused(verb, *sql, flag, text, *at, "--json")
+            continue
+        said = refused(verb, *sql, *(OPEN if verb == "watch" else WINDOW), flag, text, *at, "--json")
+        assert ": no request has the " in said
+        assert len(said.splitlines()) == 2
     for text in TEXTS:
         for flag in ("--sort", "--top", "--slowest"):
             refused("requests", flag, text, *at)
