@@ -112,7 +112,6 @@ def test_what_is_wrong_is_said(folder: str, option: tuple[str, str], why: str) -
 
 
 @pytest.mark.heavy
-@pytest.mark.sample
 def test_a_worker_more_does_what_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the demo's service: predicted from one worker, then run with two."""
     assert base("ticket_router").workers == 1

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("services")
 
 MANY: Final = 1_000_000
-REQUESTS: Final = scaled(1_000, 20_000, MANY)
+REQUESTS: Final = scaled(1_000, 5_000, MANY)
 PROCESSES: Final = 2
 MOST_KINDS: Final = 40  # of lines in the log of the back end, each of which comes once in LINE_EVERY_S
 LINE_EVERY_S: Final = 10
