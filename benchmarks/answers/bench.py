@@ -229,8 +229,8 @@ def search() -> None:
 def main() -> None:
     parts = {"overhead": overhead, "clients": clients, "most": most, "theory": theory, "search": search}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="*", choices=[*parts, []], default=list(parts))
-    for part in parser.parse_args().part:
+    parser.add_argument("part", nargs="*", choices=[*parts, []], help="default: all")
+    for part in parser.parse_args().part or parts:
         print(f"--- {part}")
         parts[part]()
 

@@ -166,7 +166,7 @@ def test_a_breach_is_at_the_line_of_its_worker(server: tuple[str, Service, int],
     assert response.status_code == 200
     attributes = sink.request(trace_id).entry.attributes
     assert attributes["sla.breach.stage"] == "inference"
-    assert attributes["sla.breach.code"] == line_of("mlserver_runtimes.py", "misbehave", "(STALL_S)")
+    assert attributes.get("sla.breach.code") == line_of("mlserver_runtimes.py", "misbehave", "(STALL_S)"), attributes
 
 
 @pytest.mark.parametrize("model", ["flowers", "batched"])
