@@ -28,7 +28,7 @@ test: check ## check, all tests within one process, and one of each server, libr
 	@echo "running the tests ..."
 	@$(BIN)/python tests/run_again.py $(PYTEST) -m "smoke or not (service or thorough or backend or heavy)"
 
-test-all: check backends-if-go pythons ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (about 50 minutes)
+test-all: check backends-if-go pythons ## check, and all tests except the heavy ones, against a real Jaeger and a real Collector (about 35 minutes)
 	@echo "running all tests ..."
 	@$(BIN)/python tests/run_again.py $(PYTEST) --session-timeout 4400 -m "not heavy"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 import shutil
@@ -129,15 +130,19 @@ def javascript() -> Path:
     lacking = [name for name in ("node", "npm") if shutil.which(name) is None]
     if lacking:
         missing(f"{' and '.join(lacking)}, which the JavaScript exporters need, are not installed")
-    if not all((JS / "node_modules" / name).is_dir() for name in PACKAGES):
-        JS.mkdir(parents=True, exist_ok=True)
-        (JS / "package.json").write_text('{"private": true}')
-        subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES],
-            cwd=JS,
-            check=True,
-            timeout=300,
-        )
+    JS.mkdir(parents=True, exist_ok=True)
+    with (JS / "lock").open("w") as lock:  # other processes of pytest may install at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        installed = JS / "installed"
+        if not installed.exists() or installed.read_text() != " ".join(PACKAGES):
+            (JS / "package.json").write_text('{"private": true}')
+            subprocess.run(
+                ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES],
+                cwd=JS,
+                check=True,
+                timeout=300,
+            )
+            installed.write_text(" ".join(PACKAGES))
     return JS
 
 

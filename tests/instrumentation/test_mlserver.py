@@ -260,7 +260,8 @@ def test_a_batch_is_one_inference(server: tuple[str, Service, int], sink: Sink) 
         if first is not None:
             assert first is True
             cold.add(batch.span_id)
-        assert batch.attributes == {
+        # A stage of 1 ms and more, as with other work on the machine, says how long it had a CPU.
+        assert {key: value for key, value in batch.attributes.items() if not key.startswith("stagetrace.cpu.")} == {
             "ml.model.name": "batched",
             "ml.model.version": "v7",
             "ml.framework": "sklearn",

@@ -221,7 +221,8 @@ def test_a_slow_reader_is_sending(service: Service, sink: Sink) -> None:
         kept, worked = map(int, re.findall(rb"\n(\d+) (\d+)", answer)[0])
         if "waitress" in service.process.args:  # type: ignore[operator]  # it holds 16 MB for the client
             return near(request.total_ns("inference"), worked)
-        assert request.total_ns("network.send") >= 300_000_000
+        if kept < 300_000_000:
+            return False  # a machine with other work was late itself
         return near(request.total_ns("network.send"), kept) and near(request.total_ns("inference"), worked)
 
     wait_until(attempt)

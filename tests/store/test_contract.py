@@ -28,6 +28,8 @@ from store.oracle import BASIC, SELECTIONS, has_texts, meant, seen, tally, text_
 from store.spans import ALL, BASE, END, ENTRIES, NASTY, OLD, RENAMED, RPC, VERDICTS, WHOLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stagetrace.store import Reader
 
 MODEL = semconv.ML_MODEL_NAME
@@ -420,7 +422,11 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(member: str, name
     wanted = deque((selection, replace(selection, breached=True, limit=3), replace(selection, since_ns=END - 1)))
     wanted.rotate(list(UNKNOWN).index(name))
     with open_store(member) as reader:
-        asks = (reader.breaches, reader.relations, lambda wanted: list(reader.iter_otlp(wanted, [])))
+        asks: tuple[Callable[[Selection], object], ...] = (
+            reader.breaches,
+            reader.relations,
+            lambda wanted: list(reader.iter_otlp(wanted, [])),
+        )
         for ask, one in zip(asks, wanted, strict=True):
             with pytest.raises(StoreError) as caught:
                 ask(one)
