@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tomllib  # type: ignore[import-not-found]  # there from 3.11 on, which the tests need
+
 from backends import CACHE
 from missing import missing
 
@@ -24,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def interpreter_with(requirements: Iterable[str], resolution: str = "highest") -> str:
-    """Return the interpreter of an environment with the versions to which uv resolves these requirements today."""
+    """Return the interpreter of an environment with the versions to which uv resolves these and our own today."""
     which = ("--python", sys.executable)
-    given = "\n".join(requirements)
+    given = "\n".join([*requirements, *own_dependencies()])
     resolved = uv("pip", "compile", "-", "--no-annotate", "--resolution", resolution, *which, given=given)
     return _made("versions", resolved)
 
@@ -34,9 +36,13 @@ def interpreter_with(requirements: Iterable[str], resolution: str = "highest") -
 @cache
 def interpreter_once(name: str, requirements: tuple[str, ...]) -> str:
     """Return the interpreter of an environment with these requirements; once it exists, no network is needed."""
-    pyproject = (ROOT / "pyproject.toml").read_text()
-    (own,) = re.findall(r"^dependencies = \[(.*?)^\]", pyproject, re.DOTALL | re.MULTILINE)
-    return _made(name, "\n".join(requirements), own)
+    return _made(name, "\n".join(requirements), *own_dependencies())
+
+
+def own_dependencies() -> list[str]:
+    """Return what stagetrace itself needs, as pyproject.toml has it."""
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return found
 
 
 @cache

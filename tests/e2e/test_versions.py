@@ -43,11 +43,11 @@ RPC = {"grpc_threads": "queue network.receive inference", "grpc_aio": "network.r
 
 
 def requirements() -> list[str]:
-    """Return what this project needs, and what its tests serve with, as pyproject.toml has it."""
+    """Return what the tests of this project serve with, as pyproject.toml has it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = [*project["dependency-groups"]["dev"], *project["project"]["optional-dependencies"]["backend"]]
     served = {re.split(r"[>=;\[ ]", one)[0]: one for one in listed}
-    return [*project["project"]["dependencies"], *(served[name] for name in SERVED_WITH.split())]
+    return [served[name] for name in SERVED_WITH.split()]
 
 
 @pytest.fixture(scope="module")
